@@ -1,0 +1,67 @@
+"""Attention of new positions over the blocks of a cache, and rotary angles."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # finite, so that a row without any visible key gives no NaN
+
+
+def rotary(x: jax.Array, positions: jax.Array, theta: jax.Array | float) -> jax.Array:
+    """Rotates pairs (i, i + H/2) of each head by position times frequency, in float32.
+
+    Args:
+      x: [B, T, heads, H].
+      positions: [B, T] int32.
+      theta: base of the frequencies.
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def attend(
+    query: jax.Array,
+    keys: tuple[jax.Array, ...],
+    values: tuple[jax.Array, ...],
+    visible: tuple[jax.Array, ...],
+) -> jax.Array:
+    """Softmax attention over several blocks as if they were one, without joining them.
+
+    Args:
+      query: [B, T, N, H], already scaled.
+      keys: per block [B, S, K, H]; query head n reads key head n // (N / K).
+      values: per block [B, S, K, H].
+      visible: per block [B, T, S] bool.
+
+    Returns:
+      [B, T, N, H]; logits and softmax are float32.
+    """
+    batch, time, heads, head_dim = query.shape
+    kv_heads = keys[0].shape[2]
+    group = heads // kv_heads
+    # Heads in front and the query heads of a group beside time: two plain batched products,
+    # three times as fast on CPU as contracting in the order of the arguments.
+    grouped = query.reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    grouped = grouped.reshape(batch, kv_heads, group * time, head_dim)  # [B, K, G * T, H]
+    logits = []
+    for key, see in zip(keys, visible, strict=True):
+        block = jnp.einsum("bkqh,bskh->bkqs", grouped, key, preferred_element_type=jnp.float32)
+        block = block.reshape(batch, kv_heads, group, time, key.shape[1])
+        logits.append(jnp.where(see[:, None, None], block, MASKED))
+    weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(query.dtype)
+    weights = weights.reshape(batch, kv_heads, group * time, -1)
+    bounds = [0]
+    for key in keys:
+        bounds.append(bounds[-1] + key.shape[1])
+    mixed = sum(
+        jnp.einsum("bkqs,bskh->bkqh", weights[..., low:high], value)
+        for low, high, value in zip(bounds, bounds[1:], values, strict=False)
+    )
+    mixed = mixed.reshape(batch, kv_heads, group, time, head_dim).transpose(0, 3, 1, 2, 4)
+    return mixed.reshape(batch, time, heads, head_dim)

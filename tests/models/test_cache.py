@@ -1,0 +1,242 @@
+"""Reading piece by piece equals reading at once; batches, scans and every field of the config."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmas_jax.models import Decoder, DecoderConfig, empty_cache, load_pretrained, seal
+from rmas_jax.models.weights import weight_table
+
+TOLERANCE = 1e-4
+FAMILIES = ["llama", "gemma3"]  # without windows, and with them and two rotary bases
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def read(model, params, embeds, valid, cache=None):
+    return model.apply({"params": params}, embeds, valid, cache)
+
+
+def embeddings(config: DecoderConfig, batch: int, time: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(batch, time, config.width)).astype(np.float32)
+
+
+def left_padded(rows: list[np.ndarray], time: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [t, D] -> embeddings [B, T, D] and valid [B, T]; pads hold junk, not zeros."""
+    embeds = np.full((len(rows), time, rows[0].shape[1]), 7.0, np.float32)
+    valid = np.zeros((len(rows), time), bool)
+    for i, row in enumerate(rows):
+        embeds[i, time - len(row) :] = row
+        valid[i, time - len(row) :] = True
+    return embeds, valid
+
+
+def assert_close(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_blocks_and_single_steps_equal_reading_at_once(oracle, case):
+    """Two sealed ragged blocks and three single steps, some spare slots in every block.
+
+    row 0:  p p p p | . . x x x | s s s         . padding, a row's real tokens are in one order
+    row 1:  . . p p | x x x x x | s s s
+    row 2:  . . . . | . . . . x | s s s         a block may be all padding
+    """
+    model, params = load_pretrained(oracle(case).directory)
+    config = model.config
+    rows = embeddings(config, 3, 12)
+    lengths = np.array([[4, 3, 3], [2, 5, 3], [0, 1, 3]])
+
+    parts = np.split(rows, [4, 9], axis=1)
+    blocks = [
+        left_padded([part[i, : lengths[i, b]] for i in range(3)], part.shape[1])
+        for b, part in enumerate(parts)
+    ]
+    cache = empty_cache(config, 3, 6)
+    first, cache = read(model, params, *blocks[0], cache)
+    cache = seal(cache, config, 8)
+    second, cache = read(model, params, *blocks[1], cache)
+    cache = seal(cache, config, 5)
+    steps = []
+    for t in range(3):
+        step, cache = read(model, params, *(x[:, t : t + 1] for x in blocks[2]), cache)
+        steps.append(step)
+    pieces = np.concatenate([first, second, *steps], axis=1)
+
+    embeds, valid = (np.concatenate(xs, axis=1) for xs in zip(*blocks, strict=True))
+    packed = left_padded([embeds[i][valid[i]] for i in range(3)], 12)
+    at_once = read(model, params, *packed)
+    assert_close(pieces[valid], at_once[packed[1]])
+    np.testing.assert_array_equal(cache.next_position, lengths.sum(axis=1))
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_batch_of_one_equals_batch_of_many(oracle, case):
+    model, params = load_pretrained(oracle(case).directory)
+    rows = [embeddings(model.config, 1, time, seed=time)[0] for time in (9, 4)]
+    many, valid = left_padded(rows, 9)
+    hidden = read(model, params, many, valid)
+    alone = read(model, params, rows[1][None], np.ones((1, 4), bool))
+    assert_close(hidden[1][valid[1]], alone[0])
+    alone = read(model, params, many[1:], valid[1:])
+    assert_close(hidden[1][valid[1]], alone[0][valid[1]])
+
+
+def test_unrolled_layers_equal_scanned_layers(oracle):
+    model, params = load_pretrained(oracle("gemma3").directory)
+    embeds, valid = left_padded(list(embeddings(model.config, 2, 7)), 9)
+    results = []
+    for unroll in (False, True):
+        either = dataclasses.replace(model, unroll_layers=unroll)
+        cache = empty_cache(model.config, 2, 10)
+        first, cache = read(either, params, embeds, valid, cache)
+        second, cache = read(either, params, embeds[:, -1:], valid[:, -1:], cache)
+        results.append((first[valid], second, cache))
+    jax.tree.map(assert_close, *results)
+
+
+def test_pads_of_any_content_change_nothing(oracle):
+    model, params = load_pretrained(oracle("gemma3").directory)
+    embeds, valid = left_padded([row[:5] for row in embeddings(model.config, 2, 5)], 8)
+    other = np.where(valid[:, :, None], embeds, np.float32(-3e4))
+    hidden, changed = (read(model, params, e, valid) for e in (embeds, other))
+    np.testing.assert_array_equal(hidden[valid], changed[valid])
+    assert np.all(np.isfinite(changed))
+
+
+def test_past_blocks_are_constant_under_a_scan(oracle):
+    """A `lax.scan` that carries the tail alone equals single steps with the whole cache."""
+    model, params = load_pretrained(oracle("gemma3").directory)
+    config = model.config
+    first, second = embeddings(config, 2, 5)
+    prefix, valid = left_padded([first, second[:3]], 5)
+    _, cache = read(model, params, prefix, valid, empty_cache(config, 2, 5))
+    cache = seal(cache, config, 4)
+    thoughts = embeddings(config, 2, 4, seed=1)
+    one = np.ones((2, 1), bool)
+
+    @jax.jit
+    def scanned(params, cache, thoughts):
+        def step(carry, thought):
+            tail, used, position = carry
+            hidden, new = model.apply(
+                {"params": params},
+                thought[:, None],
+                one,
+                cache.replace(tail=tail, used=used, next_position=position),
+            )
+            return (new.tail, new.used, new.next_position), hidden[:, 0]
+
+        carry = (cache.tail, cache.used, cache.next_position)
+        return jax.lax.scan(step, carry, jnp.swapaxes(thoughts, 0, 1))[1]
+
+    ours = np.swapaxes(scanned(params, cache, thoughts), 0, 1)
+    at_once, _ = read(model, params, thoughts, np.ones((2, 4), bool), cache)
+    assert_close(ours, at_once)
+
+
+BASE = DecoderConfig(
+    model_type="test",
+    vocab_size=13,
+    width=16,
+    ffn_width=20,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    rope_theta=100.0,
+    window=3,
+    sliding_layers=(True, False),
+    local_rope_theta=10.0,
+)
+CHANGES = {
+    "vocab_size": 14,
+    "width": 18,
+    "ffn_width": 22,
+    "num_layers": 1,
+    "num_heads": 6,
+    "num_kv_heads": 4,
+    "head_dim": 8,
+    "rope_theta": 150.0,
+    "norm_eps": 0.5,
+    "activation": "gelu_tanh",
+    "tie_embeddings": True,
+    "qkv_bias": True,
+    "qk_norm": True,
+    "unit_offset_norm": True,
+    "sandwich_norms": True,
+    "embed_scale": 2.0,
+    "query_scale": 1.0,
+    "window": 2,
+    "sliding_layers": (False, True),
+    "local_rope_theta": 80.0,
+}
+IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
+
+
+def changed(field: str | None) -> DecoderConfig:
+    """BASE with one field changed, and what must follow from it."""
+    change = {} if field is None else {field: CHANGES[field]}
+    if field == "num_layers":
+        change["sliding_layers"] = (True,)
+    return dataclasses.replace(BASE, **change)
+
+
+def random_params(config: DecoderConfig) -> dict:
+    """Parameters from the weight table alone; the same row of the table gives the same numbers."""
+    shapes = jax.eval_shape(
+        Decoder(config).init,
+        jax.random.key(0),
+        jnp.zeros((1, 2, config.width)),
+        jnp.ones((1, 2), bool),
+    )["params"]
+
+    def fill(path, leaf):
+        rng = np.random.default_rng(len(jax.tree_util.keystr(path)))
+        return rng.normal(scale=0.4, size=leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@functools.cache
+def logits_of(config: DecoderConfig) -> np.ndarray:
+    def run(params, ids):
+        variables, model = {"params": params}, Decoder(config)
+        embeds = model.apply(variables, ids, method="embed")
+        hidden = model.apply(variables, embeds, jnp.ones(ids.shape, bool))
+        return model.apply(variables, hidden, method="unembed")
+
+    return np.asarray(jax.jit(run)(random_params(config), IDS))
+
+
+def test_every_field_has_a_change():
+    fields = {field.name for field in dataclasses.fields(DecoderConfig)}
+    assert set(CHANGES) == fields - {"model_type"}  # names the family, shapes nothing
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_field_of_config_changes_the_output(field):
+    before, after = logits_of(BASE), logits_of(changed(field))
+    assert before.shape != after.shape or np.abs(before - after).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "field",
+    [None, "num_heads", "num_layers", "tie_embeddings", "qkv_bias", "qk_norm", "sandwich_norms"],
+)
+def test_weight_table_is_the_parameter_tree(field):
+    config = changed(field)
+    params = random_params(config)
+    table = {w.path: w.param_shape(config.num_layers) for w in weight_table(config)}
+    actual = {
+        tuple(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    assert table == actual
