@@ -1,0 +1,308 @@
+"""Figures of a run. Each function takes rows and returns a Figure; nothing is global.
+
+Figures are made without pyplot, so they need no display and leave no state behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.reporting import methods
+from rmas_jax.reporting.results import Result, Results, Row, count_rounds
+
+PANEL_WIDTH, PANEL_HEIGHT = 3.8, 2.9  # inches
+PANELS_PER_ROW = 4
+TITLE_SIZE = 10  # points
+DODGE = (
+    0.045  # rounds between the markers of two methods, so that intervals do not cover each other
+)
+SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
+CHANNEL_STYLES = {"latent": ("#0072B2", "o", "-"), "softmax": ("#D55E00", "^", "--")}
+
+
+def accuracy_figure(rows: Sequence[Row]) -> Figure:
+    """Accuracy against rounds, a panel per split; bars are 95 % Wilson intervals.
+
+    Of the agents that answer alone only the best is drawn, as a level to beat.
+    """
+    results = Results(rows)
+    curves = [method for method in results.methods if not method.startswith(methods.SINGLE)]
+    figure, axes = _panels(len(results.splits), width=4.6, height=3.6)
+    for axis, split in zip(axes, results.splits, strict=True):
+        for position, method in enumerate(curves):
+            shift = DODGE * (position - (len(curves) - 1) / 2)
+            _draw_accuracy(axis, list(results.over_rounds(split, method).values()), method, shift)
+        single = results.best_single(split)
+        if single:
+            style = methods.describe(single.method)
+            axis.axhline(
+                100 * single.accuracy,
+                color=style.colour,
+                linestyle=style.line,
+                linewidth=1.2,
+                zorder=1,
+                label="best single agent",
+            )
+        axis.set_title(split, fontsize=TITLE_SIZE)
+        _percent_axis(axis)
+        _rounds_axis(axis, results.rounds(split))
+    _label(figure, axes, "correct, %")
+    return figure
+
+
+def cost_figure(rows: Sequence[Row]) -> Figure:
+    """Generated tokens, sequential steps and wall time per item against rounds, over all splits."""
+    results = Results(rows)
+    panels = {
+        "tokens": "generated tokens per item",
+        "steps": "sequential steps per item",
+        "seconds": "seconds per item",
+    }
+    drawn = (methods.LATENT, methods.TEXT, methods.TRUNCATED)
+    figure, axes = _panels(len(panels), width=3.4)
+    rounds = sorted({r for split in results.splits for r in results.rounds(split)})
+    for axis, (quantity, title) in zip(axes, panels.items(), strict=True):
+        for method in drawn:
+            curve = _mean_over_splits(results, method, quantity)
+            if curve:
+                axis.plot(list(curve), list(curve.values()), **_line(method))
+        axis.set_title(title, fontsize=TITLE_SIZE)
+        axis.set_ylim(bottom=0)
+        _rounds_axis(axis, rounds)
+    _label(figure, axes, "")
+    return figure
+
+
+def difficulty_figure(items: Sequence[Row]) -> Figure:
+    """Accuracy against the number of hops, latent and text; splits by rows, rounds by columns."""
+    counts: dict[tuple[str, int, str, int], list[bool]] = {}
+    for item in items:
+        if item["method"] in (methods.LATENT, methods.TEXT):
+            key = (item["split"], item["rounds"], item["method"], item["difficulty"])
+            counts.setdefault(key, []).append(item["correct"])
+    splits = list(dict.fromkeys(key[0] for key in counts))
+    rounds = sorted({key[1] for key in counts})
+    hops = sorted({key[3] for key in counts})
+    figure = _figure(2.5 * max(len(rounds), 2) + 0.4, 2.3 * len(splits) + 0.7)
+    grid = figure.subplots(len(splits), len(rounds), squeeze=False, sharex=True, sharey=True)
+    for row, split in zip(grid, splits, strict=True):
+        for axis, number in zip(row, rounds, strict=True):
+            for position, method in enumerate((methods.LATENT, methods.TEXT)):
+                here = [hop for hop in hops if (split, number, method, hop) in counts]
+                answers = [counts[split, number, method, hop] for hop in here]
+                if here:
+                    x = np.array(here) + (position - 0.5) * 0.12
+                    _draw_intervals(axis, x, [(sum(a), len(a)) for a in answers], method)
+            _plain(axis)
+            _percent_axis(axis)
+            axis.set_xticks(hops)
+            axis.set_title(f"{split}, {count_rounds(number)}", fontsize=TITLE_SIZE)
+    for axis in grid[-1]:
+        axis.set_xlabel("hops")
+    for row in grid:
+        row[0].set_ylabel("correct, %")
+    _legend(figure, grid.flat)
+    return figure
+
+
+def gradient_figure(gradients: Sequence[Row]) -> Figure:
+    """Gradient norm (log scale) of each link against the round it acts in, for both channels.
+
+    A norm of exactly zero has no place on a log scale and is marked at the bottom edge.
+    """
+    links = list(dict.fromkeys(row["link"] for row in gradients))
+    figure, axes = _panels(len(links), width=2.9, share_y=True)
+    for axis, link in zip(axes, links, strict=True):
+        for channel in dict.fromkeys(row["channel"] for row in gradients):
+            colour, marker, line = CHANNEL_STYLES.get(channel, ("#777777", "s", ":"))
+            points = sorted(
+                (row["round"], row["norm"])
+                for row in gradients
+                if row["link"] == link and row["channel"] == channel
+            )
+            positive = [(x, norm) for x, norm in points if norm > 0 and math.isfinite(norm)]
+            axis.plot(
+                [x for x, _ in positive],
+                [norm for _, norm in positive],
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                markersize=5,
+                label=f"{channel} channel",
+            )
+            zeros = [x for x, norm in points if norm == 0]
+            if zeros:
+                axis.plot(
+                    zeros,
+                    [0.03] * len(zeros),
+                    transform=axis.get_xaxis_transform(),  # y in shares of the axis height
+                    color=colour,
+                    marker=marker,
+                    fillstyle="none",
+                    linestyle="none",
+                    label=f"{channel} channel, exactly 0",
+                )
+        axis.set_yscale("log")
+        axis.set_title(link.replace("->", " → "), fontsize=TITLE_SIZE)
+        _rounds_axis(axis, sorted({row["round"] for row in gradients}), "round")
+    _label(figure, axes, "gradient norm")
+    return figure
+
+
+def training_figure(metrics: Sequence[Row]) -> Figure:
+    """Training curves: a panel per stage for the loss, and for the accuracy where it was logged.
+
+    Long curves are drawn faintly, with their running mean on top.
+    """
+    stages = list(dict.fromkeys(row["stage"] for row in metrics))
+    panels = [
+        (stage, column)
+        for stage in stages
+        for column in ("loss", "accuracy")
+        if any(row["stage"] == stage and row.get(column) is not None for row in metrics)
+    ]
+    figure, axes = _panels(len(panels))
+    for axis, (stage, column) in zip(axes, panels, strict=True):
+        rows = [r for r in metrics if r["stage"] == stage and r.get(column) is not None]
+        for position, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
+            colour = SERIES_COLOURS[position % len(SERIES_COLOURS)]
+            own = [row for row in rows if row["series"] == series]
+            for seed in dict.fromkeys(row.get("seed") for row in own):
+                points = {row["step"]: row[column] for row in own if row.get("seed") == seed}
+                _draw_curve(axis, points, colour, series)
+        values = [row[column] for row in rows if math.isfinite(row[column])]
+        if column == "loss" and values and min(values) > 0 and max(values) > 20 * min(values):
+            axis.set_yscale("log")
+        axis.set_title(f"{stage} training: {column}", fontsize=TITLE_SIZE)
+        axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_accuracy(axis: Axes, curve: list[Result], method: str, shift: float) -> None:
+    if curve:
+        x = np.array([result.rounds for result in curve]) + shift
+        _draw_intervals(axis, x, [(result.correct, result.n) for result in curve], method)
+
+
+def _draw_intervals(axis: Axes, x: np.ndarray, counts: list[tuple[int, int]], method: str) -> None:
+    """A curve of accuracies in percent with Wilson bars; `counts` are (correct, n)."""
+    centre = np.array([correct / n for correct, n in counts])
+    low, high = np.array([wilson_interval(*count) for count in counts]).T
+    axis.errorbar(
+        x,
+        100 * centre,
+        # Rounding can put an end a hair inside the centre, which errorbar refuses.
+        yerr=100 * np.maximum([centre - low, high - centre], 0),
+        elinewidth=1,
+        capsize=2,
+        **_line(method),
+    )
+
+
+def _draw_curve(axis: Axes, points: dict[int, float], colour: str, label: str) -> None:
+    steps = sorted(points)
+    values = np.array([points[step] for step in steps], float)
+    window = len(steps) // 40
+    if window < 2:
+        axis.plot(steps, values, color=colour, linewidth=1.5, label=label)
+        return
+    axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
+    mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
+    axis.plot(steps[window - 1 :], mean, color=colour, linewidth=1.6, label=label)
+
+
+def _mean_over_splits(results: Results, method: str, quantity: str) -> dict[int, float]:
+    """Rounds -> cost per item, every item of every split counting the same."""
+    totals: dict[int, tuple[float, int]] = {}
+    for split in results.splits:
+        for rounds, result in results.over_rounds(split, method).items():
+            cost, n = totals.get(rounds, (0.0, 0))
+            totals[rounds] = (cost + getattr(result, quantity) * result.n, n + result.n)
+    return {rounds: totals[rounds][0] / totals[rounds][1] for rounds in sorted(totals)}
+
+
+def _line(method: str) -> dict:
+    style = methods.describe(method)
+    return {
+        "color": style.colour,
+        "marker": style.marker,
+        "linestyle": style.line,
+        "linewidth": 1.8 if method in (methods.LATENT, methods.TEXT) else 1.2,
+        "markersize": 5,
+        "zorder": 3 if method in (methods.LATENT, methods.TEXT) else 2,
+        "label": style.label,
+    }
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=160, layout="constrained")
+
+
+def _panels(
+    count: int,
+    *,
+    width: float = PANEL_WIDTH,
+    height: float = PANEL_HEIGHT,
+    share_y: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of at most four."""
+    columns = min(count, PANELS_PER_ROW)
+    rows = math.ceil(count / columns)
+    figure = _figure(width * max(columns, 2), height * rows + 0.4)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[:count]:
+        _plain(axis)
+    return figure, axes[:count]
+
+
+def _plain(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e5e5e5", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=9)
+
+
+def _percent_axis(axis: Axes) -> None:
+    axis.set_ylim(-3, 103)
+    axis.set_yticks(range(0, 101, 20))
+
+
+def _rounds_axis(axis: Axes, rounds: list[int], label: str = "rounds") -> None:
+    axis.set_xticks(rounds)
+    axis.set_xlim(rounds[0] - 0.35, rounds[-1] + 0.35)
+    axis.set_xlabel(label)
+
+
+def _label(figure: Figure, axes: Sequence[Axes], y_label: str) -> None:
+    axes[0].set_ylabel(y_label)
+    _legend(figure, axes)
+
+
+def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend below all panels, each label once; methods in their usual order."""
+    handles = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    known = [method.label for method in methods.METHODS.values()]
+    labels = sorted(handles, key=lambda label: known.index(label) if label in known else len(known))
+    if labels:
+        figure.legend(
+            [handles[label] for label in labels],
+            labels,
+            loc="outside lower center",
+            ncols=min(len(labels), 4),
+            frameon=False,
+            fontsize=9,
+        )

@@ -1,0 +1,323 @@
+"""The report of a run: one HTML page that needs nothing else, and the same in Markdown."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib.resources
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from rmas_jax.reporting import figures, methods, tables
+from rmas_jax.reporting.claims import Claim, check_claims
+from rmas_jax.reporting.results import (
+    Result,
+    Results,
+    Row,
+    count_rounds,
+    three_digits,
+)
+from rmas_jax.reporting.run_directory import Run, read_run
+from rmas_jax.reporting.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A paragraph of plain text."""
+
+    text: str
+    kind: str = "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bullets:
+    """A list of plain texts."""
+
+    items: tuple[str, ...]
+    kind: str = "bullets"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """Claims with their verdicts and numbers."""
+
+    claims: tuple[Claim, ...]
+    kind: str = "claims"
+
+
+@dataclasses.dataclass(frozen=True)
+class TableBlock:
+    """A table."""
+
+    table: Table
+    kind: str = "table"
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure, drawn once as SVG for the page and once as PNG for Markdown."""
+
+    name: str  # stem of the PNG's file name
+    caption: str
+    svg: bytes
+    png: bytes
+    kind: str = "picture"
+
+    @property
+    def source(self) -> str:
+        """The SVG as a data URI: an image of its own, so that ids of two figures cannot clash."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Verbatim text, folded away in HTML."""
+
+    title: str
+    text: str
+    language: str
+    kind: str = "code"
+
+
+Block = Text | Bullets | Claims | TableBlock | Picture | Code
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: list[Block]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Writes `report.html`, `report.md` and `figures/*.png` into a run directory.
+
+    Parts whose files are missing are named instead of shown. Everything is rendered before
+    anything is written.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        RunFileError: a file of the run cannot be read; see `read_run`.
+    """
+    return write(read_run(run_dir))
+
+
+def write(run: Run) -> Path:
+    """`write_report` of a run that was read already."""
+    title = f"Run {run.directory.resolve().name}"
+    sections = build_sections(run)
+    page, markdown = render_html(title, sections), render_markdown(title, sections)
+
+    pictures = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
+    if pictures:
+        (run.directory / "figures").mkdir(exist_ok=True)
+    for picture in pictures:
+        (run.directory / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+    (run.directory / "report.md").write_text(markdown, encoding="utf-8")
+    path = run.directory / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def headline(rows: Sequence[Row]) -> list[str]:
+    """One sentence per split: accuracy of both channels over rounds, and what latent costs."""
+    results = Results(rows)
+    return [_headline(results, split) for split in results.splits]
+
+
+def build_sections(run: Run) -> list[Section]:
+    """The content of a report, in order, for both renderings."""
+    rows, items = run.results, run.items
+    sections = [
+        Section("Result", [Text(sentence) for sentence in headline(rows)]),
+        Section("What holds", _claims(rows)),
+        Section("Accuracy", _accuracy(rows)),
+        Section("Cost", _cost(rows)),
+        Section("Item by item", _table(tables.paired_table, items)),
+        Section("Difficulty", _difficulty(items)),
+        Section("Seeds", _table(tables.seed_table, rows)),
+        Section("Training", _picture("training", figures.training_figure, run.metrics)),
+        Section("Gradients", _gradients(run.gradients)),
+        Section("Environment", _mapping("Environment", run.environment)),
+        Section("Configuration", _code("config.yaml", run.config)),
+        Section("Timings", _timings(run.timings)),
+    ]
+    if run.notes:
+        sections.insert(0, Section("Not in this report", [Bullets(tuple(run.notes))]))
+    return [section for section in sections if section.blocks]
+
+
+def render_html(title: str, sections: Sequence[Section]) -> str:
+    """The page: figures, style and tables are inside it."""
+    template = importlib.resources.files(__package__).joinpath("template.html")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(template.read_text(encoding="utf-8"))
+    return page.render(title=title, sections=sections)
+
+
+def render_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The same as Markdown; figures are links into `figures/`."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts += [f"## {section.title}", *map(_markdown, section.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Text(text):
+            return text
+        case Bullets(items):
+            return "\n".join(f"- {item}" for item in items)
+        case Claims(claims):
+            lines = []
+            for claim in claims:
+                lines.append(f"- **{claim.verdict}**: {claim.statement}")
+                lines += [f"  - {f.split}: {f.verdict}. {f.numbers}." for f in claim.findings]
+            return "\n".join(lines)
+        case TableBlock(table):
+            return table.to_markdown()
+        case Picture(name, caption):
+            return f"![{caption}](figures/{name}.png)\n\n{caption}"
+        case Code(_, text, language):
+            # A fence longer than any inside the text cannot be closed by it.
+            fence = "```"
+            while fence in text:
+                fence += "`"
+            return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _headline(results: Results, split: str) -> str:
+    latent = results.over_rounds(split, methods.LATENT)
+    text = results.over_rounds(split, methods.TEXT)
+    curves = [
+        f"{label} {_curve(curve)}"
+        for label, curve in (("latent thoughts", latent), ("text", text))
+        if curve
+    ]
+    if not curves:
+        return f"On {split}, neither the latent nor the text channel was measured."
+    sentence = f"On {split}, agents answer correctly with {'; with '.join(curves)}."
+    shared = [rounds for rounds in latent if rounds in text]
+    if not shared:
+        return sentence
+    ours, theirs = latent[shared[-1]], text[shared[-1]]
+    ratios = [
+        f"{cost / base:.2f}x the {what} ({three_digits(cost)} against {three_digits(base)}{unit})"
+        for what, unit, cost, base in (
+            ("generated tokens", "", ours.tokens, theirs.tokens),
+            ("time", " s", ours.seconds, theirs.seconds),
+        )
+        if base
+    ]
+    if not ratios:
+        return sentence
+    at = count_rounds(shared[-1])
+    return f"{sentence} Per item, latent at {at} needs {' and '.join(ratios)} of text."
+
+
+def _curve(curve: dict[int, Result]) -> str:
+    points = (
+        f"{100 * r.accuracy:.1f} % [{100 * r.interval.low:.1f}, {100 * r.interval.high:.1f}]"
+        for r in curve.values()
+    )
+    return f"{' → '.join(points)} at {count_rounds(*curve)}"
+
+
+def _claims(rows: Sequence[Row]) -> list[Block]:
+    if not rows:
+        return []
+    rule = Text(
+        "Verdicts compare point estimates. Intervals are 95 % Wilson intervals; where two overlap, "
+        "these data do not settle the order of the two."
+    )
+    return [Claims(tuple(check_claims(rows))), rule]
+
+
+def _accuracy(rows: Sequence[Row]) -> list[Block]:
+    if not rows:
+        return []
+    return [
+        *_picture("accuracy", figures.accuracy_figure, rows),
+        *map(TableBlock, tables.accuracy_tables(rows)),
+        TableBlock(tables.method_table(rows)),
+    ]
+
+
+def _cost(rows: Sequence[Row]) -> list[Block]:
+    drawn = [r for r in rows if r["method"] in (methods.LATENT, methods.TEXT, methods.TRUNCATED)]
+    picture = _picture("cost", figures.cost_figure, drawn)
+    return [*picture, *map(TableBlock, tables.cost_tables(rows))]
+
+
+def _difficulty(items: Sequence[Row]) -> list[Block]:
+    drawn = [item for item in items if item["method"] in (methods.LATENT, methods.TEXT)]
+    picture = _picture("difficulty", figures.difficulty_figure, drawn)
+    return [*picture, *map(TableBlock, tables.difficulty_tables(items))]
+
+
+def _gradients(gradients: Sequence[Row]) -> list[Block]:
+    return _picture("gradients", figures.gradient_figure, gradients)
+
+
+_CAPTIONS = {
+    "accuracy": "Accuracy against rounds, with 95 % Wilson intervals.",
+    "cost": "Cost per item against rounds, mean over all items of all splits.",
+    "difficulty": "Accuracy by number of hops: "
+    f"{methods.describe(methods.LATENT).label} and {methods.describe(methods.TEXT).label}.",
+    "training": "Training curves.",
+    "gradients": "Gradient norm of each link by round, through the latent channel and through a "
+    "softmax over tokens (log scale).",
+}
+
+
+def _picture(name: str, draw: Callable[[Any], Figure], data: Sequence[Row]) -> list[Block]:
+    if not data:
+        return []
+    figure = draw(data)
+    svg, png = io.BytesIO(), io.BytesIO()
+    # Without a salt and a date two reports of the same run would differ.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.set_layout_engine("none")  # keeps the layout just made: making it is the slow part
+    figure.savefig(png, format="png")
+    return [Picture(name, _CAPTIONS[name], svg.getvalue(), png.getvalue())]
+
+
+def _table(build: Callable[[Sequence[Row]], Table | None], rows: Sequence[Row]) -> list[Block]:
+    table = build(rows)
+    return [TableBlock(table)] if table else []
+
+
+def _mapping(title: str, mapping: dict[str, Any]) -> list[Block]:
+    if not mapping:
+        return []
+    lines = tuple(
+        (str(key), value if isinstance(value, str) else json.dumps(value))
+        for key, value in mapping.items()
+    )
+    return [TableBlock(Table(title, ("name", "value"), lines, text_columns=2))]
+
+
+def _code(title: str, text: str) -> list[Block]:
+    return [Code(title, text, "yaml")] if text.strip() else []
+
+
+def _timings(timings: dict[str, float]) -> list[Block]:
+    if not timings:
+        return []
+    lines = [(stage, three_digits(seconds)) for stage, seconds in timings.items()]
+    lines.append(("sum", three_digits(sum(timings.values()))))
+    return [TableBlock(Table("Wall time per stage", ("stage", "seconds"), tuple(lines)))]

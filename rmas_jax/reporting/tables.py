@@ -1,0 +1,362 @@
+"""Tables of a run: what goes into them, and how they look in Markdown, HTML and the terminal.
+
+Builders take the rows of `results.json` or `items.jsonl` and return `Table`s of finished text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+from scipy import stats
+
+from rmas_jax.evaluation.metrics import Interval, paired_difference
+from rmas_jax.reporting import methods
+from rmas_jax.reporting.results import (
+    Result,
+    Results,
+    Row,
+    count_rounds,
+    three_digits,
+)
+
+ABSENT = "-"
+TERMINAL_WIDTH = 100
+PAIRED_WITH = (
+    methods.TEXT,
+    methods.TRUNCATED,
+    methods.ALIGNED,
+)  # what latent is compared to by item
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of finished text; the first `text_columns` are words, the others numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+    note: str = ""
+
+    def to_markdown(self) -> str:
+        """A GitHub table under a bold title."""
+        rule = ["---" if self._is_text(i) else "---:" for i in range(len(self.header))]
+        lines = [self.header, rule, *self.rows]
+        body = "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
+        note = f"\n\n{self.note}" if self.note else ""
+        return f"**{self.title}**\n\n{body}{note}"
+
+    def to_html(self) -> str:
+        """A `<table>` with caption; cells are escaped."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            kinds = ("text" if self._is_text(i) else "number" for i in range(len(cells)))
+            inner = (
+                f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>'
+                for kind, cell in zip(kinds, cells, strict=True)
+            )
+            return f"<tr>{''.join(inner)}</tr>"
+
+        body = "\n".join(line(row, "td") for row in self.rows)
+        note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        return (
+            f'<div class="table"><table>\n<caption>{html.escape(self.title)}</caption>\n'
+            f"<thead>{line(self.header, 'th')}</thead>\n"
+            f"<tbody>\n{body}\n</tbody></table></div>{note}"
+        )
+
+    __html__ = to_html  # jinja2 takes it as HTML that is escaped already
+
+    def to_text(self, width: int = TERMINAL_WIDTH) -> str:
+        """Aligned columns; the first one is cut where a line would exceed `width`."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+
+        def line(cells: Sequence[str]) -> str:
+            first = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
+            padded = (
+                cell.ljust(size) if self._is_text(i) else cell.rjust(size)
+                for i, (cell, size) in enumerate(zip((first, *cells[1:]), widths, strict=True))
+            )
+            return "  ".join(padded).rstrip()
+
+        rule = "  ".join("-" * size for size in widths)
+        return "\n".join([self.title, line(self.header), rule, *map(line, self.rows)])
+
+    def _is_text(self, column: int) -> bool:
+        return column < self.text_columns
+
+
+def method_table(rows: Sequence[Row]) -> Table:
+    """What each method is, under the name that files use and the label that tables use."""
+    described = (
+        (name, methods.describe(name)) for name in methods.ordered(row["method"] for row in rows)
+    )
+    lines = ((name, method.label, method.meaning) for name, method in described)
+    return Table("Methods", ("name in files", "label", "meaning"), tuple(lines), text_columns=3)
+
+
+def accuracy_tables(rows: Sequence[Row]) -> list[Table]:
+    """One table per split: methods by rounds, accuracy in percent with its interval."""
+
+    def cell(result: Result) -> str:
+        low, high = result.interval
+        return f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    return _by_rounds(rows, cell, "accuracy in %, [95 % Wilson interval]")
+
+
+def cost_tables(rows: Sequence[Row]) -> list[Table]:
+    """One table per split: tokens, steps and seconds per item, and their ratios to text.
+
+    Ratios are to the text channel at the same rounds; 0.25x is a quarter of its cost.
+    """
+    results = Results(rows)
+    header = ("method", "rounds", "tokens", "steps", "seconds")
+    header += ("tokens / text", "steps / text", "seconds / text")
+    tables = []
+    for split in results.splits:
+        lines = [
+            (
+                methods.describe(method).label,
+                str(rounds),
+                *_costs(result),
+                *_ratios(result, results),
+            )
+            for method in results.methods
+            for rounds, result in results.over_rounds(split, method).items()
+        ]
+        tables.append(
+            Table(
+                f"{split}: cost per item, and ratio to text at the same rounds", header, (*lines,)
+            )
+        )
+    return tables
+
+
+def difficulty_tables(items: Sequence[Row]) -> list[Table]:
+    """One table per split: methods and rounds by number of hops, accuracy in percent."""
+    counts: dict[tuple[str, str, int, int], list[bool]] = {}
+    for item in items:
+        key = (item["split"], item["method"], item["rounds"], item["difficulty"])
+        counts.setdefault(key, []).append(item["correct"])
+    tables = []
+    for split in dict.fromkeys(item["split"] for item in items):
+        here = {key[1:]: answers for key, answers in counts.items() if key[0] == split}
+        hops = sorted({key[2] for key in here})
+        lines = []
+        for method in methods.ordered(key[0] for key in here):
+            for rounds in sorted({key[1] for key in here if key[0] == method}):
+                cells = (
+                    _percent(here[method, rounds, hop]) if (method, rounds, hop) in here else ABSENT
+                    for hop in hops
+                )
+                lines.append((methods.describe(method).label, str(rounds), *cells))
+        sizes = [len(answers) for answers in here.values()]
+        header = ("method", "rounds", *(f"{hop} hop{'s' * (hop != 1)}" for hop in hops))
+        note = f"Answers per cell: {min(sizes)} to {max(sizes)}."
+        tables.append(Table(f"{split}: accuracy in % by difficulty", header, (*lines,), note=note))
+    return tables
+
+
+def paired_table(items: Sequence[Row]) -> Table | None:
+    """Latent against text, cut text and aligned links, item by item; None if nothing pairs.
+
+    Pairs share split, rounds, seed and id.
+    """
+    answers: dict[tuple[str, str, int], dict[tuple[int, object], bool]] = {}
+    for item in items:
+        key = (item["split"], item["method"], item["rounds"])
+        answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
+    lines = []
+    for other in PAIRED_WITH:
+        for (split, method, rounds), latent in answers.items():
+            theirs = answers.get((split, other, rounds), {})
+            shared = [item for item in latent if item in theirs]
+            if method != methods.LATENT or not shared:
+                continue
+            pair = paired_difference([latent[i] for i in shared], [theirs[i] for i in shared])
+            low, high = pair.interval
+            lines.append(
+                (
+                    split,
+                    methods.describe(other).label,
+                    str(rounds),
+                    str(pair.n),
+                    str(pair.only_a),
+                    str(pair.only_b),
+                    f"{100 * pair.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                    f"{pair.p_value:.3f}" if pair.p_value >= 0.001 else "< 0.001",
+                )
+            )
+    if not lines:
+        return None
+    return Table(
+        f"{methods.METHODS[methods.LATENT].label} minus another method, on the same items",
+        ("split", "against", "rounds", "items", "only latent", "only other", "points", "p"),
+        (*lines,),
+        text_columns=2,
+        note="Points: difference of accuracies in percentage points with Newcombe's 95 % interval "
+        "for pairs. Only latent, only other: items that one of the two got right. p: exact McNemar "
+        "test, not adjusted for the number of comparisons.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedSpread:
+    """Accuracy of one method at one number of rounds on one split, over seeds."""
+
+    split: str
+    method: str
+    rounds: int
+    seeds: int
+    mean: float
+    low: float  # least accurate seed
+    high: float  # most accurate seed
+    interval: Interval | None  # 95 % t-interval of the mean; None with one seed
+
+
+def across_seeds(rows: Sequence[Row]) -> list[SeedSpread]:
+    """How much accuracy varies over seeds, each seed counting the same.
+
+    The t-interval treats seeds as draws from a normal distribution and is cut to [0, 1].
+    """
+    groups: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        key = (row["split"], row["method"], row["rounds"])
+        groups.setdefault(key, []).append(row["correct"] / row["n"])
+    return [
+        SeedSpread(*key, len(values), statistics.fmean(values), min(values), max(values), interval)
+        for key, values in groups.items()
+        for interval in [_t_interval(values)]
+    ]
+
+
+def seed_table(rows: Sequence[Row]) -> Table | None:
+    """Accuracy over seeds; None where every measurement has one seed only."""
+    spreads = [spread for spread in across_seeds(rows) if spread.seeds > 1]
+    if not spreads:
+        return None
+    order = methods.ordered(spread.method for spread in spreads)
+    splits = list(dict.fromkeys(spread.split for spread in spreads))
+    spreads.sort(key=lambda s: (splits.index(s.split), order.index(s.method), s.rounds))
+    lines = [
+        (
+            spread.split,
+            methods.describe(spread.method).label,
+            str(spread.rounds),
+            str(spread.seeds),
+            f"{100 * spread.mean:.1f}",
+            f"{100 * spread.low:.1f} to {100 * spread.high:.1f}",
+            f"[{100 * spread.interval.low:.1f}, {100 * spread.interval.high:.1f}]",
+        )
+        for spread in spreads
+        if spread.interval
+    ]
+    return Table(
+        "Accuracy in % over seeds",
+        ("split", "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
+        (*lines,),
+        text_columns=2,
+    )
+
+
+def terminal_table(rows: Sequence[Row], width: int = TERMINAL_WIDTH) -> str:
+    """Accuracy by rounds and cost at the last round, per split, in at most `width` columns."""
+
+    def cell(result: Result) -> str:
+        low, high = result.interval
+        return f"{100 * result.accuracy:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+
+    results = Results(rows)
+    blocks = []
+    for split, table in zip(
+        results.splits, _by_rounds(rows, cell, "accuracy in % (95 % interval)"), strict=True
+    ):
+        # Four rounds fit a line of 100 columns; more go into a further block.
+        for start in range(1, len(table.header), 4):
+            part = slice(start, start + 4)
+            lines = tuple((line[0], *line[part]) for line in table.rows)
+            header = (table.header[0], *table.header[part])
+            blocks.append(Table(table.title, header, lines).to_text(width))
+        last = results.rounds(split)[-1]
+        costs = [
+            (methods.describe(method).label, *_costs(result), *_ratios(result, results))
+            for method in results.methods
+            if (result := results.get(split, method, last))
+        ]
+        header = ("method", "tokens", "steps", "seconds")
+        header += ("tokens / text", "steps / text", "seconds / text")
+        title = f"{split}: cost per item at {count_rounds(last)}"
+        blocks.append(Table(title, header, (*costs,)).to_text(width))
+    return "\n\n".join(blocks)
+
+
+def _by_rounds(rows: Sequence[Row], cell: Callable[[Result], str], unit: str) -> list[Table]:
+    results = Results(rows)
+    tables = []
+    for split in results.splits:
+        rounds = results.rounds(split)
+        lines = []
+        for method in results.methods:
+            curve = results.over_rounds(split, method)
+            if curve:
+                cells = (cell(curve[r]) if r in curve else ABSENT for r in rounds)
+                lines.append((methods.describe(method).label, *cells))
+        header = ("method", *map(count_rounds, rounds))
+        tables.append(
+            Table(f"{split}: {unit}", header, (*lines,), note=_conditions(results, split))
+        )
+    return tables
+
+
+def _conditions(results: Results, split: str) -> str:
+    """Numbers of answers, seeds and latent steps that a split's results rest on."""
+    here = [r for method in results.methods for r in results.over_rounds(split, method).values()]
+    sizes = sorted({result.n for result in here})
+    seeds = sorted({seed for result in here for seed in result.seeds})
+    steps = sorted({r.latent_steps for r in here if r.method in (methods.LATENT, methods.ALIGNED)})
+    parts = [f"answers per cell: {' to '.join(map(str, (sizes[0], sizes[-1])[: len(sizes)]))}"]
+    parts.append(f"seed{'s' * (len(seeds) > 1)}: {', '.join(map(str, seeds))}")
+    if steps:
+        parts.append(f"latent steps: {', '.join(map(str, steps))}")
+    note = "; ".join(parts)
+    note = f"{note[0].upper()}{note[1:]}."
+    if len(seeds) > 1:
+        note += " Intervals pool the seeds' answers as if they were independent."
+    return note
+
+
+def _costs(result: Result) -> tuple[str, ...]:
+    return tuple(three_digits(cost) for cost in (result.tokens, result.steps, result.seconds))
+
+
+def _ratios(result: Result, results: Results) -> tuple[str, ...]:
+    text = results.get(result.split, methods.TEXT, result.rounds)
+    if text is None:
+        return (ABSENT,) * 3
+    pairs = (
+        (result.tokens, text.tokens),
+        (result.steps, text.steps),
+        (result.seconds, text.seconds),
+    )
+    return tuple(f"{cost / base:.2f}x" if base else ABSENT for cost, base in pairs)
+
+
+def _t_interval(values: list[float], confidence: float = 0.95) -> Interval | None:
+    if len(values) < 2:
+        return None
+    mean = statistics.fmean(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return Interval(max(0.0, mean - half), min(1.0, mean + half))
+
+
+def _percent(answers: Sequence[bool]) -> str:
+    return f"{100 * sum(answers) / len(answers):.1f}"
