@@ -10,6 +10,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of huggingface_hub
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -102,3 +103,28 @@ def oracle(tmp_path_factory):
         return built[case]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_system():
+    """Three random heterogeneous agents with links and prompts; see `systems`."""
+    from systems import build_tiny_system
+
+    return build_tiny_system()
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Double precision throughout, also where the code asks for float32: for finite differences.
+
+    Gives a function that casts a tree.
+    """
+    monkeypatch.setattr(jnp, "float32", jnp.float64)
+
+    def cast(tree):
+        return jax.tree.map(
+            lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        )
+
+    with jax.enable_x64(True):
+        yield cast

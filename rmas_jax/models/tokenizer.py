@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
+
 from rmas_jax.models.hf import local_directory
 from rmas_jax.models.weights import CheckpointError
 
@@ -38,3 +40,37 @@ def load_tokenizer(path: str | os.PathLike[str], *, revision: str | None = None)
             "and the field chat_template of tokenizer_config.json"
         )
     return tokenizer
+
+
+def surfaces(tokenizer: Any) -> dict[str, int]:
+    """What every token adds to a text, leading spaces included -> its id.
+
+    Special tokens and tokens that are only part of a character are left out. Each token is decoded
+    behind an ordinary one, because some tokenizers drop the space at the start of a text.
+    """
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before = tokenizer.decode([anchor], **options)
+    texts = tokenizer.batch_decode([[anchor, i] for i in range(len(tokenizer))], **options)
+    # Byte tokens come before the tokens that spell the same, so that the latter, which the
+    # tokenizer uses, win.
+    added = {
+        text.removeprefix(before): i for i, text in enumerate(texts) if text.startswith(before)
+    }
+    return {text: i for text, i in added.items() if text and "\ufffd" not in text}
+
+
+def shared_tokens(sender: Any, receiver: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, in both vocabularies, of the tokens that spell the same.
+
+    Args:
+      sender: a tokenizer.
+      receiver: another.
+
+    Returns:
+      Two int32 arrays of one length; empty where the vocabularies share nothing.
+    """
+    mine, theirs = surfaces(sender), surfaces(receiver)
+    pairs = [(mine[text], theirs[text]) for text in mine if text in theirs]
+    mine_ids, their_ids = np.array(pairs, np.int32).reshape(-1, 2).T
+    return mine_ids, their_ids

@@ -1,0 +1,1 @@
+"""What is run with the package: experiments, embedded agents, benchmarks, studies."""

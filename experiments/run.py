@@ -1,0 +1,274 @@
+"""Runs an experiment from a configuration file to a report.
+
+    python experiments/run.py --config experiments/configs/quickstart.yaml
+    python experiments/run.py --config ... --set name=longer --set outer.phases.0.steps=400
+
+Stages run in order, and one that is finished is not run again: data, inner loop, outer loop (its
+phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
+written under OUTPUT_DIR/NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+
+from rmas_jax import __version__
+from rmas_jax.assembly import Team, load_team, start_links
+from rmas_jax.checkpoints import load_links, save_links
+from rmas_jax.config import ConfigError, RunConfig, dump_config, field_help, load_config
+from rmas_jax.data import TASKS, Task
+from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.gradients import gradient_norms
+from rmas_jax.evaluation.grading import GRADERS
+from rmas_jax.models import CheckpointError, UnsupportedModelError
+from rmas_jax.prompts import PromptError
+from rmas_jax.reporting.report import write_report
+from rmas_jax.reporting.tables import terminal_table
+from rmas_jax.training.batches import encode_dialogues, encode_examples
+from rmas_jax.training.driver import Curves, DivergedError, run_inner_loop, run_phase
+
+BAD_INPUT, DIVERGED = 2, 3  # exit codes
+log = logging.getLogger("rmas_jax")
+
+
+class RunFolder:
+    """The folder of a run: its configuration, its finished stages and how long they took."""
+
+    def __init__(self, config: RunConfig, agents_digest: str):
+        self.path = Path(config.output_dir) / config.name
+        self.marks = self.path / "stages.json"
+        identity = {"config": yaml.safe_load(dump_config(config)), "agents": agents_digest}
+        stored = self.path / "identity.json"
+        if stored.is_file():
+            before = json.loads(stored.read_text())
+            if before != identity:
+                raise ConfigError(
+                    f"{self.path} holds another run's results; it differs in "
+                    f"{', '.join(_differences(before, identity))}. Choose another name "
+                    "(--set name=...) or remove the folder"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} is not empty and holds no run of ours")
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(identity, indent=2))
+        (self.path / "config.yaml").write_text(dump_config(config))
+
+    def stage(self, name: str, run: Callable[[], Any]) -> None:
+        """Runs a stage, unless it was finished before, and says which."""
+        done = json.loads(self.marks.read_text()) if self.marks.is_file() else {}
+        if name in done:
+            log.info("%s: finished before in %.0f s, reused", name, done[name])
+            return
+        log.info("%s ...", name)
+        started = time.perf_counter()
+        run()
+        done[name] = round(time.perf_counter() - started, 1)
+        self.marks.write_text(json.dumps(done, indent=2))
+        (self.path / "timings.json").write_text(json.dumps(done, indent=2))
+
+
+def _differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """Dotted names of what two nested settings do not agree on."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            difference
+            for key in sorted({*before, *after})
+            for difference in _differences(before.get(key), after.get(key), f"{where}.{key}")
+        ]
+    return [] if before == after else [where.removeprefix(".").removeprefix("config.")]
+
+
+def agents_digest(config: RunConfig) -> str:
+    """A digest of the agents' files: a run belongs to the weights it was made with."""
+    digest = hashlib.sha256()
+    for role, source in sorted(config.system.agents.items()):
+        digest.update(f"{role}={source}".encode())
+        for file in sorted(Path(source).glob("*.safetensors")):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on."""
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+    return {
+        "rmas_jax": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": ", ".join(str(device) for device in jax.devices()),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir: Path) -> None:
+    """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained."""
+    keys = dict(
+        zip(
+            ("links", "inner", "outer"),
+            jax.random.split(jax.random.key(config.seed), 3),
+            strict=True,
+        )
+    )
+    curves = Curves(folder.path / "metrics.jsonl")
+    aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
+    fields = {role: task.text_fields[role] for role in team.system.topology.order}
+    examples = task.load(data_dir, "train")[: config.data.train_size]
+    common = {"progress": config.runtime.progress, "curves": curves}
+
+    def inner() -> None:
+        dialogues = {
+            role: encode_dialogues(
+                examples,
+                team.tokenizers[role],
+                team.prompts[role],
+                topology=team.system.topology,
+                role=role,
+                text_fields=fields,
+                rounds=config.system.rounds,
+            )
+            for role in fields
+        }
+        links = start_links(team, start=config.system.outer_start, key=keys["links"])
+        save_links(
+            aligned,
+            run_inner_loop(team, links, dialogues, config.inner, key=keys["inner"], **common),
+        )
+
+    def outer() -> None:
+        slots = {"text_fields": fields, "slot_width": config.system.latent_steps}
+        data = encode_examples(examples, team.tokenizers, team.prompts, **slots)
+        held_out = task.load(data_dir, "validation")[: config.outer.validation_size]
+        validation = encode_examples(held_out, team.tokenizers, team.prompts, **slots)
+        links = load_links(aligned)
+        for i, phase in enumerate(config.outer.phases):
+            links = run_phase(
+                team,
+                links,
+                data,
+                validation,
+                config.outer,
+                phase,
+                key=jax.random.fold_in(keys["outer"], i),
+                directory=folder.path / "checkpoints" / phase.name,
+                **common,
+            )
+        save_links(trained, links)
+
+    folder.stage("inner loop", inner)
+    folder.stage("outer loop", outer)
+
+
+def run(config: RunConfig) -> None:
+    """All stages, from real files to the report."""
+    if config.runtime.compilation_cache:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if config.data.dataset not in TASKS:
+        raise ConfigError(f"data.dataset={config.data.dataset!r}: allowed are {sorted(TASKS)}")
+    task, data_dir = TASKS[config.data.dataset], Path(config.output_dir) / "data"
+    team = load_team(config.system, dtype=config.runtime.dtype)
+    folder = RunFolder(config, agents_digest(config))
+    (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
+    try:
+        splits = {
+            split: task.load(data_dir, split)[: config.evaluation.size]
+            for split in config.evaluation.splits
+        }
+    except ValueError as error:
+        raise ConfigError(f"evaluation.splits: {error}") from None
+    train(config, team, task, folder, data_dir)
+    aligned, trained = (
+        load_links(folder.path / "links" / f"{name}.safetensors") for name in ("aligned", "trained")
+    )
+
+    def measure() -> None:
+        evaluate(
+            team,
+            trained,
+            aligned,
+            splits,
+            GRADERS[config.data.dataset],
+            folder.path,
+            methods=config.evaluation.methods,
+            rounds=config.evaluation.rounds,
+            batch_size=config.evaluation.batch_size,
+            max_tokens=config.evaluation.max_new_tokens,
+            seed=config.seed,
+            progress=config.runtime.progress,
+        )
+
+    def gradients() -> None:
+        fields = {role: task.text_fields[role] for role in team.system.topology.order}
+        data = encode_examples(
+            task.load(data_dir, "validation")[: config.evaluation.gradient_batch_size],
+            team.tokenizers,
+            team.prompts,
+            text_fields=fields,
+            slot_width=config.system.latent_steps,
+        )
+        norms = gradient_norms(
+            team,
+            trained,
+            data.prompts,
+            data.targets[team.system.topology.answerer],
+            rounds=config.system.rounds,
+        )
+        (folder.path / "gradients.json").write_text(json.dumps(norms, indent=2))
+
+    folder.stage("evaluation", measure)
+    folder.stage("gradient norms", gradients)
+    report = write_report(folder.path)
+    print(terminal_table(json.loads((folder.path / "results.json").read_text())))
+    print(f"\nreport: {report}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 2 for bad input, 3 for a diverged run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="fields of a configuration:\n\n" + field_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="changes a field, for example --set system.latent_steps=6; may be repeated",
+    )
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    try:
+        run(load_config(args.config, args.overrides))
+    except (ConfigError, CheckpointError, UnsupportedModelError, PromptError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return DIVERGED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

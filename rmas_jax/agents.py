@@ -1,0 +1,130 @@
+"""What an agent can do, as pure functions: read a prompt, think in latents, write text.
+
+An agent is a `Decoder` (static) with its parameters; nothing here is jitted and nothing is kept
+between calls but what a cache holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmas_jax.models import Cache, Decoder, empty_cache, seal
+
+
+def read_prefix(model: Decoder, params: Any, ids: jax.Array, valid: jax.Array) -> Cache:
+    """Reads the part of a prompt that no round changes.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      ids: [B, P] token ids, padded on the left.
+      valid: [B, P] bool.
+
+    Returns:
+      A cache whose only finished block is the prefix.
+    """
+    embeds = model.apply({"params": params}, ids, method="embed")
+    cache = empty_cache(model.config, ids.shape[0], ids.shape[1], dtype=embeds.dtype)
+    if not ids.shape[1]:  # the prompt's forms have no common start
+        return seal(cache, model.config, 0)
+    _, cache = model.apply({"params": params}, embeds, valid, cache)
+    return seal(cache, model.config, 0)
+
+
+def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -> jax.Array:
+    """Puts received vectors at a body's slots.
+
+    Args:
+      embeds: [B, T, D] embeddings of the body's tokens.
+      received: [B, S, D] vectors of all slots, in order.
+      slot_index: [T] which received vector stands at a position, -1 for a token.
+    """
+    index = jnp.asarray(slot_index)
+    if not received.shape[1]:
+        return embeds
+    vectors = received[:, jnp.maximum(index, 0)].astype(embeds.dtype)
+    return jnp.where((index >= 0)[None, :, None], vectors, embeds)
+
+
+def read_body(
+    model: Decoder,
+    params: Any,
+    prefix: Cache,
+    *,
+    ids: jax.Array,
+    valid: jax.Array,
+    received: jax.Array,
+    slot_index: tuple[int, ...],
+    room: int,
+) -> tuple[jax.Array, Cache]:
+    """Reads what follows the prefix: `[lead | slots | suffix]`.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      prefix: cache from `read_prefix`; it is not changed, so every round starts from it.
+      ids: [B, T] token ids; anything at slots.
+      valid: [B, T] bool; the last position is valid in every row.
+      received: [B, S, D] vectors for the slots.
+      slot_index: [T], see `place`.
+      room: how many single steps will follow.
+
+    Returns:
+      The last hidden state [B, D] and a cache with room for `room` positions.
+    """
+    embeds = place(model.apply({"params": params}, ids, method="embed"), received, slot_index)
+    cache = prefix.replace(
+        tail=empty_cache(model.config, *ids.shape, dtype=embeds.dtype).tail,
+        used=jnp.zeros((), jnp.int32),
+    )
+    hidden, cache = model.apply({"params": params}, embeds, valid, cache)
+    return hidden[:, -1], seal(cache, model.config, room)
+
+
+def think(
+    model: Decoder,
+    params: Any,
+    feed: Callable[[jax.Array], jax.Array],
+    hidden: jax.Array,
+    cache: Cache,
+    *,
+    steps: int,
+) -> jax.Array:
+    """Makes latent thoughts: each hidden state returns as the next input (paper eq. 1).
+
+    The first thought is the state at the last prompt token, so M thoughts take M - 1 model steps;
+    what the last one would feed back is never run.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      feed: hidden states [B, T, D] -> input embeddings [B, T, D]; the inner link.
+      hidden: [B, D] state at the last position read.
+      cache: what was read, with room for `steps` - 1 positions.
+      steps: M, at least 1.
+
+    Returns:
+      [B, M, D] hidden states.
+    """
+    if steps == 1:  # the state there is: no step to compile, and no room for one
+        return hidden[:, None]
+    valid = jnp.ones((hidden.shape[0], 1), bool)
+
+    def step(carry, _):
+        hidden, tail = carry
+        embeds = feed(hidden[:, None])
+        # The finished blocks are closed over: only the tail of M positions is carried.
+        now = cache.replace(**tail)
+        out, now = model.apply({"params": params}, embeds, valid, now)
+        return (out[:, 0], _tail(now)), hidden
+
+    (last, _), thoughts = jax.lax.scan(step, (hidden, _tail(cache)), length=steps - 1)
+    return jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
+
+
+def _tail(cache: Cache) -> dict[str, Any]:
+    return {"tail": cache.tail, "used": cache.used, "next_position": cache.next_position}

@@ -1,0 +1,98 @@
+"""From a configuration to a system that can run: agents, tokenizers, prompts, links."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+
+from rmas_jax.config import SystemConfig
+from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
+from rmas_jax.models import load_pretrained, load_tokenizer
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.prompts import RolePrompt, load_prompts
+from rmas_jax.recursion import System
+from rmas_jax.topology import TOPOLOGIES, Topology, edge_name
+
+
+class Team(NamedTuple):
+    """A system with everything it runs on."""
+
+    system: System  # static
+    agents: dict[str, Any]  # role -> frozen parameters
+    tokenizers: dict[str, Any]  # by role
+    prompts: dict[str, RolePrompt]  # by role
+
+
+def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
+    """Loads what `system` names.
+
+    Raises:
+      CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
+        prompt set cannot be used; before any weight is read where the cause shows before.
+    """
+    topology: Topology = TOPOLOGIES[config.pattern]
+    prompts = load_prompts(config.prompts, topology.edges)
+    tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
+    loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}
+    models = {role: model for role, (model, _) in loaded.items()}
+    width = {role: model.config.width for role, model in models.items()}
+    system = System(
+        topology=topology,
+        models=FrozenDict(models),
+        inner=FrozenDict(
+            {
+                role: LinkConfig(INNER, config.inner_link, width[role], width[role])
+                for role in topology.order
+            }
+        ),
+        outer=FrozenDict(
+            {
+                edge_name(edge): LinkConfig(
+                    OUTER, config.outer_link, width[edge[0]], width[edge[1]]
+                )
+                for edge in topology.edges
+            }
+        ),
+        latent_steps=config.latent_steps,
+        sent_vectors=config.sent_vectors,
+    )
+    return Team(system, {role: params for role, (_, params) in loaded.items()}, tokenizers, prompts)
+
+
+def start_links(team: Team, *, start: str, key: jax.Array) -> dict[str, Any]:
+    """Links before any training.
+
+    Args:
+      team: the system and its agents.
+      start: how outer links start: "torch_default", "identity", or "aligned": the translation, by
+        least squares, of the input embeddings of all tokens that two vocabularies share. Inner
+        links start with torch's defaults, as the inner loop trains them.
+      key: PRNG key.
+    """
+    system = team.system
+    keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
+    inner = {role: init_link(system.inner[role], next(keys)) for role in system.topology.order}
+    outer = {}
+    for edge in system.topology.edges:
+        link = system.outer[edge_name(edge)]
+        fresh = init_link(
+            link, next(keys), start="identity" if start == "identity" else "torch_default"
+        )
+        if start == "aligned":
+            fresh = align_link(link, fresh, *shared_embeddings(team, edge))
+        outer[edge_name(edge)] = fresh
+    return {"inner": inner, "outer": outer}
+
+
+def shared_embeddings(team: Team, edge: tuple[str, str]) -> tuple[jax.Array, jax.Array]:
+    """Input embeddings [n, D] and [n, D'] of the tokens that both ends of an edge have."""
+    ids = shared_tokens(*(team.tokenizers[role] for role in edge))
+    return tuple(
+        team.system.models[role]
+        .apply({"params": team.agents[role]}, jnp.asarray(own)[None], method="embed")[0]
+        .astype(jnp.float32)
+        for role, own in zip(edge, ids, strict=True)
+    )

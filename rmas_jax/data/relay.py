@@ -1,0 +1,148 @@
+"""The embedded task: a pass phrase recoded at gates, by code books spread over three agents.
+
+A pass phrase has two words. Every gate replaces each word by another: the red, green and blue
+gate have code books of their own. A question names a phrase and a number of gates, which alternate
+red, green, blue, red, ... The planner knows the red book, the critic the green one and the solver
+the blue one, so one round (planner, critic, solver) covers at most three gates, and no agent alone
+covers more than its own.
+
+Words come in two classes that no gate mixes. Phrases whose two words are of one class are known,
+phrases of mixed class are unseen: links are trained on known phrases only, so the unseen ones,
+made of familiar words, test whether links translate or memorise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+ROLES = ("planner", "critic", "solver")
+GATES = {"planner": "red", "critic": "green", "solver": "blue"}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+MAX_GATES = 9
+TEXT_ROUNDS = 4  # rounds that role texts are written for; after the third nothing changes
+QUESTIONS = (
+    "The pass phrase {phrase} goes through {gates} gates, red, green and blue in turn. "
+    "What does it read then?",
+    "A traveller with the phrase {phrase} passes {gates} gates, red, green and blue in turn. "
+    "Which phrase leaves the last one?",
+    "After {gates} gates, red, green and blue in turn, what has become of the phrase {phrase}?",
+)
+
+CLASS_SIZES = (72, 24)  # words of either class, at each of the two places
+SPLIT_SIZES = {"train": 4000, "validation": 500, "test": 1200, "test_unseen_entities": 1200}
+WORLD_SEED = 20260422
+
+Phrase = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Words and code books."""
+
+    words: tuple[tuple[str, ...], tuple[str, ...]]  # of the first and of the second place
+    books: dict[str, tuple[np.ndarray, np.ndarray]]  # role -> per place, [words] int: the new word
+
+    def text(self, phrase: Phrase) -> str:
+        """A phrase in words."""
+        return " ".join(words[w] for words, w in zip(self.words, phrase, strict=True))
+
+    def pass_gate(self, role: str, phrase: Phrase, left: int) -> tuple[Phrase, int]:
+        """One agent's turn: recodes the phrase if gates are left, else leaves it."""
+        if not left:
+            return phrase, 0
+        first, second = (int(book[w]) for book, w in zip(self.books[role], phrase, strict=True))
+        return (first, second), left - 1
+
+
+def message(world: World, phrase: Phrase, left: int) -> str:
+    """What every role writes: the phrase as it is now, and how many gates are left."""
+    return f"{world.text(phrase)}, {NUMBERS[left]} gates left"
+
+
+def parse_answer(text: str) -> str | None:
+    """The phrase that a role's text names, or None where the text has no such form."""
+    phrase, comma, rest = text.strip().partition(",")
+    if not comma or not rest.strip().endswith("gates left") or len(phrase.split()) != 2:
+        return None
+    return " ".join(phrase.split())
+
+
+def _invent(rng: np.random.Generator, count: int, taken: set[str]) -> tuple[str, ...]:
+    """Made-up words of two syllables, all different."""
+    syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
+    words: list[str] = []
+    while len(words) < count:
+        word = "".join(rng.choice(syllables, 2)).capitalize() + rng.choice(list("nrlsmk"))
+        if word not in taken:
+            taken.add(word)
+            words.append(word)
+    return tuple(words)
+
+
+def make_world(seed: int = WORLD_SEED) -> World:
+    """The world of a seed; the embedded agents know that of `WORLD_SEED`."""
+    rng = np.random.default_rng(seed)
+    taken: set[str] = set()
+    words = (_invent(rng, sum(CLASS_SIZES), taken), _invent(rng, sum(CLASS_SIZES), taken))
+
+    def book() -> np.ndarray:  # a permutation within each class
+        first, second = CLASS_SIZES
+        return np.concatenate([rng.permutation(first), first + rng.permutation(second)])
+
+    return World(words, {role: (book(), book()) for role in ROLES})
+
+
+def is_known(phrase: Phrase) -> bool:
+    """Whether both words are of one class; no gate changes that."""
+    return (phrase[0] < CLASS_SIZES[0]) == (phrase[1] < CLASS_SIZES[0])
+
+
+def ask(world: World, phrase: Phrase, gates: int) -> str:
+    """The question; its wording depends on what is asked, so a question has one wording."""
+    wording = QUESTIONS[(phrase[0] + 5 * phrase[1] + gates) % len(QUESTIONS)]
+    question = wording.format(phrase=world.text(phrase), gates=NUMBERS[gates])
+    return question.replace("one gates", "one gate")
+
+
+def example(world: World, phrase: Phrase, gates: int) -> dict:
+    """One problem with what each role should write in each round."""
+    texts: dict[str, list[str]] = {role: [] for role in ROLES}
+    now, left = phrase, gates
+    for _ in range(TEXT_ROUNDS):
+        for role in ROLES:
+            now, left = world.pass_gate(role, now, left)
+            texts[role].append(message(world, now, left))
+    return {
+        "id": f"{phrase[0]}-{phrase[1]}-{gates}",
+        "question": ask(world, phrase, gates),
+        "plan": texts["planner"],
+        "refined_plan": texts["critic"],
+        "draft": texts["solver"],
+        "answer": message(world, now, 0),
+        "difficulty": gates,
+    }
+
+
+def split_questions() -> dict[str, list[tuple[Phrase, int]]]:
+    """(phrase, gates) of every split; no question stands in two of them."""
+    size = range(sum(CLASS_SIZES))
+    questions = list(itertools.product(itertools.product(size, size), range(1, MAX_GATES + 1)))
+    order = np.random.default_rng(WORLD_SEED + 1).permutation(len(questions))
+    shuffled = [questions[i] for i in order]
+    known = iter([question for question in shuffled if is_known(question[0])])
+    unseen = iter([question for question in shuffled if not is_known(question[0])])
+    return {
+        split: list(itertools.islice(unseen if split == "test_unseen_entities" else known, count))
+        for split, count in SPLIT_SIZES.items()
+    }
+
+
+def examples(split: str) -> Iterator[dict]:
+    """Every example of a split, in a fixed order."""
+    world = make_world()
+    for phrase, gates in split_questions()[split]:
+        yield example(world, phrase, gates)

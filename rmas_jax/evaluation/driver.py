@@ -1,0 +1,352 @@
+"""Runs methods over splits, item by item, and keeps accuracy and cost.
+
+What is measured per item: tokens written by all agents (end tokens count), sequential model steps
+(a prompt is read in the step of the first token or thought after it), and seconds: the wall time
+of whole batches over the rows of these batches, host work between agents included. Compilation and
+the tokenisation of questions and prompts, which every method needs alike, are not timed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from rmas_jax import recursion, text_channel
+from rmas_jax.assembly import Team
+from rmas_jax.evaluation.grading import Grader
+from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.evaluation.record import Record, Row, measurement
+from rmas_jax.prompts import StagePrompt, encode_stage, take
+from rmas_jax.recursion import System, latent_channel, shuffled
+
+Prompts = Mapping[str, StagePrompt]  # by role
+ORDER_SEED = 0  # of the order in which the items of a split are run
+
+
+class Answers(NamedTuple):
+    """What a method says to a batch, on the host."""
+
+    texts: list[str]  # B
+    tokens: np.ndarray  # [B] tokens written
+    steps: np.ndarray  # [B] sequential model steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """A method at one number of rounds, ready to run."""
+
+    method: str
+    rounds: int
+    latent_steps: int  # M; 0 where nothing latent is passed
+    slot_width: int  # of the prompts it reads
+    program: Hashable  # what it runs on the device; entrants that agree here share compiled code
+    answer: Callable[[Prompts], Answers]
+
+
+def evaluate(
+    team: Team,
+    links: Any,
+    aligned_links: Any,
+    examples: Mapping[str, Sequence[Mapping[str, Any]]],
+    grade: Grader,
+    directory: str | Path,
+    *,
+    methods: Sequence[str],
+    rounds: Sequence[int],
+    batch_size: int,
+    max_tokens: int,
+    seed: int,
+    progress: bool = True,
+) -> list[Row]:
+    """Measures methods x rounds x splits; what `directory` already holds is not run again.
+
+    Args:
+      team: the system, its agents, tokenizers and prompts.
+      links: parameters of the trained links.
+      aligned_links: parameters of the links before outer training.
+      examples: split -> items with "id", "question", "answer" and "difficulty".
+      grade: tells who is right.
+      directory: gets `items.jsonl` and `results.json`.
+      methods: names of `config.METHODS`.
+      rounds: numbers of rounds; an agent alone has one.
+      batch_size: B; a last batch that is not full is filled with items that do not count.
+      max_tokens: longest text, in tokens.
+      seed: of the run; a label, as nothing here is random.
+      progress: whether to show a bar.
+
+    Returns:
+      All rows of `results.json`.
+
+    Raises:
+      ValueError: a method that does not exist; a split without items; the shuffled control with
+        batches of one item, or with a question that stands next to itself.
+    """
+    if empty := [split for split, items in examples.items() if not items]:
+        raise ValueError(f"splits {empty}: no items to evaluate on")
+    examples = {
+        split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
+        for split, items in examples.items()
+    }
+    entrants = list(_entrants(team, links, aligned_links, methods, rounds, max_tokens))
+    if "shuffled_latents" in methods:
+        _check_neighbours(examples, batch_size)
+    record = Record(Path(directory))
+    pending = [
+        (entrant, split)
+        for entrant in entrants
+        for split in examples
+        if not record.has((entrant.method, entrant.rounds, split, seed))
+    ]
+    questions = [item["question"] for items in examples.values() for item in items]
+    starts = dict(zip(examples, np.cumsum([0, *map(len, examples.values())]), strict=False))
+
+    @functools.cache
+    def encoded(slot_width: int) -> Prompts:
+        """All splits at once, so that all have the same widths."""
+        return {
+            role: encode_stage(team.tokenizers[role], prompt, questions, slot_width=slot_width)
+            for role, prompt in team.prompts.items()
+        }
+
+    compiled: set[Hashable] = set()
+    total = sum(len(list(batches(len(examples[split]), batch_size))) for _, split in pending)
+    with tqdm(total=total, disable=not progress, unit="batch") as bar:
+        for entrant, split in pending:
+            bar.set_description(f"{entrant.method}, rounds {entrant.rounds}, {split}")
+            prompts, items = encoded(entrant.slot_width), examples[split]
+            graded: list[Row] = []
+            seconds, rows_run = 0.0, 0
+            for rows, kept in batches(len(items), batch_size):
+                batch = take(prompts, starts[split] + rows)
+                if entrant.program not in compiled:
+                    entrant.answer(batch)
+                    compiled.add(entrant.program)
+                started = time.perf_counter()
+                answers = entrant.answer(batch)  # on the host: the device has finished
+                seconds += time.perf_counter() - started
+                rows_run += len(rows)
+                fresh = [
+                    _grade_item(entrant, split, seed, items[row], grade, answers, i)
+                    for i, row in enumerate(rows[:kept])
+                ]
+                record.add_items(fresh)
+                graded += fresh
+                bar.update()
+            record.finish(_result(entrant, graded, seconds / rows_run))
+    return record.rows
+
+
+def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows [size] of every batch of `count` items, and how many of them count.
+
+    A batch that is not full is filled with the item before its first one: as the shuffled control
+    hands the thoughts of the last row to the first, every item still gets another's.
+    """
+    for start in range(0, count, size):
+        kept = min(size, count - start)
+        rows = np.full(size, (start - 1) % count)
+        rows[:kept] = np.arange(start, start + kept)
+        yield rows, kept
+
+
+def _check_neighbours(examples: Mapping[str, Sequence[Mapping[str, Any]]], batch_size: int) -> None:
+    """The shuffled control gives every item the thoughts of another question."""
+    if batch_size < 2:
+        raise ValueError(f"batch_size={batch_size}: shuffled_latents needs at least 2")
+    for split, items in examples.items():
+        for rows, kept in batches(len(items), batch_size):
+            asked = [items[row]["question"] for row in rows]
+            for i in range(kept):
+                if asked[i] == asked[i - 1]:
+                    raise ValueError(
+                        f"{split}: shuffled_latents would give an item thoughts about its own "
+                        f"question, {asked[i]!r}; leave the control out or repeated questions"
+                    )
+
+
+def _entrants(
+    team: Team,
+    links: Any,
+    aligned_links: Any,
+    methods: Sequence[str],
+    rounds: Sequence[int],
+    max_tokens: int,
+) -> Iterator[Entrant]:
+    """The methods that were asked for, at each number of rounds."""
+    steps = team.system.latent_steps
+    for method in methods:
+        if method == "single_agents":
+            for role in team.system.topology.order:
+                answer = functools.partial(_alone, team, role=role, max_tokens=max_tokens)
+                yield Entrant(f"single_{role}", 1, 0, 0, ("alone", role), answer)
+            continue
+        if method == "truncated_text" and steps == 0:
+            continue  # a text of no tokens passes nothing: that is no_latents
+        for r in rounds:
+            if method in ("recursive_text", "truncated_text"):
+                cut = steps if method == "truncated_text" else None
+                # The first two rounds compile all there is: the second is the first in which the
+                # answerer sends a message.
+                program = ("text", cut, min(r, 2))
+                answer = functools.partial(
+                    _in_text, team, rounds=r, max_tokens=max_tokens, max_message_tokens=cut
+                )
+                yield Entrant(method, r, 0, max_tokens, program, answer)
+                continue
+            if method not in ("recursive_mas", "aligned_links", "no_latents", "shuffled_latents"):
+                raise ValueError(f"method {method!r} does not exist")
+            passed = 0 if method == "no_latents" else steps
+            # Where nothing is passed, all rounds after the first are the same.
+            run = r if passed else min(r, 2)
+            shuffle = method == "shuffled_latents"
+            answer = functools.partial(
+                _in_latents,
+                team._replace(system=team.system.replace(latent_steps=passed)),
+                aligned_links if method == "aligned_links" else links,
+                rounds=run,
+                max_tokens=max_tokens,
+                shuffle=shuffle,
+            )
+            program = ("latent", passed, run, shuffle)
+            yield Entrant(method, r, passed, passed, program, answer)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("system", "rounds", "end_tokens", "max_tokens", "shuffle")
+)
+def _solve(
+    system: System,
+    agents: Any,
+    links: Any,
+    prompts: Prompts,
+    *,
+    rounds: int,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    shuffle: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """The latent system's answer: tokens [B, W] and lengths [B]."""
+    channel = latent_channel(system, links)
+    speech = recursion.solve(
+        system,
+        agents,
+        shuffled(channel) if shuffle else channel,
+        prompts,
+        rounds=rounds,
+        end_tokens=end_tokens,
+        max_tokens=max_tokens,
+    )
+    return speech.tokens, speech.lengths
+
+
+def _in_latents(
+    team: Team, links: Any, prompts: Prompts, *, rounds: int, max_tokens: int, shuffle: bool
+) -> Answers:
+    """Only the answer is text; before it, each stage but the last takes M steps."""
+    topology = team.system.topology
+    tokens, lengths = jax.device_get(
+        _solve(
+            team.system,
+            team.agents,
+            links,
+            prompts,
+            rounds=rounds,
+            end_tokens=end_tokens(team.tokenizers[topology.answerer]),
+            max_tokens=max_tokens,
+            shuffle=shuffle,
+        )
+    )
+    texts = text_channel.decode(team.tokenizers[topology.answerer], tokens, lengths)
+    thoughts = (len(topology.order) * rounds - 1) * team.system.latent_steps
+    return Answers(texts, lengths, thoughts + lengths)
+
+
+def _in_text(
+    team: Team, prompts: Prompts, *, rounds: int, max_tokens: int, max_message_tokens: int | None
+) -> Answers:
+    solution = text_channel.solve(
+        team.system,
+        team.agents,
+        team.tokenizers,
+        prompts,
+        rounds=rounds,
+        end_tokens={role: end_tokens(tokenizer) for role, tokenizer in team.tokenizers.items()},
+        max_tokens=max_tokens,
+        max_message_tokens=max_message_tokens,
+    )
+    return Answers(solution.answers, solution.tokens, solution.steps)
+
+
+def _alone(team: Team, prompts: Prompts, *, role: str, max_tokens: int) -> Answers:
+    turn = text_channel.answer_alone(
+        team.system.models[role],
+        team.agents[role],
+        team.tokenizers[role],
+        prompts[role],
+        end_tokens=end_tokens(team.tokenizers[role]),
+        max_tokens=max_tokens,
+    )
+    return Answers(turn.texts, turn.lengths, turn.lengths)
+
+
+def end_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end an agent's text."""
+    return (tokenizer.eos_token_id,)
+
+
+def _grade_item(
+    entrant: Entrant,
+    split: str,
+    seed: int,
+    item: Mapping[str, Any],
+    grade: Grader,
+    answers: Answers,
+    i: int,
+) -> Row:
+    """The line of `items.jsonl` for row `i` of a batch."""
+    prediction, correct = grade(answers.texts[i], item["answer"])
+    return {
+        "method": entrant.method,
+        "rounds": entrant.rounds,
+        "split": split,
+        "seed": seed,
+        "id": item["id"],
+        "question": item["question"],
+        "text": answers.texts[i],
+        "prediction": prediction,
+        "gold": item["answer"],
+        "correct": correct,
+        "difficulty": item["difficulty"],
+        "tokens": int(answers.tokens[i]),
+        "steps": int(answers.steps[i]),
+    }
+
+
+def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> Row:
+    """The row of `results.json` for the items of one measurement."""
+    method, rounds, split, seed = measurement(items[0])
+    n, correct = len(items), sum(item["correct"] for item in items)
+    interval = wilson_interval(correct, n)
+    return {
+        "method": method,
+        "rounds": rounds,
+        "latent_steps": entrant.latent_steps,
+        "split": split,
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "ci_low": interval.low,
+        "ci_high": interval.high,
+        "tokens_per_item": sum(item["tokens"] for item in items) / n,
+        "steps_per_item": sum(item["steps"] for item in items) / n,
+        "seconds_per_item": seconds_per_item,
+        "seed": seed,
+    }

@@ -1,0 +1,114 @@
+"""How much of the answer's gradient reaches each edge in each round: latents against soft text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.assembly import Team
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.prompts import StagePrompt
+from rmas_jax.recursion import (
+    System,
+    Targets,
+    latent_channel,
+    run_rounds,
+    softmax_channel,
+)
+from rmas_jax.topology import edge_name
+
+
+@functools.partial(jax.jit, static_argnames=("system", "channel", "rounds"))
+def _norms(
+    system: System,
+    agents: Any,
+    medium: Any,
+    prompts: Mapping[str, StagePrompt],
+    target: Targets,
+    *,
+    channel: str,
+    rounds: int,
+) -> dict[str, jax.Array]:
+    """Edge name -> [R] root mean square, over items, of the gradient at the edge's vectors.
+
+    `medium` is what the channel runs on: the links, or the shared tokens of each edge.
+    """
+    make = {
+        "latent": lambda: latent_channel(system, medium),
+        "softmax": lambda: softmax_channel(system, agents, medium),
+    }[channel]
+    answerer = system.topology.answerer
+
+    def loss(probes):
+        out = run_rounds(
+            system,
+            agents,
+            make(),
+            prompts,
+            rounds=rounds,
+            targets={answerer: target},
+            probes=probes,
+        )
+        return out.losses[answerer][-1].sum()
+
+    batch = target.ids.shape[0]
+    probes = {
+        edge_name(edge): jnp.zeros((rounds, batch, system.latent_steps, system.width(edge[1])))
+        for edge in system.topology.edges
+    }
+    return {
+        name: jnp.sqrt(jnp.square(gradient).sum((2, 3)).mean(1))
+        for name, gradient in jax.grad(loss)(probes).items()
+    }
+
+
+def gradient_norms(
+    team: Team, links: Any, prompts: Mapping[str, StagePrompt], target: Targets, *, rounds: int
+) -> list[dict[str, Any]]:
+    """Gradient of the answer's cross-entropy at what crosses every edge, for both channels.
+
+    The loss is the cross-entropy of the answerer's target in the last round, a mean over an item's
+    tokens and a sum over items, so that items do not share a scale. Items are reduced by the root
+    mean square of their norms, in float32.
+
+    Args:
+      team: the system, its agents, tokenizers and prompts.
+      links: parameters of the links, for the latent channel.
+      prompts: by role, batch B, with M vectors per slot.
+      target: the answerer's texts [B, R, W]; that of the last round counts.
+      rounds: R.
+
+    Returns:
+      Rows of `gradients.json`: link (edge name), round (from 1, that in which the vectors are
+      made), channel ("latent" or "softmax") and norm. What the last round feeds back reaches no
+      answer and has no row.
+    """
+    topology = team.system.topology
+    shared = {
+        edge_name(edge): shared_tokens(*(team.tokenizers[role] for role in edge))
+        for edge in topology.edges
+    }
+    rows = []
+    for channel, medium in (("latent", links), ("softmax", shared)):
+        norms = _norms(
+            team.system,
+            team.agents,
+            medium,
+            prompts,
+            target,
+            channel=channel,
+            rounds=rounds,
+        )
+        for edge in topology.edges:
+            reached = rounds - (edge in topology.feedback_edges)
+            values = np.asarray(norms[edge_name(edge)], np.float32)[:reached]
+            rows += [
+                {"link": edge_name(edge), "round": i + 1, "channel": channel, "norm": float(norm)}
+                for i, norm in enumerate(values)
+            ]
+    return rows

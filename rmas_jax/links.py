@@ -1,0 +1,205 @@
+"""RecursiveLinks: small trained modules that carry latent thoughts from one space to another.
+
+An inner link leads from an agent's last hidden state to its own input embeddings, an outer link
+from one agent's space to another's. Variants and their widths are those of the paper's ablation
+and of the upstream code; the formulas stand beside each in `LinkConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import variance_scaling
+
+LN_EPS = 1e-5  # torch.nn.LayerNorm's default
+INNER, OUTER = "inner", "outer"
+VARIANTS = {
+    INNER: ("linear", "linear_res", "mlp", "mlp_res", "ln_res"),
+    OUTER: ("linear", "linear_res", "mlp", "mlp_res", "ln", "ln_res"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkConfig:
+    """Form and widths of one link.
+
+    | variant | inner, x [D]                                | outer, x [D] -> [D']               |
+    |---|---|---|
+    | linear     | A x                                      | A x                                |
+    | linear_res | x + A x                                  | A x + W x                          |
+    | mlp        | C gelu(A x)                              | C gelu(A x)                        |
+    | mlp_res    | x + C gelu(A x)   (paper eq. 3)          | C gelu(A x) + W x   (paper eq. 4)  |
+    | ln         | -                                        | LN'(C gelu(A LN(x)))               |
+    | ln_res     | LN'(x + C gelu(A LN(x)))                 | LN'(C gelu(A LN(x)) + W x)         |
+
+    A, C and W are affine; gelu is exact. The residual takes the raw x. The middle width is D',
+    and 2 D' in an outer link with norms (upstream).
+    """
+
+    kind: str  # INNER or OUTER
+    variant: str
+    in_width: int  # D of the sender
+    out_width: int  # D' of the receiver; equal to in_width in an inner link
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS[self.kind]:
+            raise ValueError(
+                f"{self.kind} link variant {self.variant!r}: allowed are {VARIANTS[self.kind]}"
+            )
+        if self.kind == INNER and self.in_width != self.out_width:
+            raise ValueError(
+                f"an inner link keeps its width, got {self.in_width} -> {self.out_width}"
+            )
+
+    @property
+    def has_mlp(self) -> bool:
+        return not self.variant.startswith("linear")
+
+    @property
+    def has_norms(self) -> bool:
+        return self.variant.startswith("ln")
+
+    @property
+    def has_residual(self) -> bool:
+        return self.variant.endswith("_res")
+
+    @property
+    def middle_width(self) -> int:
+        return self.out_width * (2 if self.kind == OUTER and self.has_norms else 1)
+
+
+def link_shapes(config: LinkConfig) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of a link's parameters; names are those of upstream's state dicts.
+
+    Kernels are [in, out] (torch stores [out, in]).
+    """
+
+    def affine(fan_in, fan_out):
+        return {"kernel": (fan_in, fan_out), "bias": (fan_out,)}
+
+    def norm(width):
+        return {"scale": (width,), "bias": (width,)}
+
+    first_out = config.middle_width if config.has_mlp else config.out_width
+    shapes = {"proj1": affine(config.in_width, first_out)}
+    if config.has_mlp:
+        shapes["proj2"] = affine(config.middle_width, config.out_width)
+    if config.has_norms:
+        before, after = (
+            ("pre_ln", "post_ln") if config.kind == INNER else ("ln_source", "ln_target")
+        )
+        shapes |= {before: norm(config.in_width), after: norm(config.out_width)}
+    if config.has_residual and config.kind == OUTER:
+        shapes["residual_proj"] = affine(config.in_width, config.out_width)
+    return shapes
+
+
+def init_link(config: LinkConfig, key: jax.Array, *, start: str = "torch_default") -> Any:
+    """Fresh parameters, float32.
+
+    Args:
+      config: the link.
+      key: PRNG key.
+      start: "torch_default": kernels and biases uniform in +-1/sqrt(fan_in), as upstream.
+        "identity": the residual path is the identity (an outer one an orthonormal map) and the
+        rest is near zero.
+    """
+    if start not in ("torch_default", "identity"):
+        raise ValueError(f"start={start!r}: allowed are torch_default and identity")
+    params = {}
+    for i, (name, shapes) in enumerate(sorted(link_shapes(config).items())):
+        kernel_key, bias_key = jax.random.split(jax.random.fold_in(key, i))
+        if "scale" in shapes:
+            width = shapes["scale"]
+            params[name] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+            continue
+        fan_in = shapes["kernel"][0]
+        bound = fan_in**-0.5
+        # uniform in +-bound has variance bound^2 / 3 = 1 / (3 fan_in)
+        kernel = variance_scaling(1 / 3, "fan_in", "uniform")(kernel_key, shapes["kernel"])
+        bias = jax.random.uniform(bias_key, shapes["bias"], minval=-bound, maxval=bound)
+        if start == "identity":
+            bias = jnp.zeros_like(bias)
+            if name == "residual_proj" or (not config.has_mlp and not config.has_residual):
+                kernel = jax.nn.initializers.orthogonal()(kernel_key, shapes["kernel"])
+            elif name == "proj2" or not config.has_mlp:
+                kernel = 0.01 * kernel
+        params[name] = {"kernel": kernel, "bias": bias}
+    return params
+
+
+def align_link(config: LinkConfig, params: Any, source: jax.Array, target: jax.Array) -> Any:
+    """An outer link that starts as a translation, by least squares.
+
+    Args:
+      config: an outer link with a residual branch.
+      params: parameters to start from; their MLP branch is kept small.
+      source: [n, D] vectors of the sender, its input embeddings of tokens both vocabularies have.
+      target: [n, D'] what the receiver calls the same tokens.
+
+    Returns:
+      Parameters whose residual branch is the least-squares affine map, whose MLP branch is near
+      zero, and whose last norm, if any, restores the mean and scale of each target coordinate.
+    """
+    if config.kind != OUTER or not config.has_residual:
+        raise ValueError(
+            f"an aligned start needs an outer link with a residual branch, not {config.variant!r}"
+        )
+    center, mean = source.mean(0), target.mean(0)
+    kernel = jnp.linalg.lstsq(source - center[None], target - mean[None])[0]
+    bias = mean - center @ kernel
+    out = dict(params) | {"residual_proj": {"kernel": kernel, "bias": bias}}
+    branch = "proj2" if config.has_mlp else "proj1"
+    out[branch] = jax.tree.map(lambda p: 0.01 * p, params[branch])
+    if config.has_norms:
+        normed = _layer_norm(
+            {"scale": jnp.ones_like(mean), "bias": jnp.zeros_like(mean)},
+            source @ kernel + bias[None],
+        )
+        spread = normed - normed.mean(0)[None]
+        scale = (spread * (target - mean[None])).sum(0) / (spread**2).sum(0)
+        out["ln_target"] = {"scale": scale, "bias": mean - scale * normed.mean(0)}
+    return out
+
+
+def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector [D] with as many axes as x."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def _affine(params: Any, x: jax.Array) -> jax.Array:
+    return x @ params["kernel"] + _along_last(params["bias"], x)
+
+
+def _layer_norm(params: Any, x: jax.Array) -> jax.Array:
+    centered = x - x.mean(-1, keepdims=True)
+    variance = jnp.mean(centered**2, -1, keepdims=True)
+    normed = centered * jax.lax.rsqrt(variance + LN_EPS)
+    return normed * _along_last(params["scale"], x) + _along_last(params["bias"], x)
+
+
+def apply_link(config: LinkConfig, params: Any, x: jax.Array) -> jax.Array:
+    """Sends vectors through a link.
+
+    Args:
+      config: form of the link.
+      params: its parameters, float32.
+      x: [..., D] hidden states.
+
+    Returns:
+      [..., D'] in the dtype of x; computed in float32.
+    """
+    raw = x.astype(jnp.float32)
+    before, after = ("pre_ln", "post_ln") if config.kind == INNER else ("ln_source", "ln_target")
+    out = _layer_norm(params[before], raw) if config.has_norms else raw
+    out = _affine(params["proj1"], out)
+    if config.has_mlp:
+        out = _affine(params["proj2"], jax.nn.gelu(out, approximate=False))
+    if config.has_residual:
+        out += raw if config.kind == INNER else _affine(params["residual_proj"], raw)
+    if config.has_norms:
+        out = _layer_norm(params[after], out)
+    return out.astype(x.dtype)

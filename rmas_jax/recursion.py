@@ -1,0 +1,345 @@
+"""A round of agents as the body of one `lax.scan`, over a differentiable channel.
+
+    question --> [planner] --> [critic] --> [solver] --> feedback to the next round's planner
+                  read, think, send           `--> speaks in the last round
+
+Everything that differs between rounds enters as scanned data, so any number of rounds compiles one
+body. Prefixes are read before the scan and closed over; the carry is the feedback alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from flax.core import FrozenDict
+
+from rmas_jax.agents import read_body, read_prefix, think
+from rmas_jax.links import LinkConfig, apply_link
+from rmas_jax.models import Cache, Decoder
+from rmas_jax.prompts import FIRST, LATER, StagePrompt
+from rmas_jax.sampling import Speech, speak
+from rmas_jax.topology import Topology, edge_name
+
+SENT_VECTORS = ("outer_of_inner", "outer_of_hidden")
+
+
+@struct.dataclass
+class System:
+    """A topology filled in with agents and links: everything static, hashable."""
+
+    topology: Topology = struct.field(pytree_node=False)
+    models: FrozenDict[str, Decoder] = struct.field(pytree_node=False)  # by role
+    inner: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by role
+    outer: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by edge name
+    latent_steps: int = struct.field(pytree_node=False)  # M
+    sent_vectors: str = struct.field(pytree_node=False, default="outer_of_inner")
+
+    def width(self, role: str) -> int:
+        """D of a role's agent."""
+        return self.models[role].config.width
+
+
+class Channel(NamedTuple):
+    """What an agent feeds back to itself and what it sends; both differentiable.
+
+    The latent channel is `latent_channel`; others stand beside it for comparison.
+    """
+
+    feed: Callable[[str, jax.Array], jax.Array]  # role, hidden [B, T, D] -> embeddings [B, T, D]
+    send: Callable[[tuple[str, str], jax.Array], jax.Array]  # edge, [B, M, D] -> [B, M, D']
+
+
+def latent_channel(system: System, links: Any) -> Channel:
+    """RecursiveLinks as the channel: thoughts return through the inner link, and travel as
+    outer(inner(H)) (upstream) or outer(H) (the paper's text), as `system.sent_vectors` says.
+    """
+
+    def feed(role, hidden):
+        return apply_link(system.inner[role], links["inner"][role], hidden)
+
+    def send(edge, thoughts):
+        if system.sent_vectors == "outer_of_inner":
+            thoughts = feed(edge[0], thoughts)
+        name = edge_name(edge)
+        return apply_link(system.outer[name], links["outer"][name], thoughts)
+
+    return Channel(feed, send)
+
+
+def softmax_channel(system: System, agents: Any, shared_tokens: Mapping[str, Any]) -> Channel:
+    """Differentiable text: every vector is the expected embedding of the next token.
+
+    Args:
+      system: the system.
+      agents: parameters by role.
+      shared_tokens: edge name -> (ids of the sender, ids of the receiver) of tokens that both
+        vocabularies have; probability of other tokens is dropped in a transfer.
+    """
+
+    def probabilities(role, hidden):
+        model, params = system.models[role], {"params": agents[role]}
+        return jax.nn.softmax(model.apply(params, hidden, method="unembed"), axis=-1)
+
+    def embeddings(role, ids):
+        return system.models[role].apply({"params": agents[role]}, ids[None], method="embed")[0]
+
+    def feed(role, hidden):
+        vocabulary = jnp.arange(system.models[role].config.vocab_size)
+        return probabilities(role, hidden) @ embeddings(role, vocabulary)
+
+    def send(edge, thoughts):
+        sender, receiver = edge
+        mine, theirs = shared_tokens[edge_name(edge)]
+        return probabilities(sender, thoughts)[..., mine] @ embeddings(receiver, theirs)
+
+    return Channel(feed, send)
+
+
+def shuffled(channel: Channel) -> Channel:
+    """A null control: every receiver gets the thoughts of the item before it in the batch."""
+    return channel._replace(
+        send=lambda edge, thoughts: jnp.roll(channel.send(edge, thoughts), 1, axis=0)
+    )
+
+
+@struct.dataclass
+class Targets:
+    """What one role should write in every round, for training."""
+
+    ids: jax.Array  # [B, R, W] int32, padded on the right
+    valid: jax.Array  # [B, R, W] bool
+
+
+@struct.dataclass
+class Rounds:
+    """What the rounds leave behind."""
+
+    received: jax.Array  # [R, B, S, D] vectors that reached the answerer's slots in each round
+    losses: dict[str, jax.Array]  # role with a target -> [R, B] mean cross-entropy of its text
+    right: dict[str, jax.Array]  # role with a target -> [R, B] bool; greedy decoding would write it
+    change: jax.Array  # [R, B] relative change of those vectors since the round before; round 1: 1
+
+
+def read_prefixes(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
+    """Reads every role's prefix; the caches serve all rounds and the answer."""
+    return {
+        role: read_prefix(
+            system.models[role], agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid
+        )
+        for role in system.topology.order
+    }
+
+
+def read_stage(
+    system: System,
+    agents: Any,
+    prompts: Mapping[str, StagePrompt],
+    prefixes: Mapping[str, Cache],
+    role: str,
+    *,
+    form: jax.Array | int,
+    received: jax.Array,
+    room: int,
+) -> tuple[jax.Array, Cache]:
+    """Reads one role's body in form FIRST or LATER with what it received [B, S, D]."""
+    prompt = prompts[role]
+    return read_body(
+        system.models[role],
+        agents[role],
+        prefixes[role],
+        ids=jnp.take(prompt.body_ids, form, axis=1),
+        valid=jnp.take(prompt.body_valid, form, axis=1),
+        received=received,
+        slot_index=prompt.slot_index,
+        room=room,
+    )
+
+
+def text_states(
+    system: System, agents: Any, role: str, hidden: jax.Array, cache: Cache, target: Targets
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Reads a role's given text after its prompt.
+
+    Returns:
+      States [B, W, D] that predict each token of the text (the first is that of the last prompt
+      token); the mean cross-entropy of the text [B]; whether greedy decoding writes it [B].
+    """
+    model, params = system.models[role], {"params": agents[role]}
+    embeds = model.apply(params, target.ids[:, :-1], method="embed")
+    read, _ = model.apply(params, embeds, target.valid[:, :-1], cache)
+    states = jnp.concatenate([hidden[:, None], read], axis=1)
+    logits = model.apply(params, states, method="unembed")
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, target.ids) * target.valid
+    right = jnp.all((jnp.argmax(logits, axis=-1) == target.ids) | ~target.valid, axis=1)
+    return states, losses.sum(1) / target.valid.sum(1), right
+
+
+def run_rounds(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    prompts: Mapping[str, StagePrompt],
+    *,
+    rounds: int,
+    prefixes: Mapping[str, Cache] | None = None,
+    targets: Mapping[str, Targets] | None = None,
+    teacher_forced: bool = False,
+    probes: Mapping[str, jax.Array] | None = None,
+    remat: bool = False,
+) -> Rounds:
+    """Runs `rounds` rounds of latent collaboration as one `lax.scan`.
+
+    Args:
+      system: topology, decoders and link forms (static).
+      agents: frozen parameters by role.
+      channel: how thoughts return and travel.
+      prompts: by role, batch B.
+      rounds: R, at least 1.
+      prefixes: from `read_prefixes`, if they were read before.
+      targets: role -> texts; gives their losses. Needs W >= M when teacher-forced.
+      teacher_forced: thoughts are the states over the role's target text instead of a rollout
+        (upstream's outer loop, but starting at the last prompt token as inference does).
+      probes: edge name -> [R, B, M, D'], added to what crosses an edge; zeros whose gradient is
+        the gradient that reaches each slot in each round.
+      remat: recompute a round in the backward pass instead of storing it.
+    """
+    topology, steps = system.topology, system.latent_steps
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: at least 1")
+    if teacher_forced:
+        widths = {role: target.ids.shape[-1] for role, target in (targets or {}).items()}
+        if short := [role for role in topology.order if widths.get(role, -1) < steps]:
+            raise ValueError(
+                f"teacher_forced: texts of {short} have {[widths.get(role) for role in short]} "
+                f"tokens; every role needs at least latent_steps={steps}"
+            )
+    if prefixes is None:
+        prefixes = read_prefixes(system, agents, prompts)
+    batch = prompts[topology.answerer].body_ids.shape[0]
+    targets, probes = targets or {}, probes or {}
+
+    def stage(role, arrived, form, target):
+        """A turn: thoughts [B, M, D] and, with a target, (loss, right) [B] of its text."""
+        room = max(steps - 1, 0 if target is None else target.ids.shape[1] - 1)
+        hidden, cache = read_stage(
+            system, agents, prompts, prefixes, role, form=form, received=arrived, room=room
+        )
+        written = None
+        if target is not None:
+            states, *written = text_states(system, agents, role, hidden, cache, target)
+        if teacher_forced:
+            return states[:, :steps], written
+        feed = functools.partial(channel.feed, role)
+        return think(system.models[role], agents[role], feed, hidden, cache, steps=steps), written
+
+    def body(feedback, scanned):
+        index, targets, probes = scanned
+        form = jnp.where(index == 0, FIRST, LATER)
+        inbox, written = dict(feedback), {}
+        for role in topology.order:
+            # In the order of the slots in the role's prompt, which need not be that of the edges.
+            names = [edge_name((sender, role)) for sender in prompts[role].senders]
+            nothing = jnp.zeros((batch, 0, system.width(role)), _dtype(agents[role]))
+            arrived = jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+            if role == topology.answerer and role not in targets:
+                # In the last round the answerer speaks instead: what it would send is not needed.
+                thoughts = jax.lax.cond(
+                    index == rounds - 1,
+                    lambda arrived: jnp.zeros((batch, steps, arrived.shape[-1]), arrived.dtype),
+                    lambda arrived, role=role: stage(role, arrived, form, None)[0],
+                    arrived,
+                )
+            else:
+                thoughts, text = stage(role, arrived, form, targets.get(role))
+                if text is not None:
+                    written[role] = text
+            for edge in topology.edges:
+                if edge[0] == role:
+                    name = edge_name(edge)
+                    sent = channel.send(edge, thoughts) + probes.get(name, 0.0)
+                    inbox[name] = sent.astype(_dtype(agents[edge[1]]))
+        return {name: inbox[name] for name in feedback}, (arrived, written)
+
+    feedback = {
+        edge_name(edge): jnp.zeros((batch, steps, system.width(edge[1])), _dtype(agents[edge[1]]))
+        for edge in topology.feedback_edges
+    }
+    if steps == 0:  # nothing is passed: only the answerer's own prompt counts
+        width = system.width(topology.answerer)
+        received = jnp.zeros((rounds, batch, 0, width), _dtype(agents[topology.answerer]))
+        return Rounds(received, {}, {}, jnp.zeros((rounds, batch)))
+    by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets))
+    scanned = (jnp.arange(rounds), by_round, dict(probes))
+    step = jax.checkpoint(body, prevent_cse=False) if remat else body
+    _, (received, written) = jax.lax.scan(step, feedback, scanned)
+    before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
+    change = jnp.linalg.norm(received - before, axis=(2, 3)) / jnp.linalg.norm(
+        received, axis=(2, 3)
+    )
+    return Rounds(
+        received=received,
+        losses={role: loss for role, (loss, _) in written.items()},
+        right={role: right for role, (_, right) in written.items()},
+        change=change,
+    )
+
+
+def _dtype(params: Any) -> Any:
+    return params["embedding"].dtype
+
+
+def answer(
+    system: System,
+    agents: Any,
+    prompts: Mapping[str, StagePrompt],
+    prefixes: Mapping[str, Cache],
+    *,
+    received: jax.Array,
+    form: int,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+) -> Speech:
+    """The answerer writes from its prompt and what it received [B, S, D] in the last round."""
+    role = system.topology.answerer
+    hidden, cache = read_stage(
+        system, agents, prompts, prefixes, role, form=form, received=received, room=max_tokens
+    )
+    return speak(
+        system.models[role],
+        agents[role],
+        hidden,
+        cache,
+        end_tokens=end_tokens,
+        max_tokens=max_tokens,
+    )
+
+
+def solve(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    prompts: Mapping[str, StagePrompt],
+    *,
+    rounds: int,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+) -> Speech:
+    """Question to answer tokens on the device: R rounds of thoughts, then the answerer's text."""
+    prefixes = read_prefixes(system, agents, prompts)
+    last = run_rounds(system, agents, channel, prompts, rounds=rounds, prefixes=prefixes)
+    return answer(
+        system,
+        agents,
+        prompts,
+        prefixes,
+        received=last.received[-1],
+        form=FIRST if rounds == 1 else LATER,
+        end_tokens=end_tokens,
+        max_tokens=max_tokens,
+    )

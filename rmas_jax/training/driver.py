@@ -1,0 +1,165 @@
+"""Runs the two loops: what is compiled, logged, saved and resumed."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from rmas_jax.assembly import Team
+from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
+from rmas_jax.models import Decoder
+from rmas_jax.training.batches import Dialogues, TrainingData
+from rmas_jax.training.inner import next_token_pairs, train_inner_link
+from rmas_jax.training.outer import outer_loss, outer_step, start_phase
+
+
+class DivergedError(RuntimeError):
+    """The loss is not a number; the message names phase, step and the last good checkpoint."""
+
+
+class Curves:
+    """Training curves as JSON lines; a resumed run drops what it will write again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def truncate(self, series: str, step: int) -> None:
+        """Drops rows of a series from `step` on."""
+        if self.path.is_file():
+            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+            kept = [row for row in rows if row["series"] != series or row["step"] < step]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, stage: str, series: str, step: int, **values: Any) -> None:
+        """Adds a row."""
+        row = {"stage": stage, "series": series, "step": step, **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def cached_pairs(
+    model: Decoder, params: Any, dialogues: Dialogues, *, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs a frozen agent once over its role texts: states [n, D] and next embeddings [n, D]."""
+    width = int(dialogues.target.sum(1).max())
+    read = jax.jit(functools.partial(next_token_pairs, model, width=width))
+    pairs = []
+    for start in range(0, len(dialogues.ids), batch_size):
+        rows = np.arange(start, start + batch_size) % len(dialogues.ids)  # the last batch wraps
+        pairs.append(jax.device_get(read(params, dialogues.ids[rows], dialogues.valid[rows])))
+    keep = dialogues.target[:, -width:]
+    hidden, target = (np.concatenate(x)[: len(keep)][keep] for x in zip(*pairs, strict=True))
+    return hidden, target
+
+
+def run_inner_loop(
+    team: Team,
+    links: Any,
+    dialogues: Mapping[str, Dialogues],
+    config: InnerConfig,
+    *,
+    key: jax.Array,
+    curves: Curves,
+    log_every: int = 10,
+    progress: bool = True,
+) -> Any:
+    """Trains every agent's inner link on its role texts; returns all links."""
+    inner = dict(links["inner"])
+    train = jax.jit(train_inner_link, static_argnums=(0, 4))
+    for i, role in enumerate(
+        tqdm(team.system.topology.order, desc="inner loop", unit="agent", disable=not progress)
+    ):
+        model, params = team.system.models[role], team.agents[role]
+        pairs = cached_pairs(model, params, dialogues[role])
+        inner[role], logged = train(
+            team.system.inner[role], inner[role], *pairs, config, key=jax.random.fold_in(key, i)
+        )
+        logged = jax.device_get(logged)
+        curves.truncate(role, 0)
+        for step in range(0, config.steps, log_every):
+            curves.write(
+                "inner", role, step, **{name: float(c[step]) for name, c in logged.items()}
+            )
+    return links | {"inner": inner}
+
+
+def run_phase(
+    team: Team,
+    links: Any,
+    data: TrainingData,
+    validation: TrainingData,
+    config: OuterConfig,
+    phase: PhaseConfig,
+    *,
+    key: jax.Array,
+    directory: Path,
+    curves: Curves,
+    progress: bool = True,
+) -> Any:
+    """Runs, or resumes, one phase of the outer loop; returns all links.
+
+    Raises:
+      DivergedError: the loss or a gradient is not finite.
+    """
+    state = start_phase(phase, links)
+    step_fn = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
+    validate = jax.jit(
+        functools.partial(outer_loss, rounds=phase.rounds, teacher_forced=False),
+        static_argnums=0,
+    )
+    answerer = team.system.topology.answerer
+    with CheckpointStore(directory, keep=config.keep_checkpoints) as store:
+        if found := store.restore_newest(state):
+            _, state = found
+        first = int(state.step)
+        curves.truncate(phase.name, first)
+        bar = tqdm(
+            range(first, phase.steps),
+            initial=first,
+            total=phase.steps,
+            desc=f"outer loop, {phase.name}",
+            disable=not progress,
+        )
+        for step in bar:
+            state, metrics = step_fn(team.system, phase, team.agents, data, state, key=key)
+            done = step + 1
+            if step % config.log_every == 0 or done == phase.steps:
+                metrics = jax.device_get(metrics)
+                if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+                    raise DivergedError(
+                        f"phase {phase.name}, step {step}: loss {metrics['loss']}, gradient norm "
+                        f"{metrics['grad_norm']}; the last good checkpoint is in {directory}"
+                    )
+                curves.write("outer", phase.name, step, **_flat(metrics))
+                bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+            if done % config.validation_every == 0 or done == phase.steps:
+                _, details = jax.device_get(
+                    validate(team.system, team.agents, state.links, validation)
+                )
+                curves.write(
+                    "outer",
+                    f"{phase.name} (validation)",
+                    step,
+                    loss=float(details["loss"][answerer][-1]),
+                    **_flat({"right": details["right"]}),
+                )
+            if done % config.checkpoint_every == 0 or done == phase.steps:
+                store.save(done, state)
+    return state.links
+
+
+def _flat(tree: Any) -> dict[str, float | list[float]]:
+    """Nested metrics -> {"a/b": number or list}."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(str(key.key) for key in path): np.asarray(leaf).round(6).tolist()
+        for path, leaf in leaves
+    }

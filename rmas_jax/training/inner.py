@@ -1,0 +1,124 @@
+"""The inner loop: an agent's inner link learns to turn its thoughts into its next inputs.
+
+The frozen agent reads each role text once; the link then regresses the embedding of the next token
+on the cached states (paper eq. 5), in one compiled scan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmas_jax.config import InnerConfig
+from rmas_jax.links import LinkConfig, apply_link
+from rmas_jax.models import Decoder
+from rmas_jax.training.batches import batch_rows
+
+
+def inner_loss(
+    link: LinkConfig,
+    params: Any,
+    hidden: jax.Array,
+    target: jax.Array,
+    *,
+    cosine_weight: float,
+    mse_weight: float,
+) -> jax.Array:
+    """Mean of 1 - cos and of the squared error (upstream's two terms), float32.
+
+    Args:
+      link: the inner link.
+      params: its parameters.
+      hidden: [n, D] states at positions p.
+      target: [n, D] input embeddings of the tokens at p + 1.
+      cosine_weight: weight of 1 - cos.
+      mse_weight: weight of the squared error per coordinate.
+    """
+    out = apply_link(link, params, hidden).astype(jnp.float32)
+    target = target.astype(jnp.float32)
+    cosine = optax.cosine_similarity(out, target, epsilon=1e-8)
+    squared = jnp.mean((out - target) ** 2, axis=-1)
+    return jnp.mean(cosine_weight * (1 - cosine) + mse_weight * squared)
+
+
+def train_inner_link(
+    link: LinkConfig,
+    params: Any,
+    hidden: jax.Array,
+    target: jax.Array,
+    config: InnerConfig,
+    *,
+    key: jax.Array,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Trains one inner link on cached pairs.
+
+    Args:
+      link: the inner link.
+      params: its parameters at the start.
+      hidden: [n, D] states, one per predicted token.
+      target: [n, D] embeddings of those tokens.
+      config: steps, batch size (tokens per step), learning rate and weights.
+      key: order of the batches.
+
+    Returns:
+      The trained parameters, and curves {"loss", "grad_norm"} [steps].
+    """
+    if config.steps == 0:
+        return params, {"loss": jnp.zeros(0), "grad_norm": jnp.zeros(0)}
+    size, batch_size = hidden.shape[0], min(config.batch_size, hidden.shape[0])
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(
+                0.0, config.learning_rate, config.warmup_steps, config.steps
+            ),
+            b2=0.95,
+            weight_decay=0.0,
+        ),
+    )
+
+    def step(carry, i):
+        params, state = carry
+        rows = batch_rows(key, i, size=size, batch_size=batch_size)
+        loss, grads = jax.value_and_grad(
+            lambda p: inner_loss(
+                link,
+                p,
+                hidden[rows],
+                target[rows],
+                cosine_weight=config.cosine_weight,
+                mse_weight=config.mse_weight,
+            )
+        )(params)
+        updates, state = optimizer.update(grads, state, params)
+        curve = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return (optax.apply_updates(params, updates), state), curve
+
+    (params, _), curves = jax.lax.scan(
+        step, (params, optimizer.init(params)), jnp.arange(config.steps)
+    )
+    return params, curves
+
+
+def next_token_pairs(
+    model: Decoder, params: Any, ids: jax.Array, valid: jax.Array, *, width: int
+) -> tuple[jax.Array, jax.Array]:
+    """Each of the last `width` tokens as what it should be predicted from, and become.
+
+    Args:
+      model: the agent's decoder.
+      params: its frozen parameters.
+      ids: [B, T] prompt and role text, padded on the left.
+      valid: [B, T] bool.
+      width: length of the longest role text, end token included.
+
+    Returns:
+      States [B, width, D] at positions p, and input embeddings [B, width, D] of tokens p + 1
+      (scaled, where the family scales them).
+    """
+    embeds = model.apply({"params": params}, ids, method="embed")
+    hidden = model.apply({"params": params}, embeds, valid)
+    return hidden[:, -width - 1 : -1], embeds[:, -width:]

@@ -1,0 +1,153 @@
+"""The outer loop: all links learn from the answer, through every round and frozen agent."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rmas_jax.config import PhaseConfig
+from rmas_jax.recursion import System, latent_channel, run_rounds
+from rmas_jax.training.batches import TrainingData, batch_rows
+
+
+@struct.dataclass
+class OuterState:
+    """What a step changes, and what a checkpoint holds."""
+
+    step: jax.Array  # [] int32; steps taken in this phase
+    links: Any  # {"inner": {role: params}, "outer": {edge: params}}, float32
+    optimizer: Any  # optax state of the trained links
+
+
+def make_optimizer(phase: PhaseConfig) -> optax.GradientTransformation:
+    """Optimiser of a phase: clipping by global norm, then the named optax rule and schedule."""
+    if phase.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, phase.learning_rate, phase.warmup_steps, phase.steps
+        )
+    else:
+        rate = optax.warmup_constant_schedule(0.0, phase.learning_rate, phase.warmup_steps)
+    options = {"weight_decay": phase.weight_decay} if phase.optimizer in ("adamw", "lion") else {}
+    rule = getattr(optax, phase.optimizer)(rate, **options)
+    return optax.chain(optax.clip_by_global_norm(phase.max_grad_norm), rule)
+
+
+def trained_links(phase: PhaseConfig, links: Any) -> Any:
+    """The part of the links that a phase trains: outer links, and inner ones if it says so."""
+    return links if phase.train_inner_links else {"outer": links["outer"]}
+
+
+def start_phase(phase: PhaseConfig, links: Any) -> OuterState:
+    """State before the first step of a phase."""
+    optimizer = make_optimizer(phase).init(trained_links(phase, links))
+    return OuterState(step=jnp.zeros((), jnp.int32), links=links, optimizer=optimizer)
+
+
+def outer_loss(
+    system: System,
+    agents: Any,
+    links: Any,
+    batch: TrainingData,
+    *,
+    rounds: int,
+    teacher_forced: bool,
+    round_weights: tuple[float, ...] = (),
+    role_text_weight: float = 0.0,
+    remat: bool = False,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross-entropy of the answer, through all rounds (paper eq. 6).
+
+    Args:
+      system: the system.
+      agents: frozen parameters by role.
+      links: parameters of all links.
+      batch: prompts and role texts.
+      rounds: R.
+      teacher_forced: thoughts from role texts (upstream) instead of the system's own rollout.
+        What the answerer feeds back is then its own draft of the round, never the final answer.
+      round_weights: weight of the answerer's text in each round; () is the last round alone.
+      role_text_weight: weight of the mean loss of every role's text in every round.
+      remat: recompute rounds in the backward pass.
+
+    Returns:
+      The loss, and {"loss": {role: [R]}, "right": {role: [R]}}, batch means.
+    """
+    out = run_rounds(
+        system,
+        agents,
+        latent_channel(system, links),
+        batch.prompts,
+        rounds=rounds,
+        targets=batch.targets,
+        teacher_forced=teacher_forced,
+        remat=remat,
+    )
+    by_role = {role: loss.mean(axis=1) for role, loss in out.losses.items()}  # [R]
+    weights = jnp.asarray(round_weights or (0.0,) * (rounds - 1) + (1.0,))
+    loss = (by_role[system.topology.answerer] * weights).sum() / weights.sum()
+    if role_text_weight:
+        loss += role_text_weight * sum(x.mean() for x in by_role.values()) / len(by_role)
+    right = {role: x.mean(axis=1) for role, x in out.right.items()}
+    return loss, {"loss": by_role, "right": right}
+
+
+def outer_step(
+    system: System,
+    phase: PhaseConfig,
+    agents: Any,
+    data: TrainingData,
+    state: OuterState,
+    *,
+    key: jax.Array,
+    remat: bool = False,
+) -> tuple[OuterState, dict[str, Any]]:
+    """One optimiser step on the batch that (key, step) choose from `data`.
+
+    Args:
+      system: the system (static).
+      phase: the phase (static).
+      agents: frozen parameters by role.
+      data: the whole split.
+      state: links and optimiser state; donate it.
+      key: order of the batches.
+      remat: recompute rounds in the backward pass.
+
+    Returns:
+      The new state, and metrics: "loss", "grad_norm", and per role, round and link.
+    """
+    rows = batch_rows(key, state.step, size=len(data), batch_size=phase.batch_size)
+    batch = data.rows(rows)
+
+    def loss_fn(trained):
+        return outer_loss(
+            system,
+            agents,
+            state.links | trained,
+            batch,
+            rounds=phase.rounds,
+            teacher_forced=phase.latents == "teacher_forced",
+            round_weights=phase.round_weights,
+            role_text_weight=phase.role_text_weight,
+            remat=remat,
+        )
+
+    trained = trained_links(phase, state.links)
+    (loss, details), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    updates, optimizer = make_optimizer(phase).update(grads, state.optimizer, trained)
+    links = state.links | optax.apply_updates(trained, updates)
+    metrics = {
+        "loss": loss,
+        "grad_norm": optax.global_norm(grads),
+        "link_grad_norm": {
+            name: optax.global_norm(g) for part in grads.values() for name, g in part.items()
+        },
+        **{f"text_{name}": values for name, values in details.items()},
+    }
+    return dataclasses.replace(
+        state, step=state.step + 1, links=links, optimizer=optimizer
+    ), metrics

@@ -1,0 +1,245 @@
+"""The driver on a tiny team: what it writes, that it resumes, that its controls are controls."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from teams import build_team, encode
+
+from rmas_jax import recursion
+from rmas_jax.config import METHODS
+from rmas_jax.evaluation import driver
+from rmas_jax.evaluation.grading import GRADERS
+from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.reporting.run_directory import read_run
+from rmas_jax.topology import SEQUENTIAL
+
+LATENT_STEPS, MAX_TOKENS, BATCH, ROUNDS = 2, 3, 3, (1, 2)
+WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
+
+
+def item(i, words):
+    question = " ".join(words)
+    return {"id": f"{question}?", "question": question, "answer": words[0], "difficulty": 1 + i}
+
+
+EXAMPLES = {
+    "test": [item(i, WORDS[i : i + 2]) for i in range(5)],  # the second batch has one row too few
+    "unseen": [item(i, WORDS[i::-1]) for i in range(3)],
+}
+
+
+def grade(text, gold):
+    """Right or wrong, as good as at random but the same every time."""
+    return (text or None), bool(text) and (len(text) + len(gold)) % 2 == 0
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory):
+    """Function that evaluates the tiny team into a directory and returns the rows of both files."""
+    team, links = build_team(tmp_path_factory.mktemp("team"), LATENT_STEPS)
+    other_links = jax.tree.map(lambda p: -p, links)
+
+    def run(directory, methods, *, rounds=ROUNDS, links=links, seed=7, examples=EXAMPLES):
+        rows = driver.evaluate(
+            team,
+            links,
+            other_links,
+            examples,
+            grade,
+            directory,
+            methods=methods,
+            rounds=rounds,
+            batch_size=BATCH,
+            max_tokens=MAX_TOKENS,
+            seed=seed,
+            progress=False,
+        )
+        return rows, lines(directory)
+
+    run.team, run.links, run.other_links = team, links, other_links
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(contest, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    return directory, *contest(directory, METHODS)
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "items.jsonl").read_text().splitlines()]
+
+
+def of(rows, method, rounds=None):
+    return [r for r in rows if r["method"] == method and rounds in (None, r["rounds"])]
+
+
+def said(items):
+    return {(r["split"], r["id"]): r["text"] for r in items}
+
+
+def test_every_method_is_measured_at_every_round_on_every_split(finished):
+    _, rows, items = finished
+    singles = {f"single_{role}" for role in SEQUENTIAL.order}
+    expected = {(m, r) for m in METHODS for r in ROUNDS if m != "single_agents"}
+    expected |= {(m, 1) for m in singles}
+    assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
+        (*key, split) for key in expected for split in EXAMPLES
+    }
+    for row in rows:
+        ids = [r["id"] for r in items if all(r[column] == row[column] for column in KEY)]
+        assert sorted(ids) == sorted(e["id"] for e in EXAMPLES[row["split"]])
+
+
+def test_rows_agree_with_items_and_the_report_takes_both(finished):
+    directory, rows, items = finished
+    assert json.loads((directory / "results.json").read_text()) == rows
+    run = read_run(directory)  # checks columns, types and counts
+    assert (run.results, run.items) == (rows, items)
+    assert set(items[0]) >= {"question", "prediction", "gold", "tokens", "steps"}
+    for row in rows:
+        own = [r for r in items if all(r[column] == row[column] for column in KEY)]
+        assert row["n"] == len(own)
+        assert row["correct"] == sum(r["correct"] for r in own)
+        assert (row["ci_low"], row["ci_high"]) == wilson_interval(row["correct"], row["n"])
+        assert row["tokens_per_item"] == pytest.approx(np.mean([r["tokens"] for r in own]))
+        assert row["steps_per_item"] == pytest.approx(np.mean([r["steps"] for r in own]))
+        assert row["seconds_per_item"] > 0
+        is_latent = row["method"] in ("recursive_mas", "aligned_links", "shuffled_latents")
+        assert row["latent_steps"] == LATENT_STEPS * is_latent
+
+
+def test_an_item_costs_its_thoughts_and_its_tokens(finished):
+    _, _, items = finished
+    stages = {r: 3 * r - 1 for r in ROUNDS}  # before the answer
+    for r in items:
+        if r["method"] in ("recursive_mas", "aligned_links", "shuffled_latents"):
+            assert r["steps"] == stages[r["rounds"]] * LATENT_STEPS + r["tokens"]
+            assert 1 <= r["tokens"] <= MAX_TOKENS
+        else:
+            assert r["steps"] == r["tokens"]
+        if r["method"] == "truncated_text":
+            assert r["tokens"] <= stages[r["rounds"]] * LATENT_STEPS + MAX_TOKENS
+        if r["method"] == "recursive_text":
+            assert stages[r["rounds"]] < r["tokens"] <= (stages[r["rounds"]] + 1) * MAX_TOKENS
+
+
+def test_latent_answers_are_those_of_recursion(contest, finished):
+    """One item by itself, without the driver's batches, order and filling."""
+    team, example = contest.team, EXAMPLES["unseen"][2]
+    tokenizer = team.tokenizers["solver"]
+
+    @jax.jit
+    def solve(links):
+        return recursion.solve(
+            team.system,
+            team.agents,
+            recursion.latent_channel(team.system, links),
+            encode(team, [example["question"]], LATENT_STEPS),
+            rounds=2,
+            end_tokens=(tokenizer.eos_token_id,),
+            max_tokens=MAX_TOKENS,
+        )
+
+    for method, links in (("recursive_mas", contest.links), ("aligned_links", contest.other_links)):
+        speech = solve(links)
+        text = tokenizer.decode(speech.tokens[0, : speech.lengths[0]], skip_special_tokens=True)
+        assert said(of(finished[2], method, 2))["unseen", example["id"]] == text.strip()
+
+
+def test_controls_answer_differently_and_without_latents_links_do_not_count(
+    contest, finished, tmp_path
+):
+    _, _, items = finished
+    trained = said(of(items, "recursive_mas", 2))
+    for method in ("aligned_links", "shuffled_latents", "no_latents", "recursive_text"):
+        assert said(of(items, method, 2)) != trained, method
+    assert said(of(items, "truncated_text", 2)) != said(of(items, "recursive_text", 2))
+    # Nothing passed, in a first round: that is the solver alone.
+    assert said(of(items, "no_latents", 1)) == said(of(items, "single_solver"))
+    _, again = contest(tmp_path, ["no_latents"], links=contest.other_links)
+    assert again == of(items, "no_latents")
+
+
+def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monkeypatch):
+    methods = ["no_latents", "single_agents"]
+    rows, items = contest(tmp_path, methods, rounds=(1,))
+    kept = rows[:3]  # the fourth measurement is cut off within a line, the rest never happened
+    text = (tmp_path / "items.jsonl").read_text()
+    n = sum(row["n"] for row in kept)
+    cut = len("".join(text.splitlines(keepends=True)[: n + 2])) - 5
+    (tmp_path / "items.jsonl").write_text(text[:cut])
+    (tmp_path / "results.json").write_text(json.dumps(kept))
+
+    run = []
+    answer = driver._alone
+    monkeypatch.setattr(
+        driver, "_alone", lambda *a, **k: (run.append(k["role"]), answer(*a, **k))[1]
+    )
+    monkeypatch.setattr(driver, "_in_latents", lambda *a, **k: pytest.fail("it is done"))
+    resumed, found = contest(tmp_path, methods, rounds=(1,))
+    assert resumed[:3] == kept
+    assert found == items
+    assert [{**r, "seconds_per_item": 0} for r in resumed] == [
+        {**r, "seconds_per_item": 0} for r in rows
+    ]
+    assert set(run) == {"planner", "critic", "solver"}
+
+    run.clear()
+    assert contest(tmp_path, methods, rounds=(1,)) == (resumed, found)
+    assert not run
+
+
+def test_another_seed_is_another_measurement(contest, tmp_path):
+    for seed in (1, 2):
+        rows, items = contest(tmp_path, ["no_latents"], rounds=(1,), seed=seed)
+    assert [row["seed"] for row in rows] == [1, 1, 2, 2]
+    assert len(items) == 2 * sum(map(len, EXAMPLES.values()))
+
+
+def test_a_result_whose_items_are_lost_does_not_count(tmp_path):
+    key = {"method": "m", "rounds": 1, "split": "test", "seed": 0}
+    record = Record(tmp_path)
+    record.add_items([key | {"id": 1}])
+    record.finish(key | {"n": 1})
+    assert Record(tmp_path).has(("m", 1, "test", 0))
+    (tmp_path / "items.jsonl").unlink()
+    assert not Record(tmp_path).has(("m", 1, "test", 0))
+    assert json.loads((tmp_path / "results.json").read_text()) == []
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+@pytest.mark.parametrize("size", [2, 3, 5, 16])
+def test_every_item_counts_once_and_gets_another_ones_thoughts(count, size):
+    counted = []
+    for rows, kept in driver.batches(count, size):
+        assert rows.shape == (size,)
+        counted += rows[:kept].tolist()
+        received = np.roll(rows, 1)  # what `recursion.shuffled` does
+        assert np.all(rows[:kept] != received[:kept])
+    assert counted == list(range(count))
+
+
+def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path):
+    directory = tmp_path / "run"
+    twice = {"test": [item(0, "ab"), item(1, "ab")]}
+    for methods, examples, message in (
+        (["telepathy"], EXAMPLES, "telepathy"),
+        (["no_latents"], {"test": []}, "test"),
+        (["shuffled_latents"], twice, "own question"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            contest(directory, methods, examples=examples)
+    assert not directory.exists()
+
+
+def test_relay_is_graded_by_the_town():
+    relay = GRADERS["relay"]
+    gold = "Bada Kor, no trips left"
+    assert relay(" Bada Kor, two trips left", gold) == ("Bada Kor", True)
+    assert relay("Luka Kor, no trips left", gold) == ("Luka Kor", False)
+    assert relay("it ends there", gold) == (None, False)
+    assert relay("it ends there", "nor is this an answer") == (None, False)

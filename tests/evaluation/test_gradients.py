@@ -1,0 +1,37 @@
+"""Gradient norms per edge and round: what is reported, and that items do not share a scale."""
+
+import numpy as np
+import pytest
+from teams import QUESTIONS, build_team, encode
+
+from rmas_jax.evaluation.gradients import gradient_norms
+from rmas_jax.prompts import take
+from rmas_jax.training.batches import encode_texts
+
+LATENT_STEPS, ROUNDS = 2, 2
+
+
+def test_norms_are_those_of_items_by_themselves(tmp_path):
+    team, links = build_team(tmp_path, LATENT_STEPS)
+    prompts = encode(team, QUESTIONS[:2], LATENT_STEPS)
+    texts = [["the parcel", " from a to b"], ["w", "where"]]
+    target = encode_texts(team.tokenizers["solver"], texts)
+
+    def norms(prompts, target):
+        rows = gradient_norms(team, links, prompts, target, rounds=ROUNDS)
+        return {(row["channel"], row["link"], row["round"]): row["norm"] for row in rows}
+
+    together = norms(prompts, target)
+    edges = [("planner->critic", 1), ("planner->critic", 2), ("critic->solver", 1)]
+    edges += [("critic->solver", 2), ("solver->planner", 1)]  # the last feedback reaches nothing
+    assert set(together) == {(c, *edge) for c in ("latent", "softmax") for edge in edges}
+    assert all(norm > 0 for norm in together.values())
+
+    apart = [norms(take(prompts, one), take(target, one)) for one in (slice(0, 1), slice(1, 2))]
+    for key, norm in together.items():
+        expected = np.sqrt(np.mean([np.square(alone[key]) for alone in apart]))
+        assert norm == pytest.approx(expected, rel=1e-4)
+
+    # Only the text of the last round counts.
+    others = encode_texts(team.tokenizers["solver"], [[" b", " from a to b"], [" a", "where"]])
+    assert norms(prompts, others) == together

@@ -1,0 +1,256 @@
+"""A tiny system of three random heterogeneous agents, and what they do by definition.
+
+The references here keep no cache and know no padding: every row is a list of tokens and vectors
+that is read anew, whole, for every single step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
+from rmas_jax.models import Decoder, DecoderConfig
+from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
+from rmas_jax.recursion import System
+from rmas_jax.topology import SEQUENTIAL, edge_name
+
+CAPACITY = 40  # the references read every row in an array of this length
+LATENT_STEPS = 3
+BASE = {"vocab_size": 37, "ffn_width": 24, "num_layers": 2}
+CONFIGS = {
+    "planner": DecoderConfig(
+        model_type="qwen3",
+        width=16,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=6,
+        rope_theta=100.0,
+        qk_norm=True,
+        tie_embeddings=True,
+        **BASE,
+    ),
+    "critic": DecoderConfig(
+        model_type="llama",
+        width=12,
+        num_heads=3,
+        num_kv_heads=3,
+        head_dim=4,
+        rope_theta=50.0,
+        norm_eps=1e-5,
+        **BASE,
+    ),
+    "solver": DecoderConfig(
+        model_type="gemma3_text",
+        width=20,
+        num_heads=4,
+        num_kv_heads=1,
+        head_dim=8,
+        rope_theta=200.0,
+        local_rope_theta=10.0,
+        activation="gelu_tanh",
+        qk_norm=True,
+        unit_offset_norm=True,
+        sandwich_norms=True,
+        embed_scale=20**0.5,
+        query_scale=0.3,
+        window=4,
+        sliding_layers=(True, False),
+        tie_embeddings=True,
+        **BASE,
+    ),
+}
+ROLE_PROMPTS = {
+    "planner": RolePrompt("you plan", "{question} plan it", "{question} seen : {solver} go on"),
+    "critic": RolePrompt("", "about {question} plan : {planner} refine", "{planner} of {question}"),
+    "solver": RolePrompt("you solve", "{question} refined {critic}", "{question} refined {critic}"),
+}
+QUESTIONS = ("w", "where does the parcel end ?", "from a to b")  # ragged
+
+
+class WordTokenizer:
+    """One token per word, with a chat template; stands in for a transformers tokenizer."""
+
+    name_or_path = "words"
+
+    def apply_chat_template(self, turns, **options):
+        assert options["add_generation_prompt"] and not options["tokenize"]
+        rendered = "".join(f"<{turn['role']}> {turn['content']} </> " for turn in turns)
+        return f"<bos> {rendered}<assistant>"
+
+    def __call__(self, text, add_special_tokens=True):
+        assert not add_special_tokens
+        if isinstance(text, str):
+            return {"input_ids": self.ids(text)}
+        return {"input_ids": [self.ids(row) for row in text]}
+
+    def ids(self, text: str) -> list[int]:
+        return [zlib.crc32(word.encode()) % BASE["vocab_size"] for word in text.split()]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TinySystem:
+    """A system filled in, with prompts and the naive way to run it."""
+
+    system: System
+    agents: Any  # role -> decoder parameters
+    links: Any  # {"inner": by role, "outer": by edge name}
+    tokenizer: WordTokenizer
+    role_prompts: Mapping[str, RolePrompt]
+
+    def prompts(self, questions: Sequence[str] = QUESTIONS) -> dict[str, StagePrompt]:
+        steps = self.system.latent_steps
+        return {
+            role: encode_stage(self.tokenizer, prompt, questions, slot_width=steps)
+            for role, prompt in self.role_prompts.items()
+        }
+
+    def embed(self, role: str, ids: Sequence[int]) -> np.ndarray:
+        """Input embeddings [t, D] of token ids."""
+        table = np.asarray(self.agents[role]["embedding"])
+        return table[np.asarray(ids, int)] * table.dtype.type(CONFIGS[role].embed_scale)
+
+    def slots(self, role: str, *, later: bool) -> list[str]:
+        """Senders whose vectors stand in a role's prompt, from left to right."""
+        return self._parts(role, later=later)[1::2]
+
+    def body(self, role: str, question: str, *, later: bool, inbox: Any) -> np.ndarray:
+        """A role's whole prompt as embeddings [t, D]; `inbox` holds vectors [M, D] by sender."""
+        rows = []
+        for i, part in enumerate(self._parts(role, later=later)):
+            ids = self.tokenizer.ids(part.replace("\ue000question\ue001", question))
+            rows.append(inbox[part] if i % 2 else self.embed(role, ids))
+        return np.concatenate(rows)
+
+    def _parts(self, role: str, *, later: bool) -> list[str]:
+        prompt = self.role_prompts[role]
+        return split_template(self.tokenizer, prompt, prompt.later if later else prompt.first)
+
+
+def random_params(config: DecoderConfig, seed: int) -> dict:
+    """Parameters with a lot of effect: kernels of gain above one, norms that are not all alike."""
+    shapes = jax.eval_shape(
+        Decoder(config).init,
+        jax.random.key(0),
+        jnp.zeros((1, 2, config.width)),
+        jnp.ones((1, 2), bool),
+    )["params"]
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
+        name = jax.tree_util.keystr(path)
+        if "norm" in name:
+            return jnp.asarray(0.3 * noise + (0 if config.unit_offset_norm else 1), jnp.float32)
+        # Embeddings are small beside what layers add: tied ones would repeat their token.
+        scale = 0.3 / config.embed_scale if "embedding" in name else 0.4
+        return jnp.asarray(scale * noise, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def random_link(config: LinkConfig, seed: int) -> dict:
+    """Link parameters with a lot of effect."""
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, shapes in link_shapes(config).items():
+        values = {part: rng.normal(size=shape) for part, shape in shapes.items()}
+        if "scale" in values:
+            params[name] = {"scale": 1 + 0.3 * values["scale"], "bias": 0.3 * values["bias"]}
+        else:
+            fan_in = shapes["kernel"][0]
+            params[name] = {"kernel": values["kernel"] * fan_in**-0.5, "bias": values["bias"]}
+    return jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
+
+
+def build_tiny_system(latent_steps: int = LATENT_STEPS) -> TinySystem:
+    """Random agents and links; the same every time."""
+    topology = SEQUENTIAL
+    width = {role: config.width for role, config in CONFIGS.items()}
+    inner = {
+        role: LinkConfig(INNER, "mlp_res" if role == "critic" else "ln_res", d, d)
+        for role, d in width.items()
+    }
+    outer = {
+        edge_name((sender, receiver)): LinkConfig(
+            OUTER, "mlp_res" if sender == "critic" else "ln_res", width[sender], width[receiver]
+        )
+        for sender, receiver in topology.edges
+    }
+    links = {
+        "inner": {role: random_link(config, i) for i, (role, config) in enumerate(inner.items())},
+        "outer": {
+            name: random_link(config, 3 + i) for i, (name, config) in enumerate(outer.items())
+        },
+    }
+    return TinySystem(
+        system=System(
+            topology=topology,
+            models=FrozenDict({role: Decoder(config) for role, config in CONFIGS.items()}),
+            inner=FrozenDict(inner),
+            outer=FrozenDict(outer),
+            latent_steps=latent_steps,
+        ),
+        agents={role: random_params(config, i) for i, (role, config) in enumerate(CONFIGS.items())},
+        links=links,
+        tokenizer=WordTokenizer(),
+        role_prompts=ROLE_PROMPTS,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(model: Decoder, params: Any, embeds: jax.Array, valid: jax.Array) -> jax.Array:
+    return model.apply({"params": params}, embeds, valid)
+
+
+def read_whole(model: Decoder, params: Any, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Hidden states [t, D] of ragged rows of embeddings [t, D], without a cache."""
+    embeds = np.zeros((len(rows), CAPACITY, rows[0].shape[-1]), rows[0].dtype)
+    valid = np.zeros((len(rows), CAPACITY), bool)
+    for i, row in enumerate(rows):
+        embeds[i, : len(row)], valid[i, : len(row)] = row, True
+    hidden = np.asarray(_read(model, params, embeds, valid))
+    return [states[: len(row)] for states, row in zip(hidden, rows, strict=True)]
+
+
+def naive_thoughts(
+    model: Decoder, params: Any, feed: Callable, rows: Sequence[np.ndarray], steps: int
+) -> np.ndarray:
+    """Latent thoughts [B, M, D]: the whole row is read again for each."""
+    thoughts = []
+    for _ in range(steps):
+        hidden = np.stack([states[-1] for states in read_whole(model, params, rows)])
+        thoughts.append(hidden)
+        fed = np.asarray(feed(hidden[:, None]))
+        rows = [np.concatenate([row, new]) for row, new in zip(rows, fed, strict=True)]
+    return np.stack(thoughts, axis=1)
+
+
+def naive_text(
+    model: Decoder, params: Any, rows: Sequence[np.ndarray], max_tokens: int
+) -> np.ndarray:
+    """Greedy tokens [B, W], never ending: the whole row is read again for each."""
+    kernel = params["embedding"].T if model.config.tie_embeddings else params["unembed_kernel"]
+    kernel, table = np.asarray(kernel), np.asarray(params["embedding"])
+    tokens = []
+    for _ in range(max_tokens):
+        hidden = np.stack([states[-1] for states in read_whole(model, params, rows)])
+        tokens.append(np.argmax(hidden @ kernel, axis=-1))
+        fed = table[tokens[-1]] * np.float32(model.config.embed_scale)
+        rows = [np.concatenate([row, new[None]]) for row, new in zip(rows, fed, strict=True)]
+    return np.stack(tokens, axis=1)
+
+
+def cut_at_ends(tokens: np.ndarray, ends: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros after each row's first end token, and how many tokens each row has."""
+    is_end = np.isin(tokens, ends)
+    before = np.cumsum(is_end, axis=1) - is_end == 0
+    return np.where(before, tokens, 0), before.sum(axis=1)

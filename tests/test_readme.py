@@ -1,0 +1,26 @@
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_example_of_the_readme_runs_and_is_right(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    team = names["team"]
+    width = team.system.width("solver")
+    assert names["vectors"].shape == (2, 1, team.system.latent_steps, width)
+    assert jax.tree.structure(names["slopes"]) == jax.tree.structure(names["links"])
+    for name, slope in names["slopes"]["outer"].items():  # the feedback link reaches round two
+        assert jnp.any(slope["proj1"]["kernel"] != 0), name
+
+
+def test_the_readme_names_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,508 @@
+"""Rounds as a scan, against their definition: one stage and one step after another, uncached."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import FrozenDict
+from systems import (
+    CONFIGS,
+    LATENT_STEPS,
+    QUESTIONS,
+    build_tiny_system,
+    naive_text,
+    naive_thoughts,
+    random_link,
+    read_whole,
+)
+
+from rmas_jax.links import OUTER, LinkConfig, apply_link
+from rmas_jax.prompts import RolePrompt, take
+from rmas_jax.recursion import (
+    Channel,
+    Targets,
+    latent_channel,
+    run_rounds,
+    shuffled,
+    softmax_channel,
+    solve,
+)
+from rmas_jax.topology import Topology, edge_name
+
+ROUNDS = 3
+MAX_TOKENS = 4
+NEVER = (1000,)  # no token of the vocabulary ends a text
+TOLERANCE = 1e-4
+EDGES = ("planner->critic", "critic->solver", "solver->planner")
+
+
+@functools.partial(jax.jit, static_argnames="rounds")
+def run(system, agents, links, prompts, *, rounds):
+    return run_rounds(system, agents, latent_channel(system, links), prompts, rounds=rounds)
+
+
+@functools.partial(jax.jit, static_argnames="rounds")
+def solve_jitted(system, agents, links, prompts, *, rounds):
+    channel = latent_channel(system, links)
+    return solve(
+        system, agents, channel, prompts, rounds=rounds, end_tokens=NEVER, max_tokens=MAX_TOKENS
+    )
+
+
+apply_link_jitted = jax.jit(apply_link, static_argnums=0)
+
+
+def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
+    """What the rounds are by definition.
+
+    Returns the answerer's received vectors [R, B, S, D]; with texts, the answerer's losses [R, B];
+    and the answerer's prompts of the last round, as embeddings.
+    """
+    system, agents, links = tiny.system, tiny.agents, tiny.links
+    topology, steps = system.topology, system.latent_steps
+    inbox, received, losses = {}, [], []
+    for r in range(rounds):
+        for role in topology.order:
+            model, params = system.models[role], agents[role]
+            senders = tiny.slots(role, later=r > 0)
+            bodies = [
+                tiny.body(
+                    role, question, later=r > 0, inbox={s: inbox[s, role][i] for s in senders}
+                )
+                for i, question in enumerate(QUESTIONS)
+            ]
+            feed = functools.partial(apply_link_jitted, system.inner[role], links["inner"][role])
+            if texts is not None:
+                wholes = [
+                    np.concatenate([body, tiny.embed(role, text[r])])
+                    for body, text in zip(bodies, texts[role], strict=True)
+                ]
+                read = read_whole(model, params, wholes)
+                # The state at the last prompt token, then those at the tokens of the text.
+                states = [s[len(body) - 1 :] for s, body in zip(read, bodies, strict=True)]
+            if teacher_forced:
+                thoughts = np.stack([s[:steps] for s in states])
+            else:
+                thoughts = naive_thoughts(model, params, feed, bodies, steps)
+            for edge in topology.edges:
+                if edge[0] == role:
+                    sent = thoughts if system.sent_vectors == "outer_of_hidden" else feed(thoughts)
+                    name = edge_name(edge)
+                    sent = apply_link_jitted(system.outer[name], links["outer"][name], sent)
+                    inbox[edge] = np.asarray(sent)
+            if role == topology.answerer:
+                received.append(np.concatenate([inbox[s, role] for s in senders], axis=1))
+                if texts is not None:
+                    kernel = np.asarray(params["embedding"]).T  # the solver's embeddings are tied
+                    logits = [s[:-1] @ kernel for s in states]
+                    losses.append(
+                        [
+                            np.mean(
+                                [_cross_entropy(*pair) for pair in zip(z, text[r], strict=True)]
+                            )
+                            for z, text in zip(logits, texts[role], strict=True)
+                        ]
+                    )
+    return np.stack(received), np.array(losses), bodies
+
+
+def _cross_entropy(logits: np.ndarray, token: int) -> float:
+    return np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[token]
+
+
+@functools.cache
+def naive_rounds(tiny):
+    return run_naively(tiny, rounds=ROUNDS)[0]
+
+
+def assert_close(ours, expected, tolerance=TOLERANCE):
+    np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_cached_scan_equals_the_plain_definition(tiny_system):
+    tiny, prompts = tiny_system, tiny_system.prompts()
+    before = jax.tree.map(np.array, tiny.agents)
+    out = run(tiny.system, tiny.agents, tiny.links, prompts, rounds=ROUNDS)
+    expected = naive_rounds(tiny)
+    assert out.received.shape == (ROUNDS, len(QUESTIONS), LATENT_STEPS, CONFIGS["solver"].width)
+    assert_close(out.received, expected)
+    # Rounds, items and thoughts differ by far more than the tolerance.
+    for axis in range(3):
+        assert np.abs(np.diff(expected, axis=axis)).max(axis=(1, 2, 3)).min() > 0.05
+    jax.tree.map(np.testing.assert_array_equal, tiny.agents, before)  # agents are frozen
+    flat = expected.reshape(ROUNDS, len(QUESTIONS), -1)
+    moved = np.linalg.norm(np.diff(flat, axis=0), axis=-1) / np.linalg.norm(flat[1:], axis=-1)
+    assert_close(out.change[0], np.ones(len(QUESTIONS)))
+    assert_close(out.change[1:], moved, 1e-3)
+    assert out.losses == {} and out.right == {}
+
+
+def test_one_item_in_one_round_equals_the_first_round_of_many_items(tiny_system):
+    tiny = tiny_system
+    for i, question in enumerate(QUESTIONS[:1]):  # the shortest: alone it has no pads
+        alone = run(tiny.system, tiny.agents, tiny.links, tiny.prompts([question]), rounds=1)
+        assert_close(alone.received[0, 0], naive_rounds(tiny)[0, i])
+
+
+def test_solve_speaks_after_the_last_round(tiny_system):
+    tiny = tiny_system
+    speech = solve_jitted(tiny.system, tiny.agents, tiny.links, tiny.prompts(), rounds=2)
+    bodies = run_naively(tiny, rounds=2)[2]
+    model, params = tiny.system.models["solver"], tiny.agents["solver"]
+    expected = naive_text(model, params, bodies, MAX_TOKENS)
+    np.testing.assert_array_equal(speech.tokens, expected)
+    assert len(np.unique(expected, axis=0)) == len(QUESTIONS)  # items are told apart
+    alone = solve_jitted(
+        tiny.system, tiny.agents, tiny.links, take(tiny.prompts(), np.array([2])), rounds=2
+    )
+    np.testing.assert_array_equal(alone.tokens[0], expected[2])
+
+
+def test_an_answer_in_one_item_batches_ignores_pads(tiny_system):
+    """The third question encoded alone has other pads than beside the longer second one."""
+    tiny = tiny_system
+    many, alone = tiny.prompts(), tiny.prompts(QUESTIONS[2:])
+    assert many["solver"].prefix_ids.shape[1] > alone["solver"].prefix_ids.shape[1]
+    speech = solve_jitted(tiny.system, tiny.agents, tiny.links, alone, rounds=2)
+    many = solve_jitted(tiny.system, tiny.agents, tiny.links, many, rounds=2)
+    np.testing.assert_array_equal(speech.tokens[0], many.tokens[2])
+
+
+def test_without_latent_steps_nothing_is_passed():
+    tiny = build_tiny_system(latent_steps=0)
+    prompts = tiny.prompts()
+    out = jax.eval_shape(
+        functools.partial(run, rounds=2), tiny.system, tiny.agents, tiny.links, prompts
+    )
+    assert out.received.shape == (2, len(QUESTIONS), 0, CONFIGS["solver"].width)
+    speech = solve_jitted(tiny.system, tiny.agents, tiny.links, prompts, rounds=2)
+    nothing = {"critic": np.zeros((0, CONFIGS["solver"].width), np.float32)}
+    bodies = [tiny.body("solver", q, later=True, inbox=nothing) for q in QUESTIONS]
+    model, params = tiny.system.models["solver"], tiny.agents["solver"]
+    np.testing.assert_array_equal(speech.tokens, naive_text(model, params, bodies, MAX_TOKENS))
+
+
+@pytest.fixture(scope="module")
+def fan_in():
+    """Planner and critic both send to the solver, whose slots are not in the order of the edges.
+
+    Nobody sends to the planner and nothing is fed back; thoughts go out without the inner link.
+    """
+    tiny = build_tiny_system()
+    edges = (("critic", "solver"), ("planner", "critic"), ("planner", "solver"))
+    topology = Topology("fan-in", ("planner", "critic", "solver"), edges, "solver")
+    link = LinkConfig(OUTER, "linear", CONFIGS["planner"].width, CONFIGS["solver"].width)
+    outer = {
+        edge_name(edge): tiny.system.outer.get(edge_name(edge), link) for edge in topology.edges
+    }
+    links = tiny.links["outer"] | {"planner->solver": random_link(link, 9)}
+    solver = RolePrompt("", "{question} {planner} and {critic}", "{planner} {critic} {question} ?")
+    return dataclasses.replace(
+        tiny,
+        system=tiny.system.replace(
+            topology=topology, outer=FrozenDict(outer), sent_vectors="outer_of_hidden"
+        ),
+        links=tiny.links | {"outer": {name: links[name] for name in outer}},
+        role_prompts=tiny.role_prompts
+        | {"planner": RolePrompt("", "{question} plan", "{question} once more"), "solver": solver},
+    )
+
+
+def test_slots_in_any_order_and_roles_without_senders(fan_in):
+    """Another topology, with the other sent vectors."""
+    tiny = fan_in
+    out = run(tiny.system, tiny.agents, tiny.links, tiny.prompts(), rounds=2)
+    expected = run_naively(tiny, rounds=2)[0]
+    assert out.received.shape == (2, len(QUESTIONS), 2 * LATENT_STEPS, CONFIGS["solver"].width)
+    assert_close(out.received, expected)
+    planner, critic = np.split(expected, 2, axis=2)
+    assert np.abs(planner - critic).max() > 0.1  # a swap would show
+
+
+def test_sent_vectors_are_those_of_the_switch(tiny_system):
+    tiny, edge = tiny_system, ("planner", "critic")
+    thoughts = np.random.default_rng(0).normal(size=(2, 3, CONFIGS["planner"].width))
+    thoughts = thoughts.astype(np.float32)
+
+    def link(kind, name, x):
+        return apply_link_jitted(getattr(tiny.system, kind)[name], tiny.links[kind][name], x)
+
+    both = latent_channel(tiny.system, tiny.links).send(edge, thoughts)
+    paper = tiny.system.replace(sent_vectors="outer_of_hidden")
+    outer_only = latent_channel(paper, tiny.links).send(edge, thoughts)
+    name = edge_name(edge)
+    assert_close(both, link("outer", name, link("inner", "planner", thoughts)), 1e-5)
+    assert_close(outer_only, link("outer", name, thoughts), 1e-5)
+    assert np.abs(both - outer_only).max() > 0.1
+
+
+def test_shuffled_channel_gives_the_thoughts_of_the_item_before():
+    channel = shuffled(Channel(feed=lambda role, x: 2 * x, send=lambda edge, x: 10 * x))
+    thoughts = jnp.arange(3.0)[:, None, None] + jnp.zeros((3, 2, 4))
+    np.testing.assert_array_equal(channel.send(("a", "b"), thoughts)[:, 0, 0], [20, 0, 10])
+    np.testing.assert_array_equal(channel.feed("a", thoughts), 2 * thoughts)  # one's own stay
+
+
+def test_softmax_channel_passes_expected_embeddings(tiny_system):
+    tiny, edge = tiny_system, ("critic", "solver")
+    mine, theirs = np.array([3, 8, 20]), np.array([5, 4, 30])
+    shared = {edge_name(edge): (mine, theirs)}
+    channel = softmax_channel(tiny.system, tiny.agents, shared)
+    width = CONFIGS["critic"].width
+    hidden = np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32)
+    logits = hidden @ np.asarray(tiny.agents["critic"]["unembed_kernel"])
+    chance = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    every = tiny.embed("critic", range(CONFIGS["critic"].vocab_size))
+    assert_close(channel.feed("critic", hidden), chance @ every, 1e-5)
+    assert_close(channel.send(edge, hidden), chance[..., mine] @ tiny.embed("solver", theirs), 1e-5)
+
+
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_a_round_is_traced_once_however_many_there_are(tiny_system, rounds):
+    tiny, sends, feeds = tiny_system, [], []
+
+    def program(agents, links, prompts):
+        channel = latent_channel(tiny.system, links)
+
+        def send(edge, thoughts):
+            sends.append(edge_name(edge))
+            return channel.send(edge, thoughts)
+
+        def feed(role, hidden):
+            feeds.append(role)
+            return channel.feed(role, hidden)
+
+        counting = Channel(feed, send)
+        return run_rounds(tiny.system, agents, counting, prompts, rounds=rounds)
+
+    jax.eval_shape(program, tiny.agents, tiny.links, tiny.prompts())
+    assert sorted(sends) == sorted(EDGES)
+    assert sorted(feeds) == sorted(CONFIGS)  # one latent step each, scanned
+
+
+def test_agents_of_different_precision_work_together(tiny_system):
+    tiny = tiny_system
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), tiny.agents["planner"])
+    agents = tiny.agents | {"planner": half}
+    out = jax.eval_shape(
+        functools.partial(run, rounds=2), tiny.system, agents, tiny.links, tiny.prompts()
+    )
+    assert out.received.dtype == jnp.float32
+    agents = tiny.agents | {
+        "solver": jax.tree.map(lambda p: p.astype(jnp.bfloat16), tiny.agents["solver"])
+    }
+    out = jax.eval_shape(
+        functools.partial(run, rounds=2), tiny.system, agents, tiny.links, tiny.prompts()
+    )
+    assert out.received.dtype == jnp.bfloat16
+
+
+def test_link_parameters_can_be_mapped(tiny_system):
+    tiny, prompts = tiny_system, tiny_system.prompts()
+    other = jax.tree.map(lambda p: 0.7 * p, tiny.links)
+    several = jax.tree.map(lambda *ps: jnp.stack(ps), tiny.links, other)
+    mapped = jax.vmap(functools.partial(run, rounds=ROUNDS), (None, None, 0, None))
+    received = mapped(tiny.system, tiny.agents, several, prompts).received
+    assert_close(received[0], naive_rounds(tiny))
+    alone = run(tiny.system, tiny.agents, other, prompts, rounds=ROUNDS).received
+    assert_close(received[1], alone)
+    assert np.abs(received[0] - received[1]).max() > 0.1
+
+
+def test_weights_are_arguments_and_not_constants(tiny_system, caplog):
+    tiny = tiny_system
+
+    def warnings_of(program, *args):
+        caplog.clear()
+        limit = jax.config.jax_captured_constants_warn_bytes
+        jax.config.update("jax_captured_constants_warn_bytes", 1000)
+        try:
+            with caplog.at_level(logging.WARNING):
+                jax.jit(program).lower(*args)
+        except UserWarning as warning:
+            return str(warning)
+        finally:
+            jax.config.update("jax_captured_constants_warn_bytes", limit)
+        return caplog.text
+
+    def program(agents, links, prompts):
+        channel = latent_channel(tiny.system, links)
+        return run_rounds(tiny.system, agents, channel, prompts, rounds=2).received
+
+    prompts = tiny.prompts()
+    assert "captured" not in warnings_of(program, tiny.agents, tiny.links, prompts)
+    capturing = functools.partial(program, tiny.agents)
+    assert "captured" in warnings_of(capturing, tiny.links, prompts)
+
+
+# Gradients, in float64.
+
+TEXTS = {  # role -> per question, per round: tokens; ragged, and never shorter than the thoughts
+    role: [
+        [
+            list(np.random.default_rng((i, j, r)).integers(1, 37, 3 + (i + j + r) % 3))
+            for r in range(ROUNDS)
+        ]
+        for j in range(len(QUESTIONS))
+    ]
+    for i, role in enumerate(CONFIGS)
+}
+
+
+def targets_of(role: str) -> Targets:
+    width = max(len(text) for texts in TEXTS[role] for text in texts)
+    ids = np.zeros((len(QUESTIONS), ROUNDS, width), np.int32)
+    valid = np.zeros(ids.shape, bool)
+    for j, texts in enumerate(TEXTS[role]):
+        for r, text in enumerate(texts):
+            ids[j, r, : len(text)], valid[j, r, : len(text)] = text, True
+    return Targets(ids=ids, valid=valid)
+
+
+@functools.partial(jax.jit, static_argnames=("teacher_forced", "remat"))
+@functools.partial(jax.value_and_grad, has_aux=True)
+def last_loss(trained, system, agents, prompts, targets, *, teacher_forced, remat=False):
+    """The answer's loss in the last round alone; gradients of (links, probes)."""
+    links, probes = trained
+    out = run_rounds(
+        system,
+        agents,
+        latent_channel(system, links),
+        prompts,
+        rounds=ROUNDS,
+        targets=targets,
+        teacher_forced=teacher_forced,
+        probes=probes,
+        remat=remat,
+    )
+    return out.losses[system.topology.answerer][-1].sum(), out
+
+
+@pytest.fixture(params=["on_policy", "teacher_forced"])
+def training(request, tiny_system, float64):
+    """Function (trained, remat) -> ((loss, rounds), gradients), what it trains, and the system."""
+    tiny = dataclasses.replace(
+        tiny_system, agents=float64(tiny_system.agents), links=float64(tiny_system.links)
+    )
+    teacher_forced = request.param == "teacher_forced"
+    targets = {role: targets_of(role) for role in (CONFIGS if teacher_forced else ["solver"])}
+    probes = {
+        edge_name(edge): np.zeros((ROUNDS, len(QUESTIONS), LATENT_STEPS, CONFIGS[edge[1]].width))
+        for edge in tiny.system.topology.edges
+    }
+
+    def evaluate(trained, remat=False):
+        return last_loss(
+            trained,
+            tiny.system,
+            tiny.agents,
+            tiny.prompts(),
+            targets,
+            teacher_forced=teacher_forced,
+            remat=remat,
+        )
+
+    return evaluate, (tiny.links, probes), tiny, teacher_forced
+
+
+def test_losses_and_gradients_of_the_last_answer(training):
+    """All in one test, because compiling this program takes most of its time."""
+    evaluate, trained, tiny, teacher_forced = training
+    (loss, out), (links, probes) = evaluate(trained)
+
+    received, losses, _ = run_naively(
+        tiny, rounds=ROUNDS, texts=TEXTS, teacher_forced=teacher_forced
+    )
+    assert out.received.dtype == np.float64
+    assert_close(out.received, received, 1e-7)
+    assert_close(out.losses["solver"], losses, 1e-7)
+    assert_close(loss, losses[-1].sum(), 1e-7)
+    assert set(out.losses) == set(out.right) == set(CONFIGS if teacher_forced else ["solver"])
+
+    # Every link is reached, and through every round: the last answer's gradient is zero only in
+    # what is fed back after it.
+    for path, grad in jax.tree_util.tree_leaves_with_path(links):
+        assert np.abs(grad).max() > 1e-6, path
+    for name in EDGES:
+        assert probes[name].shape == trained[1][name].shape
+        reach = np.abs(probes[name]).max(axis=(2, 3))
+        expected = [[True], [True], [name != "solver->planner"]]
+        np.testing.assert_array_equal(reach > 1e-9, np.tile(expected, len(QUESTIONS)))
+
+    def slope(toward):
+        """Central difference of the loss, and what the gradient says."""
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = jax.tree.map(lambda x, t, s=step: x + s * t, trained, toward)
+            values.append(evaluate(moved)[0][0])
+        products = jax.tree.map(lambda g, t: (g * t).sum(), (links, probes), toward)
+        return (values[0] - values[1]) / 2e-6, sum(jax.tree.leaves(products))
+
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        toward = jax.tree.map(lambda x: rng.normal(size=x.shape), trained)
+        np.testing.assert_allclose(*slope(toward), rtol=1e-5)
+    for r, name in enumerate(EDGES[:2] + EDGES[2:] * 2):  # one entry of one probe
+        toward = jax.tree.map(np.zeros_like, trained)
+        index = (r % 2, rng.integers(len(QUESTIONS)), 1, rng.integers(12))
+        toward[1][name][index] = 1.0
+        np.testing.assert_allclose(*slope(toward), rtol=1e-4, atol=1e-9)
+        assert probes[name][index] != 0
+
+    if teacher_forced:  # the smaller program of the two
+        again = evaluate(trained, remat=True)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+            again,
+            ((loss, out), (links, probes)),
+        )
+
+
+def test_right_says_whether_greedy_decoding_writes_the_text(tiny_system):
+    """A text that the answerer writes itself is right; with one token changed it is not."""
+    tiny = tiny_system
+    bodies = run_naively(tiny, rounds=1)[2]
+    written = naive_text(tiny.system.models["solver"], tiny.agents["solver"], bodies, 3)
+    changed = written.copy()
+    changed[1, 1] = (changed[1, 1] + 1) % CONFIGS["solver"].vocab_size
+    hidden_change = written.copy()  # where it does not count
+    hidden_change[2, 2] = (hidden_change[2, 2] + 1) % CONFIGS["solver"].vocab_size
+    valid = np.ones((3, 1, 3), bool)
+    valid[2, 0, 2] = False
+
+    @jax.jit
+    def right(agents, links, prompts, targets):
+        channel = latent_channel(tiny.system, links)
+        out = run_rounds(tiny.system, agents, channel, prompts, rounds=1, targets=targets)
+        return out.right["solver"][0]
+
+    def of(ids):
+        targets = {"solver": Targets(ids=ids[:, None].astype(np.int32), valid=valid)}
+        return right(tiny.agents, tiny.links, tiny.prompts(), targets)
+
+    np.testing.assert_array_equal(of(written), [True, True, True])
+    np.testing.assert_array_equal(of(changed), [True, False, True])
+    np.testing.assert_array_equal(of(hidden_change), [True, True, True])
+
+
+def test_bad_arguments_are_named(tiny_system):
+    tiny = tiny_system
+    channel = latent_channel(tiny.system, tiny.links)
+
+    def call(**options):
+        return run_rounds(tiny.system, tiny.agents, channel, tiny.prompts(), **options)
+
+    with pytest.raises(ValueError, match="rounds=0"):
+        call(rounds=0)
+    targets = {role: targets_of(role) for role in ("planner", "solver")}
+    with pytest.raises(ValueError, match=r"\['critic'\].*latent_steps=3"):
+        call(rounds=1, targets=targets, teacher_forced=True)
+    short = jax.tree.map(lambda x: x[..., :2], targets_of("critic"))
+    with pytest.raises(ValueError, match=r"\['critic'\] have \[2\]"):
+        call(rounds=1, targets=targets | {"critic": short}, teacher_forced=True)
