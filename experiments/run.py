@@ -135,7 +135,7 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
     def inner() -> None:
         dialogues = {
             role: encode_dialogues(
-                examples,
+                examples[: config.inner.items],
                 team.tokenizers[role],
                 team.prompts[role],
                 topology=team.system.topology,
@@ -145,10 +145,22 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
             )
             for role in fields
         }
-        links = start_links(team, start=config.system.outer_start, key=keys["links"])
+        texts = {
+            role: [text for example in examples for text in example[field]]
+            for role, field in fields.items()
+        }
+        links = start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts)
         save_links(
             aligned,
-            run_inner_loop(team, links, dialogues, config.inner, key=keys["inner"], **common),
+            run_inner_loop(
+                team,
+                links,
+                dialogues,
+                config.inner,
+                key=keys["inner"],
+                align_outer=config.system.outer_start == "aligned",
+                **common,
+            ),
         )
 
     def outer() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import FrozenDict
 
 from rmas_jax.config import SystemConfig
@@ -62,15 +64,19 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
     return Team(system, {role: params for role, (_, params) in loaded.items()}, tokenizers, prompts)
 
 
-def start_links(team: Team, *, start: str, key: jax.Array) -> dict[str, Any]:
+def start_links(
+    team: Team, *, start: str, key: jax.Array, texts: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
     """Links before any training.
 
     Args:
       team: the system and its agents.
       start: how outer links start: "torch_default", "identity", or "aligned": the translation, by
-        least squares, of the input embeddings of all tokens that two vocabularies share. Inner
-        links start with torch's defaults, as the inner loop trains them.
+        least squares, of the input embeddings of tokens that two vocabularies share. Inner links
+        start with torch's defaults, as the inner loop trains them.
       key: PRNG key.
+      texts: role -> what it may write; an aligned start then fits the tokens of these texts alone
+        (a link has fewer parameters than a vocabulary has tokens).
     """
     system = team.system
     keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
@@ -82,14 +88,24 @@ def start_links(team: Team, *, start: str, key: jax.Array) -> dict[str, Any]:
             link, next(keys), start="identity" if start == "identity" else "torch_default"
         )
         if start == "aligned":
-            fresh = align_link(link, fresh, *shared_embeddings(team, edge))
+            written = None if texts is None else texts[edge[0]]
+            fresh = align_link(link, fresh, *shared_embeddings(team, edge, texts=written))
         outer[edge_name(edge)] = fresh
     return {"inner": inner, "outer": outer}
 
 
-def shared_embeddings(team: Team, edge: tuple[str, str]) -> tuple[jax.Array, jax.Array]:
-    """Input embeddings [n, D] and [n, D'] of the tokens that both ends of an edge have."""
+def shared_embeddings(
+    team: Team, edge: tuple[str, str], *, texts: Sequence[str] | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Input embeddings [n, D] and [n, D'] of the tokens that both ends of an edge have.
+
+    With `texts`, only of tokens that the sender would use to write them.
+    """
     ids = shared_tokens(*(team.tokenizers[role] for role in edge))
+    if texts is not None:
+        rows = team.tokenizers[edge[0]](list(texts), add_special_tokens=False)["input_ids"]
+        used = np.isin(ids[0], np.unique(np.concatenate([np.asarray(row) for row in rows])))
+        ids = tuple(own[used] for own in ids)
     return tuple(
         team.system.models[role]
         .apply({"params": team.agents[role]}, jnp.asarray(own)[None], method="embed")[0]

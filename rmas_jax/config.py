@@ -161,9 +161,7 @@ class DataConfig(_Section):
     """Which problems the links are trained and tested on."""
 
     dataset: str = option("name of the data set", "relay")
-    world_seed: int = option("seed of the generated world", 0, at_least=0)
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
-    max_question_tokens: int = option("room for a question, in tokens", 96, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,11 +169,19 @@ class InnerConfig(_Section):
     """The inner loop: each agent's own link, trained alone."""
 
     steps: int = option("optimiser steps; 0 leaves the inner links as they start", at_least=0)
-    batch_size: int = option("items per step", at_least=1)
+    batch_size: int = option("tokens per step", at_least=1)
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", at_least=0)
+    items: int | None = option(
+        "training items whose role texts are read; null: all", None, at_least=1
+    )
     cosine_weight: float = option("weight of the cosine distance", 1.0, at_least=0)
     mse_weight: float = option("weight of the mean squared error", 0.1, at_least=0)
+    noise: float = option(
+        "Gaussian noise on what a link reads, in units of its rms; keeps it from learning contexts",
+        0.0,
+        at_least=0,
+    )
     max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

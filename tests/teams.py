@@ -17,6 +17,7 @@ from systems import CONFIGS, LATENT_STEPS, ROLE_PROMPTS, build_tiny_system, rand
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax.assembly import Team
 from rmas_jax.models import Decoder, load_tokenizer
+from rmas_jax.models.tokenizer import surfaces
 from rmas_jax.prompts import StagePrompt, encode_stage, split_template
 
 QUESTIONS = ("w", "where does the parcel end ?", "from a to b")  # ragged
@@ -33,10 +34,21 @@ def build_team(folder: Path, latent_steps: int = LATENT_STEPS) -> tuple[Team, An
         tokenizers[role] = load_tokenizer(folder / role)
         config = dataclasses.replace(config, vocab_size=len(tokenizers[role]))
         models[role] = Decoder(config)
-        agents[role] = random_params(config, seed)
+        agents[role] = talkative(random_params(config, seed), tokenizers[role])
     tiny = build_tiny_system(latent_steps)
     system = tiny.system.replace(models=FrozenDict(models))
     return Team(system, agents, tokenizers, ROLE_PROMPTS), tiny.links
+
+
+def talkative(params: Any, tokenizer: Any) -> Any:
+    """Parameters of an agent that rarely writes bytes: they make no text that can be read again."""
+    words = set(surfaces(tokenizer).values())
+    words = [i in words and len(tokenizer.decode([i]).strip()) > 1 for i in range(len(tokenizer))]
+    weight = jnp.where(jnp.asarray(words)[:, None], 1.0, 0.2)
+    scaled = {"embedding": params["embedding"] * weight}
+    if "unembed_kernel" in params:
+        scaled["unembed_kernel"] = params["unembed_kernel"] * weight.T
+    return {**params, **scaled}
 
 
 def encode(team: Team, questions: Sequence[str], slot_width: int) -> dict[str, StagePrompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +38,9 @@ def _write(system, role, params, ids, valid, ends, *, max_tokens):
 
 
 def write(tiny, role, ends, *, rows=PROMPTS, max_tokens=MAX_TOKENS):
-    """Ends enter as an array, so that all sets of two share one compilation."""
+    """Ends enter as an array, so that all sets of three share one compilation."""
     ids, valid = left_pad(rows)
-    ends = np.resize(ends, 2)
+    ends = np.resize(ends, 3)
     return _write(tiny.system, role, tiny.agents[role], ids, valid, ends, max_tokens=max_tokens)
 
 
@@ -53,12 +54,10 @@ def endless(tiny, role):
 def ends_of(tiny, role):
     """End tokens at which rows stop at different steps, all before the last."""
     tokens = endless(tiny, role)
-    for first in np.unique(tokens):
-        for second in np.unique(tokens):
-            lengths = cut_at_ends(tokens, (first, second))[1]
-            stops = np.isin(tokens, (first, second)).any(axis=1)
-            if stops.all() and lengths.max() < MAX_TOKENS and len(set(lengths)) > 1:
-                return int(first), int(second)
+    for ends in itertools.product(*tokens[:, 1:-1].tolist()):
+        lengths = cut_at_ends(tokens, ends)[1]
+        if lengths.max() < MAX_TOKENS and len(set(lengths)) == len(PROMPTS):
+            return ends
     raise AssertionError(f"no such tokens in {tokens}")
 
 

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -30,7 +31,13 @@ from tqdm import tqdm
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax import prompts
 from rmas_jax.data import relay
-from rmas_jax.models import Decoder, config_from_hf, load_tokenizer, save_pretrained
+from rmas_jax.models import (
+    Decoder,
+    config_from_hf,
+    load_pretrained,
+    load_tokenizer,
+    save_pretrained,
+)
 
 EDGES = (("planner", "critic"), ("critic", "solver"), ("solver", "planner"))
 ARCHITECTURES = {
@@ -71,8 +78,8 @@ ARCHITECTURES = {
         "hidden_activation": "gelu_pytorch_tanh",
     },
 }
-BATCH = (16, 128)  # rows of prompts and of fragments in a step
-SLOT_WIDTHS = (3, 8)  # tokens a message is cut or extended to, in part of the data
+BATCH = (16, 160)  # rows of prompts and of fragments in a step
+SLOT_WIDTHS = (4, 8)  # tokens a message is cut or extended to, in part of the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +127,11 @@ class Writer:
     def slot(self, phrase: relay.Phrase, left: int) -> list[int]:
         """A received message: whole, cut short, or followed by end tokens."""
         ids = self.message(phrase, left)
-        if self.rng.random() < 0.4:
+        draw = self.rng.random()
+        if draw < 0.3:
             return ids
-        width = int(self.rng.integers(SLOT_WIDTHS[0] + 1, SLOT_WIDTHS[1] + 1))
+        shortest, longest = SLOT_WIDTHS
+        width = shortest if draw < 0.6 else int(self.rng.integers(shortest, longest + 1))
         return (ids + self.end[:1] * width)[:width]
 
     def state(self, fewest: int = 0) -> tuple[relay.Phrase, int]:
@@ -209,7 +218,15 @@ def token_losses(model, params, batch: Corpus, tail: int, key=None) -> tuple[jax
     return losses, right
 
 
-def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: float) -> dict:
+def pretrain(
+    role: str,
+    out: Path,
+    *,
+    steps: int,
+    seed: int,
+    learning_rate: float,
+    start: Path | None = None,
+) -> dict:
     """Trains, reports exact-match rates on the role's texts, and writes the directory."""
     world = relay.make_world()
     prompt = prompts.load_prompts("relay", EDGES)[role]
@@ -224,13 +241,16 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
     texts += [relay.QUESTIONS[0].format(phrase="", gates=" gate ")]
     texts += [prompt.system, prompt.first, prompt.later, "\nsystem", "\nuser", "\nmodel", "\n\n"]
     texts += ["assistant", "user", "system", "model"]
-    write_tokenizer(ARCHITECTURES[role]["model_type"], texts, out, seed=seed + len(role))
+    if start is None:
+        write_tokenizer(ARCHITECTURES[role]["model_type"], texts, out, seed=seed + len(role))
+    else:  # an agent keeps its vocabulary
+        shutil.copytree(start, out, dirs_exist_ok=True)
     tokenizer = load_tokenizer(out)
     config = config_from_hf({**ARCHITECTURES[role], "vocab_size": len(tokenizer)})
     model = Decoder(config)
 
     writer = Writer(role, tokenizer, seed)
-    chats, fragments = writer.prompts(40_000), writer.fragments(20_000)
+    chats, fragments = writer.prompts(16_000), writer.fragments(24_000)
     tail = max(int(c.target.sum(1).max()) for c in (chats, fragments))
     used = jnp.asarray(np.unique(fragments.ids[fragments.valid]))
     key = jax.random.key(seed, impl="rbg")  # quick on CPU
@@ -242,6 +262,8 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         for name, value in flatten_dict(params, sep="/").items()
     }
     params = unflatten_dict(params, sep="/")
+    if start is not None:
+        _, params = load_pretrained(start)
     if config.embed_scale != 1.0:
         params["embedding"] = params["embedding"] / config.embed_scale**0.5
 
@@ -327,10 +349,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    args = parser.parse_args()
-    pretrain(
-        args.role, args.out, steps=args.steps, seed=args.seed, learning_rate=args.learning_rate
-    )
+    parser.add_argument("--start", type=Path, help="directory of an agent to train further")
+    pretrain(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

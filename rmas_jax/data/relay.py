@@ -133,12 +133,25 @@ def split_questions() -> dict[str, list[tuple[Phrase, int]]]:
     questions = list(itertools.product(itertools.product(size, size), range(1, MAX_GATES + 1)))
     order = np.random.default_rng(WORLD_SEED + 1).permutation(len(questions))
     shuffled = [questions[i] for i in order]
-    known = iter([question for question in shuffled if is_known(question[0])])
-    unseen = iter([question for question in shuffled if not is_known(question[0])])
-    return {
-        split: list(itertools.islice(unseen if split == "test_unseen_entities" else known, count))
-        for split, count in SPLIT_SIZES.items()
-    }
+    small = CLASS_SIZES[0]  # words from here on are of the second class
+    known = [[], []]
+    unseen = []
+    for phrase, gates in (questions[i] for i in order):
+        (known[phrase[0] >= small] if is_known(phrase) else unseen).append((phrase, gates))
+    # The second class has fewer phrases than words: this share makes all words equally frequent.
+    share = CLASS_SIZES[1] / sum(CLASS_SIZES)
+    splits, used = {}, [0, 0]
+    for split, count in SPLIT_SIZES.items():
+        if split == "test_unseen_entities":
+            splits[split] = unseen[:count]
+            continue
+        parts = []
+        for of_class, amount in enumerate((count - round(count * share), round(count * share))):
+            start = used[of_class]
+            parts += known[of_class][start : start + amount]
+            used[of_class] += amount
+        splits[split] = [parts[i] for i in np.random.default_rng(WORLD_SEED).permutation(count)]
+    return splits
 
 
 def examples(split: str) -> Iterator[dict]:

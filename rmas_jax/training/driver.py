@@ -15,9 +15,12 @@ from tqdm import tqdm
 from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
+from rmas_jax.links import apply_link
 from rmas_jax.models import Decoder
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
-from rmas_jax.training.inner import next_token_pairs, train_inner_link
+from rmas_jax.training.inner import next_token_pairs, regress_link
 from rmas_jax.training.outer import outer_loss, outer_step, start_phase
 
 
@@ -47,8 +50,12 @@ class Curves:
 
 def cached_pairs(
     model: Decoder, params: Any, dialogues: Dialogues, *, batch_size: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Runs a frozen agent once over its role texts: states [n, D] and next embeddings [n, D]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs a frozen agent once over its role texts.
+
+    Returns:
+      Per token of the texts: the state [n, D] before it, its embedding [n, D] and its id [n].
+    """
     width = int(dialogues.target.sum(1).max())
     read = jax.jit(functools.partial(next_token_pairs, model, width=width))
     pairs = []
@@ -57,7 +64,7 @@ def cached_pairs(
         pairs.append(jax.device_get(read(params, dialogues.ids[rows], dialogues.valid[rows])))
     keep = dialogues.target[:, -width:]
     hidden, target = (np.concatenate(x)[: len(keep)][keep] for x in zip(*pairs, strict=True))
-    return hidden, target
+    return hidden, target, dialogues.ids[:, -width:][keep]
 
 
 def run_inner_loop(
@@ -68,27 +75,68 @@ def run_inner_loop(
     *,
     key: jax.Array,
     curves: Curves,
+    align_outer: bool = True,
     log_every: int = 10,
     progress: bool = True,
 ) -> Any:
-    """Trains every agent's inner link on its role texts; returns all links."""
-    inner = dict(links["inner"])
-    train = jax.jit(train_inner_link, static_argnums=(0, 4))
-    for i, role in enumerate(
-        tqdm(team.system.topology.order, desc="inner loop", unit="agent", disable=not progress)
-    ):
-        model, params = team.system.models[role], team.agents[role]
-        pairs = cached_pairs(model, params, dialogues[role])
-        inner[role], logged = train(
-            team.system.inner[role], inner[role], *pairs, config, key=jax.random.fold_in(key, i)
+    """Trains every agent's inner link on its role texts, and aligns the outer links.
+
+    Args:
+      team: the system and its agents.
+      links: where they start.
+      dialogues: by role.
+      config: of the regressions.
+      key: order of the batches.
+      curves: gets the losses.
+      align_outer: whether outer links learn to send a token's vector to where the receiver
+        expects that token, for tokens that both have. Otherwise they stay as they start.
+      log_every: steps between rows of the curves.
+      progress: whether to show a bar.
+
+    Returns:
+      All links.
+    """
+    system, topology = team.system, team.system.topology
+    train = jax.jit(regress_link, static_argnums=(0, 4))
+    links = {part: dict(params) for part, params in links.items()}
+    jobs = [*topology.order, *(topology.edges if align_outer else ())]
+    pairs: dict[str, tuple[np.ndarray, ...]] = {}
+    for i, job in enumerate(tqdm(jobs, desc="inner loop", unit="link", disable=not progress)):
+        if isinstance(job, str):  # an agent: its own next embeddings
+            name, link, part = job, system.inner[job], "inner"
+            pairs[job] = cached_pairs(system.models[job], team.agents[job], dialogues[job])
+            hidden, target, _ = pairs[job]
+        else:
+            name, link, part = edge_name(job), system.outer[edge_name(job)], "outer"
+            hidden, target = _translations(team, links, job, pairs[job[0]])
+        links[part][name], logged = train(
+            link, links[part][name], hidden, target, config, key=jax.random.fold_in(key, i)
         )
         logged = jax.device_get(logged)
-        curves.truncate(role, 0)
+        curves.truncate(name, 0)
         for step in range(0, config.steps, log_every):
             curves.write(
-                "inner", role, step, **{name: float(c[step]) for name, c in logged.items()}
+                "inner", name, step, **{curve: float(v[step]) for curve, v in logged.items()}
             )
-    return links | {"inner": inner}
+    return links
+
+
+def _translations(
+    team: Team, links: Any, edge: tuple[str, str], pairs: tuple[np.ndarray, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """What an outer link reads, and the receiver's embedding of the token that it stands for."""
+    sender, receiver = edge
+    hidden, _, ids = pairs
+    mine, theirs = shared_tokens(team.tokenizers[sender], team.tokenizers[receiver])
+    counterpart = np.full(team.system.models[sender].config.vocab_size, -1)
+    counterpart[mine] = theirs
+    known = counterpart[ids] >= 0
+    if team.system.sent_vectors == "outer_of_inner":
+        hidden = apply_link(team.system.inner[sender], links["inner"][sender], hidden)
+    target = team.system.models[receiver].apply(
+        {"params": team.agents[receiver]}, counterpart[ids[known]][None], method="embed"
+    )
+    return hidden[known], target[0]
 
 
 def run_phase(

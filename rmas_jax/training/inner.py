@@ -1,7 +1,8 @@
 """The inner loop: an agent's inner link learns to turn its thoughts into its next inputs.
 
 The frozen agent reads each role text once; the link then regresses the embedding of the next token
-on the cached states (paper eq. 5), in one compiled scan.
+on the cached states (paper eq. 5), in one compiled scan. The same regression, towards the next
+agent's embedding of that token, aligns an outer link.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import optax
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import LinkConfig, apply_link
 from rmas_jax.models import Decoder
-from rmas_jax.training.batches import batch_rows
 
 
-def inner_loss(
+def regression_loss(
     link: LinkConfig,
     params: Any,
     hidden: jax.Array,
@@ -30,10 +30,10 @@ def inner_loss(
     """Mean of 1 - cos and of the squared error (upstream's two terms), float32.
 
     Args:
-      link: the inner link.
+      link: the link.
       params: its parameters.
-      hidden: [n, D] states at positions p.
-      target: [n, D] input embeddings of the tokens at p + 1.
+      hidden: [n, D] vectors of positions p.
+      target: [n, D'] input embeddings of the tokens at p + 1.
       cosine_weight: weight of 1 - cos.
       mse_weight: weight of the squared error per coordinate.
     """
@@ -44,7 +44,7 @@ def inner_loss(
     return jnp.mean(cosine_weight * (1 - cosine) + mse_weight * squared)
 
 
-def train_inner_link(
+def regress_link(
     link: LinkConfig,
     params: Any,
     hidden: jax.Array,
@@ -53,13 +53,13 @@ def train_inner_link(
     *,
     key: jax.Array,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """Trains one inner link on cached pairs.
+    """Trains one link on cached pairs.
 
     Args:
-      link: the inner link.
+      link: an inner or an outer link.
       params: its parameters at the start.
-      hidden: [n, D] states, one per predicted token.
-      target: [n, D] embeddings of those tokens.
+      hidden: [n, D] what it reads, one vector per predicted token.
+      target: [n, D'] embeddings of those tokens.
       config: steps, batch size (tokens per step), learning rate and weights.
       key: order of the batches.
 
@@ -68,7 +68,6 @@ def train_inner_link(
     """
     if config.steps == 0:
         return params, {"loss": jnp.zeros(0), "grad_norm": jnp.zeros(0)}
-    size, batch_size = hidden.shape[0], min(config.batch_size, hidden.shape[0])
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(
@@ -80,14 +79,19 @@ def train_inner_link(
         ),
     )
 
+    width, rms = hidden.shape[1], jnp.sqrt(jnp.mean(hidden**2))
+
     def step(carry, i):
         params, state = carry
-        rows = batch_rows(key, i, size=size, batch_size=batch_size)
+        # Drawn with replacement: on CPU a permutation, a sort, costs more than the step itself.
+        row_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+        rows = jax.random.randint(row_key, (config.batch_size,), 0, len(hidden))
+        noise = config.noise * rms * jax.random.normal(noise_key, (config.batch_size, width))
         loss, grads = jax.value_and_grad(
-            lambda p: inner_loss(
+            lambda p: regression_loss(
                 link,
                 p,
-                hidden[rows],
+                hidden[rows] + noise,
                 target[rows],
                 cosine_weight=config.cosine_weight,
                 mse_weight=config.mse_weight,

@@ -236,10 +236,10 @@ def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path
     assert not directory.exists()
 
 
-def test_relay_is_graded_by_the_town():
+def test_relay_is_graded_by_the_phrase():
     relay = GRADERS["relay"]
-    gold = "Bada Kor, no trips left"
-    assert relay(" Bada Kor, two trips left", gold) == ("Bada Kor", True)
-    assert relay("Luka Kor, no trips left", gold) == ("Luka Kor", False)
+    gold = "Bada Kor, no gates left"
+    assert relay(" Bada Kor, two gates left", gold) == ("Bada Kor", True)
+    assert relay("Luka Kor, no gates left", gold) == ("Luka Kor", False)
     assert relay("it ends there", gold) == (None, False)
     assert relay("it ends there", "nor is this an answer") == (None, False)

@@ -7,7 +7,7 @@ import pytest
 
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import INNER, LinkConfig, apply_link, init_link
-from rmas_jax.training.inner import inner_loss, next_token_pairs, train_inner_link
+from rmas_jax.training.inner import next_token_pairs, regress_link, regression_loss
 
 LINK = LinkConfig(INNER, "ln_res", 8, 8)
 CONFIG = InnerConfig(steps=60, batch_size=16, learning_rate=1e-2, warmup_steps=5)
@@ -27,9 +27,9 @@ def test_the_loss_is_that_of_torch(pairs):
     goal = torch.tensor(target)
     cosine = (1 - torch.nn.functional.cosine_similarity(out, goal, dim=-1)).mean()
     expected = 0.7 * cosine + 0.2 * torch.nn.functional.mse_loss(out, goal)
-    loss = inner_loss(LINK, params, hidden, target, cosine_weight=0.7, mse_weight=0.2)
+    loss = regression_loss(LINK, params, hidden, target, cosine_weight=0.7, mse_weight=0.2)
     np.testing.assert_allclose(loss, expected.numpy(), rtol=1e-5)
-    other = inner_loss(LINK, params, hidden, target, cosine_weight=0.7, mse_weight=0.0)
+    other = regression_loss(LINK, params, hidden, target, cosine_weight=0.7, mse_weight=0.0)
     assert abs(other - loss) > 1e-2  # the control
 
 
@@ -37,7 +37,7 @@ def test_training_learns_a_map_and_says_how(pairs):
     hidden, _ = pairs
     target = hidden[:, ::-1] * 2
     start = init_link(LINK, jax.random.key(0))
-    train = jax.jit(train_inner_link, static_argnums=(0, 4))
+    train = jax.jit(regress_link, static_argnums=(0, 4))
     trained, curves = train(LINK, start, hidden, target, CONFIG, key=jax.random.key(1))
     assert curves["loss"].shape == (CONFIG.steps,)
     assert curves["loss"][-1] < 0.5 * curves["loss"][0]
@@ -47,7 +47,7 @@ def test_training_learns_a_map_and_says_how(pairs):
 def test_no_steps_leave_the_link_as_it_is(pairs):
     start = init_link(LINK, jax.random.key(0))
     config = dataclasses.replace(CONFIG, steps=0, warmup_steps=0)
-    trained, _ = train_inner_link(LINK, start, *pairs, config, key=jax.random.key(1))
+    trained, _ = regress_link(LINK, start, *pairs, config, key=jax.random.key(1))
     assert trained is start
 
 

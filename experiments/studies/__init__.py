@@ -1,0 +1,1 @@
+"""One study per figure or table."""

@@ -1,0 +1,138 @@
+"""The main job: what a user sees of it, from bad input to a finished and a repeated run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.run import BAD_INPUT, main
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "experiments/configs/quickstart.yaml"
+AGENT = Path("rmas_jax/assets/embedded/planner")
+TINY = [
+    "inner.items=8",
+    "inner.steps=4",
+    "inner.warmup_steps=1",
+    "outer.phases.0.steps=2",
+    "outer.phases.0.batch_size=2",
+    "outer.phases.0.warmup_steps=1",
+    "outer.phases.1.steps=2",
+    "outer.phases.1.batch_size=2",
+    "outer.phases.1.warmup_steps=1",
+    "outer.validation_size=4",
+    "data.train_size=16",
+    "evaluation.size=6",
+    "evaluation.batch_size=4",
+    "evaluation.rounds=[1,2]",
+    "evaluation.gradient_batch_size=2",
+    "runtime.progress=false",
+    "runtime.compilation_cache=false",
+]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def run(tmp_path, *overrides):
+    settings = [f"output_dir={tmp_path / 'runs'}", *TINY, *overrides]
+    return main(["--config", CONFIG, *(part for item in settings for part in ("--set", item))])
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """A copy of an agent to damage, and the override that uses it."""
+    copy = tmp_path / "agent"
+    shutil.copytree(AGENT, copy)
+    return copy, f"system.agents.planner={copy}"
+
+
+def refused(tmp_path, capsys, *overrides):
+    assert run(tmp_path, *overrides) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "Traceback" not in message
+    assert not (tmp_path / "runs" / "quickstart" / "links").exists()
+    return message
+
+
+def test_a_key_that_does_not_exist(tmp_path, capsys):
+    assert "system.latent_step" in refused(tmp_path, capsys, "system.latent_step=4")
+
+
+def test_a_value_of_the_wrong_type(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "system.latent_steps=four")
+    assert "system.latent_steps" in message and "four" in message
+
+
+def test_a_configuration_file_that_is_not_there(capsys):
+    assert main(["--config", "nowhere.yaml"]) == BAD_INPUT
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_a_model_directory_that_is_not_there(tmp_path, capsys):
+    message = refused(tmp_path, capsys, f"system.agents.planner={tmp_path}/nobody")
+    assert f"{tmp_path}/nobody" in message
+
+
+def test_damaged_weights(tmp_path, capsys, agent):
+    folder, override = agent
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors" in refused(tmp_path, capsys, override)
+
+
+def test_an_unsupported_family(tmp_path, capsys, agent):
+    folder, override = agent
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "rwkv"}))
+    message = refused(tmp_path, capsys, override)
+    assert "rwkv" in message and str(folder) in message
+
+
+def test_a_slot_that_a_template_lacks(tmp_path, capsys):
+    text = (ROOT / "rmas_jax/prompts/relay.yaml").read_text().replace("{planner}", "the plan")
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(text)
+    message = refused(tmp_path, capsys, f"system.prompts={prompts}")
+    assert "critic" in message and "planner" in message and str(prompts) in message
+
+
+def test_a_split_that_does_not_exist(tmp_path, capsys):
+    assert "tset" in refused(tmp_path, capsys, "evaluation.splits=[tset]")
+
+
+def test_a_folder_that_is_not_ours(tmp_path, capsys):
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    (folder / "diary.txt").write_text("dear diary")
+    assert str(folder) in refused(tmp_path, capsys)
+
+
+def test_a_run_ends_in_a_report_and_is_reused(tmp_path, capsys, caplog):
+    assert run(tmp_path) == 0
+    folder = tmp_path / "runs" / "quickstart"
+    for name in ("report.html", "report.md", "config.yaml", "environment.json", "gradients.json"):
+        assert (folder / name).stat().st_size > 0, name
+    rows = json.loads((folder / "results.json").read_text())
+    columns = (
+        "method rounds latent_steps split n correct accuracy ci_low ci_high tokens_per_item "
+        "steps_per_item seconds_per_item seed"
+    )
+    assert all(set(columns.split()) <= set(row) for row in rows)
+    assert {row["split"] for row in rows} == {"test", "test_unseen_entities"}
+    items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    assert len(items) == sum(row["n"] for row in rows)
+    assert str(folder / "report.html") in capsys.readouterr().out
+
+    before = (folder / "items.jsonl").stat().st_mtime_ns
+    assert run(tmp_path) == 0
+    assert (folder / "items.jsonl").stat().st_mtime_ns == before
+    for stage in ("inner loop", "outer loop", "evaluation"):
+        assert f"{stage}: finished before" in caplog.text
+
+    assert run(tmp_path, "seed=1") == BAD_INPUT
+    message = capsys.readouterr().err
+    assert "holds another run's results" in message and "seed" in message
