@@ -132,10 +132,13 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
     examples = task.load(data_dir, "train")[: config.data.train_size]
     common = {"progress": config.runtime.progress, "curves": curves}
 
+    slots = {"text_fields": fields, "slot_width": config.system.latent_steps}
+
     def inner() -> None:
+        items = examples[: config.inner.items]
         dialogues = {
             role: encode_dialogues(
-                examples[: config.inner.items],
+                items,
                 team.tokenizers[role],
                 team.prompts[role],
                 topology=team.system.topology,
@@ -156,7 +159,9 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
                 team,
                 links,
                 dialogues,
+                encode_examples(items, team.tokenizers, team.prompts, **slots),
                 config.inner,
+                rounds=config.system.rounds,
                 key=keys["inner"],
                 align_outer=config.system.outer_start == "aligned",
                 **common,
@@ -164,7 +169,6 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
         )
 
     def outer() -> None:
-        slots = {"text_fields": fields, "slot_width": config.system.latent_steps}
         data = encode_examples(examples, team.tokenizers, team.prompts, **slots)
         held_out = task.load(data_dir, "validation")[: config.outer.validation_size]
         validation = encode_examples(held_out, team.tokenizers, team.prompts, **slots)

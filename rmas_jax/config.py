@@ -177,6 +177,12 @@ class InnerConfig(_Section):
     )
     cosine_weight: float = option("weight of the cosine distance", 1.0, at_least=0)
     mse_weight: float = option("weight of the mean squared error", 0.1, at_least=0)
+    passes: int = option(
+        "trainings in a row: the first on states that read text, later ones also on the states of "
+        "the system's own latent rounds, which drift from those",
+        1,
+        at_least=1,
+    )
     noise: float = option(
         "Gaussian noise on what a link reads, in units of its rms; keeps it from learning contexts",
         0.0,

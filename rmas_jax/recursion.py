@@ -123,6 +123,7 @@ class Rounds:
     received: jax.Array  # [R, B, S, D] vectors that reached the answerer's slots in each round
     losses: dict[str, jax.Array]  # role with a target -> [R, B] mean cross-entropy of its text
     right: dict[str, jax.Array]  # role with a target -> [R, B] bool; greedy decoding would write it
+    thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D] what it thought
     change: jax.Array  # [R, B] relative change of those vectors since the round before; round 1: 1
 
 
@@ -258,7 +259,7 @@ def run_rounds(
             else:
                 thoughts, text = stage(role, arrived, form, targets.get(role))
                 if text is not None:
-                    written[role] = text
+                    written[role] = (*text, thoughts)
             for edge in topology.edges:
                 if edge[0] == role:
                     name = edge_name(edge)
@@ -273,7 +274,7 @@ def run_rounds(
     if steps == 0:  # nothing is passed: only the answerer's own prompt counts
         width = system.width(topology.answerer)
         received = jnp.zeros((rounds, batch, 0, width), _dtype(agents[topology.answerer]))
-        return Rounds(received, {}, {}, jnp.zeros((rounds, batch)))
+        return Rounds(received, {}, {}, {}, jnp.zeros((rounds, batch)))
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets))
     scanned = (jnp.arange(rounds), by_round, dict(probes))
     step = jax.checkpoint(body, prevent_cse=False) if remat else body
@@ -284,8 +285,9 @@ def run_rounds(
     )
     return Rounds(
         received=received,
-        losses={role: loss for role, (loss, _) in written.items()},
-        right={role: right for role, (_, right) in written.items()},
+        losses={role: loss for role, (loss, _, _) in written.items()},
+        right={role: right for role, (_, right, _) in written.items()},
+        thoughts={role: thoughts for role, (_, _, thoughts) in written.items()},
         change=change,
     )
 

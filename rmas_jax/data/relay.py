@@ -132,7 +132,6 @@ def split_questions() -> dict[str, list[tuple[Phrase, int]]]:
     size = range(sum(CLASS_SIZES))
     questions = list(itertools.product(itertools.product(size, size), range(1, MAX_GATES + 1)))
     order = np.random.default_rng(WORLD_SEED + 1).permutation(len(questions))
-    shuffled = [questions[i] for i in order]
     small = CLASS_SIZES[0]  # words from here on are of the second class
     known = [[], []]
     unseen = []

@@ -18,10 +18,13 @@ from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
 from rmas_jax.links import apply_link
 from rmas_jax.models import Decoder
 from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.recursion import latent_channel, run_rounds
 from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import next_token_pairs, regress_link
 from rmas_jax.training.outer import outer_loss, outer_step, start_phase
+
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # states [n, D], next embeddings [n, D], ids [n]
 
 
 class DivergedError(RuntimeError):
@@ -50,7 +53,7 @@ class Curves:
 
 def cached_pairs(
     model: Decoder, params: Any, dialogues: Dialogues, *, batch_size: int = 256
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Pairs:
     """Runs a frozen agent once over its role texts.
 
     Returns:
@@ -67,12 +70,50 @@ def cached_pairs(
     return hidden, target, dialogues.ids[:, -width:][keep]
 
 
+def rollout_pairs(
+    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int = 256
+) -> dict[str, Pairs]:
+    """Runs the system in latents and pairs every thought with the token it stands for.
+
+    Thoughts drift over rounds; pairs of drifted thoughts teach the links to lead back (dataset
+    aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
+    count: what is lost cannot be paired. No gradient passes through the rollout.
+    """
+    system = team.system
+
+    @jax.jit
+    def think(agents, links, batch):
+        channel = latent_channel(system, links)
+        out = run_rounds(
+            system, agents, channel, batch.prompts, rounds=rounds, targets=batch.targets
+        )
+        return out.thoughts, out.right
+
+    found: dict[str, list[Pairs]] = {role: [] for role in system.topology.order}
+    for start in range(0, len(data), batch_size):
+        batch = data.rows(np.arange(start, start + batch_size) % len(data))
+        thoughts, right = jax.device_get(think(team.agents, links, batch))
+        for role, hidden in thoughts.items():
+            keep = np.moveaxis(batch.targets[role].valid[:, :rounds, : hidden.shape[2]], 1, 0)
+            keep = keep & right[role][..., None]
+            ids = np.moveaxis(batch.targets[role].ids[:, :rounds, : hidden.shape[2]], 1, 0)[keep]
+            found[role].append(
+                (hidden[:, :, : keep.shape[2]][keep], _embeddings(team, role, ids), ids)
+            )
+    return {
+        role: tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        for role, parts in found.items()
+    }
+
+
 def run_inner_loop(
     team: Team,
     links: Any,
     dialogues: Mapping[str, Dialogues],
+    data: TrainingData,
     config: InnerConfig,
     *,
+    rounds: int,
     key: jax.Array,
     curves: Curves,
     align_outer: bool = True,
@@ -84,8 +125,10 @@ def run_inner_loop(
     Args:
       team: the system and its agents.
       links: where they start.
-      dialogues: by role.
+      dialogues: by role; what the first pass reads.
+      data: the same items as prompts with slots, for later passes.
       config: of the regressions.
+      rounds: R of the later passes' rollouts.
       key: order of the batches.
       curves: gets the losses.
       align_outer: whether outer links learn to send a token's vector to where the receiver
@@ -100,29 +143,54 @@ def run_inner_loop(
     train = jax.jit(regress_link, static_argnums=(0, 4))
     links = {part: dict(params) for part, params in links.items()}
     jobs = [*topology.order, *(topology.edges if align_outer else ())]
-    pairs: dict[str, tuple[np.ndarray, ...]] = {}
-    for i, job in enumerate(tqdm(jobs, desc="inner loop", unit="link", disable=not progress)):
-        if isinstance(job, str):  # an agent: its own next embeddings
-            name, link, part = job, system.inner[job], "inner"
-            pairs[job] = cached_pairs(system.models[job], team.agents[job], dialogues[job])
-            hidden, target, _ = pairs[job]
-        else:
-            name, link, part = edge_name(job), system.outer[edge_name(job)], "outer"
-            hidden, target = _translations(team, links, job, pairs[job[0]])
-        links[part][name], logged = train(
-            link, links[part][name], hidden, target, config, key=jax.random.fold_in(key, i)
-        )
-        logged = jax.device_get(logged)
+    pairs = {
+        role: cached_pairs(system.models[role], team.agents[role], dialogues[role])
+        for role in topology.order
+    }
+    for name in (*topology.order, *map(edge_name, topology.edges)):
         curves.truncate(name, 0)
-        for step in range(0, config.steps, log_every):
-            curves.write(
-                "inner", name, step, **{curve: float(v[step]) for curve, v in logged.items()}
+    bar = tqdm(
+        total=config.passes * len(jobs), desc="inner loop", unit="link", disable=not progress
+    )
+    for i in range(config.passes):
+        if i:
+            rolled = rollout_pairs(team, links, data, rounds=rounds)
+            pairs = {
+                role: tuple(map(np.concatenate, zip(pairs[role], rolled[role], strict=True)))
+                for role in pairs
+            }
+        for j, job in enumerate(jobs):
+            if isinstance(job, str):  # an agent: its own next embeddings
+                name, link, part = job, system.inner[job], "inner"
+                hidden, target, _ = pairs[job]
+            else:
+                name, link, part = edge_name(job), system.outer[edge_name(job)], "outer"
+                hidden, target = _translations(team, links, job, pairs[job[0]])
+            links[part][name], logged = train(
+                link,
+                links[part][name],
+                hidden,
+                target,
+                config,
+                key=jax.random.fold_in(key, i * len(jobs) + j),
             )
+            logged = jax.device_get(logged)
+            for step in range(0, config.steps, log_every):
+                values = {curve: float(v[step]) for curve, v in logged.items()}
+                curves.write("inner", name, i * config.steps + step, **values)
+            bar.update()
+    bar.close()
     return links
 
 
+def _embeddings(team: Team, role: str, ids: np.ndarray) -> np.ndarray:
+    """Input embeddings [n, D] of token ids [n]."""
+    embed = team.system.models[role].apply
+    return np.asarray(embed({"params": team.agents[role]}, ids[None], method="embed")[0])
+
+
 def _translations(
-    team: Team, links: Any, edge: tuple[str, str], pairs: tuple[np.ndarray, ...]
+    team: Team, links: Any, edge: tuple[str, str], pairs: Pairs
 ) -> tuple[jax.Array, jax.Array]:
     """What an outer link reads, and the receiver's embedding of the token that it stands for."""
     sender, receiver = edge
@@ -133,10 +201,7 @@ def _translations(
     known = counterpart[ids] >= 0
     if team.system.sent_vectors == "outer_of_inner":
         hidden = apply_link(team.system.inner[sender], links["inner"][sender], hidden)
-    target = team.system.models[receiver].apply(
-        {"params": team.agents[receiver]}, counterpart[ids[known]][None], method="embed"
-    )
-    return hidden[known], target[0]
+    return hidden[known], _embeddings(team, receiver, counterpart[ids[known]])
 
 
 def run_phase(

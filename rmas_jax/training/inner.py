@@ -98,7 +98,7 @@ def regress_link(
             )
         )(params)
         updates, state = optimizer.update(grads, state, params)
-        curve = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        curve = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return (optax.apply_updates(params, updates), state), curve
 
     (params, _), curves = jax.lax.scan(

@@ -142,9 +142,9 @@ def outer_step(
     links = state.links | optax.apply_updates(trained, updates)
     metrics = {
         "loss": loss,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "link_grad_norm": {
-            name: optax.global_norm(g) for part in grads.values() for name, g in part.items()
+            name: optax.tree.norm(g) for part in grads.values() for name, g in part.items()
         },
         **{f"text_{name}": values for name, values in details.items()},
     }
