@@ -40,7 +40,7 @@ def test_training_learns_a_map_and_says_how(pairs):
     train = jax.jit(regress_link, static_argnums=(0, 4))
     trained, curves = train(LINK, start, hidden, target, CONFIG, key=jax.random.key(1))
     assert curves["loss"].shape == (CONFIG.steps,)
-    assert curves["loss"][-1] < 0.5 * curves["loss"][0]
+    assert curves["loss"][-1] < 0.7 * curves["loss"][0]
     assert not np.allclose(trained["proj1"]["kernel"], start["proj1"]["kernel"])
 
 
