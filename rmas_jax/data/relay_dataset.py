@@ -58,6 +58,7 @@ def load_relay(data_dir: str | Path, split: str) -> list[dict[str, Any]]:
     Raises:
       ValueError: no such split; the message lists those there are.
     """
+    tfds.disable_progress_bar()  # generated in seconds; the bars would break up ours
     builder = Relay(data_dir=str(data_dir), file_format="array_record")
     builder.download_and_prepare()
     if split not in builder.info.splits:
