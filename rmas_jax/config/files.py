@@ -1,0 +1,247 @@
+"""Reads a configuration strictly from YAML with overrides, and writes it.
+
+A file is checked as a whole before anything else happens, and every problem in it is reported in
+one `ConfigError`.
+"""
+
+import copy
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import draccus
+import yaml
+
+from rmas_jax.config.fields import KINDS, Option, Section, split_optional
+from rmas_jax.config.sections import RunConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: names file, field, value and what is allowed."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a run's configuration.
+
+    Args:
+        path: a YAML file. `1e-3` is a number and `yes` is text, as in YAML 1.2.
+        overrides: `section.field=value` strings, the value in YAML; later ones win. Items of lists
+            go by number: `outer.phases.0.steps=10`.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it or in the overrides is not
+            allowed. The message lists all problems found.
+    """
+    tree = _read(Path(path))
+    changed = {_apply(tree, override): override for override in overrides}
+    problems = list(_problems(RunConfig, tree, Option("the whole file"), ()))
+    if not problems:
+        config = draccus.decode(RunConfig, tree)
+        problems = list(_conflicts(config, ()))
+    if problems:
+        lines = []
+        for where, message in problems:
+            # The overrides that set this field, or the section around it, or something inside it.
+            causes = [
+                f" (from override {override!r})"
+                for field, override in changed.items()
+                if field[: len(where)] == where[: len(field)]
+            ]
+            lines.append(".".join(where) + ": " * bool(where) + message + "".join(causes[-1:]))
+        head = "" if len(lines) == 1 else f"{len(lines)} problems\n  "
+        raise ConfigError(f"{path}: {head}" + "\n  ".join(lines))
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """Writes `config`, all defaults included, as YAML that `load_config` reads back as equal."""
+    tree = dataclasses.asdict(config)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def field_help() -> str:
+    """Lists every field with what it takes, its default and its meaning, for `--help`."""
+    return "\n".join(
+        f"{name}: {limits.allowed(expected)} ({default})\n    {limits.help}"
+        for name, expected, limits, default in _described(RunConfig, "")
+    )
+
+
+def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, str]]:
+    """Yields (dotted name, type, option, default in words) of all fields below `section`.
+
+    Sections themselves are left out; the fields of a list's items get `N` for the item's number.
+    """
+    for field in dataclasses.fields(section):
+        expected, name = field.type, prefix + field.name
+        if dataclasses.is_dataclass(expected):
+            yield from _described(expected, f"{name}.")
+            continue
+        default = "required"
+        if field.default is not dataclasses.MISSING:
+            default = f"default {json.dumps(field.default)}"
+        yield name, expected, field.metadata["option"], default
+        item = next(iter(typing.get_args(expected)), None)
+        if dataclasses.is_dataclass(item):
+            yield from _described(item, f"{name}.N.")
+
+
+# A problem is the path of a field and what is wrong with it.
+_Path = tuple[str, ...]
+_Problem = tuple[_Path, str]
+
+
+def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterator[_Problem]:
+    """Yields what is wrong with the parsed YAML `value` as a field of type `expected`."""
+    kind, is_nullable = split_optional(expected)
+    container, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if value is None and is_nullable:
+        return
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        yield from _section_problems(kind, value, path)
+    elif container is dict and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _problems(str, key, Option("a key"), (*path, str(key)))
+            yield from _problems(arguments[1], item, limits, (*path, str(key)))
+    elif container is tuple and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _problems(arguments[0], item, limits, (*path, str(index)))
+        if limits.distinct and (not value or any(value.count(item) > 1 for item in value)):
+            yield path, f"expected {limits.allowed(kind)}, got {_show(value)}"
+    elif kind not in KINDS or not limits.admits(kind, value):
+        advice = ""
+        if kind is str and type(value) in (bool, int, float) and not limits.choices:
+            advice = "; put it in quotes to make it text"
+        yield path, f"expected {limits.allowed(expected)}, got {_show(value)}{advice}"
+
+
+def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Problem]:
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    for key, value in tree.items():
+        if key in fields:
+            field = fields[key]
+            yield from _problems(field.type, value, field.metadata["option"], (*path, key))
+            continue
+        close = difflib.get_close_matches(str(key), fields, n=1)
+        close += [name for name, *_ in _described(RunConfig, "") if name.endswith(f".{key}")]
+        advice = f"did you mean {' or '.join(close)}? " if close else ""
+        yield (
+            (*path, str(key)),
+            f"unknown key (value {_show(value)}); {advice}allowed here: {', '.join(fields)}",
+        )
+    for name, field in fields.items():
+        if name not in tree and field.default is dataclasses.MISSING:
+            limits = field.metadata["option"]
+            yield (*path, name), f"required and missing; expected {limits.allowed(field.type)}"
+
+
+def _conflicts(section: Section, path: _Path) -> Iterator[_Problem]:
+    """Yields what the sections say about fields that do not go together."""
+    for name, message in section.conflicts():
+        yield (*path, name), message
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Section):
+            yield from _conflicts(value, (*path, field.name))
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, Section):
+                    yield from _conflicts(item, (*path, field.name, str(index)))
+
+
+def _apply(tree: Any, override: str) -> _Path:
+    """Sets one `a.b.c=value` in the parsed file and returns its path; missing sections are made."""
+    name, equals, text = override.partition("=")
+    path = tuple(name.strip().split("."))
+    if not equals or not all(path):
+        raise ConfigError(f"override {override!r}: expected field=value, such as inner.steps=200")
+    value = _parse(text, f"override {override!r}")
+    # What lies on the way is copied: a YAML anchor and its aliases are one object.
+    for depth, part in enumerate(path):
+        is_last = depth == len(path) - 1
+        if isinstance(tree, dict):
+            tree[part] = value if is_last else copy.copy(tree.get(part, {}))
+            tree = tree[part]
+        elif isinstance(tree, list) and part.isdecimal() and int(part) < len(tree):
+            index = int(part)
+            tree[index] = value if is_last else copy.copy(tree[index])
+            tree = tree[index]
+        else:
+            around = ".".join(path[:depth]) or "the file"
+            held = f"{len(tree)} items, counted from 0" if isinstance(tree, list) else _show(tree)
+            raise ConfigError(f"override {override!r}: no {part!r} in {around}, which is {held}")
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return _parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+        advice = f"; in the same folder: {', '.join(near)}" if near else ""
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}){advice}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text in UTF-8 ({error.reason})") from error
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{source}: not valid YAML{where}: {what}") from error
+
+
+def _show(value: Any) -> str:
+    """`value` for a message: as YAML writes it, or nearly, and not too long."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, where YAML's own loader keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            keys.append(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as something else."""
+
+
+# Plain scalars mean what they do in YAML 1.2's core schema: PyYAML follows 1.1, where 1e-3 is text,
+# `yes` and `off` are booleans, 010 is eight and 1:30 is ninety.
+_SCALARS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "null": (r"~|null|Null|NULL|", [*"~nN", ""]),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+for _class in (_Loader, _Dumper):
+    _class.yaml_implicit_resolvers = {}
+    for _tag, (_pattern, _first) in _SCALARS.items():
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+        )

@@ -1,0 +1,207 @@
+"""The sections of a run's configuration, as frozen dataclasses."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from rmas_jax.config.fields import Section, option
+
+# The roles that each pattern of collaboration needs, in the order of their turns.
+PATTERN_ROLES = {"sequential": ("planner", "critic", "solver")}
+INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
+OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
+METHODS = (
+    "recursive_mas",
+    "aligned_links",
+    "recursive_text",
+    "truncated_text",
+    "no_latents",
+    "shuffled_latents",
+    "single_agents",
+)
+MAX_ROUNDS = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SystemConfig(Section):
+    """Who the agents are and how they are linked."""
+
+    agents: dict[str, str] = option("role -> directory or hub id of its language model")
+    pattern: str = option("how the agents take turns", "sequential", choices=tuple(PATTERN_ROLES))
+    prompts: str = option("a prompt set of the package, or the path of a YAML file", "relay")
+    latent_steps: int = option("latent thoughts per stage; 0 passes nothing", 4, at_least=0)
+    rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
+    inner_link: str = option(
+        "form of the links inside an agent", "ln_res", choices=INNER_LINK_FORMS
+    )
+    outer_link: str = option("form of the links between agents", "ln_res", choices=OUTER_LINK_FORMS)
+    sent_vectors: str = option(
+        "what an outer link reads: the inner link's output, or the hidden states",
+        "outer_of_inner",
+        choices=("outer_of_inner", "outer_of_hidden"),
+    )
+    outer_start: str = option(
+        "outer links before training: fitted between embedding spaces, torch's defaults, identity",
+        "aligned",
+        choices=("aligned", "torch_default", "identity"),
+    )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """The agents are those of the pattern."""
+        roles = PATTERN_ROLES[self.pattern]
+        if set(self.agents) != set(roles):
+            yield (
+                "agents",
+                f"the {self.pattern} pattern has exactly the roles {', '.join(roles)}, "
+                f"got {', '.join(self.agents) or 'none'}",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """Which problems the links are trained and tested on."""
+
+    dataset: str = option("name of the data set", "relay")
+    train_size: int | None = option("training items to use; null: all", None, at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InnerConfig(Section):
+    """The inner loop: each agent's own link, trained alone."""
+
+    steps: int = option("optimiser steps; 0 leaves the inner links as they start", at_least=0)
+    batch_size: int = option("tokens per step", at_least=1)
+    learning_rate: float = option("peak learning rate", above=0)
+    warmup_steps: int = option("steps of linear warmup, fewer than steps", at_least=0)
+    items: int | None = option(
+        "training items whose role texts are read; null: all", None, at_least=1
+    )
+    cosine_weight: float = option("weight of the cosine distance", 1.0, at_least=0)
+    mse_weight: float = option("weight of the mean squared error", 0.1, at_least=0)
+    passes: int = option(
+        "trainings in a row: the first on states that read text, later ones also on the states of "
+        "the system's own latent rounds, which drift from those",
+        1,
+        at_least=1,
+    )
+    noise: float = option(
+        "Gaussian noise on what a link reads, in units of its rms; keeps it from learning contexts",
+        0.0,
+        at_least=0,
+    )
+    max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Warmup ends, and there is something to train on."""
+        yield from _warmup_conflict(self.warmup_steps, self.steps)
+        if self.cosine_weight == self.mse_weight == 0:
+            yield "cosine_weight", "cosine_weight and mse_weight are both 0: nothing to train on"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig(Section):
+    """One phase of the outer loop: the whole system, unrolled through its rounds."""
+
+    name: str = option("name of the phase in logs and checkpoints", pattern=r"[\w-]+")
+    latents: str = option(
+        "thoughts from target texts, or from the system's own rollout",
+        choices=("teacher_forced", "on_policy"),
+    )
+    rounds: int = option("rounds that are unrolled", at_least=1, at_most=MAX_ROUNDS)
+    steps: int = option("optimiser steps", at_least=1)
+    batch_size: int = option("items per step", at_least=1)
+    learning_rate: float = option("peak learning rate", above=0)
+    warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
+    optimizer: str = option(
+        "name of an optax optimiser", "adamw", choices=("adamw", "adam", "sgd", "lion")
+    )
+    schedule: str = option("learning rate after warmup", "cosine", choices=("cosine", "constant"))
+    weight_decay: float = option("decoupled weight decay (adamw, lion)", 0.0, at_least=0)
+    max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
+    round_weights: tuple[float, ...] = option(
+        "weight of each round's loss, one per round; empty: the last round only", (), at_least=0
+    )
+    role_text_weight: float = option("weight of each stage's role text loss", 0.0, at_least=0)
+    train_inner_links: bool = option("whether the inner links are trained on as well", False)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Warmup ends, and weights fit the rounds and the optimiser."""
+        yield from _warmup_conflict(self.warmup_steps, self.steps)
+        if self.round_weights and len(self.round_weights) != self.rounds:
+            yield (
+                "round_weights",
+                f"expected none or one per round ({self.rounds}), got {len(self.round_weights)}",
+            )
+        if self.round_weights and not any(self.round_weights):
+            yield "round_weights", "all are 0: nothing to train on"
+        if self.weight_decay and self.optimizer not in ("adamw", "lion"):
+            yield "weight_decay", f"{self.optimizer} has none: use adamw or lion, or leave it at 0"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OuterConfig(Section):
+    """The outer loop: all links together, in phases, with checkpoints."""
+
+    phases: tuple[PhaseConfig, ...] = option("run one after the other; empty: no outer loop")
+    checkpoint_every: int = option("steps between checkpoints", 50, at_least=1)
+    keep_checkpoints: int = option("newest checkpoints to keep", 2, at_least=1)
+    log_every: int = option("steps between log lines", 10, at_least=1)
+    validation_every: int = option("steps between validations", 50, at_least=1)
+    validation_size: int = option("validation items", 128, at_least=1)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Phases are told apart by name."""
+        names = [phase.name for phase in self.phases]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            yield "phases", f"more than one phase is called {', '.join(sorted(repeated))}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Section):
+    """What is measured after training."""
+
+    rounds: tuple[int, ...] = option(
+        "rounds to evaluate at", (1, 2, 3, 4), at_least=1, at_most=MAX_ROUNDS, distinct=True
+    )
+    splits: tuple[str, ...] = option(
+        "splits of the data set", ("test", "test_unseen_entities"), distinct=True
+    )
+    size: int | None = option("items per split; null: the whole split", None, at_least=1)
+    batch_size: int = option("items per batch", 256, at_least=1)
+    max_new_tokens: int = option("longest answer, in tokens", 16, at_least=1)
+    gradient_batch_size: int = option("items behind the gradient norms", 32, at_least=1)
+    methods: tuple[str, ...] = option(
+        "systems and controls to compare", METHODS, choices=METHODS, distinct=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeConfig(Section):
+    """How the run uses the machine."""
+
+    dtype: str = option(
+        "type of the agents' weights; links and losses stay in float32",
+        "float32",
+        choices=("float32", "bfloat16"),
+    )
+    compilation_cache: bool = option("whether compiled programs are kept between runs", True)
+    progress: bool = option("whether progress bars are shown", True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Section):
+    """A whole run: train the links of a system, evaluate it, report."""
+
+    name: str = option("name of the run and of its folder", pattern=r"\w[\w.-]*")
+    seed: int = option("seed of everything random", 0, at_least=0, at_most=2**32 - 1)
+    output_dir: str = option("folder that holds the folders of runs", "runs")
+    system: SystemConfig = option("the agents and how they are linked")
+    data: DataConfig = option("the problems", DataConfig())
+    inner: InnerConfig = option("the inner loop of training")
+    outer: OuterConfig = option("the outer loop of training")
+    evaluation: EvaluationConfig = option("what is measured", EvaluationConfig())
+    runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
+
+
+def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]:
+    if 0 < steps <= warmup_steps:
+        yield "warmup_steps", f"expected fewer than steps ({steps}), got {warmup_steps}"
