@@ -172,9 +172,11 @@ def text_states(
       token); the mean cross-entropy of the text [B]; whether greedy decoding writes it [B].
     """
     model, params = system.models[role], {"params": agents[role]}
-    embeds = model.apply(params, target.ids[:, :-1], method="embed")
-    read, _ = model.apply(params, embeds, target.valid[:, :-1], cache)
-    states = jnp.concatenate([hidden[:, None], read], axis=1)
+    states = hidden[:, None]
+    if target.ids.shape[1] > 1:
+        embeds = model.apply(params, target.ids[:, :-1], method="embed")
+        read, _ = model.apply(params, embeds, target.valid[:, :-1], cache)
+        states = jnp.concatenate([states, read], axis=1)
     logits = model.apply(params, states, method="unembed")
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, target.ids) * target.valid
     right = jnp.all((jnp.argmax(logits, axis=-1) == target.ids) | ~target.valid, axis=1)

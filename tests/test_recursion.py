@@ -478,12 +478,14 @@ def test_right_says_whether_greedy_decoding_writes_the_text(tiny_system):
         return out.right["solver"][0]
 
     def of(ids):
-        targets = {"solver": Targets(ids=ids[:, None].astype(np.int32), valid=valid)}
+        shown = valid[..., : ids.shape[1]]
+        targets = {"solver": Targets(ids=ids[:, None].astype(np.int32), valid=shown)}
         return right(tiny.agents, tiny.links, tiny.prompts(), targets)
 
     np.testing.assert_array_equal(of(written), [True, True, True])
     np.testing.assert_array_equal(of(changed), [True, False, True])
     np.testing.assert_array_equal(of(hidden_change), [True, True, True])
+    np.testing.assert_array_equal(of(changed[:, :1]), [True, True, True])  # texts of one token
 
 
 def test_bad_arguments_are_named(tiny_system):

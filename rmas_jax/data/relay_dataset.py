@@ -17,9 +17,10 @@ TEXT_FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
 class Relay(tfds.core.GeneratorBasedBuilder):
     """Gate relay: multi-step questions whose steps are known to different agents."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {
-        "1.0.0": "9,216 phrases, up to nine gates, role texts for four rounds."
+        "1.0.0": "9,216 phrases, up to nine gates, role texts for four rounds.",
+        "1.1.0": "test_unseen_entities drawn afresh.",
     }
 
     def _info(self) -> tfds.core.DatasetInfo:
