@@ -115,16 +115,12 @@ def think(
     valid = jnp.ones((hidden.shape[0], 1), bool)
 
     def step(carry, _):
-        hidden, tail = carry
+        hidden, now = carry
         embeds = feed(hidden[:, None])
-        # The finished blocks are closed over: only the tail of M positions is carried.
-        now = cache.replace(**tail)
-        out, now = model.apply({"params": params}, embeds, valid, now)
-        return (out[:, 0], _tail(now)), hidden
+        out, now = model.apply({"params": params}, embeds, valid, now.replace(past=cache.past))
+        return (out[:, 0], now.replace(past=())), hidden
 
-    (last, _), thoughts = jax.lax.scan(step, (hidden, _tail(cache)), length=steps - 1)
+    # The finished blocks are closed over: only the tail of M positions is carried.
+    start = (hidden, cache.replace(past=()))
+    (last, _), thoughts = jax.lax.scan(step, start, length=steps - 1)
     return jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
-
-
-def _tail(cache: Cache) -> dict[str, Any]:
-    return {"tail": cache.tail, "used": cache.used, "next_position": cache.next_position}

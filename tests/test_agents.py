@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from systems import CONFIGS, naive_thoughts
+from systems import CONFIGS, naive_thoughts, random_params
 
 from rmas_jax.agents import place, read_body, read_prefix, think
 from rmas_jax.links import apply_link
+from rmas_jax.models import Decoder, DecoderConfig
+from rmas_jax.models.cache import empty_state
 from rmas_jax.prompts import left_pad
 
 ROLES = sorted(CONFIGS)  # a Qwen3, a Llama and a Gemma-3
@@ -111,6 +113,66 @@ def test_batch_of_one_equals_batch_of_many(tiny_system, role):
     many = run(tiny_system, role, blocks(), vectors, steps=3)
     alone = run(tiny_system, role, blocks(ROWS[2:]), vectors[2:], steps=3)
     np.testing.assert_allclose(alone[0], many[2], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+LINEAR = DecoderConfig(
+    model_type="qwen3_5_text",
+    vocab_size=20,
+    width=12,
+    ffn_width=16,
+    num_layers=4,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    rope_theta=50.0,
+    rotary_fraction=0.5,
+    qk_norm=True,
+    gated_attention=True,
+    linear_layers=(True, False) * 2,
+    linear_key_heads=1,
+    linear_value_heads=2,
+    linear_key_dim=4,
+    linear_value_dim=3,
+    conv_width=4,
+)
+
+
+def test_linear_layers_carry_their_state_from_prefix_to_thoughts():
+    model, params = Decoder(LINEAR), random_params(LINEAR, 0)
+    arrays, steps = blocks(), 3
+    received = np.random.default_rng(5).normal(size=(len(ROWS), SLOTS, 12)).astype(np.float32)
+    turn = np.random.default_rng(6).normal(size=(12, 12)).astype(np.float32) / 4
+
+    def feed(hidden):
+        return hidden @ turn
+
+    @functools.partial(jax.jit, static_argnames="forgetful")
+    def run(params, received, forgetful=False):
+        prefix = read_prefix(model, params, arrays["prefix_ids"], arrays["prefix_valid"])
+        if forgetful:
+            prefix = prefix.replace(state=empty_state(LINEAR, len(ROWS)))
+        hidden, cache = read_body(
+            model,
+            params,
+            prefix,
+            ids=arrays["ids"],
+            valid=arrays["valid"],
+            received=received,
+            slot_index=arrays["slot_index"],
+            room=steps - 1,
+        )
+        return think(model, params, feed, hidden, cache, steps=steps)
+
+    table = np.asarray(params["embedding"])
+    rows = [
+        np.concatenate([table[prefix + lead], received[i], table[suffix]])
+        for i, (prefix, lead, suffix) in enumerate(ROWS)
+    ]
+    naive = naive_thoughts(model, params, feed, rows, steps)
+    np.testing.assert_allclose(run(params, received), naive, rtol=TOLERANCE, atol=TOLERANCE)
+    assert np.all(np.abs(np.diff(naive, axis=1)).max(axis=(0, 2)) > 0.1)
+    without = np.abs(run(params, received, forgetful=True) - naive).max(axis=(1, 2))
+    assert without[0] > 0.01 and without[1] < TOLERANCE  # the second row has no prefix
 
 
 def test_a_batch_without_any_prefix(tiny_system):

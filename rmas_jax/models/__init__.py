@@ -1,9 +1,10 @@
 """Frozen language models: Flax ports of Hugging Face decoders, their caches and checkpoints."""
 
-from rmas_jax.models.cache import Block, Cache, empty_cache, seal
+from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache, seal
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf
 from rmas_jax.models.decoder import Decoder
 from rmas_jax.models.hf import load_pretrained, save_pretrained
+from rmas_jax.models.rope import RopeScaling
 from rmas_jax.models.tokenizer import load_tokenizer
 from rmas_jax.models.weights import CheckpointError
 
@@ -13,6 +14,8 @@ __all__ = [
     "CheckpointError",
     "Decoder",
     "DecoderConfig",
+    "LinearState",
+    "RopeScaling",
     "UnsupportedModelError",
     "config_from_hf",
     "empty_cache",

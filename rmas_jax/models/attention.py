@@ -8,21 +8,24 @@ import jax.numpy as jnp
 MASKED = -1e30  # finite, so that a row without any visible key gives no NaN
 
 
-def rotary(x: jax.Array, positions: jax.Array, theta: jax.Array | float) -> jax.Array:
-    """Rotates pairs (i, i + H/2) of each head by position times frequency, in float32.
+def rotary(
+    x: jax.Array, positions: jax.Array, frequencies: jax.Array, factor: jax.Array | float = 1.0
+) -> jax.Array:
+    """Rotates pairs (i, i + R/2) of each head by position times frequency, in float32.
 
     Args:
-      x: [B, T, heads, H].
+      x: [B, T, heads, H]; dimensions from R on stay as they are.
       positions: [B, T] int32.
-      theta: base of the frequencies.
+      frequencies: [R/2], see `rope.rotary_frequencies`.
+      factor: on sine and cosine.
     """
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    half = frequencies.shape[0]
+    angle = positions[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None]
+    sin, cos = jnp.sin(angle) * factor, jnp.cos(angle) * factor
+    x32 = x.astype(jnp.float32)
+    first, second, rest = jnp.split(x32, (half, 2 * half), axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*turned, rest], axis=-1).astype(x.dtype)
 
 
 def attend(

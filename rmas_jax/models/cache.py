@@ -1,12 +1,13 @@
-"""What a decoder remembers: blocks of keys and values, each with its own mask.
+"""What a decoder remembers: blocks of keys and values, and the states of linear layers.
 
 A cache is a tuple of finished blocks, which are only read, and one block that is being written:
 
     past[0]            past[1]               tail (capacity 4, used 2)
     . . q q q q q      . l z z z s s s       t t _ _            . padding, _ free
 
-Finished blocks never change, so a `lax.scan` closes over them and carries the tail alone: a
-differentiated scan stores its carry once per step, and the tail is small.
+Finished blocks never change, so a `lax.scan` closes over them and carries the rest alone
+(`cache.replace(past=())`): a differentiated scan stores its carry once per step, and the tail is
+small. A linear layer remembers no positions, only a state of fixed size, which every call replaces.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from rmas_jax.models.config import DecoderConfig
 
 @struct.dataclass
 class Block:
-    """Keys and values of consecutive positions of a sequence."""
+    """Keys and values of consecutive positions of a sequence.
+
+    L counts the layers with attention, in a looped decoder those of every pass.
+    """
 
     keys: jax.Array  # [L, B, S, K, H], rotated
     values: jax.Array  # [L, B, S, K, H]
@@ -29,23 +33,44 @@ class Block:
 
 
 @struct.dataclass
+class LinearState:
+    """What the linear layers have made of everything read so far; L counts them."""
+
+    conv: jax.Array  # [L, B, W - 1, C]; last inputs of the convolution over W positions
+    memory: jax.Array  # [L, B, N, key dim, value dim] float32; what the delta rule has written
+
+
+@struct.dataclass
 class Cache:
-    """Everything read so far: finished blocks and the block being written."""
+    """Everything read so far: finished blocks, the block being written, the linear states."""
 
     past: tuple[Block, ...]  # read only
     tail: Block  # fixed capacity S, written from slot 0 on
     used: jax.Array  # [] int32; slots of the tail that are written (pads included)
     next_position: jax.Array  # [B] int32; position of the next real token
+    state: LinearState | None = None  # None where no layer is linear
 
 
 def empty_block(config: DecoderConfig, batch: int, capacity: int, *, dtype=jnp.float32) -> Block:
     """A block with `capacity` free slots."""
-    shape = (config.num_layers, batch, capacity, config.num_kv_heads, config.head_dim)
+    shape = (config.num_kv_caches, batch, capacity, config.num_kv_heads, config.head_dim)
     return Block(
         keys=jnp.zeros(shape, dtype),
         values=jnp.zeros(shape, dtype),
         valid=jnp.zeros((batch, capacity), bool),
         positions=jnp.zeros((batch, capacity), jnp.int32),
+    )
+
+
+def empty_state(config: DecoderConfig, batch: int, *, dtype=jnp.float32) -> LinearState | None:
+    """Linear layers that have read nothing; None where there are none."""
+    c = config
+    if not c.num_linear_states:
+        return None
+    heads = (c.linear_value_heads, c.linear_key_dim, c.linear_value_dim)
+    return LinearState(
+        conv=jnp.zeros((c.num_linear_states, batch, c.conv_width - 1, c.linear_conv_dim), dtype),
+        memory=jnp.zeros((c.num_linear_states, batch, *heads), jnp.float32),
     )
 
 
@@ -56,6 +81,7 @@ def empty_cache(config: DecoderConfig, batch: int, capacity: int, *, dtype=jnp.f
         tail=empty_block(config, batch, capacity, dtype=dtype),
         used=jnp.zeros((), jnp.int32),
         next_position=jnp.zeros((batch,), jnp.int32),
+        state=empty_state(config, batch, dtype=dtype),
     )
 
 

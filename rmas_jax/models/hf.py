@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,25 @@ from safetensors.numpy import save_file
 
 from rmas_jax.models.config import DecoderConfig, config_from_hf, config_to_hf
 from rmas_jax.models.decoder import Decoder
+from rmas_jax.models.partition import closed, logical_axes, read_shard
 from rmas_jax.models.weights import (
     EMBEDDING,
     IGNORED,
-    UNEMBEDDING,
     CheckpointError,
     Weight,
+    embedding_name,
+    stored_prefix,
+    unembedding_name,
     weight_table,
 )
+from rmas_jax.sharding import auto_mesh, named_sharding
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
 STORED_DTYPES = ("F32", "BF16", "F16")
+MAPPED_BYTES = 2**24  # of files that may be in memory at once, beside the tensor being read
 
 
 def load_pretrained(
@@ -49,7 +55,9 @@ def load_pretrained(
         or a hub id such as "Qwen/Qwen3-0.6B".
       dtype: of all parameters: float32, bfloat16 or float16. Stored bfloat16 stays exact in the
         first two.
-      mesh: where the parameters go, a copy on each device; None is the default device.
+      mesh: devices over which the parameters are split, by the rules of `rmas_jax.sharding` for
+        the axes `data`, `fsdp` and `model`; its axes are used as `Auto`. A process reads only what
+        its own devices hold. None is one whole copy on the default device.
       revision: branch, tag or commit, where `path` is a hub id.
 
     Returns:
@@ -64,24 +72,27 @@ def load_pretrained(
         raise ValueError(f"dtype={dtype!r}: allowed are {DTYPES}")
     directory = local_directory(path, patterns=("*.json", "model*.safetensors"), revision=revision)
     config_path = directory / CONFIG_FILE
-    config = config_from_hf(_read_json(config_path), source=str(config_path))
+    config = config_from_hf(read_json(config_path), source=str(config_path))
 
-    target = None
-    if mesh is not None:
-        target = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    params = {}
+    files = _weight_files(directory)
     with contextlib.ExitStack() as stack:
-        files = {file: _open(file, stack) for file in _weight_files(directory)}
-        tensors, duplicates = _index(files)
-        problems = duplicates + _problems(config, tensors)
-        if problems:
-            raise CheckpointError(
-                f"{directory}: the weights do not fit {config.model_type}:\n  "
-                + "\n  ".join(problems)
-            )
-        for weight in weight_table(config):
-            array = _read(weight, tensors, config.num_layers, jnp.dtype(dtype))
-            params[weight.path] = jax.device_put(array, target)
+        opened = {file: _open(file, stack) for file in files}
+        homes, problems = _homes(opened)
+        table = weight_table(config, stored_prefix(homes))
+        problems += _problems(config, table, {name: opened[home] for name, home in homes.items()})
+    if problems:
+        raise CheckpointError(
+            f"{directory}: the weights do not fit {config.model_type}:\n  " + "\n  ".join(problems)
+        )
+    mesh = None if mesh is None else auto_mesh(mesh)
+    params = {}
+    with _Stored(homes) as stored:
+        for weight in table:
+            target = None
+            if mesh is not None:
+                shape = weight.param_shape(config.num_layers)
+                target = named_sharding(shape, logical_axes(weight), mesh)
+            params[weight.path] = _load(weight, config.num_layers, stored, target, jnp.dtype(dtype))
     return Decoder(config), traverse_util.unflatten_dict(params)
 
 
@@ -164,13 +175,14 @@ def local_directory(
             str(path), revision=revision, allow_patterns=list(patterns)
         )
     except Exception as error:  # the hub has many errors, and they share no base
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: no such directory, and not available from the hub: {error}"
+            f"{path}: no such directory, and not available from the hub: {reason}"
         ) from error
     return Path(snapshot)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or a `CheckpointError` that names the file."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +202,7 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_FILE
     if not index.exists():
         raise CheckpointError(f"{directory}: holds neither {WEIGHT_FILE} nor {INDEX_FILE}")
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) and Path(file).name == file for file in weight_map.values()
     ):
@@ -210,28 +222,30 @@ def _open(path: Path, stack: contextlib.ExitStack) -> Any:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from None
 
 
-def _index(files: Mapping[Path, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Tensor name -> the open file that holds it, and a line for each name in several files."""
-    tensors, found_in = {}, {}
+def _homes(files: Mapping[Path, Any]) -> tuple[dict[str, Path], list[str]]:
+    """Tensor name -> the file that holds it, and a line for each name in several files."""
+    found_in: dict[str, list[Path]] = {}
     for path, file in files.items():
         for name in file.keys():  # noqa: SIM118 (not a dict)
-            tensors[name] = file
-            found_in.setdefault(name, []).append(path.name)
+            found_in.setdefault(name, []).append(path)
     duplicates = [
-        f"duplicate: {name} is in {', '.join(paths)}"
+        f"duplicate: {name} is in {', '.join(path.name for path in paths)}"
         for name, paths in found_in.items()
         if len(paths) > 1
     ]
-    return tensors, duplicates
+    return {name: paths[-1] for name, paths in found_in.items()}, duplicates
 
 
-def _problems(config: DecoderConfig, tensors: Mapping[str, Any]) -> list[str]:
-    """Everything by which the stored tensors differ from the weight table, a line each."""
+def _problems(
+    config: DecoderConfig, table: Sequence[Weight], tensors: Mapping[str, Any]
+) -> list[str]:
+    """Everything by which the stored tensors differ from the weight table, a line each.
+
+    `tensors` gives the open file of each name.
+    """
     problems = []
     expected = {
-        name: weight.stored_shape
-        for weight in weight_table(config)
-        for name in weight.names(config.num_layers)
+        name: weight.stored_shape for weight in table for name in weight.names(config.num_layers)
     }
     for name, shape in expected.items():
         if name not in tensors:
@@ -242,25 +256,87 @@ def _problems(config: DecoderConfig, tensors: Mapping[str, Any]) -> list[str]:
             problems.append(f"misshapen: {name} is {tuple(stored.get_shape())}, not {shape}")
         if stored.get_dtype() not in STORED_DTYPES:
             problems.append(f"dtype: {name} is {stored.get_dtype()}; allowed are {STORED_DTYPES}")
+    prefix = stored_prefix(tensors)
+    embedding, unembedding = embedding_name(prefix), unembedding_name(prefix)
     for name in tensors:
         if name in expected or IGNORED.fullmatch(name):
             continue
-        if name != UNEMBEDDING or EMBEDDING not in tensors:
+        if name != unembedding or embedding not in tensors:
             problems.append(f"unexpected: {name}")
-        elif not np.array_equal(
-            tensors[name].get_tensor(name), tensors[EMBEDDING].get_tensor(EMBEDDING)
-        ):
+        elif not _equal(*(tensors[tied].get_slice(tied) for tied in (unembedding, embedding))):
             problems.append(f"unexpected: {name}, embeddings are tied and it is not equal to them")
     return problems
 
 
-def _read(
-    weight: Weight, tensors: Mapping[str, Any], num_layers: int, dtype: np.dtype
-) -> np.ndarray:
-    """One parameter, all its layers, on the host."""
-    if not weight.is_stacked:
-        return weight.load(tensors[weight.name].get_tensor(weight.name)).astype(dtype)
-    out = np.empty(weight.param_shape(num_layers), dtype)
-    for layer, name in enumerate(weight.names(num_layers)):
-        out[layer] = weight.load(tensors[name].get_tensor(name))
-    return out
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two stored matrices are equal; they are never whole in memory."""
+    shape = first.get_shape()
+    return shape == second.get_shape() and all(
+        np.array_equal(first[start:stop], second[start:stop])
+        for start, stop in ((row, min(row + 4096, shape[0])) for row in range(0, shape[0], 4096))
+    )
+
+
+class _Stored:
+    """The tensors of a checkpoint; a context, because files are open between two of them.
+
+    Files are mapped, and the pages that were read count as memory of the process until the file is
+    closed: all are closed whenever much has been read.
+    """
+
+    def __init__(self, homes: Mapping[str, Path]):
+        self._homes = homes
+        self._stack = contextlib.ExitStack()
+        self._files: dict[Path, Any] = {}
+        self._read = 0  # bytes, at most
+
+    def __enter__(self) -> _Stored:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.close()
+        self._files.clear()
+        self._read = 0
+
+    def get_slice(self, name: str) -> Any:
+        """What gives parts of a tensor; to be used up before the next call."""
+        if self._read > MAPPED_BYTES:
+            self.__exit__()
+        path = self._homes[name]
+        if path not in self._files:
+            self._files[path] = _open(path, self._stack)
+        stored = self._files[path].get_slice(name)
+        self._read += math.prod(stored.get_shape()) * 4
+        return stored
+
+
+def _load(
+    weight: Weight,
+    num_layers: int,
+    stored: _Stored,
+    target: jax.sharding.Sharding | None,
+    dtype: np.dtype,
+) -> jax.Array:
+    """One parameter on its devices, or on the default one.
+
+    Shards pass through the host one after another, and each is read once, however many devices
+    hold it.
+    """
+    shape, names = weight.param_shape(num_layers), weight.names(num_layers)
+
+    def read(index):
+        return read_shard(weight, index, names, stored.get_slice, dtype)
+
+    if target is None:
+        return jax.block_until_ready(
+            jax.device_put(read(closed([slice(None)] * len(shape), shape)))
+        )
+    holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, part in target.addressable_devices_indices_map(shape).items():
+        key = tuple((p.start, p.stop) for p in closed(part, shape))
+        holders.setdefault(key, []).append(device)
+    shards = []
+    for key, devices in holders.items():
+        shard = read(tuple(slice(*ends) for ends in key))
+        shards += jax.block_until_ready([jax.device_put(shard, device) for device in devices])
+    return jax.make_array_from_single_device_arrays(shape, target, shards, dtype=dtype)

@@ -9,12 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_parity  # noqa: F401 (registers its cases)
 
-from rmas_jax.models import Decoder, DecoderConfig, empty_cache, load_pretrained, seal
+from rmas_jax.models import (
+    Decoder,
+    DecoderConfig,
+    UnsupportedModelError,
+    empty_cache,
+    load_pretrained,
+    seal,
+)
+from rmas_jax.models.rope import RopeScaling
 from rmas_jax.models.weights import weight_table
 
 TOLERANCE = 1e-4
-FAMILIES = ["llama", "gemma3"]  # without windows, and with them and two rotary bases
+# Without windows; with them and two rotary bases; with linear layers; with several passes.
+FAMILIES = ["llama", "gemma3", "qwen3_5", "ouro"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -89,8 +99,9 @@ def test_batch_of_one_equals_batch_of_many(oracle, case):
     assert_close(hidden[1][valid[1]], alone[0][valid[1]])
 
 
-def test_unrolled_layers_equal_scanned_layers(oracle):
-    model, params = load_pretrained(oracle("gemma3").directory)
+@pytest.mark.parametrize("case", ["gemma3", "qwen3_5", "ouro"])
+def test_unrolled_layers_equal_scanned_layers(oracle, case):
+    model, params = load_pretrained(oracle(case).directory)
     embeds, valid = left_padded(list(embeddings(model.config, 2, 7)), 9)
     results = []
     for unroll in (False, True):
@@ -102,8 +113,9 @@ def test_unrolled_layers_equal_scanned_layers(oracle):
     jax.tree.map(assert_close, *results)
 
 
-def test_pads_of_any_content_change_nothing(oracle):
-    model, params = load_pretrained(oracle("gemma3").directory)
+@pytest.mark.parametrize("case", ["gemma3", "qwen3_5"])
+def test_pads_of_any_content_change_nothing(oracle, case):
+    model, params = load_pretrained(oracle(case).directory)
     embeds, valid = left_padded([row[:5] for row in embeddings(model.config, 2, 5)], 8)
     other = np.where(valid[:, :, None], embeds, np.float32(-3e4))
     hidden, changed = (read(model, params, e, valid) for e in (embeds, other))
@@ -111,9 +123,25 @@ def test_pads_of_any_content_change_nothing(oracle):
     assert np.all(np.isfinite(changed))
 
 
-def test_past_blocks_are_constant_under_a_scan(oracle):
-    """A `lax.scan` that carries the tail alone equals single steps with the whole cache."""
-    model, params = load_pretrained(oracle("gemma3").directory)
+def test_pads_between_the_tokens_of_one_block_change_nothing(oracle):
+    """A prompt of several parts has pads in front of each part: `. x x . . x` is `x x x`."""
+    model, params = load_pretrained(oracle("qwen3_5").directory)
+    tokens = embeddings(model.config, 2, 6)
+    valid = np.array([[False, True, True, False, False, True], [True] * 6])
+    cache = empty_cache(model.config, 2, 9)
+    hidden, cache = read(model, params, tokens, valid, cache)
+    last, _ = read(model, params, tokens[:, :1], np.ones((2, 1), bool), cache)
+    for row in range(2):
+        packed = np.concatenate([tokens[row][valid[row]], tokens[row, :1]])[None]
+        alone = read(model, params, packed, np.ones(packed.shape[:2], bool))[0]
+        assert_close(hidden[row][valid[row]], alone[:-1])
+        assert_close(last[row], alone[-1:])
+
+
+@pytest.mark.parametrize("case", ["gemma3", "qwen3_5"])
+def test_past_blocks_are_constant_under_a_scan(oracle, case):
+    """A `lax.scan` that carries all but the finished blocks equals single steps with all."""
+    model, params = load_pretrained(oracle(case).directory)
     config = model.config
     first, second = embeddings(config, 2, 5)
     prefix, valid = left_padded([first, second[:3]], 5)
@@ -125,17 +153,11 @@ def test_past_blocks_are_constant_under_a_scan(oracle):
     @jax.jit
     def scanned(params, cache, thoughts):
         def step(carry, thought):
-            tail, used, position = carry
-            hidden, new = model.apply(
-                {"params": params},
-                thought[:, None],
-                one,
-                cache.replace(tail=tail, used=used, next_position=position),
-            )
-            return (new.tail, new.used, new.next_position), hidden[:, 0]
+            now = carry.replace(past=cache.past)
+            hidden, now = model.apply({"params": params}, thought[:, None], one, now)
+            return now.replace(past=()), hidden[:, 0]
 
-        carry = (cache.tail, cache.used, cache.next_position)
-        return jax.lax.scan(step, carry, jnp.swapaxes(thoughts, 0, 1))[1]
+        return jax.lax.scan(step, cache.replace(past=()), jnp.swapaxes(thoughts, 0, 1))[1]
 
     ours = np.swapaxes(scanned(params, cache, thoughts), 0, 1)
     at_once, _ = read(model, params, thoughts, np.ones((2, 4), bool), cache)
@@ -155,6 +177,16 @@ BASE = DecoderConfig(
     window=3,
     sliding_layers=(True, False),
     local_rope_theta=10.0,
+)
+# The second layer is linear, the first slides.
+HYBRID = dataclasses.replace(
+    BASE,
+    linear_layers=(False, True),
+    linear_key_heads=2,
+    linear_value_heads=4,
+    linear_key_dim=4,
+    linear_value_dim=3,
+    conv_width=3,
 )
 CHANGES = {
     "vocab_size": 14,
@@ -177,16 +209,32 @@ CHANGES = {
     "window": 2,
     "sliding_layers": (False, True),
     "local_rope_theta": 80.0,
+    "gated_attention": True,
+    "rope_scaling": RopeScaling("linear", 4.0),
+    "local_rope_scaling": RopeScaling("linear", 4.0),
+    "rotary_fraction": 0.7,
+    "linear_layers": (True, False),
+    "linear_key_heads": 1,
+    "linear_value_heads": 6,
+    "linear_key_dim": 5,
+    "linear_value_dim": 4,
+    "conv_width": 2,
+    "passes": 2,
 }
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
+def base_of(field: str | None) -> DecoderConfig:
+    """The decoder in which a field matters."""
+    return HYBRID if field and field.startswith(("linear_", "conv_")) else BASE
+
+
 def changed(field: str | None) -> DecoderConfig:
-    """BASE with one field changed, and what must follow from it."""
+    """A decoder with one field changed, and what must follow from it."""
     change = {} if field is None else {field: CHANGES[field]}
     if field == "num_layers":
         change["sliding_layers"] = (True,)
-    return dataclasses.replace(BASE, **change)
+    return dataclasses.replace(base_of(field), **change)
 
 
 def random_params(config: DecoderConfig) -> dict:
@@ -223,13 +271,24 @@ def test_every_field_has_a_change():
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_field_of_config_changes_the_output(field):
-    before, after = logits_of(BASE), logits_of(changed(field))
+    before, after = logits_of(base_of(field)), logits_of(changed(field))
     assert before.shape != after.shape or np.abs(before - after).max() > 1e-2
 
 
 @pytest.mark.parametrize(
     "field",
-    [None, "num_heads", "num_layers", "tie_embeddings", "qkv_bias", "qk_norm", "sandwich_norms"],
+    [
+        None,
+        "num_heads",
+        "num_layers",
+        "tie_embeddings",
+        "qkv_bias",
+        "qk_norm",
+        "sandwich_norms",
+        "gated_attention",
+        "linear_value_heads",
+        "passes",
+    ],
 )
 def test_weight_table_is_the_parameter_tree(field):
     config = changed(field)
@@ -240,3 +299,20 @@ def test_weight_table_is_the_parameter_tree(field):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     assert table == actual
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("linear_layers", (True, True), "at least one with attention"),
+        ("linear_layers", (True,), "linear_layers has 1 entries"),
+        ("linear_key_dim", 0, "linear_key_head_dim=0: allowed is a positive integer"),
+        ("linear_key_heads", 3, "linear_num_value_heads=4 is not a multiple"),
+        ("conv_width", 1, "linear_conv_kernel_dim=1"),
+        ("passes", 0, "total_ut_steps=0"),
+        ("rotary_fraction", 0.5, "even number of rotated dimensions"),
+    ],
+)
+def test_refused_configurations(field, value, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        dataclasses.replace(HYBRID, **{field: value})

@@ -27,6 +27,7 @@ from rmas_jax.models import (
     save_pretrained,
 )
 from rmas_jax.models.config import config_to_hf
+from rmas_jax.models.weights import PREFIXES
 
 CASES = [
     "llama",
@@ -159,18 +160,14 @@ def test_shards_equal_one_file(oracle, copy):
     assert_same_params(params, load_pretrained(oracle("gemma3").directory)[1])
 
 
-def test_mesh_gets_a_copy_on_each_device(oracle):
-    mesh = jax.make_mesh((4, 2), ("data", "model"))
-    _, params = load_pretrained(oracle("llama").directory, mesh=mesh)
-    for leaf in jax.tree.leaves(params):
-        assert leaf.sharding.is_fully_replicated
-        assert len(leaf.sharding.device_set) == 8
-
-
 def test_other_files_do_not_disturb(oracle, copy):
+    """Files of PEFT and of RecursiveMAS, which stand beside the weights of released roles."""
     directory = copy()
-    (directory / "adapter_config.json").write_text("{not json")
+    (directory / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 16}')
     (directory / "adapter_model.safetensors").write_text("junk")
+    (directory / "innerlink_config.json").write_text('{"hidden_size": 1, "num_hidden_layers": 1}')
+    (directory / "outerlink_config.json").write_text("{not json")
+    (directory / "adapter.pt").write_bytes(b"junk")
     (directory / "pytorch_model.bin").write_bytes(b"junk")
     assert_same_params(load_pretrained(directory)[1], load_pretrained(oracle("llama").directory)[1])
 
@@ -314,6 +311,25 @@ def test_named_skips(oracle, copy):
     assert_same_params(load_pretrained(directory)[1], load_pretrained(oracle("llama").directory)[1])
     edit_weights(directory, lambda tensors: tensors["lm_head.weight"].__iadd__(1))
     with pytest.raises(CheckpointError, match=r"unexpected: lm_head\.weight, embeddings are tied"):
+        load_pretrained(directory)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_text_tower_of_a_checkpoint_with_vision(oracle, copy, prefix):
+    directory = copy("gemma3-mqa-untied")
+
+    def rename(tensors):
+        for name in list(tensors):
+            new = name.replace("model.", prefix, 1).replace("lm_head", PREFIXES[prefix] + "lm_head")
+            tensors[new] = tensors.pop(name)
+        for name in ("vision_tower.patch.weight", "model.visual.blocks.0.bias", "mtp.norm.weight"):
+            tensors[name] = np.zeros(3, np.float32)
+
+    edit_weights(directory, rename)
+    expected = load_pretrained(oracle("gemma3-mqa-untied").directory)[1]
+    assert_same_params(load_pretrained(directory)[1], expected)
+    edit_weights(directory, lambda tensors: tensors.pop(prefix + "norm.weight"))
+    with pytest.raises(CheckpointError, match=rf"\n  missing: {prefix}norm\.weight$"):
         load_pretrained(directory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 
@@ -9,15 +10,170 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
+import transformers
+from conftest import CASES, SIZES
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.llama import modeling_llama
 
-from rmas_jax.models import Decoder, empty_cache, load_pretrained
+from rmas_jax.models import Decoder, empty_cache, load_pretrained, save_pretrained
+from rmas_jax.models.rope import RopeScaling
+from rmas_jax.models.weights import IGNORED, stored_prefix, weight_table
 
 TOLERANCE = 1e-4
-# Each layer kind and option once; what they are is in conftest.py.
-FAMILIES = ["llama", "qwen3-window", "gemma3"]
-CASES = [*FAMILIES, "llama-mqa-untied", "llama-mha", "qwen3", "qwen3-tied", "gemma3-mqa-untied"]
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 50.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 50.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,
+}
+GEMMA_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+}
+WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
+LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 5,
+    "head_dim": 24,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.25},
+}
+# More cases for the fixture `oracle`.
+MORE_CASES = {
+    "llama-llama3": ("llama", {"rope_parameters": LLAMA3, "head_dim": 24}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True, "head_dim": 6}),
+    "qwen2-window": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    ),
+    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN, "num_key_value_heads": 1}),
+    "mistral": ("mistral", {"sliding_window": None, "head_dim": 20}),
+    "mistral-window": ("mistral", {"sliding_window": 4, "num_key_value_heads": 1}),
+    "gemma3-linear": (
+        "gemma3_text",
+        {
+            "sliding_window": 4,
+            "layer_types": WINDOWS,
+            "query_pre_attn_scalar": 20,
+            "rope_parameters": GEMMA_ROPES,
+            "head_dim": 20,
+        },
+    ),
+    # Layers repeat with a period of two.
+    "qwen3_5": (
+        "qwen3_5_text",
+        LINEAR | {"num_hidden_layers": 4, "layer_types": ["linear_attention", WINDOWS[1]] * 2},
+    ),
+    # They do not repeat: the whole stack is one period.
+    "qwen3_5-tied": (
+        "qwen3_5_text",
+        LINEAR
+        | {
+            "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+            "linear_conv_kernel_dim": 2,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 1,
+        },
+    ),
+    "ouro": ("ouro", {"total_ut_steps": 3, "rope_theta": 50.0, "num_hidden_layers": 2}),
+}
+CASES.update(MORE_CASES)
+# Each layer kind and option once.
+FAMILIES = ["llama", "qwen3-window", "gemma3", "qwen3_5"]
 LENGTHS = (11, 6, 1)  # of the rows of a left-padded batch; longer than any window
+
+
+# --- A looped decoder in torch; transformers has none ---------------------------------------------
+
+
+class OuroConfig(transformers.LlamaConfig):
+    model_type = "ouro"
+    total_ut_steps: int = 4
+
+
+class OuroLayer(modeling_llama.LlamaDecoderLayer):
+    """Norms also behind attention and feed-forward."""
+
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        norms = (modeling_llama.LlamaRMSNorm(config.hidden_size, config.rms_norm_eps),) * 2
+        self.input_layernorm_2, self.post_attention_layernorm_2 = map(copy.deepcopy, norms)
+
+    def forward(self, x, mask, rope):
+        mixed, _ = self.self_attn(
+            hidden_states=self.input_layernorm(x), attention_mask=mask, position_embeddings=rope
+        )
+        x = x + self.input_layernorm_2(mixed)
+        out = self.mlp(self.post_attention_layernorm(x))
+        return x + self.post_attention_layernorm_2(out)
+
+
+class OuroForCausalLM(modeling_llama.LlamaForCausalLM):
+    config_class = OuroConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        layers = (OuroLayer(config, i) for i in range(config.num_hidden_layers))
+        self.model.layers = torch.nn.ModuleList(layers)
+        self.model.early_exit_gate = torch.nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(
+        self, input_ids=None, inputs_embeds=None, attention_mask=None, position_ids=None, **_
+    ):
+        x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        rope = self.model.rotary_emb(x, position_ids)
+        mask = create_causal_mask(self.config, x, attention_mask, None, position_ids=position_ids)
+        after_passes = []
+        for _ in range(self.config.total_ut_steps):
+            for layer in self.model.layers:
+                x = layer(x, mask, rope)
+            x = self.model.norm(x)
+            after_passes.append(x)
+        return CausalLMOutputWithPast(logits=self.lm_head(x), hidden_states=tuple(after_passes))
+
+
+transformers.AutoConfig.register("ouro", OuroConfig)
+transformers.AutoModelForCausalLM.register(OuroConfig, OuroForCausalLM)
+
+
+def test_exit_probabilities_of_a_looped_decoder(oracle):
+    """A pass is left with the gate's probability, the last one in any case."""
+    ids, valid = ragged_batch()
+    theirs = oracle("ouro").model
+    model, params = load_pretrained(oracle("ouro").directory)
+    embeds = model.apply({"params": params}, ids, method="embed")
+    ours = model.apply({"params": params}, embeds, valid, method="exit_probabilities")
+    mask = torch.tensor(valid).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    after_passes = theirs(torch.tensor(ids), attention_mask=mask, position_ids=positions)
+    gates = [
+        torch.sigmoid(theirs.model.early_exit_gate(x))[..., 0].numpy()
+        for x in after_passes.hidden_states
+    ]
+    first, second = gates[0], (1 - gates[0]) * gates[1]
+    expected = np.stack([first, second, 1 - first - second], axis=-1)
+    np.testing.assert_allclose(ours[valid], expected[valid], rtol=TOLERANCE, atol=TOLERANCE)
+    assert np.ptp(expected[valid]) > 0.3
+    dense, its_params = load_pretrained(oracle("llama").directory)
+    with pytest.raises(ValueError, match="llama has no exit gate"):
+        dense.apply({"params": its_params}, embeds, valid, method="exit_probabilities")
+
+
+# --- All families ---------------------------------------------------------------------------------
 
 
 def ragged_batch(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,11 +220,16 @@ def test_hidden_states_and_logits_equal_torch(oracle, case):
     ("case", "change"),
     [
         ("llama", {"rope_theta": 20000.0}),
-        ("qwen3", {"rope_theta": 20000.0}),
+        ("llama-llama3", {"rope_scaling": RopeScaling()}),
+        ("qwen2-yarn", {"rope_scaling": RopeScaling()}),
+        ("mistral-window", {"window": 5}),
         ("qwen3-window", {"window": None, "sliding_layers": ()}),
         ("gemma3", {"rope_theta": 2e6}),
         ("gemma3", {"local_rope_theta": 2e4}),
         ("gemma3", {"window": None, "sliding_layers": (), "local_rope_theta": None}),
+        ("gemma3-linear", {"rope_scaling": RopeScaling("linear", 4.0)}),
+        ("qwen3_5", {"rotary_fraction": 0.5}),
+        ("ouro", {"passes": 2}),
     ],
 )
 def test_tolerance_notices_a_wrong_decoder(oracle, case, change):
@@ -80,7 +241,10 @@ def test_tolerance_notices_a_wrong_decoder(oracle, case, change):
     assert np.abs(hidden[valid] - expected.numpy()[valid]).max() > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["llama", "gemma3"])
+@pytest.mark.parametrize(
+    "case",
+    ["llama", "gemma3", "qwen2-yarn", "qwen3-window", "mistral-window", "qwen3_5", "ouro"],
+)
 def test_gradients_of_input_embeddings_equal_torch(oracle, case):
     ids, valid = ragged_batch()
     model, params = load_pretrained(oracle(case).directory)
@@ -162,15 +326,90 @@ def test_greedy_text_equals_torch(oracle, case):
     np.testing.assert_array_equal(ours, from_latents)
 
 
-def test_bfloat16_is_as_near_to_float32_as_torch(oracle):
+@pytest.mark.parametrize("case", MORE_CASES)
+def test_saved_model_agrees_in_torch(oracle, tmp_path, case):
     ids, valid = ragged_batch()
-    exact, _ = torch_forward(oracle("gemma3").model, valid, input_ids=torch.tensor(ids))
-    model, params = load_pretrained(oracle("gemma3").directory, dtype="bfloat16")
+    model, params = load_pretrained(oracle(case).directory)
+    save_pretrained(tmp_path, model, params)
+    again, info = type(oracle(case).model).from_pretrained(
+        tmp_path, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        ours, theirs = (
+            torch_forward(m, valid, input_ids=torch.tensor(ids))
+            for m in (again, oracle(case).model)
+        )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a[valid], b[valid], rtol=1e-6, atol=1e-6)
+    model_again, params_again = load_pretrained(tmp_path)
+    assert model_again.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, params_again, params)
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [
+        ("gemma3", "language_model.model."),  # as released, and as transformers saves it
+        ("gemma3", "model.language_model."),
+        ("qwen3_5", "model.language_model."),
+    ],
+)
+def test_text_tower_of_a_checkpoint_with_vision(tmp_path, family, prefix):
+    """The tower's configuration and weights alone give what the whole torch model gives."""
+    text = MORE_CASES[{"gemma3": "gemma3-linear", "qwen3_5": "qwen3_5-tied"}[family]][1]
+    vision = {
+        "gemma3": {"model_type": "siglip_vision_model", "num_attention_heads": 2},
+        "qwen3_5": {"num_heads": 2, "depth": 1, "out_hidden_size": 32},
+    }[family]
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    ties = {"tie_word_embeddings": True}
+    config = transformers.AutoConfig.for_model(
+        family,
+        text_config=SIZES | text | ties,
+        vision_config=sizes | vision | {"patch_size": 4, "image_size": 8},
+        **ties,
+    )
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    theirs.requires_grad_(False).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    stored = safetensors.numpy.load_file(path)
+    if stored_prefix(stored) != prefix:
+        stored = {name: x.numpy() for name, x in theirs.state_dict().items()}
+    assert stored_prefix(stored) == prefix
+    if family == "qwen3_5":  # released files also hold layers for predicting several tokens
+        stored["mtp.norm.weight"] = np.ones(32, np.float32)
+    safetensors.numpy.save_file(stored, path, metadata={"format": "pt"})
+
+    model, params = load_pretrained(tmp_path)
+    ids, valid = ragged_batch()
+    mask = torch.tensor(valid).long()
+    expected = theirs.model.language_model(
+        input_ids=torch.tensor(ids),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+    ).last_hidden_state
+    expected = (expected, theirs.lm_head(expected))
+    for a, b in zip(forward(model, params, ids, valid), expected, strict=True):
+        np.testing.assert_allclose(a[valid], b.numpy()[valid], rtol=TOLERANCE, atol=TOLERANCE)
+    names = [
+        n for w in weight_table(model.config, prefix) for n in w.names(model.config.num_layers)
+    ]
+    assert not any(IGNORED.fullmatch(name) for name in names)
+
+
+@pytest.mark.parametrize("case", ["gemma3", "qwen3_5"])
+def test_bfloat16_is_as_near_to_float32_as_torch(oracle, case):
+    ids, valid = ragged_batch()
+    exact, _ = torch_forward(oracle(case).model, valid, input_ids=torch.tensor(ids))
+    model, params = load_pretrained(oracle(case).directory, dtype="bfloat16")
     hidden, logits = forward(model, params, ids, valid)
     assert hidden.dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
-    half = type(oracle("gemma3").model).from_pretrained(
-        oracle("gemma3").directory, dtype=torch.bfloat16, attn_implementation="eager"
+    half = type(oracle(case).model).from_pretrained(
+        oracle(case).directory, dtype=torch.bfloat16, attn_implementation="eager"
     )
     theirs, _ = torch_forward(half, valid, input_ids=torch.tensor(ids))
 

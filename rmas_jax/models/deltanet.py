@@ -1,0 +1,222 @@
+"""The linear layer of Qwen3.5: a short convolution and a gated delta rule (arXiv 2412.06464).
+
+Each head keeps a memory matrix M [key dim, value dim]. Every token lets it fade, corrects what it
+holds under the token's key, and reads it with the token's query:
+
+    M <- exp(decay) * M
+    M <- M + key (rate * (value - key^T M))^T
+    out = query^T M
+
+Many tokens are read in chunks, in which the corrections are one triangular system; a single token
+takes the step as it is written above. Both are float32 and differentiable.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rmas_jax.models.config import DecoderConfig
+
+INIT = nn.initializers.normal(0.02)
+CHUNK = 64  # positions, as in the published kernels
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors of length one over the last axis; a zero vector stays zero."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+
+
+def delta_step(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    decay: jax.Array,
+    rate: jax.Array,
+    memory: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The delta rule for a single token: shapes of `delta_chunks` without the axis of time."""
+    memory = memory * jnp.exp(decay)[..., None, None]
+    wrong = value - jnp.einsum("bnk,bnkv->bnv", key, memory)
+    memory = memory + key[..., None] * (rate[..., None] * wrong)[..., None, :]
+    return jnp.einsum("bnk,bnkv->bnv", query, memory), memory
+
+
+def delta_chunks(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    decay: jax.Array,
+    rate: jax.Array,
+    memory: jax.Array,
+    *,
+    chunk: int = CHUNK,
+) -> tuple[jax.Array, jax.Array]:
+    """The delta rule for many tokens.
+
+    Args:
+      query: [B, T, N, key dim] float32, scaled.
+      key: [B, T, N, key dim] of length one, or zero.
+      value: [B, T, N, value dim].
+      decay: [B, T, N], at most 0: the logarithm of what stays.
+      rate: [B, T, N] from 0 to 1: how far the memory is corrected. A token with a decay and a rate
+        of zero changes nothing.
+      memory: [B, N, key dim, value dim] before the first token.
+      chunk: tokens that are read at once.
+
+    Returns:
+      [B, T, N, value dim] and the memory after the last token.
+    """
+    batch, time, heads, _ = query.shape
+    chunk = min(chunk, time)
+    spare = -time % chunk
+
+    def chunked(x):  # [B, T, N, ...] -> [chunks, B, N, chunk, ...], spare tokens at the end
+        x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
+        x = x.reshape(batch, -1, chunk, *x.shape[2:])
+        return jnp.moveaxis(x, (1, 3), (0, 2))
+
+    query, key, value, decay, rate = map(chunked, (query, key, value, decay, rate))
+    faded = jnp.cumsum(decay, axis=-1)  # since the start of the chunk
+    # between[t, s]: the logarithm of what is left at t of something written at s <= t. Masked
+    # before the exponential: in the other direction it may overflow.
+    between = faded[..., :, None] - faded[..., None, :]
+    not_later = jnp.tril(jnp.ones((chunk, chunk), bool))[None, None, None]
+    left = jnp.exp(jnp.where(not_later, between, -jnp.inf))
+
+    transposed = jnp.swapaxes(key, -1, -2)
+    rated_key = key * rate[..., None]
+    # What a token writes depends on what earlier tokens of its chunk wrote under like keys.
+    system = (rated_key @ transposed) * left  # below the diagonal; on it stand ones, unwritten
+    wanted = jnp.concatenate(
+        [value * rate[..., None], rated_key * jnp.exp(faded)[..., None]], axis=-1
+    )
+    solved = jax.lax.linalg.triangular_solve(
+        system, wanted, left_side=True, lower=True, unit_diagonal=True
+    )
+    written, corrected = jnp.split(solved, (value.shape[-1],), axis=-1)
+    within = (query @ transposed) * left
+
+    def read(memory, x):
+        query, key, within, written, corrected, kept = x
+        fresh = written - corrected @ memory
+        out = query @ memory + within @ fresh
+        return kept[..., None, None] * memory + jnp.swapaxes(key, -1, -2) @ fresh, out
+
+    until_end = jnp.exp(faded[..., -1:] - faded)[..., None]
+    xs = (
+        query * jnp.exp(faded)[..., None],
+        key * until_end,
+        within,
+        written,
+        corrected,
+        jnp.exp(faded[..., -1]),
+    )
+    memory, out = jax.lax.scan(read, memory, xs)  # [chunks, B, N, chunk, value dim]
+    out = jnp.moveaxis(out, (0, 2), (1, 3)).reshape(batch, time + spare, heads, -1)
+    return out[:, :time], memory
+
+
+def causal_conv(
+    x: jax.Array, valid: jax.Array, kernel: jax.Array, before: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Depthwise convolution over the last W real tokens, across the border between calls.
+
+    What was read before is put where the pads end, so that no token sees a pad between:
+
+        before  a b c      x  . . d e      ->      . . a b c d e
+
+    Args:
+      x: [B, T, C], zero on pads, which stand on the left.
+      valid: [B, T] bool.
+      kernel: [W, C]; the last row is that of the token itself.
+      before: [B, W - 1, C], the inputs before this call; zero where there were none.
+
+    Returns:
+      [B, T, C], anything on pads, and the last W - 1 inputs.
+    """
+    width, time = kernel.shape[0], x.shape[1]
+    if time == 1:
+        line = jnp.concatenate([before, x], axis=1)
+        after = jnp.where(valid[:, :, None], line[:, 1:], before)
+    else:
+        pads = jnp.sum(~valid, axis=1, dtype=jnp.int32)
+        place = jnp.arange(time + width - 1)[None] - pads[:, None]
+        line = jnp.take_along_axis(before, jnp.clip(place, 0, width - 2)[:, :, None], axis=1)
+        is_before = (place >= 0) & (place < width - 1)
+        line = jnp.where(is_before[:, :, None], line, jnp.pad(x, ((0, 0), (width - 1, 0), (0, 0))))
+        after = line[:, time:]
+    out = sum(kernel[None, None, i] * line[:, i : i + time] for i in range(width))
+    return out, after
+
+
+class GatedDeltaNet(nn.Module):
+    """Convolution, delta rule, norm and gate, in place of attention."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, valid: jax.Array, state: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Reads a block whose pads stand on the left.
+
+        Args:
+          x: [B, T, D].
+          valid: [B, T] bool.
+          state: inputs of the convolution [B, W - 1, C] and memory [B, N, key dim, value dim].
+
+        Returns:
+          [B, T, D] and the new state. Pads leave the state as it is.
+        """
+        c = self.config
+        batch, time, _ = x.shape
+        heads, group = c.linear_key_heads, c.linear_value_heads // c.linear_key_heads
+        keys = heads * c.linear_key_dim
+        kernels = {
+            name: self.param(f"{name}_kernel", INIT, (c.width, *shape)).astype(x.dtype)
+            for name, shape in {
+                "qkv": (c.linear_conv_dim,),
+                "gate": (c.linear_value_heads, c.linear_value_dim),
+                "rate": (c.linear_value_heads,),
+                "decay": (c.linear_value_heads,),
+            }.items()
+        }
+        conv = self.param("conv_kernel", INIT, (c.conv_width, c.linear_conv_dim)).astype(x.dtype)
+        per_head = (c.linear_value_heads,)
+        decay_log = self.param("decay_log", nn.initializers.zeros, per_head).astype(jnp.float32)
+        decay_bias = self.param("decay_bias", nn.initializers.ones, per_head).astype(jnp.float32)
+        norm = self.param("norm_weight", nn.initializers.ones, (c.linear_value_dim,))
+        out_kernel = self.param(
+            "out_kernel", INIT, (c.linear_value_heads, c.linear_value_dim, c.width)
+        )
+
+        real = valid[:, :, None]
+        x = jnp.where(real, x, 0)  # whatever pads hold, they stay finite
+        mixed, inputs = causal_conv(x @ kernels["qkv"], valid, conv, state[0].astype(x.dtype))
+        mixed = jax.nn.silu(mixed).astype(jnp.float32)
+        query, key, value = jnp.split(mixed, (keys, 2 * keys), axis=-1)
+        query, key = (
+            jnp.repeat(unit(v.reshape(batch, time, heads, -1)), group, axis=2) for v in (query, key)
+        )
+        query = query * c.linear_key_dim**-0.5
+        value = value.reshape(batch, time, c.linear_value_heads, -1)
+        rate = jax.nn.sigmoid((x @ kernels["rate"]).astype(jnp.float32))
+        rate = jnp.where(real, rate, 0)  # pads write nothing
+        slope = jax.nn.softplus((x @ kernels["decay"]).astype(jnp.float32) + decay_bias[None, None])
+        decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no time passes
+
+        if time == 1:
+            of_token = (v[:, 0] for v in (query, key, value, decay, rate))
+            out, memory = delta_step(*of_token, state[1])
+            out = out[:, None]
+        else:
+            out, memory = delta_chunks(query, key, value, decay, rate, state[1])
+
+        out = out * jax.lax.rsqrt(jnp.mean(out * out, axis=-1, keepdims=True) + c.norm_eps)
+        out = norm.astype(jnp.float32)[None, None, None] * out
+        gate = jnp.einsum("btd,dnh->btnh", x, kernels["gate"]).astype(jnp.float32)
+        out = (out * jax.nn.silu(gate)).astype(x.dtype)
+        out = jnp.einsum("btnh,nhd->btd", out, out_kernel.astype(x.dtype))
+        return out, (inputs.astype(state[0].dtype), memory.astype(state[1].dtype))

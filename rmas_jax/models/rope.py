@@ -1,0 +1,100 @@
+"""Rotary frequencies as data, computed on the host from a base and a scaling for long contexts.
+
+Each kind is what `rope_type` of a Hugging Face configuration names: `default`, `linear` (position
+interpolation, arXiv 2306.15595), `llama3` (Llama 3.1) and `yarn` (arXiv 2309.00071).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How the frequencies of a base are stretched to longer contexts; hashable."""
+
+    kind: str = "default"  # one of KINDS
+    factor: float = 1.0  # how much longer contexts become; all kinds but default
+    original_length: int = 0  # positions in pretraining; llama3, yarn
+    low_freq_factor: float = 1.0  # llama3: waves longer than original_length / this are stretched
+    high_freq_factor: float = 4.0  # llama3: waves shorter than original_length / this are kept
+    beta_fast: float = 32.0  # yarn: frequencies with more turns in original_length are kept
+    beta_slow: float = 1.0  # yarn: frequencies with fewer turns are stretched
+    truncate: bool = True  # yarn: round the bounds between kept and stretched outwards
+    attention_factor: float = 1.0  # yarn: factor on sine and cosine, of queries and keys alike
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"rope_type={self.kind!r}: allowed are {', '.join(KINDS)}")
+        for name in ("factor", "low_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"rope {name}={getattr(self, name)!r}: allowed is above 0")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"rope high_freq_factor={self.high_freq_factor!r}: allowed is above "
+                f"low_freq_factor={self.low_freq_factor!r}"
+            )
+        if self.kind in ("llama3", "yarn") and self.original_length < 1:
+            raise ValueError(
+                f"rope original_max_position_embeddings={self.original_length!r}: "
+                f"{self.kind} needs a positive integer"
+            )
+
+
+UNSCALED = RopeScaling()
+
+
+def yarn_attention_factor(
+    factor: float, mscale: float | None = None, mscale_all_dim: float | None = None
+) -> float:
+    """The factor on sine and cosine that yarn takes where a configuration names none."""
+
+    def grown(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if mscale and mscale_all_dim:
+        return grown(mscale) / grown(mscale_all_dim)
+    return grown(1.0)
+
+
+def rotary_frequencies(theta: float, rotated: int, scaling: RopeScaling) -> np.ndarray:
+    """Angle per position of every pair of dimensions.
+
+    Args:
+      theta: base of the frequencies.
+      rotated: how many dimensions of a head rotate; even.
+      scaling: the stretching for long contexts.
+
+    Returns:
+      [rotated / 2] float32, computed in float64.
+    """
+    half = np.arange(0, rotated, 2, dtype=np.float64) / rotated
+    frequencies = theta**-half
+    stretched = frequencies / scaling.factor
+    if scaling.kind == "linear":
+        frequencies = stretched
+    elif scaling.kind == "llama3":
+        turns = scaling.original_length * frequencies / (2 * math.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        frequencies = kept * frequencies + (1 - kept) * stretched
+    elif scaling.kind == "yarn":
+        low, high = (
+            # The index at which a wave makes this many turns in the original length.
+            rotated
+            * math.log(scaling.original_length / (turns * 2 * math.pi))
+            / (2 * math.log(theta))
+            for turns in (scaling.beta_fast, scaling.beta_slow)
+        )
+        if scaling.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, rotated - 1)
+        width = high - low if high != low else 0.001  # two equal bounds are a step
+        kept = 1 - np.clip((np.arange(rotated // 2) - low) / width, 0.0, 1.0)
+        frequencies = kept * frequencies + (1 - kept) * stretched
+    return frequencies.astype(np.float32)

@@ -1,0 +1,140 @@
+"""Sampling rules and end tokens of a checkpoint, read as transformers reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from transformers import GenerationConfig
+
+from rmas_jax.models import CheckpointError
+from rmas_jax.models.generation import SamplingConfig, sampling_defaults, sampling_from_hf
+
+# generation_config.json as published for models of the families that are ported.
+QWEN = {
+    "bos_token_id": 151643,
+    "do_sample": True,
+    "eos_token_id": [151645, 151643],
+    "pad_token_id": 151643,
+    "repetition_penalty": 1.05,
+    "temperature": 0.7,
+    "top_k": 20,
+    "top_p": 0.8,
+    "transformers_version": "4.37.0",
+}
+GEMMA = {
+    "cache_implementation": "hybrid",
+    "do_sample": True,
+    "eos_token_id": [1, 106],
+    "top_k": 64,
+    "top_p": 0.95,
+}
+MATH = {"do_sample": False, "eos_token_id": [7, 7], "max_new_tokens": 2048, "temperature": 0.6}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Function that writes the two files into a directory and returns it."""
+
+    def files(generation=None, config=None):
+        if generation is not None:
+            (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+        (tmp_path / "config.json").write_text(json.dumps(config or {}))
+        return tmp_path
+
+    return files
+
+
+@pytest.mark.parametrize(
+    ("raw", "sampling", "ends"),
+    [
+        (
+            QWEN,
+            SamplingConfig(temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05),
+            (151645, 151643),
+        ),
+        (GEMMA, SamplingConfig(temperature=1.0, top_k=64, top_p=0.95), (1, 106)),
+        (MATH, SamplingConfig(), (7,)),
+        (
+            {"do_sample": False, "repetition_penalty": 1.2},
+            SamplingConfig(repetition_penalty=1.2),
+            (),
+        ),
+        ({"do_sample": True, "min_p": 0.1}, SamplingConfig(1.0, top_k=50, min_p=0.1), ()),
+        ({"do_sample": True, "top_k": 0, "top_p": None}, SamplingConfig(1.0), ()),
+        ({"eos_token_id": 3, "num_beams": 1, "bad_words_ids": []}, SamplingConfig(), (3,)),
+        ({"a field of later years": 1}, SamplingConfig(), ()),
+    ],
+)
+def test_generation_config(write, raw, sampling, ends):
+    assert sampling_defaults(write(raw)) == (sampling, ends)
+
+
+def test_what_is_left_open_is_as_in_transformers():
+    raw = GenerationConfig._get_default_generation_params()
+    ours = sampling_from_hf({"do_sample": True})
+    for field in dataclasses.fields(SamplingConfig):
+        if field.name in raw:
+            assert getattr(ours, field.name) == raw[field.name]
+    assert not raw["do_sample"]
+
+
+@pytest.mark.parametrize(
+    ("config", "ends"),
+    [
+        ({"eos_token_id": 5}, (5,)),
+        ({"eos_token_id": [5, 6]}, (5, 6)),
+        ({"eos_token_id": None}, ()),
+        ({"text_config": {"eos_token_id": 9}}, (9,)),
+        ({"text_config": {"eos_token_id": 9}, "eos_token_id": [1, 106]}, (1, 106)),
+    ],
+)
+def test_end_tokens_of_the_model_config(write, config, ends):
+    assert sampling_defaults(write(None, config)) == (SamplingConfig(), ends)
+    assert sampling_defaults(write({"do_sample": False}, config))[1] == ends
+    assert sampling_defaults(write({"eos_token_id": 8}, config))[1] == (8,)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"do_sample": "yes"}, "do_sample='yes': allowed are true and false"),
+        ({"do_sample": True, "temperature": -1.0}, "temperature=-1.0: allowed"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature=0 with do_sample=true"),
+        ({"do_sample": True, "temperature": "hot"}, "temperature='hot'"),
+        ({"do_sample": True, "top_k": 2.5}, "top_k=2.5: allowed is a whole number"),
+        ({"do_sample": True, "top_k": -1}, "top_k=-1"),
+        ({"do_sample": True, "top_p": 1.1}, "top_p=1.1: allowed is a number from 0 to 1"),
+        ({"do_sample": True, "min_p": True}, "min_p=True"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0: allowed is a number above 0"),
+        ({"num_beams": 4}, "num_beams=4 is not supported; allowed is 1"),
+        ({"do_sample": True, "typical_p": 0.9}, "typical_p=0.9 is not supported"),
+        ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size=3 is not supported"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>': allowed are an id and a list"),
+        ({"eos_token_id": [1, True]}, "eos_token_id"),
+        ([1], "holds a list"),
+    ],
+)
+def test_values_that_are_refused(write, raw, message):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: ") as error:
+        sampling_defaults(write(raw))
+    assert message in str(error.value)
+
+
+def test_damaged_files(write, tmp_path):
+    write({}, {"eos_token_id": -1})
+    with pytest.raises(CheckpointError, match=r"/config\.json: eos_token_id=-1"):
+        sampling_defaults(tmp_path)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: not readable as JSON"):
+        sampling_defaults(tmp_path)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        sampling_defaults(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "1"])
+def test_values_that_are_no_numbers(value):
+    for field in dataclasses.fields(SamplingConfig):
+        with pytest.raises(ValueError, match=f"{field.name}="):
+            SamplingConfig(**{field.name: value})
