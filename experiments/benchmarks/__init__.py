@@ -1,0 +1,1 @@
+"""Speed and memory, against torch and against the size of the files."""

@@ -1,0 +1,277 @@
+"""Loads a checkpoint, says what it is, and lets it write: the first thing to try with a model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.agents import read_body
+from rmas_jax.models import (
+    CheckpointError,
+    Decoder,
+    UnsupportedModelError,
+    config_from_hf,
+    empty_cache,
+    load_pretrained,
+    load_tokenizer,
+)
+from rmas_jax.models.generation import SamplingConfig, sampling_defaults
+from rmas_jax.models.hf import CONFIG_FILE, DTYPES, local_directory, read_json
+from rmas_jax.models.tokenizer import FILES
+from rmas_jax.sampling import row_keys, seen_tokens, speak
+from rmas_jax.sharding import MESH_AXES, make_mesh
+
+DESCRIPTION = """\
+Load a Hugging Face checkpoint as a JAX decoder, say what was loaded, and let it answer a prompt.
+
+PATH is a directory with config.json, safetensors weights and a tokenizer, or a hub id, which is
+downloaded once (HF_HUB_OFFLINE=1 uses what is there already). The prompt is put into the
+checkpoint's chat template as a user's turn; --raw leaves it as it is.
+
+How tokens are chosen comes from the checkpoint's generation_config.json (greedy where there is
+none); each option below overrides one rule of it, and --temperature makes it sample.
+"""
+EXAMPLES = """\
+examples:
+  python -m rmas_jax.models Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
+  python -m rmas_jax.models ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
+  python -m rmas_jax.models ./my-model --prompt "2 + 2 =" --greedy --max_tokens 8 --mesh 1,1,4
+
+The exit code is 0, or 2 when the checkpoint or an option is not usable; standard error says why.
+"""
+RULES = [field.name for field in dataclasses.fields(SamplingConfig)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its `--help` is the manual."""
+    out = argparse.ArgumentParser(
+        prog="python -m rmas_jax.models",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("path", metavar="PATH", help="directory of the checkpoint, or a hub id")
+    out.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
+    out.add_argument("--raw", action="store_true", help="do not use the chat template")
+    out.add_argument("--max_tokens", type=int, default=64, metavar="N", help="at most (64)")
+    out.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights (float32)")
+    out.add_argument(
+        "--mesh", metavar="D,F,M", help="split over devices: sizes of data, fsdp and model"
+    )
+    out.add_argument("--revision", help="branch, tag or commit of a hub id")
+    rules = out.add_argument_group("how tokens are chosen")
+    rules.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    rules.add_argument(
+        "--temperature", type=float, metavar="T", help="divides the logits; 0 is greedy"
+    )
+    rules.add_argument("--top_k", type=int, metavar="K", help="only the K likeliest; 0 is all")
+    rules.add_argument(
+        "--top_p", type=float, metavar="P", help="only the likeliest that hold probability P"
+    )
+    rules.add_argument(
+        "--min_p", type=float, metavar="P", help="only those with P times the best one's"
+    )
+    rules.add_argument(
+        "--repetition_penalty", type=float, metavar="X", help="above 1, repeats are less likely"
+    )
+    rules.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    return out
+
+
+def chosen_sampling(options: argparse.Namespace, default: SamplingConfig) -> SamplingConfig:
+    """The checkpoint's rules with what the command line says instead."""
+    given = {rule: getattr(options, rule) for rule in RULES if getattr(options, rule) is not None}
+    if options.greedy:
+        if given.get("temperature"):
+            raise ValueError(f"--greedy and --temperature {given['temperature']}: choose one")
+        given["temperature"] = 0.0
+    sampling = dataclasses.replace(default, **given)
+    idle = [f"--{rule}" for rule in ("top_k", "top_p", "min_p") if rule in given]
+    if idle and sampling.temperature == 0:
+        raise ValueError(f"{', '.join(idle)}: of no use while decoding is greedy; --temperature?")
+    return sampling
+
+
+def chosen_mesh(text: str) -> jax.sharding.Mesh:
+    """The mesh that `--mesh` asks for."""
+    sizes = text.split(",")
+    if len(sizes) != len(MESH_AXES) or not all(size.isdecimal() for size in sizes):
+        raise ValueError(
+            f"--mesh {text}: allowed are three sizes, such as 1,1,{len(jax.devices())}"
+        )
+    return make_mesh(*map(int, sizes))
+
+
+def describe_model(model: Decoder, params: Any, seconds: float) -> str:
+    """What was loaded, on three lines: the decoder, its size, and where it lies."""
+    c = model.config
+    leaves = jax.tree.leaves(params)
+    count, size = sum(x.size for x in leaves), sum(x.nbytes for x in leaves)
+    dtypes = sorted({x.dtype.name for x in leaves})
+    devices = sorted(set().union(*(x.devices() for x in leaves)), key=lambda d: d.id)
+    here = {device: 0 for device in devices}
+    for leaf in leaves:
+        for shard in leaf.addressable_shards:
+            here[shard.device] += shard.data.nbytes
+    sharded = sum(not x.sharding.is_fully_replicated for x in leaves)
+    places = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    return (
+        f"model    {c.model_type}: {c.num_layers} layers, width {c.width}, "
+        f"vocabulary {c.vocab_size}\n"
+        f"weights  {count:,} parameters, {', '.join(dtypes)}, {size / 2**20:,.1f} MiB, "
+        f"loaded in {seconds:.1f} s\n"
+        f"devices  {places}, {max(here.values()) / 2**20:,.1f} MiB on the fullest; "
+        f"{sharded} of {len(leaves)} arrays are sharded"
+    )
+
+
+def raw_tokenizer(path: str, *, revision: str | None) -> Any:
+    """A tokenizer that may lack a chat template, as those of base models do."""
+    from transformers import AutoTokenizer
+
+    directory = local_directory(path, patterns=FILES, revision=revision)
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers raise almost anything here
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from error
+
+
+def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
+    """Token ids of a prompt, in the chat template unless it is `raw`."""
+    if raw:
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has them
+    if not ids:
+        raise ValueError("--prompt: is empty, and the model needs at least one token")
+    return ids
+
+
+def read(model: Decoder, params: Any, ids: jax.Array, *, room: int) -> tuple[jax.Array, Any]:
+    """The state at the last token of ids [B, T], and a cache with room for `room` more."""
+    batch, time = ids.shape
+    return read_body(
+        model,
+        params,
+        empty_cache(model.config, batch, 0, dtype=params["embedding"].dtype),
+        ids=ids,
+        valid=jnp.ones(ids.shape, bool),
+        received=jnp.zeros((batch, 0, model.config.width)),
+        slot_index=(-1,) * time,
+        room=room,
+    )
+
+
+def timed(function: Any, *args: Any) -> tuple[Any, float, float]:
+    """What a function of arrays returns, and the seconds it took to compile and to run."""
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*args).compile()
+    middle = time.perf_counter()
+    out = jax.block_until_ready(compiled(*args))
+    return out, middle - start, time.perf_counter() - middle
+
+
+def generate(
+    model: Decoder,
+    params: Any,
+    ids: Sequence[int],
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig,
+    seed: int,
+) -> tuple[list[int], str]:
+    """New token ids after a prompt's, and a line on how long it took."""
+    ids = jnp.asarray([ids], jnp.int32)
+    keys = row_keys(jax.random.key(seed), np.arange(1)) if sampling.temperature else None
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = seen_tokens(ids, jnp.ones(ids.shape, bool), model.config.vocab_size)
+    (hidden, cache), compile_read, run_read = timed(
+        functools.partial(read, model, room=max_tokens - 1), params, ids
+    )
+
+    def write(params, hidden, cache, keys, seen):
+        rules = {"sampling": sampling, "keys": keys, "seen": seen}
+        ends = {"end_tokens": end_tokens, "max_tokens": max_tokens}
+        speech = speak(model, params, hidden, cache, **ends, **rules)
+        return speech.tokens, speech.lengths
+
+    (tokens, lengths), compile_write, run_write = timed(write, params, hidden, cache, keys, seen)
+    count = int(lengths[0])
+    return np.asarray(tokens)[0, :count].tolist(), (
+        f"time     compiled in {compile_read + compile_write:.1f} s; "
+        f"read {ids.size} tokens in {run_read:.3f} s ({ids.size / run_read:,.1f}/s), "
+        f"wrote {count} in {run_write:.3f} s ({count / run_write:,.1f}/s)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Loads, describes, writes. What is wrong with the options is said before weights are read."""
+    if options.max_tokens < 1:
+        raise ValueError(f"--max_tokens {options.max_tokens}: allowed is at least 1")
+    source = {"revision": options.revision}
+    directory = local_directory(options.path, patterns=("*.json",), **source)
+    config_from_hf(read_json(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
+    default, end_tokens = sampling_defaults(options.path, **source)
+    sampling = chosen_sampling(options, default)
+    load = raw_tokenizer if options.raw else load_tokenizer
+    tokenizer = load(options.path, **source)
+    if tokenizer.eos_token_id is not None:
+        end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
+    ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)
+
+    mesh = None if options.mesh is None else chosen_mesh(options.mesh)
+    start = time.perf_counter()
+    model, params = load_pretrained(options.path, options.dtype, mesh, **source)
+    jax.block_until_ready(params)
+    print(describe_model(model, params, time.perf_counter() - start))
+    if max(ids) >= model.config.vocab_size:
+        raise ValueError(
+            f"{options.path}: the tokenizer made id {max(ids)}, "
+            f"the model's vocabulary has {model.config.vocab_size}"
+        )
+    how = dataclasses.asdict(sampling) if sampling.temperature else {"greedy": True}
+    if not sampling.temperature and sampling.repetition_penalty != 1:
+        how["repetition_penalty"] = sampling.repetition_penalty
+    print("sampling " + ", ".join(f"{name}={value}" for name, value in how.items()), end="")
+    print(f"; ends at {list(end_tokens)}, at most {options.max_tokens} tokens", flush=True)
+    tokens, times = generate(
+        model,
+        params,
+        ids,
+        end_tokens=end_tokens,
+        max_tokens=options.max_tokens,
+        sampling=sampling,
+        seed=options.seed,
+    )
+    print(f"{times}\n")
+    print(tokenizer.decode(tokens, skip_special_tokens=True).strip())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        run(options)
+    except (CheckpointError, UnsupportedModelError, ValueError) as error:
+        print("error:", "; ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""How a checkpoint wants its text written: sampling rules and end tokens, as its files say."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rmas_jax.models.hf import CONFIG_FILE, local_directory, read_json
+from rmas_jax.models.weights import CheckpointError
+
+GENERATION_FILE = "generation_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Rules by which a token is chosen from logits; hashable, so static under `jit`.
+
+    The rules are those of transformers, in its order: repetition penalty, temperature, top-k,
+    top-p, min-p. Every field's default turns its rule off.
+    """
+
+    temperature: float = 0.0  # logits are divided by it; 0 takes the likeliest token
+    top_k: int = 0  # only the k likeliest tokens; 0 is all
+    top_p: float = 1.0  # only the fewest likeliest tokens that hold this much probability
+    min_p: float = 0.0  # only tokens with this share of the likeliest one's probability
+    repetition_penalty: float = 1.0  # above 1, tokens seen before become less likely
+
+    def __post_init__(self):
+        for field, (allowed, is_allowed) in ALLOWED.items():
+            value = getattr(self, field)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or not is_allowed(value):
+                raise ValueError(f"{field}={value!r}: allowed is {allowed}")
+
+
+# Field -> the allowed values, in words and as a test.
+ALLOWED = {
+    "temperature": ("a number of at least 0", lambda x: x >= 0),
+    "top_k": ("a whole number of at least 0", lambda x: isinstance(x, int) and x >= 0),
+    "top_p": ("a number from 0 to 1", lambda x: 0 <= x <= 1),
+    "min_p": ("a number from 0 to 1", lambda x: 0 <= x <= 1),
+    "repetition_penalty": ("a number above 0", lambda x: x > 0),
+}
+# What transformers takes for a rule that `generation_config.json` leaves open while it samples.
+HF_DEFAULTS = {"temperature": 1.0, "top_k": 50}
+# Rules of transformers that change the text and that are not ported -> where they change nothing.
+UNSUPPORTED = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0.0,
+    "typical_p": 1.0,
+    "top_h": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "guidance_scale": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "exponential_decay_length_penalty": None,
+    "bad_words_ids": None,
+    "force_words_ids": None,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "stop_strings": None,
+    "watermarking_config": None,
+}
+
+
+def sampling_from_hf(raw: Mapping[str, Any]) -> SamplingConfig:
+    """Reads the dictionary of a `generation_config.json`; fields without a say in it are ignored.
+
+    As in transformers, `do_sample` false is greedy, with the repetition penalty.
+
+    Raises:
+      ValueError: a value is out of its range, or a rule is not ported.
+    """
+    for field, off in UNSUPPORTED.items():
+        value = raw.get(field)
+        if value is not None and value != off and value != []:
+            raise ValueError(f"{field}={value!r} is not supported; allowed is {off!r}")
+    samples = raw.get("do_sample") or False
+    if not isinstance(samples, bool):
+        raise ValueError(f"do_sample={samples!r}: allowed are true and false")
+    fields = ALLOWED if samples else ("repetition_penalty",)
+    given = {field: raw[field] for field in fields if raw.get(field) is not None}
+    if samples:
+        given = HF_DEFAULTS | given
+        if given["temperature"] == 0:
+            raise ValueError("temperature=0 with do_sample=true: allowed is a number above 0")
+    return SamplingConfig(**given)
+
+
+def end_tokens_from_hf(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end a text; `eos_token_id` is one id, a list of them, or nothing."""
+    ids = raw.get("eos_token_id")
+    listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if any(type(token) is not int or token < 0 for token in listed):
+        raise ValueError(f"eos_token_id={ids!r}: allowed are an id and a list of ids")
+    return tuple(dict.fromkeys(listed))
+
+
+def sampling_defaults(
+    path: str | os.PathLike[str], *, revision: str | None = None
+) -> tuple[SamplingConfig, tuple[int, ...]]:
+    """What a checkpoint says of writing text: its rules and its end tokens.
+
+    They stand in `generation_config.json`. A checkpoint without one is greedy; where it names no
+    end token, that of `config.json` is taken, and () where there is none either.
+
+    Args:
+      path: a directory, or a hub id.
+      revision: branch, tag or commit, where `path` is a hub id.
+
+    Raises:
+      CheckpointError: a file is missing or damaged, a value is out of its range, or a rule is not
+        ported; the message names the file, the field and what is allowed.
+    """
+    directory = local_directory(path, patterns=("*.json",), revision=revision)
+    source = directory / GENERATION_FILE
+    sampling, end_tokens = SamplingConfig(), ()
+    try:
+        if source.exists():
+            raw = read_json(source)
+            sampling, end_tokens = sampling_from_hf(raw), end_tokens_from_hf(raw)
+        if not end_tokens:
+            source = directory / CONFIG_FILE
+            raw = read_json(source)
+            end_tokens = end_tokens_from_hf(raw)
+            text = raw.get("text_config")  # of a checkpoint that also sees or hears
+            if not end_tokens and isinstance(text, dict):
+                end_tokens = end_tokens_from_hf(text)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    return sampling, end_tokens
