@@ -15,8 +15,7 @@ from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import load_pretrained, load_tokenizer
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import RolePrompt, load_prompts
-from rmas_jax.recursion import System
-from rmas_jax.topology import TOPOLOGIES, Topology, edge_name
+from rmas_jax.topology import TOPOLOGIES, System, Topology, edge_name
 
 
 class Team(NamedTuple):

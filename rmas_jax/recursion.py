@@ -10,102 +10,20 @@ body. Prefixes are read before the scan and closed over; the carry is the feedba
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from flax.core import FrozenDict
 
 from rmas_jax.agents import read_body, read_prefix, think
-from rmas_jax.links import LinkConfig, apply_link
-from rmas_jax.models import Cache, Decoder
+from rmas_jax.channels import Channel
+from rmas_jax.models import Cache
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.sampling import Speech, speak
-from rmas_jax.topology import Topology, edge_name
-
-SENT_VECTORS = ("outer_of_inner", "outer_of_hidden")
-
-
-@struct.dataclass
-class System:
-    """A topology filled in with agents and links: everything static, hashable."""
-
-    topology: Topology = struct.field(pytree_node=False)
-    models: FrozenDict[str, Decoder] = struct.field(pytree_node=False)  # by role
-    inner: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by role
-    outer: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by edge name
-    latent_steps: int = struct.field(pytree_node=False)  # M
-    sent_vectors: str = struct.field(pytree_node=False, default="outer_of_inner")
-
-    def width(self, role: str) -> int:
-        """D of a role's agent."""
-        return self.models[role].config.width
-
-
-class Channel(NamedTuple):
-    """What an agent feeds back to itself and what it sends; both differentiable.
-
-    The latent channel is `latent_channel`; others stand beside it for comparison.
-    """
-
-    feed: Callable[[str, jax.Array], jax.Array]  # role, hidden [B, T, D] -> embeddings [B, T, D]
-    send: Callable[[tuple[str, str], jax.Array], jax.Array]  # edge, [B, M, D] -> [B, M, D']
-
-
-def latent_channel(system: System, links: Any) -> Channel:
-    """RecursiveLinks as the channel: thoughts return through the inner link, and travel as
-    outer(inner(H)) (upstream) or outer(H) (the paper's text), as `system.sent_vectors` says.
-    """
-
-    def feed(role, hidden):
-        return apply_link(system.inner[role], links["inner"][role], hidden)
-
-    def send(edge, thoughts):
-        if system.sent_vectors == "outer_of_inner":
-            thoughts = feed(edge[0], thoughts)
-        name = edge_name(edge)
-        return apply_link(system.outer[name], links["outer"][name], thoughts)
-
-    return Channel(feed, send)
-
-
-def softmax_channel(system: System, agents: Any, shared_tokens: Mapping[str, Any]) -> Channel:
-    """Differentiable text: every vector is the expected embedding of the next token.
-
-    Args:
-      system: the system.
-      agents: parameters by role.
-      shared_tokens: edge name -> (ids of the sender, ids of the receiver) of tokens that both
-        vocabularies have; probability of other tokens is dropped in a transfer.
-    """
-
-    def probabilities(role, hidden):
-        model, params = system.models[role], {"params": agents[role]}
-        return jax.nn.softmax(model.apply(params, hidden, method="unembed"), axis=-1)
-
-    def embeddings(role, ids):
-        return system.models[role].apply({"params": agents[role]}, ids[None], method="embed")[0]
-
-    def feed(role, hidden):
-        vocabulary = jnp.arange(system.models[role].config.vocab_size)
-        return probabilities(role, hidden) @ embeddings(role, vocabulary)
-
-    def send(edge, thoughts):
-        sender, receiver = edge
-        mine, theirs = shared_tokens[edge_name(edge)]
-        return probabilities(sender, thoughts)[..., mine] @ embeddings(receiver, theirs)
-
-    return Channel(feed, send)
-
-
-def shuffled(channel: Channel) -> Channel:
-    """A null control: every receiver gets the thoughts of the item before it in the batch."""
-    return channel._replace(
-        send=lambda edge, thoughts: jnp.roll(channel.send(edge, thoughts), 1, axis=0)
-    )
+from rmas_jax.topology import System, edge_name
 
 
 @struct.dataclass
@@ -222,12 +140,109 @@ def run_rounds(
                 f"teacher_forced: texts of {short} have {[widths.get(role) for role in short]} "
                 f"tokens; every role needs at least latent_steps={steps}"
             )
+    if steps == 0:
+        received = _nothing_received(system, agents, prompts)
+        received = jnp.broadcast_to(received, (rounds, *received.shape))
+        return Rounds(received, {}, {}, {}, jnp.zeros(received.shape[:2]))
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
-    batch = prompts[topology.answerer].body_ids.shape[0]
-    targets, probes = targets or {}, probes or {}
 
-    def stage(role, arrived, form, target):
+    def body(feedback, scanned):
+        index, targets, probes = scanned
+        return _round(
+            system,
+            agents,
+            channel,
+            prompts,
+            prefixes,
+            feedback,
+            index=index,
+            is_last=index == rounds - 1,
+            targets=targets,
+            probes=probes,
+            teacher_forced=teacher_forced,
+        )
+
+    by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets or {}))
+    scanned = (jnp.arange(rounds), by_round, dict(probes or {}))
+    step = jax.checkpoint(body, prevent_cse=False) if remat else body
+    _, (received, written) = jax.lax.scan(step, _no_feedback(system, agents, prompts), scanned)
+    before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
+    change = jnp.linalg.norm(received - before, axis=(2, 3)) / jnp.linalg.norm(
+        received, axis=(2, 3)
+    )
+    return Rounds(
+        received=received,
+        losses={role: loss for role, (loss, _, _) in written.items()},
+        right={role: right for role, (_, right, _) in written.items()},
+        thoughts={role: thoughts for role, (_, _, thoughts) in written.items()},
+        change=change,
+    )
+
+
+def last_received(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    prompts: Mapping[str, StagePrompt],
+    prefixes: Mapping[str, Cache],
+    *,
+    rounds: jax.Array | int,
+) -> jax.Array:
+    """What reaches the answerer's slots in the last round [B, S, D].
+
+    The number of rounds is data: one compiled program serves all. `run_rounds` gives the same
+    vectors, of every round and with gradients, for a number of rounds that is static.
+    """
+    received = _nothing_received(system, agents, prompts)
+    if system.latent_steps == 0:
+        return received
+
+    def body(index, carry):
+        feedback, _ = carry
+        feedback, (received, _) = _round(
+            system,
+            agents,
+            channel,
+            prompts,
+            prefixes,
+            feedback,
+            index=index,
+            is_last=index == rounds - 1,
+        )
+        return feedback, received
+
+    batch, _, width = received.shape
+    slots = len(prompts[system.topology.answerer].senders) * system.latent_steps
+    start = _no_feedback(system, agents, prompts), jnp.zeros((batch, slots, width), received.dtype)
+    return jax.lax.fori_loop(0, rounds, body, start)[1]
+
+
+def _round(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    prompts: Mapping[str, StagePrompt],
+    prefixes: Mapping[str, Cache],
+    feedback: dict[str, jax.Array],
+    *,
+    index: jax.Array,
+    is_last: jax.Array,
+    targets: Mapping[str, Targets] | None = None,
+    probes: Mapping[str, jax.Array] | None = None,
+    teacher_forced: bool = False,
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any]]]:
+    """All stages in order, from the feedback of the round before to that of this one.
+
+    Returns:
+      The new feedback, and what reached the answerer [B, S, D] with, by role with a target, its
+      (loss [B], right [B], thoughts [B, M, D]).
+    """
+    topology, steps = system.topology, system.latent_steps
+    targets, probes = targets or {}, probes or {}
+    form = jnp.where(index == 0, FIRST, LATER)
+
+    def stage(role, arrived, target):
         """A turn: thoughts [B, M, D] and, with a target, (loss, right) [B] of its text."""
         room = max(steps - 1, 0 if target is None else target.ids.shape[1] - 1)
         hidden, cache = read_stage(
@@ -241,57 +256,48 @@ def run_rounds(
         feed = functools.partial(channel.feed, role)
         return think(system.models[role], agents[role], feed, hidden, cache, steps=steps), written
 
-    def body(feedback, scanned):
-        index, targets, probes = scanned
-        form = jnp.where(index == 0, FIRST, LATER)
-        inbox, written = dict(feedback), {}
-        for role in topology.order:
-            # In the order of the slots in the role's prompt, which need not be that of the edges.
-            names = [edge_name((sender, role)) for sender in prompts[role].senders]
-            nothing = jnp.zeros((batch, 0, system.width(role)), _dtype(agents[role]))
-            arrived = jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
-            if role == topology.answerer and role not in targets:
-                # In the last round the answerer speaks instead: what it would send is not needed.
-                thoughts = jax.lax.cond(
-                    index == rounds - 1,
-                    lambda arrived: jnp.zeros((batch, steps, arrived.shape[-1]), arrived.dtype),
-                    lambda arrived, role=role: stage(role, arrived, form, None)[0],
-                    arrived,
-                )
-            else:
-                thoughts, text = stage(role, arrived, form, targets.get(role))
-                if text is not None:
-                    written[role] = (*text, thoughts)
-            for edge in topology.edges:
-                if edge[0] == role:
-                    name = edge_name(edge)
-                    sent = channel.send(edge, thoughts) + probes.get(name, 0.0)
-                    inbox[name] = sent.astype(_dtype(agents[edge[1]]))
-        return {name: inbox[name] for name in feedback}, (arrived, written)
+    inbox, written = dict(feedback), {}
+    for role in topology.order:
+        # In the order of the slots in the role's prompt, which need not be that of the edges.
+        names = [edge_name((sender, role)) for sender in prompts[role].senders]
+        batch, dtype = prompts[role].body_ids.shape[0], _dtype(agents[role])
+        nothing = jnp.zeros((batch, 0, system.width(role)), dtype)
+        arrived = jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+        if role == topology.answerer and role not in targets:
+            # In the last round the answerer speaks instead: what it would send is not needed.
+            thoughts = jax.lax.cond(
+                is_last,
+                lambda x: jnp.zeros((x.shape[0], steps, x.shape[2]), x.dtype),
+                lambda arrived, role=role: stage(role, arrived, None)[0],
+                arrived,
+            )
+        else:
+            thoughts, text = stage(role, arrived, targets.get(role))
+            if text is not None:
+                written[role] = (*text, thoughts)
+        for edge in topology.edges:
+            if edge[0] == role:
+                name = edge_name(edge)
+                sent = channel.send(edge, thoughts) + probes.get(name, 0.0)
+                inbox[name] = sent.astype(_dtype(agents[edge[1]]))
+    return {name: inbox[name] for name in feedback}, (arrived, written)
 
-    feedback = {
-        edge_name(edge): jnp.zeros((batch, steps, system.width(edge[1])), _dtype(agents[edge[1]]))
-        for edge in topology.feedback_edges
+
+def _no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
+    """Feedback edges before the first round: zeros, which no first prompt has a slot for."""
+    batch = prompts[system.topology.answerer].body_ids.shape[0]
+    return {
+        edge_name((sender, role)): jnp.zeros(
+            (batch, system.latent_steps, system.width(role)), _dtype(agents[role])
+        )
+        for sender, role in system.topology.feedback_edges
     }
-    if steps == 0:  # nothing is passed: only the answerer's own prompt counts
-        width = system.width(topology.answerer)
-        received = jnp.zeros((rounds, batch, 0, width), _dtype(agents[topology.answerer]))
-        return Rounds(received, {}, {}, {}, jnp.zeros((rounds, batch)))
-    by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets))
-    scanned = (jnp.arange(rounds), by_round, dict(probes))
-    step = jax.checkpoint(body, prevent_cse=False) if remat else body
-    _, (received, written) = jax.lax.scan(step, feedback, scanned)
-    before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
-    change = jnp.linalg.norm(received - before, axis=(2, 3)) / jnp.linalg.norm(
-        received, axis=(2, 3)
-    )
-    return Rounds(
-        received=received,
-        losses={role: loss for role, (loss, _, _) in written.items()},
-        right={role: right for role, (_, right, _) in written.items()},
-        thoughts={role: thoughts for role, (_, _, thoughts) in written.items()},
-        change=change,
-    )
+
+
+def _nothing_received(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> jax.Array:
+    """[B, 0, D]: what reaches the answerer where nothing is passed."""
+    role = system.topology.answerer
+    return jnp.zeros((prompts[role].body_ids.shape[0], 0, system.width(role)), _dtype(agents[role]))
 
 
 def _dtype(params: Any) -> Any:
@@ -330,20 +336,23 @@ def solve(
     channel: Channel,
     prompts: Mapping[str, StagePrompt],
     *,
-    rounds: int,
+    rounds: jax.Array | int,
     end_tokens: tuple[int, ...],
     max_tokens: int,
 ) -> Speech:
-    """Question to answer tokens on the device: R rounds of thoughts, then the answerer's text."""
+    """Question to answer tokens on the device: R rounds of thoughts, then the answerer's text.
+
+    R is data, so what is compiled serves any number of rounds (at least 1).
+    """
     prefixes = read_prefixes(system, agents, prompts)
-    last = run_rounds(system, agents, channel, prompts, rounds=rounds, prefixes=prefixes)
+    received = last_received(system, agents, channel, prompts, prefixes, rounds=rounds)
     return answer(
         system,
         agents,
         prompts,
         prefixes,
-        received=last.received[-1],
-        form=FIRST if rounds == 1 else LATER,
+        received=received,
+        form=jnp.where(jnp.asarray(rounds) == 1, FIRST, LATER),
         end_tokens=end_tokens,
         max_tokens=max_tokens,
     )

@@ -21,8 +21,8 @@ import numpy as np
 from rmas_jax.agents import read_body, read_prefix
 from rmas_jax.models import Cache, Decoder
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
-from rmas_jax.recursion import System
 from rmas_jax.sampling import speak
+from rmas_jax.topology import System
 
 
 class Turn(NamedTuple):

@@ -1,8 +1,14 @@
-"""Who works with whom: roles, their order, edges and the answerer, as data."""
+"""Who works with whom: roles, their order, edges and the answerer, as data; then filled in."""
 
 from __future__ import annotations
 
 import dataclasses
+
+from flax import struct
+from flax.core import FrozenDict
+
+from rmas_jax.links import LinkConfig
+from rmas_jax.models import Decoder
 
 
 class TopologyError(ValueError):
@@ -51,6 +57,22 @@ class Topology:
 def edge_name(edge: tuple[str, str]) -> str:
     """How an edge and its outer link are called: "planner->critic"."""
     return "->".join(edge)
+
+
+@struct.dataclass
+class System:
+    """A topology filled in with agents and links: everything static, hashable."""
+
+    topology: Topology = struct.field(pytree_node=False)
+    models: FrozenDict[str, Decoder] = struct.field(pytree_node=False)  # by role
+    inner: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by role
+    outer: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by edge name
+    latent_steps: int = struct.field(pytree_node=False)  # M
+    sent_vectors: str = struct.field(pytree_node=False, default="outer_of_inner")
+
+    def width(self, role: str) -> int:
+        """D of a role's agent."""
+        return self.models[role].config.width
 
 
 SEQUENTIAL = Topology(

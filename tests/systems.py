@@ -20,8 +20,7 @@ from flax.core import FrozenDict
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
 from rmas_jax.models import Decoder, DecoderConfig
 from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
-from rmas_jax.recursion import System
-from rmas_jax.topology import SEQUENTIAL, edge_name
+from rmas_jax.topology import SEQUENTIAL, System, edge_name
 
 CAPACITY = 40  # the references read every row in an array of this length
 LATENT_STEPS = 3

@@ -22,17 +22,10 @@ from systems import (
     read_whole,
 )
 
+from rmas_jax.channels import Channel, latent_channel, shuffled, softmax_channel
 from rmas_jax.links import OUTER, LinkConfig, apply_link
 from rmas_jax.prompts import RolePrompt
-from rmas_jax.recursion import (
-    Channel,
-    Targets,
-    latent_channel,
-    run_rounds,
-    shuffled,
-    softmax_channel,
-    solve,
-)
+from rmas_jax.recursion import Targets, run_rounds, solve
 from rmas_jax.topology import Topology, edge_name
 
 ROUNDS = 3

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from rmas_jax import recursion, text_channel
 from rmas_jax.assembly import Team
+from rmas_jax.channels import latent_channel, shuffled
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
 from rmas_jax.prompts import StagePrompt, encode_stage, take
-from rmas_jax.recursion import System, latent_channel, shuffled
+from rmas_jax.topology import System
 
 Prompts = Mapping[str, StagePrompt]  # by role
 ORDER_SEED = 0  # of the order in which the items of a split are run
@@ -204,41 +205,38 @@ def _entrants(
             if method not in ("recursive_mas", "aligned_links", "no_latents", "shuffled_latents"):
                 raise ValueError(f"method {method!r} does not exist")
             passed = 0 if method == "no_latents" else steps
-            # Where nothing is passed, all rounds after the first are the same.
-            run = r if passed else min(r, 2)
-            shuffle = method == "shuffled_latents"
             answer = functools.partial(
                 _in_latents,
                 team._replace(system=team.system.replace(latent_steps=passed)),
                 aligned_links if method == "aligned_links" else links,
-                rounds=run,
+                rounds=r,
                 max_tokens=max_tokens,
-                shuffle=shuffle,
+                shuffle=method == "shuffled_latents",
             )
-            program = ("latent", passed, run, shuffle)
+            program = ("latent", passed)
             yield Entrant(method, r, passed, passed, program, answer)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("system", "rounds", "end_tokens", "max_tokens", "shuffle")
-)
+@functools.partial(jax.jit, static_argnames=("system", "end_tokens", "max_tokens"))
 def _solve(
     system: System,
     agents: Any,
     links: Any,
     prompts: Prompts,
     *,
-    rounds: int,
+    rounds: jax.Array,
     end_tokens: tuple[int, ...],
     max_tokens: int,
-    shuffle: bool,
+    shuffle: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The latent system's answer: tokens [B, W] and lengths [B]."""
-    channel = latent_channel(system, links)
+    """The latent system's answer: tokens [B, W] and lengths [B].
+
+    Rounds and control are data: all latent methods of the same M run one compiled program.
+    """
     speech = recursion.solve(
         system,
         agents,
-        shuffled(channel) if shuffle else channel,
+        shuffled(latent_channel(system, links), shuffle),
         prompts,
         rounds=rounds,
         end_tokens=end_tokens,

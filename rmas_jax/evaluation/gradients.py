@@ -11,16 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.assembly import Team
+from rmas_jax.channels import latent_channel, softmax_channel
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.recursion import (
-    System,
-    Targets,
-    latent_channel,
-    run_rounds,
-    softmax_channel,
-)
-from rmas_jax.topology import edge_name
+from rmas_jax.recursion import Targets, run_rounds
+from rmas_jax.topology import System, edge_name
 
 
 @functools.partial(jax.jit, static_argnames=("system", "channel", "rounds"))

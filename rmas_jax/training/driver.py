@@ -13,12 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.assembly import Team
+from rmas_jax.channels import latent_channel
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
 from rmas_jax.links import apply_link
 from rmas_jax.models import Decoder
 from rmas_jax.models.tokenizer import shared_tokens
-from rmas_jax.recursion import latent_channel, run_rounds
+from rmas_jax.recursion import run_rounds
 from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import next_token_pairs, regress_link

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
-from rmas_jax.recursion import System, latent_channel, run_rounds
+from rmas_jax.recursion import run_rounds
+from rmas_jax.topology import System
 from rmas_jax.training.batches import TrainingData, batch_rows
 
 

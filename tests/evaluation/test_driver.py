@@ -8,6 +8,7 @@ import pytest
 from teams import build_team, encode
 
 from rmas_jax import recursion
+from rmas_jax.channels import latent_channel
 from rmas_jax.config import METHODS
 from rmas_jax.evaluation import driver
 from rmas_jax.evaluation.grading import GRADERS
@@ -137,7 +138,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
         return recursion.solve(
             team.system,
             team.agents,
-            recursion.latent_channel(team.system, links),
+            latent_channel(team.system, links),
             encode(team, [example["question"]], LATENT_STEPS),
             rounds=2,
             end_tokens=(tokenizer.eos_token_id,),
