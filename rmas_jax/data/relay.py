@@ -33,7 +33,7 @@ QUESTIONS = (
 )
 
 CLASS_SIZES = (72, 24)  # words of either class, at each of the two places
-SPLIT_SIZES = {"train": 4000, "validation": 500, "test": 1200, "test_unseen_entities": 1200}
+SPLIT_SIZES = {"train": 4000, "validation": 500, "test": 1000, "test_unseen_entities": 1000}
 WORLD_SEED = 20260422
 
 Phrase = tuple[int, int]

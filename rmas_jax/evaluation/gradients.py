@@ -90,15 +90,12 @@ def gradient_norms(
     }
     rows = []
     for channel, medium in (("latent", links), ("softmax", shared)):
-        norms = _norms(
-            team.system,
-            team.agents,
-            medium,
-            prompts,
-            target,
-            channel=channel,
-            rounds=rounds,
-        )
+        arguments = (team.agents, medium, prompts, target)
+        lowered = _norms.lower(team.system, *arguments, channel=channel, rounds=rounds)
+        # It runs once: compiling it well would take much longer than running it.
+        norms = lowered.compile(
+            {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        )(*arguments)
         for edge in topology.edges:
             reached = rounds - (edge in topology.feedback_edges)
             values = np.asarray(norms[edge_name(edge)], np.float32)[:reached]

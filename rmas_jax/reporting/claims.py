@@ -60,6 +60,7 @@ class Comparison:
     quantity: str  # attribute of Result
     passes: Callable[[float, float], bool]  # (latent, other)
     last_round_only: bool = False
+    passes_last: Callable[[float, float], bool] | None = None  # besides, at the last round
 
 
 def _has_collapsed(latent: float, control: float) -> bool:
@@ -92,10 +93,12 @@ COMPARISONS = (
     ),
     Comparison(
         "trained_above_aligned",
-        "Trained links are more accurate than aligned-only links at every round.",
+        "Trained links are at least as accurate as aligned-only links at every round, and more "
+        "accurate at the last.",
         methods.ALIGNED,
         "accuracy",
-        operator.gt,
+        operator.ge,
+        passes_last=operator.gt,
     ),
     Comparison(
         "collapses_without_latents",
@@ -196,6 +199,9 @@ def _compare(results: Results, split: str, comparison: Comparison) -> Finding:
         comparison.passes(getattr(ours, quantity), getattr(theirs, quantity))
         for ours, theirs in pairs
     )
+    if comparison.passes_last is not None:
+        ours, theirs = pairs[-1]
+        passed &= comparison.passes_last(getattr(ours, quantity), getattr(theirs, quantity))
     numbers = f"trained links / {label}: {_values(pairs, quantity)} at {count_rounds(*compared)}"
     if quantity == "accuracy":
         apart = [ours.rounds for ours, theirs in pairs if intervals_are_apart(ours, theirs)]

@@ -79,19 +79,22 @@ def regress_link(
         ),
     )
 
-    width, rms = hidden.shape[1], jnp.sqrt(jnp.mean(hidden**2))
+    # Random numbers are drawn once for all steps, and with replacement: on CPU, drawing them in a
+    # step takes as long as the rest of it, and a permutation, a sort, longer.
+    rows = jax.random.randint(key, (config.steps, config.batch_size), 0, len(hidden))
+    rms = jnp.sqrt(jnp.mean(hidden**2))
 
-    def step(carry, i):
+    def step(carry, scanned):
         params, state = carry
-        # Drawn with replacement: on CPU a permutation, a sort, costs more than the step itself.
-        row_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-        rows = jax.random.randint(row_key, (config.batch_size,), 0, len(hidden))
-        noise = config.noise * rms * jax.random.normal(noise_key, (config.batch_size, width))
+        i, rows = scanned
+        read = hidden[rows]
+        if config.noise:
+            read += config.noise * rms * jax.random.normal(jax.random.fold_in(key, i), read.shape)
         loss, grads = jax.value_and_grad(
             lambda p: regression_loss(
                 link,
                 p,
-                hidden[rows] + noise,
+                read,
                 target[rows],
                 cosine_weight=config.cosine_weight,
                 mse_weight=config.mse_weight,
@@ -102,7 +105,7 @@ def regress_link(
         return (optax.apply_updates(params, updates), state), curve
 
     (params, _), curves = jax.lax.scan(
-        step, (params, optimizer.init(params)), jnp.arange(config.steps)
+        step, (params, optimizer.init(params)), (jnp.arange(config.steps), rows)
     )
     return params, curves
 
