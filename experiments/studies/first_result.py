@@ -3,7 +3,8 @@
     python -m experiments.studies.first_result --seeds 0 1 2 --out docs/first-result
 
 Every seed is a run of its own (`runs/first-result-SEED`), finished ones are reused; the seed draws
-the links' start and the order of the batches. Agents, questions and settings are the same.
+the links' start and the order of the batches. Agents, questions and settings are the same; a
+fourth round, which no training has seen, is evaluated too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from experiments.run import main as run
 from rmas_jax.reporting.report import write_report
+
+ROUNDS = [1, 2, 3, 4]  # the links are trained on three
 
 
 def merge(runs: list[Path], into: Path) -> None:
@@ -43,7 +46,7 @@ def main() -> int:
     folders = []
     for seed in args.seeds:
         name = f"first-result-{seed}"
-        changes = [f"name={name}", f"seed={seed}", "output_dir=runs"]
+        changes = [f"name={name}", f"seed={seed}", "output_dir=runs", f"evaluation.rounds={ROUNDS}"]
         code = run(["--config", args.config, *(x for c in changes for x in ("--set", c))])
         if code:
             return code
