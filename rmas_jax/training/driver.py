@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,16 +144,27 @@ def run_inner_loop(
     system, topology = team.system, team.system.topology
     train = jax.jit(regress_link, static_argnums=(0, 4))
     links = {part: dict(params) for part, params in links.items()}
-    jobs = [*topology.order, *(topology.edges if align_outer else ())]
     pairs = {
         role: cached_pairs(system.models[role], team.agents[role], dialogues[role])
         for role in topology.order
     }
+    # An outer link reads what the inner one makes of a thought, so inner links go first.
+    jobs = {
+        "inner": {role: role for role in topology.order},
+        "outer": {edge_name(edge): edge for edge in topology.edges if align_outer},
+    }
     for name in (*topology.order, *map(edge_name, topology.edges)):
         curves.truncate(name, 0)
     bar = tqdm(
-        total=config.passes * len(jobs), desc="inner loop", unit="link", disable=not progress
+        total=config.passes * sum(map(len, jobs.values())),
+        desc="inner loop",
+        unit="link",
+        disable=not progress,
     )
+    # All passes have arrays of one size, so every link's training compiles once.
+    thoughts = len(data) * rounds * system.latent_steps
+    capacity = {role: len(p[0]) + (config.passes - 1) * thoughts for role, p in pairs.items()}
+    number = itertools.count()
     for i in range(config.passes):
         if i:
             rolled = rollout_pairs(team, links, data, rounds=rounds)
@@ -160,49 +172,69 @@ def run_inner_loop(
                 role: tuple(map(np.concatenate, zip(pairs[role], rolled[role], strict=True)))
                 for role in pairs
             }
-        for j, job in enumerate(jobs):
-            if isinstance(job, str):  # an agent: its own next embeddings
-                name, link, part = job, system.inner[job], "inner"
-                hidden, target, _ = pairs[job]
-            else:
-                name, link, part = edge_name(job), system.outer[edge_name(job)], "outer"
-                hidden, target = _translations(team, links, job, pairs[job[0]])
-            links[part][name], logged = train(
-                link,
-                links[part][name],
-                hidden,
-                target,
-                config,
-                key=jax.random.fold_in(key, i * len(jobs) + j),
-            )
-            logged = jax.device_get(logged)
-            for step in range(0, config.steps, log_every):
-                values = {curve: float(v[step]) for curve, v in logged.items()}
-                curves.write("inner", name, i * config.steps + step, **values)
-            bar.update()
+        for part, of_part in jobs.items():
+            trained = {}
+            for name, job in of_part.items():  # not waited for: they train side by side
+                if part == "inner":  # towards the agent's own next embeddings
+                    link, (hidden, target, _) = system.inner[name], pairs[name]
+                    count = len(hidden)
+                    hidden, target = (_padded(x, capacity[name]) for x in (hidden, target))
+                else:
+                    link, sender = system.outer[name], job[0]
+                    hidden, target, count = _translations(
+                        team, links, job, pairs[sender], capacity[sender]
+                    )
+                trained[name] = train(
+                    link,
+                    links[part][name],
+                    hidden,
+                    target,
+                    config,
+                    key=jax.random.fold_in(key, next(number)),
+                    count=count,
+                )
+            for name, (params, logged) in trained.items():
+                links[part][name] = params
+                logged = jax.device_get(logged)
+                for step in range(0, config.steps, log_every):
+                    values = {curve: float(v[step]) for curve, v in logged.items()}
+                    curves.write("inner", name, i * config.steps + step, **values)
+                bar.update()
     bar.close()
     return links
 
 
 def _embeddings(team: Team, role: str, ids: np.ndarray) -> np.ndarray:
     """Input embeddings [n, D] of token ids [n]."""
-    embed = team.system.models[role].apply
-    return np.asarray(embed({"params": team.agents[role]}, ids[None], method="embed")[0])
+    model = team.system.models[role]
+    vocabulary = np.arange(model.config.vocab_size)[None]
+    return np.asarray(model.apply({"params": team.agents[role]}, vocabulary, method="embed")[0])[
+        ids
+    ]
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows [n, D] with zeros behind them, [count, D]."""
+    return np.concatenate([rows, np.zeros((count - len(rows), rows.shape[1]), rows.dtype)])
 
 
 def _translations(
-    team: Team, links: Any, edge: tuple[str, str], pairs: Pairs
-) -> tuple[jax.Array, jax.Array]:
-    """What an outer link reads, and the receiver's embedding of the token that it stands for."""
+    team: Team, links: Any, edge: tuple[str, str], pairs: Pairs, capacity: int
+) -> tuple[jax.Array, np.ndarray, int]:
+    """What an outer link reads, the receiver's embedding of the token that it stands for, both
+    padded to `capacity` rows, and how many of them count.
+    """
     sender, receiver = edge
     hidden, _, ids = pairs
     mine, theirs = shared_tokens(team.tokenizers[sender], team.tokenizers[receiver])
     counterpart = np.full(team.system.models[sender].config.vocab_size, -1)
     counterpart[mine] = theirs
     known = counterpart[ids] >= 0
+    target = _padded(_embeddings(team, receiver, counterpart[ids[known]]), capacity)
+    hidden = _padded(hidden[known], capacity)
     if team.system.sent_vectors == "outer_of_inner":
         hidden = apply_link(team.system.inner[sender], links["inner"][sender], hidden)
-    return hidden[known], _embeddings(team, receiver, counterpart[ids[known]])
+    return hidden, target, int(known.sum())
 
 
 def run_phase(

@@ -52,6 +52,7 @@ def regress_link(
     config: InnerConfig,
     *,
     key: jax.Array,
+    count: jax.Array | int | None = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Trains one link on cached pairs.
 
@@ -62,6 +63,8 @@ def regress_link(
       target: [n, D'] embeddings of those tokens.
       config: steps, batch size (tokens per step), learning rate and weights.
       key: order of the batches.
+      count: pairs that are read, from the first on; None is all. What stands behind them may be
+        padding, so that sets of different sizes share one compiled program.
 
     Returns:
       The trained parameters, and curves {"loss", "grad_norm"} [steps].
@@ -81,8 +84,10 @@ def regress_link(
 
     # Random numbers are drawn once for all steps, and with replacement: on CPU, drawing them in a
     # step takes as long as the rest of it, and a permutation, a sort, longer.
-    rows = jax.random.randint(key, (config.steps, config.batch_size), 0, len(hidden))
-    rms = jnp.sqrt(jnp.mean(hidden**2))
+    count = len(hidden) if count is None else count
+    rows = jax.random.randint(key, (config.steps, config.batch_size), 0, count)
+    is_read = (jnp.arange(len(hidden)) < count)[:, None]
+    rms = jnp.sqrt(jnp.mean(hidden**2, where=is_read))
 
     def step(carry, scanned):
         params, state = carry

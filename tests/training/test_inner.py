@@ -51,6 +51,21 @@ def test_no_steps_leave_the_link_as_it_is(pairs):
     assert trained is start
 
 
+def test_padding_behind_the_pairs_changes_nothing(pairs):
+    start, config = init_link(LINK, jax.random.key(0)), dataclasses.replace(CONFIG, noise=0.1)
+    train = jax.jit(regress_link, static_argnums=(0, 4))
+    padded = [np.concatenate([x, np.full((30, 8), 1e3, np.float32)]) for x in pairs]
+
+    def kernel(hidden, target, count):
+        key = jax.random.key(1)
+        trained, _ = train(LINK, start, hidden, target, config, key=key, count=count)
+        return trained["proj1"]["kernel"]
+
+    expected = kernel(*pairs, None)
+    np.testing.assert_allclose(kernel(*padded, 64), expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(kernel(*padded, 94), expected, rtol=1e-2, atol=1e-2)  # the control
+
+
 def test_states_are_paired_with_the_next_embedding(tiny_system):
     model, params = tiny_system.system.models["solver"], tiny_system.agents["solver"]
     ids = jnp.arange(12).reshape(2, 6)
