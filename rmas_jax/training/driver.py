@@ -93,11 +93,12 @@ def rollout_pairs(
 
     found: dict[str, list[Pairs]] = {role: [] for role in system.topology.order}
     for start in range(0, len(data), batch_size):
-        batch = data.rows(np.arange(start, start + batch_size) % len(data))
+        rows = np.arange(start, start + batch_size)
+        batch = data.rows(rows % len(data))  # the last batch wraps
         thoughts, right = jax.device_get(think(team.agents, links, batch))
         for role, hidden in thoughts.items():
             keep = np.moveaxis(batch.targets[role].valid[:, :rounds, : hidden.shape[2]], 1, 0)
-            keep = keep & right[role][..., None]
+            keep = keep & right[role][..., None] & (rows < len(data))[None, :, None]
             ids = np.moveaxis(batch.targets[role].ids[:, :rounds, : hidden.shape[2]], 1, 0)[keep]
             found[role].append(
                 (hidden[:, :, : keep.shape[2]][keep], _embeddings(team, role, ids), ids)
