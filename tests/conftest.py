@@ -1,4 +1,4 @@
-"""Eight fake devices, strict numerics, and tiny random torch models to compare with."""
+"""Eight fake devices, strict numerics, and fixtures that are built once."""
 
 from __future__ import annotations
 
@@ -23,48 +23,6 @@ if jax.__version_info__[:2] == (0, 10):  # XLA stops at flags that it does not k
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 12,  # not hidden_size / heads
-    # At the default of 0.02 a model is so tame that a wrong rotary base passes as rounding.
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-    "max_position_embeddings": 64,
-}
-WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
-# Case -> model type and the options in which it differs from SIZES.
-CASES = {
-    "llama": ("llama", {"tie_word_embeddings": True}),
-    "llama-mqa-untied": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": False}),
-    "llama-mha": ("llama", {"num_key_value_heads": 4, "head_dim": 8}),
-    "qwen3": ("qwen3", {"tie_word_embeddings": False}),
-    "qwen3-tied": ("qwen3", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
-    "qwen3-window": (
-        "qwen3",
-        {"use_sliding_window": True, "sliding_window": 3, "layer_types": WINDOWS},
-    ),
-    "gemma3": (
-        "gemma3_text",
-        {"sliding_window": 4, "layer_types": WINDOWS, "query_pre_attn_scalar": 20},
-    ),
-    "gemma3-mqa-untied": (
-        "gemma3_text",
-        {
-            "sliding_window": 3,
-            "layer_types": WINDOWS,
-            "num_key_value_heads": 1,
-            "tie_word_embeddings": False,
-        },
-    ),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Oracle:
@@ -74,28 +32,11 @@ class Oracle:
     directory: Path
 
 
-def build_torch_model(case: str) -> Any:
-    """A random float32 torch model with norm weights that are not all alike."""
-    import torch  # here, so that tests without an oracle start quickly
-    import transformers
-
-    torch.set_num_threads(2)
-    transformers.logging.set_verbosity_error()
-    model_type, options = CASES[case]
-    config = transformers.AutoConfig.for_model(model_type, **SIZES | options)
-    config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                parameter += 0.3 * torch.randn_like(parameter)
-    return model.requires_grad_(False)
-
-
 @pytest.fixture(scope="session")
 def oracle(tmp_path_factory):
-    """Function from a case of CASES to its `Oracle`; each is built once."""
+    """Function from a case of `oracles.CASES` to its `Oracle`; each is built once."""
+    from oracles import build_torch_model  # here: tests without an oracle start without torch
+
     built: dict[str, Oracle] = {}
 
     def build(case: str) -> Oracle:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_parity  # noqa: F401 (registers its cases)
 
 from rmas_jax.models import (
     Decoder,

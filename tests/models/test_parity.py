@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 
@@ -13,141 +12,16 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
-from conftest import CASES, SIZES
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.llama import modeling_llama
+from oracles import CASES, SIZES
 
-from rmas_jax.models import Decoder, empty_cache, load_pretrained, save_pretrained
+from rmas_jax.models import Decoder, empty_cache, load_pretrained
 from rmas_jax.models.rope import RopeScaling
 from rmas_jax.models.weights import IGNORED, stored_prefix, weight_table
 
 TOLERANCE = 1e-4
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 50.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 50.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 16,
-    "beta_fast": 4.0,
-}
-GEMMA_ROPES = {
-    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
-}
-WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
-LINEAR = {
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 6,
-    "linear_value_head_dim": 5,
-    "head_dim": 24,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.25},
-}
-# More cases for the fixture `oracle`.
-MORE_CASES = {
-    "llama-llama3": ("llama", {"rope_parameters": LLAMA3, "head_dim": 24}),
-    "qwen2": ("qwen2", {"tie_word_embeddings": True, "head_dim": 6}),
-    "qwen2-window": (
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
-    ),
-    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN, "num_key_value_heads": 1}),
-    "mistral": ("mistral", {"sliding_window": None, "head_dim": 20}),
-    "mistral-window": ("mistral", {"sliding_window": 4, "num_key_value_heads": 1}),
-    "gemma3-linear": (
-        "gemma3_text",
-        {
-            "sliding_window": 4,
-            "layer_types": WINDOWS,
-            "query_pre_attn_scalar": 20,
-            "rope_parameters": GEMMA_ROPES,
-            "head_dim": 20,
-        },
-    ),
-    # Layers repeat with a period of two.
-    "qwen3_5": (
-        "qwen3_5_text",
-        LINEAR | {"num_hidden_layers": 4, "layer_types": ["linear_attention", WINDOWS[1]] * 2},
-    ),
-    # They do not repeat: the whole stack is one period.
-    "qwen3_5-tied": (
-        "qwen3_5_text",
-        LINEAR
-        | {
-            "layer_types": ["linear_attention", "linear_attention", "full_attention"],
-            "linear_conv_kernel_dim": 2,
-            "tie_word_embeddings": True,
-            "num_key_value_heads": 1,
-        },
-    ),
-    "ouro": ("ouro", {"total_ut_steps": 3, "rope_theta": 50.0, "num_hidden_layers": 2}),
-}
-CASES.update(MORE_CASES)
 # Each layer kind and option once.
 FAMILIES = ["llama", "qwen3-window", "gemma3", "qwen3_5"]
 LENGTHS = (11, 6, 1)  # of the rows of a left-padded batch; longer than any window
-
-
-# --- A looped decoder in torch; transformers has none ---------------------------------------------
-
-
-class OuroConfig(transformers.LlamaConfig):
-    model_type = "ouro"
-    total_ut_steps: int = 4
-
-
-class OuroLayer(modeling_llama.LlamaDecoderLayer):
-    """Norms also behind attention and feed-forward."""
-
-    def __init__(self, config, layer_idx):
-        super().__init__(config, layer_idx)
-        norms = (modeling_llama.LlamaRMSNorm(config.hidden_size, config.rms_norm_eps),) * 2
-        self.input_layernorm_2, self.post_attention_layernorm_2 = map(copy.deepcopy, norms)
-
-    def forward(self, x, mask, rope):
-        mixed, _ = self.self_attn(
-            hidden_states=self.input_layernorm(x), attention_mask=mask, position_embeddings=rope
-        )
-        x = x + self.input_layernorm_2(mixed)
-        out = self.mlp(self.post_attention_layernorm(x))
-        return x + self.post_attention_layernorm_2(out)
-
-
-class OuroForCausalLM(modeling_llama.LlamaForCausalLM):
-    config_class = OuroConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        layers = (OuroLayer(config, i) for i in range(config.num_hidden_layers))
-        self.model.layers = torch.nn.ModuleList(layers)
-        self.model.early_exit_gate = torch.nn.Linear(config.hidden_size, 1)
-        self.post_init()
-
-    def forward(
-        self, input_ids=None, inputs_embeds=None, attention_mask=None, position_ids=None, **_
-    ):
-        x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        rope = self.model.rotary_emb(x, position_ids)
-        mask = create_causal_mask(self.config, x, attention_mask, None, position_ids=position_ids)
-        after_passes = []
-        for _ in range(self.config.total_ut_steps):
-            for layer in self.model.layers:
-                x = layer(x, mask, rope)
-            x = self.model.norm(x)
-            after_passes.append(x)
-        return CausalLMOutputWithPast(logits=self.lm_head(x), hidden_states=tuple(after_passes))
-
-
-transformers.AutoConfig.register("ouro", OuroConfig)
-transformers.AutoModelForCausalLM.register(OuroConfig, OuroForCausalLM)
 
 
 def test_exit_probabilities_of_a_looped_decoder(oracle):
@@ -326,27 +200,6 @@ def test_greedy_text_equals_torch(oracle, case):
     np.testing.assert_array_equal(ours, from_latents)
 
 
-@pytest.mark.parametrize("case", MORE_CASES)
-def test_saved_model_agrees_in_torch(oracle, tmp_path, case):
-    ids, valid = ragged_batch()
-    model, params = load_pretrained(oracle(case).directory)
-    save_pretrained(tmp_path, model, params)
-    again, info = type(oracle(case).model).from_pretrained(
-        tmp_path, attn_implementation="eager", output_loading_info=True
-    )
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    with torch.no_grad():
-        ours, theirs = (
-            torch_forward(m, valid, input_ids=torch.tensor(ids))
-            for m in (again, oracle(case).model)
-        )
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a[valid], b[valid], rtol=1e-6, atol=1e-6)
-    model_again, params_again = load_pretrained(tmp_path)
-    assert model_again.config == model.config
-    jax.tree.map(np.testing.assert_array_equal, params_again, params)
-
-
 @pytest.mark.parametrize(
     ("family", "prefix"),
     [
@@ -357,7 +210,7 @@ def test_saved_model_agrees_in_torch(oracle, tmp_path, case):
 )
 def test_text_tower_of_a_checkpoint_with_vision(tmp_path, family, prefix):
     """The tower's configuration and weights alone give what the whole torch model gives."""
-    text = MORE_CASES[{"gemma3": "gemma3-linear", "qwen3_5": "qwen3_5-tied"}[family]][1]
+    text = CASES[{"gemma3": "gemma3-linear", "qwen3_5": "qwen3_5-tied"}[family]][1]
     vision = {
         "gemma3": {"model_type": "siglip_vision_model", "num_attention_heads": 2},
         "qwen3_5": {"num_heads": 2, "depth": 1, "out_hidden_size": 32},

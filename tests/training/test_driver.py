@@ -1,4 +1,4 @@
-"""The inner loop's pairs of thoughts and tokens."""
+"""What the training driver gathers for the inner loop."""
 
 from __future__ import annotations
 
