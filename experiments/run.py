@@ -11,6 +11,7 @@ written under OUTPUT_DIR/NAME.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,14 @@ from rmas_jax.models import CheckpointError, UnsupportedModelError
 from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.training.batches import encode_dialogues, encode_examples
-from rmas_jax.training.driver import Curves, DivergedError, run_inner_loop, run_phase
+from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
+from rmas_jax.training.driver import (
+    Curves,
+    DivergedError,
+    compile_step,
+    run_inner_loop,
+    run_phase,
+)
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
 log = logging.getLogger("rmas_jax")
@@ -50,7 +58,7 @@ class RunFolder:
 
     def __init__(self, config: RunConfig, agents_digest: str):
         self.path = Path(config.output_dir) / config.name
-        self.marks = self.path / "stages.json"
+        self.marks = self.path / "timings.json"  # finished stages and their seconds
         identity = {"config": yaml.safe_load(dump_config(config)), "agents": agents_digest}
         stored = self.path / "identity.json"
         if stored.is_file():
@@ -67,9 +75,16 @@ class RunFolder:
         stored.write_text(json.dumps(identity, indent=2))
         (self.path / "config.yaml").write_text(dump_config(config))
 
+    def _done(self) -> dict[str, float]:
+        return json.loads(self.marks.read_text()) if self.marks.is_file() else {}
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage was finished before."""
+        return stage in self._done()
+
     def stage(self, name: str, run: Callable[[], Any]) -> None:
         """Runs a stage, unless it was finished before, and says which."""
-        done = json.loads(self.marks.read_text()) if self.marks.is_file() else {}
+        done = self._done()
         if name in done:
             log.info("%s: finished before in %.0f s, reused", name, done[name])
             return
@@ -78,7 +93,6 @@ class RunFolder:
         run()
         done[name] = round(time.perf_counter() - started, 1)
         self.marks.write_text(json.dumps(done, indent=2))
-        (self.path / "timings.json").write_text(json.dumps(done, indent=2))
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:
@@ -119,23 +133,43 @@ def environment() -> dict[str, Any]:
 
 def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir: Path) -> None:
     """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained."""
-    keys = dict(
-        zip(
-            ("links", "inner", "outer"),
-            jax.random.split(jax.random.key(config.seed), 3),
-            strict=True,
-        )
-    )
+    names = ("links", "inner", "outer")
+    keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
+    phases = [
+        (phase, jax.random.fold_in(keys["outer"], i)) for i, phase in enumerate(config.outer.phases)
+    ]
     curves = Curves(folder.path / "metrics.jsonl")
     aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
-    fields = {role: task.text_fields[role] for role in team.system.topology.order}
-    examples = task.load(data_dir, "train")[: config.data.train_size]
     common = {"progress": config.runtime.progress, "curves": curves}
+    fields = {role: task.text_fields[role] for role in team.system.topology.order}
 
-    slots = {"text_fields": fields, "slot_width": config.system.latent_steps}
+    def encode(items: Sequence[Any]) -> TrainingData:
+        return encode_examples(
+            items,
+            team.tokenizers,
+            team.prompts,
+            text_fields=fields,
+            slot_width=config.system.latent_steps,
+        )
+
+    @functools.cache
+    def examples() -> list[dict[str, Any]]:
+        return task.load(data_dir, "train")[: config.data.train_size]
+
+    @functools.cache
+    def data() -> TrainingData:
+        return encode(examples())
+
+    @functools.cache
+    def start() -> Any:
+        texts = {
+            role: [text for example in examples() for text in example[field]]
+            for role, field in fields.items()
+        }
+        return start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts)
 
     def inner() -> None:
-        items = examples[: config.inner.items]
+        items = examples()[: config.inner.items]
         dialogues = {
             role: encode_dialogues(
                 items,
@@ -148,47 +182,45 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
             )
             for role in fields
         }
-        texts = {
-            role: [text for example in examples for text in example[field]]
-            for role, field in fields.items()
-        }
-        links = start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts)
-        save_links(
-            aligned,
-            run_inner_loop(
-                team,
-                links,
-                dialogues,
-                encode_examples(items, team.tokenizers, team.prompts, **slots),
-                config.inner,
-                rounds=config.system.rounds,
-                key=keys["inner"],
-                align_outer=config.system.outer_start == "aligned",
-                **common,
-            ),
+        links = run_inner_loop(
+            team,
+            start(),
+            dialogues,
+            encode(items),
+            config.inner,
+            rounds=config.system.rounds,
+            key=keys["inner"],
+            align_outer=config.system.outer_start == "aligned",
+            **common,
         )
+        save_links(aligned, links)
 
-    def outer() -> None:
-        data = encode_examples(examples, team.tokenizers, team.prompts, **slots)
-        held_out = task.load(data_dir, "validation")[: config.outer.validation_size]
-        validation = encode_examples(held_out, team.tokenizers, team.prompts, **slots)
+    def outer(steps: Sequence[Future]) -> None:
+        validation = encode(task.load(data_dir, "validation")[: config.outer.validation_size])
         links = load_links(aligned)
-        for i, phase in enumerate(config.outer.phases):
+        for (phase, key), step in zip(phases, steps, strict=True):
             links = run_phase(
                 team,
                 links,
-                data,
+                data(),
                 validation,
                 config.outer,
                 phase,
-                key=jax.random.fold_in(keys["outer"], i),
+                key=key,
                 directory=folder.path / "checkpoints" / phase.name,
+                step_fn=step.result(),
                 **common,
             )
         save_links(trained, links)
 
-    folder.stage("inner loop", inner)
-    folder.stage("outer loop", outer)
+    with ThreadPoolExecutor(1) as ahead:
+        # The steps of the outer loop compile while the inner loop trains.
+        steps = [
+            ahead.submit(compile_step, team, start(), data(), phase, key=key)
+            for phase, key in ([] if folder.has("outer loop") else phases)
+        ]
+        folder.stage("inner loop", inner)
+        folder.stage("outer loop", functools.partial(outer, steps))
 
 
 def run(config: RunConfig) -> None:
@@ -204,10 +236,7 @@ def run(config: RunConfig) -> None:
     folder = RunFolder(config, agents_digest(config))
     (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
     try:
-        splits = {
-            split: task.load(data_dir, split)[: config.evaluation.size]
-            for split in config.evaluation.splits
-        }
+        splits = {split: task.load(data_dir, split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
     train(config, team, task, folder, data_dir)

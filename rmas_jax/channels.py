@@ -68,14 +68,18 @@ def softmax_channel(system: System, agents: Any, shared_tokens: Mapping[str, Any
     return Channel(feed, send)
 
 
-def shuffled(channel: Channel, active: jax.Array | bool = True) -> Channel:
-    """A null control: every receiver gets the thoughts of the item before it in the batch.
+def either(condition: jax.Array | bool, first: Channel, second: Channel) -> Channel:
+    """The first channel where `condition` holds, else the second: a choice that may be data."""
+    return Channel(
+        feed=lambda *turn: jnp.where(condition, first.feed(*turn), second.feed(*turn)),
+        send=lambda *turn: jnp.where(condition, first.send(*turn), second.send(*turn)),
+    )
 
-    Whether the control is `active` may be data, so that it shares a program with what it controls.
-    """
+
+def shuffled(channel: Channel) -> Channel:
+    """A null control: every receiver gets the thoughts of the item before it in the batch."""
 
     def send(edge, thoughts):
-        sent = channel.send(edge, thoughts)
-        return jnp.where(active, jnp.roll(sent, 1, axis=0), sent)
+        return jnp.roll(channel.send(edge, thoughts), 1, axis=0)
 
     return channel._replace(send=send)

@@ -146,15 +146,11 @@ def run_rounds(
         return Rounds(received, {}, {}, {}, jnp.zeros(received.shape[:2]))
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
+    one_round = functools.partial(_round, system, agents, channel, prompts, prefixes)
 
     def body(feedback, scanned):
         index, targets, probes = scanned
-        return _round(
-            system,
-            agents,
-            channel,
-            prompts,
-            prefixes,
+        return one_round(
             feedback,
             index=index,
             is_last=index == rounds - 1,
@@ -197,19 +193,11 @@ def last_received(
     received = _nothing_received(system, agents, prompts)
     if system.latent_steps == 0:
         return received
+    one_round = functools.partial(_round, system, agents, channel, prompts, prefixes)
 
     def body(index, carry):
         feedback, _ = carry
-        feedback, (received, _) = _round(
-            system,
-            agents,
-            channel,
-            prompts,
-            prefixes,
-            feedback,
-            index=index,
-            is_last=index == rounds - 1,
-        )
+        feedback, (received, _) = one_round(feedback, index=index, is_last=index == rounds - 1)
         return feedback, received
 
     batch, _, width = received.shape

@@ -93,7 +93,7 @@ def test_an_integer_is_a_fine_float(path):
 
 
 def test_null_stands_for_the_whole_split(path):
-    assert load_config(path, ["evaluation.size=5", "evaluation.size=null"]).evaluation.size is None
+    assert load_config(path, ["data.train_size=5", "data.train_size=null"]).data.train_size is None
 
 
 @pytest.mark.parametrize(

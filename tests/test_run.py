@@ -21,7 +21,7 @@ TINY = [
     "outer.phases.0.warmup_steps=1",
     "outer.validation_size=4",
     "data.train_size=16",
-    "evaluation.size=6",
+    "evaluation.splits=['test[:6]', 'test_unseen_entities[:6]']",
     "evaluation.batch_size=4",
     "evaluation.rounds=[1,2]",
     "evaluation.gradient_batch_size=2",
@@ -99,7 +99,8 @@ def test_a_slot_that_a_template_lacks(tmp_path, capsys):
 
 
 def test_a_split_that_does_not_exist(tmp_path, capsys):
-    assert "tset" in refused(tmp_path, capsys, "evaluation.splits=[tset]")
+    message = refused(tmp_path, capsys, "evaluation.splits=[tset]")
+    assert "evaluation.splits" in message and "'tset'" in message and "'validation'" in message
 
 
 def test_a_folder_that_is_not_ours(tmp_path, capsys):

@@ -163,9 +163,10 @@ class EvaluationConfig(Section):
         "rounds to evaluate at", (1, 2, 3, 4), at_least=1, at_most=MAX_ROUNDS, distinct=True
     )
     splits: tuple[str, ...] = option(
-        "splits of the data set", ("test", "test_unseen_entities"), distinct=True
+        "splits of the data set, or parts of them as tfds writes it: test[:500]",
+        ("test", "test_unseen_entities"),
+        distinct=True,
     )
-    size: int | None = option("items per split; null: the whole split", None, at_least=1)
     batch_size: int = option("items per batch", 256, at_least=1)
     max_new_tokens: int = option("longest answer, in tokens", 16, at_least=1)
     gradient_batch_size: int = option("items behind the gradient norms", 32, at_least=1)

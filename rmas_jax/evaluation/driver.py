@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from rmas_jax import recursion, text_channel
 from rmas_jax.assembly import Team
-from rmas_jax.channels import latent_channel, shuffled
+from rmas_jax.channels import either, latent_channel, shuffled
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
@@ -233,10 +233,11 @@ def _solve(
 
     Rounds and control are data: all latent methods of the same M run one compiled program.
     """
+    channel = latent_channel(system, links)
     speech = recursion.solve(
         system,
         agents,
-        shuffled(latent_channel(system, links), shuffle),
+        either(shuffle, shuffled(channel), channel),
         prompts,
         rounds=rounds,
         end_tokens=end_tokens,

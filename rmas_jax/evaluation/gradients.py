@@ -11,39 +11,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.assembly import Team
-from rmas_jax.channels import latent_channel, softmax_channel
+from rmas_jax.channels import either, latent_channel, softmax_channel
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.recursion import Targets, run_rounds
 from rmas_jax.topology import System, edge_name
 
 
-@functools.partial(jax.jit, static_argnames=("system", "channel", "rounds"))
+@functools.partial(jax.jit, static_argnames=("system", "rounds"))
 def _norms(
     system: System,
     agents: Any,
-    medium: Any,
+    links: Any,
+    shared: Mapping[str, Any],
     prompts: Mapping[str, StagePrompt],
     target: Targets,
+    latent: jax.Array,
     *,
-    channel: str,
     rounds: int,
 ) -> dict[str, jax.Array]:
     """Edge name -> [R] root mean square, over items, of the gradient at the edge's vectors.
 
-    `medium` is what the channel runs on: the links, or the shared tokens of each edge.
+    Which channel it is, is data: compiling takes longer than running, and one program does both.
     """
-    make = {
-        "latent": lambda: latent_channel(system, medium),
-        "softmax": lambda: softmax_channel(system, agents, medium),
-    }[channel]
+    channel = either(latent, latent_channel(system, links), softmax_channel(system, agents, shared))
     answerer = system.topology.answerer
 
     def loss(probes):
         out = run_rounds(
             system,
             agents,
-            make(),
+            channel,
             prompts,
             rounds=rounds,
             targets={answerer: target},
@@ -88,19 +86,19 @@ def gradient_norms(
         edge_name(edge): shared_tokens(*(team.tokenizers[role] for role in edge))
         for edge in topology.edges
     }
+    arguments = (team.agents, links, shared, prompts, target)
+    # It runs twice: compiling it well would take much longer than running it.
+    norms_of = _norms.lower(team.system, *arguments, True, rounds=rounds).compile(
+        {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    )
     rows = []
-    for channel, medium in (("latent", links), ("softmax", shared)):
-        arguments = (team.agents, medium, prompts, target)
-        lowered = _norms.lower(team.system, *arguments, channel=channel, rounds=rounds)
-        # It runs once: compiling it well would take much longer than running it.
-        norms = lowered.compile(
-            {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-        )(*arguments)
+    for channel in ("latent", "softmax"):
+        norms = jax.device_get(norms_of(*arguments, channel == "latent"))
         for edge in topology.edges:
+            name = edge_name(edge)
             reached = rounds - (edge in topology.feedback_edges)
-            values = np.asarray(norms[edge_name(edge)], np.float32)[:reached]
             rows += [
-                {"link": edge_name(edge), "round": i + 1, "channel": channel, "norm": float(norm)}
-                for i, norm in enumerate(values)
+                {"link": name, "round": i + 1, "channel": channel, "norm": float(norm)}
+                for i, norm in enumerate(norms[name].astype(np.float32)[:reached])
             ]
     return rows

@@ -26,7 +26,6 @@ from rmas_jax.models import (
 )
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.hf import CONFIG_FILE, DTYPES, local_directory, read_json
-from rmas_jax.models.tokenizer import FILES
 from rmas_jax.sampling import row_keys, seen_tokens, speak
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
@@ -134,18 +133,6 @@ def describe_model(model: Decoder, params: Any, seconds: float) -> str:
     )
 
 
-def raw_tokenizer(path: str, *, revision: str | None) -> Any:
-    """A tokenizer that may lack a chat template, as those of base models do."""
-    from transformers import AutoTokenizer
-
-    directory = local_directory(path, patterns=FILES, revision=revision)
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise almost anything here
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from error
-
-
 def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
     """Token ids of a prompt, in the chat template unless it is `raw`."""
     if raw:
@@ -228,8 +215,7 @@ def run(options: argparse.Namespace) -> None:
     config_from_hf(read_json(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
     default, end_tokens = sampling_defaults(options.path, **source)
     sampling = chosen_sampling(options, default)
-    load = raw_tokenizer if options.raw else load_tokenizer
-    tokenizer = load(options.path, **source)
+    tokenizer = load_tokenizer(options.path, needs_chat_template=not options.raw, **source)
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
     ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)

@@ -13,15 +13,18 @@ from rmas_jax.models.weights import CheckpointError
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 
 
-def load_tokenizer(path: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+def load_tokenizer(
+    path: str | os.PathLike[str], *, revision: str | None = None, needs_chat_template: bool = True
+) -> Any:
     """The transformers tokenizer of a checkpoint; agents speak through its chat template.
 
     Args:
       path: a directory, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
+      needs_chat_template: whether one without a chat template, as base models have, is refused.
 
     Raises:
-      CheckpointError: there is no tokenizer, it is damaged, or it has no chat template.
+      CheckpointError: there is no tokenizer, it is damaged, or it lacks a needed chat template.
     """
     from transformers import AutoTokenizer  # heavy, and only drivers need it
 
@@ -33,8 +36,9 @@ def load_tokenizer(path: str | os.PathLike[str], *, revision: str | None = None)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # transformers and tokenizers raise almost anything here
-        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
-    if not tokenizer.chat_template:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from error
+    if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
             f"{directory}: the tokenizer has no chat template; allowed are chat_template.jinja "
             "and the field chat_template of tokenizer_config.json"

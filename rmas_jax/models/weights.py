@@ -126,6 +126,18 @@ OURO_NORMS = {
 }
 
 
+def _row(
+    name: str,
+    stored_shape: tuple[int, ...],
+    path: str,
+    shape: tuple[int, ...] | None = None,
+    transform: str = "reshape",
+) -> Weight:
+    """A row of the table; shapes are the same unless two are given."""
+    shape = stored_shape if shape is None else shape
+    return Weight(name, stored_shape, tuple(path.split("/")), shape, transform)
+
+
 def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, ...]:
     """Every parameter of the decoder that `config` describes.
 
@@ -137,9 +149,8 @@ def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, .
     d, v = c.width, c.vocab_size
     rows = []
 
-    def row(name, stored_shape, path, shape=None, transform="reshape"):
-        shape = stored_shape if shape is None else shape
-        rows.append(Weight(name, stored_shape, tuple(path.split("/")), shape, transform))
+    def row(*args):
+        rows.append(_row(*args))
 
     row(embedding_name(prefix), (v, d), "embedding")
     row(prefix + "norm.weight", (d,), "final_norm/weight")
@@ -171,9 +182,8 @@ def _layer_rows(config: DecoderConfig, linear: bool) -> list[Weight]:
     d, f = c.width, c.ffn_width
     rows = []
 
-    def row(name, stored_shape, path, shape=None, transform="reshape"):
-        shape = stored_shape if shape is None else shape
-        rows.append(Weight(name, stored_shape, tuple(path.split("/")), shape, transform))
+    def row(*args):
+        rows.append(_row(*args))
 
     if linear:
         n, h = c.linear_value_heads, c.linear_value_dim

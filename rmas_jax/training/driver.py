@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
 from rmas_jax.links import apply_link
 from rmas_jax.models import Decoder
 from rmas_jax.models.tokenizer import shared_tokens
-from rmas_jax.recursion import run_rounds
-from rmas_jax.topology import edge_name
+from rmas_jax.recursion import Rounds, run_rounds
+from rmas_jax.topology import System, edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import next_token_pairs, regress_link
-from rmas_jax.training.outer import outer_loss, outer_step, start_phase
+from rmas_jax.training.outer import outer_step, start_phase
 
+BATCH_SIZE = 256  # of reading without gradients
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # states [n, D], next embeddings [n, D], ids [n]
 
 
@@ -54,7 +55,7 @@ class Curves:
 
 
 def cached_pairs(
-    model: Decoder, params: Any, dialogues: Dialogues, *, batch_size: int = 256
+    model: Decoder, params: Any, dialogues: Dialogues, *, batch_size: int = BATCH_SIZE
 ) -> Pairs:
     """Runs a frozen agent once over its role texts.
 
@@ -72,8 +73,31 @@ def cached_pairs(
     return hidden, target, dialogues.ids[:, -width:][keep]
 
 
+@functools.partial(jax.jit, static_argnames=("system", "rounds"))
+def _roll_out(
+    system: System, agents: Any, links: Any, batch: TrainingData, *, rounds: int
+) -> Rounds:
+    """The rounds on the system's own latents, without gradients; one program per batch size."""
+    channel = latent_channel(system, links)
+    return run_rounds(system, agents, channel, batch.prompts, rounds=rounds, targets=batch.targets)
+
+
+def roll_outs(
+    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
+    """Yields batches, what the rounds make of them (on the host), and which rows [B] count.
+
+    The last batch wraps; what it repeats does not count.
+    """
+    for start in range(0, len(data), batch_size):
+        rows = np.arange(start, start + batch_size)
+        batch = data.rows(rows % len(data))
+        out = _roll_out(team.system, team.agents, links, batch, rounds=rounds)
+        yield batch, jax.device_get(out), rows < len(data)
+
+
 def rollout_pairs(
-    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int = 256
+    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int = BATCH_SIZE
 ) -> dict[str, Pairs]:
     """Runs the system in latents and pairs every thought with the token it stands for.
 
@@ -81,28 +105,16 @@ def rollout_pairs(
     aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
     count: what is lost cannot be paired. No gradient passes through the rollout.
     """
-    system = team.system
-
-    @jax.jit
-    def think(agents, links, batch):
-        channel = latent_channel(system, links)
-        out = run_rounds(
-            system, agents, channel, batch.prompts, rounds=rounds, targets=batch.targets
-        )
-        return out.thoughts, out.right
-
-    found: dict[str, list[Pairs]] = {role: [] for role in system.topology.order}
-    for start in range(0, len(data), batch_size):
-        rows = np.arange(start, start + batch_size)
-        batch = data.rows(rows % len(data))  # the last batch wraps
-        thoughts, right = jax.device_get(think(team.agents, links, batch))
-        for role, hidden in thoughts.items():
-            keep = np.moveaxis(batch.targets[role].valid[:, :rounds, : hidden.shape[2]], 1, 0)
-            keep = keep & right[role][..., None] & (rows < len(data))[None, :, None]
-            ids = np.moveaxis(batch.targets[role].ids[:, :rounds, : hidden.shape[2]], 1, 0)[keep]
-            found[role].append(
-                (hidden[:, :, : keep.shape[2]][keep], _embeddings(team, role, ids), ids)
+    found: dict[str, list[Pairs]] = {role: [] for role in team.system.topology.order}
+    for batch, out, counts in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
+        for role, hidden in out.thoughts.items():  # [R, B, M, D]
+            ids, valid = (
+                np.moveaxis(x[:, :rounds, : hidden.shape[2]], 1, 0)
+                for x in (batch.targets[role].ids, batch.targets[role].valid)
             )
+            keep = valid & out.right[role][..., None] & counts[None, :, None]
+            hidden = hidden[:, :, : keep.shape[2]][keep]
+            found[role].append((hidden, _embeddings(team, role, ids[keep]), ids[keep]))
     return {
         role: tuple(np.concatenate(column) for column in zip(*parts, strict=True))
         for role, parts in found.items()
@@ -238,6 +250,19 @@ def _translations(
     return hidden, target, int(known.sum())
 
 
+def compile_step(
+    team: Team, links: Any, data: TrainingData, phase: PhaseConfig, *, key: jax.Array
+) -> Callable[..., Any]:
+    """`outer_step` of a phase, compiled for arrays of these shapes.
+
+    That takes a minute where there are few cores; a driver may begin before the inner loop has
+    trained `links`, whose values do not matter here.
+    """
+    state = jax.eval_shape(lambda: start_phase(phase, links))
+    step = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
+    return step.lower(team.system, phase, team.agents, data, state, key=key).compile()
+
+
 def run_phase(
     team: Team,
     links: Any,
@@ -249,20 +274,29 @@ def run_phase(
     key: jax.Array,
     directory: Path,
     curves: Curves,
+    step_fn: Callable[..., Any] | None = None,
     progress: bool = True,
 ) -> Any:
     """Runs, or resumes, one phase of the outer loop; returns all links.
+
+    Args:
+      team: the system and its agents.
+      links: where they start.
+      data: training items.
+      validation: held-out items.
+      config: of the outer loop.
+      phase: the phase.
+      key: order of the batches.
+      directory: of the checkpoints.
+      curves: gets losses and gradient norms.
+      step_fn: from `compile_step`; compiled here if there is none yet.
+      progress: whether to show a bar.
 
     Raises:
       DivergedError: the loss or a gradient is not finite.
     """
     state = start_phase(phase, links)
-    step_fn = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
-    validate = jax.jit(
-        functools.partial(outer_loss, rounds=phase.rounds, teacher_forced=False),
-        static_argnums=0,
-    )
-    answerer = team.system.topology.answerer
+    step_fn = step_fn or compile_step(team, links, data, phase, key=key)
     with CheckpointStore(directory, keep=config.keep_checkpoints) as store:
         if found := store.restore_newest(state):
             _, state = found
@@ -276,7 +310,7 @@ def run_phase(
             disable=not progress,
         )
         for step in bar:
-            state, metrics = step_fn(team.system, phase, team.agents, data, state, key=key)
+            state, metrics = step_fn(team.agents, data, state, key=key)
             done = step + 1
             if step % config.log_every == 0 or done == phase.steps:
                 metrics = jax.device_get(metrics)
@@ -288,19 +322,26 @@ def run_phase(
                 curves.write("outer", phase.name, step, **_flat(metrics))
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}")
             if done % config.validation_every == 0 or done == phase.steps:
-                _, details = jax.device_get(
-                    validate(team.system, team.agents, state.links, validation)
-                )
                 curves.write(
                     "outer",
                     f"{phase.name} (validation)",
                     step,
-                    loss=float(details["loss"][answerer][-1]),
-                    **_flat({"right": details["right"]}),
+                    **_validate(team, state.links, validation, rounds=phase.rounds),
                 )
             if done % config.checkpoint_every == 0 or done == phase.steps:
                 store.save(done, state)
     return state.links
+
+
+def _validate(team: Team, links: Any, data: TrainingData, *, rounds: int) -> dict[str, Any]:
+    """Loss of the last round's answer, and the share of right texts by role and round."""
+    answerer = team.system.topology.answerer
+    loss, right = [], []
+    for _, out, counts in roll_outs(team, links, data, rounds=rounds):
+        loss.append(out.losses[answerer][-1, counts])
+        right.append({role: values[:, counts] for role, values in out.right.items()})
+    shares = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1).mean(1), *right)
+    return {"loss": float(np.concatenate(loss).mean()), **_flat({"right": shares})}
 
 
 def _flat(tree: Any) -> dict[str, float | list[float]]:

@@ -8,7 +8,7 @@ import numpy as np
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
-from rmas_jax.recursion import Targets, run_rounds
+from rmas_jax.recursion import Targets
 from rmas_jax.training import driver
 from rmas_jax.training.batches import TrainingData
 
@@ -17,11 +17,13 @@ def test_rollouts_count_every_item_once_however_they_are_batched(tmp_path, monke
     """The last batch wraps, and stages that are not right do not count: here all are."""
     team, links = build_team(tmp_path)
 
+    roll_out = driver._roll_out
+
     def all_right(*args, **options):
-        out = run_rounds(*args, **options)
+        out = roll_out(*args, **options)
         return out.replace(right=jax.tree.map(jnp.ones_like, out.right))
 
-    monkeypatch.setattr(driver, "run_rounds", all_right)
+    monkeypatch.setattr(driver, "_roll_out", all_right)
     shape = (len(QUESTIONS), 2, LATENT_STEPS)
     targets = Targets(ids=np.ones(shape, np.int32), valid=np.ones(shape, bool))
     data = TrainingData(

@@ -1,10 +1,9 @@
-"""The first result: the quickstart over several seeds, pooled into one report.
+"""One configuration over several seeds, pooled into one report.
 
-    python -m experiments.studies.first_result --seeds 0 1 2 --out docs/first-result
+    python -m experiments.studies.seeds --out docs/first-result --set evaluation.rounds=[1,2,3,4]
 
-Every seed is a run of its own (`runs/first-result-SEED`), finished ones are reused; the seed draws
-the links' start and the order of the batches. Agents, questions and settings are the same; a
-fourth round, which no training has seen, is evaluated too.
+Every seed is a run of its own (`runs/first-result-SEED`), and finished ones are reused. The seed
+draws the links' start and the order of the batches; agents and questions are the same.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from pathlib import Path
 
 from experiments.run import main as run
 from rmas_jax.reporting.report import write_report
-
-ROUNDS = [1, 2, 3, 4]  # the links are trained on three
 
 
 def merge(runs: list[Path], into: Path) -> None:
@@ -39,25 +36,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="experiments/configs/quickstart.yaml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("docs/first-result"))
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the report")
+    parser.add_argument("--config", default="experiments/configs/quickstart.yaml", metavar="FILE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
+    )
     args = parser.parse_args()
-    folders = []
-    for seed in args.seeds:
-        name = f"first-result-{seed}"
-        changes = [f"name={name}", f"seed={seed}", "output_dir=runs", f"evaluation.rounds={ROUNDS}"]
+    study, runs = args.out.name, Path("runs")
+    folders = [runs / f"{study}-{seed}" for seed in args.seeds]
+    for folder, seed in zip(folders, args.seeds, strict=True):
+        changes = [*args.set, f"name={folder.name}", f"seed={seed}", f"output_dir={runs}"]
         code = run(["--config", args.config, *(x for c in changes for x in ("--set", c))])
         if code:
             return code
-        folders.append(Path("runs") / name)
-    pooled = Path("runs") / "first-result"
-    merge(folders, pooled)
-    write_report(pooled)
+    merge(folders, runs / study)
+    write_report(runs / study)
     args.out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(pooled / "report.md", args.out / "README.md")
-    shutil.copy(pooled / "results.json", args.out / "results.json")
-    shutil.copytree(pooled / "figures", args.out / "figures", dirs_exist_ok=True)
+    shutil.copy(runs / study / "report.md", args.out / "README.md")
+    shutil.copy(runs / study / "results.json", args.out / "results.json")
+    shutil.copytree(runs / study / "figures", args.out / "figures", dirs_exist_ok=True)
     print(f"report: {args.out / 'README.md'}")
     return 0
 
