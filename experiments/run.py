@@ -11,7 +11,6 @@ written under OUTPUT_DIR/NAME.
 from __future__ import annotations
 
 import argparse
-import functools
 import hashlib
 import json
 import logging
@@ -20,7 +19,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,13 +39,7 @@ from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
-from rmas_jax.training.driver import (
-    Curves,
-    DivergedError,
-    compile_step,
-    run_inner_loop,
-    run_phase,
-)
+from rmas_jax.training.driver import Curves, DivergedError, run_inner_loop, run_phase
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
 log = logging.getLogger("rmas_jax")
@@ -75,16 +67,9 @@ class RunFolder:
         stored.write_text(json.dumps(identity, indent=2))
         (self.path / "config.yaml").write_text(dump_config(config))
 
-    def _done(self) -> dict[str, float]:
-        return json.loads(self.marks.read_text()) if self.marks.is_file() else {}
-
-    def has(self, stage: str) -> bool:
-        """Whether a stage was finished before."""
-        return stage in self._done()
-
     def stage(self, name: str, run: Callable[[], Any]) -> None:
         """Runs a stage, unless it was finished before, and says which."""
-        done = self._done()
+        done = json.loads(self.marks.read_text()) if self.marks.is_file() else {}
         if name in done:
             log.info("%s: finished before in %.0f s, reused", name, done[name])
             return
@@ -135,13 +120,11 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
     """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained."""
     names = ("links", "inner", "outer")
     keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
-    phases = [
-        (phase, jax.random.fold_in(keys["outer"], i)) for i, phase in enumerate(config.outer.phases)
-    ]
     curves = Curves(folder.path / "metrics.jsonl")
     aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
     common = {"progress": config.runtime.progress, "curves": curves}
     fields = {role: task.text_fields[role] for role in team.system.topology.order}
+    examples = task.load(data_dir, "train")[: config.data.train_size]
 
     def encode(items: Sequence[Any]) -> TrainingData:
         return encode_examples(
@@ -152,24 +135,8 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
             slot_width=config.system.latent_steps,
         )
 
-    @functools.cache
-    def examples() -> list[dict[str, Any]]:
-        return task.load(data_dir, "train")[: config.data.train_size]
-
-    @functools.cache
-    def data() -> TrainingData:
-        return encode(examples())
-
-    @functools.cache
-    def start() -> Any:
-        texts = {
-            role: [text for example in examples() for text in example[field]]
-            for role, field in fields.items()
-        }
-        return start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts)
-
     def inner() -> None:
-        items = examples()[: config.inner.items]
+        items = examples[: config.inner.items]
         dialogues = {
             role: encode_dialogues(
                 items,
@@ -182,9 +149,13 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
             )
             for role in fields
         }
+        texts = {
+            role: [text for example in examples for text in example[field]]
+            for role, field in fields.items()
+        }
         links = run_inner_loop(
             team,
-            start(),
+            start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts),
             dialogues,
             encode(items),
             config.inner,
@@ -195,32 +166,26 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
         )
         save_links(aligned, links)
 
-    def outer(steps: Sequence[Future]) -> None:
+    def outer() -> None:
+        data = encode(examples)
         validation = encode(task.load(data_dir, "validation")[: config.outer.validation_size])
         links = load_links(aligned)
-        for (phase, key), step in zip(phases, steps, strict=True):
+        for i, phase in enumerate(config.outer.phases):
             links = run_phase(
                 team,
                 links,
-                data(),
+                data,
                 validation,
                 config.outer,
                 phase,
-                key=key,
+                key=jax.random.fold_in(keys["outer"], i),
                 directory=folder.path / "checkpoints" / phase.name,
-                step_fn=step.result(),
                 **common,
             )
         save_links(trained, links)
 
-    with ThreadPoolExecutor(1) as ahead:
-        # The steps of the outer loop compile while the inner loop trains.
-        steps = [
-            ahead.submit(compile_step, team, start(), data(), phase, key=key)
-            for phase, key in ([] if folder.has("outer loop") else phases)
-        ]
-        folder.stage("inner loop", inner)
-        folder.stage("outer loop", functools.partial(outer, steps))
+    folder.stage("inner loop", inner)
+    folder.stage("outer loop", outer)
 
 
 def run(config: RunConfig) -> None:

@@ -207,8 +207,11 @@ class Decoder(nn.Module):
         c = self.config
         self.embedding = self.param("embedding", INIT, (c.vocab_size, c.width))
         periods = c.num_layers // c.period
+        # Only what enters a layer is kept for the backward pass: what a scan keeps is copied at
+        # every level of nested scans, which took longer to compile and to run than to recompute.
+        layer = nn.remat(Layer if c.period == 1 else Period, prevent_cse=False)
         self.layers = nn.scan(
-            Layer if c.period == 1 else Period,
+            layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

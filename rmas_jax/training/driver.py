@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,19 +250,6 @@ def _translations(
     return hidden, target, int(known.sum())
 
 
-def compile_step(
-    team: Team, links: Any, data: TrainingData, phase: PhaseConfig, *, key: jax.Array
-) -> Callable[..., Any]:
-    """`outer_step` of a phase, compiled for arrays of these shapes.
-
-    That takes a minute where there are few cores; a driver may begin before the inner loop has
-    trained `links`, whose values do not matter here.
-    """
-    state = jax.eval_shape(lambda: start_phase(phase, links))
-    step = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
-    return step.lower(team.system, phase, team.agents, data, state, key=key).compile()
-
-
 def run_phase(
     team: Team,
     links: Any,
@@ -274,7 +261,6 @@ def run_phase(
     key: jax.Array,
     directory: Path,
     curves: Curves,
-    step_fn: Callable[..., Any] | None = None,
     progress: bool = True,
 ) -> Any:
     """Runs, or resumes, one phase of the outer loop; returns all links.
@@ -289,14 +275,13 @@ def run_phase(
       key: order of the batches.
       directory: of the checkpoints.
       curves: gets losses and gradient norms.
-      step_fn: from `compile_step`; compiled here if there is none yet.
       progress: whether to show a bar.
 
     Raises:
       DivergedError: the loss or a gradient is not finite.
     """
     state = start_phase(phase, links)
-    step_fn = step_fn or compile_step(team, links, data, phase, key=key)
+    step_fn = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
     with CheckpointStore(directory, keep=config.keep_checkpoints) as store:
         if found := store.restore_newest(state):
             _, state = found
@@ -310,7 +295,7 @@ def run_phase(
             disable=not progress,
         )
         for step in bar:
-            state, metrics = step_fn(team.agents, data, state, key=key)
+            state, metrics = step_fn(team.system, phase, team.agents, data, state, key=key)
             done = step + 1
             if step % config.log_every == 0 or done == phase.steps:
                 metrics = jax.device_get(metrics)
