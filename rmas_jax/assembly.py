@@ -79,16 +79,16 @@ def start_links(
     """
     system = team.system
     keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
-    inner = {role: init_link(system.inner[role], next(keys)) for role in system.topology.order}
+    init = jax.jit(init_link, static_argnums=0, static_argnames="start")
+    align = jax.jit(align_link, static_argnums=0)
+    inner = {role: init(system.inner[role], next(keys)) for role in system.topology.order}
     outer = {}
     for edge in system.topology.edges:
         link = system.outer[edge_name(edge)]
-        fresh = init_link(
-            link, next(keys), start="identity" if start == "identity" else "torch_default"
-        )
+        fresh = init(link, next(keys), start="identity" if start == "identity" else "torch_default")
         if start == "aligned":
             written = None if texts is None else texts[edge[0]]
-            fresh = align_link(link, fresh, *shared_embeddings(team, edge, texts=written))
+            fresh = align(link, fresh, *shared_embeddings(team, edge, texts=written))
         outer[edge_name(edge)] = fresh
     return {"inner": inner, "outer": outer}
 

@@ -8,11 +8,12 @@ and of the upstream code; the formulas stand beside each in `LinkConfig`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import variance_scaling
 
 LN_EPS = 1e-5  # torch.nn.LayerNorm's default
 INNER, OUTER = "inner", "outer"
@@ -109,22 +110,24 @@ def init_link(config: LinkConfig, key: jax.Array, *, start: str = "torch_default
     """
     if start not in ("torch_default", "identity"):
         raise ValueError(f"start={start!r}: allowed are torch_default and identity")
+    draw_key, map_key = jax.random.split(key)
+    shapes = link_shapes(config)
+    drawn = {name: shape for name, shape in shapes.items() if "kernel" in shape}
+    sizes = [math.prod(size) for shape in drawn.values() for size in shape.values()]
+    # One draw, cut into pieces: a generator per array would take seconds to compile.
+    draws = jax.random.uniform(draw_key, (sum(sizes),), minval=-1.0, maxval=1.0)
+    pieces = iter(jnp.split(draws, list(itertools.accumulate(sizes))[:-1]))
     params = {}
-    for i, (name, shapes) in enumerate(sorted(link_shapes(config).items())):
-        kernel_key, bias_key = jax.random.split(jax.random.fold_in(key, i))
-        if "scale" in shapes:
-            width = shapes["scale"]
-            params[name] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+    for name, shape in shapes.items():
+        if name not in drawn:
+            params[name] = {"scale": jnp.ones(shape["scale"]), "bias": jnp.zeros(shape["bias"])}
             continue
-        fan_in = shapes["kernel"][0]
-        bound = fan_in**-0.5
-        # uniform in +-bound has variance bound^2 / 3 = 1 / (3 fan_in)
-        kernel = variance_scaling(1 / 3, "fan_in", "uniform")(kernel_key, shapes["kernel"])
-        bias = jax.random.uniform(bias_key, shapes["bias"], minval=-bound, maxval=bound)
+        bound = shape["kernel"][0] ** -0.5
+        kernel, bias = (bound * next(pieces).reshape(size) for size in shape.values())
         if start == "identity":
             bias = jnp.zeros_like(bias)
             if name == "residual_proj" or (not config.has_mlp and not config.has_residual):
-                kernel = jax.nn.initializers.orthogonal()(kernel_key, shapes["kernel"])
+                kernel = jax.nn.initializers.orthogonal()(map_key, shape["kernel"])
             elif name == "proj2" or not config.has_mlp:
                 kernel = 0.01 * kernel
         params[name] = {"kernel": kernel, "bias": bias}

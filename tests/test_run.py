@@ -121,7 +121,7 @@ def test_a_run_ends_in_a_report_and_is_reused(tmp_path, capsys, caplog):
         "steps_per_item seconds_per_item seed"
     )
     assert all(set(columns.split()) <= set(row) for row in rows)
-    assert {row["split"] for row in rows} == {"test", "test_unseen_entities"}
+    assert {row["split"] for row in rows} == {"test[:6]", "test_unseen_entities[:6]"}
     items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     assert len(items) == sum(row["n"] for row in rows)
     assert str(folder / "report.html") in capsys.readouterr().out

@@ -73,6 +73,9 @@ def cached_pairs(
     return hidden, target, dialogues.ids[:, -width:][keep]
 
 
+_send = jax.jit(apply_link, static_argnums=0)
+
+
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
 def _roll_out(
     system: System, agents: Any, links: Any, batch: TrainingData, *, rounds: int
@@ -246,7 +249,7 @@ def _translations(
     target = _padded(_embeddings(team, receiver, counterpart[ids[known]]), capacity)
     hidden = _padded(hidden[known], capacity)
     if team.system.sent_vectors == "outer_of_inner":
-        hidden = apply_link(team.system.inner[sender], links["inner"][sender], hidden)
+        hidden = _send(team.system.inner[sender], links["inner"][sender], hidden)
     return hidden, target, int(known.sum())
 
 
