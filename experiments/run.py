@@ -38,10 +38,12 @@ from rmas_jax.models import CheckpointError, UnsupportedModelError
 from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
+from rmas_jax.topology import TopologyError
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
 from rmas_jax.training.driver import Curves, DivergedError, run_inner_loop, run_phase
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
+BAD_INPUTS = (ConfigError, CheckpointError, UnsupportedModelError, PromptError, TopologyError)
 log = logging.getLogger("rmas_jax")
 
 
@@ -271,7 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         run(load_config(args.config, args.overrides))
-    except (ConfigError, CheckpointError, UnsupportedModelError, PromptError) as error:
+    except (
+        ConfigError,
+        CheckpointError,
+        UnsupportedModelError,
+        PromptError,
+        TopologyError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except DivergedError as error:

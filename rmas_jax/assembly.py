@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
-from rmas_jax.config import SystemConfig
+from rmas_jax.config import ConfigError, SystemConfig
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import load_pretrained, load_tokenizer
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import RolePrompt, load_prompts
-from rmas_jax.topology import TOPOLOGIES, System, Topology, edge_name
+from rmas_jax.topology import System, edge_name, load_topology
 
 
 class Team(NamedTuple):
@@ -31,10 +31,21 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
     """Loads what `system` names.
 
     Raises:
+      ConfigError, TopologyError: topology, agents and rounds do not fit each other.
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
         prompt set cannot be used; before any weight is read where the cause shows before.
     """
-    topology: Topology = TOPOLOGIES[config.pattern]
+    topology = load_topology(config.topology)
+    if set(config.agents) != set(topology.order):
+        raise ConfigError(
+            f"system.agents: the {topology.name} topology has exactly the roles "
+            f"{', '.join(topology.order)}, got {', '.join(config.agents) or 'none'}"
+        )
+    if config.rounds > 1 and not topology.feedback_edges:
+        raise ConfigError(
+            f"system.rounds={config.rounds}: no edge of the {topology.name} topology leads back, "
+            "so all rounds would be alike; use 1 round, or add an edge to an earlier role"
+        )
     prompts = load_prompts(config.prompts, topology.edges)
     tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
     loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}

@@ -20,7 +20,7 @@ from flax.core import FrozenDict
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
 from rmas_jax.models import Decoder, DecoderConfig
 from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
-from rmas_jax.topology import SEQUENTIAL, System, edge_name
+from rmas_jax.topology import System, edge_name, load_topology
 
 CAPACITY = 40  # the references read every row in an array of this length
 LATENT_STEPS = 3
@@ -172,7 +172,7 @@ def random_link(config: LinkConfig, seed: int) -> dict:
 
 def build_tiny_system(latent_steps: int = LATENT_STEPS) -> TinySystem:
     """Random agents and links; the same every time."""
-    topology = SEQUENTIAL
+    topology = load_topology("sequential")
     width = {role: config.width for role, config in CONFIGS.items()}
     inner = {
         role: LinkConfig(INNER, "mlp_res" if role == "critic" else "ln_res", d, d)

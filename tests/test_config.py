@@ -160,7 +160,6 @@ def test_values_out_of_range_are_refused(path, override, allowed):
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("system.pattern=ring", "one of sequential"),
         ("system.inner_link=ln", "one of linear, linear_res, mlp, mlp_res, ln_res,"),
         ("system.outer_link=ln2", "one of linear, linear_res, mlp, mlp_res, ln_res, ln,"),
         ("outer.phases.0.optimizer=adagrad", "one of adamw, adam, sgd, lion"),
@@ -189,8 +188,6 @@ def test_the_item_of_a_list_is_named(path):
             ["outer.phases.0.optimizer=sgd", "outer.phases.0.weight_decay=0.1"],
             "outer.phases.0.weight_decay: sgd has none",
         ),
-        (["system.agents.judge=d"], "system.agents: the sequential pattern has exactly the roles"),
-        (["system.agents={}"], "got none"),
     ],
 )
 def test_fields_that_do_not_go_together_are_refused(path, overrides, expected):

@@ -22,7 +22,7 @@ from rmas_jax.prompts import (
     split_template,
     take,
 )
-from rmas_jax.topology import SEQUENTIAL
+from rmas_jax.topology import load_topology
 
 M = 3
 QUESTIONS = ("Who?", "Where does the parcel end, and why?", "")
@@ -231,8 +231,8 @@ def write(path, content) -> str:
 
 
 def test_shipped_prompts_fit_the_sequential_loop(tokenizers):
-    prompts = load_prompts("relay", SEQUENTIAL.edges)
-    assert set(prompts) == set(SEQUENTIAL.order)
+    prompts = load_prompts("relay", load_topology("sequential").edges)
+    assert set(prompts) == set(load_topology("sequential").order)
     stage = encode_stage(tokenizers["gemma3_text"], prompts["planner"], QUESTIONS, slot_width=M)
     assert stage.senders == ("solver",)
     assert prompts["critic"].later == prompts["critic"].first

@@ -98,6 +98,28 @@ def test_a_slot_that_a_template_lacks(tmp_path, capsys):
     assert "critic" in message and "planner" in message and str(prompts) in message
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("system.topology=ring", "'ring' is no topology"),
+        ("system.topology=mixture", "exactly the roles math, code, science, summarizer"),
+        ("system.agents.judge=d", "exactly the roles planner, critic, solver"),
+    ],
+)
+def test_agents_that_are_not_those_of_the_topology(tmp_path, capsys, override, words):
+    assert words in refused(tmp_path, capsys, override)
+
+
+def test_rounds_without_a_way_back(tmp_path, capsys):
+    path = tmp_path / "line.yaml"
+    path.write_text(
+        "{name: line, order: [planner, critic, solver], answerer: solver, "
+        "edges: [planner -> critic, critic -> solver]}"
+    )
+    message = refused(tmp_path, capsys, f"system.topology={path}")
+    assert "system.rounds=3" in message and "line" in message
+
+
 def test_a_split_that_does_not_exist(tmp_path, capsys):
     message = refused(tmp_path, capsys, "evaluation.splits=[tset]")
     assert "evaluation.splits" in message and "'tset'" in message and "'validation'" in message

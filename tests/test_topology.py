@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
-from rmas_jax.topology import SEQUENTIAL, TOPOLOGIES, Topology, TopologyError, edge_name
+from rmas_jax.topology import (
+    Topology,
+    TopologyError,
+    edge_name,
+    load_topology,
+    shipped_topologies,
+)
+from rmas_jax.topology.__main__ import BAD_INPUT, main
 
 
 def topology(**changes) -> Topology:
@@ -21,6 +29,11 @@ def topology(**changes) -> Topology:
         ({"answerer": "x"}, "answerer 'x' must be the last of ('a', 'b')"),
         ({"edges": (("b", "a"),)}, "nothing reaches the answerer 'b'"),
         ({"edges": ()}, "nothing reaches the answerer 'b'"),
+        ({"edges": (("a", "b"), ("a", "b"))}, "more than one edge [('a', 'b')]"),
+        (
+            {"order": ("a", "c", "b"), "edges": (("a", "b"), ("b", "c"), ("c", "c"))},
+            "no edges lead from ['c'] to the answerer 'b'",
+        ),
     ],
 )
 def test_a_topology_that_cannot_run_is_named(changes, words):
@@ -44,8 +57,95 @@ def test_senders_stand_in_the_order_of_the_edges():
     assert mine.senders("a") == ()
 
 
+def test_stages_are_roles_that_do_not_hear_each_other_in_a_round():
+    mixture = load_topology("mixture")
+    assert mixture.stages == (("math", "code", "science"), ("summarizer",))
+    assert len(mixture.feedback_edges) == 3
+    assert load_topology("sequential").stages == (("planner",), ("critic",), ("solver",))
+    # Feedback does not order the stages of a round.
+    edges = (("a", "b"), ("b", "a"), ("c", "c"), ("c", "b"))
+    assert topology(order=("a", "c", "b"), edges=edges).stages == (("a", "c"), ("b",))
+
+
 def test_the_sequential_loop_feeds_the_solver_back_to_the_planner():
-    assert TOPOLOGIES["sequential"] is SEQUENTIAL
-    assert SEQUENTIAL.feedback_edges == (("solver", "planner"),)
-    assert edge_name(SEQUENTIAL.edges[0]) == "planner->critic"
-    assert hash(SEQUENTIAL) == hash(TOPOLOGIES["sequential"])
+    sequential = load_topology("sequential")
+    assert sequential.feedback_edges == (("solver", "planner"),)
+    assert edge_name(sequential.edges[0]) == "planner->critic"
+    assert sequential == load_topology("sequential")
+    assert hash(sequential) == hash(load_topology("sequential"))
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+RING = {"name": "ring", "order": ["a", "b"], "edges": ["a -> b", "b -> a"], "answerer": "b"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Function from fields that differ from RING to the path of a file."""
+
+    def write(**changes):
+        fields = {k: v for k, v in (RING | changes).items() if v is not None}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(fields))
+        return path
+
+    return write
+
+
+def test_shipped_topologies_load_and_are_called_as_their_files():
+    assert shipped_topologies() == ["deliberation", "distillation", "mixture", "sequential"]
+    for name in shipped_topologies():
+        assert load_topology(name).name == name
+
+
+def test_a_file_of_ones_own(write):
+    expected = Topology("ring", ("a", "b"), (("a", "b"), ("b", "a")), "b")
+    assert load_topology(write()) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"answerer": None}, "has exactly the fields name, order, edges, answerer, got"),
+        ({"agents": []}, "has exactly the fields"),
+        ({"order": "a"}, "order: expected a list of texts, got 'a'"),
+        ({"order": ["a", 2]}, "order: expected a list of texts"),
+        ({"name": 1}, "name: expected a text, got 1"),
+        ({"edges": ["a b"]}, "edges: expected sender -> receiver, got 'a b'"),
+        ({"edges": ["a -> b -> a"]}, "edges: expected sender -> receiver"),
+        ({"edges": ["a -> "]}, "edges: expected sender -> receiver"),
+        ({"edges": ["a -> x"]}, "names ['x']"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named(write, changes, words):
+    path = write(**changes)
+    with pytest.raises(TopologyError) as error:
+        load_topology(path)
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(TopologyError, match=r"'ring' is no topology.*mixture, sequential"):
+        load_topology("ring")
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: [")
+    with pytest.raises(TopologyError, match="not valid YAML"):
+        load_topology(path)
+
+
+def test_show_prints_and_draws(write, tmp_path, capsys):
+    assert main(["show", "mixture", "--out", str(tmp_path / "mixture.svg")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mixture: 4 agents, 6 edges"
+    assert lines[1].split() == (
+        ["stage", "1", "math", "<-", "question,", "summarizer", "(of", "the", "round", "before)"]
+    )
+    assert lines[4].endswith("<- question, math, code, science  => answers in the last round")
+    picture = (tmp_path / "mixture.svg").read_text()
+    assert "<svg" in picture
+
+    assert main(["show", str(write(edges=[]))]) == BAD_INPUT
+    assert "nothing reaches the answerer" in capsys.readouterr().err
+    assert main(["show", "mixture", "--out", str(tmp_path / "mixture.abc")]) == BAD_INPUT
+    assert "abc" in capsys.readouterr().err

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 
 from rmas_jax.config.fields import Section, option
 
-# The roles that each pattern of collaboration needs, in the order of their turns.
-PATTERN_ROLES = {"sequential": ("planner", "critic", "solver")}
 INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
 METHODS = (
@@ -26,7 +24,9 @@ class SystemConfig(Section):
     """Who the agents are and how they are linked."""
 
     agents: dict[str, str] = option("role -> directory or hub id of its language model")
-    pattern: str = option("how the agents take turns", "sequential", choices=tuple(PATTERN_ROLES))
+    topology: str = option(
+        "who works with whom: a topology of the package, or the path of a YAML file", "sequential"
+    )
     prompts: str = option("a prompt set of the package, or the path of a YAML file", "relay")
     latent_steps: int = option("latent thoughts per stage; 0 passes nothing", 4, at_least=0)
     rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
@@ -44,16 +44,6 @@ class SystemConfig(Section):
         "aligned",
         choices=("aligned", "torch_default", "identity"),
     )
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """The agents are those of the pattern."""
-        roles = PATTERN_ROLES[self.pattern]
-        if set(self.agents) != set(roles):
-            yield (
-                "agents",
-                f"the {self.pattern} pattern has exactly the roles {', '.join(roles)}, "
-                f"got {', '.join(self.agents) or 'none'}",
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from rmas_jax.evaluation.grading import GRADERS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
 from rmas_jax.reporting.run_directory import read_run
-from rmas_jax.topology import SEQUENTIAL
+from rmas_jax.topology import load_topology
 
 LATENT_STEPS, MAX_TOKENS, BATCH, ROUNDS = 2, 3, 3, (1, 2)
 WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
@@ -84,7 +84,7 @@ def said(items):
 
 def test_every_method_is_measured_at_every_round_on_every_split(finished):
     _, rows, items = finished
-    singles = {f"single_{role}" for role in SEQUENTIAL.order}
+    singles = {f"single_{role}" for role in load_topology("sequential").order}
     expected = {(m, r) for m in METHODS for r in ROUNDS if m != "single_agents"}
     expected |= {(m, 1) for m in singles}
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {

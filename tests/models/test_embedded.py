@@ -14,7 +14,7 @@ import rmas_jax
 from rmas_jax.data import relay
 from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
 from rmas_jax.prompts import SENTINEL, left_pad, load_prompts, split_template
-from rmas_jax.topology import TOPOLOGIES
+from rmas_jax.topology import load_topology
 
 EMBEDDED = Path(rmas_jax.__file__).parent / "assets" / "embedded"
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def problems():
 
 def chats(role, tokenizer, problems):
     """What a role reads in the first round of each problem, in words: ids and mask."""
-    prompt = load_prompts("relay", TOPOLOGIES["sequential"].edges)[role]
+    prompt = load_prompts("relay", load_topology("sequential").edges)[role]
     pieces = split_template(tokenizer, prompt, prompt.first)
     received = {"planner": None, "critic": "plan", "solver": "refined_plan"}[role]
     rows = []

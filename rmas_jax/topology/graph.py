@@ -1,4 +1,4 @@
-"""Who works with whom: roles, their order, edges and the answerer, as data; then filled in."""
+"""A topology: roles, their order, edges and the answerer; and a system, a topology filled in."""
 
 from __future__ import annotations
 
@@ -40,12 +40,34 @@ class Topology:
             raise TopologyError(
                 f"{self.name}: answerer {self.answerer!r} must be the last of {self.order}"
             )
+        if repeated := {edge for edge in self.edges if self.edges.count(edge) > 1}:
+            raise TopologyError(f"{self.name}: more than one edge {sorted(repeated)}")
         if not any(receiver == self.answerer for _, receiver in self.edges):
             raise TopologyError(f"{self.name}: nothing reaches the answerer {self.answerer!r}")
+        heard = {self.answerer}
+        for _ in self.order:
+            heard |= {sender for sender, receiver in self.edges if receiver in heard}
+        if unheard := [role for role in self.order if role not in heard]:
+            raise TopologyError(
+                f"{self.name}: no edges lead from {unheard} to the answerer {self.answerer!r}"
+            )
 
     def senders(self, role: str) -> tuple[str, ...]:
         """Roles that send to `role`."""
         return tuple(sender for sender, receiver in self.edges if receiver == role)
+
+    @property
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """Roles by stage: those of one stage do not hear each other within a round."""
+        depth: dict[str, int] = {}
+        for role in self.order:
+            depth[role] = 1 + max(
+                (depth.get(sender, -1) for sender in self.senders(role)), default=-1
+            )
+        count = 1 + max(depth.values())
+        return tuple(
+            tuple(role for role in self.order if depth[role] == stage) for stage in range(count)
+        )
 
     @property
     def feedback_edges(self) -> tuple[tuple[str, str], ...]:
@@ -73,12 +95,3 @@ class System:
     def width(self, role: str) -> int:
         """D of a role's agent."""
         return self.models[role].config.width
-
-
-SEQUENTIAL = Topology(
-    name="sequential",
-    order=("planner", "critic", "solver"),
-    edges=(("planner", "critic"), ("critic", "solver"), ("solver", "planner")),
-    answerer="solver",
-)
-TOPOLOGIES = {topology.name: topology for topology in (SEQUENTIAL,)}

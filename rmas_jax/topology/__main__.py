@@ -1,0 +1,44 @@
+"""Shows a topology, shipped or of your own.
+
+python -m rmas_jax.topology show mixture
+python -m rmas_jax.topology show my_team.yaml --out my_team.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rmas_jax.topology import TopologyError, load_topology, shipped_topologies
+from rmas_jax.topology.draw import as_text, save_figure
+
+BAD_INPUT = 2  # exit code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rmas_jax.topology",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    show = parser.add_subparsers(dest="command", required=True).add_parser(
+        "show", help="print stages and edges, and draw them if asked"
+    )
+    show.add_argument("topology", help=f"a YAML file, or one of {', '.join(shipped_topologies())}")
+    show.add_argument("--out", metavar="FILE", help="also draw it into FILE (.svg, .png, .pdf)")
+    options = parser.parse_args(arguments)
+    try:
+        topology = load_topology(options.topology)
+        print(as_text(topology))
+        if options.out:
+            save_figure(topology, options.out)
+    except (TopologyError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

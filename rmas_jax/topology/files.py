@@ -1,0 +1,62 @@
+"""Topologies from YAML files: those that are shipped, and the user's own."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from rmas_jax.topology.graph import Topology, TopologyError
+
+FIELDS = ("name", "order", "edges", "answerer")
+ARROW = "->"
+FOLDER = Path(str(resources.files("rmas_jax.topology")))
+
+
+def shipped_topologies() -> list[str]:
+    """Names of the topologies that come with the package."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load_topology(name_or_path: str | Path) -> Topology:
+    """Reads a topology that is shipped by name, or a YAML file (what ends in .yaml or .yml).
+
+        name: sequential
+        order: [planner, critic, solver]     # of their turns in a round
+        edges: [planner -> critic, critic -> solver, solver -> planner]
+        answerer: solver                     # the last in order
+
+    Raises:
+      TopologyError: names the file and what is wrong in it.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise TopologyError(
+            f"{str(name_or_path)!r} is no topology; allowed are a path to a YAML file and "
+            f"{', '.join(shipped_topologies())}"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise TopologyError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict) or set(raw) != set(FIELDS):
+        found = sorted(map(str, raw)) if isinstance(raw, dict) else repr(raw)
+        raise TopologyError(f"{path}: has exactly the fields {', '.join(FIELDS)}, got {found}")
+    for field, kind in (("name", str), ("order", list), ("edges", list), ("answerer", str)):
+        texts = raw[field] if kind is list else [raw[field]]
+        if not isinstance(raw[field], kind) or not all(isinstance(x, str) for x in texts):
+            wanted = "a list of texts" if kind is list else "a text"
+            raise TopologyError(f"{path}: {field}: expected {wanted}, got {raw[field]!r}")
+    edges = []
+    for text in raw["edges"]:
+        ends = tuple(end.strip() for end in text.split(ARROW))
+        if len(ends) != 2 or not all(ends):
+            raise TopologyError(f"{path}: edges: expected sender {ARROW} receiver, got {text!r}")
+        edges.append(ends)
+    try:
+        return Topology(raw["name"], tuple(raw["order"]), tuple(edges), raw["answerer"])
+    except TopologyError as error:
+        raise TopologyError(f"{path}: {error}") from None
