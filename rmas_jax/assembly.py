@@ -46,7 +46,7 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
             f"system.rounds={config.rounds}: no edge of the {topology.name} topology leads back, "
             "so all rounds would be alike; use 1 round, or add an edge to an earlier role"
         )
-    prompts = load_prompts(config.prompts, topology.edges)
+    prompts = load_prompts(config.prompts, topology.edges, config.task)
     tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
     loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}
     models = {role: model for role, (model, _) in loaded.items()}

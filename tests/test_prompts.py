@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from experiments.embedded.make_tokenizers import STYLES, write_tokenizer
 from rmas_jax.models import load_tokenizer
 from rmas_jax.prompts import (
+    FIELD,
     FIRST,
     LATER,
     PromptError,
@@ -21,6 +22,7 @@ from rmas_jax.prompts import (
     render_chat,
     split_template,
     take,
+    task_types,
 )
 from rmas_jax.topology import load_topology
 
@@ -236,6 +238,31 @@ def test_shipped_prompts_fit_the_sequential_loop(tokenizers):
     stage = encode_stage(tokenizers["gemma3_text"], prompts["planner"], QUESTIONS, slot_width=M)
     assert stage.senders == ("solver",)
     assert prompts["critic"].later == prompts["critic"].first
+
+
+@pytest.mark.parametrize("task", ["math", "choice", "code", "search", "free"])
+@pytest.mark.parametrize("name", ["sequential", "mixture", "distillation", "deliberation"])
+def test_every_pattern_has_prompts_for_every_type_of_task(name, task):
+    topology = load_topology(name)
+    prompts = load_prompts(name, topology.edges, task)
+    assert set(prompts) == set(topology.order)
+    for role, prompt in prompts.items():
+        fields = set(FIELD.findall(prompt.later))
+        assert fields == {"question", *topology.senders(role)}
+        assert task_types()[task]["problem"] in prompt.first
+    assert task_types()[task]["finish"] in prompts[topology.answerer].later
+
+
+def test_a_place_needs_a_type_of_task(tmp_path):
+    edges = load_topology("distillation").edges
+    with pytest.raises(PromptError, match=r"expert: \['plan', 'problem'\] depend .* none is set"):
+        load_prompts("distillation", edges)
+    with pytest.raises(PromptError, match=r"task='maths': no such type; allowed are .*'math'"):
+        load_prompts("distillation", edges, "maths")
+    # A role may be called like a place: then the field is its slot.
+    file = write(tmp_path / "mine.yaml", {"plan": GOOD["a"], "b": {"first": "{question} {plan}"}})
+    edges = (("b", "plan"), ("plan", "b"))
+    assert load_prompts(file, edges, "math")["b"].first == "{question} {plan}"
 
 
 def test_prompts_come_from_a_path_of_the_user(tmp_path):

@@ -28,6 +28,9 @@ class SystemConfig(Section):
         "who works with whom: a topology of the package, or the path of a YAML file", "sequential"
     )
     prompts: str = option("a prompt set of the package, or the path of a YAML file", "relay")
+    task: str | None = option(
+        "type of task, for prompt sets that serve several: math, choice, code, search, free", None
+    )
     latent_steps: int = option("latent thoughts per stage; 0 passes nothing", 4, at_least=0)
     rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
     inner_link: str = option(

@@ -13,6 +13,7 @@ round body serves all rounds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -27,6 +28,7 @@ from flax import struct
 FIRST, LATER = 0, 1  # the two forms of a role's prompt
 SENTINEL = "\ue000{}\ue001"  # private-use characters stand for fields while a template renders
 FIELD = re.compile(r"\{(\w+)\}")
+TASK_TYPES = "task_types.yaml"  # what stands in the places of a prompt set that depend on the task
 
 
 class PromptError(ValueError):
@@ -54,12 +56,22 @@ class StagePrompt:
     senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
 
 
-def load_prompts(name_or_path: str, edges: Sequence[tuple[str, str]]) -> dict[str, RolePrompt]:
+@functools.cache
+def task_types() -> dict[str, dict[str, str]]:
+    """Type of task -> place in a prompt -> its text."""
+    return yaml.safe_load(resources.files("rmas_jax.prompts").joinpath(TASK_TYPES).read_text())
+
+
+def load_prompts(
+    name_or_path: str, edges: Sequence[tuple[str, str]], task: str | None = None
+) -> dict[str, RolePrompt]:
     """Reads a prompt set that is shipped by name, or a YAML file.
 
     Args:
       name_or_path: "relay", or a path.
       edges: (sender, receiver) roles; the receiver's `later` template must hold `{sender}`.
+      task: type of task, whose texts stand in the places {problem}, {plan} and {finish} of sets
+        that have them.
 
     Raises:
       PromptError: names the file, the role and the field that is missing or unknown.
@@ -69,10 +81,12 @@ def load_prompts(name_or_path: str, edges: Sequence[tuple[str, str]]) -> dict[st
         path = Path(str(resources.files("rmas_jax.prompts").joinpath(f"{name_or_path}.yaml")))
     if not path.is_file():
         folder = Path(str(resources.files("rmas_jax.prompts")))
-        shipped = sorted(file.stem for file in folder.glob("*.yaml"))
+        shipped = sorted(file.stem for file in folder.glob("*.yaml") if file.name != TASK_TYPES)
         raise PromptError(
             f"prompts={name_or_path!r}: no such file; a path to a YAML file or one of {shipped}"
         )
+    if task is not None and task not in task_types():
+        raise PromptError(f"task={task!r}: no such type; allowed are {sorted(task_types())}")
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -94,8 +108,11 @@ def load_prompts(name_or_path: str, edges: Sequence[tuple[str, str]]) -> dict[st
                 f"{path}: {role}: {sorted(unknown) or 'first'} "
                 f"{'unknown' if unknown else 'missing'}; a role has system, first and later"
             )
+        texts = {
+            form: _with_task(text, task, roles, f"{path}: {role}") for form, text in entry.items()
+        }
         prompt = RolePrompt(
-            entry.get("system", ""), entry["first"], entry.get("later", entry["first"])
+            texts.get("system", ""), texts["first"], texts.get("later", texts["first"])
         )
         senders = {sender for sender, receiver in edges if receiver == role}
         for form, needed in ((prompt.first, set()), (prompt.later, senders)):
@@ -109,6 +126,21 @@ def load_prompts(name_or_path: str, edges: Sequence[tuple[str, str]]) -> dict[st
                 )
         prompts[role] = prompt
     return prompts
+
+
+def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) -> str:
+    """Puts the texts of a type of task into their places; a role of the same name goes first."""
+    types = task_types()
+    places = {place for texts in types.values() for place in texts}.difference(roles)
+    used = places.intersection(FIELD.findall(text))
+    if used and task is None:
+        raise PromptError(
+            f"{where}: {sorted(used)} depend on the type of task, and none is set; "
+            f"allowed are {sorted(types)}"
+        )
+    for place in used:
+        text = text.replace(f"{{{place}}}", types[task][place])
+    return text
 
 
 def render_chat(tokenizer: Any, system: str, user: str) -> str:
