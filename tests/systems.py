@@ -1,4 +1,4 @@
-"""A tiny system of three random heterogeneous agents, and what they do by definition.
+"""Tiny systems of random heterogeneous agents, and what they do by definition.
 
 The references here keep no cache and know no padding: every row is a list of tokens and vectors
 that is read anew, whole, for every single step.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
-from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
+from rmas_jax.links import INNER, OUTER, LinkConfig, apply_link, link_shapes
 from rmas_jax.models import Decoder, DecoderConfig
 from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
-from rmas_jax.topology import System, edge_name, load_topology
+from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 CAPACITY = 40  # the references read every row in an array of this length
 LATENT_STEPS = 3
@@ -115,7 +116,8 @@ class TinySystem:
     def embed(self, role: str, ids: Sequence[int]) -> np.ndarray:
         """Input embeddings [t, D] of token ids."""
         table = np.asarray(self.agents[role]["embedding"])
-        return table[np.asarray(ids, int)] * table.dtype.type(CONFIGS[role].embed_scale)
+        scale = self.system.models[role].config.embed_scale
+        return table[np.asarray(ids, int)] * table.dtype.type(scale)
 
     def slots(self, role: str, *, later: bool) -> list[str]:
         """Senders whose vectors stand in a role's prompt, from left to right."""
@@ -171,38 +173,65 @@ def random_link(config: LinkConfig, seed: int) -> dict:
 
 
 def build_tiny_system(latent_steps: int = LATENT_STEPS) -> TinySystem:
-    """Random agents and links; the same every time."""
-    topology = load_topology("sequential")
-    width = {role: config.width for role, config in CONFIGS.items()}
+    """Random agents and links in the sequential pattern; the same every time."""
+    return build_team_of(load_topology("sequential"), CONFIGS, ROLE_PROMPTS, latent_steps)
+
+
+def build_pattern(name: str) -> TinySystem:
+    """A shipped topology, with decoders of several families and short prompts."""
+    topology = load_topology(name)
+    families = itertools.cycle(CONFIGS.values())
+    prompts = {}
+    for role in topology.order:
+        senders = topology.senders(role)
+        first = [s for s in senders if (s, role) not in topology.feedback_edges]
+        texts = [" ".join(f"{s} says {{{s}}} ;" for s in names) for names in (first, senders)]
+        prompts[role] = RolePrompt(f"you {role}", *(f"{{question}} {text} go" for text in texts))
+    return build_team_of(topology, dict(zip(topology.order, families, strict=False)), prompts)
+
+
+def build_team_of(
+    topology: Topology,
+    configs: Mapping[str, DecoderConfig],
+    role_prompts: Mapping[str, RolePrompt],
+    latent_steps: int = LATENT_STEPS,
+) -> TinySystem:
+    """Random agents and links; the second role's links have no norms."""
+    width = {role: config.width for role, config in configs.items()}
+    plain = topology.order[1]
     inner = {
-        role: LinkConfig(INNER, "mlp_res" if role == "critic" else "ln_res", d, d)
+        role: LinkConfig(INNER, "mlp_res" if role == plain else "ln_res", d, d)
         for role, d in width.items()
     }
     outer = {
         edge_name((sender, receiver)): LinkConfig(
-            OUTER, "mlp_res" if sender == "critic" else "ln_res", width[sender], width[receiver]
+            OUTER, "mlp_res" if sender == plain else "ln_res", width[sender], width[receiver]
         )
         for sender, receiver in topology.edges
     }
     links = {
         "inner": {role: random_link(config, i) for i, (role, config) in enumerate(inner.items())},
         "outer": {
-            name: random_link(config, 3 + i) for i, (name, config) in enumerate(outer.items())
+            name: random_link(config, len(inner) + i)
+            for i, (name, config) in enumerate(outer.items())
         },
     }
     return TinySystem(
         system=System(
             topology=topology,
-            models=FrozenDict({role: Decoder(config) for role, config in CONFIGS.items()}),
+            models=FrozenDict({role: Decoder(config) for role, config in configs.items()}),
             inner=FrozenDict(inner),
             outer=FrozenDict(outer),
             latent_steps=latent_steps,
         ),
-        agents={role: random_params(config, i) for i, (role, config) in enumerate(CONFIGS.items())},
+        agents={role: random_params(config, i) for i, (role, config) in enumerate(configs.items())},
         links=links,
         tokenizer=WordTokenizer(),
-        role_prompts=ROLE_PROMPTS,
+        role_prompts=role_prompts,
     )
+
+
+_apply_link = jax.jit(apply_link, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -253,3 +282,61 @@ def cut_at_ends(tokens: np.ndarray, ends: Sequence[int]) -> tuple[np.ndarray, np
     is_end = np.isin(tokens, ends)
     before = np.cumsum(is_end, axis=1) - is_end == 0
     return np.where(before, tokens, 0), before.sum(axis=1)
+
+
+def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
+    """What the rounds are by definition.
+
+    Returns the answerer's received vectors [R, B, S, D]; with texts, the answerer's losses [R, B];
+    and the answerer's prompts of the last round, as embeddings.
+    """
+    system, agents, links = tiny.system, tiny.agents, tiny.links
+    topology, steps = system.topology, system.latent_steps
+    inbox, received, losses = {}, [], []
+    for r in range(rounds):
+        for role in topology.order:
+            model, params = system.models[role], agents[role]
+            senders = tiny.slots(role, later=r > 0)
+            bodies = [
+                tiny.body(
+                    role, question, later=r > 0, inbox={s: inbox[s, role][i] for s in senders}
+                )
+                for i, question in enumerate(QUESTIONS)
+            ]
+            feed = functools.partial(_apply_link, system.inner[role], links["inner"][role])
+            if texts is not None:
+                wholes = [
+                    np.concatenate([body, tiny.embed(role, text[r])])
+                    for body, text in zip(bodies, texts[role], strict=True)
+                ]
+                read = read_whole(model, params, wholes)
+                # The state at the last prompt token, then those at the tokens of the text.
+                states = [s[len(body) - 1 :] for s, body in zip(read, bodies, strict=True)]
+            if teacher_forced:
+                thoughts = np.stack([s[:steps] for s in states])
+            else:
+                thoughts = naive_thoughts(model, params, feed, bodies, steps)
+            for edge in topology.edges:
+                if edge[0] == role:
+                    sent = thoughts if system.sent_vectors == "outer_of_hidden" else feed(thoughts)
+                    name = edge_name(edge)
+                    sent = _apply_link(system.outer[name], links["outer"][name], sent)
+                    inbox[edge] = np.asarray(sent)
+            if role == topology.answerer:
+                received.append(np.concatenate([inbox[s, role] for s in senders], axis=1))
+                if texts is not None:
+                    kernel = np.asarray(params["embedding"]).T  # the solver's embeddings are tied
+                    logits = [s[:-1] @ kernel for s in states]
+                    losses.append(
+                        [
+                            np.mean(
+                                [_cross_entropy(*pair) for pair in zip(z, text[r], strict=True)]
+                            )
+                            for z, text in zip(logits, texts[role], strict=True)
+                        ]
+                    )
+    return np.stack(received), np.array(losses), bodies
+
+
+def _cross_entropy(logits: np.ndarray, token: int) -> float:
+    return np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[token]

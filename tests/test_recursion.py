@@ -17,9 +17,8 @@ from systems import (
     QUESTIONS,
     build_tiny_system,
     naive_text,
-    naive_thoughts,
     random_link,
-    read_whole,
+    run_naively,
 )
 
 from rmas_jax.channels import Channel, latent_channel, shuffled, softmax_channel
@@ -49,64 +48,6 @@ def solve_jitted(system, agents, links, prompts, *, rounds):
 
 
 apply_link_jitted = jax.jit(apply_link, static_argnums=0)
-
-
-def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
-    """What the rounds are by definition.
-
-    Returns the answerer's received vectors [R, B, S, D]; with texts, the answerer's losses [R, B];
-    and the answerer's prompts of the last round, as embeddings.
-    """
-    system, agents, links = tiny.system, tiny.agents, tiny.links
-    topology, steps = system.topology, system.latent_steps
-    inbox, received, losses = {}, [], []
-    for r in range(rounds):
-        for role in topology.order:
-            model, params = system.models[role], agents[role]
-            senders = tiny.slots(role, later=r > 0)
-            bodies = [
-                tiny.body(
-                    role, question, later=r > 0, inbox={s: inbox[s, role][i] for s in senders}
-                )
-                for i, question in enumerate(QUESTIONS)
-            ]
-            feed = functools.partial(apply_link_jitted, system.inner[role], links["inner"][role])
-            if texts is not None:
-                wholes = [
-                    np.concatenate([body, tiny.embed(role, text[r])])
-                    for body, text in zip(bodies, texts[role], strict=True)
-                ]
-                read = read_whole(model, params, wholes)
-                # The state at the last prompt token, then those at the tokens of the text.
-                states = [s[len(body) - 1 :] for s, body in zip(read, bodies, strict=True)]
-            if teacher_forced:
-                thoughts = np.stack([s[:steps] for s in states])
-            else:
-                thoughts = naive_thoughts(model, params, feed, bodies, steps)
-            for edge in topology.edges:
-                if edge[0] == role:
-                    sent = thoughts if system.sent_vectors == "outer_of_hidden" else feed(thoughts)
-                    name = edge_name(edge)
-                    sent = apply_link_jitted(system.outer[name], links["outer"][name], sent)
-                    inbox[edge] = np.asarray(sent)
-            if role == topology.answerer:
-                received.append(np.concatenate([inbox[s, role] for s in senders], axis=1))
-                if texts is not None:
-                    kernel = np.asarray(params["embedding"]).T  # the solver's embeddings are tied
-                    logits = [s[:-1] @ kernel for s in states]
-                    losses.append(
-                        [
-                            np.mean(
-                                [_cross_entropy(*pair) for pair in zip(z, text[r], strict=True)]
-                            )
-                            for z, text in zip(logits, texts[role], strict=True)
-                        ]
-                    )
-    return np.stack(received), np.array(losses), bodies
-
-
-def _cross_entropy(logits: np.ndarray, token: int) -> float:
-    return np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[token]
 
 
 @functools.cache
