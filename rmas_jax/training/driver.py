@@ -65,6 +65,7 @@ def cached_pairs(
     width = int(dialogues.target.sum(1).max())
     read = jax.jit(functools.partial(next_token_pairs, model, width=width))
     pairs = []
+    batch_size = min(batch_size, len(dialogues.ids))
     for start in range(0, len(dialogues.ids), batch_size):
         rows = np.arange(start, start + batch_size) % len(dialogues.ids)  # the last batch wraps
         pairs.append(jax.device_get(read(params, dialogues.ids[rows], dialogues.valid[rows])))
@@ -92,6 +93,7 @@ def roll_outs(
 
     The last batch wraps; what it repeats does not count.
     """
+    batch_size = min(batch_size, len(data))
     for start in range(0, len(data), batch_size):
         rows = np.arange(start, start + batch_size)
         batch = data.rows(rows % len(data))
