@@ -25,6 +25,7 @@ import numpy as np
 from rmas_jax.interop.torch_state import read_state, write_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
+from rmas_jax.models.hf import read_json
 from rmas_jax.topology import edge_name
 
 VARIANTS = {  # upstream's name of a link's form -> ours
@@ -119,14 +120,14 @@ def read_inner_link(directory: str | Path, width: int, *, task: str | None = Non
       CheckpointError: no link for this task, or one that does not fit.
     """
     directory = Path(directory)
-    tasks = _read_json(directory / INNER_CONFIG).get("tasks", {})
+    tasks = _if_there(directory / INNER_CONFIG).get("tasks", {})
     names = [tasks[task].get(ADAPTER, ADAPTER)] if task in tasks else []
     names += [f"adapter({task}).pt"] if task else []
     names += [ADAPTER]
     found = next((name for name in names if _inside(directory, name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{directory}: no inner link for task {task!r}; looked for {names}")
-    adapter_type = _read_json(directory / ADAPTER_CONFIG).get("adapter_type", "ln_res_adapter")
+    adapter_type = _if_there(directory / ADAPTER_CONFIG).get("adapter_type", "ln_res_adapter")
     variant = _variant(INNER, adapter_type, directory / ADAPTER_CONFIG)
     config = LinkConfig(INNER, variant, width, width)
     path = _inside(directory, found)
@@ -145,9 +146,7 @@ def read_outer_links(directory: str | Path, *, task: str | None = None) -> dict[
     """
     directory = Path(directory)
     path = directory / OUTER_CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    described = _read_json(path)
+    described = read_json(path)
     if "tasks" in described:
         if task not in described["tasks"]:
             raise CheckpointError(f"{path}: task {task!r}; it has {sorted(described['tasks'])}")
@@ -180,7 +179,7 @@ def write_inner_link(directory: str | Path, link: Link, *, task: str | None = No
     write_state(directory / name, state_from_link(config, params))
     _write_json(directory / ADAPTER_CONFIG, {"adapter_type": _upstream_name(config)})
     if task:
-        described = _read_json(directory / INNER_CONFIG)
+        described = _if_there(directory / INNER_CONFIG)
         described.setdefault("tasks", {})[task] = {ADAPTER: name}
         _write_json(directory / INNER_CONFIG, described)
 
@@ -232,17 +231,9 @@ def _inside(directory: Path, name: str) -> Path:
     return directory / name
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _if_there(path: Path) -> dict[str, Any]:
     """A JSON object; {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return read_json(path) if path.is_file() else {}
 
 
 def _write_json(path: Path, value: Any) -> None:
