@@ -115,8 +115,7 @@ def speak(
     """Writes until every row has ended.
 
     Args:
-      model: the agent's decoder. `Decoder(config, unroll_layers=True)` makes quicker single steps
-        and compiles longer; parameters and cache are the same.
+      model: the agent's decoder.
       params: its parameters.
       hidden: [B, D] state at the last position read.
       cache: what was read, with room for `max_tokens` - 1 positions.

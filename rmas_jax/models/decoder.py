@@ -196,8 +196,8 @@ class Decoder(nn.Module):
     """A frozen language model as three functions: `embed`, `__call__` and `unembed`.
 
     Parameters are float32 or bfloat16 as loaded; activations have the dtype of the embeddings
-    that enter. `unroll_layers` lays the layers out one after another instead of looping:
-    quicker single steps, longer compilation, the same numbers.
+    that enter. `unroll_layers` lays the layers out one after another instead of looping: longer
+    compilation, the same numbers, no quicker on a CPU (docs/benchmarks).
     """
 
     config: DecoderConfig
