@@ -98,6 +98,7 @@ class Speech:
     step: jax.Array  # [] int32; columns of `tokens` written; each but the first cost a model step
     cache: Cache  # its tail has room for W - 1 positions
     seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if they are penalised
+    heard: jax.Array | None = None  # [B] int32; how much of a stop string stands at the end
 
 
 def speak(
@@ -111,6 +112,8 @@ def speak(
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
     seen: jax.Array | None = None,
+    limits: jax.Array | None = None,
+    stops: jax.Array | None = None,
 ) -> Speech:
     """Writes until every row has ended.
 
@@ -125,6 +128,10 @@ def speak(
       keys: [B] PRNG keys, one per row (`row_keys`); needed unless the temperature is 0.
       seen: [B, V] bool, the tokens of the prompt (`seen_tokens`), for the repetition penalty;
         without it only what is written here is penalised. Latents are no tokens.
+      limits: [B] int32, tokens of each row at most, if fewer than `max_tokens`; a row of 0 writes
+        nothing.
+      stops: [S, V] int32 from `stop_strings.stop_table`: a row also ends where its text has one of
+        these strings.
 
     Raises:
       ValueError: the temperature is above 0 and there are no keys, or there is not one per row.
@@ -143,18 +150,33 @@ def speak(
     ends = jnp.asarray(end_tokens, jnp.int32)
     finished = cache.past
 
-    def choose(hidden, done, seen, step):
-        """The next token [B], which rows have ended with it [B], and what is seen then."""
+    def choose(hidden, state):
+        """The next token of every row, and what is known of the rows then."""
         logits = model.apply({"params": params}, hidden[:, None], method="unembed")[:, 0]
-        logits = apply_rules(logits, sampling, seen)
+        logits = apply_rules(logits, sampling, state.seen)
         if sampling.temperature > 0:
-            token = draw(logits, keys, step)
+            token = draw(logits, keys, state.step)
         else:
             token = jnp.argmax(logits, axis=-1)
-        token = jnp.where(done, 0, token).astype(jnp.int32)
+        token = jnp.where(state.done, 0, token).astype(jnp.int32)
+        lengths = state.lengths + ~state.done
+        done = state.done | jnp.any(token[:, None] == ends[None, :], axis=1)
+        seen, heard = state.seen, state.heard
         if seen is not None:  # of a row that has ended, nobody asks
             seen = seen.at[jnp.arange(batch), token].set(True)
-        return token, done | jnp.any(token[:, None] == ends[None, :], axis=1), seen
+        if stops is not None:
+            heard = stops[heard, token]
+            done |= heard == stops.shape[0] - 1
+        if limits is not None:
+            done |= lengths >= limits
+        return state.replace(
+            tokens=state.tokens.at[:, state.step].set(token),
+            lengths=lengths,
+            done=done,
+            step=state.step + 1,
+            seen=seen,
+            heard=heard,
+        )
 
     def running(state: Speech) -> jax.Array:
         return (state.step < max_tokens) & ~jnp.all(state.done)
@@ -166,25 +188,18 @@ def speak(
         hidden, cache = model.apply(
             {"params": params}, embeds, ~state.done[:, None], state.cache.replace(past=finished)
         )
-        token, done, seen = choose(hidden[:, 0], state.done, state.seen, state.step)
-        return Speech(
-            tokens=state.tokens.at[:, state.step].set(token),
-            lengths=state.lengths + ~state.done,
-            done=done,
-            step=state.step + 1,
-            cache=cache.replace(past=()),
-            seen=seen,
-        )
+        return choose(hidden[:, 0], state.replace(cache=cache.replace(past=())))
 
-    token, done, seen = choose(hidden, jnp.zeros(batch, bool), seen, 0)
     start = Speech(
-        tokens=jnp.zeros((batch, max_tokens), jnp.int32).at[:, 0].set(token),
-        lengths=jnp.ones(batch, jnp.int32),
-        done=done,
-        step=jnp.ones((), jnp.int32),
+        tokens=jnp.zeros((batch, max_tokens), jnp.int32),
+        lengths=jnp.zeros(batch, jnp.int32),
+        done=jnp.zeros(batch, bool) if limits is None else limits <= 0,
+        step=jnp.zeros((), jnp.int32),
         cache=cache.replace(past=()),  # finished blocks are closed over, not carried
         seen=seen,
+        heard=None if stops is None else jnp.zeros(batch, jnp.int32),
     )
+    start = choose(hidden, start)
     if max_tokens == 1:  # no step to compile, and no room for one
         return start
     return jax.lax.while_loop(running, write, start)

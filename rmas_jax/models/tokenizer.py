@@ -46,21 +46,27 @@ def load_tokenizer(
     return tokenizer
 
 
-def surfaces(tokenizer: Any) -> dict[str, int]:
-    """What every token adds to a text, leading spaces included -> its id.
+def token_texts(tokenizer: Any) -> list[str]:
+    """What every token adds to a text, leading spaces included; "" for special tokens.
 
-    Special tokens and tokens that are only part of a character are left out. Each token is decoded
-    behind an ordinary one, because some tokenizers drop the space at the start of a text.
+    A token that is only part of a character adds the sign for that. Each token is decoded behind an
+    ordinary one, because some tokenizers drop the space at the start of a text.
     """
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     before = tokenizer.decode([anchor], **options)
     texts = tokenizer.batch_decode([[anchor, i] for i in range(len(tokenizer))], **options)
+    return [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
+
+
+def surfaces(tokenizer: Any) -> dict[str, int]:
+    """What every token adds to a text -> its id.
+
+    Special tokens and tokens that are only part of a character are left out.
+    """
     # Byte tokens come before the tokens that spell the same, so that the latter, which the
     # tokenizer uses, win.
-    added = {
-        text.removeprefix(before): i for i, text in enumerate(texts) if text.startswith(before)
-    }
+    added = {text: i for i, text in enumerate(token_texts(tokenizer))}
     return {text: i for text, i in added.items() if text and "\ufffd" not in text}
 
 
