@@ -11,8 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from rmas_jax.models import Cache, Decoder, empty_cache, seal
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.sampling import GREEDY, Speech, speak
+
+
+@struct.dataclass
+class Reading:
+    """All that an agent reads before it writes: its prompt, with something in the slots."""
+
+    prefix: Cache  # from `read_prefix`
+    ids: jax.Array  # [B, T] int32; the body; anything where latents stand
+    valid: jax.Array  # [B, T] bool
+    received: jax.Array  # [B, S, D] latents of all slots; S is 0 where the slots hold tokens
+    slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T], see `place`
 
 
 def read_prefix(model: Decoder, params: Any, ids: jax.Array, valid: jax.Array) -> Cache:
@@ -124,3 +138,57 @@ def think(
     start = (hidden, cache.replace(past=()))
     (last, _), thoughts = jax.lax.scan(step, start, length=steps - 1)
     return jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
+
+
+def write(
+    model: Decoder,
+    params: Any,
+    reading: Reading,
+    *,
+    said_ids: jax.Array | None = None,
+    said_valid: jax.Array | None = None,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
+    limits: jax.Array | None = None,
+    stops: jax.Array | None = None,
+) -> Speech:
+    """Reads, and writes until every row has ended.
+
+        l l | z z z | s s | . w w w       w: what it has written so far, padded on the left
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      reading: what comes before its text.
+      said_ids: [B, W] the text so far, to go on from; every row ends in a real token.
+      said_valid: [B, W] bool.
+      end_tokens, max_tokens, sampling, keys, limits, stops: see `sampling.speak`.
+    """
+    ids, valid, slot_index = reading.ids, reading.valid, reading.slot_index
+    if said_ids is not None:
+        ids, valid = jnp.concatenate([ids, said_ids], 1), jnp.concatenate([valid, said_valid], 1)
+        slot_index += (-1,) * said_ids.shape[1]
+    hidden, cache = read_body(
+        model,
+        params,
+        reading.prefix,
+        ids=ids,
+        valid=valid,
+        received=reading.received,
+        slot_index=slot_index,
+        room=max_tokens - 1,
+    )
+    return speak(
+        model,
+        params,
+        hidden,
+        cache,
+        end_tokens=end_tokens,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        keys=keys,
+        limits=limits,
+        stops=stops,
+    )

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rmas_jax.agents import read_body, read_prefix, think
+from rmas_jax.agents import Reading, read_body, read_prefix, think, write
 from rmas_jax.channels import Channel
 from rmas_jax.models import Cache
+from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
-from rmas_jax.sampling import Speech, speak
+from rmas_jax.sampling import GREEDY, Speech
 from rmas_jax.topology import System, edge_name
 
 
@@ -53,31 +54,6 @@ def read_prefixes(system: System, agents: Any, prompts: Mapping[str, StagePrompt
         )
         for role in system.topology.order
     }
-
-
-def read_stage(
-    system: System,
-    agents: Any,
-    prompts: Mapping[str, StagePrompt],
-    prefixes: Mapping[str, Cache],
-    role: str,
-    *,
-    form: jax.Array | int,
-    received: jax.Array,
-    room: int,
-) -> tuple[jax.Array, Cache]:
-    """Reads one role's body in form FIRST or LATER with what it received [B, S, D]."""
-    prompt = prompts[role]
-    return read_body(
-        system.models[role],
-        agents[role],
-        prefixes[role],
-        ids=jnp.take(prompt.body_ids, form, axis=1),
-        valid=jnp.take(prompt.body_valid, form, axis=1),
-        received=received,
-        slot_index=prompt.slot_index,
-        room=room,
-    )
 
 
 def text_states(
@@ -164,46 +140,89 @@ def run_rounds(
     step = jax.checkpoint(body, prevent_cse=False) if remat else body
     _, (received, written) = jax.lax.scan(step, _no_feedback(system, agents, prompts), scanned)
     before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
-    change = jnp.linalg.norm(received - before, axis=(2, 3)) / jnp.linalg.norm(
-        received, axis=(2, 3)
-    )
     return Rounds(
         received=received,
         losses={role: loss for role, (loss, _, _) in written.items()},
         right={role: right for role, (_, right, _) in written.items()},
         thoughts={role: thoughts for role, (_, _, thoughts) in written.items()},
-        change=change,
+        change=_change(before, received),
     )
 
 
-def last_received(
+def listen(
     system: System,
     agents: Any,
     channel: Channel,
     prompts: Mapping[str, StagePrompt],
-    prefixes: Mapping[str, Cache],
     *,
     rounds: jax.Array | int,
-) -> jax.Array:
-    """What reaches the answerer's slots in the last round [B, S, D].
+    tolerance: jax.Array | float = 0.0,
+) -> tuple[Reading, jax.Array]:
+    """R rounds of thoughts, up to what the answerer reads before it writes.
 
     The number of rounds is data: one compiled program serves all. `run_rounds` gives the same
     vectors, of every round and with gradients, for a number of rounds that is static.
+
+    Args:
+      system: topology, decoders and link forms (static).
+      agents: frozen parameters by role.
+      channel: how thoughts return and travel.
+      prompts: by role, batch B.
+      rounds: R, at least 1.
+      tolerance: an item whose `Rounds.change` falls below it goes through no further round,
+        whatever stands beside it; 0 never stops early.
+
+    Returns:
+      What the answerer reads, and the rounds that each item went through [B] int32.
     """
-    received = _nothing_received(system, agents, prompts)
-    if system.latent_steps == 0:
-        return received
-    one_round = functools.partial(_round, system, agents, channel, prompts, prefixes)
+    role = system.topology.answerer
+    prompt, params = prompts[role], agents[role]
+    batch, steps = prompt.body_ids.shape[0], system.latent_steps
+    rounds = jnp.asarray(rounds, jnp.int32)
+    if steps == 0:
+        prefix = read_prefix(system.models[role], params, prompt.prefix_ids, prompt.prefix_valid)
+        received = _nothing_received(system, agents, prompts)
+        took = jnp.broadcast_to(rounds, (batch,))
+    else:
+        prefixes = read_prefixes(system, agents, prompts)
+        prefix = prefixes[role]
+        one_round = functools.partial(_round, system, agents, channel, prompts, prefixes)
 
-    def body(index, carry):
-        feedback, _ = carry
-        feedback, (received, _) = one_round(feedback, index=index, is_last=index == rounds - 1)
-        return feedback, received
+        def going_on(carry):
+            index, _, _, active, _ = carry
+            return (index < rounds) & jnp.any(active)
 
-    batch, _, width = received.shape
-    slots = len(prompts[system.topology.answerer].senders) * system.latent_steps
-    start = _no_feedback(system, agents, prompts), jnp.zeros((batch, slots, width), received.dtype)
-    return jax.lax.fori_loop(0, rounds, body, start)[1]
+        def body(carry):
+            index, feedback, before, active, took = carry
+            feedback, (received, _) = one_round(feedback, index=index, is_last=index == rounds - 1)
+            settled = (index > 0) & (_change(before, received) < tolerance)
+            received = jnp.where(active[:, None, None], received, before)
+            return index + 1, feedback, received, active & ~settled, took + active
+
+        slots = len(prompt.senders) * steps
+        start = (
+            jnp.zeros((), jnp.int32),
+            _no_feedback(system, agents, prompts),
+            jnp.zeros((batch, slots, system.width(role)), _dtype(params)),
+            jnp.ones(batch, bool),
+            jnp.zeros(batch, jnp.int32),
+        )
+        _, _, received, _, took = jax.lax.while_loop(going_on, body, start)
+    # Nobody stops after the first of several rounds, so all read the same form.
+    form = jnp.where(rounds == 1, FIRST, LATER)
+    return Reading(
+        prefix=prefix,
+        ids=jnp.take(prompt.body_ids, form, axis=1),
+        valid=jnp.take(prompt.body_valid, form, axis=1),
+        received=received,
+        slot_index=prompt.slot_index,
+    ), took
+
+
+def _change(before: jax.Array, received: jax.Array) -> jax.Array:
+    """How far vectors [..., S, D] have moved, relative to their norm: [...]."""
+    moved = jnp.linalg.norm(received - before, axis=(-2, -1))
+    return moved / jnp.linalg.norm(received, axis=(-2, -1))
 
 
 def _round(
@@ -226,49 +245,111 @@ def _round(
       The new feedback, and what reached the answerer [B, S, D] with, by role with a target, its
       (loss [B], right [B], thoughts [B, M, D]).
     """
-    topology, steps = system.topology, system.latent_steps
+    topology = system.topology
     targets, probes = targets or {}, probes or {}
     form = jnp.where(index == 0, FIRST, LATER)
 
-    def stage(role, arrived, target):
-        """A turn: thoughts [B, M, D] and, with a target, (loss, right) [B] of its text."""
-        room = max(steps - 1, 0 if target is None else target.ids.shape[1] - 1)
-        hidden, cache = read_stage(
-            system, agents, prompts, prefixes, role, form=form, received=arrived, room=room
+    def turn(role, arrived):
+        return take_turn(
+            system,
+            agents,
+            channel,
+            prompts[role],
+            prefixes[role],
+            role,
+            form=form,
+            arrived=arrived,
+            target=targets.get(role),
+            teacher_forced=teacher_forced,
         )
-        written = None
-        if target is not None:
-            states, *written = text_states(system, agents, role, hidden, cache, target)
-        if teacher_forced:
-            return states[:, :steps], written
-        feed = functools.partial(channel.feed, role)
-        return think(system.models[role], agents[role], feed, hidden, cache, steps=steps), written
 
     inbox, written = dict(feedback), {}
     for role in topology.order:
-        # In the order of the slots in the role's prompt, which need not be that of the edges.
-        names = [edge_name((sender, role)) for sender in prompts[role].senders]
-        batch, dtype = prompts[role].body_ids.shape[0], _dtype(agents[role])
-        nothing = jnp.zeros((batch, 0, system.width(role)), dtype)
-        arrived = jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+        arrived = arrivals(system, agents, prompts[role], inbox, role)
         if role == topology.answerer and role not in targets:
             # In the last round the answerer speaks instead: what it would send is not needed.
             thoughts = jax.lax.cond(
                 is_last,
-                lambda x: jnp.zeros((x.shape[0], steps, x.shape[2]), x.dtype),
-                lambda arrived, role=role: stage(role, arrived, None)[0],
+                lambda x: jnp.zeros((x.shape[0], system.latent_steps, x.shape[2]), x.dtype),
+                lambda x: turn(topology.answerer, x)[0],
                 arrived,
             )
         else:
-            thoughts, text = stage(role, arrived, targets.get(role))
+            thoughts, text = turn(role, arrived)
             if text is not None:
                 written[role] = (*text, thoughts)
-        for edge in topology.edges:
-            if edge[0] == role:
-                name = edge_name(edge)
-                sent = channel.send(edge, thoughts) + probes.get(name, 0.0)
-                inbox[name] = sent.astype(_dtype(agents[edge[1]]))
+        inbox |= deliver(system, agents, channel, role, thoughts, probes=probes)
     return {name: inbox[name] for name in feedback}, (arrived, written)
+
+
+def arrivals(
+    system: System, agents: Any, prompt: StagePrompt, inbox: Mapping[str, jax.Array], role: str
+) -> jax.Array:
+    """What reaches a role's slots [B, S, D], from what crossed the edges last (by edge name).
+
+    In the order of the slots in the prompt, which need not be that of the edges.
+    """
+    shape = prompt.body_ids.shape[0], 0, system.width(role)
+    names = [edge_name((sender, role)) for sender in prompt.senders]
+    nothing = jnp.zeros(shape, _dtype(agents[role]))
+    return jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+
+
+def take_turn(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    prompt: StagePrompt,
+    prefix: Cache,
+    role: str,
+    *,
+    form: jax.Array | int,
+    arrived: jax.Array,
+    target: Targets | None = None,
+    teacher_forced: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    """One stage: reads the prompt in form FIRST or LATER with what arrived [B, S, D], and thinks.
+
+    Returns:
+      Thoughts [B, M, D] and, with a target (of one round), the (loss [B], right [B]) of its text.
+    """
+    steps = system.latent_steps
+    hidden, cache = read_body(
+        system.models[role],
+        agents[role],
+        prefix,
+        ids=jnp.take(prompt.body_ids, form, axis=1),
+        valid=jnp.take(prompt.body_valid, form, axis=1),
+        received=arrived,
+        slot_index=prompt.slot_index,
+        room=max(steps - 1, 0 if target is None else target.ids.shape[1] - 1),
+    )
+    written = None
+    if target is not None:
+        states, *written = text_states(system, agents, role, hidden, cache, target)
+    if teacher_forced:
+        return states[:, :steps], written
+    feed = functools.partial(channel.feed, role)
+    return think(system.models[role], agents[role], feed, hidden, cache, steps=steps), written
+
+
+def deliver(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    role: str,
+    thoughts: jax.Array,
+    *,
+    probes: Mapping[str, jax.Array] | None = None,
+) -> dict[str, jax.Array]:
+    """What a role's thoughts [B, M, D] become on each of its edges: edge name -> [B, M, D']."""
+    sent = {}
+    for edge in system.topology.edges:
+        if edge[0] == role:
+            name = edge_name(edge)
+            vectors = channel.send(edge, thoughts) + (probes or {}).get(name, 0.0)
+            sent[name] = vectors.astype(_dtype(agents[edge[1]]))
+    return sent
 
 
 def _no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
@@ -292,32 +373,6 @@ def _dtype(params: Any) -> Any:
     return params["embedding"].dtype
 
 
-def answer(
-    system: System,
-    agents: Any,
-    prompts: Mapping[str, StagePrompt],
-    prefixes: Mapping[str, Cache],
-    *,
-    received: jax.Array,
-    form: int,
-    end_tokens: tuple[int, ...],
-    max_tokens: int,
-) -> Speech:
-    """The answerer writes from its prompt and what it received [B, S, D] in the last round."""
-    role = system.topology.answerer
-    hidden, cache = read_stage(
-        system, agents, prompts, prefixes, role, form=form, received=received, room=max_tokens
-    )
-    return speak(
-        system.models[role],
-        agents[role],
-        hidden,
-        cache,
-        end_tokens=end_tokens,
-        max_tokens=max_tokens,
-    )
-
-
 def solve(
     system: System,
     agents: Any,
@@ -327,20 +382,22 @@ def solve(
     rounds: jax.Array | int,
     end_tokens: tuple[int, ...],
     max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
 ) -> Speech:
     """Question to answer tokens on the device: R rounds of thoughts, then the answerer's text.
 
-    R is data, so what is compiled serves any number of rounds (at least 1).
+    R is data, so what is compiled serves any number of rounds (at least 1). `sampling` and `keys`
+    are those of `sampling.speak`.
     """
-    prefixes = read_prefixes(system, agents, prompts)
-    received = last_received(system, agents, channel, prompts, prefixes, rounds=rounds)
-    return answer(
-        system,
-        agents,
-        prompts,
-        prefixes,
-        received=received,
-        form=jnp.where(jnp.asarray(rounds) == 1, FIRST, LATER),
+    role = system.topology.answerer
+    reading, _ = listen(system, agents, channel, prompts, rounds=rounds)
+    return write(
+        system.models[role],
+        agents[role],
+        reading,
         end_tokens=end_tokens,
         max_tokens=max_tokens,
+        sampling=sampling,
+        keys=keys,
     )

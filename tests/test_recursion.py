@@ -24,7 +24,7 @@ from systems import (
 from rmas_jax.channels import Channel, latent_channel, shuffled, softmax_channel
 from rmas_jax.links import OUTER, LinkConfig, apply_link
 from rmas_jax.prompts import RolePrompt
-from rmas_jax.recursion import Targets, run_rounds, solve
+from rmas_jax.recursion import Targets, listen, run_rounds, solve
 from rmas_jax.topology import Topology, edge_name
 
 ROUNDS = 3
@@ -97,6 +97,32 @@ def test_solve_speaks_after_the_last_round(tiny_system):
     assert alone["solver"].prefix_ids.shape[1] < tiny.prompts()["solver"].prefix_ids.shape[1]
     speech = solve_jitted(tiny.system, tiny.agents, tiny.links, alone, rounds=2)
     np.testing.assert_array_equal(speech.tokens[0], expected[2])
+
+
+def test_an_item_that_has_settled_goes_through_no_further_round(tiny_system):
+    tiny, prompts = tiny_system, tiny_system.prompts()
+    out = run(tiny.system, tiny.agents, tiny.links, prompts, rounds=ROUNDS)
+    second = np.sort(np.asarray(out.change[1]))
+    tolerance = float(second[:2].mean())  # one item stands still enough after two rounds, two do not
+
+    @jax.jit
+    def listened(tolerance, rounds):
+        channel = latent_channel(tiny.system, tiny.links)
+        how = {"rounds": rounds, "tolerance": tolerance}
+        reading, took = listen(tiny.system, tiny.agents, channel, prompts, **how)
+        return reading.received, took
+
+    received, took = listened(tolerance, ROUNDS)
+    settled = np.asarray(out.change[1]) < tolerance
+    np.testing.assert_array_equal(took, np.where(settled, 2, ROUNDS))
+    expected = np.where(settled[:, None, None], out.received[1], out.received[2])
+    assert_close(received, expected)
+    assert np.abs(out.received[2] - out.received[1]).max(axis=(1, 2)).min() > 0.05
+    for rounds in (1, 2, 3):  # as data: nothing is compiled anew
+        received, took = listened(0.0, rounds)
+        assert_close(received, out.received[rounds - 1])
+        assert took.tolist() == [rounds] * len(QUESTIONS)
+    assert listened._cache_size() == 1
 
 
 def test_without_latent_steps_nothing_is_passed():
