@@ -1,0 +1,49 @@
+"""How a text calls tools: by tags in it, with the result written behind the call.
+
+... so I compute it: <python>print(6 * 7)</python> <result> 42 </result> It is 42.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+TOOLS = ("python", "search")
+CLOSING_TAGS = tuple(f"</{tool}>" for tool in TOOLS)  # writing stops at these, in any case
+_CALL = re.compile(rf"<({'|'.join(TOOLS)})>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_END_OF_RESULT = re.compile(r"</(?=\s*result\s*>)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of a tool in a text."""
+
+    tool: str  # of TOOLS
+    argument: str  # all between the tags
+    end: int  # where the text goes on after the closing tag
+
+
+def next_call(text: str, start: int = 0) -> Call | None:
+    """The first complete call that begins at or after `start`; None if there is none."""
+    match = _CALL.search(text, start)
+    return match and Call(match[1].lower(), match[2], match.end())
+
+
+def result_text(result: str, max_characters: int) -> str:
+    """What is written behind a call: the result in its tags.
+
+    An end tag in it is broken up, so that what a tool returns cannot end its own result and go on
+    in the agent's name. Of more than `max_characters` the end is left out, and their number noted.
+    """
+    result = _END_OF_RESULT.sub("< /", result)
+    left_out = len(result) - max_characters
+    if left_out > 0:
+        result = f"{result[:max_characters]}\n[{left_out} more characters]"
+    return f" <result> {result} </result>"
+
+
+def limit_text(calls: int) -> str:
+    """What is written behind a call that is not run, because `calls` of them have been."""
+    return (
+        f" <result> [not run: {calls} tool calls have been made, and no more are allowed] </result>"
+    )

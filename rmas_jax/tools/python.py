@@ -1,0 +1,43 @@
+"""The python tool: runs code that a model wrote, and tells in text what came of it."""
+
+from __future__ import annotations
+
+import signal
+import textwrap
+
+from rmas_jax.tools.sandbox import PythonLimits, run_program
+
+OUT_OF_CPU = 128 + signal.SIGXCPU  # exit code
+
+
+def run_python(
+    code: str, limits: PythonLimits | None = None, *, unsafe_without_sandbox: bool = False
+) -> str:
+    """Runs code in the sandbox and gives what it printed, its errors and how it ended.
+
+    Standard output comes first; `[stderr]` and what was written there; `[exit_code] n` unless it is
+    0 (128 + signal where one ended it); `[timeout] ...` at a limit on time; `[no output]` if there
+    is nothing of all this. Some modules of mathematics are imported already (`inside.PRELUDE`,
+    sympy also as sp).
+
+    Args:
+      code: Python; may be indented as a whole.
+      limits: the defaults unless given.
+      unsafe_without_sandbox: runs it with the caller's rights to files, network and processes.
+
+    Raises:
+      SandboxError: there is no sandbox here that holds; nothing was run.
+    """
+    limits = limits or PythonLimits()
+    code = textwrap.dedent(code).strip()
+    ended = run_program(code, limits, sandboxed=not unsafe_without_sandbox)
+    parts = [ended.stdout.rstrip()]
+    if ended.stderr.strip():
+        parts.append(f"[stderr]\n{ended.stderr.rstrip()}")
+    if ended.exit_code is None:
+        parts.append(f"[timeout] ended after {limits.wall_s:g} s")
+    elif ended.exit_code == OUT_OF_CPU:
+        parts.append(f"[timeout] ended after {limits.cpu_s} s of computing")
+    elif ended.exit_code != 0:
+        parts.append(f"[exit_code] {ended.exit_code}")
+    return "\n".join(part for part in parts if part) or "[no output]"

@@ -1,0 +1,218 @@
+"""Runs Python code that a model wrote: in a process of its own, within limits, in a sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+ISOLATION = Path(__file__).with_name("isolation.py")
+INSIDE = Path(__file__).with_name("inside.py")
+PROBE = Path(__file__).with_name("probe.py")
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")  # what an interpreter links to
+ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",  # numpy starts a thread for each core, and threads count as processes
+    "OPENBLAS_NUM_THREADS": "1",
+    "PATH": "/usr/bin:/bin",
+}
+FOLDER = "/sandbox"  # the program's own, in the sandbox
+OPEN_FILES = 256
+HOW_TO_GET_IT = (
+    "The sandbox needs Linux 5.14 or newer on x86_64 or aarch64, and user namespaces: on Ubuntu "
+    "24.04 or newer `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; in a container "
+    "`docker run --privileged`, or a seccomp profile that allows namespaces and mounts. "
+    "Code that you trust can run without a sandbox: unsafe_without_sandbox=True."
+)
+
+
+class SandboxError(Exception):
+    """Code cannot be run safely here; says what is missing and how to get it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PythonLimits:
+    """What a program may use."""
+
+    wall_s: float = 10.0
+    cpu_s: int = 10  # of each process
+    memory_bytes: int = 512 << 20  # address space of each process
+    processes: int = 64  # of all its processes, threads included
+    file_bytes: int = 16 << 20  # of all its files together; of stdout; of stderr
+    output_bytes: int = 64 << 10  # of stdout and of stderr, what is kept
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a limit that nothing could keep."""
+        for name, limit in dataclasses.asdict(self).items():
+            if limit <= 0:
+                raise ValueError(f"PythonLimits.{name}={limit}: has to be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a program ended."""
+
+    stdout: str
+    stderr: str
+    exit_code: int | None  # 128 + signal where one ended it; None at the wall limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """A program's standard streams: nameless files, bounded by the kernel."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+
+def run_program(code: str, limits: PythonLimits, *, sandboxed: bool = True) -> Ended:
+    """Runs Python code, and ends all that it has started.
+
+    Without a sandbox the code has the caller's rights to files, processes and network; time, memory
+    and sizes of files are still limited.
+
+    Raises:
+      SandboxError: the sandbox cannot be set up or does not hold; the code was not run.
+    """
+    if sandboxed:
+        check_sandbox()
+    return _run(code, limits, sandboxed=sandboxed)
+
+
+def _run(code: str, limits: PythonLimits, *, sandboxed: bool) -> Ended:
+    resources = {  # limit -> soft and hard
+        "RLIMIT_AS": (limits.memory_bytes, limits.memory_bytes),
+        "RLIMIT_CORE": (0, 0),
+        "RLIMIT_CPU": (limits.cpu_s, limits.cpu_s + 1),  # the soft one's signal tells what it was
+        "RLIMIT_FSIZE": (limits.file_bytes, limits.file_bytes),
+        "RLIMIT_NOFILE": (OPEN_FILES, OPEN_FILES),
+    }
+    if sandboxed:  # elsewhere it would count all processes of the user
+        resources["RLIMIT_NPROC"] = (limits.processes, limits.processes)
+    with contextlib.ExitStack() as stack:
+        streams = Streams(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)))
+        streams.stdin.write(json.dumps({"limits": resources, "code": code}).encode())
+        streams.stdin.seek(0)
+        run = _run_isolated if sandboxed else _run_with_all_rights
+        exit_code = run(limits, streams)
+        return Ended(_kept(streams.stdout, limits), _kept(streams.stderr, limits), exit_code)
+
+
+def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
+    """The start of what was written, and a note where that is not all."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    text = stream.read(limits.output_bytes).decode(errors="replace")
+    if size > limits.output_bytes:
+        text += f"\n[the first {limits.output_bytes} of {size} bytes]"
+    return text
+
+
+def _run_isolated(limits: PythonLimits, streams: Streams) -> int | None:
+    """Runs `inside` in namespaces of its own (`isolation`); gives the exit code."""
+    report, report_end = os.pipe()
+    request = {
+        "report": report_end,
+        "wall_s": limits.wall_s,
+        "folder": FOLDER,
+        "folder_bytes": limits.file_bytes,
+        "visible": _visible(),
+        "command": [*_interpreter(), "/inside.py"],
+    }
+    command = [sys.executable, "-I", "-S", str(ISOLATION), json.dumps(request)]
+    environment = ENVIRONMENT | {"HOME": FOLDER, "TMPDIR": FOLDER}
+    with open(report, encoding="utf-8") as reader:
+        try:
+            guard = _start(command, streams, env=environment, pass_fds=[report_end])
+        finally:
+            os.close(report_end)
+        with _ending(guard):
+            outcome = reader.read()  # until guard and init have ended
+    if outcome == "timeout":
+        return None
+    if match := re.fullmatch(r"exit (\d+)", outcome):
+        return int(match[1])
+    why = outcome.partition("\n")[0] or _kept(streams.stderr, limits).strip() or "it was killed"
+    raise SandboxError(f"the sandbox cannot be set up: {why}. {HOW_TO_GET_IT}")
+
+
+def _run_with_all_rights(limits: PythonLimits, streams: Streams) -> int | None:
+    """Runs `inside` as an ordinary child in an empty folder; gives the exit code."""
+    with tempfile.TemporaryDirectory(prefix="python-tool-") as folder:
+        environment = ENVIRONMENT | {"HOME": folder, "TMPDIR": folder}
+        program = _start([*_interpreter(), str(INSIDE)], streams, env=environment, cwd=folder)
+        with _ending(program):
+            try:
+                code = program.wait(limits.wall_s)
+            except subprocess.TimeoutExpired:
+                return None
+    return code if code >= 0 else 128 - code
+
+
+def _interpreter() -> list[str]:
+    return [sys.executable, "-I", "-B", "-X", "utf8"]
+
+
+def _visible() -> dict[str, str]:
+    """Path inside -> path outside: the interpreter, what it links to, what is installed for it."""
+    prefixes = [Path(prefix) for prefix in (sys.base_prefix, sys.prefix)]
+    seen: list[Path] = []
+    for path in [*map(Path, SYSTEM), *prefixes, *(prefix.resolve() for prefix in prefixes)]:
+        if path.exists() and not any(path.is_relative_to(other) for other in seen):
+            seen.append(path)
+    return {str(path): str(path.resolve()) for path in seen} | {"/inside.py": str(INSIDE.resolve())}
+
+
+def _start(command: Sequence[str], streams: Streams, **options: Any) -> subprocess.Popen:
+    """Starts a command in a session of its own."""
+    return subprocess.Popen(
+        command,
+        stdin=streams.stdin,
+        stdout=streams.stdout,
+        stderr=streams.stderr,
+        start_new_session=True,
+        **options,
+    )
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen) -> Iterator[None]:
+    """On leaving, ends a process and the others of its session, if there are any."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@functools.cache
+def check_sandbox() -> None:
+    """Tries, once, whether the sandbox works here and holds.
+
+    Raises:
+      SandboxError: it does not; says which part.
+    """
+    limits = PythonLimits(memory_bytes=256 << 20, processes=16)
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        (Path(folder) / "secret").write_text("seen")
+        facts = (folder, server.getsockname()[1], limits.processes, limits.memory_bytes)
+        code = PROBE.read_text(encoding="utf-8") + f"\nprint(*holes{facts}, sep=', ')"
+        ended = _run(code, limits, sandboxed=True)
+    if ended.exit_code != 0:
+        why = f"exit code {ended.exit_code}, {ended.stderr.strip() or 'no error message'}"
+        raise SandboxError(f"Python does not run in the sandbox: {why}. {HOW_TO_GET_IT}")
+    if ended.stdout.strip():
+        raise SandboxError(f"code in the sandbox {ended.stdout.strip()}. {HOW_TO_GET_IT}")
