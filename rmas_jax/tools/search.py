@@ -1,0 +1,66 @@
+"""The search tool: what a provider is, and how its results read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+MAX_RESULTS = 4
+MAX_CHARACTERS = 320  # of a result's text
+NEEDS_EXTRA = "{} needs the package {}: pip install 'rmas_jax[search]'"
+
+
+class SearchError(Exception):
+    """A search that gave no answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """A page or passage that was found."""
+
+    title: str
+    url: str
+    text: str
+
+
+class SearchProvider(Protocol):
+    """Anything that can be searched."""
+
+    def search(self, query: str) -> list[SearchResult]:
+        """What was found, the best first."""
+
+
+def render_results(query: str, results: Sequence[SearchResult]) -> str:
+    """Results as text: at most four, each with title, address and the start of its text."""
+    if not results:
+        return "[no search results]"
+    lines = [f"Query: {_one_line(query)}", "Results:"]
+    for number, result in enumerate(results[:MAX_RESULTS], start=1):
+        lines.append(f"[{number}] {_one_line(result.title)}")
+        if result.url:
+            lines.append(f"URL: {_one_line(result.url)}")
+        lines.append(_one_line(result.text)[:MAX_CHARACTERS])
+    return "\n".join(lines)
+
+
+def render_error(error: Exception) -> str:
+    """A provider's exception as text."""
+    return f"[search error] {type(error).__name__}: {error}"
+
+
+def parse_result(fields: Any) -> SearchResult:
+    """A result from JSON: an object with `text`, and `title` and `url` where they are known.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if isinstance(fields, dict):
+        values = fields.get("title", ""), fields.get("url", ""), fields.get("text")
+        if all(isinstance(value, str) for value in values):
+            return SearchResult(*values)
+    raise ValueError(f"not an object with the strings text, title and url: {fields!r:.100}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,86 @@
+"""Search in the web, by Tavily."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+from rmas_jax.tools.search import MAX_RESULTS, NEEDS_EXTRA, SearchError, SearchResult, parse_result
+
+KEY_VARIABLE = "TAVILY_API_KEY"
+ANSWERED = 200  # status
+WORTH_REPEATING = (429, 500, 502, 503, 504)  # asked too often; the server's fault
+
+
+@dataclasses.dataclass(frozen=True)
+class TavilySearch:
+    """Asks api.tavily.com; the key is in the environment variable TAVILY_API_KEY."""
+
+    address: str = "https://api.tavily.com/search"
+    depth: str = "advanced"  # or "basic"
+    timeout_s: float = 20.0  # of one attempt
+    attempts: int = 3
+    pause_s: float = 1.0  # after the first attempt; doubles with each
+
+    def __post_init__(self) -> None:
+        """Sees before a run, not in it, whether a search can be made.
+
+        Raises:
+          ImportError: httpx2 is not installed.
+          SearchError: there is no key.
+        """
+        _httpx()
+        _key()
+
+    def search(self, query: str) -> list[SearchResult]:
+        """What is found; asks again where network or server failed, or it asked too often.
+
+        Raises:
+          SearchError: no attempt was answered, or the answer is a refusal.
+        """
+        httpx = _httpx()
+        failure = ""
+        for attempt in range(self.attempts):
+            if attempt > 0:
+                time.sleep(self.pause_s * 2 ** (attempt - 1))
+            try:
+                response = httpx.post(
+                    self.address,
+                    headers={"Authorization": f"Bearer {_key()}"},
+                    json={"query": query, "search_depth": self.depth, "max_results": MAX_RESULTS},
+                    timeout=self.timeout_s,
+                )
+            except httpx.TransportError as error:
+                failure = type(error).__name__  # what it says may quote the key
+                continue
+            if response.status_code == ANSWERED:
+                return _results(response)
+            failure = f"status {response.status_code}"
+            if response.status_code not in WORTH_REPEATING:
+                raise SearchError(f"{self.address}: {failure}")
+        raise SearchError(f"{self.address}: {failure} in the last of {self.attempts} attempts")
+
+
+def _results(response: Any) -> list[SearchResult]:
+    try:
+        pages = response.json()["results"]
+        return [parse_result({**page, "text": page["content"]}) for page in pages]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SearchError(f"an answer in another form: {response.text:.100}") from error
+
+
+def _key() -> str:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        raise SearchError(f"the environment variable {KEY_VARIABLE} is not set")
+    return key
+
+
+def _httpx() -> Any:
+    try:
+        import httpx2
+    except ImportError as error:
+        raise ImportError(NEEDS_EXTRA.format("TavilySearch", "httpx2")) from error
+    return httpx2

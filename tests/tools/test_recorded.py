@@ -1,0 +1,75 @@
+import pytest
+
+from rmas_jax.tools import Bm25Search, NotRecordedError, RecordedSearch, SearchResult
+
+
+class Counting:
+    """A provider that counts its searches."""
+
+    def __init__(self, provider):
+        self.provider, self.searches = provider, 0
+
+    def search(self, query):
+        self.searches += 1
+        return self.provider.search(query)
+
+
+@pytest.fixture
+def provider():
+    texts = ["one fish", "two fish", "Zürich lies at a lake"]
+    return Counting(Bm25Search([SearchResult("", "", text) for text in texts]))
+
+
+def test_a_recording_answers_without_the_provider(provider, tmp_path):
+    path = tmp_path / "searches.jsonl"
+    recording = RecordedSearch(provider, path)
+    queries = ["fish", "Zürich", "nothing", "fish"]
+    first = [recording.search(query) for query in queries]
+    assert provider.searches == 3 and len(path.read_text("utf-8").splitlines()) == 3
+    replay = RecordedSearch(None, path)
+    assert [replay.search(query) for query in queries] == first
+    assert first == [provider.search(query) for query in queries]
+
+
+def test_a_recording_goes_on_where_it_was_interrupted(provider, tmp_path):
+    path = tmp_path / "searches.jsonl"
+    RecordedSearch(provider, path).search("fish")
+    again = RecordedSearch(provider, path)
+    again.search("fish")
+    assert provider.searches == 1
+    again.search("lake")
+    assert provider.searches == 2
+    assert RecordedSearch(None, path).search("lake") == again.search("lake")
+
+
+def test_a_replay_names_the_query_that_it_lacks_and_writes_nothing(provider, tmp_path):
+    path = tmp_path / "searches.jsonl"
+    RecordedSearch(provider, path).search("fish")
+    before = path.read_bytes()
+    with pytest.raises(NotRecordedError, match=r"searches\.jsonl: no record of the query 'bird'"):
+        RecordedSearch(None, path).search("bird")
+    assert path.read_bytes() == before
+
+
+def test_a_failure_is_not_recorded(tmp_path):
+    class Failing:
+        def search(self, query):
+            raise TimeoutError
+
+    path = tmp_path / "searches.jsonl"
+    with pytest.raises(TimeoutError):
+        RecordedSearch(Failing(), path).search("fish")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("line", ['{"query": "a", "resul', '{"query": "a"}', "[]", "3"])
+def test_a_damaged_recording_is_refused_by_file_and_line(tmp_path, line):
+    path = tmp_path / "searches.jsonl"
+    path.write_text('{"query": "fish", "results": []}\n' + line)
+    with pytest.raises(ValueError, match=r"searches\.jsonl, line 2"):
+        RecordedSearch(None, path)
+
+
+def test_a_replay_needs_its_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RecordedSearch(None, tmp_path / "searches.jsonl")
