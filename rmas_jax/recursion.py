@@ -117,7 +117,7 @@ def run_rounds(
                 f"tokens; every role needs at least latent_steps={steps}"
             )
     if steps == 0:
-        received = _nothing_received(system, agents, prompts)
+        received = nothing_received(system, agents, prompts)
         received = jnp.broadcast_to(received, (rounds, *received.shape))
         return Rounds(received, {}, {}, {}, jnp.zeros(received.shape[:2]))
     if prefixes is None:
@@ -138,14 +138,14 @@ def run_rounds(
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets or {}))
     scanned = (jnp.arange(rounds), by_round, dict(probes or {}))
     step = jax.checkpoint(body, prevent_cse=False) if remat else body
-    _, (received, written) = jax.lax.scan(step, _no_feedback(system, agents, prompts), scanned)
+    _, (received, written) = jax.lax.scan(step, no_feedback(system, agents, prompts), scanned)
     before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
     return Rounds(
         received=received,
         losses={role: loss for role, (loss, _, _) in written.items()},
         right={role: right for role, (_, right, _) in written.items()},
         thoughts={role: thoughts for role, (_, _, thoughts) in written.items()},
-        change=_change(before, received),
+        change=relative_change(before, received),
     )
 
 
@@ -181,7 +181,7 @@ def listen(
     rounds = jnp.asarray(rounds, jnp.int32)
     if steps == 0:
         prefix = read_prefix(system.models[role], params, prompt.prefix_ids, prompt.prefix_valid)
-        received = _nothing_received(system, agents, prompts)
+        received = nothing_received(system, agents, prompts)
         took = jnp.broadcast_to(rounds, (batch,))
     else:
         prefixes = read_prefixes(system, agents, prompts)
@@ -195,31 +195,37 @@ def listen(
         def body(carry):
             index, feedback, before, active, took = carry
             feedback, (received, _) = one_round(feedback, index=index, is_last=index == rounds - 1)
-            settled = (index > 0) & (_change(before, received) < tolerance)
+            settled = (index > 0) & (relative_change(before, received) < tolerance)
             received = jnp.where(active[:, None, None], received, before)
             return index + 1, feedback, received, active & ~settled, took + active
 
         slots = len(prompt.senders) * steps
         start = (
             jnp.zeros((), jnp.int32),
-            _no_feedback(system, agents, prompts),
+            no_feedback(system, agents, prompts),
             jnp.zeros((batch, slots, system.width(role)), _dtype(params)),
             jnp.ones(batch, bool),
             jnp.zeros(batch, jnp.int32),
         )
         _, _, received, _, took = jax.lax.while_loop(going_on, body, start)
     # Nobody stops after the first of several rounds, so all read the same form.
-    form = jnp.where(rounds == 1, FIRST, LATER)
+    return reading_of(prompt, prefix, received, form=jnp.where(rounds == 1, FIRST, LATER)), took
+
+
+def reading_of(
+    prompt: StagePrompt, prefix: Cache, received: jax.Array, *, form: jax.Array | int
+) -> Reading:
+    """A prompt in form FIRST or LATER with latents [B, S, D] in its slots."""
     return Reading(
         prefix=prefix,
         ids=jnp.take(prompt.body_ids, form, axis=1),
         valid=jnp.take(prompt.body_valid, form, axis=1),
         received=received,
         slot_index=prompt.slot_index,
-    ), took
+    )
 
 
-def _change(before: jax.Array, received: jax.Array) -> jax.Array:
+def relative_change(before: jax.Array, received: jax.Array) -> jax.Array:
     """How far vectors [..., S, D] have moved, relative to their norm: [...]."""
     moved = jnp.linalg.norm(received - before, axis=(-2, -1))
     return moved / jnp.linalg.norm(received, axis=(-2, -1))
@@ -352,7 +358,7 @@ def deliver(
     return sent
 
 
-def _no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
+def no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
     """Feedback edges before the first round: zeros, which no first prompt has a slot for."""
     batch = prompts[system.topology.answerer].body_ids.shape[0]
     return {
@@ -363,7 +369,7 @@ def _no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]
     }
 
 
-def _nothing_received(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> jax.Array:
+def nothing_received(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> jax.Array:
     """[B, 0, D]: what reaches the answerer where nothing is passed."""
     role = system.topology.answerer
     return jnp.zeros((prompts[role].body_ids.shape[0], 0, system.width(role)), _dtype(agents[role]))

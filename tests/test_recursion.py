@@ -103,7 +103,9 @@ def test_an_item_that_has_settled_goes_through_no_further_round(tiny_system):
     tiny, prompts = tiny_system, tiny_system.prompts()
     out = run(tiny.system, tiny.agents, tiny.links, prompts, rounds=ROUNDS)
     second = np.sort(np.asarray(out.change[1]))
-    tolerance = float(second[:2].mean())  # one item stands still enough after two rounds, two do not
+    tolerance = float(
+        second[:2].mean()
+    )  # one item stands still enough after two rounds, two do not
 
     @jax.jit
     def listened(tolerance, rounds):

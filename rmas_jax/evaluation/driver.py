@@ -20,6 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax import recursion, text_channel
+from rmas_jax.agents import Reading
+from rmas_jax.answers import write_texts
 from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, shuffled
 from rmas_jax.evaluation.grading import Grader
@@ -217,55 +219,42 @@ def _entrants(
             yield Entrant(method, r, passed, passed, program, answer)
 
 
-@functools.partial(jax.jit, static_argnames=("system", "end_tokens", "max_tokens"))
-def _solve(
+@functools.partial(jax.jit, static_argnames="system")
+def _listen(
     system: System,
     agents: Any,
     links: Any,
     prompts: Prompts,
     *,
     rounds: jax.Array,
-    end_tokens: tuple[int, ...],
-    max_tokens: int,
     shuffle: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """The latent system's answer: tokens [B, W] and lengths [B].
+) -> Reading:
+    """What the latent rounds leave to the answerer.
 
     Rounds and control are data: all latent methods of the same M run one compiled program.
     """
     channel = latent_channel(system, links)
-    speech = recursion.solve(
-        system,
-        agents,
-        either(shuffle, shuffled(channel), channel),
-        prompts,
-        rounds=rounds,
-        end_tokens=end_tokens,
-        max_tokens=max_tokens,
-    )
-    return speech.tokens, speech.lengths
+    channel = either(shuffle, shuffled(channel), channel)
+    return recursion.listen(system, agents, channel, prompts, rounds=rounds)[0]
 
 
 def _in_latents(
     team: Team, links: Any, prompts: Prompts, *, rounds: int, max_tokens: int, shuffle: bool
 ) -> Answers:
     """Only the answer is text; before it, each stage but the last takes M steps."""
-    topology = team.system.topology
-    tokens, lengths = jax.device_get(
-        _solve(
-            team.system,
-            team.agents,
-            links,
-            prompts,
-            rounds=rounds,
-            end_tokens=end_tokens(team.tokenizers[topology.answerer]),
-            max_tokens=max_tokens,
-            shuffle=shuffle,
-        )
+    topology, system = team.system.topology, team.system
+    role = topology.answerer
+    reading = _listen(system, team.agents, links, prompts, rounds=rounds, shuffle=shuffle)
+    written = write_texts(
+        system.models[role],
+        team.agents[role],
+        team.tokenizers[role],
+        reading,
+        end_tokens=end_tokens(team.tokenizers[role]),
+        max_tokens=max_tokens,
     )
-    texts = text_channel.decode(team.tokenizers[topology.answerer], tokens, lengths)
-    thoughts = (len(topology.order) * rounds - 1) * team.system.latent_steps
-    return Answers(texts, lengths, thoughts + lengths)
+    thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
+    return Answers(written.texts, written.tokens, thoughts + written.tokens)
 
 
 def _in_text(
@@ -281,11 +270,12 @@ def _in_text(
         max_tokens=max_tokens,
         max_message_tokens=max_message_tokens,
     )
-    return Answers(solution.answers, solution.tokens, solution.steps)
+    # Stages follow each other and every token is a step: as many steps as tokens.
+    return Answers(solution.answers, solution.tokens, solution.tokens)
 
 
 def _alone(team: Team, prompts: Prompts, *, role: str, max_tokens: int) -> Answers:
-    turn = text_channel.answer_alone(
+    written = text_channel.answer_alone(
         team.system.models[role],
         team.agents[role],
         team.tokenizers[role],
@@ -293,7 +283,7 @@ def _alone(team: Team, prompts: Prompts, *, role: str, max_tokens: int) -> Answe
         end_tokens=end_tokens(team.tokenizers[role]),
         max_tokens=max_tokens,
     )
-    return Answers(turn.texts, turn.lengths, turn.lengths)
+    return Answers(written.texts, written.tokens, written.tokens)
 
 
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:

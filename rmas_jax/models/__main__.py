@@ -26,6 +26,7 @@ from rmas_jax.models import (
 )
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.hf import CONFIG_FILE, DTYPES, local_directory, read_json
+from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.sampling import row_keys, seen_tokens, speak
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
@@ -47,7 +48,6 @@ examples:
 
 The exit code is 0, or 2 when the checkpoint or an option is not usable; standard error says why.
 """
-RULES = [field.name for field in dataclasses.fields(SamplingConfig)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,37 +67,8 @@ def parser() -> argparse.ArgumentParser:
         "--mesh", metavar="D,F,M", help="split over devices: sizes of data, fsdp and model"
     )
     out.add_argument("--revision", help="branch, tag or commit of a hub id")
-    rules = out.add_argument_group("how tokens are chosen")
-    rules.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    rules.add_argument(
-        "--temperature", type=float, metavar="T", help="divides the logits; 0 is greedy"
-    )
-    rules.add_argument("--top_k", type=int, metavar="K", help="only the K likeliest; 0 is all")
-    rules.add_argument(
-        "--top_p", type=float, metavar="P", help="only the likeliest that hold probability P"
-    )
-    rules.add_argument(
-        "--min_p", type=float, metavar="P", help="only those with P times the best one's"
-    )
-    rules.add_argument(
-        "--repetition_penalty", type=float, metavar="X", help="above 1, repeats are less likely"
-    )
-    rules.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    add_sampling_options(out)
     return out
-
-
-def chosen_sampling(options: argparse.Namespace, default: SamplingConfig) -> SamplingConfig:
-    """The checkpoint's rules with what the command line says instead."""
-    given = {rule: getattr(options, rule) for rule in RULES if getattr(options, rule) is not None}
-    if options.greedy:
-        if given.get("temperature"):
-            raise ValueError(f"--greedy and --temperature {given['temperature']}: choose one")
-        given["temperature"] = 0.0
-    sampling = dataclasses.replace(default, **given)
-    idle = [f"--{rule}" for rule in ("top_k", "top_p", "min_p") if rule in given]
-    if idle and sampling.temperature == 0:
-        raise ValueError(f"{', '.join(idle)}: of no use while decoding is greedy; --temperature?")
-    return sampling
 
 
 def chosen_mesh(text: str) -> jax.sharding.Mesh:

@@ -57,8 +57,8 @@ class StagePrompt:
 
 
 @functools.cache
-def task_types() -> dict[str, dict[str, str]]:
-    """Type of task -> place in a prompt -> its text."""
+def task_types() -> dict[str, dict[str, Any]]:
+    """Type of task -> place in a prompt -> its text, and `second_try` (see the file)."""
     return yaml.safe_load(resources.files("rmas_jax.prompts").joinpath(TASK_TYPES).read_text())
 
 
@@ -131,7 +131,7 @@ def load_prompts(
 def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) -> str:
     """Puts the texts of a type of task into their places; a role of the same name goes first."""
     types = task_types()
-    places = {place for texts in types.values() for place in texts}.difference(roles)
+    places = {place for texts in types.values() for place in texts} - {"second_try", *roles}
     used = places.intersection(FIELD.findall(text))
     if used and task is None:
         raise PromptError(

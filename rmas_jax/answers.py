@@ -1,0 +1,179 @@
+"""How an agent's text comes about: written, with tools called on the way, and a second try where no
+answer can be found in it.
+
+    prompt, latents | text </python> | <result> .. </result> | text | Final answer: \\boxed{ | text
+    written by:       agent            tool                    agent  the second try           agent
+
+Between these pieces the text leaves the device; what has been read of the prompt's prefix stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmas_jax.agents import Reading, write
+from rmas_jax.models import Decoder
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import left_pad, task_types
+from rmas_jax.sampling import GREEDY
+from rmas_jax.stop_strings import stop_table
+from rmas_jax.tools import CLOSING_TAGS, Toolbox, limit_text, next_call, result_text
+
+WIDTHS = 64  # texts to go on from are padded to a power of two times this: few programs
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondTry:
+    """What is done with a text in which no answer can be found."""
+
+    answer: str  # regular expression that finds one
+    opening: str  # begins the answer; the agent goes on from there
+    max_tokens: int  # of what it adds
+
+
+def second_try_of(task: str | None) -> SecondTry | None:
+    """That of a type of task; None for tasks whose answers have no form."""
+    described = task_types().get(task, {}).get("second_try")
+    return described and SecondTry(**described)
+
+
+class Texts(NamedTuple):
+    """What an agent wrote, and what it cost."""
+
+    texts: list[str]  # B, without special tokens and outer whitespace; with results of tools
+    tokens: np.ndarray  # [B] int32 tokens it wrote, each a model step; end tokens included
+    calls: np.ndarray  # [B] int32 tools it called
+    tried_again: np.ndarray  # [B] bool
+
+
+write_jitted = jax.jit(write, static_argnames=("model", "end_tokens", "max_tokens", "sampling"))
+_stop_table = functools.lru_cache(maxsize=8)(stop_table)
+_next_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
+
+
+def write_texts(
+    model: Decoder,
+    params: Any,
+    tokenizer: Any,
+    reading: Reading,
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
+    toolbox: Toolbox | None = None,
+    second_try: SecondTry | None = None,
+) -> Texts:
+    """Writes a text per row. Not to be jitted: tools and tokenizers run on the host.
+
+    Several rollouts share what was read, latents included: call it once for each, with other keys.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      tokenizer: its own.
+      reading: what comes before its text, batch B.
+      end_tokens: ids that end a text.
+      max_tokens: tokens of a text at most, over all its pieces but the second try.
+      sampling: how a token is chosen.
+      keys: [B] PRNG keys, where tokens are drawn.
+      toolbox: what may be called; a row pauses at a closing tag, whatever the others do.
+      second_try: what is done with a text that lacks an answer; the agent still sees its prompt
+        and what it received (upstream lets it see its text alone).
+    """
+    batch = reading.ids.shape[0]
+    rows = _Rows(tokenizer, batch, end_tokens)
+    stops = None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
+    pieces = 0
+
+    def go_on(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
+        """Lets rows write up to their limits [B]; a limit of 0 leaves a row as it is."""
+        nonlocal pieces
+        said = rows.padded() if any(rows.ids) else {}
+        piece_keys = keys if keys is None or not pieces else _next_keys(keys, pieces)
+        speech = write_jitted(
+            model,
+            params,
+            reading,
+            **said,
+            end_tokens=end_tokens,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            keys=piece_keys,
+            limits=limits.astype(np.int32),
+            stops=stops,
+        )
+        rows.add(*jax.device_get((speech.tokens, speech.lengths)))
+        pieces += 1
+
+    calls, cursor = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
+    limits = np.full(batch, max_tokens)
+    while limits.any():
+        written = rows.written.copy()
+        writing = limits > 0
+        go_on(limits, stops, max_tokens)
+        limits = np.where(writing, limits - (rows.written - written), 0)
+        for i in np.flatnonzero(writing):
+            text = rows.text(i)
+            call = None if toolbox is None else next_call(text, int(cursor[i]))
+            if call is None:
+                limits[i] = 0
+                continue
+            if calls[i] == toolbox.max_calls:
+                rows.append(i, limit_text(toolbox.max_calls))
+                limits[i] = 0
+                continue
+            calls[i] += 1
+            rows.append(i, result_text(toolbox.run(call), toolbox.max_characters))
+            cursor[i] = len(rows.text(i))
+
+    tried_again = np.zeros(batch, bool)
+    if second_try is not None:
+        for i in range(batch):
+            if not re.search(second_try.answer, rows.text(i), re.DOTALL):
+                tried_again[i] = True
+                rows.append(i, second_try.opening)
+        if tried_again.any():
+            limits = np.where(tried_again, second_try.max_tokens, 0)
+            go_on(limits, None, second_try.max_tokens)
+    texts = [rows.text(i).strip() for i in range(batch)]
+    return Texts(texts, rows.written, calls, tried_again)
+
+
+class _Rows:
+    """Token ids of every row's text so far, and how many of them the agent wrote."""
+
+    def __init__(self, tokenizer: Any, batch: int, end_tokens: tuple[int, ...]):
+        self.tokenizer, self.end_tokens = tokenizer, end_tokens
+        self.ids: list[list[int]] = [[] for _ in range(batch)]
+        self.written = np.zeros(batch, np.int32)
+
+    def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        """Adds what the agent wrote: tokens [B, W] up to lengths [B]."""
+        for ids, row, length in zip(self.ids, tokens.tolist(), lengths.tolist(), strict=True):
+            ids += row[:length]
+        self.written += lengths
+
+    def append(self, i: int, text: str) -> None:
+        """Adds text that somebody else wrote to row `i`, which thereby does not end."""
+        ids = self.ids[i]
+        if ids and ids[-1] in self.end_tokens:
+            ids.pop()
+        ids += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def text(self, i: int) -> str:
+        """The text of row `i`, without special tokens."""
+        return self.tokenizer.decode(self.ids[i], skip_special_tokens=True)
+
+    def padded(self) -> dict[str, np.ndarray]:
+        """All rows as `write` takes them. One without a text gets a token; it writes nothing."""
+        longest = max(map(len, self.ids))
+        width = WIDTHS * 2 ** max(0, (longest - 1) // WIDTHS).bit_length()
+        ids, valid = left_pad([row or [0] for row in self.ids], width)
+        return {"said_ids": ids, "said_valid": valid}
