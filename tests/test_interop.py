@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zipfile
@@ -12,6 +11,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from released import (
+    Adapter,
+    CrossModelAdapter,
+    assert_same_link,
+    perturbed,
+    write_json,
+    write_role,
+)
 from torch import nn
 
 from rmas_jax.interop import (
@@ -23,56 +30,8 @@ from rmas_jax.interop import (
     write_state,
 )
 from rmas_jax.interop.__main__ import BAD_INPUT, main
-from rmas_jax.interop.released import EDGES
-from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, apply_link, init_link
+from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, init_link
 from rmas_jax.models import CheckpointError
-from rmas_jax.topology import edge_name, load_topology
-
-
-class Adapter(nn.Module):
-    """Upstream's inner link in its released form, from its description."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.proj1, self.proj2 = nn.Linear(width, width), nn.Linear(width, width)
-        self.pre_ln, self.post_ln = nn.LayerNorm(width), nn.LayerNorm(width)
-
-    def forward(self, x):
-        return self.post_ln(x + self.proj2(nn.functional.gelu(self.proj1(self.pre_ln(x)))))
-
-
-class CrossModelAdapter(nn.Module):
-    """Upstream's outer link in its released form, from its description."""
-
-    def __init__(self, width: int, out: int):
-        super().__init__()
-        self.proj1, self.proj2 = nn.Linear(width, 2 * out), nn.Linear(2 * out, out)
-        self.residual_proj = nn.Linear(width, out)
-        self.ln_source, self.ln_target = nn.LayerNorm(width), nn.LayerNorm(out)
-
-    def forward(self, x):
-        branch = self.proj2(nn.functional.gelu(self.proj1(self.ln_source(x))))
-        return self.ln_target(branch + self.residual_proj(x))
-
-
-def perturbed(module: nn.Module) -> nn.Module:
-    """Norm weights and biases that are not all alike."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return module
-
-
-def assert_same_link(link, module, width):
-    config, params = link
-    x = np.random.default_rng(0).normal(size=(3, width)).astype(np.float32)
-    with torch.no_grad():
-        expected = module(torch.tensor(x)).numpy()
-    np.testing.assert_allclose(apply_link(config, params, x), expected, rtol=1e-5, atol=1e-5)
-    shuffled = jax.tree.map(lambda p: p[::-1], params)
-    assert np.abs(apply_link(config, shuffled, x) - expected).max() > 0.1
-
 
 # --- State dicts ----------------------------------------------------------------------------------
 
@@ -186,63 +145,37 @@ def test_what_is_no_state_dict_is_refused(tmp_path, link_file):
 # --- Layouts --------------------------------------------------------------------------------------
 
 
-def write_json(path, value):
-    path.write_text(json.dumps(value))
-
-
-def test_inner_links_of_a_role_by_task(tmp_path):
-    """Bracketed names, and a configuration that leads to them."""
-    modules = {task: perturbed(Adapter(6)) for task in ("math", "code")}
-    with torch.no_grad():
-        modules["code"].proj1.weight += 1
+@pytest.mark.parametrize("is_described", [True, False])
+def test_inner_links_of_a_role_by_task(tmp_path, is_described):
+    """Bracketed names, with and without a configuration that leads to them."""
+    modules = {task: perturbed(Adapter(6), seed) for seed, task in enumerate(("math", "code"))}
+    write_role(tmp_path, modules)
+    if not is_described:
+        (tmp_path / "innerlink_config.json").unlink()
     for task, module in modules.items():
-        torch.save(module.bfloat16().state_dict(), tmp_path / f"adapter({task}).pt")
-        module.float()
-    write_json(tmp_path / "adapter_config.json", {"adapter_type": "ln_res_adapter"})
-    for described in (True, False):
-        if described:
-            tasks = {task: {"adapter.pt": f"adapter({task}).pt"} for task in modules}
-            write_json(tmp_path / "innerlink_config.json", {"tasks": tasks})
-        else:
-            (tmp_path / "innerlink_config.json").unlink()
-        for task, module in modules.items():
-            assert_same_link(read_inner_link(tmp_path, 6, task=task), module, 6)
+        assert_same_link(read_inner_link(tmp_path, task=task), module)
     with pytest.raises(CheckpointError, match=r"no inner link for task None; looked for"):
-        read_inner_link(tmp_path, 6)
-    with pytest.raises(CheckpointError, match=r"proj1.weight has shape \(6, 6\), expected"):
-        read_inner_link(tmp_path, 7, task="math")
+        read_inner_link(tmp_path)
 
 
-@pytest.mark.parametrize("style", ["sequential", "mixture", "distillation", "deliberation"])
-@pytest.mark.parametrize("task", [None, "math"])
-def test_outer_links_of_every_style(tmp_path, style, task):
-    edges = load_topology(style).edges
-    width = {role: 4 + 2 * i for i, role in enumerate(load_topology(style).order)}
-    keys = {edge: key for key, edge in EDGES.items()}
-    modules, entries = {}, []
-    for edge in edges:
-        modules[edge] = perturbed(CrossModelAdapter(width[edge[0]], width[edge[1]]))
-        name = f"{'-'.join(edge)}-Outerlink(math).pt"
-        torch.save(modules[edge].state_dict(), tmp_path / name)
-        entries.append(
-            {
-                "legacy_key": keys[edge],
-                "filename": name,
-                "adapter_type": "outer_ln_res_adapter",
-                "in_dim": width[edge[0]],
-                "out_dim": width[edge[1]],
-            }
-        )
-    described = {"adapters": entries}
-    config = described if task is None else {"format_version": 1, "tasks": {task: described}}
-    write_json(tmp_path / "outerlink_config.json", config)
-    links = read_outer_links(tmp_path, task=task)
-    assert set(links) == {edge_name(edge) for edge in edges}
-    for edge, module in modules.items():
-        assert_same_link(links[edge_name(edge)], module, width[edge[0]])
-    if task:
-        with pytest.raises(CheckpointError, match=r"task 'code'; it has \['math'\]"):
-            read_outer_links(tmp_path, task="code")
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("innerlink_config.json", {"tasks": []}, "tasks: expected files by task"),
+        ("innerlink_config.json", {"tasks": {"math": "a.pt"}}, "tasks: expected files by task"),
+        ("innerlink_config.json", {"tasks": {"math": {"adapter.pt": "../a.pt"}}}, "leads out"),
+        ("innerlink_config.json", {"tasks": {"math": {"adapter.pt": 3}}}, "file name 3 leads out"),
+        ("adapter_config.json", {"adapter_type": "lora"}, "adapter_type 'lora'; allowed are"),
+        ("adapter_config.json", {"adapter_type": "res_adapter"}, "pre_ln.weight is unexpected"),
+        ("adapter_config.json", {"adapter_type": ["ln_res_adapter"]}, "allowed are"),
+    ],
+)
+def test_roles_that_are_not_described_right(tmp_path, file, content, words):
+    write_role(tmp_path, {"math": Adapter(4)})
+    write_json(tmp_path / file, content)
+    with pytest.raises(CheckpointError) as error:
+        read_inner_link(tmp_path, task="math")
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +188,9 @@ def test_outer_links_of_every_style(tmp_path, style, task):
         ({"in_dim": 5}, "has shape (12, 4), expected (12, 5)"),
         ({"out_dim": 7}, "residual_proj.weight has shape (6, 4), expected (7, 4)"),
         ({"adapter_type": "outer_ln_adapter"}, "residual_proj.weight is unexpected"),
-        ({"in_dim": None}, "an adapter lacks ['in_dim']"),
+        ({"in_dim": None}, "in_dim of an adapter: expected int, got None"),
+        ({"in_dim": "4"}, "in_dim of an adapter: expected int, got '4'"),
+        ({"legacy_key": ["outer_12"]}, "legacy_key of an adapter: expected str"),
     ],
 )
 def test_outer_links_that_do_not_fit(tmp_path, changes, words):
@@ -269,7 +204,21 @@ def test_outer_links_that_do_not_fit(tmp_path, changes, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("content", [None, "[]", "{", "{}", '{"adapters": []}'])
+def test_every_outer_link_that_cannot_be_used_is_listed(tmp_path):
+    entry = {"adapter_type": "outer_ln_res_adapter", "in_dim": 4, "out_dim": 6}
+    entries = [entry | {"legacy_key": k, "filename": f"{k}.pt"} for k in ("outer_12", "outer_23")]
+    write_json(tmp_path / "outerlink_config.json", {"adapters": entries})
+    with pytest.raises(CheckpointError, match=r"(?s)outer_12.pt: no such file.*outer_23.pt: no s"):
+        read_outer_links(tmp_path)
+    write_json(tmp_path / "outerlink_config.json", {"adapters": [entries[0], entries[0]]})
+    with pytest.raises(CheckpointError, match="'outer_12' stands there twice"):
+        read_outer_links(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "[]", "{", "{}", '{"adapters": []}', '{"adapters": [1]}', '{"tasks": []}'],
+)
 def test_outer_configurations_that_are_none(tmp_path, content):
     if content is not None:
         (tmp_path / "outerlink_config.json").write_text(content)
@@ -284,7 +233,7 @@ def test_every_form_of_link_survives_writing_and_reading(tmp_path):
         for task in (None, "math"):
             directory = tmp_path / f"{variant}-{task}"
             write_inner_link(directory, (config, params), task=task)
-            again, its_params = read_inner_link(directory, 4, task=task)
+            again, its_params = read_inner_link(directory, task=task)
             assert again == config
             jax.tree.map(np.testing.assert_array_equal, its_params, params)
     for variant in VARIANTS[OUTER]:

@@ -7,12 +7,14 @@
             {legacy_key, filename, adapter_type, in_dim, out_dim}
             FILE.pt    a state dict for each
 
-Upstream keeps linear weights as [out, in]; here they are [in, out], in float32. Every tensor must
-be there, of the width that the configuration says, and no other.
+Either may be a directory or a hub id, of which only the files that are read are fetched. Upstream
+keeps linear weights as [out, in]; here they are [in, out], in float32. Every tensor must be there,
+of the form and width that the configuration says, and no other.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,7 @@ import numpy as np
 from rmas_jax.interop.torch_state import read_state, write_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.hf import read_json
+from rmas_jax.models.hf import local_directory, read_json
 from rmas_jax.topology import edge_name
 
 VARIANTS = {  # upstream's name of a link's form -> ours
@@ -63,9 +65,15 @@ EDGES = {  # upstream's key of an outer link -> (sender, receiver)
 KEYS = {edge_name(edge): key for key, edge in EDGES.items()}
 ADAPTER, ADAPTER_CONFIG = "adapter.pt", "adapter_config.json"
 INNER_CONFIG, OUTER_CONFIG = "innerlink_config.json", "outerlink_config.json"
+ENTRY = {"legacy_key": str, "filename": str, "adapter_type": str, "in_dim": int, "out_dim": int}
 STORED = {"kernel": "weight", "scale": "weight", "bias": "bias"}  # our name of an array -> torch's
 
 Link = tuple[LinkConfig, Any]  # form and parameters
+
+
+def in_words(config: LinkConfig) -> str:
+    """Form and widths for people: "ln_res 2048 -> 1536"."""
+    return f"{config.variant} {config.in_width} -> {config.out_width}"
 
 
 def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, source: str) -> Any:
@@ -92,7 +100,9 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
         if name in state and state[name].shape != shape
     ]
     if problems:
-        raise CheckpointError(f"{source}: not {_described(config)}: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"{source}: not an {config.kind} link {in_words(config)}: {'; '.join(problems)}"
+        )
     params: dict[str, dict[str, jax.Array]] = {}
     for stored, (module, name, _) in wanted.items():
         params.setdefault(module, {})[name] = jnp.asarray(state[stored].astype(np.float32).T)
@@ -108,67 +118,85 @@ def state_from_link(config: LinkConfig, params: Any) -> dict[str, np.ndarray]:
     }
 
 
-def read_inner_link(directory: str | Path, width: int, *, task: str | None = None) -> Link:
-    """The inner link in a role's directory.
+def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
+    """The inner link of a role, as wide as its file says.
 
     Args:
-      directory: of the role; the agent's weights may lie there too.
-      width: D of the agent.
+      source: directory or hub id of the role; the agent's weights may lie there too.
       task: "math" or "code" where the release has a link for each.
 
     Raises:
-      CheckpointError: no link for this task, or one that does not fit.
+      CheckpointError: no link for this task, or one that is not of its form.
     """
-    directory = Path(directory)
+    directory = local_directory(source, patterns=(INNER_CONFIG, ADAPTER_CONFIG))
     tasks = _if_there(directory / INNER_CONFIG).get("tasks", {})
+    if not isinstance(tasks, dict) or not all(isinstance(files, dict) for files in tasks.values()):
+        raise CheckpointError(
+            f"{directory / INNER_CONFIG}: tasks: expected files by task, got {tasks!r}"
+        )
     names = [tasks[task].get(ADAPTER, ADAPTER)] if task in tasks else []
     names += [f"adapter({task}).pt"] if task else []
     names += [ADAPTER]
-    found = next((name for name in names if _inside(directory, name).is_file()), None)
-    if found is None:
-        raise CheckpointError(f"{directory}: no inner link for task {task!r}; looked for {names}")
     adapter_type = _if_there(directory / ADAPTER_CONFIG).get("adapter_type", "ln_res_adapter")
     variant = _variant(INNER, adapter_type, directory / ADAPTER_CONFIG)
+    paths = _files(source, names)
+    if (path := next((path for path in paths if path.is_file()), None)) is None:
+        raise CheckpointError(f"{source}: no inner link for task {task!r}; looked for {names}")
+    state = read_state(path)
+    width = state["proj1.bias"].size if "proj1.bias" in state else 0
     config = LinkConfig(INNER, variant, width, width)
-    path = _inside(directory, found)
-    return config, link_from_state(config, read_state(path), source=str(path))
+    return config, link_from_state(config, state, source=str(path))
 
 
-def read_outer_links(directory: str | Path, *, task: str | None = None) -> dict[str, Link]:
-    """All outer links of a system: edge name -> form and parameters.
+def read_outer_links(source: str | Path, *, task: str | None = None) -> dict[str, Link]:
+    """All outer links of a release: edge name -> form and parameters.
 
     Args:
-      directory: holds `outerlink_config.json`, in its flat form or by task.
+      source: directory or hub id with `outerlink_config.json`, in its flat form or by task.
       task: which task's links, where the configuration has several.
 
     Raises:
-      CheckpointError: a file, key or type that is not known, or a link that does not fit.
+      CheckpointError: a file, key or type that is not known, or a link that is not of its form;
+        one error lists all files that cannot be used.
     """
-    directory = Path(directory)
-    path = directory / OUTER_CONFIG
+    links, problems = {}, []
+    for edge, (config, path) in _outer_files(source, task).items():
+        try:
+            links[edge] = config, link_from_state(config, read_state(path), source=str(path))
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("\n  ".join(problems))
+    return links
+
+
+def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkConfig, Path]]:
+    """What the configuration of a release says that it holds: edge name -> form and file."""
+    path = local_directory(source, patterns=(OUTER_CONFIG,)) / OUTER_CONFIG
     described = read_json(path)
-    if "tasks" in described:
-        if task not in described["tasks"]:
-            raise CheckpointError(f"{path}: task {task!r}; it has {sorted(described['tasks'])}")
-        described = described["tasks"][task]
+    if (tasks := described.get("tasks")) is not None:
+        if not isinstance(tasks, dict) or not isinstance(tasks.get(task), dict):
+            raise CheckpointError(f"{path}: task {task!r}; it has {sorted(tasks)}")
+        described = tasks[task]
     entries = described.get("adapters")
     if not isinstance(entries, list) or not entries:
         raise CheckpointError(f"{path}: lists no adapters")
-    fields = ("legacy_key", "filename", "adapter_type", "in_dim", "out_dim")
-    links = {}
+    forms: dict[str, LinkConfig] = {}
     for entry in entries:
-        if missing := [field for field in fields if field not in entry]:
-            raise CheckpointError(f"{path}: an adapter lacks {missing}")
-        key, name, adapter_type, in_width, out_width = (entry[field] for field in fields)
+        values = [entry.get(field) if isinstance(entry, dict) else None for field in ENTRY]
+        for (field, kind), value in zip(ENTRY.items(), values, strict=True):
+            if type(value) is not kind:
+                raise CheckpointError(
+                    f"{path}: {field} of an adapter: expected {kind.__name__}, got {value!r}"
+                )
+        key, _, adapter_type, in_width, out_width = values
         if key not in EDGES:
             raise CheckpointError(f"{path}: legacy_key {key!r}; allowed are {sorted(EDGES)}")
-        config = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
-        file = _inside(directory, name)
-        links[edge_name(EDGES[key])] = (
-            config,
-            link_from_state(config, read_state(file), source=str(file)),
-        )
-    return links
+        if (edge := edge_name(EDGES[key])) in forms:
+            raise CheckpointError(f"{path}: legacy_key {key!r} stands there twice")
+        forms[edge] = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
+    files = _files(source, [entry["filename"] for entry in entries])
+    return dict(zip(forms, zip(forms.values(), files, strict=True), strict=True))
 
 
 def write_inner_link(directory: str | Path, link: Link, *, task: str | None = None) -> None:
@@ -192,7 +220,7 @@ def write_outer_links(directory: str | Path, links: Mapping[str, Link]) -> None:
     """
     directory = Path(directory)
     if unknown := sorted(set(links) - set(KEYS)):
-        raise CheckpointError(f"{directory}: upstream has no key for {unknown}; it has {[*KEYS]}")
+        raise CheckpointError(f"upstream has no key for {unknown}; it has {[*KEYS]}")
     directory.mkdir(parents=True, exist_ok=True)
     entries = []
     for edge, (config, params) in links.items():
@@ -210,25 +238,23 @@ def write_outer_links(directory: str | Path, links: Mapping[str, Link]) -> None:
     _write_json(directory / OUTER_CONFIG, {"format_version": 1, "adapters": entries})
 
 
-def _described(config: LinkConfig) -> str:
-    return f"an {config.kind} link {config.variant} {config.in_width} -> {config.out_width}"
-
-
 def _upstream_name(config: LinkConfig) -> str:
     return next(name for name, v in VARIANTS[config.kind].items() if v == config.variant)
 
 
-def _variant(kind: str, name: str, path: Path) -> str:
-    if name not in VARIANTS[kind]:
+def _variant(kind: str, name: Any, path: Path) -> str:
+    if name not in list(VARIANTS[kind]):
         raise CheckpointError(f"{path}: adapter_type {name!r}; allowed are {[*VARIANTS[kind]]}")
     return VARIANTS[kind][name]
 
 
-def _inside(directory: Path, name: str) -> Path:
-    """A file of the directory; a configuration must not point elsewhere."""
-    if Path(name).name != name:
-        raise CheckpointError(f"{directory}: file name {name!r} leads out of the directory")
-    return directory / name
+def _files(source: str | Path, names: list[Any]) -> list[Path]:
+    """Where files of a directory or hub id lie; a configuration must not point elsewhere."""
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{source}: file name {name!r} leads out of the directory")
+    directory = local_directory(source, patterns=tuple(map(glob.escape, names)))
+    return [directory / name for name in names]
 
 
 def _if_there(path: Path) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""All links of a system at once: from a release or a file of ours, held against what is needed.
+
+A file of ours is what training writes: safetensors with names such as inner/planner/proj1/kernel
+and outer/planner->critic/residual_proj/bias. It keeps no forms; tensors tell them, but for an inner
+link without norms, which looks the same with and without a residual.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.interop.released import (
+    EDGES,
+    KEYS,
+    Link,
+    in_words,
+    read_inner_link,
+    read_outer_links,
+    write_inner_link,
+    write_outer_links,
+)
+from rmas_jax.interop.torch_state import read_state
+from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, link_shapes
+from rmas_jax.models import CheckpointError
+from rmas_jax.topology import edge_name
+
+NAME = re.compile(rf"({INNER}|{OUTER})/([^/]+)/(\w+)/(\w+)")  # kind, role or edge, module, array
+OUTER_FOLDER = "outer"  # of a release that we write, beside one folder per role
+
+Links = Mapping[str, Mapping[str, Link]]  # "inner" and "outer" -> role or edge name -> link
+Forms = Mapping[str, Mapping[str, LinkConfig]]
+
+
+def read_released_links(
+    outer: str | Path, roles: Mapping[str, str | Path], *, task: str | None = None
+) -> Links:
+    """The links of a released system.
+
+    Args:
+      outer: directory or hub id of its outer links.
+      roles: role -> directory or hub id of its agent, where its inner link lies.
+      task: "math" or "code" where the release has links for each.
+
+    Raises:
+      CheckpointError: lists every link that cannot be read.
+    """
+    links: dict[str, dict[str, Link]] = {INNER: {}, OUTER: {}}
+    problems = []
+    for role, source in roles.items():
+        try:
+            links[INNER][role] = read_inner_link(source, task=task)
+        except CheckpointError as error:
+            problems.append(str(error))
+    try:
+        links[OUTER] = read_outer_links(outer, task=task)
+    except CheckpointError as error:
+        problems.append(str(error))
+    if problems:
+        raise CheckpointError("links that cannot be read:\n  " + "\n  ".join(problems))
+    return links
+
+
+def read_links(path: str | Path, *, inner_variant: str | None = None) -> Links:
+    """The links in a file of ours, with the forms that their tensors tell.
+
+    Args:
+      path: a `.safetensors` file that `save_links` wrote.
+      inner_variant: form of the inner links, where the tensors leave a choice.
+
+    Raises:
+      CheckpointError: the file is damaged, holds anything but links, or a choice is left.
+    """
+    params: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
+    for name, array in read_state(path).items():
+        if (parts := NAME.fullmatch(name)) is None:
+            raise CheckpointError(
+                f"{path}: {name!r} is no part of a system's links; "
+                "expected are names such as inner/planner/proj1/kernel"
+            )
+        kind, owner, module, part = parts.groups()
+        params.setdefault((kind, owner), {}).setdefault(module, {})[part] = array
+    links: dict[str, dict[str, Link]] = {INNER: {}, OUTER: {}}
+    for (kind, owner), arrays in params.items():
+        forms = _possible_forms(kind, arrays)
+        if not forms:
+            raise CheckpointError(f"{path}: the tensors of {kind}/{owner} are those of no form")
+        if len(forms) > 1 and inner_variant is None:
+            raise CheckpointError(
+                f"{path}: {kind}/{owner} may be any of {[form.variant for form in forms]}: "
+                "its tensors do not tell, so the form of inner links must be given"
+            )
+        form = next((form for form in forms if form.variant == inner_variant), forms[0])
+        links[kind][owner] = form, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)
+    return links
+
+
+def _possible_forms(kind: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[LinkConfig]:
+    """Forms whose parameters have the names and shapes of these."""
+    shapes = jax.tree.map(np.shape, arrays)
+    try:
+        in_width, _ = shapes["proj1"]["kernel"]
+        (out_width,) = shapes.get("proj2", shapes["proj1"])["bias"]
+        forms = [LinkConfig(kind, variant, in_width, out_width) for variant in VARIANTS[kind]]
+    except (KeyError, ValueError):  # of another shape, or an inner link that changes its width
+        return []
+    return [form for form in forms if link_shapes(form) == shapes]
+
+
+def links_that_fit(links: Links, forms: Forms, *, source: str) -> dict[str, Any]:
+    """Parameters {"inner": {role}, "outer": {edge name}} of links that are just those needed.
+
+    Args:
+      links: what there is.
+      forms: what is needed.
+      source: named in errors.
+
+    Raises:
+      CheckpointError: lists every link that is missing, is not needed, or is of another form or
+        width.
+    """
+    problems = []
+    for kind, needed in forms.items():
+        found = {name: config for name, (config, _) in links[kind].items()}
+        problems += [f"{kind} link {name} is missing" for name in needed if name not in found]
+        problems += [
+            f"{kind} link {name} is not needed; needed are {', '.join(needed) or 'none'}"
+            for name in found
+            if name not in needed
+        ]
+        problems += [
+            f"{kind} link {name} is {in_words(found[name])}, needed is {in_words(config)}"
+            for name, config in needed.items()
+            if name in found and found[name] != config
+        ]
+    if problems:
+        raise CheckpointError(f"{source}: links that do not fit:\n  " + "\n  ".join(problems))
+    return {kind: {name: links[kind][name][1] for name in forms[kind]} for kind in forms}
+
+
+def released_forms(links: Links) -> Forms:
+    """The forms with which links make up a whole released system.
+
+    Inner links say which roles there are and how wide; every edge that upstream has between them
+    needs an outer link of their widths.
+
+    Raises:
+      CheckpointError: a link for an edge that upstream has no key for.
+    """
+    inner = {role: config for role, (config, _) in links[INNER].items()}
+    if unknown := sorted(set(links[OUTER]) - set(KEYS)):
+        raise CheckpointError(f"upstream has no key for {unknown}; it has {[*KEYS]}")
+    outer = {}
+    for sender, receiver in EDGES.values():
+        if sender in inner and receiver in inner:
+            edge = edge_name((sender, receiver))
+            variant = links[OUTER][edge][0].variant if edge in links[OUTER] else "ln_res"
+            widths = inner[sender].out_width, inner[receiver].in_width
+            outer[edge] = LinkConfig(OUTER, variant, *widths)
+    return {INNER: inner, OUTER: outer}
+
+
+def write_released_links(directory: str | Path, links: Links) -> None:
+    """Writes what `read_released_links` and upstream read: ROLE/ for each role, and outer/.
+
+    Raises:
+      CheckpointError: the links are not those of a whole released system; nothing is written.
+    """
+    directory = Path(directory)
+    links_that_fit(links, released_forms(links), source=str(directory))
+    for role, link in links[INNER].items():
+        write_inner_link(directory / role, link)
+    write_outer_links(directory / OUTER_FOLDER, links[OUTER])
