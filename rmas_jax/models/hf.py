@@ -52,7 +52,7 @@ def load_pretrained(
 
     Args:
       path: a directory with `config.json` and safetensors (one file, or shards and their index),
-        or a hub id such as "Qwen/Qwen3-0.6B".
+        or a hub id such as "Qwen/Qwen3-0.6B" or "Qwen/Qwen3-0.6B@REVISION".
       dtype: of all parameters: float32, bfloat16 or float16. Stored bfloat16 stays exact in the
         first two.
       mesh: devices over which the parameters are split, by the rules of `rmas_jax.sharding` for
@@ -162,6 +162,8 @@ def local_directory(
 ) -> Path:
     """The directory `path`, or a local snapshot of the hub repository of that id.
 
+    A hub id may carry its revision: "Qwen/Qwen3-0.6B@main". A directory of that name wins.
+
     Raises:
       CheckpointError: neither exists, or the hub cannot be reached.
     """
@@ -170,9 +172,12 @@ def local_directory(
         return directory
     if directory.exists():
         raise CheckpointError(f"{path}: is a file; allowed are a directory and a hub id")
+    repository, _, own_revision = str(path).partition("@")
+    if own_revision and revision:
+        raise CheckpointError(f"{path}: carries a revision, and {revision!r} is given beside it")
     try:
         snapshot = huggingface_hub.snapshot_download(
-            str(path), revision=revision, allow_patterns=list(patterns)
+            repository, revision=own_revision or revision, allow_patterns=list(patterns)
         )
     except Exception as error:  # the hub has many errors, and they share no base
         reason = " ".join(str(error).split())
