@@ -5,7 +5,8 @@
 
 Stages run in order, and one that is finished is not run again: data, inner loop, outer loop (its
 phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
-written under OUTPUT_DIR/NAME.
+written under OUTPUT_DIR/NAME. Where `system.links` names links, training starts from those, and the
+inner loop leaves the outer ones alone; without training they are evaluated as they are.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import yaml
 
 from rmas_jax import __version__
-from rmas_jax.assembly import Team, load_team, start_links
+from rmas_jax.assembly import Team, load_links_for, load_team, start_links
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.config import ConfigError, RunConfig, dump_config, field_help, load_config
 from rmas_jax.data import TASKS, Task
@@ -50,10 +52,10 @@ log = logging.getLogger("rmas_jax")
 class RunFolder:
     """The folder of a run: its configuration, its finished stages and how long they took."""
 
-    def __init__(self, config: RunConfig, agents_digest: str):
+    def __init__(self, config: RunConfig, weights_digest: str):
         self.path = Path(config.output_dir) / config.name
         self.marks = self.path / "timings.json"  # finished stages and their seconds
-        identity = {"config": yaml.safe_load(dump_config(config)), "agents": agents_digest}
+        identity = {"config": yaml.safe_load(dump_config(config)), "weights": weights_digest}
         stored = self.path / "identity.json"
         if stored.is_file():
             before = json.loads(stored.read_text())
@@ -93,13 +95,15 @@ def _differences(before: Any, after: Any, where: str = "") -> list[str]:
     return [] if before == after else [where.removeprefix(".").removeprefix("config.")]
 
 
-def agents_digest(config: RunConfig) -> str:
-    """A digest of the agents' files: a run belongs to the weights it was made with."""
+def weights_digest(config: RunConfig, given: Any) -> str:
+    """A digest of the agents' files and of links that are given: a run belongs to its weights."""
     digest = hashlib.sha256()
     for role, source in sorted(config.system.agents.items()):
         digest.update(f"{role}={source}".encode())
         for file in sorted(Path(source).glob("*.safetensors")):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for array in jax.tree.leaves(given):
+        digest.update(np.asarray(array))
     return digest.hexdigest()
 
 
@@ -118,8 +122,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir: Path) -> None:
-    """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained."""
+def train(
+    config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder, data_dir: Path
+) -> None:
+    """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained.
+
+    Starts from the links `given`, or from new ones where there are None.
+    """
     names = ("links", "inner", "outer")
     keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
     curves = Curves(folder.path / "metrics.jsonl")
@@ -157,13 +166,14 @@ def train(config: RunConfig, team: Team, task: Task, folder: RunFolder, data_dir
         }
         links = run_inner_loop(
             team,
-            start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts),
+            given
+            or start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts),
             dialogues,
             encode(items),
             config.inner,
             rounds=config.system.rounds,
             key=keys["inner"],
-            align_outer=config.system.outer_start == "aligned",
+            align_outer=given is None and config.system.outer_start == "aligned",
             **common,
         )
         save_links(aligned, links)
@@ -200,13 +210,14 @@ def run(config: RunConfig) -> None:
         raise ConfigError(f"data.dataset={config.data.dataset!r}: allowed are {sorted(TASKS)}")
     task, data_dir = TASKS[config.data.dataset], Path(config.output_dir) / "data"
     team = load_team(config.system, dtype=config.runtime.dtype)
-    folder = RunFolder(config, agents_digest(config))
+    given = None if config.system.links is None else load_links_for(team, config.system)
+    folder = RunFolder(config, weights_digest(config, given))
     (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
     try:
         splits = {split: task.load(data_dir, split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
-    train(config, team, task, folder, data_dir)
+    train(config, team, given, task, folder, data_dir)
     aligned, trained = (
         load_links(folder.path / "links" / f"{name}.safetensors") for name in ("aligned", "trained")
     )

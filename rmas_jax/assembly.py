@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +12,12 @@ import numpy as np
 from flax.core import FrozenDict
 
 from rmas_jax.config import ConfigError, SystemConfig
+from rmas_jax.interop import links_that_fit, read_links, read_released_links
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
-from rmas_jax.models import load_pretrained, load_tokenizer
+from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import RolePrompt, load_prompts
-from rmas_jax.topology import System, edge_name, load_topology
+from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 
 class Team(NamedTuple):
@@ -35,6 +37,21 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
         prompt set cannot be used; before any weight is read where the cause shows before.
     """
+    topology = checked_topology(config)
+    prompts = load_prompts(config.prompts, topology.edges, config.task)
+    tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
+    loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}
+    system = build_system(config, topology, {role: model for role, (model, _) in loaded.items()})
+    return Team(system, {role: params for role, (_, params) in loaded.items()}, tokenizers, prompts)
+
+
+def checked_topology(config: SystemConfig) -> Topology:
+    """The topology that `system` names.
+
+    Raises:
+      ConfigError, TopologyError: it has other roles than `system.agents`, or rounds without a way
+        back.
+    """
     topology = load_topology(config.topology)
     if set(config.agents) != set(topology.order):
         raise ConfigError(
@@ -46,12 +63,13 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
             f"system.rounds={config.rounds}: no edge of the {topology.name} topology leads back, "
             "so all rounds would be alike; use 1 round, or add an edge to an earlier role"
         )
-    prompts = load_prompts(config.prompts, topology.edges, config.task)
-    tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
-    loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}
-    models = {role: model for role, (model, _) in loaded.items()}
+    return topology
+
+
+def build_system(config: SystemConfig, topology: Topology, models: Mapping[str, Decoder]) -> System:
+    """The system that `system` describes, with links as wide as its agents."""
     width = {role: model.config.width for role, model in models.items()}
-    system = System(
+    return System(
         topology=topology,
         models=FrozenDict(models),
         inner=FrozenDict(
@@ -71,7 +89,31 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
         latent_steps=config.latent_steps,
         sent_vectors=config.sent_vectors,
     )
-    return Team(system, {role: params for role, (_, params) in loaded.items()}, tokenizers, prompts)
+
+
+def load_links_for(team: Team, config: SystemConfig) -> dict[str, Any]:
+    """The links that `system.links` names.
+
+    They are a `.safetensors` file of ours, or the outer links of a release, whose inner links lie
+    beside the agents. Their forms are those of the files, and must be `system.inner_link` and
+    `system.outer_link`.
+
+    Returns:
+      {"inner": {role: parameters}, "outer": {edge name: parameters}}, float32.
+
+    Raises:
+      ConfigError: `system.links` is null.
+      CheckpointError: lists every link that cannot be read or, if all can, every one that is
+        missing, not needed, or of another form or width than the system's.
+    """
+    if config.links is None:
+        raise ConfigError("system.links: expected a file, directory or hub id of links, got null")
+    if Path(config.links).suffix == ".safetensors":
+        links = read_links(config.links, inner_variant=config.inner_link)
+    else:
+        links = read_released_links(config.links, config.agents, task=config.links_task)
+    forms = {INNER: team.system.inner, OUTER: team.system.outer}
+    return links_that_fit(links, forms, source=f"system.links={config.links}")
 
 
 def start_links(

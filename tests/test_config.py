@@ -226,13 +226,22 @@ def test_unknown_key_that_exists_elsewhere(path):
 
 def test_missing_required_fields(path):
     tree = minimal()
-    del tree["system"]["agents"], tree["inner"]["steps"], tree["outer"]
+    del tree["system"]["agents"], tree["inner"]["steps"], tree["outer"]["phases"]
     path.write_text(yaml.safe_dump(tree))
     message = message_of(path)
     assert message.startswith(f"{path}: 3 problems\n")
     assert "system.agents: required and missing" in message
     assert "inner.steps: required and missing; expected an integer of at least 0" in message
-    assert "outer: required and missing" in message
+    assert "outer.phases: required and missing" in message
+
+
+def test_a_system_that_is_only_used_has_no_training(path):
+    tree = minimal()
+    del tree["inner"], tree["outer"]
+    path.write_text(yaml.safe_dump(tree))
+    config = load_config(path)
+    assert config.inner.steps == 0 and config.outer.phases == ()
+    assert "inner.batch_size: required and missing" in message_of(path, "inner.steps=5")
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "a..b=1", ".seed=1"])

@@ -4,9 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
-from experiments.run import BAD_INPUT, main
+from experiments.run import BAD_INPUT, RunFolder, main, train, weights_digest
+from rmas_jax.assembly import load_links_for, load_team, start_links
+from rmas_jax.checkpoints import save_links
+from rmas_jax.config import ConfigError, load_config
+from rmas_jax.data import TASKS
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -157,3 +162,21 @@ def test_a_run_ends_in_a_report_and_is_reused(tmp_path, capsys, caplog):
     assert run(tmp_path, "seed=1") == BAD_INPUT
     message = capsys.readouterr().err
     assert "holds another run's results" in message and "seed" in message
+
+
+def test_training_starts_from_links_that_are_given(tmp_path, capsys):
+    file = tmp_path / "given.safetensors"
+    settings = [f"system.links={file}", f"output_dir={tmp_path}", "inner.steps=0", "inner.passes=1"]
+    config = load_config(CONFIG, [*TINY, *settings, "outer.phases=[]"])
+    team = load_team(config.system)
+    save_links(file, start_links(team, start="identity", key=jax.random.key(0)))
+    assert "needed is mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
+
+    given = load_links_for(team, config.system)
+    folder = RunFolder(config, weights_digest(config, given))
+    train(config, team, given, TASKS["relay"], folder, tmp_path / "data")
+    for name in ("aligned", "trained"):
+        assert (folder.path / "links" / f"{name}.safetensors").read_bytes() == file.read_bytes()
+    other = jax.tree.map(lambda x: x + 1, given)
+    with pytest.raises(ConfigError, match="holds another run's results; it differs in weights"):
+        RunFolder(config, weights_digest(config, other))

@@ -23,7 +23,9 @@ MAX_ROUNDS = 16
 class SystemConfig(Section):
     """Who the agents are and how they are linked."""
 
-    agents: dict[str, str] = option("role -> directory or hub id of its language model")
+    agents: dict[str, str] = option(
+        "role -> directory or hub id of its language model; org/name@REVISION fixes the revision"
+    )
     topology: str = option(
         "who works with whom: a topology of the package, or the path of a YAML file", "sequential"
     )
@@ -47,6 +49,22 @@ class SystemConfig(Section):
         "aligned",
         choices=("aligned", "torch_default", "identity"),
     )
+    links: str | None = option(
+        "links to start from: a .safetensors file of ours, or the directory or hub id of released "
+        "outer links, whose inner links lie beside the agents; null: links start anew",
+        None,
+    )
+    links_task: str | None = option(
+        "which links of a release that has some for each task", None, choices=("math", "code")
+    )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """A task chooses among released links."""
+        if self.links_task and (self.links is None or self.links.endswith(".safetensors")):
+            yield (
+                "links_task",
+                f"expected null, as links={self.links} is no release, got {self.links_task}",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +199,11 @@ class RuntimeConfig(Section):
     progress: bool = option("whether progress bars are shown", True)
 
 
+# Of a system that is only used; what is trained says how in full.
+NO_INNER = InnerConfig(steps=0, batch_size=1, learning_rate=1e-3, warmup_steps=0)
+NO_OUTER = OuterConfig(phases=())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     """A whole run: train the links of a system, evaluate it, report."""
@@ -190,8 +213,8 @@ class RunConfig(Section):
     output_dir: str = option("folder that holds the folders of runs", "runs")
     system: SystemConfig = option("the agents and how they are linked")
     data: DataConfig = option("the problems", DataConfig())
-    inner: InnerConfig = option("the inner loop of training")
-    outer: OuterConfig = option("the outer loop of training")
+    inner: InnerConfig = option("the inner loop of training; left out: there is none", NO_INNER)
+    outer: OuterConfig = option("the outer loop of training; left out: there is none", NO_OUTER)
     evaluation: EvaluationConfig = option("what is measured", EvaluationConfig())
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
