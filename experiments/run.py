@@ -200,12 +200,17 @@ def train(
     folder.stage("outer loop", outer)
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 def run(config: RunConfig) -> None:
     """All stages, from real files to the report."""
     if config.runtime.compilation_cache:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        use_compilation_cache()
     if config.data.dataset not in TASKS:
         raise ConfigError(f"data.dataset={config.data.dataset!r}: allowed are {sorted(TASKS)}")
     task, data_dir = TASKS[config.data.dataset], Path(config.output_dir) / "data"

@@ -15,6 +15,7 @@ from rmas_jax.config import ConfigError, SystemConfig
 from rmas_jax.interop import links_that_fit, read_links, read_released_links
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
+from rmas_jax.models.generation import sampling_defaults
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import RolePrompt, load_prompts
 from rmas_jax.topology import System, Topology, edge_name, load_topology
@@ -27,6 +28,7 @@ class Team(NamedTuple):
     agents: dict[str, Any]  # role -> frozen parameters
     tokenizers: dict[str, Any]  # by role
     prompts: dict[str, RolePrompt]  # by role
+    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text
 
 
 def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
@@ -42,7 +44,26 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
     tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
     loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}
     system = build_system(config, topology, {role: model for role, (model, _) in loaded.items()})
-    return Team(system, {role: params for role, (_, params) in loaded.items()}, tokenizers, prompts)
+    return Team(
+        system=system,
+        agents={role: params for role, (_, params) in loaded.items()},
+        tokenizers=tokenizers,
+        prompts=prompts,
+        end_tokens={
+            role: text_ends(config.agents[role], tokenizer)
+            for role, tokenizer in tokenizers.items()
+        },
+    )
+
+
+def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end an agent's text: those of its generation configuration, and its tokenizer's.
+
+    Upstream takes the tokenizer's alone, which for Gemma is not the end of a turn.
+    """
+    _, ends = sampling_defaults(source)
+    own = tokenizer.eos_token_id
+    return tuple(dict.fromkeys((*ends, *(() if own is None else (own,)))))
 
 
 def checked_topology(config: SystemConfig) -> Topology:

@@ -37,7 +37,8 @@ def build_team(folder: Path, latent_steps: int = LATENT_STEPS) -> tuple[Team, An
         agents[role] = talkative(random_params(config, seed), tokenizers[role])
     tiny = build_tiny_system(latent_steps)
     system = tiny.system.replace(models=FrozenDict(models))
-    return Team(system, agents, tokenizers, ROLE_PROMPTS), tiny.links
+    ends = {role: (tokenizer.eos_token_id,) for role, tokenizer in tokenizers.items()}
+    return Team(system, agents, tokenizers, ROLE_PROMPTS, ends), tiny.links
 
 
 def talkative(params: Any, tokenizer: Any) -> Any:

@@ -222,7 +222,7 @@ def tiny_team(config: SystemConfig) -> Team:
     """A system of the right widths, without weights: all that links are held against."""
     base = TINY["planner"]
     models = {role: Decoder(dataclasses.replace(base, width=d)) for role, d in WIDTH.items()}
-    return Team(build_system(config, checked_topology(config), models), {}, {}, {})
+    return Team(build_system(config, checked_topology(config), models), {}, {}, {}, {})
 
 
 def refusal(load, **changes) -> list[str]:

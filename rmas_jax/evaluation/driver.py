@@ -250,7 +250,7 @@ def _in_latents(
         team.agents[role],
         team.tokenizers[role],
         reading,
-        end_tokens=end_tokens(team.tokenizers[role]),
+        end_tokens=team.end_tokens[role],
         max_tokens=max_tokens,
     )
     thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
@@ -266,7 +266,7 @@ def _in_text(
         team.tokenizers,
         prompts,
         rounds=rounds,
-        end_tokens={role: end_tokens(tokenizer) for role, tokenizer in team.tokenizers.items()},
+        end_tokens=team.end_tokens,
         max_tokens=max_tokens,
         max_message_tokens=max_message_tokens,
     )
@@ -280,15 +280,10 @@ def _alone(team: Team, prompts: Prompts, *, role: str, max_tokens: int) -> Answe
         team.agents[role],
         team.tokenizers[role],
         prompts[role],
-        end_tokens=end_tokens(team.tokenizers[role]),
+        end_tokens=team.end_tokens[role],
         max_tokens=max_tokens,
     )
     return Answers(written.texts, written.tokens, written.tokens)
-
-
-def end_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Ids that end an agent's text."""
-    return (tokenizer.eos_token_id,)
 
 
 def _grade_item(

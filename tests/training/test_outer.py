@@ -99,7 +99,7 @@ def test_training_lowers_the_loss_on_its_own_items(tiny_system, data):
 
 
 def run(tiny_system, data, directory, phase=PHASE):
-    team = Team(tiny_system.system, tiny_system.agents, {}, {})
+    team = Team(tiny_system.system, tiny_system.agents, {}, {}, {})
     links = jax.tree.map(np.asarray, tiny_system.links)
     return run_phase(
         team,

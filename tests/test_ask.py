@@ -1,0 +1,82 @@
+"""Asking a team from the shell: the embedded agents, with links that are aligned only."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import pytest
+
+from experiments.ask import main
+from rmas_jax.assembly import load_team, start_links
+from rmas_jax.checkpoints import save_links
+from rmas_jax.config import load_config
+
+CONFIG = "experiments/configs/quickstart.yaml"
+QUESTION = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"
+
+
+@pytest.fixture(scope="module")
+def links(tmp_path_factory):
+    team = load_team(load_config(CONFIG).system)
+    path = tmp_path_factory.mktemp("links") / "links.safetensors"
+    save_links(path, start_links(team, start="aligned", key=jax.random.key(0)))
+    return str(path)
+
+
+def ask(tmp_path, capsys, *arguments):
+    """What is printed, and the accounts."""
+    file = tmp_path / "accounts.jsonl"
+    common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}", "--max_tokens", "8"]
+    assert main([*common, "--json", str(file), *arguments]) == 0
+    return capsys.readouterr().out, [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_latents_step_by_step_and_what_they_are_near(tmp_path, capsys, links):
+    arguments = ("--links", links, "--rounds", "2", "--inspect", "2", QUESTION)
+    shown, (account,) = ask(tmp_path, capsys, *arguments)
+    stages = [(step["round"], step["role"]) for step in account["steps"]]
+    roles = ("planner", "critic", "solver")
+    assert stages == [(r, role) for r in (1, 2) for role in roles]
+    assert account["steps"][-1]["did"].startswith("answers: ")
+    edges = [item["edge"] for item in account["crossed"] if "edge" in item]
+    assert edges == ["planner->critic", "critic->solver", "solver->planner", *edges[:2]]
+    assert all(len(row) == 2 for row in account["crossed"][0]["nearest"])
+    assert len(account["crossed"][0]["nearest"]) == 4  # latents
+    assert account["crossed"][-1]["change"] > 0
+    assert QUESTION in shown and account["answers"][0] in shown
+    assert "planner->critic" in shown and "4 latents, no token" in shown
+
+
+def test_text_and_several_questions_from_standard_input(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", [f"{QUESTION}\n", "\n", f"{QUESTION}\n"])
+    shown, accounts = ask(tmp_path, capsys, "--channel", "text", "--rounds", "1")
+    assert accounts[0]["answers"] == accounts[1]["answers"]
+    assert [item["role"] for item in accounts[0]["crossed"]] == ["planner", "critic"]
+    assert accounts[0]["crossed"][0]["text"] in shown
+    assert not any(step["compiled"] for step in accounts[1]["steps"])
+
+
+def test_rollouts_share_the_latents(tmp_path, capsys, links):
+    arguments = ("--links", links, "--rounds", "1", "--rollouts", "3", "--temperature", "3")
+    _, (account,) = ask(tmp_path, capsys, *arguments, QUESTION)
+    assert len(account["answers"]) == 3 and len(set(account["answers"])) > 1
+    roles = [step["role"] for step in account["steps"]]
+    assert roles == ["planner", "critic", "solver", "solver", "solver"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rounds", "0"), "--rounds 0: allowed is at least 1"),
+        (("--links", "nowhere.safetensors"), "nowhere.safetensors"),
+        ((), "no links"),
+        (("--channel", "text", "--rollouts", "2"), "greedy answers are alike"),
+        (("--search", "a", "--tavily"), "choose one"),
+        (("--search", "nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, capsys, arguments, message):
+    common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}"]
+    assert main([*common, *arguments, QUESTION]) == 2
+    assert message in capsys.readouterr().err
