@@ -32,30 +32,41 @@ from rmas_jax import __version__
 from rmas_jax.assembly import Team, load_links_for, load_team, start_links
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.config import ConfigError, RunConfig, dump_config, field_help, load_config
-from rmas_jax.data import TASKS, Task
+from rmas_jax.data import DataError, Task, load_task
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
-from rmas_jax.evaluation.grading import GRADERS
+from rmas_jax.evaluation.grading import find_grader
 from rmas_jax.models import CheckpointError, UnsupportedModelError
 from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.topology import TopologyError
+from rmas_jax.topology import TopologyError, load_topology
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
 from rmas_jax.training.driver import Curves, DivergedError, run_inner_loop, run_phase
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
-BAD_INPUTS = (ConfigError, CheckpointError, UnsupportedModelError, PromptError, TopologyError)
+BAD_INPUTS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    UnsupportedModelError,
+    PromptError,
+    TopologyError,
+)
 log = logging.getLogger("rmas_jax")
 
 
 class RunFolder:
     """The folder of a run: its configuration, its finished stages and how long they took."""
 
-    def __init__(self, config: RunConfig, weights_digest: str):
+    def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
         self.path = Path(config.output_dir) / config.name
         self.marks = self.path / "timings.json"  # finished stages and their seconds
-        identity = {"config": yaml.safe_load(dump_config(config)), "weights": weights_digest}
+        identity = {
+            "config": yaml.safe_load(dump_config(config)),
+            "weights": weights_digest,
+            "data": data_version,
+        }
         stored = self.path / "identity.json"
         if stored.is_file():
             before = json.loads(stored.read_text())
@@ -122,9 +133,38 @@ def environment() -> dict[str, Any]:
     }
 
 
-def train(
-    config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder, data_dir: Path
-) -> None:
+def find_data(config: RunConfig) -> Task:
+    """The data of a run, whose texts suffice for what it trains."""
+    roles = load_topology(config.system.topology).order
+    rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
+    data_dir = Path(config.output_dir) / "data"
+    task = load_task(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
+    if lacking := [role for role in roles if role not in task.text_fields]:
+        for phase in config.outer.phases:
+            if phase.latents == "teacher_forced":
+                raise ConfigError(
+                    f"outer.phases: {phase.name} is teacher_forced, which needs texts of every "
+                    f"role; the data has none of {', '.join(lacking)} (on_policy needs none)"
+                )
+        log.info("no texts of %s: inner links learn from the answers", ", ".join(lacking))
+    return task
+
+
+def list_bad_rows(task: Task, path: Path) -> None:
+    """Writes which rows were left out, and says how many."""
+    if task.bad_rows:
+        first = task.bad_rows[0]
+        lines = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in task.bad_rows]
+        path.write_text("".join(lines), encoding="utf-8")
+        log.warning(
+            "data: %d bad rows left out, listed in %s; the first: %s, line %d: %s",
+            len(lines),
+            path,
+            *first,
+        )
+
+
+def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder) -> None:
     """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained.
 
     Starts from the links `given`, or from new ones where there are None.
@@ -134,8 +174,8 @@ def train(
     curves = Curves(folder.path / "metrics.jsonl")
     aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
     common = {"progress": config.runtime.progress, "curves": curves}
-    fields = {role: task.text_fields[role] for role in team.system.topology.order}
-    examples = task.load(data_dir, "train")[: config.data.train_size]
+    fields, topology = task.text_fields, team.system.topology
+    examples = task.load("train")[: config.data.train_size]
 
     def encode(items: Sequence[Any]) -> TrainingData:
         return encode_examples(
@@ -148,21 +188,23 @@ def train(
 
     def inner() -> None:
         items = examples[: config.inner.items]
+        # What a role learns to write: its own texts or, where there are none, the answerer's.
+        learned = {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
         dialogues = {
             role: encode_dialogues(
                 items,
                 team.tokenizers[role],
                 team.prompts[role],
-                topology=team.system.topology,
+                topology=topology,
                 role=role,
-                text_fields=fields,
+                text_fields={**fields, role: field},
                 rounds=config.system.rounds,
             )
-            for role in fields
+            for role, field in learned.items()
         }
         texts = {
             role: [text for example in examples for text in example[field]]
-            for role, field in fields.items()
+            for role, field in learned.items()
         }
         links = run_inner_loop(
             team,
@@ -180,7 +222,7 @@ def train(
 
     def outer() -> None:
         data = encode(examples)
-        validation = encode(task.load(data_dir, "validation")[: config.outer.validation_size])
+        validation = encode(task.load("validation")[: config.outer.validation_size])
         links = load_links(aligned)
         for i, phase in enumerate(config.outer.phases):
             links = run_phase(
@@ -211,18 +253,17 @@ def run(config: RunConfig) -> None:
     """All stages, from real files to the report."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    if config.data.dataset not in TASKS:
-        raise ConfigError(f"data.dataset={config.data.dataset!r}: allowed are {sorted(TASKS)}")
-    task, data_dir = TASKS[config.data.dataset], Path(config.output_dir) / "data"
-    team = load_team(config.system, dtype=config.runtime.dtype)
-    given = None if config.system.links is None else load_links_for(team, config.system)
-    folder = RunFolder(config, weights_digest(config, given))
-    (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
+    grade, task = find_grader(config.data), find_data(config)
     try:
-        splits = {split: task.load(data_dir, split) for split in config.evaluation.splits}
+        splits = {split: task.load(split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
-    train(config, team, given, task, folder, data_dir)
+    team = load_team(config.system, dtype=config.runtime.dtype)
+    given = None if config.system.links is None else load_links_for(team, config.system)
+    folder = RunFolder(config, weights_digest(config, given), task.version)
+    (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
+    list_bad_rows(task, folder.path / "bad_rows.jsonl")
+    train(config, team, given, task, folder)
     aligned, trained = (
         load_links(folder.path / "links" / f"{name}.safetensors") for name in ("aligned", "trained")
     )
@@ -233,7 +274,7 @@ def run(config: RunConfig) -> None:
             trained,
             aligned,
             splits,
-            GRADERS[config.data.dataset],
+            grade,
             folder.path,
             methods=config.evaluation.methods,
             rounds=config.evaluation.rounds,
@@ -244,12 +285,11 @@ def run(config: RunConfig) -> None:
         )
 
     def gradients() -> None:
-        fields = {role: task.text_fields[role] for role in team.system.topology.order}
         data = encode_examples(
-            task.load(data_dir, "validation")[: config.evaluation.gradient_batch_size],
+            task.load("validation")[: config.evaluation.gradient_batch_size],
             team.tokenizers,
             team.prompts,
-            text_fields=fields,
+            text_fields=task.text_fields,
             slot_width=config.system.latent_steps,
         )
         norms = gradient_norms(
@@ -289,13 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         run(load_config(args.config, args.overrides))
-    except (
-        ConfigError,
-        CheckpointError,
-        UnsupportedModelError,
-        PromptError,
-        TopologyError,
-    ) as error:
+    except BAD_INPUTS as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except DivergedError as error:

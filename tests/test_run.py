@@ -7,11 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.run import BAD_INPUT, RunFolder, main, train, weights_digest
+from experiments.run import BAD_INPUT, RunFolder, find_data, main, train, weights_digest
 from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import save_links
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.data import TASKS
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -173,10 +172,13 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
     assert "needed is mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
 
     given = load_links_for(team, config.system)
-    folder = RunFolder(config, weights_digest(config, given))
-    train(config, team, given, TASKS["relay"], folder, tmp_path / "data")
+    task = find_data(config)
+    folder = RunFolder(config, weights_digest(config, given), task.version)
+    train(config, team, given, task, folder)
     for name in ("aligned", "trained"):
         assert (folder.path / "links" / f"{name}.safetensors").read_bytes() == file.read_bytes()
     other = jax.tree.map(lambda x: x + 1, given)
     with pytest.raises(ConfigError, match="holds another run's results; it differs in weights"):
-        RunFolder(config, weights_digest(config, other))
+        RunFolder(config, weights_digest(config, other), task.version)
+    with pytest.raises(ConfigError, match="holds another run's results; it differs in data"):
+        RunFolder(config, weights_digest(config, given), "other")

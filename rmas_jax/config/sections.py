@@ -71,8 +71,43 @@ class SystemConfig(Section):
 class DataConfig(Section):
     """Which problems the links are trained and tested on."""
 
-    dataset: str = option("name of the data set", "relay")
+    dataset: str = option(
+        "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
+        "parquet file, or of a folder of them; or files",
+        "relay",
+    )
+    files: dict[str, str] | None = option(
+        "with dataset files: split -> its file; train is needed, validation and test are taken "
+        "from it if they have none",
+        None,
+    )
+    validation_share: float = option(
+        "share of the questions of a data set without splits that is validation, chosen by a hash",
+        0.1,
+        above=0,
+    )
+    test_share: float = option("share of them that is test", 0.1, at_least=0)
+    text_fields: dict[str, str] | None = option(
+        "role, or question, answer, difficulty, id -> its field in the rows, where it has another "
+        "name than those that are looked for (rmas_jax/data/rows.py)",
+        None,
+    )
+    grading: str = option(
+        "how answers to one's own questions are compared: as text, or as mathematics (needs the "
+        "extra eval); what stands in \\boxed{} is the answer, if something does",
+        "text",
+        choices=("text", "math"),
+    )
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Files are given where they are read, and shares leave something to train on."""
+        if (self.dataset == "files") != (self.files is not None):
+            yield "files", "goes with dataset: files, and only with it"
+        elif self.files is not None and "train" not in self.files:
+            yield "files", f"lacks train; got {', '.join(self.files) or 'none'}"
+        if self.validation_share + self.test_share >= 1:
+            yield "test_share", "validation_share and test_share leave nothing to train on"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

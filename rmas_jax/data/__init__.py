@@ -1,19 +1,116 @@
-"""Task data: generated worlds, tfds data sets, and their registry."""
+"""Task data: the embedded task, published data sets, and one's own files, as rows of one form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rmas_jax.data import relay_dataset
+from rmas_jax.config import DataConfig
+from rmas_jax.data import records
+from rmas_jax.data.published import PUBLISHED, download, is_published
+from rmas_jax.data.relay import TEXT_ROUNDS
+from rmas_jax.data.relay_dataset import TEXT_FIELDS, Relay
+from rmas_jax.data.role_texts import RoleTexts, Source
+from rmas_jax.data.rows import (
+    PARTS,
+    BadRow,
+    DataError,
+    Row,
+    choose_columns,
+    in_every_round,
+    text_key,
+)
+
+__all__ = ["BadRow", "DataError", "Row", "Task", "load_task"]
 
 
 class Task(NamedTuple):
     """A data set whose rows have id, question, answer, difficulty and the roles' texts."""
 
-    load: Callable[[str | Path, str], list[dict[str, Any]]]  # folder, split -> rows
-    text_fields: Mapping[str, str]  # role -> field with its texts, one per round
+    load: Callable[[str], list[Row]]  # split, or a part of one such as test[:500] -> rows
+    text_fields: Mapping[str, str]  # role -> field with its texts, one per round; not every role
+    version: str  # another one is other data
+    bad_rows: Sequence[BadRow] = ()  # what was left out
 
 
-TASKS = {"relay": Task(relay_dataset.load_relay, relay_dataset.TEXT_FIELDS)}
+def load_task(config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir: Path) -> Task:
+    """Finds, checks and prepares the data of a run.
+
+    Args:
+      config: of the data.
+      roles: in the order of their turns; the last one answers. It always has texts: the answer, if
+        there is nothing else.
+      rounds: rounds that role texts are needed for.
+      data_dir: where prepared data is kept.
+
+    Raises:
+      DataError: there is no such data, or it cannot be used.
+    """
+    if unknown := [name for name in config.text_fields or {} if name not in (*PARTS, *roles)]:
+        raise DataError(
+            f"data.text_fields: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
+        )
+    if config.dataset == "relay":
+        return _relay(config, roles, rounds, data_dir)
+    source = Source(_files(config), _shares(config), tuple(roles), config.text_fields or {}, rounds)
+    version = source.digest()
+    builder = RoleTexts(source, data_dir=str(data_dir / version), file_format="array_record")
+    records.prepare(builder)
+
+    def load(split: str) -> list[Row]:
+        rows = records.read_split(builder, split)
+        keys = [text_key(role) for role in roles]
+        return [row | {key: in_every_round(row[key], rounds) for key in keys} for row in rows]
+
+    # Every training row has texts of the same roles.
+    first = load("train[:1]")[0]
+    texts = {role: text_key(role) for role in roles if first[text_key(role)]}
+    return Task(load, texts, version, builder.bad_rows())
+
+
+def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Task:
+    """The embedded task; a role that it does not know may be given the texts of one that it does.
+
+    Its rows have texts for `TEXT_ROUNDS` rounds.
+    """
+    if rounds > TEXT_ROUNDS:
+        raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
+    present = (*PARTS, *TEXT_FIELDS.values())
+    columns = choose_columns(present, roles, config.text_fields or {}, where="the relay task")
+    builder = Relay(data_dir=str(data_dir), file_format="array_record")
+    records.prepare(builder)
+
+    def load(split: str) -> list[Row]:
+        rows = []
+        for row in records.read_split(builder, split):
+            texts = {
+                text_key(role): [row[field]] * rounds if field == "answer" else row[field]
+                for role, field in columns.texts.items()
+            }
+            rows.append({part: row[part] for part in PARTS} | texts)
+        return rows
+
+    texts = {role: text_key(role) for role in columns.texts}
+    return Task(load, texts, str(Relay.VERSION))
+
+
+def _files(config: DataConfig) -> dict[str, Path]:
+    """Split -> its file or folder."""
+    if config.dataset == "files":
+        return {split: Path(path) for split, path in config.files.items()}
+    if Path(config.dataset).exists():
+        return {"train": Path(config.dataset)}
+    if is_published(config.dataset):
+        return {"train": download(config.dataset)}
+    raise DataError(
+        f"data.dataset={config.dataset!r}: allowed are relay, files, the path of a file or folder, "
+        f"and the published {', '.join(PUBLISHED)}"
+    )
+
+
+def _shares(config: DataConfig) -> dict[str, float]:
+    """Splits that are taken from the training file -> their shares of it."""
+    given = config.files or {}
+    shares = {"test": config.test_share, "validation": config.validation_share}
+    return {split: share for split, share in shares.items() if share and split not in given}

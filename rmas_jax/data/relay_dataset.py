@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,26 +50,3 @@ class Relay(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator:
         raise NotImplementedError("splits are generators already")
-
-
-def load_relay(data_dir: str | Path, split: str) -> list[dict[str, Any]]:
-    """Rows of a split, or of a part of one such as `test[:500]`; written on first use.
-
-    Raises:
-      ValueError: no such split; the message lists those there are.
-    """
-    tfds.disable_progress_bar()  # generated in seconds; the bars would break up ours
-    builder = Relay(data_dir=str(data_dir), file_format="array_record")
-    builder.download_and_prepare()
-    return [_decoded(row) for row in builder.as_data_source(split=split)]
-
-
-def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    """Bytes to text and arrays to lists."""
-
-    def text(value):
-        if isinstance(value, bytes):
-            return value.decode()
-        return value if np.isscalar(value) else [text(item) for item in value]
-
-    return {name: text(value) for name, value in row.items()}

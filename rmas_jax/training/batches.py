@@ -26,7 +26,7 @@ class TrainingData:
     """A split, ready to be indexed by row."""
 
     prompts: dict[str, StagePrompt]  # by role, N rows
-    targets: dict[str, Targets]  # by role, N rows, R rounds
+    targets: dict[str, Targets]  # by role that has texts, N rows, R rounds
 
     def __len__(self) -> int:
         return next(iter(self.targets.values())).ids.shape[0]
@@ -67,14 +67,14 @@ def encode_examples(
       examples: rows with "question" and, under each role's field, one text per round.
       tokenizers: by role.
       prompts: by role.
-      text_fields: role -> field of its texts.
+      text_fields: role -> field of its texts; roles without texts get no targets.
       slot_width: vectors per slot.
     """
     questions = [example["question"] for example in examples]
     return TrainingData(
         prompts={
             role: encode_stage(tokenizers[role], prompts[role], questions, slot_width=slot_width)
-            for role in text_fields
+            for role in prompts
         },
         targets={
             role: encode_texts(tokenizers[role], [example[field] for example in examples])
@@ -116,7 +116,8 @@ def encode_dialogues(
 ) -> Dialogues:
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
-    A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before.
+    A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
+    it stays empty where the sender has no texts.
     """
     pieces = [split_template(tokenizer, prompt, form) for form in (prompt.first, prompt.later)]
     marker = SENTINEL.format("question")
@@ -128,10 +129,9 @@ def encode_dialogues(
             [text.replace(marker, example["question"]) for example in examples] for text in texts
         ]
         for k, sender in enumerate(senders):
-            wrote = r - (sender in feedback)
-            sent = [
-                example[text_fields[sender]][wrote] if wrote >= 0 else "" for example in examples
-            ]
+            wrote, field = r - (sender in feedback), text_fields.get(sender)
+            is_sent = field is not None and wrote >= 0
+            sent = [example[field][wrote] if is_sent else "" for example in examples]
             columns.insert(2 * k + 1, sent)
         columns.append([example[text_fields[role]][r] for example in examples])
         encoded = [tokenizer(column, add_special_tokens=False)["input_ids"] for column in columns]

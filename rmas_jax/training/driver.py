@@ -110,7 +110,7 @@ def rollout_pairs(
     aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
     count: what is lost cannot be paired. No gradient passes through the rollout.
     """
-    found: dict[str, list[Pairs]] = {role: [] for role in team.system.topology.order}
+    found: dict[str, list[Pairs]] = {role: [] for role in data.targets}
     for batch, out, counts in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
         for role, hidden in out.thoughts.items():  # [R, B, M, D]
             ids, valid = (
@@ -186,9 +186,9 @@ def run_inner_loop(
     for i in range(config.passes):
         if i:
             rolled = rollout_pairs(team, links, data, rounds=rounds)
-            pairs = {
-                role: tuple(map(np.concatenate, zip(pairs[role], rolled[role], strict=True)))
-                for role in pairs
+            pairs |= {  # a thought of a role without texts stands for no token
+                role: tuple(map(np.concatenate, zip(pairs[role], new, strict=True)))
+                for role, new in rolled.items()
             }
         for part, of_part in jobs.items():
             trained = {}

@@ -1,0 +1,53 @@
+"""The data sets that the paper's authors published on the Hugging Face hub.
+
+Nothing here was ever run against the hub's own files, which could not be reached: layout and field
+names are those that the release describes, and the tests read files of that shape.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+
+from rmas_jax.data.files import SUFFIXES
+from rmas_jax.data.rows import DataError
+
+ORGANISATION = "RecursiveMAS"
+PUBLISHED = (
+    "Sequential-Math",
+    "Sequential-Code",
+    "Distillation-Math",
+    "Distillation-Code",
+    "Mixture-Math",
+    "Mixture-Code",
+    "Mixture-Science",
+    "Mixture-Summarizer",
+    "Mixture-Outer",
+    "Deliberation",
+)
+
+
+def is_published(dataset: str) -> bool:
+    """Whether this is a published data set, by its name or by its hub id."""
+    return dataset.removeprefix(f"{ORGANISATION}/") in PUBLISHED
+
+
+def download(dataset: str) -> Path:
+    """A local snapshot of a published data set; downloaded once.
+
+    Raises:
+      DataError: the hub cannot be reached.
+    """
+    repository = f"{ORGANISATION}/{dataset.removeprefix(f'{ORGANISATION}/')}"
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repository, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]
+        )
+    except Exception as error:  # the hub has many errors, and they share no base
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"data.dataset={dataset!r}: not available from the hub, and there is no folder of that "
+            f"name: {reason}"
+        ) from error
+    return Path(snapshot)

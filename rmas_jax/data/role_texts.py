@@ -1,0 +1,214 @@
+"""Questions, answers and role texts from files, as a tfds data set.
+
+Files are read and checked once: good rows are written as array_record files under a name that
+depends on the files' contents and on what is read from them, bad rows are listed beside them. A
+row of the data set has id, question, answer, difficulty and, for each role, no text, one for all
+rounds or one per round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rmas_jax.data.files import data_files, read_rows
+from rmas_jax.data.rows import (
+    PARTS,
+    BadRow,
+    Columns,
+    DataError,
+    Row,
+    choose_columns,
+    normalise,
+    text_key,
+)
+
+BAD_ROWS = "bad_rows.jsonl"
+TRAINED_ON = ("train", "validation")  # splits whose role texts are read
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Files, and what is read from them."""
+
+    files: Mapping[str, Path]  # split -> a file, or a folder of them; `train` is among them
+    shares: Mapping[str, float]  # split -> its share of the rows of train, from which it is taken
+    roles: tuple[str, ...]  # in the order of their turns; the last one answers
+    fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
+    rounds: int  # rounds that role texts are needed for
+
+    def digest(self) -> str:
+        """Changes with the files' contents and with all that shapes the rows."""
+        settings = {
+            "shares": dict(self.shares),
+            "roles": self.roles,
+            "fields": dict(self.fields),
+            "rounds": self.rounds,
+            "files": {
+                split: [
+                    (name, hashlib.sha256(file.read_bytes()).hexdigest())
+                    for name, file in _named_files(path)
+                ]
+                for split, path in self.files.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+
+class Read(NamedTuple):
+    """A good row and where it stands."""
+
+    file: str
+    line: int
+    row: Row
+
+
+def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
+    """Reads all files: the rows of every split, and the rows that were left out.
+
+    No question stands in two splits: where two files have it, that of the split that is tested
+    later in a run keeps it (test before validation before train).
+
+    Raises:
+      DataError: a file cannot be read, lacks a field or has no good row; a split would be empty.
+    """
+    splits: dict[str, list[Read]] = {}
+    bad: list[BadRow] = []
+    trained: Mapping[str, str] = {}  # role -> field that the training file has
+    for split in sorted(source.files, key=lambda split: split != "train"):
+        path = source.files[split]
+        rows = [
+            (name, line, content)
+            for name, file in _named_files(path)
+            for line, content in read_rows(file)
+        ]
+        columns = _columns(source, split, rows, trained)
+        trained = columns.texts if split == "train" else trained
+        splits[split] = []
+        found = []
+        for name, line, content in rows:
+            try:
+                row = normalise(content, columns, place=f"{name}:{line}", rounds=source.rounds)
+            except ValueError as error:
+                found.append(BadRow(name, line, str(error)))
+            else:
+                splits[split].append(Read(name, line, row))
+        if not splits[split]:
+            why = f"the first: line {found[0].line}: {found[0].reason}" if found else "it is empty"
+            raise DataError(f"{path}: none of its {len(found)} rows can be used; {why}")
+        bad += found
+    for split in source.shares:
+        splits[split] = []
+    train = splits["train"]
+    splits["train"] = []
+    for read in train:
+        splits[split_of(read.row["question"], source.shares)].append(read)
+    bad += _repeated(splits)
+    for split, reads in splits.items():
+        if not reads:
+            share = f"{source.shares[split]:g} of " if split in source.shares else ""
+            raise DataError(
+                f"{source.files.get(split, source.files['train'])}: no row is left for the split "
+                f"{split!r}, {share}{len(train)} rows; give it a file of its own (data.files)"
+            )
+    return {split: [read.row for read in reads] for split, reads in splits.items()}, bad
+
+
+def split_of(question: str, shares: Mapping[str, float]) -> str:
+    """The split that a question falls into, by a hash of its words; `train` has what is left."""
+    digest = hashlib.sha256(" ".join(question.split()).encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for split, share in shares.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def _columns(
+    source: Source, split: str, rows: list[tuple[str, int, Any]], trained: Mapping[str, str]
+) -> Columns:
+    present = {field for *_, content in rows if isinstance(content, dict) for field in content}
+    if split in TRAINED_ON:
+        roles, fields = source.roles, source.fields
+    else:
+        roles, fields = (), {part: f for part, f in source.fields.items() if part in PARTS}
+    columns = choose_columns(present, roles, fields, where=str(source.files[split]))
+    if split == "validation" and (lacking := set(trained) - set(columns.texts)):
+        raise DataError(
+            f"{source.files[split]}: has no texts of {', '.join(sorted(lacking))}, which "
+            f"{source.files['train']} has; fields here are {', '.join(sorted(present))}"
+        )
+    return columns
+
+
+def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
+    """Takes out, and yields, rows whose id their split has already, or whose question stands in a
+    split that goes before theirs.
+    """
+    asked: dict[str, str] = {}  # question -> split
+    tested = [split for split in splits if split not in TRAINED_ON]
+    for split in (*tested, *TRAINED_ON[::-1]):
+        kept, ids = [], set()
+        for read in splits[split]:
+            question, name = " ".join(read.row["question"].split()), read.row["id"]
+            if (other := asked.setdefault(question, split)) != split:
+                yield BadRow(read.file, read.line, f"the same question stands in {other}")
+            elif name in ids:
+                yield BadRow(read.file, read.line, f"id: {name!r} stands here twice")
+            else:
+                ids.add(name)
+                kept.append(read)
+        splits[split] = kept
+
+
+def _named_files(path: Path) -> list[tuple[str, Path]]:
+    """Data files with their names below `path`."""
+    return [
+        (str(file.relative_to(path)) if path.is_dir() else file.name, file)
+        for file in data_files(path)
+    ]
+
+
+class RoleTexts(tfds.core.GeneratorBasedBuilder):
+    """Questions, answers and role texts from files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Questions, answers and role texts."}
+
+    def __init__(self, source: Source, **options: Any):
+        self.source = source
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        texts = {text_key(role): tfds.features.Sequence(text) for role in self.source.roles}
+        parts = {"id": text, "question": text, "answer": text, "difficulty": np.int32}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(parts | texts),
+            description=__doc__,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # files are here already
+        splits, bad = read_source(self.source)
+        lines = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in bad]
+        (Path(self.data_dir) / BAD_ROWS).write_text("".join(lines), encoding="utf-8")
+        none = {text_key(role): [] for role in self.source.roles}
+        return {split: ((row["id"], none | row) for row in rows) for split, rows in splits.items()}
+
+    def _generate_examples(self) -> Iterator:
+        raise NotImplementedError("splits are generators already")
+
+    def bad_rows(self) -> list[BadRow]:
+        """Rows that were left out; the data set is prepared."""
+        lines = (Path(self.data_dir) / BAD_ROWS).read_text(encoding="utf-8").split("\n")
+        return [BadRow(**json.loads(line)) for line in lines if line]

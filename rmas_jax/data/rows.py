@@ -1,0 +1,165 @@
+"""Rows of questions with role texts: which field holds what, and what makes a row a bad one."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# Part of a row, or role -> the fields it is looked for in, in this order. The published data sets
+# and upstream's fallbacks; a role that stands nowhere here is looked for under its own name. (For
+# `summarizer`, upstream's outer loop takes `answer` before the summary: set
+# `data.text_fields: {summarizer: answer}` to do the same.)
+FIELDS: dict[str, tuple[str, ...]] = {
+    "id": ("id",),
+    "question": ("question", "query", "prompt", "text", "input"),
+    "answer": ("answer",),
+    "difficulty": ("difficulty",),
+    "planner": ("plan", "planner"),
+    "critic": ("refined_plan", "critic"),
+    "solver": ("draft", "solver", "answer"),
+    "math": ("hie_math_expert", "math_expert", "expert_math", "math"),
+    "code": ("hie_code_expert", "code_expert", "expert_code", "code"),
+    "science": ("hie_science_expert", "science_expert", "expert_science", "science"),
+    "summarizer": ("hie_summarizer", "summary", "summarizer", "answer"),
+    "expert": ("distill_expert", "refined_plan", "expert_plan", "expert"),
+    "learner": ("distill_learner", "learner", "answer", "learner_answer"),
+    "reflector": ("deliberation_reflector", "reflector", "answer"),
+    "toolcaller": ("deliberation_toolcaller", "toolcaller", "answer"),
+}
+PARTS = ("id", "question", "answer", "difficulty")
+# What marks a slot in a template, here (prompts.SENTINEL) and upstream.
+SLOT_MARKER = re.compile(r"[\ue000\ue001]|<<\w*SLOT>>")
+
+Row = dict[str, Any]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file or setting and what is allowed."""
+
+
+class BadRow(NamedTuple):
+    """A row that was left out."""
+
+    file: str
+    line: int  # from 1; where a file has no lines of rows, the row's number
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Field of a file by part of a row and by role; what the file does not hold is not here."""
+
+    parts: Mapping[str, str]
+    texts: Mapping[str, str]
+
+
+def text_key(role: str) -> str:
+    """Where a normalised row holds a role's texts."""
+    return f"{role}_text"
+
+
+def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
+    """Fields that a part of a row, or a role, is looked for in; the role that answers can always
+    be shown the answer.
+    """
+    names = FIELDS.get(part, (part,))
+    return (*names, "answer") if answers and "answer" not in names else names
+
+
+def choose_columns(
+    present: Collection[str], roles: Sequence[str], chosen: Mapping[str, str], *, where: str
+) -> Columns:
+    """Finds the fields of a file.
+
+    Args:
+      present: fields that the file has.
+      roles: in the order of their turns; the last one answers.
+      chosen: part or role -> field, instead of those that are looked for.
+      where: the file, for errors.
+
+    Raises:
+      DataError: no field for the question or the answer, or a chosen field is not there.
+    """
+    found: dict[str, str] = {}
+    for part in (*PARTS, *roles):
+        names = names_of(part, answers=part == roles[-1]) if roles else names_of(part)
+        names = (chosen[part],) if part in chosen else names
+        if name := next((name for name in names if name in present), None):
+            found[part] = name
+        elif part in chosen or part in ("question", "answer"):
+            raise DataError(
+                f"{where}: no row has the {part}, looked for as {' or '.join(names)}; fields here "
+                f"are {', '.join(sorted(present)) or 'none'} (data.text_fields chooses another)"
+            )
+    return Columns(
+        parts={part: found[part] for part in PARTS if part in found},
+        texts={role: found[role] for role in roles if role in found},
+    )
+
+
+def normalise(content: Any, columns: Columns, *, place: str, rounds: int) -> Row:
+    """A row with id, question, answer, difficulty and, by `text_key`, each role's texts.
+
+    Args:
+      content: what stands in the file.
+      columns: its fields.
+      place: the row's id, if it has none of its own.
+      rounds: rounds that texts are needed for. A text, or a list of one, serves all of them.
+
+    Raises:
+      ValueError: the reason why the row is a bad one.
+    """
+    if isinstance(content, ValueError):  # what reading it ended in
+        raise content
+    if not isinstance(content, Mapping):
+        raise ValueError(f"expected an object, got {_show(content)}")
+    parts = columns.parts
+    difficulty = content.get(parts["difficulty"]) if "difficulty" in parts else None
+    if difficulty is not None and type(difficulty) is not int:
+        raise ValueError(f"{parts['difficulty']}: expected a whole number, got {_show(difficulty)}")
+    has_id = content.get(parts.get("id")) is not None
+    row = {
+        "id": _text(content, parts["id"], numbers=True) if has_id else place,
+        "question": _text(content, parts["question"]),
+        "answer": _text(content, parts["answer"], numbers=True),
+        "difficulty": difficulty or 0,
+    }
+    for role, field in columns.texts.items():
+        value = content.get(field)
+        if not isinstance(value, list):
+            row[text_key(role)] = [_text(content, field, numbers=field == parts["answer"])]
+            continue
+        texts = [_text({field: text}, field) for text in value]
+        if len(texts) != 1 and len(texts) < rounds:
+            raise ValueError(f"{field}: {len(texts)} texts for {rounds} rounds; allowed is one too")
+        row[text_key(role)] = texts[:rounds]
+    return row
+
+
+def in_every_round(texts: Sequence[str], rounds: int) -> list[str]:
+    """A text per round, from one for all or one for each."""
+    return list(texts) * rounds if len(texts) == 1 else list(texts)
+
+
+def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> str:
+    value = content.get(field)
+    if numbers and type(value) in (int, float):
+        value = str(value)
+    if value is None:
+        raise ValueError(f"{field}: missing")
+    if not isinstance(value, str):
+        raise ValueError(f"{field}: expected text, got {_show(value)}")
+    if not value.strip():
+        raise ValueError(f"{field}: empty")
+    if re.search("[\ud800-\udfff]", value):  # half of a pair, which JSON can hold
+        raise ValueError(f"{field}: no text that can be written as UTF-8")
+    if marker := SLOT_MARKER.search(value):
+        raise ValueError(f"{field}: holds the slot marker {marker[0]!r}")
+    return value
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,246 @@
+"""Files as data sets: every form of file, splits, bad rows, and what is refused."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rmas_jax.config import DataConfig
+from rmas_jax.data import DataError, load_task, published
+
+ROLES = ("planner", "critic", "solver")
+COUNT = 60
+
+
+def row(i, **change):
+    texts = {"plan": f"Plan {i}.", "refined_plan": f"Better plan {i}."}
+    return {"question": f"How much is {i} + {i}?", **texts, "answer": str(2 * i)} | change
+
+
+ROWS = [row(i) for i in range(COUNT)]
+
+
+def write(path, rows):
+    """A file of rows in the form that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def load(tmp_path, *, roles=ROLES, rounds=2, **config):
+    config = {"dataset": "files"} | config if "files" in config else config
+    config = {name: str(v) if name == "dataset" else v for name, v in config.items()}
+    return load_task(DataConfig(**config), roles=roles, rounds=rounds, data_dir=tmp_path / "data")
+
+
+def everything(task):
+    return [row for split in ("train", "validation", "test") for row in task.load(split)]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet"])
+def test_every_form_of_file_holds_the_same_rows(tmp_path, name):
+    task = load(tmp_path, dataset=write(tmp_path / name, ROWS))
+    found = sorted(everything(task), key=lambda row: int(row["answer"]))
+    assert task.text_fields == {role: f"{role}_text" for role in ROLES}
+    assert [row["id"] for row in found] == [f"{name}:{i + 1}" for i in range(COUNT)]
+    assert found[7] == {
+        "id": f"{name}:8",
+        "question": "How much is 7 + 7?",
+        "answer": "14",
+        "difficulty": 0,
+        "planner_text": ["Plan 7."] * 2,
+        "critic_text": ["Better plan 7."] * 2,
+        "solver_text": ["14"] * 2,
+    }
+    assert not task.bad_rows
+
+
+def test_rows_under_a_field_of_a_json_file(tmp_path):
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps({"version": 1, "data": ROWS}))
+    assert len(everything(load(tmp_path, dataset=file))) == COUNT
+
+
+# The layouts in which the hub holds data sets; the published ones themselves were never read.
+LAYOUTS = {
+    "parquet shards": {
+        "data/train-00000-of-00002.parquet": ROWS[:40],
+        "data/train-00001-of-00002.parquet": ROWS[40:],
+    },
+    "json lines": {"train.jsonl": ROWS, "dataset_infos.json": []},
+    "json": {"sequential_math.json": ROWS},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["Sequential-Math", "RecursiveMAS/Sequential-Math"])
+def test_a_published_data_set(tmp_path, monkeypatch, layout, name):
+    for file, rows in LAYOUTS[layout].items():
+        write(tmp_path / "snapshot" / file, rows)
+    asked = []
+
+    def snapshot_download(repository, **options):  # the hub, which cannot be reached
+        asked.append((repository, options["repo_type"]))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(published.huggingface_hub, "snapshot_download", snapshot_download)
+    found = everything(load(tmp_path, dataset=name))
+    assert asked == [("RecursiveMAS/Sequential-Math", "dataset")]
+    assert {row["question"] for row in found} == {row["question"] for row in ROWS}
+    # A local folder stands in its place.
+    local = everything(load(tmp_path, dataset=tmp_path / "snapshot"))
+    assert local == found and len(asked) == 1
+
+
+def test_without_the_hub_a_published_data_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"Mixture-Outer.*not available from the hub"):
+        load(tmp_path, dataset="Mixture-Outer")  # the tests are offline
+
+
+def test_splits_are_disjoint_and_depend_on_the_question_alone(tmp_path):
+    rows = [row(i) for i in range(400)]
+    task = load(tmp_path, dataset=write(tmp_path / "a.jsonl", rows), test_share=0.25)
+    splits = {split: task.load(split) for split in ("train", "validation", "test")}
+    asked = {split: {row["question"] for row in found} for split, found in splits.items()}
+    assert sum(map(len, asked.values())) == len(set().union(*asked.values())) == 400
+    assert 70 < len(asked["test"]) < 130 and 20 < len(asked["validation"]) < 65
+    # Another order, other texts, more rows and other spaces: every question stays where it was.
+    changed = [row(i, plan="P", question=f"How  much is {i} + {i}? ") for i in range(450)][::-1]
+    other = load(tmp_path, dataset=write(tmp_path / "b.parquet", changed), test_share=0.25)
+    for split, questions in asked.items():
+        found = {" ".join(row["question"].split()) for row in other.load(split)}
+        assert questions < found
+
+
+def test_a_part_of_a_split(tmp_path):
+    task = load(tmp_path, dataset=write(tmp_path / "rows.jsonl", ROWS))
+    assert task.load("train[:5]") == task.load("train")[:5]
+    with pytest.raises(ValueError, match=r"'tset'.*'validation'"):
+        task.load("tset")
+
+
+def test_a_file_per_split(tmp_path):
+    bare = [{"question": f"{i} * 2?", "answer": 2 * i} for i in range(9)]  # no role texts
+    files = {
+        "train": write(tmp_path / "a.jsonl", ROWS[:40]),
+        "validation": write(tmp_path / "b.json", ROWS[40:]),
+        "test": write(tmp_path / "c.jsonl", bare),
+        "test_hard": write(tmp_path / "d.jsonl", bare[:3] + ROWS[:2]),
+    }
+    task = load(tmp_path, files={split: str(file) for split, file in files.items()})
+    sizes = {split: len(task.load(split)) for split in files}
+    # What is tested is not trained on; of two test files, the first keeps a question.
+    assert sizes == {"train": 38, "validation": 20, "test": 9, "test_hard": 2}
+    assert [(bad.file, bad.line, bad.reason) for bad in task.bad_rows] == [
+        *(("d.jsonl", i, "the same question stands in test") for i in (1, 2, 3)),
+        *(("a.jsonl", i, "the same question stands in test_hard") for i in (1, 2)),
+    ]
+    assert task.load("test")[0]["planner_text"] == []
+    # Validation is taken from the training file, where it has no file of its own.
+    del files["validation"]
+    task = load(tmp_path, files={split: str(file) for split, file in files.items()})
+    assert len(task.load("train")) + len(task.load("validation")) == 38
+
+
+def test_roles_without_texts_and_with_texts_of_another(tmp_path):
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    roles = ("planner", "reviewer", "judge")
+    task = load(tmp_path, dataset=file, roles=roles)
+    assert task.text_fields == {"planner": "planner_text", "judge": "judge_text"}
+    assert task.load("train[:1]")[0]["reviewer_text"] == []
+    task = load(tmp_path, dataset=file, roles=roles, text_fields={"reviewer": "refined_plan"})
+    assert task.load("train[:1]")[0]["reviewer_text"][0].startswith("Better plan")
+
+
+def test_the_embedded_task_serves_other_roles(tmp_path):
+    task = load_task(
+        DataConfig(text_fields={"opener": "plan"}),
+        roles=("opener", "judge"),
+        rounds=2,
+        data_dir=tmp_path,
+    )
+    assert set(task.text_fields) == {"opener", "judge"}
+    item = task.load("test[:1]")[0]
+    assert item["judge_text"] == [item["answer"]] * 2
+    assert len(set(item["opener_text"])) > 1
+    with pytest.raises(DataError, match="4 rounds, not for 5"):
+        load_task(DataConfig(), roles=ROLES, rounds=5, data_dir=tmp_path)
+
+
+def test_bad_rows_are_listed_and_left_out(tmp_path):
+    rows = [*ROWS, row(60, plan=""), row(61, id="x"), row(61, id="x", answer="?")]
+    file = write(tmp_path / "rows.jsonl", rows)
+    file.write_text(file.read_text() + "\n{not json\n[1]\n")
+    for _ in range(2):  # also where the data was prepared before
+        task = load(tmp_path, dataset=file)
+        bad = {bad.line: bad.reason for bad in task.bad_rows}
+        assert set(bad) == {61, 63, 65, 66} and len(everything(task)) == COUNT + 1
+        assert bad[61] == "plan: empty" and bad[63] == "id: 'x' stands here twice"
+        assert bad[65].startswith("not JSON") and bad[66] == "expected an object, got [1]"
+    assert {bad.file for bad in task.bad_rows} == {"rows.jsonl"}
+
+
+def test_changed_files_and_settings_are_other_data(tmp_path):
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    first = load(tmp_path, dataset=file)
+    assert load(tmp_path, dataset=file).version == first.version
+    versions = {first.version, load(tmp_path, dataset=file, rounds=3).version}
+    versions.add(load(tmp_path, dataset=file, test_share=0.2).version)
+    versions.add(load(tmp_path, dataset=file, roles=("planner", "solver")).version)
+    write(file, [*ROWS[:-1], row(COUNT - 1, answer="many")])
+    changed = load(tmp_path, dataset=file)
+    assert len({*versions, changed.version}) == 5
+    assert "many" in [row["answer"] for row in everything(changed)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "config", "words"),
+    [
+        ([], {}, ["question", "fields here are none"]),
+        ([row(1, plan="")], {}, ["none of its 1 rows", "line 1: plan: empty"]),
+        ([{"answer": "1"}], {}, ["no row has the question"]),
+        (ROWS, {"text_fields": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
+        (ROWS, {"text_fields": {"judge": "plan"}}, ["data.text_fields: judge", "planner"]),
+        (ROWS[:2], {}, ["no row is left for the split", "0.1 of 2 rows"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_message(tmp_path, rows, config, words):
+    with pytest.raises(DataError) as error:
+        load(tmp_path, dataset=write(tmp_path / "rows.jsonl", rows), **config)
+    assert all(word in str(error.value) for word in words)
+    assert not list(tmp_path.glob("data/*/role_texts/[0-9]*"))  # nothing half written
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.csv").write_text("question,answer")
+    (tmp_path / "cut.json").write_text("[{")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "two.json").write_text('{"a": [], "b": []}')
+    for name, words in {
+        "nowhere.jsonl": "allowed are relay, files",
+        "Sequential-Maths": "Sequential-Math",
+        "empty": "holds no such file",
+        "rows.csv": "parquet",
+        "cut.json": "cannot be read",
+        "cut.parquet": "cannot be read",
+        "two.json": "one such list",
+    }.items():
+        with pytest.raises(DataError) as error:
+            load(tmp_path, dataset=tmp_path / name)
+        assert words in str(error.value) and name in str(error.value)
+
+
+def test_validation_has_the_roles_of_training(tmp_path):
+    files = {
+        "train": str(write(tmp_path / "a.jsonl", ROWS)),
+        "validation": str(write(tmp_path / "b.jsonl", [{"question": "1 + 0?", "answer": "1"}])),
+    }
+    with pytest.raises(DataError, match=r"b\.jsonl: has no texts of critic, planner"):
+        load(tmp_path, files=files)

@@ -1,0 +1,126 @@
+"""What is read from a row, and which rows are bad."""
+
+import pytest
+
+from rmas_jax.data.rows import FIELDS, DataError, choose_columns, normalise
+
+SEQUENTIAL = ("planner", "critic", "solver")
+ROW = {"question": "2 + 2?", "plan": "Add.", "refined_plan": "Add up.", "answer": "4"}
+
+
+def columns(row, roles=SEQUENTIAL, chosen=None):
+    return choose_columns(set(row), roles, chosen or {}, where="file")
+
+
+def read(row, roles=SEQUENTIAL, chosen=None, rounds=2):
+    return normalise(row, columns(row, roles, chosen), place="file:1", rounds=rounds)
+
+
+def test_a_published_row():
+    assert read(ROW) == {
+        "id": "file:1",
+        "question": "2 + 2?",
+        "answer": "4",
+        "difficulty": 0,
+        "planner_text": ["Add."],
+        "critic_text": ["Add up."],
+        "solver_text": ["4"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("roles", "row", "texts"),
+    [
+        (("math", "summarizer"), {"expert_math": "a", "hie_math_expert": "b"}, {"math": "b"}),
+        (("math", "summarizer"), {"expert_math": "a"}, {"math": "a"}),
+        (("math", "summarizer"), {"summary": "c"}, {"summarizer": "c"}),
+        (("code", "science"), {"code_expert": "a", "science_expert": "b"}, {"code": "a"}),
+        (("expert", "learner"), {"refined_plan": "a", "expert_plan": "b"}, {"expert": "a"}),
+        (("expert", "learner"), {"learner_answer": "a"}, {"learner": "4"}),
+        (("expert", "learner"), {"distill_learner": "a"}, {"learner": "a"}),
+        (("reflector", "toolcaller"), {"deliberation_reflector": "a"}, {"reflector": "a"}),
+        (("reflector", "toolcaller"), {}, {"reflector": "4", "toolcaller": "4"}),
+        (("scout", "judge"), {"scout": "a"}, {"scout": "a", "judge": "4"}),
+        (("judge", "scout"), {}, {"scout": "4"}),  # the last role answers; the judge has no text
+    ],
+)
+def test_fields_are_looked_for_in_order(roles, row, texts):
+    found = read({"question": "2 + 2?", "answer": "4", **row}, roles)
+    for role, text in texts.items():
+        assert found[f"{role}_text"] == [text]
+    assert "judge_text" not in found or roles[-1] == "judge"
+
+
+def test_every_part_and_role_has_a_field():
+    assert all(FIELDS.values())
+
+
+def test_chosen_fields_go_before_all_others():
+    row = ROW | {"task": "3 + 3?", "level": 3, "name": 7, "draft": "Five?"}
+    chosen = {"question": "task", "difficulty": "level", "id": "name", "solver": "answer"}
+    found = read(row, chosen=chosen)
+    assert (found["question"], found["difficulty"], found["id"]) == ("3 + 3?", 3, "7")
+    assert found["solver_text"] == ["4"] and read(row)["solver_text"] == ["Five?"]
+
+
+def test_one_text_serves_all_rounds_and_a_list_has_one_for_each():
+    texts = ["one", "two", "three"]
+    assert read(ROW | {"plan": texts}, rounds=2)["planner_text"] == texts[:2]
+    assert read(ROW | {"plan": texts}, rounds=3)["planner_text"] == texts
+    assert read(ROW | {"plan": ["one"]}, rounds=3)["planner_text"] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"question": None}, "question: missing"),
+        ({"question": " \n"}, "question: empty"),
+        ({"question": 7}, "question: expected text, got 7"),
+        ({"answer": ["4"]}, "answer: expected text"),
+        ({"answer": True}, "answer: expected text, got True"),
+        ({"plan": ""}, "plan: empty"),
+        ({"plan": {"step": 1}}, "plan: expected text"),
+        ({"plan": ["a", None]}, "plan: missing"),
+        ({"plan": ["a", "b"]}, "plan: 2 texts for 3 rounds"),
+        ({"plan": []}, "plan: 0 texts for 3 rounds"),
+        (
+            {"refined_plan": "as <<LATENT_PLANNER_SLOT>> says"},
+            "slot marker '<<LATENT_PLANNER_SLOT>>'",
+        ),
+        ({"question": "\ue000planner\ue001"}, "question: holds the slot marker"),
+        ({"question": "\ud800"}, "question: no text that can be written"),
+        ({"difficulty": "hard"}, "difficulty: expected a whole number, got 'hard'"),
+    ],
+)
+def test_bad_rows(change, reason):
+    good = ROW | {"difficulty": 2}
+    assert read(good, rounds=3)["difficulty"] == 2
+    with pytest.raises(ValueError) as error:
+        read(good | change, rounds=3)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("content", [["a"], "text", None, 3])
+def test_what_is_no_object_is_a_bad_row(content):
+    with pytest.raises(ValueError, match="expected an object"):
+        normalise(content, columns(ROW), place="file:1", rounds=1)
+
+
+def test_numbers_are_answers():
+    assert read(ROW | {"answer": 4})["answer"] == "4"
+    assert read(ROW | {"answer": 0.5})["solver_text"] == ["0.5"]
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen", "words"),
+    [
+        ({"plan", "answer"}, {}, ["question", "query", "plan"]),
+        ({"question", "plan"}, {}, ["answer"]),
+        (set(), {}, ["question", "none"]),
+        ({"question", "answer"}, {"planner": "outline"}, ["planner", "outline", "text_fields"]),
+    ],
+)
+def test_a_missing_column_is_named(present, chosen, words):
+    with pytest.raises(DataError) as error:
+        choose_columns(present, SEQUENTIAL, chosen, where="rows.jsonl")
+    assert all(word in str(error.value) for word in ["rows.jsonl", *words])
