@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,7 +31,6 @@ from rmas_jax.data.rows import (
 )
 
 BAD_ROWS = "bad_rows.jsonl"
-TRAINED_ON = ("train", "validation")  # splits whose role texts are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,46 +69,68 @@ class Read(NamedTuple):
     row: Row
 
 
+def read_files(
+    path: Path, *, roles: Sequence[str], fields: Mapping[str, str], rounds: int
+) -> tuple[list[Read], list[BadRow], Columns]:
+    """Reads a file, or a folder of them: good rows, bad rows, and the fields they were read from.
+
+    Raises:
+      DataError: a file cannot be read, lacks a field or has no good row.
+    """
+    rows = [
+        (name, line, content)
+        for name, file in _named_files(path)
+        for line, content in read_rows(file)
+    ]
+    present = {field for *_, content in rows if isinstance(content, dict) for field in content}
+    columns = choose_columns(present, roles, fields, where=str(path))
+    good, bad = [], []
+    for name, line, content in rows:
+        try:
+            row = normalise(content, columns, place=f"{name}:{line}", rounds=rounds)
+        except ValueError as error:
+            bad.append(BadRow(name, line, str(error)))
+        else:
+            good.append(Read(name, line, row))
+    if not good:
+        file, line, reason = bad[0]
+        raise DataError(
+            f"{path}: none of its {len(bad)} rows can be used; the first: {file}, line {line}: "
+            f"{reason}"
+        )
+    return good, bad, columns
+
+
 def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
     """Reads all files: the rows of every split, and the rows that were left out.
 
-    No question stands in two splits: where two files have it, that of the split that is tested
-    later in a run keeps it (test before validation before train).
+    No question stands in two splits: where several files have it, a tested split keeps it before
+    validation, and validation before train.
 
     Raises:
-      DataError: a file cannot be read, lacks a field or has no good row; a split would be empty.
+      DataError: as in `read_files`; validation lacks texts that train has; a split would be empty.
     """
-    splits: dict[str, list[Read]] = {}
-    bad: list[BadRow] = []
-    trained: Mapping[str, str] = {}  # role -> field that the training file has
-    for split in sorted(source.files, key=lambda split: split != "train"):
-        path = source.files[split]
-        rows = [
-            (name, line, content)
-            for name, file in _named_files(path)
-            for line, content in read_rows(file)
-        ]
-        columns = _columns(source, split, rows, trained)
-        trained = columns.texts if split == "train" else trained
-        splits[split] = []
-        found = []
-        for name, line, content in rows:
-            try:
-                row = normalise(content, columns, place=f"{name}:{line}", rounds=source.rounds)
-            except ValueError as error:
-                found.append(BadRow(name, line, str(error)))
-            else:
-                splits[split].append(Read(name, line, row))
-        if not splits[split]:
-            why = f"the first: line {found[0].line}: {found[0].reason}" if found else "it is empty"
-            raise DataError(f"{path}: none of its {len(found)} rows can be used; {why}")
-        bad += found
-    for split in source.shares:
-        splits[split] = []
-    train = splits["train"]
-    splits["train"] = []
+    train, bad, columns = read_files(
+        source.files["train"], roles=source.roles, fields=source.fields, rounds=source.rounds
+    )
+    splits: dict[str, list[Read]] = {split: [] for split in ("train", *source.shares)}
     for read in train:
         splits[split_of(read.row["question"], source.shares)].append(read)
+    parts = {part: field for part, field in source.fields.items() if part in PARTS}
+    for split, path in source.files.items():
+        if split == "train":
+            continue
+        # The roles of train are needed where links are validated, and none where they are tested.
+        needed = columns.texts if split == "validation" else {}
+        splits[split], found, there = read_files(
+            path, roles=[*needed], fields=source.fields if needed else parts, rounds=source.rounds
+        )
+        if lacking := needed.keys() - there.texts.keys():
+            raise DataError(
+                f"{path}: has no texts of {', '.join(sorted(lacking))}, which "
+                f"{source.files['train']} has"
+            )
+        bad += found
     bad += _repeated(splits)
     for split, reads in splits.items():
         if not reads:
@@ -132,30 +153,13 @@ def split_of(question: str, shares: Mapping[str, float]) -> str:
     return "train"
 
 
-def _columns(
-    source: Source, split: str, rows: list[tuple[str, int, Any]], trained: Mapping[str, str]
-) -> Columns:
-    present = {field for *_, content in rows if isinstance(content, dict) for field in content}
-    if split in TRAINED_ON:
-        roles, fields = source.roles, source.fields
-    else:
-        roles, fields = (), {part: f for part, f in source.fields.items() if part in PARTS}
-    columns = choose_columns(present, roles, fields, where=str(source.files[split]))
-    if split == "validation" and (lacking := set(trained) - set(columns.texts)):
-        raise DataError(
-            f"{source.files[split]}: has no texts of {', '.join(sorted(lacking))}, which "
-            f"{source.files['train']} has; fields here are {', '.join(sorted(present))}"
-        )
-    return columns
-
-
 def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
     """Takes out, and yields, rows whose id their split has already, or whose question stands in a
     split that goes before theirs.
     """
     asked: dict[str, str] = {}  # question -> split
-    tested = [split for split in splits if split not in TRAINED_ON]
-    for split in (*tested, *TRAINED_ON[::-1]):
+    trained = ("validation", "train")
+    for split in (*(split for split in splits if split not in trained), *trained):
         kept, ids = [], set()
         for read in splits[split]:
             question, name = " ".join(read.row["question"].split()), read.row["id"]

@@ -8,6 +8,7 @@ import pytest
 
 from rmas_jax.config import DataConfig
 from rmas_jax.data import DataError, load_task, published
+from rmas_jax.topology import load_topology
 
 ROLES = ("planner", "critic", "solver")
 COUNT = 60
@@ -96,6 +97,31 @@ def test_a_published_data_set(tmp_path, monkeypatch, layout, name):
     # A local folder stands in its place.
     local = everything(load(tmp_path, dataset=tmp_path / "snapshot"))
     assert local == found and len(asked) == 1
+
+
+# Rows as the release describes them, by topology; question and answer stand in all of them.
+SHAPES = {
+    "sequential": {"planner": "plan", "critic": "refined_plan"},
+    "mixture": {f: f"hie_{f}_expert" for f in ("math", "code", "science")},
+    "distillation": {"expert": "distill_expert", "learner": "distill_learner"},
+    "deliberation": {"reflector": "deliberation_reflector"},
+}
+
+
+@pytest.mark.parametrize("topology", SHAPES)
+def test_every_released_topology_finds_its_texts(tmp_path, topology):
+    fields, roles = SHAPES[topology], load_topology(topology).order
+    rows = [
+        {"question": f"{i}?", "answer": f"{i}."} | {f: f"{f} {i}" for f in fields.values()}
+        for i in range(COUNT)
+    ]
+    task = load(tmp_path, dataset=write(tmp_path / "train.parquet", rows), roles=roles, rounds=1)
+    assert set(task.text_fields) == set(roles)
+    for item in everything(task):
+        number = item["question"].rstrip("?")
+        for role in roles:
+            text = f"{fields[role]} {number}" if role in fields else f"{number}."
+            assert item[task.text_fields[role]] == [text]
 
 
 def test_without_the_hub_a_published_data_set_is_refused(tmp_path):
