@@ -21,7 +21,9 @@ import numpy as np
 from rmas_jax.agents import Reading, read_prefix
 from rmas_jax.answers import Texts, write_texts
 from rmas_jax.models import Cache, Decoder
+from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
+from rmas_jax.sampling import GREEDY
 from rmas_jax.topology import System
 
 
@@ -44,6 +46,7 @@ class TextSolution(NamedTuple):
 
 
 _read_prefix = jax.jit(read_prefix, static_argnames="model")
+_stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # other draws at every stage
 
 
 def fill_slots(
@@ -108,11 +111,13 @@ def listen(
     rounds: int,
     end_tokens: Mapping[str, tuple[int, ...]],
     max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
 ) -> tuple[Reading, list[Message]]:
     """R rounds of text, up to what the answerer reads before it answers.
 
-    Not to be jitted: texts change vocabulary on the host. Messages are greedy, so several answers
-    share them as they share latents.
+    Not to be jitted: texts change vocabulary on the host. Several answers share messages as they
+    share latents.
 
     Args:
       system: topology and decoders; its links and latent steps are not used.
@@ -123,6 +128,8 @@ def listen(
       end_tokens: role -> ids that end its text.
       max_tokens: tokens of a message at most: with M of them an agent passes on what it can say in
         the time of M latent thoughts.
+      sampling: how the tokens of messages are chosen.
+      keys: [B] PRNG keys, where they are drawn.
 
     Raises:
       ValueError: fewer than one round, or messages of less than one token.
@@ -159,6 +166,8 @@ def listen(
                 reading,
                 end_tokens=end_tokens[role],
                 max_tokens=max_tokens,
+                sampling=sampling,
+                keys=None if keys is None else _stage_keys(keys, len(messages)),
             )
             seconds = time.perf_counter() - started
             newest[role] = written.texts
@@ -176,6 +185,8 @@ def solve(
     end_tokens: Mapping[str, tuple[int, ...]],
     max_tokens: int,
     max_message_tokens: int | None = None,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
 ) -> TextSolution:
     """R rounds of text, then the answer: `listen` and `answers.write_texts`.
 
@@ -190,6 +201,8 @@ def solve(
         rounds=rounds,
         end_tokens=end_tokens,
         max_tokens=max_tokens if max_message_tokens is None else max_message_tokens,
+        sampling=sampling,
+        keys=keys,
     )
     written = write_texts(
         system.models[role],
@@ -198,6 +211,8 @@ def solve(
         reading,
         end_tokens=end_tokens[role],
         max_tokens=max_tokens,
+        sampling=sampling,
+        keys=None if keys is None else _stage_keys(keys, len(messages)),
     )
     tokens = written.tokens + sum(message.tokens for message in messages)
     return TextSolution(written.texts, tokens, messages)

@@ -1,0 +1,296 @@
+"""Makes role texts for questions and answers: what a team's agents say while they solve them.
+
+    python -m experiments.make_role_texts --config experiments/configs/custom_team/run.yaml \\
+        --questions my_questions.jsonl --out my_role_texts.jsonl --attempts 4 --temperature 0.7
+
+The team of a run's configuration works on every question in text, for as many rounds as the run
+trains, and what each role wrote in each round becomes its text. The file that comes out is one to
+train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
+no `data.text_fields`.
+
+The agents are not shown the right answer. A plan that was written with the answer in view tends to
+hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
+item is kept if the team's own answer is right (rejection sampling), and tried again if it is not,
+with other random numbers, up to --attempts times. What never came out right is left out, so hard
+questions become rarer: the last line says how many were kept. With --accept any, for answers that
+cannot be compared, every text is kept, and the answerer's text is the given answer.
+
+Interrupted? Run the same command again: finished items are kept, and the others get the random
+numbers that they would have got. The file --out has a line per item; what did not come out right
+stands in --out.missed, and what both were made with in --out.settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.run import BAD_INPUT, BAD_INPUTS, weights_digest
+from rmas_jax import text_channel
+from rmas_jax.assembly import Team, load_team
+from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.data.role_texts import read_files
+from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
+from rmas_jax.evaluation.grading import Grader, find_grader
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.prompts import encode_stage, take
+from rmas_jax.sampling import GREEDY, row_keys
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its `--help` is the manual."""
+    out = argparse.ArgumentParser(
+        prog="python -m experiments.make_role_texts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    out.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="changes a field of it, such as system.agents.solver=DIRECTORY; may be repeated",
+    )
+    out.add_argument(
+        "--questions",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="JSON, JSON lines or parquet, with a question and an answer per row",
+    )
+    out.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="is made")
+    out.add_argument(
+        "--accept",
+        choices=("right", "any"),
+        default="right",
+        help="which items are kept: those whose answer is right (by data.grading), or all (right)",
+    )
+    out.add_argument(
+        "--attempts", type=_positive, default=1, metavar="N", help="per item, at most (1)"
+    )
+    out.add_argument(
+        "--max_tokens", type=_positive, default=512, metavar="N", help="of a text, at most (512)"
+    )
+    out.add_argument(
+        "--batch_size",
+        type=_positive,
+        default=8,
+        metavar="N",
+        help="items at once (8); texts do not depend on it",
+    )
+    out.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_sampling_options(out)
+    return out
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed is at least 1")
+    return value
+
+
+class Progress:
+    """What is made so far, on disk: kept items, failed attempts, and the settings of both."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self.kept_path = path
+        self.missed_path = path.with_name(f"{path.name}.missed")
+        marks = path.with_name(f"{path.name}.settings")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = json.loads(marks.read_text()) if marks.exists() else None
+        if before is None and path.exists():
+            raise ConfigError(f"--out {path}: is there already, and was not made by this command")
+        if before is not None and before != settings:
+            differ = [name for name in settings if before.get(name) != settings[name]]
+            raise ConfigError(
+                f"--out {path}: was made with other settings ({', '.join(differ)}); choose another "
+                f"file, or remove it, {self.missed_path.name} and {marks.name}"
+            )
+        marks.write_text(json.dumps(settings, indent=1) + "\n")
+        self.kept = {row["id"] for row in _whole_lines(path)}
+        self.failed = collections.Counter(row["id"] for row in _whole_lines(self.missed_path))
+
+    def keep(self, row: Row) -> None:
+        """An item came out right."""
+        _append(self.kept_path, row)
+        self.kept.add(row["id"])
+
+    def miss(self, name: str, reason: str) -> None:
+        """An attempt at an item failed."""
+        self.failed[name] += 1
+        _append(self.missed_path, {"id": name, "attempt": self.failed[name], "reason": reason})
+
+
+def _whole_lines(path: Path) -> list[Row]:
+    """Lines of a file, which loses a last one that an interruption cut off."""
+    if not path.exists():
+        return []
+    whole, _, cut = path.read_bytes().rpartition(b"\n")
+    if cut:
+        with path.open("r+b") as file:
+            file.truncate(len(whole) + bool(whole))
+    return [json.loads(line) for line in whole.split(b"\n") if line]
+
+
+def _append(path: Path, row: Row) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def solve(
+    team: Team, prompts: Any, *, rounds: int, max_tokens: int, sampling: SamplingConfig, keys: Any
+) -> list[dict[str, list[str]]]:
+    """Per item: role -> what it wrote in each round."""
+    solution = text_channel.solve(
+        team.system,
+        team.agents,
+        team.tokenizers,
+        prompts,
+        rounds=rounds,
+        end_tokens=team.end_tokens,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        keys=keys,
+    )
+    by_role: dict[str, list[list[str]]] = {role: [] for role in team.system.topology.order}
+    for message in solution.messages:
+        by_role[message.role].append(message.texts)
+    by_role[team.system.topology.answerer].append(solution.answers)
+    return [
+        {role: [texts[i] for texts in written] for role, written in by_role.items()}
+        for i in range(len(solution.answers))
+    ]
+
+
+def judged(
+    item: Row, texts: Mapping[str, list[str]], roles: Sequence[str], grade: Grader, accept: str
+) -> Row:
+    """The row that is kept, with every text in the field where training looks for it.
+
+    Raises:
+      ValueError: why the item is not kept.
+    """
+    answerer = roles[-1]
+    if accept == "right" and not grade(texts[answerer][-1], item["answer"])[1]:
+        raise ValueError(f"answered {texts[answerer][-1]!r}")
+    written = {
+        names_of(role)[0]: texts[role] for role in roles if accept == "right" or role != answerer
+    }
+    row = {part: item[part] for part in PARTS} | written
+    columns = choose_columns(row.keys(), roles, {}, where="what the agents wrote")
+    normalise(row, columns, place=item["id"], rounds=len(texts[answerer]))  # as it will be read
+    return row
+
+
+def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Numbers [size] of every batch and how many count; a last one is filled with its first."""
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        yield np.array([*part, *part[:1] * (size - len(part))]), len(part)
+
+
+def make(options: argparse.Namespace, config: RunConfig) -> str:
+    """Makes all texts that are not made yet; returns a line on what there is then."""
+    try:
+        sampling = chosen_sampling(options, GREEDY)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if options.attempts > 1 and not sampling.temperature:
+        raise ConfigError(
+            f"--attempts {options.attempts}: greedy attempts are all alike; set --temperature"
+        )
+    fields = {part: f for part, f in (config.data.text_fields or {}).items() if part in PARTS}
+    reads, bad, _ = read_files(options.questions, roles=(), fields=fields, rounds=1)
+    items = [read.row for read in reads]
+    names = [item["id"] for item in items]
+    if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
+    grade = find_grader(dataclasses.replace(config.data, dataset=str(options.questions)))
+    team = load_team(config.system, dtype=config.runtime.dtype)
+    progress = Progress(
+        options.out,
+        {
+            "system": dataclasses.asdict(config.system),
+            "weights": weights_digest(config, None),
+            "grading": config.data.grading,
+            "accept": options.accept,
+            "max_tokens": options.max_tokens,
+            "sampling": dataclasses.asdict(sampling),
+            "seed": options.seed,
+        },
+    )
+    roles, rounds = team.system.topology.order, config.system.rounds
+    prompts = {
+        role: encode_stage(
+            team.tokenizers[role],
+            prompt,
+            [item["question"] for item in items],
+            slot_width=options.max_tokens,
+        )
+        for role, prompt in team.prompts.items()
+    }
+
+    def is_open(name: str) -> bool:
+        return name not in progress.kept and progress.failed[name] < options.attempts
+
+    bar = tqdm(
+        total=len(items),
+        initial=sum(not is_open(name) for name in names),
+        unit="item",
+        disable=options.quiet,
+    )
+    key = jax.random.key(options.seed)
+    while pending := [i for i, name in enumerate(names) if is_open(name)]:
+        for batch, count in batches(pending, options.batch_size):
+            keys = None
+            if sampling.temperature:  # by item and attempt, whatever is run beside it
+                attempts = np.array([progress.failed[names[i]] for i in batch])
+                keys = jax.vmap(jax.random.fold_in)(row_keys(key, batch), attempts)
+            said = solve(
+                team,
+                take(prompts, batch),
+                rounds=rounds,
+                max_tokens=options.max_tokens,
+                sampling=sampling,
+                keys=keys,
+            )
+            for i, texts in zip(batch[:count], said, strict=False):
+                try:
+                    progress.keep(judged(items[i], texts, roles, grade, options.accept))
+                except ValueError as error:
+                    progress.miss(names[i], str(error))
+                bar.update(not is_open(names[i]))
+            bar.set_postfix(kept=len(progress.kept))
+    bar.close()
+    left_out = f"; {len(bad)} bad rows left out, the first: {bad[0]}" if bad else ""
+    kept = sum(name in progress.kept for name in names)
+    return f"{options.out}: {kept} of {len(items)} items kept{left_out}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    options = parser().parse_args(arguments)
+    try:
+        print(make(options, load_config(options.config, options.overrides)))
+    except BAD_INPUTS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Role texts from the embedded team's own work, kept, tried again, resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.make_role_texts import main
+from experiments.run import BAD_INPUT
+from rmas_jax.config import DataConfig
+from rmas_jax.data import load_task, relay
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "experiments/configs/quickstart.yaml"
+ITEMS = [row for row in relay.examples("test") if row["difficulty"] <= 6][:7]
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Function that makes texts in two rounds, of six gates at most; the last answer is wrong."""
+    monkeypatch.chdir(ROOT)
+    questions = tmp_path / "questions.jsonl"
+    rows = [
+        {"id": str(i), "question": item["question"], "answer": item["answer"]}
+        for i, item in enumerate(ITEMS)
+    ]
+    rows[-1]["answer"] = "another phrase"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def start(out, *options):
+        common = ["--config", CONFIG, "--set", "system.rounds=2", "--questions", str(questions)]
+        common += ["--max_tokens", "10", "--batch_size", "4", "--quiet"]
+        return main([*common, "--out", str(out), *options])
+
+    return start
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
+    out = tmp_path / "texts.jsonl"
+    assert make(out) == 0
+    assert "6 of 7 items kept" in capsys.readouterr().out
+    for row in lines(out):
+        item = ITEMS[int(row["id"])]
+        for field in ("plan", "refined_plan", "draft"):
+            assert row[field] == item[field][:2]
+    (missed,) = lines(tmp_path / "texts.jsonl.missed")
+    assert missed["id"] == "6" and ITEMS[6]["answer"] in missed["reason"]
+
+    # It goes on where it was cut off, in the middle of a line, and ends with the same file.
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) // 2])
+    assert make(out, "--batch_size", "3") == 0
+    assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert len(lines(tmp_path / "texts.jsonl.missed")) == 1
+    before = out.stat().st_mtime_ns
+    assert make(out) == 0 and out.stat().st_mtime_ns == before
+
+    # The file is one to train on.
+    config = DataConfig(dataset=str(out), validation_share=0.4, test_share=0.0)
+    task = load_task(config, roles=relay.ROLES, rounds=2, data_dir=tmp_path)
+    assert set(task.text_fields) == set(relay.ROLES) and not task.bad_rows
+
+    assert make(out, "--seed", "1") == BAD_INPUT
+    assert "other settings (seed)" in capsys.readouterr().err
+
+
+def test_attempts_differ_and_do_not_depend_on_the_batch(make, tmp_path):
+    sampled = ["--temperature", "8", "--attempts", "2", "--accept", "right"]
+    assert make(tmp_path / "a.jsonl", *sampled) == 0
+    assert make(tmp_path / "b.jsonl", *sampled, "--batch_size", "7") == 0
+    missed = {}
+    for name in "ab":
+        rows = lines(tmp_path / f"{name}.jsonl.missed")
+        missed[name] = {(row["id"], row["attempt"]): row["reason"] for row in rows}
+    assert missed["a"] == missed["b"] and len(missed["a"]) > 7
+    assert missed["a"]["6", 1] != missed["a"]["6", 2]
+
+
+def test_any_answer_can_be_accepted_and_the_given_one_is_learned(make, tmp_path):
+    out = tmp_path / "texts.jsonl"
+    assert make(out, "--accept", "any") == 0
+    rows = lines(out)
+    assert len(rows) == 7 and rows[-1]["answer"] == "another phrase"
+    assert all("draft" not in row and len(row["plan"]) == 2 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--attempts", "2"], "--temperature"),
+        (["--temperature", "-1"], "temperature=-1.0"),
+        (["--questions", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--set", "system.topology=ring"], "'ring'"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_made(make, tmp_path, capsys, options, words):
+    assert make(tmp_path / "texts.jsonl", *options) == BAD_INPUT
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("texts*"))
+
+
+def test_a_file_of_another_origin_is_not_touched(make, tmp_path, capsys):
+    out = tmp_path / "texts.jsonl"
+    out.write_text("mine")
+    assert make(out) == BAD_INPUT
+    assert "was not made by this command" in capsys.readouterr().err
+    assert out.read_text() == "mine" and not list(tmp_path.glob("texts.jsonl.*"))
