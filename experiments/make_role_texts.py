@@ -13,7 +13,8 @@ hold it, and links that learn from such plans learn to pass on what no agent can
 item is kept if the team's own answer is right (rejection sampling), and tried again if it is not,
 with other random numbers, up to --attempts times. What never came out right is left out, so hard
 questions become rarer: the last line says how many were kept. With --accept any, for answers that
-cannot be compared, every text is kept, and the answerer's text is the given answer.
+cannot be compared, every text is kept, and the answerer's text is the given answer. An attempt with
+a text that is empty or has no end within --max_tokens never counts.
 
 Interrupted? Run the same command again: finished items are kept, and the others get the random
 numbers that they would have got. The file --out has a line per item; what did not come out right
@@ -29,7 +30,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -103,6 +104,13 @@ def _positive(text: str) -> int:
     return value
 
 
+class Attempt(NamedTuple):
+    """What a team wrote about one item."""
+
+    texts: dict[str, list[str]]  # role -> one per round; the answerer's last is the answer
+    longest: int  # tokens of the longest text, its end included
+
+
 class Progress:
     """What is made so far, on disk: kept items, failed attempts, and the settings of both."""
 
@@ -153,8 +161,8 @@ def _append(path: Path, row: Row) -> None:
 
 def solve(
     team: Team, prompts: Any, *, rounds: int, max_tokens: int, sampling: SamplingConfig, keys: Any
-) -> list[dict[str, list[str]]]:
-    """Per item: role -> what it wrote in each round."""
+) -> list[Attempt]:
+    """An attempt at each of B items."""
     solution = text_channel.solve(
         team.system,
         team.agents,
@@ -170,29 +178,35 @@ def solve(
     for message in solution.messages:
         by_role[message.role].append(message.texts)
     by_role[team.system.topology.answerer].append(solution.answers)
+    lengths = [message.tokens for message in solution.messages]
+    lengths.append(solution.tokens - sum(lengths))  # of the answers
     return [
-        {role: [texts[i] for texts in written] for role, written in by_role.items()}
-        for i in range(len(solution.answers))
+        Attempt(
+            {role: [texts[i] for texts in written] for role, written in by_role.items()}, longest
+        )
+        for i, longest in enumerate(np.max(lengths, axis=0).tolist())
     ]
 
 
 def judged(
-    item: Row, texts: Mapping[str, list[str]], roles: Sequence[str], grade: Grader, accept: str
+    item: Row, attempt: Attempt, roles: Sequence[str], grade: Grader, options: argparse.Namespace
 ) -> Row:
     """The row that is kept, with every text in the field where training looks for it.
 
     Raises:
       ValueError: why the item is not kept.
     """
-    answerer = roles[-1]
-    if accept == "right" and not grade(texts[answerer][-1], item["answer"])[1]:
+    texts, answerer = attempt.texts, roles[-1]
+    if attempt.longest >= options.max_tokens:
+        raise ValueError(f"a text has no end within {options.max_tokens} tokens")
+    if options.accept == "any":
+        texts = {role: texts[role] for role in roles if role != answerer}
+    elif not grade(texts[answerer][-1], item["answer"])[1]:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
-    written = {
-        names_of(role)[0]: texts[role] for role in roles if accept == "right" or role != answerer
-    }
+    written = {names_of(role)[0]: said for role, said in texts.items()}
     row = {part: item[part] for part in PARTS} | written
     columns = choose_columns(row.keys(), roles, {}, where="what the agents wrote")
-    normalise(row, columns, place=item["id"], rounds=len(texts[answerer]))  # as it will be read
+    normalise(row, columns, place=item["id"], rounds=1)  # as it will be read
     return row
 
 
@@ -268,9 +282,9 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
                 sampling=sampling,
                 keys=keys,
             )
-            for i, texts in zip(batch[:count], said, strict=False):
+            for i, attempt in zip(batch[:count], said, strict=False):
                 try:
-                    progress.keep(judged(items[i], texts, roles, grade, options.accept))
+                    progress.keep(judged(items[i], attempt, roles, grade, options))
                 except ValueError as error:
                     progress.miss(names[i], str(error))
                 bar.update(not is_open(names[i]))

@@ -69,15 +69,17 @@ def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
 
 
 def test_attempts_differ_and_do_not_depend_on_the_batch(make, tmp_path):
-    sampled = ["--temperature", "8", "--attempts", "2", "--accept", "right"]
+    sampled = ["--temperature", "1.5", "--attempts", "2"]
     assert make(tmp_path / "a.jsonl", *sampled) == 0
     assert make(tmp_path / "b.jsonl", *sampled, "--batch_size", "7") == 0
-    missed = {}
+    kept, missed = {}, {}
     for name in "ab":
+        kept[name] = {row["id"]: row for row in lines(tmp_path / f"{name}.jsonl")}
         rows = lines(tmp_path / f"{name}.jsonl.missed")
         missed[name] = {(row["id"], row["attempt"]): row["reason"] for row in rows}
-    assert missed["a"] == missed["b"] and len(missed["a"]) > 7
-    assert missed["a"]["6", 1] != missed["a"]["6", 2]
+    assert kept["a"] == kept["b"] and missed["a"] == missed["b"]
+    assert missed["a"]["6", 1] != missed["a"]["6", 2] and ("6", 3) not in missed["a"]
+    assert any(name in kept["a"] for name, _ in missed["a"])  # right at the second attempt
 
 
 def test_any_answer_can_be_accepted_and_the_given_one_is_learned(make, tmp_path):
@@ -86,6 +88,13 @@ def test_any_answer_can_be_accepted_and_the_given_one_is_learned(make, tmp_path)
     rows = lines(out)
     assert len(rows) == 7 and rows[-1]["answer"] == "another phrase"
     assert all("draft" not in row and len(row["plan"]) == 2 for row in rows)
+
+
+def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
+    out = tmp_path / "texts.jsonl"
+    assert make(out, "--accept", "any", "--max_tokens", "4") == 0
+    assert "0 of 7 items kept" in capsys.readouterr().out and not out.exists()
+    assert "no end within 4 tokens" in lines(tmp_path / "texts.jsonl.missed")[0]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ import tensorflow_datasets as tfds
 
 from rmas_jax.data.files import data_files, read_rows
 from rmas_jax.data.rows import (
-    PARTS,
     BadRow,
     Columns,
     DataError,
@@ -116,14 +115,13 @@ def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
     splits: dict[str, list[Read]] = {split: [] for split in ("train", *source.shares)}
     for read in train:
         splits[split_of(read.row["question"], source.shares)].append(read)
-    parts = {part: field for part, field in source.fields.items() if part in PARTS}
     for split, path in source.files.items():
         if split == "train":
             continue
         # The roles of train are needed where links are validated, and none where they are tested.
         needed = columns.texts if split == "validation" else {}
         splits[split], found, there = read_files(
-            path, roles=[*needed], fields=source.fields if needed else parts, rounds=source.rounds
+            path, roles=[*needed], fields=source.fields, rounds=source.rounds
         )
         if lacking := needed.keys() - there.texts.keys():
             raise DataError(

@@ -76,7 +76,7 @@ def choose_columns(
     Args:
       present: fields that the file has.
       roles: in the order of their turns; the last one answers.
-      chosen: part or role -> field, instead of those that are looked for.
+      chosen: part or role -> field, instead of those that are looked for; others do not count.
       where: the file, for errors.
 
     Raises:
@@ -84,7 +84,7 @@ def choose_columns(
     """
     found: dict[str, str] = {}
     for part in (*PARTS, *roles):
-        names = names_of(part, answers=part == roles[-1]) if roles else names_of(part)
+        names = names_of(part, answers=part in roles[-1:])
         names = (chosen[part],) if part in chosen else names
         if name := next((name for name in names if name in present), None):
             found[part] = name
