@@ -146,7 +146,11 @@ def find_data(config: RunConfig) -> Task:
                     f"outer.phases: {phase.name} is teacher_forced, which needs texts of every "
                     f"role; the data has none of {', '.join(lacking)} (on_policy needs none)"
                 )
-        log.info("no texts of %s: inner links learn from the answers", ", ".join(lacking))
+        log.info(
+            "no texts of %s: their inner links learn from the answers "
+            "(experiments/make_role_texts.py makes texts)",
+            ", ".join(lacking),
+        )
     return task
 
 
