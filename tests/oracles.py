@@ -174,12 +174,12 @@ transformers.AutoModelForCausalLM.register(OuroConfig, OuroForCausalLM)
 # --- All families ---------------------------------------------------------------------------------
 
 
-def build_torch_model(case: str) -> transformers.PreTrainedModel:
+def build_torch_model(case: str, **changes) -> transformers.PreTrainedModel:
     """A random float32 torch model with norm weights that are not all alike."""
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
     model_type, options = CASES[case]
-    config = transformers.AutoConfig.for_model(model_type, **SIZES | options)
+    config = transformers.AutoConfig.for_model(model_type, **SIZES | options | changes)
     config._attn_implementation = "eager"
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -181,13 +181,19 @@ def build_pattern(name: str) -> TinySystem:
     """A shipped topology, with decoders of several families and short prompts."""
     topology = load_topology(name)
     families = itertools.cycle(CONFIGS.values())
+    prompts = short_prompts(topology)
+    return build_team_of(topology, dict(zip(topology.order, families, strict=False)), prompts)
+
+
+def short_prompts(topology: Topology) -> dict[str, RolePrompt]:
+    """Prompts in which what is received is most of what there is to read."""
     prompts = {}
     for role in topology.order:
         senders = topology.senders(role)
         first = [s for s in senders if (s, role) not in topology.feedback_edges]
         texts = [" ".join(f"{s} says {{{s}}} ;" for s in names) for names in (first, senders)]
         prompts[role] = RolePrompt(f"you {role}", *(f"{{question}} {text} go" for text in texts))
-    return build_team_of(topology, dict(zip(topology.order, families, strict=False)), prompts)
+    return prompts
 
 
 def build_team_of(

@@ -1,4 +1,4 @@
-"""Every shipped pattern against the rounds' definition, and what its agents can see."""
+"""Who hears whom in a mixture; `test_against_torch` holds every pattern to the definition."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import functools
 
 import jax
 import numpy as np
-import pytest
-from systems import LATENT_STEPS, QUESTIONS, TinySystem, build_pattern, run_naively
+from systems import TinySystem, build_pattern
 
 from rmas_jax.channels import latent_channel
 from rmas_jax.recursion import run_rounds
 
 ROUNDS = 3
-TOLERANCE = 1e-4  # rounding grows with every thought; a wrong slot or edge moves values by 0.1
 
 
 @functools.partial(jax.jit, static_argnames="rounds")
@@ -25,18 +23,6 @@ def received(system, agents, links, prompts, *, rounds):
 
 def run(tiny: TinySystem) -> np.ndarray:
     return np.asarray(received(tiny.system, tiny.agents, tiny.links, tiny.prompts(), rounds=ROUNDS))
-
-
-@pytest.mark.parametrize("name", ["mixture", "distillation", "deliberation"])
-def test_cached_scan_equals_the_plain_definition(name):
-    tiny = build_pattern(name)
-    ours, expected = run(tiny), run_naively(tiny, rounds=ROUNDS)[0]
-    answerer = tiny.system.topology.answerer
-    slots = len(tiny.system.topology.senders(answerer)) * LATENT_STEPS
-    assert ours.shape == (ROUNDS, len(QUESTIONS), slots, tiny.system.width(answerer))
-    np.testing.assert_allclose(ours, expected, rtol=TOLERANCE, atol=TOLERANCE)
-    for axis in range(3):  # rounds, items and thoughts differ by far more than the tolerance
-        assert np.abs(np.diff(expected, axis=axis)).max(axis=(1, 2, 3)).min() > 0.05
 
 
 def test_specialists_of_a_mixture_hear_each_other_only_through_the_summarizer():
