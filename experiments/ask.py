@@ -244,7 +244,7 @@ def build_asker(options: argparse.Namespace) -> Asker:
     toolbox = toolbox_of(options)
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    team = load_team(config.system, dtype=config.runtime.dtype)
+    team = load_team(config.system, dtype=config.runtime.dtype, weights=config.runtime.weights)
     default, _ = sampling_defaults(config.system.agents[team.system.topology.answerer])
     sampling = chosen_sampling(options, default)
     if options.rollouts > 1 and not sampling.temperature:

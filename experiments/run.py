@@ -52,6 +52,7 @@ BAD_INPUTS = (
     UnsupportedModelError,
     PromptError,
     TopologyError,
+    ImportError,  # an extra that is not installed
 )
 log = logging.getLogger("rmas_jax")
 
@@ -262,7 +263,7 @@ def run(config: RunConfig) -> None:
         splits = {split: task.load(split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
-    team = load_team(config.system, dtype=config.runtime.dtype)
+    team = load_team(config.system, dtype=config.runtime.dtype, weights=config.runtime.weights)
     given = None if config.system.links is None else load_links_for(team, config.system)
     folder = RunFolder(config, weights_digest(config, given), task.version)
     (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))

@@ -31,8 +31,8 @@ class Team(NamedTuple):
     end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text
 
 
-def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
-    """Loads what `system` names.
+def load_team(config: SystemConfig, *, dtype: str = "float32", weights: str | None = None) -> Team:
+    """Loads what `system` names; `dtype` and `weights` as in `load_pretrained`.
 
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
@@ -42,7 +42,10 @@ def load_team(config: SystemConfig, *, dtype: str = "float32") -> Team:
     topology = checked_topology(config)
     prompts = load_prompts(config.prompts, topology.edges, config.task)
     tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
-    loaded = {role: load_pretrained(config.agents[role], dtype) for role in topology.order}
+    loaded = {
+        role: load_pretrained(config.agents[role], dtype, weights=weights)
+        for role in topology.order
+    }
     system = build_system(config, topology, {role: model for role, (model, _) in loaded.items()})
     return Team(
         system=system,

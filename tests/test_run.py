@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -77,6 +78,12 @@ def test_a_configuration_file_that_is_not_there(capsys):
 def test_a_model_directory_that_is_not_there(tmp_path, capsys):
     message = refused(tmp_path, capsys, f"system.agents.planner={tmp_path}/nobody")
     assert f"{tmp_path}/nobody" in message
+
+
+def test_int8_without_its_library(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    message = refused(tmp_path, capsys, "runtime.weights=int8")
+    assert message.count("\n") == 1 and "rmas_jax[int8]" in message
 
 
 def test_damaged_weights(tmp_path, capsys, agent):

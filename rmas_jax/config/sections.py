@@ -230,6 +230,11 @@ class RuntimeConfig(Section):
         "float32",
         choices=("float32", "bfloat16"),
     )
+    weights: str | None = option(
+        "int8: a byte per weight in the agents' matrices, with scales in dtype; null: all in dtype",
+        None,
+        choices=("int8",),
+    )
     compilation_cache: bool = option("whether compiled programs are kept between runs", True)
     progress: bool = option("whether progress bars are shown", True)
 

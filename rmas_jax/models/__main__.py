@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from rmas_jax.models import (
     load_tokenizer,
 )
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
-from rmas_jax.models.hf import CONFIG_FILE, DTYPES, local_directory, read_json
+from rmas_jax.models.hf import CONFIG_FILE, DTYPES, WEIGHTS, local_directory, read_json
+from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.sampling import row_keys, seen_tokens, speak
 from rmas_jax.sharding import MESH_AXES, make_mesh
@@ -45,6 +47,7 @@ examples:
   python -m rmas_jax.models Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
   python -m rmas_jax.models ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
   python -m rmas_jax.models ./my-model --prompt "2 + 2 =" --greedy --max_tokens 8 --mesh 1,1,4
+  python -m rmas_jax.models ./my-model --prompt "Hello" --dtype bfloat16 --weights int8
 
 The exit code is 0, or 2 when the checkpoint or an option is not usable; standard error says why.
 """
@@ -63,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--raw", action="store_true", help="do not use the chat template")
     out.add_argument("--max_tokens", type=int, default=64, metavar="N", help="at most (64)")
     out.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights (float32)")
+    out.add_argument("--weights", choices=WEIGHTS, help="keep matrices in int8, scales in --dtype")
     out.add_argument(
         "--mesh", metavar="D,F,M", help="split over devices: sizes of data, fsdp and model"
     )
@@ -84,8 +88,9 @@ def chosen_mesh(text: str) -> jax.sharding.Mesh:
 def describe_model(model: Decoder, params: Any, seconds: float) -> str:
     """What was loaded, on three lines: the decoder, its size, and where it lies."""
     c = model.config
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(params, is_leaf=is_quantised))
     leaves = jax.tree.leaves(params)
-    count, size = sum(x.size for x in leaves), sum(x.nbytes for x in leaves)
+    size = sum(x.nbytes for x in leaves)
     dtypes = sorted({x.dtype.name for x in leaves})
     devices = sorted(set().union(*(x.devices() for x in leaves)), key=lambda d: d.id)
     here = {device: 0 for device in devices}
@@ -193,7 +198,9 @@ def run(options: argparse.Namespace) -> None:
 
     mesh = None if options.mesh is None else chosen_mesh(options.mesh)
     start = time.perf_counter()
-    model, params = load_pretrained(options.path, options.dtype, mesh, **source)
+    model, params = load_pretrained(
+        options.path, options.dtype, mesh, weights=options.weights, **source
+    )
     jax.block_until_ready(params)
     print(describe_model(model, params, time.perf_counter() - start))
     if max(ids) >= model.config.vocab_size:
@@ -224,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         run(options)
-    except (CheckpointError, UnsupportedModelError, ValueError) as error:
+    except (CheckpointError, UnsupportedModelError, ValueError, ImportError) as error:
         print("error:", "; ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
         return 2
     return 0

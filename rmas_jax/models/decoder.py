@@ -17,6 +17,7 @@ from rmas_jax.models.attention import attend, rotary
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
+from rmas_jax.models.int8 import as_array, dequantised
 from rmas_jax.models.rope import rotary_frequencies
 
 INIT = nn.initializers.normal(0.02)
@@ -60,7 +61,7 @@ class Attention(nn.Module):
 
         def project(name, heads, size=c.head_dim):
             kernel = self.param(f"{name}_kernel", INIT, (c.width, heads, size))
-            out = jnp.einsum("btd,dnh->btnh", x, kernel.astype(x.dtype))
+            out = jnp.einsum("btd,dnh->btnh", x, as_array(kernel, x))
             if c.qkv_bias:
                 bias = self.param(f"{name}_bias", nn.initializers.zeros, (heads, size))
                 out += bias.astype(x.dtype)[None, None]
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         if c.gated_attention:
             mixed = mixed * jax.nn.sigmoid(gate)
         kernel = self.param("o_kernel", INIT, (c.num_heads, c.head_dim, c.width))
-        return jnp.einsum("btnh,nhd->btd", mixed, kernel.astype(x.dtype)), (keys, values)
+        return jnp.einsum("btnh,nhd->btd", mixed, as_array(kernel, x)), (keys, values)
 
 
 class FeedForward(nn.Module):
@@ -105,9 +106,9 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        gate = self.param("gate_kernel", INIT, (c.width, c.ffn_width)).astype(x.dtype)
-        up = self.param("up_kernel", INIT, (c.width, c.ffn_width)).astype(x.dtype)
-        down = self.param("down_kernel", INIT, (c.ffn_width, c.width)).astype(x.dtype)
+        gate = as_array(self.param("gate_kernel", INIT, (c.width, c.ffn_width)), x)
+        up = as_array(self.param("up_kernel", INIT, (c.width, c.ffn_width)), x)
+        down = as_array(self.param("down_kernel", INIT, (c.ffn_width, c.width)), x)
         act = jax.nn.silu if c.activation == "silu" else jax.nn.gelu  # jax's gelu is the tanh form
         flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
         return ((act(flat @ gate) * (flat @ up)) @ down).reshape(x.shape)
@@ -195,9 +196,9 @@ class Period(nn.Module):
 class Decoder(nn.Module):
     """A frozen language model as three functions: `embed`, `__call__` and `unembed`.
 
-    Parameters are float32 or bfloat16 as loaded; activations have the dtype of the embeddings
-    that enter. `unroll_layers` lays the layers out one after another instead of looping: longer
-    compilation, the same numbers, no quicker on a CPU (docs/benchmarks).
+    Parameters are float32 or bfloat16 as loaded, or int8 (`rmas_jax.models.int8`); activations have
+    the dtype of the embeddings that enter. `unroll_layers` lays the layers out one after another
+    instead of looping: longer compilation, the same numbers, no quicker on a CPU (docs/benchmarks).
     """
 
     config: DecoderConfig
@@ -227,15 +228,15 @@ class Decoder(nn.Module):
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them."""
-        out = jnp.take(self.embedding, ids, axis=0)
+        rows = jax.tree.map(lambda table: jnp.take(table, ids, axis=0), self.embedding)
+        out = dequantised(rows)
         return out * jnp.asarray(self.config.embed_scale, out.dtype)
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Final-norm hidden states [B, T, D] -> logits [B, T, V], float32."""
         kernel = self.embedding.T if self.config.tie_embeddings else self.unembed_kernel
-        return jnp.einsum(
-            "btd,dv->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        kernel = as_array(kernel, hidden)
+        return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
 
     def __call__(self, embeds: jax.Array, valid: jax.Array, cache: Cache | None = None) -> Any:
         """Reads embeddings after everything in `cache`.

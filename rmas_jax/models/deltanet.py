@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmas_jax.models.config import DecoderConfig
+from rmas_jax.models.int8 import as_array
 
 INIT = nn.initializers.normal(0.02)
 CHUNK = 64  # positions, as in the published kernels
@@ -175,7 +176,7 @@ class GatedDeltaNet(nn.Module):
         heads, group = c.linear_key_heads, c.linear_value_heads // c.linear_key_heads
         keys = heads * c.linear_key_dim
         kernels = {
-            name: self.param(f"{name}_kernel", INIT, (c.width, *shape)).astype(x.dtype)
+            name: as_array(self.param(f"{name}_kernel", INIT, (c.width, *shape)), x)
             for name, shape in {
                 "qkv": (c.linear_conv_dim,),
                 "gate": (c.linear_value_heads, c.linear_value_dim),
@@ -218,5 +219,5 @@ class GatedDeltaNet(nn.Module):
         out = norm.astype(jnp.float32)[None, None, None] * out
         gate = jnp.einsum("btd,dnh->btnh", x, kernels["gate"]).astype(jnp.float32)
         out = (out * jax.nn.silu(gate)).astype(x.dtype)
-        out = jnp.einsum("btnh,nhd->btd", out, out_kernel.astype(x.dtype))
+        out = jnp.einsum("btnh,nhd->btd", out, as_array(out_kernel, x))
         return out, (inputs.astype(state[0].dtype), memory.astype(state[1].dtype))

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from rmas_jax.models.config import DecoderConfig, config_from_hf, config_to_hf
 from rmas_jax.models.decoder import Decoder
+from rmas_jax.models.int8 import is_large, is_quantised, quantised, require_qwix
 from rmas_jax.models.partition import closed, logical_axes, read_shard
 from rmas_jax.models.weights import (
     EMBEDDING,
@@ -37,6 +38,7 @@ CONFIG_FILE = "config.json"
 WEIGHT_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
+WEIGHTS = ("int8",)
 STORED_DTYPES = ("F32", "BF16", "F16")
 MAPPED_BYTES = 2**24  # of files that may be in memory at once, beside the tensor being read
 
@@ -46,6 +48,7 @@ def load_pretrained(
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     *,
+    weights: str | None = None,
     revision: str | None = None,
 ) -> tuple[Decoder, dict[str, Any]]:
     """Builds the decoder of a Hugging Face checkpoint and reads its weights.
@@ -58,18 +61,26 @@ def load_pretrained(
       mesh: devices over which the parameters are split, by the rules of `rmas_jax.sharding` for
         the axes `data`, `fsdp` and `model`; its axes are used as `Auto`. A process reads only what
         its own devices hold. None is one whole copy on the default device.
+      weights: "int8" keeps matrices in int8, with scales in `dtype` (`rmas_jax.models.int8`); each
+        layer's is quantised where it lies before the next one is read. None keeps all in `dtype`.
       revision: branch, tag or commit, where `path` is a hub id.
 
     Returns:
       The decoder and its parameters, for `model.apply({"params": params}, ...)`.
 
     Raises:
+      ValueError: `dtype` or `weights` is none of those.
+      ImportError: int8 needs a library that is not installed.
       UnsupportedModelError: the architecture is not ported; no weight has been read.
       CheckpointError: files are missing or damaged, or weights are missing, unexpected, duplicate
         or misshapen; one error lists all such weights.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: allowed are {DTYPES}")
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"weights={weights!r}: allowed are None and {WEIGHTS}")
+    if weights == "int8":
+        require_qwix()
     directory = local_directory(path, patterns=("*.json", "model*.safetensors"), revision=revision)
     config_path = directory / CONFIG_FILE
     config = config_from_hf(read_json(config_path), source=str(config_path))
@@ -87,12 +98,20 @@ def load_pretrained(
     mesh = None if mesh is None else auto_mesh(mesh)
     params = {}
     with _Stored(homes) as stored:
-        for weight in table:
+
+        def load(weight, dtype):
             target = None
             if mesh is not None:
                 shape = weight.param_shape(config.num_layers)
                 target = named_sharding(shape, logical_axes(weight), mesh)
-            params[weight.path] = _load(weight, config.num_layers, stored, target, jnp.dtype(dtype))
+            return _load(weight, config.num_layers, stored, target, jnp.dtype(dtype))
+
+        for weight in table:
+            if weights == "int8" and is_large(weight):
+                layers = (load(layer, "float32") for layer in weight.layers(config.num_layers))
+                params[weight.path] = quantised(weight, layers, jnp.dtype(dtype))
+            else:
+                params[weight.path] = load(weight, dtype)
     return Decoder(config), traverse_util.unflatten_dict(params)
 
 
@@ -114,10 +133,15 @@ def save_pretrained(
 
     Raises:
       UnsupportedModelError: the family's `config.json` cannot express the configuration.
-      CheckpointError: `params` are not those of `model`; nothing has been written.
+      CheckpointError: `params` are in int8 or not those of `model`; nothing has been written.
     """
     c = model.config
     flat = traverse_util.flatten_dict(dict(params))
+    if any(map(is_quantised, flat.values())):
+        raise CheckpointError(
+            "params are in int8, and what they were rounded from is gone: allowed are those of "
+            "load_pretrained without weights='int8'"
+        )
     table = {weight.path: weight for weight in weight_table(c)}
     problems = [f"missing: {'/'.join(key)}" for key in table.keys() - flat.keys()]
     problems += [f"unexpected: {'/'.join(key)}" for key in flat.keys() - table.keys()]

@@ -46,6 +46,10 @@ class Weight:
         layers = range(self.first, num_layers, self.period)
         return [self.name.format(layer=layer) for layer in layers]
 
+    def layers(self, num_layers: int) -> list[Weight]:
+        """A row for each layer alone, whose parameter has no axis of layers."""
+        return [dataclasses.replace(self, name=name) for name in self.names(num_layers)]
+
     def param_shape(self, num_layers: int) -> tuple[int, ...]:
         """Shape in the parameter tree, with the axis of layers where there is one."""
         return (num_layers // self.period, *self.shape) if self.is_stacked else self.shape

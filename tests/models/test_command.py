@@ -18,6 +18,7 @@ from systems import CONFIGS, naive_text
 
 from rmas_jax.models import Decoder, load_pretrained, save_pretrained
 from rmas_jax.models.__main__ import main
+from rmas_jax.models.int8 import dequantised, is_quantised
 
 CONFIG = CONFIGS["planner"]
 PROMPT = "w3 w1 w4 w1 w5"
@@ -103,6 +104,17 @@ def test_devices_of_a_mesh_share_the_weights(checkpoint, call):
     assert code == 0
     assert re.search(r"8 x cpu \(cpu\), .* MiB on the fullest; [1-9]\d* of \d+ arrays are", said)
     assert words(said) == expected(checkpoint, [35, 3, 1, 4, 1, 5, 36])
+
+
+def test_matrices_may_be_in_int8(checkpoint, call):
+    code, said, _ = call(checkpoint, "--weights", "int8")
+    _, params = load_pretrained(checkpoint)
+    count = sum(x.size for x in jax.tree.leaves(params))  # scales are no parameters
+    assert code == 0 and f"{count:,} parameters, float32, int8, " in said
+    model, kept = load_pretrained(checkpoint, weights="int8")
+    values = jax.tree.map(dequantised, kept, is_leaf=is_quantised)
+    rows = [np.asarray(values["embedding"])[[35, 3, 1, 4, 1, 5, 36]]]
+    assert words(said) == naive_text(model, values, rows, TOKENS)[0].tolist()
 
 
 def test_rules_come_from_the_checkpoint_and_from_the_command_line(copy, call):

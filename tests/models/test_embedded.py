@@ -121,6 +121,19 @@ def test_greedy_text_equals_torch_and_is_the_role_text(agent, problems, read):
         assert tokenizer.decode(row[: end - 1]) == problem[field][0]
 
 
+def test_in_int8_it_still_writes_the_role_text(agent, problems, read):
+    role, directory, _, model, _, tokenizer = agent
+    _, params = load_pretrained(directory, weights="int8")
+    field = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}[role]
+    ids, valid = chats(role, tokenizer, problems)
+    texts = [tokenizer(p[field][0], add_special_tokens=False)["input_ids"] for p in problems]
+    texts = [[*text, tokenizer.eos_token_id] for text in texts]
+    rows = [[*row[real], *text] for row, real, text in zip(ids, valid, texts, strict=True)]
+    _, logits = read(model, params, *left_pad(rows))
+    for row, text in zip(np.argmax(logits, axis=-1), texts, strict=True):
+        assert row[-len(text) - 1 : -1].tolist() == text
+
+
 def test_card_says_how_the_agent_was_made(agent):
     role, directory, *_ = agent
     card = (directory / "README.md").read_text()
