@@ -9,12 +9,14 @@ then writes --tokens tokens greedily, one cached step at a time. The contenders 
     torch       transformers, eager mode, DynamicCache, its default attention
     scanned     rmas_jax, layers in a loop: compiled once for all layers
     unrolled    rmas_jax, Decoder(unroll_layers=True): layers one after another
+    int8        with --weights int8: as scanned, from matrices in int8
 
 They take turns in every repeat, so that a change in the machine's load meets all of them. Reported
 are the median of the repeats, compile time apart (for torch: none), and per repeat the ratio to
 torch's time of the same repeat, as median and range; above 1, ours is ahead. All contenders must
-write the same tokens. Writes decoding.json and decoding.md into --out. Nothing else should run:
-threads that wait for each other lose most of their time on a busy machine, and not all alike.
+write the same tokens, but for int8, whose weights are rounded. Writes decoding.json and decoding.md
+into --out. Nothing else should run: threads that wait for each other lose most of their time on a
+busy machine, and not all alike.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.models import Decoder, empty_cache, load_pretrained, seal
+from rmas_jax.models.hf import WEIGHTS
 from rmas_jax.sampling import speak
 
 TORCH = "torch"
@@ -235,6 +238,7 @@ def parser() -> argparse.ArgumentParser:
     number("--tokens", default=64, help="tokens written, at least 2 (64)")
     number("--repeats", default=7, help="measured ones, after one to warm up (7)")
     number("--threads", default=os.cpu_count(), help="of torch; XLA takes all cores (all)")
+    out.add_argument("--weights", choices=WEIGHTS, help="one more contender, which keeps them so")
     out.add_argument("--out", type=Path, required=True, help="folder for the report")
     return out
 
@@ -254,6 +258,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         model, params = load_pretrained(directory)
+        ours = {name: (model.clone(unroll_layers=way), params) for name, way in CONTENDERS.items()}
+        if args.weights:
+            ours[args.weights] = load_pretrained(directory, weights=args.weights)
     report: dict[str, Any] = {
         "setting": {
             "parameters": sum(x.size for x in jax.tree.leaves(params)),
@@ -274,13 +281,11 @@ def main(arguments: list[str] | None = None) -> int:
         ids = np.random.default_rng(0).integers(0, sizes["vocab_size"], (batch, args.prompt))
         contenders = {TORCH: torch_contender(theirs, ids, args.tokens)}
         compile_seconds = {}
-        for name, unroll in CONTENDERS.items():
-            contenders[name], compile_seconds[name] = jax_contender(
-                model.clone(unroll_layers=unroll), params, ids, args.tokens
-            )
+        for name, loaded in ours.items():
+            contenders[name], compile_seconds[name] = jax_contender(*loaded, ids, args.tokens)
         runs = measure(contenders, args.repeats)
         expected = runs[TORCH][0]["text"]
-        same = {name: float(np.mean(runs[name][0]["text"] == expected)) for name in CONTENDERS}
+        same = {name: float(np.mean(runs[name][0]["text"] == expected)) for name in ours}
         report["same_tokens"][str(batch)] = same
         tokens_of = {"reading": batch * args.prompt, "decoding": batch * (args.tokens - 1)}
         for row in summarise(runs, compile_seconds, tokens_of):
@@ -290,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     page = markdown(report)
     (args.out / "decoding.md").write_text(page)
     print(page)
-    if min(share for of in report["same_tokens"].values() for share in of.values()) < 1:
+    if min(of[name] for of in report["same_tokens"].values() for name in CONTENDERS) < 1:
         print("error: the contenders did not write the same tokens", file=sys.stderr)
         return 1
     return 0
