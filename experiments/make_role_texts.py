@@ -234,7 +234,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
     grade = find_grader(dataclasses.replace(config.data, dataset=str(options.questions)))
-    team = load_team(config.system, dtype=config.runtime.dtype)
+    team = load_team(config.system, dtype=config.runtime.dtype, weights=config.runtime.weights)
     progress = Progress(
         options.out,
         {
