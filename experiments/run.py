@@ -12,9 +12,11 @@ inner loop leaves the outer ones alone; without training they are evaluated as t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -27,6 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 import yaml
+from jax.sharding import Mesh
 
 from rmas_jax import __version__
 from rmas_jax.assembly import Team, load_links_for, load_team, start_links
@@ -40,9 +43,12 @@ from rmas_jax.models import CheckpointError, UnsupportedModelError
 from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
+from rmas_jax.sharding import make_mesh
 from rmas_jax.topology import TopologyError, load_topology
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
-from rmas_jax.training.driver import Curves, DivergedError, run_inner_loop, run_phase
+from rmas_jax.training.curves import Curves
+from rmas_jax.training.inner_loop import run_inner_loop
+from rmas_jax.training.outer_loop import DivergedError, run_phase
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
 BAD_INPUTS = (
@@ -169,6 +175,18 @@ def list_bad_rows(task: Task, path: Path) -> None:
         )
 
 
+def mesh_of(config: RunConfig) -> Mesh:
+    """The mesh of a run: it takes the first devices where it needs fewer than there are."""
+    sizes, devices = dataclasses.asdict(config.runtime.mesh), jax.devices()
+    needed = math.prod(sizes.values())
+    if needed < len(devices):
+        log.warning("runtime.mesh uses %d of %d devices", needed, len(devices))
+    try:
+        return make_mesh(**sizes, devices=devices[:needed])
+    except ValueError as error:
+        raise ConfigError(f"runtime.mesh: {error}") from None
+
+
 def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder) -> None:
     """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained.
 
@@ -263,7 +281,12 @@ def run(config: RunConfig) -> None:
         splits = {split: task.load(split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
-    team = load_team(config.system, dtype=config.runtime.dtype, weights=config.runtime.weights)
+    team = load_team(
+        config.system,
+        dtype=config.runtime.dtype,
+        mesh=mesh_of(config),
+        weights=config.runtime.weights,
+    )
     given = None if config.system.links is None else load_links_for(team, config.system)
     folder = RunFolder(config, weights_digest(config, given), task.version)
     (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))

@@ -29,10 +29,17 @@ class Team(NamedTuple):
     tokenizers: dict[str, Any]  # by role
     prompts: dict[str, RolePrompt]  # by role
     end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text
+    mesh: jax.sharding.Mesh | None = None  # devices that hold the agents; None is the default one
 
 
-def load_team(config: SystemConfig, *, dtype: str = "float32", weights: str | None = None) -> Team:
-    """Loads what `system` names; `dtype` and `weights` as in `load_pretrained`.
+def load_team(
+    config: SystemConfig,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    weights: str | None = None,
+) -> Team:
+    """Loads what `system` names; `dtype`, `mesh` and `weights` as in `load_pretrained`.
 
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
@@ -43,7 +50,7 @@ def load_team(config: SystemConfig, *, dtype: str = "float32", weights: str | No
     prompts = load_prompts(config.prompts, topology.edges, config.task)
     tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
     loaded = {
-        role: load_pretrained(config.agents[role], dtype, weights=weights)
+        role: load_pretrained(config.agents[role], dtype, mesh, weights=weights)
         for role in topology.order
     }
     system = build_system(config, topology, {role: model for role, (model, _) in loaded.items()})
@@ -56,6 +63,7 @@ def load_team(config: SystemConfig, *, dtype: str = "float32", weights: str | No
             role: text_ends(config.agents[role], tokenizer)
             for role, tokenizer in tokenizers.items()
         },
+        mesh=mesh,
     )
 
 

@@ -2,8 +2,9 @@
 
 A mesh has three axes. The batch is split over `data` and `fsdp`; weights are split over `fsdp` (the
 width, gathered where a layer needs it) and over `model` (heads, feed-forward, vocabulary, each
-device computing its part). The axes are `Auto`: the compiler finds out how to move activations, and
-model code says nothing of meshes.
+device computing its part). What training changes, the links and their optimiser state, is split
+over `fsdp` where it is large. The axes are `Auto`: the compiler finds out how to move activations,
+and model code says nothing of meshes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import functools
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -25,6 +29,8 @@ RULES = {
     "kv_heads": "model",
     "ffn": "model",
 }
+BATCH_AXES = ("data", "fsdp")
+SPLIT_STATE = 2**20  # elements from which an array of the train state is split
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +96,58 @@ def named_sharding(
 ) -> NamedSharding:
     """`partition_spec` on its mesh."""
     return NamedSharding(mesh, partition_spec(shape, logical_axes, mesh))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(tree: Any, mesh: Mesh | None) -> Any:
+    """Host arrays [B, ...], the same in every process, with their rows split over the devices.
+
+    A batch that does not divide is on every device whole; without a mesh it is on the default one.
+    """
+    if mesh is None:
+        return jax.device_put(tree)
+
+    def put(array: np.ndarray) -> jax.Array:
+        divides = array.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0
+        sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
+        # The shape says that every process holds all rows; it takes those of its own devices.
+        return jax.make_array_from_process_local_data(sharding, array, array.shape)
+
+    return jax.tree.map(put, tree)
+
+
+def state_shardings(state: Any, mesh: Mesh | None) -> Any:
+    """Where each array of a train state lies, as a tree like `state`; None without a mesh.
+
+    One rule: an array of at least `SPLIT_STATE` elements is split over `fsdp` along its longest
+    dimension that divides; any other is on every device.
+    """
+    if mesh is None:
+        return None
+
+    def rule(array: Any) -> NamedSharding:
+        devices = mesh.shape["fsdp"]
+        longest = max(
+            (i for i, size in enumerate(array.shape) if size % devices == 0),
+            key=lambda i: array.shape[i],
+            default=None,
+        )
+        if longest is None or math.prod(array.shape) < SPLIT_STATE:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
+
+    return jax.tree.map(rule, state)
+
+
+def to_host(tree: Any) -> Any:
+    """Whole arrays as numpy, in every process; all processes call it together."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 @functools.cache  # says each thing once

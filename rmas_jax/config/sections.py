@@ -222,9 +222,21 @@ class EvaluationConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig(Section):
+    """How many devices share what; the product is the number of devices that are used."""
+
+    data: int = option("devices that share a batch", 1, at_least=1)
+    fsdp: int = option("devices that share a batch and, by width, the weights", 1, at_least=1)
+    model: int = option(
+        "devices that share the weights by heads, feed-forward and vocabulary", 1, at_least=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Section):
     """How the run uses the machine."""
 
+    mesh: MeshConfig = option("the devices", MeshConfig())
     dtype: str = option(
         "type of the agents' weights; links and losses stay in float32",
         "float32",
@@ -257,6 +269,18 @@ class RunConfig(Section):
     outer: OuterConfig = option("the outer loop of training; left out: there is none", NO_OUTER)
     evaluation: EvaluationConfig = option("what is measured", EvaluationConfig())
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """What a step reads at once divides over the devices that share a batch."""
+        mesh = self.runtime.mesh
+        for i, phase in enumerate(self.outer.phases):
+            if phase.batch_size % (mesh.data * mesh.fsdp):
+                yield (
+                    f"outer.phases.{i}.batch_size",
+                    f"expected a multiple of the {mesh.data * mesh.fsdp} devices that share a "
+                    f"batch (runtime.mesh: data={mesh.data} x fsdp={mesh.fsdp}), "
+                    f"got {phase.batch_size}",
+                )
 
 
 def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Questions and role texts as arrays: tokenised once, then only indexed."""
+"""Questions and role texts as arrays on the host: tokenised once, then read in batches."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from rmas_jax.prompts import (
 from rmas_jax.recursion import Targets
 from rmas_jax.topology import Topology
 
+BUCKETS = 4  # groups of rows by length, at most
+
 
 @struct.dataclass
 class TrainingData:
-    """A split, ready to be indexed by row."""
+    """A split, or a batch of it; indexed by row."""
 
     prompts: dict[str, StagePrompt]  # by role, N rows
     targets: dict[str, Targets]  # by role that has texts, N rows, R rounds
@@ -83,16 +85,109 @@ def encode_examples(
     )
 
 
-def batch_rows(key: jax.Array, step: jax.Array, *, size: int, batch_size: int) -> jax.Array:
-    """Row numbers [batch_size] of a step: a new permutation each epoch, a remainder dropped.
+def trim(data: TrainingData, *, text_width: int = 0) -> TrainingData:
+    """Leaves out columns that are padding in every row, which changes no row's loss.
 
-    A function of the key and the step alone, so a resumed run reads what the uninterrupted one
-    would have read.
+    Args:
+      data: host arrays.
+      text_width: columns of role texts to keep in any case (teacher forcing needs M).
     """
-    per_epoch = size // batch_size
-    epoch, place = step // per_epoch, step % per_epoch
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), size)
-    return jax.lax.dynamic_slice_in_dim(order, place * batch_size, batch_size)
+    prompts = {}
+    for role, prompt in data.prompts.items():
+        slots = np.asarray(prompt.slot_index)
+        prefix = prompt.prefix_valid.any(axis=0)
+        body = prompt.body_valid.any(axis=(0, 1)) | (slots >= 0)
+        prompts[role] = prompt.replace(
+            prefix_ids=prompt.prefix_ids[:, prefix],
+            prefix_valid=prompt.prefix_valid[:, prefix],
+            body_ids=prompt.body_ids[..., body],
+            body_valid=prompt.body_valid[..., body],
+            slot_index=tuple(slots[body].tolist()),
+        )
+    targets = {}
+    for role, target in data.targets.items():
+        width = max(text_width, int(target.valid.sum(axis=-1).max()))
+        targets[role] = Targets(ids=target.ids[..., :width], valid=target.valid[..., :width])
+    return TrainingData(prompts=prompts, targets=targets)
+
+
+class Batches:
+    """What every step reads: a function of a key and the step alone.
+
+    A resumed run therefore reads what the uninterrupted one would have read, and no iterator has a
+    state to save. Rows of similar length are read together: each of at most `BUCKETS` groups, each
+    up to half as long as the one before, is padded to its own longest row, so that little is padded
+    and as many programs are compiled. An epoch cuts every group, in a new order, into whole batches
+    (a remainder waits for another epoch) and mixes these.
+    """
+
+    def __init__(self, data: TrainingData, *, batch_size: int, key: jax.Array, text_width: int = 0):
+        """See `trim` for `text_width`.
+
+        Raises:
+          ValueError: there are fewer items than a batch has.
+        """
+        if len(data) < batch_size:
+            raise ValueError(f"batch_size={batch_size}: there are {len(data)} items to train on")
+        self.batch_size = batch_size
+        self.groups = length_groups(row_lengths(data), batch_size)
+        self._data = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
+        self._seed = jax.random.key_data(key).tolist()
+        self._epoch: tuple[int, list[tuple[int, np.ndarray]]] = (-1, [])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of all groups."""
+        return sum(len(rows) // self.batch_size for rows in self.groups)
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers [batch_size] of a step in the split."""
+        group, members = self._place(step)
+        return self.groups[group][members]
+
+    def __getitem__(self, step: int) -> TrainingData:
+        """The batch of a step, on the host."""
+        group, members = self._place(step)
+        return self._data[group].rows(members)
+
+    def _place(self, step: int) -> tuple[int, np.ndarray]:
+        """The group that a step reads, and which of its members [batch_size]."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            random = np.random.default_rng([*self._seed, epoch])
+            batches = []
+            for group, rows in enumerate(self.groups):
+                order = random.permutation(len(rows))
+                whole = len(rows) // self.batch_size * self.batch_size
+                batches += [(group, part) for part in order[:whole].reshape(-1, self.batch_size)]
+            self._epoch = epoch, [batches[i] for i in random.permutation(len(batches))]
+        return self._epoch[1][place]
+
+
+def row_lengths(data: TrainingData) -> np.ndarray:
+    """Tokens of each row [N], of all roles and rounds together."""
+    marks = [valid for p in data.prompts.values() for valid in (p.prefix_valid, p.body_valid)]
+    marks += [target.valid for target in data.targets.values()]
+    return sum(valid.reshape(len(valid), -1).sum(axis=1) for valid in marks)
+
+
+def length_groups(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Row numbers by length: in (L/2, L], in (L/4, L/2], ..., longest first.
+
+    A group that does not fill a batch joins its longer neighbour, the longest its shorter one.
+    """
+    halvings = np.floor(np.log2(lengths.max() / lengths)).astype(int)
+    halvings = np.minimum(halvings, BUCKETS - 1)
+    groups: list[np.ndarray] = []
+    waiting = np.zeros(0, int)
+    for group in reversed(range(BUCKETS)):
+        waiting = np.concatenate([waiting, np.flatnonzero(halvings == group)])
+        if len(waiting) >= batch_size:
+            groups.append(waiting)
+            waiting = np.zeros(0, int)
+    if len(waiting):
+        groups.append(np.concatenate([groups.pop(), waiting]))
+    return groups[::-1]
 
 
 @struct.dataclass

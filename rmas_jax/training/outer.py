@@ -14,7 +14,7 @@ from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
 from rmas_jax.recursion import run_rounds
 from rmas_jax.topology import System
-from rmas_jax.training.batches import TrainingData, batch_rows
+from rmas_jax.training.batches import TrainingData
 
 
 @struct.dataclass
@@ -33,7 +33,9 @@ def make_optimizer(phase: PhaseConfig) -> optax.GradientTransformation:
             0.0, phase.learning_rate, phase.warmup_steps, phase.steps
         )
     else:
-        rate = optax.warmup_constant_schedule(0.0, phase.learning_rate, phase.warmup_steps)
+        warmup = optax.linear_schedule(0.0, phase.learning_rate, phase.warmup_steps)
+        constant = optax.constant_schedule(phase.learning_rate)
+        rate = optax.join_schedules([warmup, constant], [phase.warmup_steps])
     options = {"weight_decay": phase.weight_decay} if phase.optimizer in ("adamw", "lion") else {}
     rule = getattr(optax, phase.optimizer)(rate, **options)
     return optax.chain(optax.clip_by_global_norm(phase.max_grad_norm), rule)
@@ -102,28 +104,24 @@ def outer_step(
     system: System,
     phase: PhaseConfig,
     agents: Any,
-    data: TrainingData,
+    batch: TrainingData,
     state: OuterState,
     *,
-    key: jax.Array,
     remat: bool = False,
 ) -> tuple[OuterState, dict[str, Any]]:
-    """One optimiser step on the batch that (key, step) choose from `data`.
+    """One optimiser step on a batch.
 
     Args:
       system: the system (static).
       phase: the phase (static).
       agents: frozen parameters by role.
-      data: the whole split.
+      batch: `phase.batch_size` items.
       state: links and optimiser state; donate it.
-      key: order of the batches.
       remat: recompute rounds in the backward pass.
 
     Returns:
       The new state, and metrics: "loss", "grad_norm", and per role, round and link.
     """
-    rows = batch_rows(key, state.step, size=len(data), batch_size=phase.batch_size)
-    batch = data.rows(rows)
 
     def loss_fn(trained):
         return outer_loss(

@@ -1,9 +1,21 @@
 import jax
 import numpy as np
 import pytest
+from systems import build_pattern
 from teams import build_team
 
-from rmas_jax.training.batches import batch_rows, encode_dialogues, encode_examples, encode_texts
+from rmas_jax.recursion import Targets
+from rmas_jax.training.batches import (
+    BUCKETS,
+    Batches,
+    TrainingData,
+    encode_dialogues,
+    encode_examples,
+    encode_texts,
+    length_groups,
+    row_lengths,
+)
+from rmas_jax.training.outer import outer_loss
 
 FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
 EXAMPLES = [
@@ -27,18 +39,86 @@ def team(tmp_path_factory):
     return build_team(tmp_path_factory.mktemp("team"))[0]
 
 
-def test_an_epoch_visits_every_row_once_and_epochs_differ():
-    key = jax.random.key(3)
-    rows = [np.asarray(batch_rows(key, step, size=12, batch_size=4)) for step in range(6)]
-    first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert list(first) != list(second)
+@pytest.fixture(scope="module")
+def tiny():
+    return build_pattern("distillation")
 
 
-def test_batches_depend_on_key_and_step_alone():
-    again = batch_rows(jax.random.key(3), 4, size=12, batch_size=4)
-    assert list(again) == list(batch_rows(jax.random.key(3), 4, size=12, batch_size=4))
-    assert list(again) != list(batch_rows(jax.random.key(4), 4, size=12, batch_size=4))
+@pytest.fixture(scope="module")
+def ragged(tiny):
+    """Items of many lengths: prompts and role texts."""
+    questions = [" ".join(["parcel"] * n) for n in (1, 2, 60, 3, 1, 25, 70, 2, 30, 1, 12, 2)]
+    random, shape = np.random.default_rng(0), (len(questions), 2, 24)
+    targets = {}
+    for role in tiny.agents:
+        lengths = random.integers(4, 25, (*shape[:2], 1)) // (
+            1 + (np.arange(12) % 3)[:, None, None]
+        )
+        valid = np.arange(24) < lengths
+        targets[role] = Targets(
+            ids=np.where(valid, random.integers(1, 37, shape), 0).astype(np.int32), valid=valid
+        )
+    return TrainingData(prompts=tiny.prompts(questions), targets=targets)
+
+
+def test_an_epoch_visits_every_row_once_and_epochs_differ(ragged):
+    batches = Batches(ragged, batch_size=1, key=jax.random.key(3))
+    assert batches.steps_per_epoch == 12
+    rows = np.concatenate([batches.rows(step) for step in range(24)])
+    assert sorted(rows[:12]) == sorted(rows[12:]) == list(range(12))
+    assert list(rows[:12]) != list(rows[12:])
+
+
+def test_batches_depend_on_key_and_step_alone(ragged):
+    one, same = (Batches(ragged, batch_size=4, key=jax.random.key(3)) for _ in range(2))
+    wanted = [one.rows(step).tolist() for step in range(9)]
+    assert [same.rows(step).tolist() for step in (7, 2, 8)] == [wanted[i] for i in (7, 2, 8)]
+    other = Batches(ragged, batch_size=4, key=jax.random.key(4))
+    assert [other.rows(step).tolist() for step in range(9)] != wanted
+
+
+def test_rows_of_like_length_are_read_together():
+    lengths = np.array([100, 51, 50, 26, 25, 13, 12, 1])
+    groups = length_groups(lengths, 1)
+    assert [lengths[rows].tolist() for rows in groups] == [[100, 51], [50, 26], [25, 13], [12, 1]]
+    # Too few for a batch: they join longer rows, and the longest join shorter ones.
+    lengths = np.array([100, 40, 40, 20, 10, 10, 10])
+    assert [sorted(lengths[r].tolist()) for r in length_groups(lengths, 3)] == [
+        [20, 40, 40, 100],
+        [10, 10, 10],
+    ]
+    assert len(length_groups(2 ** np.arange(20), 1)) == BUCKETS
+
+
+def test_fewer_items_than_a_batch_are_refused(ragged):
+    with pytest.raises(ValueError, match="batch_size=13: there are 12 items"):
+        Batches(ragged, batch_size=13, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("teacher_forced", [False, True])
+def test_a_batch_is_worth_the_same_rows_padded_to_the_longest(tiny, ragged, teacher_forced):
+    width = tiny.system.latent_steps
+    batches = Batches(ragged, batch_size=2, key=jax.random.key(0), text_width=width)
+    assert len(batches.groups) > 1
+    step = next(s for s in range(6) if batches.rows(s)[0] in batches.groups[-1])
+    rows, batch = batches.rows(step), batches[step]
+    assert row_lengths(batch).tolist() == row_lengths(ragged)[rows].tolist()
+    assert batch.prompts["learner"].body_ids.shape < ragged.prompts["learner"].body_ids.shape
+
+    @jax.jit
+    def loss(batch):
+        return outer_loss(
+            tiny.system,
+            tiny.agents,
+            tiny.links,
+            batch,
+            rounds=2,
+            teacher_forced=teacher_forced,
+            role_text_weight=1.0,
+        )[0]
+
+    np.testing.assert_allclose(loss(batch), loss(ragged.rows(rows)), rtol=1e-6, atol=1e-6)
+    assert abs(loss(ragged.rows(rows - 1)) - loss(batch)) > 1e-3  # the control
 
 
 def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):

@@ -1,61 +1,40 @@
-"""Runs the two loops: what is compiled, logged, saved and resumed."""
+"""The inner loop as a whole: what is read, paired and trained, and in which order."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from rmas_jax.assembly import Team
-from rmas_jax.channels import latent_channel
-from rmas_jax.checkpoints import CheckpointStore
-from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
+from rmas_jax.config import InnerConfig
 from rmas_jax.links import apply_link
 from rmas_jax.models import Decoder
 from rmas_jax.models.tokenizer import shared_tokens
-from rmas_jax.recursion import Rounds, run_rounds
-from rmas_jax.topology import System, edge_name
+from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
+from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner import next_token_pairs, regress_link
-from rmas_jax.training.outer import outer_step, start_phase
+from rmas_jax.training.rollouts import BATCH_SIZE, roll_outs
 
-BATCH_SIZE = 256  # of reading without gradients
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # states [n, D], next embeddings [n, D], ids [n]
-
-
-class DivergedError(RuntimeError):
-    """The loss is not a number; the message names phase, step and the last good checkpoint."""
-
-
-class Curves:
-    """Training curves as JSON lines; a resumed run drops what it will write again."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def truncate(self, series: str, step: int) -> None:
-        """Drops rows of a series from `step` on."""
-        if self.path.is_file():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-            kept = [row for row in rows if row["series"] != series or row["step"] < step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, stage: str, series: str, step: int, **values: Any) -> None:
-        """Adds a row."""
-        row = {"stage": stage, "series": series, "step": step, **values}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+_send = jax.jit(apply_link, static_argnums=0)
 
 
 def cached_pairs(
-    model: Decoder, params: Any, dialogues: Dialogues, *, batch_size: int = BATCH_SIZE
+    model: Decoder,
+    params: Any,
+    dialogues: Dialogues,
+    *,
+    mesh: Mesh | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Pairs:
     """Runs a frozen agent once over its role texts.
 
@@ -68,37 +47,11 @@ def cached_pairs(
     batch_size = min(batch_size, len(dialogues.ids))
     for start in range(0, len(dialogues.ids), batch_size):
         rows = np.arange(start, start + batch_size) % len(dialogues.ids)  # the last batch wraps
-        pairs.append(jax.device_get(read(params, dialogues.ids[rows], dialogues.valid[rows])))
+        ids, valid = put_batch((dialogues.ids[rows], dialogues.valid[rows]), mesh)
+        pairs.append(to_host(read(params, ids, valid)))
     keep = dialogues.target[:, -width:]
     hidden, target = (np.concatenate(x)[: len(keep)][keep] for x in zip(*pairs, strict=True))
     return hidden, target, dialogues.ids[:, -width:][keep]
-
-
-_send = jax.jit(apply_link, static_argnums=0)
-
-
-@functools.partial(jax.jit, static_argnames=("system", "rounds"))
-def _roll_out(
-    system: System, agents: Any, links: Any, batch: TrainingData, *, rounds: int
-) -> Rounds:
-    """The rounds on the system's own latents, without gradients; one program per batch size."""
-    channel = latent_channel(system, links)
-    return run_rounds(system, agents, channel, batch.prompts, rounds=rounds, targets=batch.targets)
-
-
-def roll_outs(
-    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
-    """Yields batches, what the rounds make of them (on the host), and which rows [B] count.
-
-    The last batch wraps; what it repeats does not count.
-    """
-    batch_size = min(batch_size, len(data))
-    for start in range(0, len(data), batch_size):
-        rows = np.arange(start, start + batch_size)
-        batch = data.rows(rows % len(data))
-        out = _roll_out(team.system, team.agents, links, batch, rounds=rounds)
-        yield batch, jax.device_get(out), rows < len(data)
 
 
 def rollout_pairs(
@@ -163,7 +116,7 @@ def run_inner_loop(
     train = jax.jit(regress_link, static_argnums=(0, 4))
     links = {part: dict(params) for part, params in links.items()}
     pairs = {
-        role: cached_pairs(system.models[role], team.agents[role], dialogues[role])
+        role: cached_pairs(system.models[role], team.agents[role], dialogues[role], mesh=team.mesh)
         for role in topology.order
     }
     # An outer link reads what the inner one makes of a thought, so inner links go first.
@@ -226,9 +179,7 @@ def _embeddings(team: Team, role: str, ids: np.ndarray) -> np.ndarray:
     """Input embeddings [n, D] of token ids [n]."""
     model = team.system.models[role]
     vocabulary = np.arange(model.config.vocab_size)[None]
-    return np.asarray(model.apply({"params": team.agents[role]}, vocabulary, method="embed")[0])[
-        ids
-    ]
+    return to_host(model.apply({"params": team.agents[role]}, vocabulary, method="embed")[0])[ids]
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:
@@ -253,91 +204,3 @@ def _translations(
     if team.system.sent_vectors == "outer_of_inner":
         hidden = _send(team.system.inner[sender], links["inner"][sender], hidden)
     return hidden, target, int(known.sum())
-
-
-def run_phase(
-    team: Team,
-    links: Any,
-    data: TrainingData,
-    validation: TrainingData,
-    config: OuterConfig,
-    phase: PhaseConfig,
-    *,
-    key: jax.Array,
-    directory: Path,
-    curves: Curves,
-    progress: bool = True,
-) -> Any:
-    """Runs, or resumes, one phase of the outer loop; returns all links.
-
-    Args:
-      team: the system and its agents.
-      links: where they start.
-      data: training items.
-      validation: held-out items.
-      config: of the outer loop.
-      phase: the phase.
-      key: order of the batches.
-      directory: of the checkpoints.
-      curves: gets losses and gradient norms.
-      progress: whether to show a bar.
-
-    Raises:
-      DivergedError: the loss or a gradient is not finite.
-    """
-    state = start_phase(phase, links)
-    step_fn = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
-    with CheckpointStore(directory, keep=config.keep_checkpoints) as store:
-        if found := store.restore_newest(state):
-            _, state = found
-        first = int(state.step)
-        curves.truncate(phase.name, first)
-        bar = tqdm(
-            range(first, phase.steps),
-            initial=first,
-            total=phase.steps,
-            desc=f"outer loop, {phase.name}",
-            disable=not progress,
-        )
-        for step in bar:
-            state, metrics = step_fn(team.system, phase, team.agents, data, state, key=key)
-            done = step + 1
-            if step % config.log_every == 0 or done == phase.steps:
-                metrics = jax.device_get(metrics)
-                if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-                    raise DivergedError(
-                        f"phase {phase.name}, step {step}: loss {metrics['loss']}, gradient norm "
-                        f"{metrics['grad_norm']}; the last good checkpoint is in {directory}"
-                    )
-                curves.write("outer", phase.name, step, **_flat(metrics))
-                bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-            if done % config.validation_every == 0 or done == phase.steps:
-                curves.write(
-                    "outer",
-                    f"{phase.name} (validation)",
-                    step,
-                    **_validate(team, state.links, validation, rounds=phase.rounds),
-                )
-            if done % config.checkpoint_every == 0 or done == phase.steps:
-                store.save(done, state)
-    return state.links
-
-
-def _validate(team: Team, links: Any, data: TrainingData, *, rounds: int) -> dict[str, Any]:
-    """Loss of the last round's answer, and the share of right texts by role and round."""
-    answerer = team.system.topology.answerer
-    loss, right = [], []
-    for _, out, counts in roll_outs(team, links, data, rounds=rounds):
-        loss.append(out.losses[answerer][-1, counts])
-        right.append({role: values[:, counts] for role, values in out.right.items()})
-    shares = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1).mean(1), *right)
-    return {"loss": float(np.concatenate(loss).mean()), **_flat({"right": shares})}
-
-
-def _flat(tree: Any) -> dict[str, float | list[float]]:
-    """Nested metrics -> {"a/b": number or list}."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        "/".join(str(key.key) for key in path): np.asarray(leaf).round(6).tolist()
-        for path, leaf in leaves
-    }
