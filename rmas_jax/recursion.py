@@ -20,11 +20,13 @@ from flax import struct
 
 from rmas_jax.agents import Reading, read_body, read_prefix, think, write
 from rmas_jax.channels import Channel
-from rmas_jax.models import Cache
+from rmas_jax.models import Cache, Decoder
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.sampling import GREEDY, Speech
 from rmas_jax.topology import System, edge_name
+
+LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
 
 
 @struct.dataclass
@@ -71,10 +73,39 @@ def text_states(
         embeds = model.apply(params, target.ids[:, :-1], method="embed")
         read, _ = model.apply(params, embeds, target.valid[:, :-1], cache)
         states = jnp.concatenate([states, read], axis=1)
-    logits = model.apply(params, states, method="unembed")
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, target.ids) * target.valid
-    right = jnp.all((jnp.argmax(logits, axis=-1) == target.ids) | ~target.valid, axis=1)
-    return states, losses.sum(1) / target.valid.sum(1), right
+    losses, hits = token_losses(model, agents[role], states, target.ids)
+    losses = (losses * target.valid).sum(1) / target.valid.sum(1)
+    return states, losses, jnp.all(hits | ~target.valid, axis=1)
+
+
+def token_losses(
+    model: Decoder, params: Any, states: jax.Array, ids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of tokens [B, W] under the states [B, W, D] before them, and greedy hits.
+
+    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: longer texts are
+    scanned in chunks of positions, and a chunk's logits are computed again for its gradient.
+    """
+    batch, width = ids.shape
+    chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * model.config.vocab_size)))
+
+    def of_chunk(_, scanned):
+        states, ids = scanned
+        logits = model.apply({"params": params}, states, method="unembed")
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+        return None, (losses, jnp.argmax(logits, axis=-1) == ids)
+
+    if chunk == width:
+        return of_chunk(None, (states, ids))[1]
+    count = -(-width // chunk)
+
+    def split(x):  # [B, W, ...] -> [chunks, B, C, ...]
+        padding = [(0, 0), (0, count * chunk - width)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    of_chunk = jax.checkpoint(of_chunk, prevent_cse=False)
+    _, out = jax.lax.scan(of_chunk, None, (split(states), split(ids)))
+    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :width] for x in out)
 
 
 def run_rounds(
@@ -87,8 +118,10 @@ def run_rounds(
     prefixes: Mapping[str, Cache] | None = None,
     targets: Mapping[str, Targets] | None = None,
     teacher_forced: bool = False,
+    rollout_feedback: bool = False,
     probes: Mapping[str, jax.Array] | None = None,
     remat: bool = False,
+    truncate_rounds: int | None = None,
 ) -> Rounds:
     """Runs `rounds` rounds of latent collaboration as one `lax.scan`.
 
@@ -102,9 +135,13 @@ def run_rounds(
       targets: role -> texts; gives their losses. Needs W >= M when teacher-forced.
       teacher_forced: thoughts are the states over the role's target text instead of a rollout
         (upstream's outer loop, but starting at the last prompt token as inference does).
+      rollout_feedback: with `teacher_forced`, the answerer's thoughts are a rollout all the same:
+        what it feeds back has not seen its text.
       probes: edge name -> [R, B, M, D'], added to what crosses an edge; zeros whose gradient is
         the gradient that reaches each slot in each round.
       remat: recompute a round in the backward pass instead of storing it.
+      truncate_rounds: rounds that the last round's gradient passes through, itself included; every
+        so many rounds, counted from the last, feedback enters without a gradient. None: all.
     """
     topology, steps = system.topology, system.latent_steps
     if rounds < 1:
@@ -126,6 +163,11 @@ def run_rounds(
 
     def body(feedback, scanned):
         index, targets, probes = scanned
+        if truncate_rounds is not None:
+            is_cut = (rounds - index) % truncate_rounds == 0
+            feedback = jax.tree.map(
+                lambda x: jnp.where(is_cut, jax.lax.stop_gradient(x), x), feedback
+            )
         return one_round(
             feedback,
             index=index,
@@ -133,6 +175,7 @@ def run_rounds(
             targets=targets,
             probes=probes,
             teacher_forced=teacher_forced,
+            rollout_feedback=rollout_feedback,
         )
 
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets or {}))
@@ -244,6 +287,7 @@ def _round(
     targets: Mapping[str, Targets] | None = None,
     probes: Mapping[str, jax.Array] | None = None,
     teacher_forced: bool = False,
+    rollout_feedback: bool = False,
 ) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any]]]:
     """All stages in order, from the feedback of the round before to that of this one.
 
@@ -266,7 +310,7 @@ def _round(
             form=form,
             arrived=arrived,
             target=targets.get(role),
-            teacher_forced=teacher_forced,
+            teacher_forced=teacher_forced and not (rollout_feedback and role == topology.answerer),
         )
 
     inbox, written = dict(feedback), {}

@@ -152,9 +152,27 @@ class PhaseConfig(Section):
         "thoughts from target texts, or from the system's own rollout",
         choices=("teacher_forced", "on_policy"),
     )
+    feedback: str = option(
+        "teacher_forced: what the answerer feeds back. draft: its states over its own text of the "
+        "round; gold: over the final answer, which it is then trained to write in every round "
+        "(upstream; a leak); rollout: thoughts of its own",
+        "draft",
+        choices=("draft", "gold", "rollout"),
+    )
     rounds: int = option("rounds that are unrolled", at_least=1, at_most=MAX_ROUNDS)
+    truncate_rounds: int | None = option(
+        "rounds that a gradient passes through at most; null: all", None, at_least=1
+    )
     steps: int = option("optimiser steps", at_least=1)
     batch_size: int = option("items per step", at_least=1)
+    accumulation: int = option(
+        "parts of a batch whose gradients are added up one after another, to save memory",
+        1,
+        at_least=1,
+    )
+    remat: bool = option(
+        "whether rounds are recomputed in the backward pass, to save memory", False
+    )
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
     optimizer: str = option(
@@ -170,7 +188,7 @@ class PhaseConfig(Section):
     train_inner_links: bool = option("whether the inner links are trained on as well", False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends, and weights fit the rounds and the optimiser."""
+        """Warmup ends, and weights, feedback and parts of a batch fit the rest."""
         yield from _warmup_conflict(self.warmup_steps, self.steps)
         if self.round_weights and len(self.round_weights) != self.rounds:
             yield (
@@ -179,6 +197,16 @@ class PhaseConfig(Section):
             )
         if self.round_weights and not any(self.round_weights):
             yield "round_weights", "all are 0: nothing to train on"
+        if self.feedback != "draft" and self.latents == "on_policy":
+            yield (
+                "feedback",
+                f"{self.feedback} is for teacher_forced; on_policy feeds its rollout back",
+            )
+        if self.batch_size % self.accumulation:
+            yield (
+                "accumulation",
+                f"expected a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
+            )
         if self.weight_decay and self.optimizer not in ("adamw", "lion"):
             yield "weight_decay", f"{self.optimizer} has none: use adamw or lion, or leave it at 0"
 
@@ -189,7 +217,9 @@ class OuterConfig(Section):
 
     phases: tuple[PhaseConfig, ...] = option("run one after the other; empty: no outer loop")
     checkpoint_every: int = option("steps between checkpoints", 50, at_least=1)
-    keep_checkpoints: int = option("newest checkpoints to keep", 2, at_least=1)
+    keep_checkpoints: int = option(
+        "newest checkpoints to keep, beside the one of lowest validation loss", 2, at_least=1
+    )
     log_every: int = option("steps between log lines", 10, at_least=1)
     validation_every: int = option("steps between validations", 50, at_least=1)
     validation_size: int = option("validation items", 128, at_least=1)
@@ -249,6 +279,9 @@ class RuntimeConfig(Section):
     )
     compilation_cache: bool = option("whether compiled programs are kept between runs", True)
     progress: bool = option("whether progress bars are shown", True)
+    tensorboard: bool = option(
+        "whether training curves are written for TensorBoard as well (extra: logging)", False
+    )
 
 
 # Of a system that is only used; what is trained says how in full.
@@ -271,14 +304,14 @@ class RunConfig(Section):
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """What a step reads at once divides over the devices that share a batch."""
-        mesh = self.runtime.mesh
+        """What is read at once divides over the devices that share a batch."""
+        devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
         for i, phase in enumerate(self.outer.phases):
-            if phase.batch_size % (mesh.data * mesh.fsdp):
+            if phase.batch_size % (devices * phase.accumulation):
                 yield (
                     f"outer.phases.{i}.batch_size",
-                    f"expected a multiple of the {mesh.data * mesh.fsdp} devices that share a "
-                    f"batch (runtime.mesh: data={mesh.data} x fsdp={mesh.fsdp}), "
+                    f"expected a multiple of {devices * phase.accumulation} (runtime.mesh: data x "
+                    f"fsdp = {devices} devices; accumulation={phase.accumulation}), "
                     f"got {phase.batch_size}",
                 )
 

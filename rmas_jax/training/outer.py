@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -60,9 +61,11 @@ def outer_loss(
     *,
     rounds: int,
     teacher_forced: bool,
+    feedback: str = "draft",
     round_weights: tuple[float, ...] = (),
     role_text_weight: float = 0.0,
     remat: bool = False,
+    truncate_rounds: int | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Cross-entropy of the answer, through all rounds (paper eq. 6).
 
@@ -73,27 +76,36 @@ def outer_loss(
       batch: prompts and role texts.
       rounds: R.
       teacher_forced: thoughts from role texts (upstream) instead of the system's own rollout.
-        What the answerer feeds back is then its own draft of the round, never the final answer.
+      feedback: of a teacher-forced answerer: the states over its own text of the round ("draft"),
+        over its last text, which is then its target in every round ("gold": upstream's, a leak), or
+        a rollout, which has seen no text ("rollout").
       round_weights: weight of the answerer's text in each round; () is the last round alone.
       role_text_weight: weight of the mean loss of every role's text in every round.
       remat: recompute rounds in the backward pass.
+      truncate_rounds: rounds that a gradient passes through; None is all.
 
     Returns:
       The loss, and {"loss": {role: [R]}, "right": {role: [R]}}, batch means.
     """
+    targets, answerer = batch.targets, system.topology.answerer
+    if teacher_forced and feedback == "gold":
+        final = jax.tree.map(lambda x: jnp.broadcast_to(x[:, -1:], x.shape), targets[answerer])
+        targets = {**targets, answerer: final}
     out = run_rounds(
         system,
         agents,
         latent_channel(system, links),
         batch.prompts,
         rounds=rounds,
-        targets=batch.targets,
+        targets=targets,
         teacher_forced=teacher_forced,
+        rollout_feedback=feedback == "rollout",
         remat=remat,
+        truncate_rounds=truncate_rounds,
     )
     by_role = {role: loss.mean(axis=1) for role, loss in out.losses.items()}  # [R]
     weights = jnp.asarray(round_weights or (0.0,) * (rounds - 1) + (1.0,))
-    loss = (by_role[system.topology.answerer] * weights).sum() / weights.sum()
+    loss = (by_role[answerer] * weights).sum() / weights.sum()
     if role_text_weight:
         loss += role_text_weight * sum(x.mean() for x in by_role.values()) / len(by_role)
     right = {role: x.mean(axis=1) for role, x in out.right.items()}
@@ -101,13 +113,7 @@ def outer_loss(
 
 
 def outer_step(
-    system: System,
-    phase: PhaseConfig,
-    agents: Any,
-    batch: TrainingData,
-    state: OuterState,
-    *,
-    remat: bool = False,
+    system: System, phase: PhaseConfig, agents: Any, batch: TrainingData, state: OuterState
 ) -> tuple[OuterState, dict[str, Any]]:
     """One optimiser step on a batch.
 
@@ -117,13 +123,13 @@ def outer_step(
       agents: frozen parameters by role.
       batch: `phase.batch_size` items.
       state: links and optimiser state; donate it.
-      remat: recompute rounds in the backward pass.
 
     Returns:
       The new state, and metrics: "loss", "grad_norm", and per role, round and link.
     """
 
-    def loss_fn(trained):
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def value_and_grad(trained, batch):
         return outer_loss(
             system,
             agents,
@@ -131,13 +137,15 @@ def outer_step(
             batch,
             rounds=phase.rounds,
             teacher_forced=phase.latents == "teacher_forced",
+            feedback=phase.feedback,
             round_weights=phase.round_weights,
             role_text_weight=phase.role_text_weight,
-            remat=remat,
+            remat=phase.remat,
+            truncate_rounds=phase.truncate_rounds,
         )
 
     trained = trained_links(phase, state.links)
-    (loss, details), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    (loss, details), grads = _mean_over_parts(value_and_grad, trained, batch, phase.accumulation)
     updates, optimizer = make_optimizer(phase).update(grads, state.optimizer, trained)
     links = state.links | optax.apply_updates(trained, updates)
     metrics = {
@@ -151,3 +159,22 @@ def outer_step(
     return dataclasses.replace(
         state, step=state.step + 1, links=links, optimizer=optimizer
     ), metrics
+
+
+def _mean_over_parts(value_and_grad: Any, trained: Any, batch: TrainingData, parts: int) -> Any:
+    """`value_and_grad` of a batch as the mean over its parts, one at a time in memory."""
+    if parts == 1:
+        return value_and_grad(trained, batch)
+
+    def split(x):  # every parts-th row: each device keeps the rows that it has
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    batches = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda x: x[0], batches)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, trained, first))
+
+    def add(total, batch):
+        return jax.tree.map(jnp.add, total, value_and_grad(trained, batch)), None
+
+    total, _ = jax.lax.scan(add, zeros, batches)
+    return jax.tree.map(lambda x: x / parts, total)

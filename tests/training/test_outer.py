@@ -1,12 +1,17 @@
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from systems import QUESTIONS
+from systems import QUESTIONS, build_pattern
 
+from rmas_jax import recursion
+from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
-from rmas_jax.recursion import Targets
+from rmas_jax.recursion import Targets, run_rounds, token_losses
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.outer import outer_loss, outer_step, start_phase
 
@@ -22,23 +27,28 @@ PHASE = PhaseConfig(
 
 
 @pytest.fixture(scope="module")
-def data(tiny_system):
+def tiny():
+    return build_pattern("distillation")
+
+
+@pytest.fixture(scope="module")
+def data(tiny):
     rng = np.random.default_rng(5)
     targets = {
         role: Targets(
             ids=rng.integers(0, 37, (3, 3, 4)).astype(np.int32), valid=np.ones((3, 3, 4), bool)
         )
-        for role in tiny_system.system.topology.order
+        for role in tiny.agents
     }
-    return TrainingData(prompts=tiny_system.prompts(QUESTIONS), targets=targets)
+    return TrainingData(prompts=tiny.prompts(QUESTIONS), targets=targets)
 
 
-def take_steps(tiny_system, data, phase, count):
+def take_steps(tiny, data, phase, count):
     step = jax.jit(outer_step, static_argnums=(0, 1))
-    state, metrics = start_phase(phase, tiny_system.links), None
+    state, metrics = start_phase(phase, tiny.links), None
     batches = Batches(data, batch_size=phase.batch_size, key=jax.random.key(0))
     for i in range(count):
-        state, metrics = step(tiny_system.system, phase, tiny_system.agents, batches[i], state)
+        state, metrics = step(tiny.system, phase, tiny.agents, batches[i], state)
     return state, metrics
 
 
@@ -46,30 +56,30 @@ def same(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def test_only_outer_links_move_unless_asked(tiny_system, data):
-    state, metrics = take_steps(tiny_system, data, PHASE, 3)
-    assert same(state.links["inner"], tiny_system.links["inner"])
+def test_only_outer_links_move_unless_asked(tiny, data):
+    state, metrics = take_steps(tiny, data, PHASE, 3)
+    assert same(state.links["inner"], tiny.links["inner"])
     for name, params in state.links["outer"].items():
-        assert not same(params, tiny_system.links["outer"][name]), name
+        assert not same(params, tiny.links["outer"][name]), name
         assert metrics["link_grad_norm"][name] > 0
-    both, _ = take_steps(tiny_system, data, dataclasses.replace(PHASE, train_inner_links=True), 3)
-    assert not same(both.links["inner"], tiny_system.links["inner"])
+    both, _ = take_steps(tiny, data, dataclasses.replace(PHASE, train_inner_links=True), 3)
+    assert not same(both.links["inner"], tiny.links["inner"])
 
 
-def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny_system, data):
+def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, data):
     def loss(**options):
         return outer_loss(
-            tiny_system.system,
-            tiny_system.agents,
-            tiny_system.links,
+            tiny.system,
+            tiny.agents,
+            tiny.links,
             data,
             rounds=2,
-            teacher_forced=False,
+            teacher_forced=True,
             **options,
         )
 
     last, details = loss()
-    by_round = details["loss"]["solver"]
+    by_round = details["loss"]["learner"]
     np.testing.assert_allclose(last, by_round[-1], rtol=1e-6)
     weighted, _ = loss(round_weights=(3.0, 1.0))
     np.testing.assert_allclose(weighted, (3 * by_round[0] + by_round[1]) / 4, rtol=1e-6)
@@ -78,7 +88,7 @@ def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny_sy
     np.testing.assert_allclose(with_texts, last + 0.5 * texts, rtol=1e-5)
 
 
-def test_training_lowers_the_loss_on_its_own_items(tiny_system, data):
+def test_training_lowers_the_loss_on_its_own_items(tiny, data):
     phase = dataclasses.replace(
         PHASE,
         steps=40,
@@ -87,6 +97,146 @@ def test_training_lowers_the_loss_on_its_own_items(tiny_system, data):
         latents="teacher_forced",
         role_text_weight=1.0,
     )
-    _, first = take_steps(tiny_system, data, phase, 1)
-    _, last = take_steps(tiny_system, data, phase, 40)
+    _, first = take_steps(tiny, data, phase, 1)
+    _, last = take_steps(tiny, data, phase, 40)
     assert last["loss"] < first["loss"] - 0.1
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(tiny, data):
+    eight = data.rows(np.arange(8) % 3)
+    fresh = {role: _fresh(t, seed=i) for i, (role, t) in enumerate(eight.targets.items())}
+    eight = eight.replace(targets=fresh)
+    step = jax.jit(outer_step, static_argnums=(0, 1))
+
+    def take(**options):
+        phase = dataclasses.replace(
+            PHASE,
+            latents="teacher_forced",
+            batch_size=8,
+            optimizer="sgd",
+            warmup_steps=0,
+            **options,
+        )
+        state = start_phase(phase, tiny.links)
+        state, metrics = step(tiny.system, phase, tiny.agents, eight, state)
+        return state.links, metrics
+
+    whole, in_parts = take(), take(accumulation=4)
+    for ours, expected in zip(*map(jax.tree.leaves, (in_parts, whole)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(whole[1]["grad_norm"], in_parts[1]["grad_norm"], rtol=1e-6)
+    assert whole[1]["grad_norm"] > 1e-2
+    part = jax.tree.map(lambda x: x[:2], eight)  # the control: one part is not the batch
+    alone = outer_loss(tiny.system, tiny.agents, tiny.links, part, rounds=2, teacher_forced=True)[0]
+    assert abs(alone - whole[1]["loss"]) > 1e-3
+
+
+def _fresh(target, *, seed):
+    """The target with other tokens in every row."""
+    ids = np.random.default_rng(seed).integers(0, 37, target.ids.shape).astype(np.int32)
+    return Targets(ids=ids, valid=target.valid)
+
+
+def test_chunks_of_a_text_give_its_loss_and_gradient(tiny, data, monkeypatch):
+    model, params = tiny.system.models["expert"], tiny.agents["expert"]
+    random = np.random.default_rng(0)
+    states = jnp.asarray(random.normal(size=(2, 7, model.config.width)), jnp.float32)
+    ids = jnp.asarray(random.integers(0, 37, (2, 7)))
+
+    def loss(states, weights):
+        losses, hits = token_losses(model, params, states, ids)
+        return (losses * weights).sum(), (losses, hits)
+
+    weights = jnp.asarray(random.normal(size=(2, 7)), jnp.float32)
+    of_chunks = []
+    for positions in (7, 3, 1):  # three does not divide seven
+        monkeypatch.setattr(recursion, "LOGITS_AT_ONCE", positions * 2 * 37)
+        fresh = functools.partial(loss)  # no trace of it is kept
+        of_chunks.append(jax.value_and_grad(fresh, has_aux=True)(states, weights))
+        scans = str(jax.make_jaxpr(functools.partial(loss))(states, weights)).count("scan[")
+        assert scans == (positions < 7)
+    for chunked in of_chunks[1:]:
+        for ours, expected in zip(*map(jax.tree.leaves, (chunked, of_chunks[0])), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    other = jax.grad(loss, has_aux=True)(states, weights[:, ::-1])[0]  # the control
+    assert np.abs(other - of_chunks[0][1]).max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def gradient_by_link(tiny, data):
+    """Function from options of `outer_loss` to (loss by role and round, gradient of all links)."""
+
+    def of(**options):
+        @jax.jit
+        def value_and_grad(links, data):
+            def loss(links):
+                return outer_loss(tiny.system, tiny.agents, links, data, **options)
+
+            return jax.value_and_grad(loss, has_aux=True)(links)
+
+        (_, details), gradient = value_and_grad(tiny.links, data)
+        return details["loss"], gradient
+
+    return of
+
+
+def test_truncation_cuts_the_gradient_and_nothing_else(gradient_by_link):
+    """The feedback link acts only through later rounds, so one round leaves it without gradient."""
+    options = {"rounds": 3, "teacher_forced": True}
+    found = {k: gradient_by_link(**options, truncate_rounds=k) for k in (None, 2, 1)}
+    for losses, _ in found.values():
+        for ours, expected in zip(*map(jax.tree.leaves, (losses, found[None][0])), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    back, forth = "learner->expert", "expert->learner"
+    norm = {
+        k: {edge: float(optax.tree.norm(g["outer"][edge])) for edge in (back, forth)}
+        for k, (_, g) in found.items()
+    }
+    assert norm[1][back] == 0 < norm[1][forth]
+    assert 0 < norm[2][back] != pytest.approx(norm[None][back], rel=1e-3)
+
+
+def test_what_a_teacher_forced_answerer_feeds_back(tiny, data, gradient_by_link):
+    """A draft shows in the next round, a rollout shows no text, gold shows the last one."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def received(feedback, targets):
+        """What reaches the answerer in round 2."""
+        out = run_rounds(
+            tiny.system,
+            tiny.agents,
+            latent_channel(tiny.system, tiny.links),
+            data.prompts,
+            rounds=2,
+            targets=targets,
+            teacher_forced=True,
+            rollout_feedback=feedback == "rollout",
+        )
+        return out.received[1]
+
+    target = data.targets["learner"]
+    ids = target.ids.copy()
+    ids[:, 0] = (ids[:, 0] + 5) % 37  # another draft in round 1
+    other = {**data.targets, "learner": target.replace(ids=ids)}
+    moved = {
+        feedback: np.abs(received(feedback, other) - received(feedback, data.targets)).max()
+        for feedback in ("draft", "rollout")
+    }
+    assert moved["draft"] > 1e-2 and moved["rollout"] == 0
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def losses(feedback, last):
+        batch = data.replace(targets={**data.targets, "learner": target.replace(ids=last)})
+        return outer_loss(
+            tiny.system,
+            tiny.agents,
+            tiny.links,
+            batch,
+            rounds=2,
+            teacher_forced=True,
+            feedback=feedback,
+        )[1]["loss"]["learner"]
+
+    final = np.broadcast_to(target.ids[:, -1:], target.ids.shape)
+    np.testing.assert_allclose(losses("gold", target.ids), losses("draft", final), rtol=1e-6)
+    assert np.abs(losses("gold", target.ids) - losses("draft", target.ids)).max() > 1e-2
