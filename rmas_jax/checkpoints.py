@@ -1,38 +1,112 @@
-"""Train states on disk, by orbax: saved every few steps, the newest readable one restored."""
+"""Train states on disk, by orbax: saved in the background, the newest readable one restored."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
-from safetensors.flax import load_file, save_file
+from safetensors.flax import load_file
+from safetensors.numpy import save_file
 
+RECORD = "record.json"  # beside the checkpoints
 log = logging.getLogger(__name__)
 
 
 class CheckpointStore:
-    """Checkpoints of one phase: the newest `keep` stay."""
+    """Checkpoints of one phase: the newest `keep` stay, and the one of lowest validation loss.
 
-    def __init__(self, directory: str | Path, *, keep: int):
-        policy = ocp.training.preservation_policies.LatestN(keep)
+    All processes of a run use it together.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, keep: int, made_with: Mapping[str, Any] | None = None
+    ):
+        """Opens a directory, or makes it.
+
+        Args:
+          directory: one per phase.
+          keep: newest checkpoints to keep.
+          made_with: what the state does not hold and a resumed run must share (the key, where the
+            agents come from), as JSON can hold it; written beside the checkpoints.
+
+        Raises:
+          ValueError: the directory holds checkpoints that were made with something else.
+        """
         self.directory = Path(directory).absolute()
+        self.keep = keep
+        self.made_with = dict(made_with or {})
+        self.losses: dict[int, float] = {}  # step -> validation loss
         self.checkpointer = ocp.training.Checkpointer(
-            self.directory, preservation_policy=policy, cleanup_tmp_directories=True
+            self.directory, preservation_policy=self, cleanup_tmp_directories=True
         )
+        if (self.directory / RECORD).is_file():
+            self._read_record()
+        else:
+            self._write_record()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Which of these stay; orbax asks after every save.
+
+        Orbax's own rule for the best reads a file of every checkpoint when a directory is opened,
+        and one that is damaged would keep it shut.
+        """
+        steps = sorted(found.step for found in checkpoints)
+        kept = {*steps[-self.keep :], self._best_of(steps)}
+        return [found.step in kept for found in checkpoints]
+
+    def _best_of(self, steps: Iterable[int]) -> int | None:
+        validated = [step for step in steps if step in self.losses]
+        return min(validated, key=self.losses.__getitem__, default=None)
+
+    def _read_record(self) -> None:
+        record = json.loads((self.directory / RECORD).read_text())
+        for name, value in self.made_with.items():
+            if record["made_with"].get(name) != value:
+                raise ValueError(
+                    f"{self.directory}: its checkpoints were made with {name}="
+                    f"{record['made_with'].get(name)}, this run has {value}; use another directory "
+                    "or remove it"
+                )
+        self.losses = {int(step): loss for step, loss in record["validation_loss"].items()}
+
+    def _write_record(self) -> None:
+        if jax.process_index() == 0:
+            half = self.directory / f"{RECORD}.partial"
+            record = {"made_with": self.made_with, "validation_loss": self.losses}
+            half.write_text(json.dumps(record, indent=2))
+            half.rename(self.directory / RECORD)
 
     def __enter__(self) -> CheckpointStore:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.checkpointer.close()
+        self.checkpointer.close()  # waits for what is being written
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes a state; it is there as a whole or not at all."""
-        self.checkpointer.save(step, state, overwrite=True)
+    def save(self, step: int, state: Any, *, validation_loss: float | None = None) -> None:
+        """Starts to write a state, and waits for nothing but an earlier save.
+
+        A checkpoint is there as a whole or not at all; the state may be donated at once.
+        """
+        if validation_loss is not None:
+            self.losses[step] = validation_loss
+            self._write_record()
+        self.checkpointer.save_async(step, state, overwrite=True, force=True)
+
+    def steps(self) -> tuple[int, ...]:
+        """Steps whose checkpoints are there, in order; waits for what is being written."""
+        self.checkpointer.wait()
+        return tuple(found.step for found in self.checkpointer.checkpoints)
+
+    def best_step(self) -> int | None:
+        """The step of lowest validation loss that is there; None where none was validated."""
+        return self._best_of(self.steps())
 
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
         """The newest state that can be read, with its step; None where there is none.
@@ -40,28 +114,32 @@ class CheckpointStore:
         Args:
           like: a state of the same shapes, dtypes and shardings.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
-        for found in reversed(self.checkpointer.checkpoints):
+        for step in reversed(self.steps()):
             try:
-                return found.step, self.checkpointer.load(found.step, abstract)
+                return step, self.restore(step, like)
             except Exception as error:  # whatever a damaged file makes a reader raise
                 log.warning(
                     "%s: checkpoint %d cannot be read (%s); using the one before it",
                     self.directory,
-                    found.step,
+                    step,
                     str(error).splitlines()[0] if str(error) else type(error).__name__,
                 )
         return None
 
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a step; see `restore_newest`."""
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        return self.checkpointer.load(step, abstract)
+
 
 def save_links(path: str | Path, links: Any) -> None:
-    """Writes the links of a system as one safetensors file, whole or not at all."""
+    """Writes the links of a system (host arrays) as one safetensors file, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".partial")
-    save_file(flatten_dict(links, sep="/"), half)
+    save_file({name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}, half)
     half.rename(path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.sharding import put_batch, replicated, state_shardings
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.outer import outer_step, start_phase
+from rmas_jax.training.outer import OuterState, outer_step, start_phase
+from rmas_jax.training.preemption import PreemptedError, Preemption
 from rmas_jax.training.rollouts import roll_outs
 
 
 class DivergedError(RuntimeError):
-    """The loss is not a number; the message names phase, step and the last good checkpoint."""
+    """The loss is not a number; the message names phase, step, rows and the last good state."""
 
 
 def run_phase(
@@ -35,12 +38,16 @@ def run_phase(
     key: jax.Array,
     directory: Path,
     curves: Curves,
+    sources: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Any:
     """Runs, or resumes, one phase of the outer loop; returns all links.
 
+    What a step does follows from the state before it, the key and the step's number, so a phase
+    that was interrupted, in whatever way, comes to the same links, bit for bit, on the same mesh.
+
     Args:
-      team: the system and its agents.
+      team: the system, its agents and the mesh they lie on.
       links: where they start.
       data: training items.
       validation: held-out items.
@@ -48,59 +55,104 @@ def run_phase(
       phase: the phase.
       key: order of the batches.
       directory: of the checkpoints.
-      curves: gets losses and gradient norms.
-      progress: whether to show a bar.
+      curves: gets losses, gradient norms, throughput and, where the device tells, its memory.
+      sources: role -> where its agent comes from; recorded beside the checkpoints.
+      progress: whether to show a bar (of several processes, the first does).
 
     Raises:
       DivergedError: the loss or a gradient is not finite.
+      PreemptedError: SIGTERM came; the step that ran is saved.
+      ValueError: the directory's checkpoints were made with another key or other agents.
     """
-    state = start_phase(phase, jax.tree.map(jnp.copy, links))  # steps donate it
-    shardings = state_shardings(state, team.mesh)
-    state = jax.device_put(state, shardings)
-    step_fn = jax.jit(
-        outer_step,
-        static_argnums=(0, 1),
-        donate_argnums=4,
-        out_shardings=None if team.mesh is None else (shardings, replicated(team.mesh)),
-    )
     batches = Batches(
         data, batch_size=phase.batch_size, key=key, text_width=team.system.latent_steps
     )
-    with CheckpointStore(directory, keep=config.keep_checkpoints) as store:
+    state, step_fn = compile_step(team, phase, links)
+    made_with = {"key": jax.random.key_data(key).tolist(), "agents": dict(sources or {})}
+    with (
+        CheckpointStore(directory, keep=config.keep_checkpoints, made_with=made_with) as store,
+        Preemption() as preemption,
+    ):
         if found := store.restore_newest(state):
             _, state = found
         first = int(state.step)
-        curves.truncate(phase.name, first)
+        series, validated = phase.name, f"{phase.name} (validation)"
+        curves.truncate(series, first)
+        curves.truncate(validated, first)
         bar = tqdm(
             range(first, phase.steps),
             initial=first,
             total=phase.steps,
             desc=f"outer loop, {phase.name}",
-            disable=not progress,
+            disable=not progress or jax.process_index() > 0,
         )
+        unread: list[tuple[int, Any]] = []  # steps, and their metrics on the device
+        clock = None  # when the last row was logged; the first waits for the compiler
         for step in bar:
             batch = put_batch(batches[step], team.mesh)
             state, metrics = step_fn(team.system, phase, team.agents, batch, state)
+            unread.append((step, metrics))
             done = step + 1
-            if step % config.log_every == 0 or done == phase.steps:
-                metrics = jax.device_get(metrics)
-                if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-                    raise DivergedError(
-                        f"phase {phase.name}, step {step}: loss {metrics['loss']}, gradient norm "
-                        f"{metrics['grad_norm']}; the last good checkpoint is in {directory}"
-                    )
-                curves.write("outer", phase.name, step, **_flat(metrics))
+            ends = done == phase.steps or preemption.is_due(step)
+            validates = done % config.validation_every == 0 or done == phase.steps
+            saves = done % config.checkpoint_every == 0 or validates or ends
+            if step % config.log_every == 0 or saves:
+                items = len(unread) * phase.batch_size
+                metrics = _read(unread, phase, batches, store)
+                now = time.perf_counter()
+                if clock is not None:
+                    metrics["items_per_second"] = items / (now - clock)
+                if memory := jax.local_devices()[0].memory_stats():
+                    metrics["device_bytes"] = memory["peak_bytes_in_use"]
+                curves.write("outer", series, step, **_flat(metrics))
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-            if done % config.validation_every == 0 or done == phase.steps:
-                curves.write(
-                    "outer",
-                    f"{phase.name} (validation)",
-                    step,
-                    **_validate(team, state.links, validation, rounds=phase.rounds),
+                unread, clock = [], now
+            loss = None
+            if validates:
+                values = _validate(team, state.links, validation, rounds=phase.rounds)
+                curves.write("outer", validated, step, **values)
+                loss, clock = values["loss"], None
+            if saves:
+                store.save(done, state, validation_loss=loss)
+            if ends and done < phase.steps:
+                raise PreemptedError(
+                    f"phase {phase.name} stopped after step {step} of {phase.steps} and is saved "
+                    f"in {directory}"
                 )
-            if done % config.checkpoint_every == 0 or done == phase.steps:
-                store.save(done, state)
     return state.links
+
+
+def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState, Any]:
+    """The state before a phase, on the team's mesh, and the jitted `outer_step` on that mesh.
+
+    The step donates its state; `links` are copied.
+    """
+    state = start_phase(phase, jax.tree.map(jnp.copy, links))
+    shardings = state_shardings(state, team.mesh)
+    step = jax.jit(
+        outer_step,
+        static_argnums=(0, 1),
+        donate_argnums=4,
+        out_shardings=None if team.mesh is None else (shardings, replicated(team.mesh)),
+    )
+    return jax.device_put(state, shardings), step
+
+
+def _read(
+    unread: list[tuple[int, Any]], phase: PhaseConfig, batches: Batches, store: CheckpointStore
+) -> dict[str, Any]:
+    """The newest metrics on the host, after a look at all of them."""
+    on_host = jax.device_get([metrics for _, metrics in unread])
+    for (step, _), metrics in zip(unread, on_host, strict=True):
+        if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+            saved = store.steps()
+            good = f"{store.directory / str(saved[-1])}" if saved else "none yet"
+            raise DivergedError(
+                f"phase {phase.name}, step {step}: loss {metrics['loss']}, gradient norm "
+                f"{metrics['grad_norm']}; rows {batches.rows(step).tolist()} of the training items;"
+                f" last good checkpoint: {good}"
+            )
+    return on_host[-1]
 
 
 def _validate(team: Team, links: Any, data: TrainingData, *, rounds: int) -> dict[str, Any]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 
 import jax
 import numpy as np
 import pytest
-from systems import QUESTIONS
+from systems import QUESTIONS, build_pattern
 
 from rmas_jax.assembly import Team
+from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.recursion import Targets
 from rmas_jax.training import outer_loop
-from rmas_jax.training.batches import TrainingData
+from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.outer_loop import DivergedError, run_phase
+from rmas_jax.training.preemption import PreemptedError
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -32,24 +35,29 @@ OUTER = OuterConfig(phases=(PHASE,), checkpoint_every=2, log_every=1, validation
 
 
 @pytest.fixture(scope="module")
-def data(tiny_system):
+def tiny():
+    return build_pattern("distillation")
+
+
+@pytest.fixture(scope="module")
+def data(tiny):
     rng = np.random.default_rng(5)
     targets = {
         role: Targets(
             ids=rng.integers(0, 37, (3, 3, 4)).astype(np.int32), valid=np.ones((3, 3, 4), bool)
         )
-        for role in tiny_system.system.topology.order
+        for role in tiny.agents
     }
-    return TrainingData(prompts=tiny_system.prompts(QUESTIONS), targets=targets)
+    return TrainingData(prompts=tiny.prompts(QUESTIONS), targets=targets)
 
 
 def same(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def run(tiny_system, data, directory, phase=PHASE):
-    team = Team(tiny_system.system, tiny_system.agents, {}, {}, {})
-    links = jax.tree.map(np.asarray, tiny_system.links)
+def run(tiny, data, directory, phase=PHASE, key=None):
+    team = Team(tiny.system, tiny.agents, {}, {}, {})
+    links = jax.tree.map(np.asarray, tiny.links)
     return run_phase(
         team,
         jax.tree.map(jax.numpy.asarray, links),
@@ -57,50 +65,90 @@ def run(tiny_system, data, directory, phase=PHASE):
         data,
         OUTER,
         phase,
-        key=jax.random.key(0),
+        key=jax.random.key(0) if key is None else key,
         directory=directory / "checkpoints",
         curves=Curves(directory / "metrics.jsonl"),
         progress=False,
     )
 
 
-def test_an_interrupted_phase_resumes_to_the_same_bits(tiny_system, data, tmp_path, monkeypatch):
+def test_an_interrupted_phase_resumes_to_the_same_bits(tiny, data, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    links = run(tiny_system, data, whole)
+    links = run(tiny, data, whole)
     original, calls = outer_loop.CheckpointStore.save, []
 
-    def save_then_die(store, done, state):
-        original(store, done, state)
+    def save_then_die(store, done, state, **options):
+        original(store, done, state, **options)
         calls.append(done)
         if done == 4:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(outer_loop.CheckpointStore, "save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_system, data, broken)
+        run(tiny, data, broken)
     monkeypatch.setattr(outer_loop.CheckpointStore, "save", original)
-    resumed = run(tiny_system, data, broken)
-    assert calls == [2, 4]
+    resumed = run(tiny, data, broken)
+    assert calls == [2, 3, 4]  # after 3 steps it is validated
     assert same(links, resumed)
     rows = [json.loads(line) for line in (broken / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if row["series"] == "tiny"]
     assert steps == list(range(PHASE.steps))  # nothing twice, nothing lost
 
 
-def test_a_damaged_newest_checkpoint_falls_back(tiny_system, data, tmp_path, caplog):
-    whole = run(tiny_system, data, tmp_path)
+def test_sigterm_ends_the_phase_after_the_step_and_the_same_call_goes_on(
+    tiny, data, tmp_path, monkeypatch
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    links = run(tiny, data, whole)
+    original = outer_loop.put_batch
+
+    def ask_to_end(batch, mesh):
+        ask_to_end.steps += 1
+        if ask_to_end.steps == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return original(batch, mesh)
+
+    ask_to_end.steps = 0
+    monkeypatch.setattr(outer_loop, "put_batch", ask_to_end)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(
+        PreemptedError, match=r"stopped after step 4 of 6 and is saved in .*stopped"
+    ):
+        run(tiny, data, stopped)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with CheckpointStore(stopped / "checkpoints", keep=2) as store:
+        assert store.steps()[-1] == 5
+    assert same(links, run(tiny, data, stopped))
+
+
+def test_another_key_or_other_agents_do_not_go_on_from_a_phase(tiny, data, tmp_path):
+    run(tiny, data, tmp_path)
+    record = json.loads((tmp_path / "checkpoints" / "record.json").read_text())
+    assert record["made_with"] == {"key": [0, 0], "agents": {}}
+    assert sorted(record["validation_loss"]) == ["3", "6"]
+    with pytest.raises(ValueError, match=r"made with key=\[0, 0\], this run has \[0, 1\]"):
+        run(tiny, data, tmp_path, key=jax.random.key(1))
+
+
+def test_a_damaged_newest_checkpoint_falls_back(tiny, data, tmp_path, caplog):
+    whole = run(tiny, data, tmp_path)
     newest = tmp_path / "checkpoints" / "6"
     files = [file for file in newest.rglob("*") if file.is_file() and file.stat().st_size > 0]
     for file in files:
         file.write_bytes(b"damaged")
-    again = run(tiny_system, data, tmp_path)
+    again = run(tiny, data, tmp_path)
     assert "checkpoint 6 cannot be read" in caplog.text
     assert same(whole, again)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tiny_system, data, tmp_path):
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny, data, tmp_path):
     phase = dataclasses.replace(PHASE, learning_rate=1e30, optimizer="sgd", warmup_steps=0)
-    with pytest.raises(DivergedError, match="phase tiny, step"):
-        run(tiny_system, data, tmp_path, phase)
+    with pytest.raises(DivergedError, match="phase tiny, step 1: loss nan") as caught:
+        run(tiny, data, tmp_path, phase)
+    rows = Batches(data, batch_size=2, key=jax.random.key(0)).rows(1).tolist()
+    assert f"rows {rows} of" in str(caught.value)
+    assert str(caught.value).endswith("last good checkpoint: none yet")

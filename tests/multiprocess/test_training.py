@@ -1,0 +1,104 @@
+"""Training in processes of its own: killed, stopped, and two of them as one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import training_worker
+from systems import build_pattern
+
+from rmas_jax.checkpoints import load_links
+
+WORKER = Path(training_worker.__file__)
+TIMEOUT_S = 300  # of processes that wait for each other
+
+
+@pytest.fixture(scope="module")
+def agents(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("agents")
+    training_worker.write_agents(folder)
+    return folder
+
+
+def start(agents, folder, sizes, steps, *rest):
+    command = [sys.executable, WORKER, agents, folder, ",".join(map(str, sizes)), steps, *rest]
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=WORKER.parents[1],
+        env=training_worker.environment(cache=agents / "compiled"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def lines(file):
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 2, 1)], ids=["one_device", "eight_devices"])
+def test_a_killed_run_goes_on_to_the_same_bits(agents, tmp_path, sizes):
+    steps, killed_at = 80, random.randrange(5, 50)
+    broken = tmp_path / "broken"
+    worker = start(agents, broken, sizes, steps, 8)
+    deadline = time.monotonic() + TIMEOUT_S
+    while lines(broken / "metrics.jsonl") < killed_at and time.monotonic() < deadline:
+        assert worker.poll() is None, worker.stdout.read()
+        time.sleep(0.005)
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL
+    worker.stdout.close()
+    assert not (broken / "links.safetensors").exists()
+    whole = training_worker.train(agents, tmp_path / "whole", sizes, steps)
+    resumed = training_worker.train(agents, broken, sizes, steps)
+    for ours, expected in zip(*map(jax.tree.leaves, (resumed, whole)), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert lines(broken / "metrics.jsonl") == steps + 1  # each step once, and the validation
+    assert list((broken / "checkpoints").glob("*tmp*")) == []
+
+
+def in_two_processes(agents, folder, sizes, steps, ask=()):
+    """Exit codes and outputs of two processes with four devices each; the second may get `ask`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [
+        start(agents, folder, sizes, steps, 4, 0, 2, port),
+        start(agents, folder, sizes, steps, 4, 1, 2, port, *ask),
+    ]
+    try:
+        outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    return [worker.returncode for worker in workers], "\n".join(outputs)
+
+
+def test_two_processes_stop_together_go_on_and_equal_one(agents, tmp_path):
+    sizes, steps, two = (4, 2, 1), 20, tmp_path / "two"
+    codes, output = in_two_processes(agents, two, sizes, steps, ask=(3,))  # to the second alone
+    assert codes == [training_worker.PREEMPTED] * 2, output
+    saved = [int(step.name) for step in (two / "checkpoints").iterdir() if step.name.isdigit()]
+    assert 3 < max(saved) < steps
+    assert not (two / "links.safetensors").exists()
+    codes, output = in_two_processes(agents, two, sizes, steps)
+    assert codes == [0, 0], output
+    assert lines(two / "metrics.jsonl") == steps + 1  # one process writes
+
+    one = training_worker.train(agents, tmp_path / "one", sizes, steps)
+    moved = load_links(two / "links.safetensors")
+    before = build_pattern("distillation").links
+    training = []
+    for ours, expected, begun in zip(*map(jax.tree.leaves, (moved, one, before)), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        training.append(np.abs(expected - begun).max())
+    assert max(training) > 0.01  # much more than the tolerance

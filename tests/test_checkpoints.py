@@ -1,0 +1,55 @@
+"""Which checkpoints stay, and that what is saved in the background is what was there then."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.checkpoints import CheckpointStore, load_links, save_links
+
+
+def state_of(step):
+    return {"a": jnp.full((3, 2), step, jnp.float32), "step": jnp.asarray(step)}
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    losses = {1: 0.9, 2: 0.1, 3: None, 4: 0.5, 5: None, 6: None}
+    with CheckpointStore(tmp_path, keep=2) as store:
+        assert store.steps() == () and store.best_step() is None
+        for step, loss in losses.items():
+            store.save(step, state_of(step), validation_loss=loss)
+        assert store.steps() == (2, 5, 6)
+        assert store.best_step() == 2
+    with CheckpointStore(tmp_path, keep=2) as store:  # the losses are known to the next run
+        store.save(7, state_of(7), validation_loss=0.05)
+        store.save(8, state_of(8))
+        store.save(9, state_of(9))
+        assert store.steps() == (7, 8, 9)
+        assert store.best_step() == 7
+        np.testing.assert_array_equal(store.restore(7, state_of(0))["a"], state_of(7)["a"])
+        step, newest = store.restore_newest(state_of(0))
+        assert step == 9 == newest["step"]
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path):
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    state = jnp.zeros((2048, 1024))
+    with CheckpointStore(tmp_path, keep=9) as store:
+        for step in range(4):
+            store.save(step, {"a": state})
+            for _ in range(3):
+                state = add(state)
+        for step in range(4):
+            kept = store.restore(step, {"a": state})["a"]
+            assert kept.min() == kept.max() == 3 * step
+
+
+def test_links_come_back_from_their_file(tmp_path):
+    links = {"inner": {"a": {"w": jnp.arange(3.0)}}, "outer": {"a->b": {"w": jnp.ones((2, 2))}}}
+    save_links(tmp_path / "folder" / "links.safetensors", links)
+    back = load_links(tmp_path / "folder" / "links.safetensors")
+    assert jax.tree.structure(back) == jax.tree.structure(links)
+    for ours, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(links), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["links.safetensors"]

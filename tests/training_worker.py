@@ -1,0 +1,130 @@
+"""A tiny training run on fake devices, in this process or as one process of several.
+
+    python tests/training_worker.py AGENTS FOLDER MESH STEPS DEVICES [PROCESS PROCESSES PORT [ASK]]
+
+MESH is like 2,2,2. A process that gets ASK sends itself SIGTERM before that step of this start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from systems import build_pattern
+
+from rmas_jax.assembly import Team
+from rmas_jax.checkpoints import save_links
+from rmas_jax.config import OuterConfig, PhaseConfig
+from rmas_jax.models import load_pretrained, save_pretrained
+from rmas_jax.recursion import Targets
+from rmas_jax.sharding import make_mesh, to_host
+from rmas_jax.training import outer_loop
+from rmas_jax.training.batches import TrainingData
+from rmas_jax.training.curves import Curves
+from rmas_jax.training.preemption import PreemptedError
+
+PREEMPTED = 75
+
+
+def write_agents(folder: Path) -> None:
+    """Checkpoints of two random agents."""
+    tiny = build_pattern("distillation")
+    for role, model in tiny.system.models.items():
+        save_pretrained(folder / role, model, tiny.agents[role])
+
+
+def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -> Any:
+    """Trains, or goes on training, on a mesh over all devices or the first; writes the links."""
+    tiny = build_pattern("distillation")
+    needed = int(np.prod(sizes))
+    mesh = make_mesh(*sizes, devices=jax.devices()[:needed])
+    params = {role: load_pretrained(agents / role, mesh=mesh)[1] for role in tiny.agents}
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 37, (24, 2, 4)).astype(np.int32)
+    target = Targets(ids=ids, valid=np.ones(ids.shape, bool))
+    data = TrainingData(
+        prompts=tiny.prompts(["where does it end" + " now" * (i % 5) for i in range(24)]),
+        targets={role: target for role in tiny.agents},
+    )
+    phase = PhaseConfig(
+        name="worker",
+        latents="teacher_forced",
+        rounds=2,
+        steps=steps,
+        batch_size=8,
+        learning_rate=1e-1,
+        warmup_steps=1,
+        optimizer="sgd",  # Adam would make a step of every rounding error where a gradient is 0
+    )
+    folder.mkdir(exist_ok=True)
+    links = outer_loop.run_phase(
+        Team(tiny.system, params, {}, {}, {}, mesh),
+        tiny.links,
+        data,
+        data.rows(np.arange(8)),
+        OuterConfig(phases=(phase,), checkpoint_every=4, log_every=1, validation_every=steps),
+        phase,
+        key=jax.random.key(7),
+        directory=folder / "checkpoints",
+        curves=Curves(folder / "metrics.jsonl"),
+        progress=False,
+    )
+    links = to_host(links)
+    if jax.process_index() == 0:
+        save_links(folder / "links.safetensors", links)
+    return links
+
+
+def environment(*, cache: Path) -> dict[str, str]:
+    """Of a worker: that of this process, so that both compile alike; programs are kept."""
+    here = Path(__file__)
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "PYTHONPATH": f"{here.parents[1]}:{here.parent}",
+    }
+
+
+def ask_before(step: int) -> None:
+    """SIGTERM to this process when the batch of a step is made."""
+    original = outer_loop.put_batch
+    steps = iter(range(1000))
+
+    def put_batch(batch, mesh):
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(batch, mesh)
+
+    outer_loop.put_batch = put_batch
+
+
+def main() -> int:
+    """One process."""
+    agents, folder, sizes, steps, *rest = sys.argv[1:]
+    devices, process, processes, port, ask = (
+        int(x) for x in (*rest, *(8, 0, 1, 0, -1)[len(rest) :])
+    )
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_num_cpu_devices", devices)
+    if processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+    if ask >= 0:
+        ask_before(ask)
+    sizes = tuple(int(size) for size in sizes.split(","))
+    try:
+        train(Path(agents), Path(folder), sizes, int(steps))
+    except PreemptedError as error:
+        print(error)
+        return PREEMPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
