@@ -2,11 +2,13 @@
 
     python experiments/run.py --config experiments/configs/quickstart.yaml
     python experiments/run.py --config ... --set name=longer --set outer.phases.0.steps=400
+    python experiments/run.py --config ... --dry_run
 
 Stages run in order, and one that is finished is not run again: data, inner loop, outer loop (its
 phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
-written under OUTPUT_DIR/NAME. Where `system.links` names links, training starts from those, and the
-inner loop leaves the outer ones alone; without training they are evaluated as they are.
+written under OUTPUT_DIR/NAME. SIGTERM ends a run in good order; the same command goes on. Where
+`system.links` names links, training starts from those, and the inner loop leaves the outer ones
+alone; without training they are evaluated as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import logging
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +43,7 @@ from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.grading import find_grader
 from rmas_jax.models import CheckpointError, UnsupportedModelError
+from rmas_jax.models.hf import local_directory
 from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
@@ -49,8 +53,11 @@ from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_exa
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
 from rmas_jax.training.outer_loop import DivergedError, run_phase
+from rmas_jax.training.plan import describe_run
+from rmas_jax.training.preemption import PreemptedError
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
+PREEMPTED = 75  # as sysexits.h has it: try again
 BAD_INPUTS = (
     ConfigError,
     DataError,
@@ -125,6 +132,16 @@ def weights_digest(config: RunConfig, given: Any) -> str:
     return digest.hexdigest()
 
 
+def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
+    """Role -> the directory or hub id of its agent and, from the hub, the commit."""
+    sources = {}
+    for role, source in config.system.agents.items():
+        directory = local_directory(source, patterns=("config.json",))
+        commit = directory.name if directory.parent.name == "snapshots" else None
+        sources[role] = {"source": source, "revision": commit}
+    return sources
+
+
 def environment() -> dict[str, Any]:
     """What the run ran on."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -194,7 +211,10 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
     """
     names = ("links", "inner", "outer")
     keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
-    curves = Curves(folder.path / "metrics.jsonl")
+    curves = Curves(
+        folder.path / "metrics.jsonl",
+        tensorboard=folder.path / "tensorboard" if config.runtime.tensorboard else None,
+    )
     aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
     common = {"progress": config.runtime.progress, "curves": curves}
     fields, topology = task.text_fields, team.system.topology
@@ -257,6 +277,7 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
                 phase,
                 key=jax.random.fold_in(keys["outer"], i),
                 directory=folder.path / "checkpoints" / phase.name,
+                sources=agent_sources(config),
                 **common,
             )
         save_links(trained, links)
@@ -272,8 +293,8 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run(config: RunConfig) -> None:
-    """All stages, from real files to the report."""
+def run(config: RunConfig, *, dry: bool = False) -> None:
+    """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
     grade, task = find_grader(config.data), find_data(config)
@@ -287,6 +308,16 @@ def run(config: RunConfig) -> None:
         mesh=mesh_of(config),
         weights=config.runtime.weights,
     )
+    if dry:
+        data = encode_examples(
+            task.load("train")[: config.data.train_size],
+            team.tokenizers,
+            team.prompts,
+            text_fields=task.text_fields,
+            slot_width=config.system.latent_steps,
+        )
+        print("\n".join(describe_run(config, team, data)))
+        return
     given = None if config.system.links is None else load_links_for(team, config.system)
     folder = RunFolder(config, weights_digest(config, given), task.version)
     (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
@@ -337,7 +368,7 @@ def run(config: RunConfig) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 for bad input, 3 for a diverged run."""
+    """Returns the exit code: 0, 2 for bad input, 3 for a diverged run, 75 for one to go on with."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="fields of a configuration:\n\n" + field_help(),
@@ -352,18 +383,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="overrides",
         help="changes a field, for example --set system.latent_steps=6; may be repeated",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="prints agents, links, steps, shapes and memory of a run, and where it would write",
+    )
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
+    before = signal.signal(signal.SIGTERM, stop_now)
     try:
-        run(load_config(args.config, args.overrides))
+        run(load_config(args.config, args.overrides), dry=args.dry_run)
     except BAD_INPUTS as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return DIVERGED
+    except PreemptedError as error:
+        print(f"stopped: {error}; the same command goes on from there", file=sys.stderr)
+        return PREEMPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def stop_now(*_: Any) -> None:
+    """What SIGTERM does outside the outer loop, where nothing is lost but the current stage."""
+    raise PreemptedError("between checkpoints; finished stages and evaluated items are kept")
 
 
 if __name__ == "__main__":

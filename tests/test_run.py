@@ -2,16 +2,18 @@
 
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import jax
 import pytest
 
-from experiments.run import BAD_INPUT, RunFolder, find_data, main, train, weights_digest
+from experiments.run import BAD_INPUT, PREEMPTED, RunFolder, find_data, main, train, weights_digest
 from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import save_links
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.training import outer_loop
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -40,9 +42,10 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def run(tmp_path, *overrides):
+def run(tmp_path, *overrides, options=()):
     settings = [f"output_dir={tmp_path / 'runs'}", *TINY, *overrides]
-    return main(["--config", CONFIG, *(part for item in settings for part in ("--set", item))])
+    changes = [part for item in settings for part in ("--set", item)]
+    return main(["--config", CONFIG, *changes, *options])
 
 
 @pytest.fixture
@@ -143,9 +146,37 @@ def test_a_folder_that_is_not_ours(tmp_path, capsys):
     assert str(folder) in refused(tmp_path, capsys)
 
 
-def test_a_run_ends_in_a_report_and_is_reused(tmp_path, capsys, caplog):
-    assert run(tmp_path) == 0
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
+    assert run(tmp_path, "outer.phases.0.batch_size=4", options=("--dry_run",)) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "mesh: data=1 x fsdp=1 x model=1 of 8 cpu devices",
+        "agent planner: qwen3, 174,240 parameters, float32, 0.7 MiB on each device",
+        "outer link solver->planner: ln_res, 27,200 parameters",
+        "phase on_policy: on_policy, 3 rounds, 2 steps of 4 items (accumulation=1); 16 items",
+        "memory per device, by the compiler",
+        f"written to {tmp_path / 'runs' / 'quickstart'}",
+    ):
+        assert words in printed, words
+    assert not (tmp_path / "runs" / "quickstart").exists()
+
+
+def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
+    tmp_path, capsys, caplog, monkeypatch
+):
     folder = tmp_path / "runs" / "quickstart"
+    original = outer_loop.put_batch
+
+    def ask_to_end(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(outer_loop, "put_batch", ask_to_end)
+    assert run(tmp_path) == PREEMPTED
+    assert "after step 0 of 2 and is saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    assert run(tmp_path) == 0
     for name in ("report.html", "report.md", "config.yaml", "environment.json", "gradients.json"):
         assert (folder / name).stat().st_size > 0, name
     rows = json.loads((folder / "results.json").read_text())

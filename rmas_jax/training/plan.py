@@ -1,0 +1,119 @@
+"""What training would do, without doing it: sizes, shapes, steps and device memory."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmas_jax.assembly import Team
+from rmas_jax.config import PhaseConfig, RunConfig
+from rmas_jax.links import init_link
+from rmas_jax.sharding import put_batch
+from rmas_jax.training.batches import Batches, TrainingData
+from rmas_jax.training.outer_loop import compile_step
+
+MEBIBYTE = 2**20
+
+
+def describe_run(config: RunConfig, team: Team, data: TrainingData) -> Iterator[str]:
+    """Yields the plan of a run, line by line; `data` is what the outer loop trains on."""
+    mesh, devices = config.runtime.mesh, jax.devices()
+    yield (
+        f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} of {len(devices)} "
+        f"{devices[0].device_kind} devices"
+    )
+    yield from describe_team(team)
+    inner, evaluation = config.inner, config.evaluation
+    yield (
+        f"inner loop: {inner.passes} x {inner.steps} steps of {inner.batch_size} tokens per link, "
+        f"from the texts of {inner.items or 'all'} items"
+    )
+    for phase in config.outer.phases:
+        yield from describe_phase(team, phase, data, key=jax.random.key(config.seed))
+    yield (
+        f"evaluation: {', '.join(evaluation.methods)} at rounds "
+        f"{', '.join(map(str, evaluation.rounds))} on {', '.join(evaluation.splits)}"
+    )
+    path = Path(config.output_dir) / config.name
+    marks = path / "timings.json"
+    done = ", ".join(json.loads(marks.read_text())) if marks.is_file() else "nothing"
+    yield f"written to {path}: links, checkpoints, metrics.jsonl, items.jsonl, report.html"
+    yield f"finished there: {done}"
+
+
+def describe_team(team: Team) -> Iterator[str]:
+    """Yields a line per agent and per link."""
+    for role in team.system.topology.order:
+        params = team.agents[role]
+        leaves = jax.tree.leaves(params)
+        dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / MEBIBYTE
+        yield (
+            f"agent {role}: {team.system.models[role].config.model_type}, {_count(params):,} "
+            f"parameters, {dtypes}, {held:.1f} MiB on each device"
+        )
+    for part, links in empty_links(team).items():
+        for name, params in links.items():
+            variant = getattr(team.system, part)[name].variant
+            yield f"{part} link {name}: {variant}, {_count(params):,} parameters, float32"
+
+
+def describe_phase(
+    team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array
+) -> Iterator[str]:
+    """Yields what a phase of the outer loop reads in a step, and the memory that takes.
+
+    The step is compiled for the longest batches, not run.
+    """
+    batches = Batches(
+        data, batch_size=phase.batch_size, key=key, text_width=team.system.latent_steps
+    )
+    longest = max(
+        (batches[step] for step in range(batches.steps_per_epoch)),
+        key=lambda batch: sum(x.size for x in jax.tree.leaves(batch)),
+    )
+    yield (
+        f"phase {phase.name}: {phase.latents}, {phase.rounds} rounds, {phase.steps} steps of "
+        f"{phase.batch_size} items (accumulation={phase.accumulation}); {len(data)} items, "
+        f"{batches.steps_per_epoch} steps per epoch, groups by length: {len(batches.groups)}"
+    )
+    for role in team.system.topology.order:
+        prompt = longest.prompts[role]
+        read = f"prefix {prompt.prefix_ids.shape[1]}, body {prompt.body_ids.shape[2]}"
+        text = longest.targets.get(role)
+        written = "no text" if text is None else f"text {text.ids.shape[2]}"
+        yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
+    state, step = compile_step(team, phase, empty_links(team))
+    batch = put_batch(longest, team.mesh)
+    memory = step.lower(team.system, phase, team.agents, batch, state).compile().memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    yield (
+        f"  memory per device, by the compiler, longest batch: "
+        f"{(kept + memory.temp_size_in_bytes) / MEBIBYTE:.1f} MiB, of which "
+        f"{kept / MEBIBYTE:.1f} MiB agents, train state and batch"
+    )
+
+
+def empty_links(team: Team) -> dict[str, Any]:
+    """Zeros of the shapes of all links."""
+    return {
+        part: {
+            name: jax.tree.map(
+                jnp.zeros_like,
+                jax.eval_shape(functools.partial(init_link, link), jax.random.key(0)),
+            )
+            for name, link in getattr(team.system, part).items()
+        }
+        for part in ("inner", "outer")
+    }
+
+
+def _count(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

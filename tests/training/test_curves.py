@@ -1,0 +1,57 @@
+"""Training curves: what a resumed run keeps, and TensorBoard beside them."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+
+import pytest
+
+from rmas_jax.config import ConfigError
+from rmas_jax.training.curves import Curves
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_resumed_run_drops_what_it_writes_again(tmp_path):
+    curves = Curves(tmp_path / "metrics.jsonl")
+    for step in range(4):
+        curves.write("outer", "a", step, loss=1.0)
+        curves.write("outer", "b", step, loss=2.0)
+    with curves.path.open("a") as file:
+        file.write('{"stage": "outer", "ser')  # the process died while it wrote
+    curves.truncate("a", 2)
+    assert [row["step"] for row in rows(curves.path) if row["series"] == "a"] == [0, 1]
+    assert [row["step"] for row in rows(curves.path) if row["series"] == "b"] == [0, 1, 2, 3]
+    curves.write("outer", "a", 2, loss=1.0)
+    assert len(rows(curves.path)) == 7
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    curves = Curves(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
+    curves.write("outer", "phase", 3, loss=1.5, right=[0.0, 0.5])
+    curves.board.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, written = file.read_bytes(), {}
+    while data:  # records: length [8], its checksum [4], an event, its checksum [4]
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        written |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
+        data = data[16 + length :]
+    assert written == {
+        "phase/loss": (3, 1.5),
+        "phase/right/1": (3, 0.0),
+        "phase/right/2": (3, 0.5),
+    }
+
+
+def test_without_tensorboard_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rmas_jax\[logging\]'"):
+        Curves(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
