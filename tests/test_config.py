@@ -189,6 +189,15 @@ def test_the_item_of_a_list_is_named(path):
             ["outer.phases.0.optimizer=sgd", "outer.phases.0.weight_decay=0.1"],
             "outer.phases.0.weight_decay: sgd has none",
         ),
+        (["outer.phases.0.feedback=gold"], "outer.phases.0.feedback: gold is for teacher_forced"),
+        (
+            ["outer.phases.0.accumulation=3"],
+            "outer.phases.0.accumulation: expected a divisor of batch_size (8), got 3",
+        ),
+        (
+            ["runtime.mesh={data: 2, fsdp: 2}", "outer.phases.0.accumulation=4"],
+            "outer.phases.0.batch_size: expected a multiple of 16 (runtime.mesh: data x fsdp = 4",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together_are_refused(path, overrides, expected):

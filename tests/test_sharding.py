@@ -6,11 +6,21 @@ import logging
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from rmas_jax import sharding
-from rmas_jax.sharding import MESH_AXES, auto_mesh, make_mesh, named_sharding, partition_spec
+from rmas_jax.sharding import (
+    MESH_AXES,
+    auto_mesh,
+    make_mesh,
+    named_sharding,
+    partition_spec,
+    put_batch,
+    state_shardings,
+    to_host,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +103,30 @@ def test_other_meshes_and_wrong_ranks(caplog):
     assert (same.devices == explicit.devices).all() and same.axis_names == explicit.axis_names
     with pytest.raises(ValueError, match=r"shape \(4,\) has not the axes \('vocab', 'embed'\)"):
         partition_spec((4,), ("vocab", "embed"), explicit)
+
+
+def test_rows_of_a_batch_are_split_where_they_divide():
+    mesh = make_mesh(data=2, fsdp=2, model=2)
+    batch = {"whole": np.arange(8).reshape(4, 2), "odd": np.arange(6).reshape(3, 2)}
+    placed = put_batch(batch, mesh)
+    assert placed["whole"].addressable_shards[0].data.shape == (1, 2)
+    assert placed["odd"].sharding.is_fully_replicated
+    for name, array in to_host(placed).items():
+        np.testing.assert_array_equal(array, batch[name])
+    assert len(put_batch(batch, None)["whole"].sharding.device_set) == 1
+
+
+def test_large_arrays_of_a_train_state_are_split_over_fsdp(mesh, monkeypatch):
+    monkeypatch.setattr(sharding, "SPLIT_STATE", 12)
+    shapes = {"longest": (3, 4), "odd": (3, 5), "small": (2, 2), "scalar": (), "first": (6, 2)}
+    state = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    specs = {name: found.spec for name, found in state_shardings(state, mesh).items()}
+    whole = PartitionSpec()
+    assert specs == {
+        "longest": PartitionSpec(None, "fsdp"),
+        "odd": whole,
+        "small": whole,
+        "scalar": whole,
+        "first": PartitionSpec("fsdp"),
+    }
+    assert state_shardings(state, None) is None
