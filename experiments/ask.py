@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.run import BAD_INPUT, BAD_INPUTS, use_compilation_cache
 from rmas_jax import text_channel
 from rmas_jax.agents import Reading
 from rmas_jax.answers import SecondTry, second_try_of, write_jitted, write_texts
-from rmas_jax.assembly import Team, load_links_for, load_team
+from rmas_jax.assembly import Team, load_links_for
 from rmas_jax.checkpoints import load_links
+from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, load_run_team, use_compilation_cache
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.inspection import nearest_tokens
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
@@ -244,7 +244,7 @@ def build_asker(options: argparse.Namespace) -> Asker:
     toolbox = toolbox_of(options)
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    team = load_team(config.system, dtype=config.runtime.dtype, weights=config.runtime.weights)
+    team = load_run_team(config)
     default, _ = sampling_defaults(config.system.agents[team.system.topology.answerer])
     sampling = chosen_sampling(options, default)
     if options.rollouts > 1 and not sampling.temperature:
@@ -326,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.json:
                 with open(options.json, "a") as file:
                     file.write(json.dumps(account) + "\n")
-    except (*BAD_INPUTS, SandboxError, SearchError, ImportError, ValueError, OSError) as error:
+    except (*BAD_INPUTS, SandboxError, SearchError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     return 0

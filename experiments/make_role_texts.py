@@ -36,9 +36,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.run import BAD_INPUT, BAD_INPUTS, weights_digest
 from rmas_jax import text_channel
-from rmas_jax.assembly import Team, load_team
+from rmas_jax.assembly import Team
+from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, load_run_team
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
@@ -46,6 +46,7 @@ from rmas_jax.evaluation.grading import Grader, find_grader
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage, take
+from rmas_jax.run_folder import weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
 
 
@@ -234,7 +235,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
     grade = find_grader(dataclasses.replace(config.data, dataset=str(options.questions)))
-    team = load_team(config.system, dtype=config.runtime.dtype, weights=config.runtime.weights)
+    team = load_run_team(config)
     progress = Progress(
         options.out,
         {

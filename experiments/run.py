@@ -14,41 +14,35 @@ alone; without training they are evaluated as they are.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
 import json
 import logging
-import math
-import os
-import platform
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import yaml
-from jax.sharding import Mesh
 
-from rmas_jax import __version__
-from rmas_jax.assembly import Team, load_links_for, load_team, start_links
+from rmas_jax.assembly import Team, load_links_for, start_links
 from rmas_jax.checkpoints import load_links, save_links
-from rmas_jax.config import ConfigError, RunConfig, dump_config, field_help, load_config
-from rmas_jax.data import DataError, Task, load_task
+from rmas_jax.commands import (
+    BAD_INPUT,
+    BAD_INPUTS,
+    DIVERGED,
+    PREEMPTED,
+    load_run_team,
+    use_compilation_cache,
+)
+from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
+from rmas_jax.data import Task, load_task
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.grading import find_grader
-from rmas_jax.models import CheckpointError, UnsupportedModelError
-from rmas_jax.models.hf import local_directory
-from rmas_jax.prompts import PromptError
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.sharding import make_mesh
-from rmas_jax.topology import TopologyError, load_topology
+from rmas_jax.run_folder import RunFolder, agent_sources, environment, weights_digest
+from rmas_jax.topology import load_topology
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
@@ -56,105 +50,7 @@ from rmas_jax.training.outer_loop import DivergedError, run_phase
 from rmas_jax.training.plan import describe_run
 from rmas_jax.training.preemption import PreemptedError
 
-BAD_INPUT, DIVERGED = 2, 3  # exit codes
-PREEMPTED = 75  # as sysexits.h has it: try again
-BAD_INPUTS = (
-    ConfigError,
-    DataError,
-    CheckpointError,
-    UnsupportedModelError,
-    PromptError,
-    TopologyError,
-    ImportError,  # an extra that is not installed
-)
 log = logging.getLogger("rmas_jax")
-
-
-class RunFolder:
-    """The folder of a run: its configuration, its finished stages and how long they took."""
-
-    def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
-        self.path = Path(config.output_dir) / config.name
-        self.marks = self.path / "timings.json"  # finished stages and their seconds
-        identity = {
-            "config": yaml.safe_load(dump_config(config)),
-            "weights": weights_digest,
-            "data": data_version,
-        }
-        stored = self.path / "identity.json"
-        if stored.is_file():
-            before = json.loads(stored.read_text())
-            if before != identity:
-                raise ConfigError(
-                    f"{self.path} holds another run's results; it differs in "
-                    f"{', '.join(_differences(before, identity))}. Choose another name "
-                    "(--set name=...) or remove the folder"
-                )
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} is not empty and holds no run of ours")
-        self.path.mkdir(parents=True, exist_ok=True)
-        stored.write_text(json.dumps(identity, indent=2))
-        (self.path / "config.yaml").write_text(dump_config(config))
-
-    def stage(self, name: str, run: Callable[[], Any]) -> None:
-        """Runs a stage, unless it was finished before, and says which."""
-        done = json.loads(self.marks.read_text()) if self.marks.is_file() else {}
-        if name in done:
-            log.info("%s: finished before in %.0f s, reused", name, done[name])
-            return
-        log.info("%s ...", name)
-        started = time.perf_counter()
-        run()
-        done[name] = round(time.perf_counter() - started, 1)
-        self.marks.write_text(json.dumps(done, indent=2))
-
-
-def _differences(before: Any, after: Any, where: str = "") -> list[str]:
-    """Dotted names of what two nested settings do not agree on."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            difference
-            for key in sorted({*before, *after})
-            for difference in _differences(before.get(key), after.get(key), f"{where}.{key}")
-        ]
-    return [] if before == after else [where.removeprefix(".").removeprefix("config.")]
-
-
-def weights_digest(config: RunConfig, given: Any) -> str:
-    """A digest of the agents' files and of links that are given: a run belongs to its weights."""
-    digest = hashlib.sha256()
-    for role, source in sorted(config.system.agents.items()):
-        digest.update(f"{role}={source}".encode())
-        for file in sorted(Path(source).glob("*.safetensors")):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    for array in jax.tree.leaves(given):
-        digest.update(np.asarray(array))
-    return digest.hexdigest()
-
-
-def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
-    """Role -> the directory or hub id of its agent and, from the hub, the commit."""
-    sources = {}
-    for role, source in config.system.agents.items():
-        directory = local_directory(source, patterns=("config.json",))
-        commit = directory.name if directory.parent.name == "snapshots" else None
-        sources[role] = {"source": source, "revision": commit}
-    return sources
-
-
-def environment() -> dict[str, Any]:
-    """What the run ran on."""
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-    return {
-        "rmas_jax": __version__,
-        **{name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "devices": ", ".join(str(device) for device in jax.devices()),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
 
 
 def find_data(config: RunConfig) -> Task:
@@ -190,18 +86,6 @@ def list_bad_rows(task: Task, path: Path) -> None:
             path,
             *first,
         )
-
-
-def mesh_of(config: RunConfig) -> Mesh:
-    """The mesh of a run: it takes the first devices where it needs fewer than there are."""
-    sizes, devices = dataclasses.asdict(config.runtime.mesh), jax.devices()
-    needed = math.prod(sizes.values())
-    if needed < len(devices):
-        log.warning("runtime.mesh uses %d of %d devices", needed, len(devices))
-    try:
-        return make_mesh(**sizes, devices=devices[:needed])
-    except ValueError as error:
-        raise ConfigError(f"runtime.mesh: {error}") from None
 
 
 def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder) -> None:
@@ -286,13 +170,6 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
     folder.stage("outer loop", outer)
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
@@ -302,12 +179,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         splits = {split: task.load(split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
-    team = load_team(
-        config.system,
-        dtype=config.runtime.dtype,
-        mesh=mesh_of(config),
-        weights=config.runtime.weights,
-    )
+    team = load_run_team(config)
     if dry:
         data = encode_examples(
             task.load("train")[: config.data.train_size],

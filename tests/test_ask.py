@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -63,6 +65,13 @@ def test_rollouts_share_the_latents(tmp_path, capsys, links):
     assert len(account["answers"]) == 3 and len(set(account["answers"])) > 1
     roles = [step["role"] for step in account["steps"]]
     assert roles == ["planner", "critic", "solver", "solver", "solver"]
+
+
+@pytest.mark.parametrize("script", ["ask", "make_role_texts", "run"])
+def test_commands_run_as_files(script):
+    command = [sys.executable, f"experiments/{script}.py", "--help"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "--config FILE" in shown
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.make_role_texts import main
-from experiments.run import BAD_INPUT
+from rmas_jax.commands import BAD_INPUT
 from rmas_jax.config import DataConfig
 from rmas_jax.data import load_task, relay
 

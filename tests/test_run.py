@@ -9,10 +9,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.run import BAD_INPUT, PREEMPTED, RunFolder, find_data, main, train, weights_digest
+from experiments.run import find_data, main, train
 from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import save_links
+from rmas_jax.commands import BAD_INPUT, PREEMPTED
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.run_folder import RunFolder, weights_digest
 from rmas_jax.training import outer_loop
 
 ROOT = Path(__file__).parent.parent

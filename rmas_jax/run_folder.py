@@ -1,0 +1,111 @@
+"""The folder of a run: whose it is, what is finished, and what the run ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+
+from rmas_jax import __version__
+from rmas_jax.config import ConfigError, RunConfig, dump_config
+from rmas_jax.models.hf import local_directory
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The folder of a run: its configuration, its finished stages and how long they took."""
+
+    def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
+        self.path = Path(config.output_dir) / config.name
+        self.marks = self.path / "timings.json"  # finished stages and their seconds
+        identity = {
+            "config": yaml.safe_load(dump_config(config)),
+            "weights": weights_digest,
+            "data": data_version,
+        }
+        stored = self.path / "identity.json"
+        if stored.is_file():
+            before = json.loads(stored.read_text())
+            if before != identity:
+                raise ConfigError(
+                    f"{self.path} holds another run's results; it differs in "
+                    f"{', '.join(_differences(before, identity))}. Choose another name "
+                    "(--set name=...) or remove the folder"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} is not empty and holds no run of ours")
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(identity, indent=2))
+        (self.path / "config.yaml").write_text(dump_config(config))
+
+    def stage(self, name: str, run: Callable[[], Any]) -> None:
+        """Runs a stage, unless it was finished before, and says which."""
+        done = json.loads(self.marks.read_text()) if self.marks.is_file() else {}
+        if name in done:
+            log.info("%s: finished before in %.0f s, reused", name, done[name])
+            return
+        log.info("%s ...", name)
+        started = time.perf_counter()
+        run()
+        done[name] = round(time.perf_counter() - started, 1)
+        self.marks.write_text(json.dumps(done, indent=2))
+
+
+def _differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """Dotted names of what two nested settings do not agree on."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            difference
+            for key in sorted({*before, *after})
+            for difference in _differences(before.get(key), after.get(key), f"{where}.{key}")
+        ]
+    return [] if before == after else [where.removeprefix(".").removeprefix("config.")]
+
+
+def weights_digest(config: RunConfig, given: Any) -> str:
+    """A digest of the agents' files and of links that are given: a run belongs to its weights."""
+    digest = hashlib.sha256()
+    for role, source in sorted(config.system.agents.items()):
+        digest.update(f"{role}={source}".encode())
+        for file in sorted(Path(source).glob("*.safetensors")):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for array in jax.tree.leaves(given):
+        digest.update(np.asarray(array))
+    return digest.hexdigest()
+
+
+def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
+    """Role -> the directory or hub id of its agent and, from the hub, the commit."""
+    sources = {}
+    for role, source in config.system.agents.items():
+        directory = local_directory(source, patterns=("config.json",))
+        commit = directory.name if directory.parent.name == "snapshots" else None
+        sources[role] = {"source": source, "revision": commit}
+    return sources
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on."""
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+    return {
+        "rmas_jax": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": ", ".join(str(device) for device in jax.devices()),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
