@@ -13,7 +13,7 @@ from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
 from rmas_jax.recursion import Targets, run_rounds, token_losses
 from rmas_jax.training.batches import Batches, TrainingData
-from rmas_jax.training.outer import outer_loss, outer_step, start_phase
+from rmas_jax.training.outer import make_optimizer, outer_loss, outer_step, start_phase
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -86,6 +86,25 @@ def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, d
     with_texts, _ = loss(role_text_weight=0.5)
     texts = np.mean([np.mean(value) for value in details["loss"].values()])
     np.testing.assert_allclose(with_texts, last + 0.5 * texts, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("warmup_steps", [0, 2])
+def test_learning_rates(schedule, warmup_steps):
+    """Plain gradient descent moves a weight by the rate of the step."""
+    phase = dataclasses.replace(
+        PHASE, optimizer="sgd", schedule=schedule, warmup_steps=warmup_steps, steps=6
+    )
+    optimizer, weight, moved = make_optimizer(phase), {"w": jnp.zeros(())}, []
+    state = optimizer.init(weight)
+    for _ in range(6):
+        updates, state = optimizer.update({"w": jnp.array(-1.0)}, state, weight)
+        moved.append(float(updates["w"]) / phase.learning_rate)
+    rising = [step / warmup_steps for step in range(warmup_steps)]
+    left = 6 - warmup_steps
+    falling = [0.5 * (1 + np.cos(np.pi * step / left)) for step in range(left)]
+    expected = rising + ([1.0] * left if schedule == "constant" else falling)
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 
 def test_training_lowers_the_loss_on_its_own_items(tiny, data):
