@@ -1,0 +1,377 @@
+"""The outer loop's throughput and memory against upstream's procedure in torch.
+
+    python -m experiments.benchmarks.training --out runs/training
+
+Three random agents of different sizes in a chain that closes on itself, teacher-forced, float32, on
+one CPU, with the same weights, links and token rows. Lengths of rows differ by up to a quarter;
+upstream's procedure (upstream_training.py) reads rows one after another, ours pads them to a batch.
+The contenders are
+
+    torch      upstream's procedure: all of a prompt read in every round, gradient checkpointing
+    ours       rmas_jax: `training.outer.outer_step`, with all its metrics
+    remat      the same with rounds recomputed in the backward pass: less memory
+
+Each runs in a process of its own, in turn with the others, --repeats times. Reported are the median
+seconds of a step after the first two (one compiles), samples per second and their ratio to torch's
+in the same repeat, and the peak of the resident memory beyond what the process held before the
+first step. Losses of all contenders must agree. Writes training.json and training.md into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import FrozenDict
+
+from experiments.benchmarks.decoding import llama_sizes
+from rmas_jax.config import PhaseConfig
+from rmas_jax.interop import link_from_state
+from rmas_jax.links import INNER, OUTER, LinkConfig
+from rmas_jax.models import load_pretrained
+from rmas_jax.prompts import StagePrompt, left_pad
+from rmas_jax.recursion import Targets
+from rmas_jax.topology import System, edge_name, load_topology
+from rmas_jax.training.batches import TrainingData
+from rmas_jax.training.outer import outer_step, start_phase
+
+TORCH, CONTENDERS = "torch", ("torch", "ours", "remat")
+SIZES = {"planner": (10_000_000, 6), "critic": (20_000_000, 8), "solver": (30_000_000, 8)}
+VOCABULARY = 16_000
+# Tokens before and after the slot, and of a text; the solver reads the question after its slot.
+LENGTHS = {"planner": (96, 32, 48), "critic": (96, 32, 48), "solver": (24, 104, 48)}
+ROUNDS, LATENT_STEPS = 3, 32
+LEARNING_RATE = 1e-4
+
+
+def token_rows(batch: int) -> dict[str, list[tuple[list[int], list[int], list[list[int]]]]]:
+    """Role -> per item: tokens before and after its slot, and a text per round."""
+    rng = np.random.default_rng(0)
+
+    def tokens(length: int) -> list[int]:
+        ragged = rng.integers(length * 3 // 4, length + 1)
+        return rng.integers(0, VOCABULARY, ragged).tolist()
+
+    return {
+        role: [
+            (tokens(before), tokens(after), [tokens(text) for _ in range(ROUNDS)])
+            for _ in range(batch)
+        ]
+        for role, (before, after, text) in LENGTHS.items()
+    }
+
+
+def make_agents(folder: Path) -> None:
+    """Random Llamas of three sizes as checkpoints, and random links as torch state dicts."""
+    import torch
+    import transformers
+
+    from experiments.benchmarks.upstream_training import Inner, Outer
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    widths = {}
+    for role, (parameters, layers) in SIZES.items():
+        sizes = llama_sizes(parameters, layers, VOCABULARY)
+        config = transformers.LlamaConfig(**sizes, bos_token_id=None, eos_token_id=None)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder / role)
+        widths[role] = sizes["hidden_size"]
+    order = tuple(SIZES)
+    for role in order:
+        torch.save(Inner(widths[role]).state_dict(), folder / f"{role}.pt")
+    for edge in zip(order, (*order[1:], order[0]), strict=True):
+        link = Outer(*(widths[role] for role in edge))
+        torch.save(link.state_dict(), folder / f"{edge_name(edge)}.pt")
+
+
+def torch_steps(folder: Path, batch: int) -> Callable[[], float]:
+    """A function that takes one step and returns its loss."""
+    import torch
+    import transformers
+
+    from experiments.benchmarks import upstream_training as upstream
+
+    transformers.logging.disable_progress_bar()
+    models = {}
+    for role in SIZES:
+        model = transformers.LlamaForCausalLM.from_pretrained(folder / role, dtype=torch.float32)
+        models[role] = model.requires_grad_(False).train()  # upstream, to have checkpoints
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    width = {role: model.config.hidden_size for role, model in models.items()}
+    order = tuple(SIZES)
+    edges = list(zip(order, (*order[1:], order[0]), strict=True))
+    inner = {role: upstream.Inner(width[role]).requires_grad_(False) for role in order}
+    outer = {edge_name(edge): upstream.Outer(*(width[r] for r in edge)) for edge in edges}
+    for name, link in (inner | outer).items():
+        link.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
+    optimizer = torch.optim.AdamW(
+        [p for link in outer.values() for p in link.parameters()],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.999),
+        weight_decay=0.0,
+    )
+    rows = token_rows(batch)
+    losses = [
+        functools.partial(
+            upstream.sample_loss,
+            models,
+            inner,
+            outer,
+            {role: upstream.Sample(*rows[role][i]) for role in order},
+            order=order,
+            rounds=ROUNDS,
+            latent_steps=LATENT_STEPS,
+        )
+        for i in range(batch)
+    ]
+    return lambda: upstream.train_step(optimizer, losses)
+
+
+def stage_prompt(rows: list[Any], sender: str, *, slot_first: bool) -> StagePrompt:
+    """A role's rows as blocks; `slot_first`: whether the first round has the slot as well."""
+    batch = len(rows)
+    prefix_ids, prefix_valid = left_pad([before for before, _, _ in rows])
+    ids, valid = left_pad([after for _, after, _ in rows])
+    slot = np.zeros((batch, LATENT_STEPS), np.int32)
+    has_slot = [np.full(slot.shape, form) for form in (slot_first, True)]
+    return StagePrompt(
+        prefix_ids=prefix_ids,
+        prefix_valid=prefix_valid,
+        body_ids=np.stack([np.concatenate([slot, ids], 1)] * 2, axis=1),
+        body_valid=np.stack([np.concatenate([of, valid], 1) for of in has_slot], axis=1),
+        slot_index=(*range(LATENT_STEPS), *(-1,) * ids.shape[1]),
+        senders=(sender,),
+    )
+
+
+def text_targets(rows: list[Any]) -> Targets:
+    """A role's texts, padded on the right."""
+    texts = [[text for text in texts] for _, _, texts in rows]
+    width = max(len(text) for item in texts for text in item)
+    ids = np.zeros((len(texts), ROUNDS, width), np.int32)
+    valid = np.zeros(ids.shape, bool)
+    for i, item in enumerate(texts):
+        for r, text in enumerate(item):
+            ids[i, r, : len(text)], valid[i, r, : len(text)] = text, True
+    return Targets(ids=ids, valid=valid)
+
+
+def jax_steps(folder: Path, batch: int, *, remat: bool) -> Callable[[], float]:
+    """As `torch_steps`."""
+    from rmas_jax.interop import read_state
+
+    topology = load_topology("sequential")
+    loaded = {role: load_pretrained(folder / role) for role in topology.order}
+    width = {role: model.config.width for role, (model, _) in loaded.items()}
+    inner = {role: LinkConfig(INNER, "ln_res", width[role], width[role]) for role in width}
+    outer = {
+        edge_name(edge): LinkConfig(OUTER, "ln_res", *(width[role] for role in edge))
+        for edge in topology.edges
+    }
+    links = {
+        part: {
+            name: link_from_state(form, read_state(folder / f"{name}.pt"), source=name)
+            for name, form in forms.items()
+        }
+        for part, forms in (("inner", inner), ("outer", outer))
+    }
+    system = System(
+        topology=topology,
+        models=FrozenDict({role: model for role, (model, _) in loaded.items()}),
+        inner=FrozenDict(inner),
+        outer=FrozenDict(outer),
+        latent_steps=LATENT_STEPS,
+    )
+    phase = PhaseConfig(
+        name="benchmark",
+        latents="teacher_forced",
+        rounds=ROUNDS,
+        steps=1000,
+        batch_size=batch,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        schedule="constant",
+        remat=remat,
+    )
+    rows = token_rows(batch)
+    senders = {receiver: sender for sender, receiver in topology.edges}
+    data = TrainingData(
+        prompts={
+            role: stage_prompt(of, senders[role], slot_first=role != topology.order[0])
+            for role, of in rows.items()
+        },
+        targets={role: text_targets(of) for role, of in rows.items()},
+    )
+    agents = {role: params for role, (_, params) in loaded.items()}
+    step = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
+    state = start_phase(phase, links)
+
+    def take() -> float:
+        nonlocal state
+        state, metrics = step(system, phase, agents, data, state)
+        return float(metrics["loss"])
+
+    return take
+
+
+def measure(contender: str, folder: Path, batch: int, steps: int) -> dict[str, Any]:
+    """Runs one contender in this process."""
+    if contender == TORCH:
+        import torch
+
+        torch.set_num_threads(os.cpu_count())
+        take = torch_steps(folder, batch)
+    else:
+        take = jax_steps(folder, batch, remat=contender == "remat")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    losses, seconds = [], []
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        losses.append(take())
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "contender": contender,
+        "losses": losses,
+        "first_s": seconds[0],
+        "step_s": float(np.median(seconds[2:])),
+        "peak_mib": (peak - before) / 2**10,
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page with one table."""
+    setting = report["setting"]
+    sizes = ", ".join(f"{count / 1e6:.0f}M" for count in setting["parameters"])
+    lines = [
+        "# Outer loop, teacher-forced",
+        "",
+        f"Three Llamas of {sizes} parameters, {ROUNDS} rounds, {LATENT_STEPS} latents, batch "
+        f"{setting['batch']}, float32; {setting['repeats']} interleaved repeats of "
+        f"{setting['steps']} steps; {setting['cores']} CPU cores ({setting['machine']}); "
+        f"torch {setting['torch']}, jax {setting['jax']}.",
+        "",
+        "| contender | samples/s | times torch (range) | peak MiB | first step s |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['contender']} | {row['samples_per_s']:.2f} | {row['ratio']:.2f} "
+        f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) | {row['peak_mib']:,.0f} "
+        f"| {row['first_s']:.1f} |"
+        for row in report["rows"]
+    ]
+    gap = report["largest_loss_gap"]
+    return "\n".join(
+        [*lines, "", f"Largest relative difference of a loss to torch's: {gap:.1e}.", ""]
+    )
+
+
+def summarise(runs: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
+    """A row per contender."""
+    torch_seconds = np.array([run["step_s"] for run in runs if run["contender"] == TORCH])
+    rows = []
+    for contender in CONTENDERS:
+        own = [run for run in runs if run["contender"] == contender]
+        seconds = np.array([run["step_s"] for run in own])
+        ratios = torch_seconds / seconds
+        rows.append(
+            {
+                "contender": contender,
+                "samples_per_s": batch / float(np.median(seconds)),
+                "ratio": float(np.median(ratios)),
+                "ratio_low": float(ratios.min()),
+                "ratio_high": float(ratios.max()),
+                "peak_mib": float(np.median([run["peak_mib"] for run in own])),
+                "first_s": float(np.median([run["first_s"] for run in own])),
+            }
+        )
+    return rows
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    number = functools.partial(out.add_argument, type=int, metavar="N")
+    number("--batch", default=8, help="samples per step (8)")
+    number("--steps", default=5, help="measured steps per repeat (5)")
+    number("--repeats", default=3, help="of every contender (3)")
+    out.add_argument("--out", type=Path, help="folder for the report")
+    out.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)  # in a child process
+    out.add_argument("--agents", type=Path, help=argparse.SUPPRESS)
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints the table and writes it; returns the exit code."""
+    args = parser().parse_args(arguments)
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.agents, args.batch, args.steps)))
+        return 0
+    if args.out is None or min(args.batch, args.steps, args.repeats) < 1:
+        print("error: --out is needed, and numbers are at least 1", file=sys.stderr)
+        return 2
+    import torch
+
+    runs = []
+    with tempfile.TemporaryDirectory() as directory:
+        make_agents(Path(directory))
+        for repeat in range(args.repeats):
+            for contender in CONTENDERS[repeat % 3 :] + CONTENDERS[: repeat % 3]:
+                command = [sys.executable, "-m", "experiments.benchmarks.training"]
+                command += ["--measure", contender, "--agents", directory]
+                command += ["--batch", str(args.batch), "--steps", str(args.steps)]
+                child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                runs.append(json.loads(child.stdout.splitlines()[-1]))
+                print(f"{contender}: {runs[-1]['step_s']:.2f} s per step", file=sys.stderr)
+        counts = [
+            sum(x.size for x in jax.tree.leaves(load_pretrained(Path(directory) / role)[1]))
+            for role in SIZES
+        ]
+    expected = np.array(next(run["losses"] for run in runs if run["contender"] == TORCH))
+    gap = max(float(np.abs(np.array(run["losses"]) / expected - 1).max()) for run in runs)
+    report = {
+        "setting": {
+            "parameters": counts,
+            "batch": args.batch,
+            "steps": args.steps,
+            "repeats": args.repeats,
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "jax": jax.__version__,
+        },
+        "rows": summarise(runs, args.batch),
+        "largest_loss_gap": gap,
+        "runs": runs,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    page = markdown(report)
+    (args.out / "training.md").write_text(page)
+    print(page)
+    if gap > 1e-3:
+        print("error: the contenders' losses differ", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
