@@ -29,7 +29,13 @@ from rmas_jax.agents import Reading
 from rmas_jax.answers import SecondTry, second_try_of, write_jitted, write_texts
 from rmas_jax.assembly import Team, load_links_for
 from rmas_jax.checkpoints import load_links
-from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, load_run_team, use_compilation_cache
+from rmas_jax.commands import (
+    BAD_INPUT,
+    BAD_INPUTS,
+    add_config_options,
+    load_run_team,
+    use_compilation_cache,
+)
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.inspection import nearest_tokens
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
@@ -270,15 +276,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     out.add_argument("questions", nargs="*", metavar="QUESTION", help="none: standard input")
-    out.add_argument("--config", required=True, metavar="FILE", help="YAML file of a run")
-    out.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="changes a field of the configuration; may be repeated",
-    )
+    add_config_options(out)
     out.add_argument("--links", metavar="PATH", help="links as in system.links, to use instead")
     out.add_argument(
         "--channel", choices=("latent", "text"), default="latent", help="what crosses edges"

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from rmas_jax import text_channel
 from rmas_jax.assembly import Team
-from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, load_run_team
+from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, add_config_options, load_run_team
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
@@ -57,15 +57,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
-    out.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="changes a field of it, such as system.agents.solver=DIRECTORY; may be repeated",
-    )
+    add_config_options(out)
     out.add_argument(
         "--questions",
         required=True,

@@ -31,6 +31,7 @@ from rmas_jax.commands import (
     BAD_INPUTS,
     DIVERGED,
     PREEMPTED,
+    add_config_options,
     load_run_team,
     use_compilation_cache,
 )
@@ -88,6 +89,17 @@ def list_bad_rows(task: Task, path: Path) -> None:
         )
 
 
+def encode(team: Team, task: Task, items: Sequence[Any]) -> TrainingData:
+    """Items of the data as a team's agents read and write them."""
+    return encode_examples(
+        items,
+        team.tokenizers,
+        team.prompts,
+        text_fields=task.text_fields,
+        slot_width=team.system.latent_steps,
+    )
+
+
 def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder) -> None:
     """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained.
 
@@ -103,15 +115,6 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
     common = {"progress": config.runtime.progress, "curves": curves}
     fields, topology = task.text_fields, team.system.topology
     examples = task.load("train")[: config.data.train_size]
-
-    def encode(items: Sequence[Any]) -> TrainingData:
-        return encode_examples(
-            items,
-            team.tokenizers,
-            team.prompts,
-            text_fields=fields,
-            slot_width=config.system.latent_steps,
-        )
 
     def inner() -> None:
         items = examples[: config.inner.items]
@@ -138,7 +141,7 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
             given
             or start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts),
             dialogues,
-            encode(items),
+            encode(team, task, items),
             config.inner,
             rounds=config.system.rounds,
             key=keys["inner"],
@@ -148,8 +151,8 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
         save_links(aligned, links)
 
     def outer() -> None:
-        data = encode(examples)
-        validation = encode(task.load("validation")[: config.outer.validation_size])
+        data = encode(team, task, examples)
+        validation = encode(team, task, task.load("validation")[: config.outer.validation_size])
         links = load_links(aligned)
         for i, phase in enumerate(config.outer.phases):
             links = run_phase(
@@ -181,13 +184,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         raise ConfigError(f"evaluation.splits: {error}") from None
     team = load_run_team(config)
     if dry:
-        data = encode_examples(
-            task.load("train")[: config.data.train_size],
-            team.tokenizers,
-            team.prompts,
-            text_fields=task.text_fields,
-            slot_width=config.system.latent_steps,
-        )
+        data = encode(team, task, task.load("train")[: config.data.train_size])
         print("\n".join(describe_run(config, team, data)))
         return
     given = None if config.system.links is None else load_links_for(team, config.system)
@@ -216,13 +213,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         )
 
     def gradients() -> None:
-        data = encode_examples(
-            task.load("validation")[: config.evaluation.gradient_batch_size],
-            team.tokenizers,
-            team.prompts,
-            text_fields=task.text_fields,
-            slot_width=config.system.latent_steps,
-        )
+        items = task.load("validation")[: config.evaluation.gradient_batch_size]
+        data = encode(team, task, items)
         norms = gradient_norms(
             team,
             trained,
@@ -246,15 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="fields of a configuration:\n\n" + field_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="changes a field, for example --set system.latent_steps=6; may be repeated",
-    )
+    add_config_options(parser)
     parser.add_argument(
         "--dry_run",
         action="store_true",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import logging
 import math
@@ -31,6 +32,19 @@ BAD_INPUTS = (
     ImportError,  # an extra that is not installed
 )
 log = logging.getLogger(__name__)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config FILE` and `--set KEY=VALUE` (as `overrides`)."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="changes a field, for example --set system.latent_steps=6; may be repeated",
+    )
 
 
 def use_compilation_cache() -> None:
