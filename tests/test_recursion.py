@@ -392,7 +392,7 @@ def test_losses_and_gradients_of_the_last_answer(training):
         np.testing.assert_array_equal(reach > 1e-9, np.tile(expected, len(QUESTIONS)))
 
     # Each link, and each crossing in each round, by itself: central differences of the loss along
-    # a random direction.
+    # a random direction. With steps of 1e-5 their error is below 5e-11 or 1e-7 of the slope.
     at, gradients = jax.tree.map(np.asarray, (trained, (links, probes)))
     rng = np.random.default_rng(0)
     parts = [(0, kind, name) for kind in links for name in links[kind]]
@@ -405,11 +405,11 @@ def test_losses_and_gradients_of_the_last_answer(training):
         )
         ahead, behind = (
             evaluate(jax.tree.map(lambda x, t, s=step: x + s * t, at, toward))[0][0]
-            for step in (1e-6, -1e-6)
+            for step in (1e-5, -1e-5)
         )
         slope = sum(jax.tree.leaves(jax.tree.map(lambda g, t: (g * t).sum(), gradients, toward)))
         np.testing.assert_allclose(
-            slope, (ahead - behind) / 2e-6, rtol=1e-4, atol=1e-9, err_msg=str(part)
+            slope, (ahead - behind) / 2e-5, rtol=1e-4, atol=1e-9, err_msg=str(part)
         )
         unheard = part == (1, "solver->planner", ROUNDS - 1)
         assert (slope == 0) if unheard else (abs(slope) > 1e-7), part  # a missing part would show

@@ -45,19 +45,26 @@ def lines(file):
     return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
+def kill_at(step, folder, workers):
+    """Ends processes at once, when the curves have come to a step."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while lines(folder / "metrics.jsonl") < step and time.monotonic() < deadline:
+        assert all(worker.poll() is None for worker in workers), workers[0].stdout.read()
+        time.sleep(0.005)
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        assert worker.wait() == -signal.SIGKILL
+        worker.stdout.close()
+    assert not (folder / "links.safetensors").exists()
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 2, 1)], ids=["one_device", "eight_devices"])
 def test_a_killed_run_goes_on_to_the_same_bits(agents, tmp_path, sizes):
     steps, killed_at = 80, random.randrange(5, 50)
     broken = tmp_path / "broken"
     worker = start(agents, broken, sizes, steps, 8)
-    deadline = time.monotonic() + TIMEOUT_S
-    while lines(broken / "metrics.jsonl") < killed_at and time.monotonic() < deadline:
-        assert worker.poll() is None, worker.stdout.read()
-        time.sleep(0.005)
-    worker.kill()
-    assert worker.wait() == -signal.SIGKILL
-    worker.stdout.close()
-    assert not (broken / "links.safetensors").exists()
+    kill_at(killed_at, broken, [worker])
     whole = training_worker.train(agents, tmp_path / "whole", sizes, steps)
     resumed = training_worker.train(agents, broken, sizes, steps)
     for ours, expected in zip(*map(jax.tree.leaves, (resumed, whole)), strict=True):
@@ -66,15 +73,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(agents, tmp_path, sizes):
     assert list((broken / "checkpoints").glob("*tmp*")) == []
 
 
-def in_two_processes(agents, folder, sizes, steps, ask=()):
-    """Exit codes and outputs of two processes with four devices each; the second may get `ask`."""
+def two_processes(agents, folder, sizes, steps, ask=()):
+    """Two processes with four devices each; the second may get `ask`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    workers = [
+    return [
         start(agents, folder, sizes, steps, 4, 0, 2, port),
         start(agents, folder, sizes, steps, 4, 1, 2, port, *ask),
     ]
+
+
+def ended(workers):
+    """Exit codes and outputs of processes, which are killed if they do not end in time."""
     try:
         outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
     finally:
@@ -83,16 +94,24 @@ def in_two_processes(agents, folder, sizes, steps, ask=()):
     return [worker.returncode for worker in workers], "\n".join(outputs)
 
 
-def test_two_processes_stop_together_go_on_and_equal_one(agents, tmp_path):
+def test_two_processes_stop_together_are_killed_go_on_and_equal_one(agents, tmp_path):
     sizes, steps, two = (4, 2, 1), 20, tmp_path / "two"
-    codes, output = in_two_processes(agents, two, sizes, steps, ask=(3,))  # to the second alone
+    codes, output = ended(two_processes(agents, two, sizes, steps, ask=(3,)))  # to the second alone
     assert codes == [training_worker.PREEMPTED] * 2, output
     saved = [int(step.name) for step in (two / "checkpoints").iterdir() if step.name.isdigit()]
     assert 3 < max(saved) < steps
     assert not (two / "links.safetensors").exists()
-    codes, output = in_two_processes(agents, two, sizes, steps)
+    killed = two_processes(agents, two, sizes, steps)
+    kill_at(random.randrange(max(saved) + 1, steps), two, killed)
+    codes, output = ended(two_processes(agents, two, sizes, steps))
     assert codes == [0, 0], output
     assert lines(two / "metrics.jsonl") == steps + 1  # one process writes
+    whole = tmp_path / "whole"
+    codes, output = ended(two_processes(agents, whole, sizes, steps))
+    assert codes == [0, 0], output
+    names = [folder / "links.safetensors" for folder in (two, whole)]
+    for ours, expected in zip(*(jax.tree.leaves(load_links(name)) for name in names), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
     one = training_worker.train(agents, tmp_path / "one", sizes, steps)
     moved = load_links(two / "links.safetensors")
