@@ -33,6 +33,7 @@ from rmas_jax.commands import (
     BAD_INPUT,
     BAD_INPUTS,
     add_config_options,
+    build_toolbox,
     load_run_team,
     use_compilation_cache,
 )
@@ -42,16 +43,7 @@ from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage
 from rmas_jax.sampling import row_keys
-from rmas_jax.tools import (
-    Bm25Search,
-    PythonLimits,
-    SandboxError,
-    SearchError,
-    TavilySearch,
-    Toolbox,
-    check_sandbox,
-    read_corpus,
-)
+from rmas_jax.tools import Toolbox
 from rmas_jax.walkthrough import walk
 
 
@@ -223,20 +215,6 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Any:
     )
 
 
-def toolbox_of(options: argparse.Namespace) -> Toolbox | None:
-    """The tools that the command line offers; a sandbox that does not hold is refused here."""
-    if options.search and options.tavily:
-        raise ValueError("--search and --tavily: choose one")
-    if not (options.python or options.search or options.tavily):
-        return None
-    if options.python:
-        check_sandbox()
-    search = TavilySearch() if options.tavily else None
-    if options.search:
-        search = Bm25Search(read_corpus(options.search))
-    return Toolbox(python=PythonLimits() if options.python else None, search=search)
-
-
 def build_asker(options: argparse.Namespace) -> Asker:
     """Checks the options, then loads the team."""
     for name, least in (("rounds", 1), ("latent_steps", 0), ("max_tokens", 1), ("rollouts", 1)):
@@ -247,7 +225,9 @@ def build_asker(options: argparse.Namespace) -> Asker:
         if (value := getattr(options, name)) is not None:
             options.overrides.append(f"system.{name}={value}")
     config = load_config(options.config, options.overrides)
-    toolbox = toolbox_of(options)
+    if options.search and options.tavily:
+        raise ValueError("--search and --tavily: choose one")
+    toolbox = build_toolbox(python=options.python, search=options.search, tavily=options.tavily)
     if config.runtime.compilation_cache:
         use_compilation_cache()
     team = load_run_team(config)
@@ -324,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.json:
                 with open(options.json, "a") as file:
                     file.write(json.dumps(account) + "\n")
-    except (*BAD_INPUTS, SandboxError, SearchError, ValueError, OSError) as error:
+    except (*BAD_INPUTS, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     return 0

@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from rmas_jax.answers import second_try_of
 from rmas_jax.assembly import Team, load_links_for, start_links
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
@@ -32,14 +33,16 @@ from rmas_jax.commands import (
     DIVERGED,
     PREEMPTED,
     add_config_options,
+    build_toolbox,
     load_run_team,
     use_compilation_cache,
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Task, load_task
-from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.driver import Answering, evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.grading import find_grader
+from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.run_folder import RunFolder, agent_sources, environment, weights_digest
@@ -73,6 +76,20 @@ def find_data(config: RunConfig) -> Task:
             ", ".join(lacking),
         )
     return task
+
+
+def find_answering(config: RunConfig) -> Answering:
+    """How answers are written while they are measured."""
+    chosen = config.evaluation
+    return Answering(
+        max_tokens=chosen.max_new_tokens,
+        sampling=SamplingConfig(
+            temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p
+        ),
+        rollouts=chosen.rollouts,
+        toolbox=build_toolbox(python=chosen.python, search=chosen.search),
+        second_try=second_try_of(config.system.task) if chosen.second_try else None,
+    )
 
 
 def list_bad_rows(task: Task, path: Path) -> None:
@@ -177,7 +194,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    grade, task = find_grader(config.data), find_data(config)
+    grade, task, answering = find_grader(config.data), find_data(config), find_answering(config)
     try:
         splits = {split: task.load(split) for split in config.evaluation.splits}
     except ValueError as error:
@@ -207,7 +224,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
             methods=config.evaluation.methods,
             rounds=config.evaluation.rounds,
             batch_size=config.evaluation.batch_size,
-            max_tokens=config.evaluation.max_new_tokens,
+            answering=answering,
             seed=config.seed,
             progress=config.runtime.progress,
         )

@@ -18,6 +18,16 @@ from rmas_jax.data import DataError
 from rmas_jax.models import CheckpointError, UnsupportedModelError
 from rmas_jax.prompts import PromptError
 from rmas_jax.sharding import make_mesh
+from rmas_jax.tools import (
+    Bm25Search,
+    PythonLimits,
+    SandboxError,
+    SearchError,
+    TavilySearch,
+    Toolbox,
+    check_sandbox,
+    read_corpus,
+)
 from rmas_jax.topology import TopologyError
 
 BAD_INPUT, DIVERGED = 2, 3  # exit codes
@@ -29,6 +39,8 @@ BAD_INPUTS = (
     UnsupportedModelError,
     PromptError,
     TopologyError,
+    SandboxError,
+    SearchError,
     ImportError,  # an extra that is not installed
 )
 log = logging.getLogger(__name__)
@@ -52,6 +64,26 @@ def use_compilation_cache() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> Toolbox | None:
+    """The tools that are offered to an answerer; None where there are none.
+
+    Raises:
+      ConfigError: a corpus that cannot be read.
+      SandboxError, SearchError: Python cannot be run safely here, or the web not be searched.
+    """
+    if not (python or search or tavily):
+        return None
+    if python:
+        check_sandbox()
+    provider = TavilySearch() if tavily else None
+    if search:
+        try:
+            provider = Bm25Search(read_corpus(search))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"search: {error}") from None
+    return Toolbox(python=PythonLimits() if python else None, search=provider)
 
 
 def load_run_team(config: RunConfig) -> Team:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents import Reading, read_prefix
-from rmas_jax.answers import Texts, write_texts
+from rmas_jax.answers import write_texts
 from rmas_jax.models import Cache, Decoder
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
@@ -89,17 +89,11 @@ def read_messages(
     return Reading(prefix, ids, valid, nothing, slot_index=(-1,) * ids.shape[1])
 
 
-def answer_alone(
-    model: Decoder, params: Any, tokenizer: Any, prompt: StagePrompt, **how: Any
-) -> Texts:
-    """One agent answers by itself: its first-round prompt, with nothing in the slots.
-
-    `how` it writes: see `answers.write_texts`.
-    """
+def read_alone(model: Decoder, params: Any, tokenizer: Any, prompt: StagePrompt) -> Reading:
+    """What an agent by itself reads: its first-round prompt, with nothing in the slots."""
     prefix = _read_prefix(model, params, prompt.prefix_ids, prompt.prefix_valid)
     nothing = {sender: [""] * len(prompt.body_ids) for sender in prompt.senders}
-    reading = read_messages(model, tokenizer, prompt, prefix, form=FIRST, messages=nothing)
-    return write_texts(model, params, tokenizer, reading, **how)
+    return read_messages(model, tokenizer, prompt, prefix, form=FIRST, messages=nothing)
 
 
 def listen(

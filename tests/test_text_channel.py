@@ -97,14 +97,10 @@ def test_without_an_end_truncated_messages_cost_m_steps_each(team):
 
 def test_an_agent_alone_reads_nothing_in_its_slot(team, ends):
     for role in team.system.topology.order:
-        found = text_channel.answer_alone(
-            team.system.models[role],
-            team.agents[role],
-            team.tokenizers[role],
-            encode(team, QUESTIONS, 0)[role],
-            end_tokens=ends[role],
-            max_tokens=MAX_TOKENS,
-        )
+        agent = team.system.models[role], team.agents[role], team.tokenizers[role]
+        reading = text_channel.read_alone(*agent, encode(team, QUESTIONS, 0)[role])
+        how = {"end_tokens": ends[role], "max_tokens": MAX_TOKENS}
+        found = answers.write_texts(*agent, reading, **how)
         for i, question in enumerate(QUESTIONS):
             nothing = dict.fromkeys(team.system.topology.order, "")
             text, tokens = write_naively(

@@ -245,10 +245,37 @@ class EvaluationConfig(Section):
     )
     batch_size: int = option("items per batch", 256, at_least=1)
     max_new_tokens: int = option("longest answer, in tokens", 16, at_least=1)
+    temperature: float = option(
+        "answers are drawn at this temperature; 0: the likeliest tokens", 0.0, at_least=0
+    )
+    top_k: int = option("of drawn answers: only the k likeliest tokens; 0: all", 0, at_least=0)
+    top_p: float = option(
+        "of drawn answers: only the likeliest tokens that hold this probability",
+        1.0,
+        above=0,
+        at_most=1,
+    )
+    rollouts: int = option(
+        "answers to each question, from the same latents or messages, for pass@k", 1, at_least=1
+    )
+    second_try: bool = option(
+        "whether an answer is tried again where system.task finds none in it", True
+    )
+    python: bool = option("whether answerers may call Python, in a sandbox", False)
+    search: str | None = option("JSON-lines corpus that answerers may search", None)
     gradient_batch_size: int = option("items behind the gradient norms", 32, at_least=1)
     methods: tuple[str, ...] = option(
         "systems and controls to compare", METHODS, choices=METHODS, distinct=True
     )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Greedy answers are alike."""
+        if self.temperature == 0:
+            if self.rollouts > 1:
+                yield "rollouts", f"{self.rollouts} greedy answers would be alike: set temperature"
+            for name, off in (("top_k", 0), ("top_p", 1.0)):
+                if getattr(self, name) != off:
+                    yield name, "of no use while temperature is 0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

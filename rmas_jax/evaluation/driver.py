@@ -3,7 +3,9 @@
 What is measured per item: tokens written by all agents (end tokens count), sequential model steps
 (a prompt is read in the step of the first token or thought after it), and seconds: the wall time
 of whole batches over the rows of these batches, host work between agents included. Compilation and
-the tokenisation of questions and prompts, which every method needs alike, are not timed.
+the tokenisation of questions and prompts, which every method needs alike, are not timed. Where
+questions have several answers, accuracy, tokens and steps are those of the first one, seconds are
+of all, and `pass_at_k` is the share of questions with a right one.
 """
 
 from __future__ import annotations
@@ -21,25 +23,42 @@ from tqdm import tqdm
 
 from rmas_jax import recursion, text_channel
 from rmas_jax.agents import Reading
-from rmas_jax.answers import write_texts
+from rmas_jax.answers import SecondTry, write_texts
 from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, shuffled
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
+from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt, encode_stage, take
+from rmas_jax.sampling import GREEDY, row_keys
+from rmas_jax.tools import Toolbox
 from rmas_jax.topology import System
 
 Prompts = Mapping[str, StagePrompt]  # by role
 ORDER_SEED = 0  # of the order in which the items of a split are run
 
 
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """How answers are written; messages between agents are greedy."""
+
+    max_tokens: int  # of a text
+    sampling: SamplingConfig = GREEDY
+    rollouts: int = 1  # K answers to a question, from the same latents or messages
+    toolbox: Toolbox | None = None
+    second_try: SecondTry | None = None
+
+
 class Answers(NamedTuple):
     """What a method says to a batch, on the host."""
 
-    texts: list[str]  # B
-    tokens: np.ndarray  # [B] tokens written
-    steps: np.ndarray  # [B] sequential model steps
+    texts: list[list[str]]  # K rollouts of B
+    tokens: np.ndarray  # [B] tokens written, in the first rollout
+    steps: np.ndarray  # [B] sequential model steps, in the first rollout
+
+
+Keys = Sequence[jax.Array | None]  # per rollout: [B] PRNG keys, where tokens are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +70,7 @@ class Entrant:
     latent_steps: int  # M; 0 where nothing latent is passed
     slot_width: int  # of the prompts it reads
     program: Hashable  # what it runs on the device; entrants that agree here share compiled code
-    answer: Callable[[Prompts], Answers]
+    answer: Callable[[Prompts, Keys], Answers]
 
 
 def evaluate(
@@ -65,7 +84,7 @@ def evaluate(
     methods: Sequence[str],
     rounds: Sequence[int],
     batch_size: int,
-    max_tokens: int,
+    answering: Answering,
     seed: int,
     progress: bool = True,
 ) -> list[Row]:
@@ -81,8 +100,9 @@ def evaluate(
       methods: names of `config.METHODS`.
       rounds: numbers of rounds; an agent alone has one.
       batch_size: B; a last batch that is not full is filled with items that do not count.
-      max_tokens: longest text, in tokens.
-      seed: of the run; a label, as nothing here is random.
+      answering: how answers are written.
+      seed: of the run; what an item's answers are drawn with follows from it and the item's place
+        in its split.
       progress: whether to show a bar.
 
     Returns:
@@ -98,7 +118,7 @@ def evaluate(
         split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
         for split, items in examples.items()
     }
-    entrants = list(_entrants(team, links, aligned_links, methods, rounds, max_tokens))
+    entrants = list(_entrants(team, links, aligned_links, methods, rounds, answering))
     if "shuffled_latents" in methods:
         _check_neighbours(examples, batch_size)
     record = Record(Path(directory))
@@ -129,11 +149,12 @@ def evaluate(
             seconds, rows_run = 0.0, 0
             for rows, kept in batches(len(items), batch_size):
                 batch = take(prompts, starts[split] + rows)
+                keys = _keys(answering, seed, rows)
                 if entrant.program not in compiled:
-                    entrant.answer(batch)
+                    entrant.answer(batch, keys)
                     compiled.add(entrant.program)
                 started = time.perf_counter()
-                answers = entrant.answer(batch)  # on the host: the device has finished
+                answers = entrant.answer(batch, keys)  # on the host: the device has finished
                 seconds += time.perf_counter() - started
                 rows_run += len(rows)
                 fresh = [
@@ -145,6 +166,14 @@ def evaluate(
                 bar.update()
             record.finish(_result(entrant, graded, seconds / rows_run))
     return record.rows
+
+
+def _keys(answering: Answering, seed: int, rows: np.ndarray) -> Keys:
+    """Per rollout, the PRNG keys of items by their places [B] in a split."""
+    if answering.sampling.temperature == 0:
+        return [None] * answering.rollouts
+    key = jax.random.key(seed)
+    return [row_keys(jax.random.fold_in(key, k), rows) for k in range(answering.rollouts)]
 
 
 def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -181,14 +210,14 @@ def _entrants(
     aligned_links: Any,
     methods: Sequence[str],
     rounds: Sequence[int],
-    max_tokens: int,
+    answering: Answering,
 ) -> Iterator[Entrant]:
     """The methods that were asked for, at each number of rounds."""
     steps = team.system.latent_steps
     for method in methods:
         if method == "single_agents":
             for role in team.system.topology.order:
-                answer = functools.partial(_alone, team, role=role, max_tokens=max_tokens)
+                answer = functools.partial(_alone, team, role=role, answering=answering)
                 yield Entrant(f"single_{role}", 1, 0, 0, ("alone", role), answer)
             continue
         if method == "truncated_text" and steps == 0:
@@ -200,9 +229,9 @@ def _entrants(
                 # answerer sends a message.
                 program = ("text", cut, min(r, 2))
                 answer = functools.partial(
-                    _in_text, team, rounds=r, max_tokens=max_tokens, max_message_tokens=cut
+                    _in_text, team, rounds=r, answering=answering, max_message_tokens=cut
                 )
-                yield Entrant(method, r, 0, max_tokens, program, answer)
+                yield Entrant(method, r, 0, answering.max_tokens, program, answer)
                 continue
             if method not in ("recursive_mas", "aligned_links", "no_latents", "shuffled_latents"):
                 raise ValueError(f"method {method!r} does not exist")
@@ -212,7 +241,7 @@ def _entrants(
                 team._replace(system=team.system.replace(latent_steps=passed)),
                 aligned_links if method == "aligned_links" else links,
                 rounds=r,
-                max_tokens=max_tokens,
+                answering=answering,
                 shuffle=method == "shuffled_latents",
             )
             program = ("latent", passed)
@@ -238,52 +267,75 @@ def _listen(
     return recursion.listen(system, agents, channel, prompts, rounds=rounds)[0]
 
 
+def _written(
+    team: Team, role: str, reading: Reading, keys: Keys, answering: Answering
+) -> tuple[list[list[str]], np.ndarray]:
+    """Texts of all rollouts, and the tokens of the first [B]."""
+    written = [
+        write_texts(
+            team.system.models[role],
+            team.agents[role],
+            team.tokenizers[role],
+            reading,
+            end_tokens=team.end_tokens[role],
+            max_tokens=answering.max_tokens,
+            sampling=answering.sampling,
+            keys=of_rollout,
+            toolbox=answering.toolbox,
+            second_try=answering.second_try,
+        )
+        for of_rollout in keys
+    ]
+    return [rollout.texts for rollout in written], written[0].tokens
+
+
 def _in_latents(
-    team: Team, links: Any, prompts: Prompts, *, rounds: int, max_tokens: int, shuffle: bool
+    team: Team,
+    links: Any,
+    prompts: Prompts,
+    keys: Keys,
+    *,
+    rounds: int,
+    answering: Answering,
+    shuffle: bool,
 ) -> Answers:
     """Only the answer is text; before it, each stage but the last takes M steps."""
     topology, system = team.system.topology, team.system
-    role = topology.answerer
     reading = _listen(system, team.agents, links, prompts, rounds=rounds, shuffle=shuffle)
-    written = write_texts(
-        system.models[role],
-        team.agents[role],
-        team.tokenizers[role],
-        reading,
-        end_tokens=team.end_tokens[role],
-        max_tokens=max_tokens,
-    )
+    texts, tokens = _written(team, topology.answerer, reading, keys, answering)
     thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
-    return Answers(written.texts, written.tokens, thoughts + written.tokens)
+    return Answers(texts, tokens, thoughts + tokens)
 
 
 def _in_text(
-    team: Team, prompts: Prompts, *, rounds: int, max_tokens: int, max_message_tokens: int | None
+    team: Team,
+    prompts: Prompts,
+    keys: Keys,
+    *,
+    rounds: int,
+    answering: Answering,
+    max_message_tokens: int | None,
 ) -> Answers:
-    solution = text_channel.solve(
+    reading, messages = text_channel.listen(
         team.system,
         team.agents,
         team.tokenizers,
         prompts,
         rounds=rounds,
         end_tokens=team.end_tokens,
-        max_tokens=max_tokens,
-        max_message_tokens=max_message_tokens,
+        max_tokens=max_message_tokens or answering.max_tokens,
     )
-    # Stages follow each other and every token is a step: as many steps as tokens.
-    return Answers(solution.answers, solution.tokens, solution.tokens)
+    texts, tokens = _written(team, team.system.topology.answerer, reading, keys, answering)
+    tokens = tokens + sum(message.tokens for message in messages)
+    return Answers(texts, tokens, tokens)  # stages follow each other, and a token is a step
 
 
-def _alone(team: Team, prompts: Prompts, *, role: str, max_tokens: int) -> Answers:
-    written = text_channel.answer_alone(
-        team.system.models[role],
-        team.agents[role],
-        team.tokenizers[role],
-        prompts[role],
-        end_tokens=team.end_tokens[role],
-        max_tokens=max_tokens,
+def _alone(team: Team, prompts: Prompts, keys: Keys, *, role: str, answering: Answering) -> Answers:
+    reading = text_channel.read_alone(
+        team.system.models[role], team.agents[role], team.tokenizers[role], prompts[role]
     )
-    return Answers(written.texts, written.tokens, written.tokens)
+    texts, tokens = _written(team, role, reading, keys, answering)
+    return Answers(texts, tokens, tokens)
 
 
 def _grade_item(
@@ -295,23 +347,25 @@ def _grade_item(
     answers: Answers,
     i: int,
 ) -> Row:
-    """The line of `items.jsonl` for row `i` of a batch."""
-    prediction, correct = grade(answers.texts[i], item["answer"])
-    return {
+    """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if there are several."""
+    rollouts = []
+    for texts in answers.texts:
+        prediction, correct = grade(texts[i], item["answer"])
+        rollouts.append({"text": texts[i], "prediction": prediction, "correct": correct})
+    row = {
         "method": entrant.method,
         "rounds": entrant.rounds,
         "split": split,
         "seed": seed,
         "id": item["id"],
         "question": item["question"],
-        "text": answers.texts[i],
-        "prediction": prediction,
+        **rollouts[0],
         "gold": item["answer"],
-        "correct": correct,
         "difficulty": item["difficulty"],
         "tokens": int(answers.tokens[i]),
         "steps": int(answers.steps[i]),
     }
+    return row | {"rollouts": rollouts} if len(rollouts) > 1 else row
 
 
 def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> Row:
@@ -319,7 +373,7 @@ def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> 
     method, rounds, split, seed = measurement(items[0])
     n, correct = len(items), sum(item["correct"] for item in items)
     interval = wilson_interval(correct, n)
-    return {
+    row = {
         "method": method,
         "rounds": rounds,
         "latent_steps": entrant.latent_steps,
@@ -334,3 +388,11 @@ def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> 
         "seconds_per_item": seconds_per_item,
         "seed": seed,
     }
+    if "rollouts" in items[0]:
+        right = [[rollout["correct"] for rollout in item["rollouts"]] for item in items]
+        row |= {
+            "rollouts": len(right[0]),
+            "rollout_accuracy": float(np.mean(right)),
+            "pass_at_k": sum(map(any, right)) / n,
+        }
+    return row

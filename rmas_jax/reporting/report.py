@@ -252,6 +252,7 @@ def _accuracy(rows: Sequence[Row]) -> list[Block]:
     return [
         *_picture("accuracy", figures.accuracy_figure, rows),
         *map(TableBlock, tables.accuracy_tables(rows)),
+        *_table(tables.rollout_table, rows),
         TableBlock(tables.method_table(rows)),
     ]
 

@@ -112,6 +112,28 @@ def accuracy_tables(rows: Sequence[Row]) -> list[Table]:
     return _by_rounds(rows, cell, "accuracy in %, [95 % Wilson interval]")
 
 
+def rollout_table(rows: Sequence[Row]) -> Table | None:
+    """Questions with several answers; None where all have one."""
+    several = [row for row in rows if "pass_at_k" in row]
+    if not several:
+        return None
+    order = methods.ordered(row["method"] for row in several)
+    several.sort(key=lambda row: (row["split"], order.index(row["method"]), row["rounds"]))
+    lines = [
+        (
+            row["split"],
+            methods.describe(row["method"]).label,
+            str(row["rounds"]),
+            str(row["seed"]),
+            str(row["rollouts"]),
+            *(f"{100 * row[c]:.1f}" for c in ("accuracy", "rollout_accuracy", "pass_at_k")),
+        )
+        for row in several
+    ]
+    header = ("split", "method", "rounds", "seed", "k", "first answer", "mean answer", "pass@k")
+    return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=2)
+
+
 def cost_tables(rows: Sequence[Row]) -> list[Table]:
     """One table per split: tokens, steps and seconds per item, and their ratios to text.
 

@@ -14,6 +14,7 @@ from rmas_jax.evaluation import driver
 from rmas_jax.evaluation.grading import GRADERS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.topology import load_topology
 
@@ -43,7 +44,9 @@ def contest(tmp_path_factory):
     team, links = build_team(tmp_path_factory.mktemp("team"), LATENT_STEPS)
     other_links = jax.tree.map(lambda p: -p, links)
 
-    def run(directory, methods, *, rounds=ROUNDS, links=links, seed=7, examples=EXAMPLES):
+    def run(
+        directory, methods, *, rounds=ROUNDS, links=links, seed=7, examples=EXAMPLES, **answering
+    ):
         rows = driver.evaluate(
             team,
             links,
@@ -54,7 +57,7 @@ def contest(tmp_path_factory):
             methods=methods,
             rounds=rounds,
             batch_size=BATCH,
-            max_tokens=MAX_TOKENS,
+            answering=driver.Answering(max_tokens=MAX_TOKENS, **answering),
             seed=seed,
             progress=False,
         )
@@ -192,6 +195,24 @@ def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monk
     run.clear()
     assert contest(tmp_path, methods, rounds=(1,)) == (resumed, found)
     assert not run
+
+
+def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
+    drawn = {"sampling": SamplingConfig(temperature=3.0), "rollouts": 4}
+    methods = ["recursive_mas", "recursive_text", "single_agents"]
+    rows, items = contest(tmp_path / "a", methods, rounds=(1,), **drawn)
+    for row in rows:
+        own = [r for r in items if all(r[column] == row[column] for column in KEY)]
+        right = np.array([[x["correct"] for x in r["rollouts"]] for r in own])
+        assert right.shape == (row["n"], 4)
+        assert row["correct"] == right[:, 0].sum()
+        assert row["pass_at_k"] == right.any(axis=1).mean() >= row["accuracy"]
+        assert row["rollout_accuracy"] == pytest.approx(right.mean())
+        assert [r["text"] for r in own] == [r["rollouts"][0]["text"] for r in own]
+    assert len({x["text"] for x in items[0]["rollouts"]}) > 1
+    assert contest(tmp_path / "b", methods, rounds=(1,), **drawn)[1] == items
+    assert contest(tmp_path / "c", methods, rounds=(1,), seed=8, **drawn)[1] != items
+    read_run(tmp_path / "a")
 
 
 def test_another_seed_is_another_measurement(contest, tmp_path):

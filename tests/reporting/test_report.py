@@ -261,6 +261,15 @@ def test_accuracy_table_has_percentages_and_wilson_intervals():
     assert dict(zip(table.header, table.rows[-1], strict=True))["2 rounds"] == tables.ABSENT
 
 
+def test_rollout_table_has_pass_at_k():
+    drawn = {"rollouts": 4, "rollout_accuracy": 0.25, "pass_at_k": 0.5}
+    rows = [result_row("recursive_mas", r, "test", 3, 60, **drawn) for r in (2, 1)]
+    table = tables.rollout_table([*rows, result_row("no_latents", 1, "test", 3, 20)])
+    start = ("test", "latent, trained links")
+    assert table.rows == tuple((*start, r, "3", "4", "30.0", "25.0", "50.0") for r in "12")
+    assert tables.rollout_table(result_rows()) is None
+
+
 def test_cost_table_has_ratios_to_text_at_the_same_rounds():
     table = tables.cost_tables(result_rows())[0]
     cells = {line[:2]: line[2:] for line in table.rows}
