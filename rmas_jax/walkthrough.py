@@ -19,14 +19,14 @@ from rmas_jax.agents import Reading
 from rmas_jax.channels import latent_channel
 from rmas_jax.models import Cache
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
-from rmas_jax.recursion import (
+from rmas_jax.recursion import relative_change
+from rmas_jax.stages import (
     arrivals,
     deliver,
     no_feedback,
     nothing_received,
     read_prefixes,
     reading_of,
-    relative_change,
     take_turn,
 )
 from rmas_jax.topology import System

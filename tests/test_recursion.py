@@ -24,7 +24,8 @@ from systems import (
 from rmas_jax.channels import Channel, latent_channel, shuffled, softmax_channel
 from rmas_jax.links import OUTER, LinkConfig, apply_link
 from rmas_jax.prompts import RolePrompt
-from rmas_jax.recursion import Targets, listen, run_rounds, solve
+from rmas_jax.recursion import listen, run_rounds, solve
+from rmas_jax.stages import Targets
 from rmas_jax.topology import Topology, edge_name
 
 ROUNDS = 3

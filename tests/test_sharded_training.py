@@ -15,8 +15,9 @@ from rmas_jax.assembly import Team
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
 from rmas_jax.models import load_pretrained, save_pretrained
-from rmas_jax.recursion import Targets, solve
+from rmas_jax.recursion import solve
 from rmas_jax.sharding import make_mesh
+from rmas_jax.stages import Targets
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop

@@ -21,8 +21,8 @@ from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import save_links
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.models import load_pretrained, save_pretrained
-from rmas_jax.recursion import Targets
 from rmas_jax.sharding import make_mesh, to_host
+from rmas_jax.stages import Targets
 from rmas_jax.training import outer_loop
 from rmas_jax.training.batches import TrainingData
 from rmas_jax.training.curves import Curves

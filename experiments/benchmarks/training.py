@@ -45,7 +45,7 @@ from rmas_jax.interop import link_from_state
 from rmas_jax.links import INNER, OUTER, LinkConfig
 from rmas_jax.models import load_pretrained
 from rmas_jax.prompts import StagePrompt, left_pad
-from rmas_jax.recursion import Targets
+from rmas_jax.stages import Targets
 from rmas_jax.topology import System, edge_name, load_topology
 from rmas_jax.training.batches import TrainingData
 from rmas_jax.training.outer import outer_step, start_phase

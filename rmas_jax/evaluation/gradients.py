@@ -14,7 +14,8 @@ from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, softmax_channel
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.recursion import Targets, run_rounds
+from rmas_jax.recursion import run_rounds
+from rmas_jax.stages import Targets
 from rmas_jax.topology import System, edge_name
 
 

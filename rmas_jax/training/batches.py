@@ -17,7 +17,7 @@ from rmas_jax.prompts import (
     left_pad,
     split_template,
 )
-from rmas_jax.recursion import Targets
+from rmas_jax.stages import Targets
 from rmas_jax.topology import Topology
 
 BUCKETS = 4  # groups of rows by length, at most

@@ -4,7 +4,7 @@ import pytest
 from systems import build_pattern
 from teams import build_team
 
-from rmas_jax.recursion import Targets
+from rmas_jax.stages import Targets
 from rmas_jax.training.batches import (
     BUCKETS,
     Batches,

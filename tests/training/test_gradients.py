@@ -20,7 +20,8 @@ from torch_reference import LATENT_STEPS, QUESTIONS, Twins, build_twins, links_o
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
 from rmas_jax.prompts import encode_stage
-from rmas_jax.recursion import Targets, run_rounds
+from rmas_jax.recursion import run_rounds
+from rmas_jax.stages import Targets
 from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import TrainingData
 from rmas_jax.training.outer import outer_step, start_phase

@@ -8,7 +8,7 @@ import numpy as np
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
-from rmas_jax.recursion import Targets
+from rmas_jax.stages import Targets
 from rmas_jax.training import rollouts
 from rmas_jax.training.batches import TrainingData
 from rmas_jax.training.inner_loop import rollout_pairs

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from systems import BASE, CONFIGS, build_pattern
 
-from rmas_jax import recursion
+from rmas_jax import stages
 from rmas_jax.config import PhaseConfig
 from rmas_jax.models import Decoder
-from rmas_jax.recursion import Targets, token_losses
+from rmas_jax.stages import Targets, token_losses
 from rmas_jax.training.batches import TrainingData
 from rmas_jax.training.outer import outer_step, start_phase
 
@@ -40,7 +40,7 @@ def test_logits_of_a_long_text_never_exist_at_once(monkeypatch):
         return token_losses(model, params, states, ids)[0].sum()
 
     assert 256 <= peak(jax.jit(jax.grad(loss, argnums=1)), *args) < 3 * 256
-    monkeypatch.setattr(recursion, "LOGITS_AT_ONCE", 2**40)
+    monkeypatch.setattr(stages, "LOGITS_AT_ONCE", 2**40)
     whole = functools.partial(loss)  # not the function that is compiled already
     assert peak(jax.jit(jax.grad(whole, argnums=1)), *args) >= 2048  # the control
 

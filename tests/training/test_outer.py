@@ -8,10 +8,11 @@ import optax
 import pytest
 from systems import QUESTIONS, build_pattern
 
-from rmas_jax import recursion
+from rmas_jax import stages
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
-from rmas_jax.recursion import Targets, run_rounds, token_losses
+from rmas_jax.recursion import run_rounds
+from rmas_jax.stages import Targets, token_losses
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.outer import make_optimizer, outer_loss, outer_step, start_phase
 
@@ -169,7 +170,7 @@ def test_chunks_of_a_text_give_its_loss_and_gradient(tiny, data, monkeypatch):
     weights = jnp.asarray(random.normal(size=(2, 7)), jnp.float32)
     of_chunks = []
     for positions in (7, 3, 1):  # three does not divide seven
-        monkeypatch.setattr(recursion, "LOGITS_AT_ONCE", positions * 2 * 37)
+        monkeypatch.setattr(stages, "LOGITS_AT_ONCE", positions * 2 * 37)
         fresh = functools.partial(loss)  # no trace of it is kept
         of_chunks.append(jax.value_and_grad(fresh, has_aux=True)(states, weights))
         scans = str(jax.make_jaxpr(functools.partial(loss))(states, weights)).count("scan[")

@@ -14,7 +14,7 @@ from systems import QUESTIONS, build_pattern
 from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
-from rmas_jax.recursion import Targets
+from rmas_jax.stages import Targets
 from rmas_jax.training import outer_loop
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves

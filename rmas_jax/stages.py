@@ -1,0 +1,198 @@
+"""One agent's turn in a round: what reaches its slots, what it reads and thinks, what it sends.
+
+inbox --> arrivals --> take_turn: read, think --> deliver --> inbox
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rmas_jax.agents import Reading, read_body, read_prefix, think
+from rmas_jax.channels import Channel
+from rmas_jax.models import Cache, Decoder
+from rmas_jax.prompts import StagePrompt
+from rmas_jax.topology import System, edge_name
+
+LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
+
+
+@struct.dataclass
+class Targets:
+    """What one role should write in every round, for training."""
+
+    ids: jax.Array  # [B, R, W] int32, padded on the right
+    valid: jax.Array  # [B, R, W] bool
+
+
+def read_prefixes(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
+    """Reads every role's prefix; the caches serve all rounds and the answer."""
+    return {
+        role: read_prefix(
+            system.models[role], agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid
+        )
+        for role in system.topology.order
+    }
+
+
+def reading_of(
+    prompt: StagePrompt, prefix: Cache, received: jax.Array, *, form: jax.Array | int
+) -> Reading:
+    """A prompt in form FIRST or LATER with latents [B, S, D] in its slots."""
+    return Reading(
+        prefix=prefix,
+        ids=jnp.take(prompt.body_ids, form, axis=1),
+        valid=jnp.take(prompt.body_valid, form, axis=1),
+        received=received,
+        slot_index=prompt.slot_index,
+    )
+
+
+def arrivals(
+    system: System, agents: Any, prompt: StagePrompt, inbox: Mapping[str, jax.Array], role: str
+) -> jax.Array:
+    """What reaches a role's slots [B, S, D], from what crossed the edges last (by edge name).
+
+    In the order of the slots in the prompt, which need not be that of the edges.
+    """
+    shape = prompt.body_ids.shape[0], 0, system.width(role)
+    names = [edge_name((sender, role)) for sender in prompt.senders]
+    nothing = jnp.zeros(shape, agent_dtype(agents[role]))
+    return jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+
+
+def take_turn(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    prompt: StagePrompt,
+    prefix: Cache,
+    role: str,
+    *,
+    form: jax.Array | int,
+    arrived: jax.Array,
+    target: Targets | None = None,
+    teacher_forced: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    """One stage: reads the prompt in form FIRST or LATER with what arrived [B, S, D], and thinks.
+
+    Returns:
+      Thoughts [B, M, D] and, with a target (of one round), the (loss [B], right [B]) of its text.
+    """
+    steps = system.latent_steps
+    hidden, cache = read_body(
+        system.models[role],
+        agents[role],
+        prefix,
+        ids=jnp.take(prompt.body_ids, form, axis=1),
+        valid=jnp.take(prompt.body_valid, form, axis=1),
+        received=arrived,
+        slot_index=prompt.slot_index,
+        room=max(steps - 1, 0 if target is None else target.ids.shape[1] - 1),
+    )
+    written = None
+    if target is not None:
+        states, *written = text_states(system, agents, role, hidden, cache, target)
+    if teacher_forced:
+        return states[:, :steps], written
+    feed = functools.partial(channel.feed, role)
+    return think(system.models[role], agents[role], feed, hidden, cache, steps=steps), written
+
+
+def deliver(
+    system: System,
+    agents: Any,
+    channel: Channel,
+    role: str,
+    thoughts: jax.Array,
+    *,
+    probes: Mapping[str, jax.Array] | None = None,
+) -> dict[str, jax.Array]:
+    """What a role's thoughts [B, M, D] become on each of its edges: edge name -> [B, M, D']."""
+    sent = {}
+    for edge in system.topology.edges:
+        if edge[0] == role:
+            name = edge_name(edge)
+            vectors = channel.send(edge, thoughts) + (probes or {}).get(name, 0.0)
+            sent[name] = vectors.astype(agent_dtype(agents[edge[1]]))
+    return sent
+
+
+def text_states(
+    system: System, agents: Any, role: str, hidden: jax.Array, cache: Cache, target: Targets
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Reads a role's given text after its prompt.
+
+    Returns:
+      States [B, W, D] that predict each token of the text (the first is that of the last prompt
+      token); the mean cross-entropy of the text [B]; whether greedy decoding writes it [B].
+    """
+    model, params = system.models[role], {"params": agents[role]}
+    states = hidden[:, None]
+    if target.ids.shape[1] > 1:
+        embeds = model.apply(params, target.ids[:, :-1], method="embed")
+        read, _ = model.apply(params, embeds, target.valid[:, :-1], cache)
+        states = jnp.concatenate([states, read], axis=1)
+    losses, hits = token_losses(model, agents[role], states, target.ids)
+    losses = (losses * target.valid).sum(1) / target.valid.sum(1)
+    return states, losses, jnp.all(hits | ~target.valid, axis=1)
+
+
+def token_losses(
+    model: Decoder, params: Any, states: jax.Array, ids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of tokens [B, W] under the states [B, W, D] before them, and greedy hits.
+
+    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: longer texts are
+    scanned in chunks of positions, and a chunk's logits are computed again for its gradient.
+    """
+    batch, width = ids.shape
+    chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * model.config.vocab_size)))
+
+    def of_chunk(_, scanned):
+        states, ids = scanned
+        logits = model.apply({"params": params}, states, method="unembed")
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+        return None, (losses, jnp.argmax(logits, axis=-1) == ids)
+
+    if chunk == width:
+        return of_chunk(None, (states, ids))[1]
+    count = -(-width // chunk)
+
+    def split(x):  # [B, W, ...] -> [chunks, B, C, ...]
+        padding = [(0, 0), (0, count * chunk - width)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    of_chunk = jax.checkpoint(of_chunk, prevent_cse=False)
+    _, out = jax.lax.scan(of_chunk, None, (split(states), split(ids)))
+    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :width] for x in out)
+
+
+def no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
+    """Feedback edges before the first round: zeros, which no first prompt has a slot for."""
+    batch = prompts[system.topology.answerer].body_ids.shape[0]
+    return {
+        edge_name((sender, role)): jnp.zeros(
+            (batch, system.latent_steps, system.width(role)), agent_dtype(agents[role])
+        )
+        for sender, role in system.topology.feedback_edges
+    }
+
+
+def nothing_received(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> jax.Array:
+    """[B, 0, D]: what reaches the answerer where nothing is passed."""
+    role = system.topology.answerer
+    return jnp.zeros(
+        (prompts[role].body_ids.shape[0], 0, system.width(role)), agent_dtype(agents[role])
+    )
+
+
+def agent_dtype(params: Any) -> Any:
+    """Of an agent's embeddings, and so of what it reads."""
+    return params["embedding"].dtype
