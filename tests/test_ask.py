@@ -41,6 +41,7 @@ def test_latents_step_by_step_and_what_they_are_near(tmp_path, capsys, links):
     roles = ("planner", "critic", "solver")
     assert stages == [(r, role) for r in (1, 2) for role in roles]
     assert account["steps"][-1]["did"].startswith("answers: ")
+    assert not any(step["compiled"] for step in account["steps"][3:-1])
     edges = [item["edge"] for item in account["crossed"] if "edge" in item]
     assert edges == ["planner->critic", "critic->solver", "solver->planner", *edges[:2]]
     assert all(len(row) == 2 for row in account["crossed"][0]["nearest"])
