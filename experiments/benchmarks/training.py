@@ -41,7 +41,7 @@ from flax.core import FrozenDict
 
 from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.config import PhaseConfig
-from rmas_jax.interop import link_from_state
+from rmas_jax.interop import link_from_state, read_state
 from rmas_jax.links import INNER, OUTER, LinkConfig
 from rmas_jax.models import load_pretrained
 from rmas_jax.prompts import StagePrompt, left_pad
@@ -169,7 +169,7 @@ def stage_prompt(rows: list[Any], sender: str, *, slot_first: bool) -> StageProm
 
 def text_targets(rows: list[Any]) -> Targets:
     """A role's texts, padded on the right."""
-    texts = [[text for text in texts] for _, _, texts in rows]
+    texts = [of_item for _, _, of_item in rows]
     width = max(len(text) for item in texts for text in item)
     ids = np.zeros((len(texts), ROUNDS, width), np.int32)
     valid = np.zeros(ids.shape, bool)
@@ -181,8 +181,6 @@ def text_targets(rows: list[Any]) -> Targets:
 
 def jax_steps(folder: Path, batch: int, **options: Any) -> Callable[[], float]:
     """As `torch_steps`; `options` are fields of the phase."""
-    from rmas_jax.interop import read_state
-
     topology = load_topology("sequential")
     loaded = {role: load_pretrained(folder / role) for role in topology.order}
     width = {role: model.config.width for role, (model, _) in loaded.items()}
