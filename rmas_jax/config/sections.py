@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from rmas_jax.config.fields import Section, option
+from rmas_jax.config.optimizers import parse_optimizer
 
 INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
@@ -176,10 +177,14 @@ class PhaseConfig(Section):
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
     optimizer: str = option(
-        "name of an optax optimiser", "adamw", choices=("adamw", "adam", "sgd", "lion")
+        "an optimiser of optax, with arguments if wanted: adamw(b2=0.95), sgd(momentum=0.9)",
+        "adamw(weight_decay=0.0)",
     )
-    schedule: str = option("learning rate after warmup", "cosine", choices=("cosine", "constant"))
-    weight_decay: float = option("decoupled weight decay (adamw, lion)", 0.0, at_least=0)
+    schedule: str = option(
+        "learning rate after warmup: falls to 0 as a cosine or a line, or stays",
+        "cosine",
+        choices=("cosine", "linear", "constant"),
+    )
     max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
     round_weights: tuple[float, ...] = option(
         "weight of each round's loss, one per round; empty: the last round only", (), at_least=0
@@ -207,8 +212,10 @@ class PhaseConfig(Section):
                 "accumulation",
                 f"expected a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
             )
-        if self.weight_decay and self.optimizer not in ("adamw", "lion"):
-            yield "weight_decay", f"{self.optimizer} has none: use adamw or lion, or leave it at 0"
+        try:
+            parse_optimizer(self.optimizer)
+        except ValueError as error:
+            yield "optimizer", str(error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from flax import struct
 
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
+from rmas_jax.config.optimizers import build_optimizer
 from rmas_jax.recursion import run_rounds
 from rmas_jax.topology import System
 from rmas_jax.training.batches import TrainingData
@@ -29,16 +30,14 @@ class OuterState:
 
 def make_optimizer(phase: PhaseConfig) -> optax.GradientTransformation:
     """Optimiser of a phase: clipping by global norm, then the named optax rule and schedule."""
-    if phase.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, phase.learning_rate, phase.warmup_steps, phase.steps
-        )
-    else:
-        warmup = optax.linear_schedule(0.0, phase.learning_rate, phase.warmup_steps)
-        constant = optax.constant_schedule(phase.learning_rate)
-        rate = optax.join_schedules([warmup, constant], [phase.warmup_steps])
-    options = {"weight_decay": phase.weight_decay} if phase.optimizer in ("adamw", "lion") else {}
-    rule = getattr(optax, phase.optimizer)(rate, **options)
+    peak, warmup, steps = phase.learning_rate, phase.warmup_steps, phase.steps - phase.warmup_steps
+    after_warmup = {
+        "cosine": optax.cosine_decay_schedule(peak, steps),
+        "linear": optax.linear_schedule(peak, 0.0, steps),
+        "constant": optax.constant_schedule(peak),
+    }[phase.schedule]
+    rate = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after_warmup], [warmup])
+    rule = build_optimizer(phase.optimizer, rate)
     return optax.chain(optax.clip_by_global_norm(phase.max_grad_norm), rule)
 
 
