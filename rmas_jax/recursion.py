@@ -10,7 +10,7 @@ body. Prefixes are read before the scan and closed over; the carry is the feedba
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ from rmas_jax.stages import (
     reading_of,
     take_turn,
 )
-from rmas_jax.topology import System
+from rmas_jax.topology import System, edge_name
 
 
 @struct.dataclass
@@ -57,6 +57,7 @@ def run_rounds(
     rounds: int,
     prefixes: Mapping[str, Cache] | None = None,
     targets: Mapping[str, Targets] | None = None,
+    scored: Mapping[str, Sequence[bool]] | None = None,
     teacher_forced: bool = False,
     rollout_feedback: bool = False,
     probes: Mapping[str, jax.Array] | None = None,
@@ -73,6 +74,9 @@ def run_rounds(
       rounds: R, at least 1.
       prefixes: from `read_prefixes`, if they were read before.
       targets: role -> texts; gives their losses. Needs W >= M when teacher-forced.
+      scored: role -> for each round, whether its text has a loss; roles that are not here have
+        none. Nothing is computed then that these losses do not need: `losses` and `right` are 0 in
+        rounds that are not scored, and there are no `thoughts`. None: all texts in all rounds.
       teacher_forced: thoughts are the states over the role's target text instead of a rollout
         (upstream's outer loop, but starting at the last prompt token as inference does).
       rollout_feedback: with `teacher_forced`, the answerer's thoughts are a rollout all the same:
@@ -99,10 +103,16 @@ def run_rounds(
         return Rounds(received, {}, {}, {}, jnp.zeros(received.shape[:2]))
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
+    # What all rounds have in common is decided here, the rest on the device.
+    all_needed = scored is None
+    if scored is None:
+        scored = dict.fromkeys(targets or {}, (True,) * rounds)
+    always = {role: of_role[0] for role, of_role in scored.items() if len(set(of_role)) == 1}
+    at_times = {role: jnp.asarray(scored[role]) for role in scored.keys() - always.keys()}
     one_round = functools.partial(_round, system, agents, channel, prompts, prefixes)
 
     def body(feedback, scanned):
-        index, targets, probes = scanned
+        index, targets, probes, scored_now = scanned
         if truncate_rounds is not None:
             is_cut = (rounds - index) % truncate_rounds == 0
             feedback = jax.tree.map(
@@ -113,23 +123,34 @@ def run_rounds(
             index=index,
             is_last=index == rounds - 1,
             targets=targets,
+            scored=always | scored_now,
+            all_needed=all_needed,
             probes=probes,
             teacher_forced=teacher_forced,
             rollout_feedback=rollout_feedback,
         )
 
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets or {}))
-    scanned = (jnp.arange(rounds), by_round, dict(probes or {}))
+    scanned = (jnp.arange(rounds), by_round, dict(probes or {}), at_times)
     step = jax.checkpoint(body, prevent_cse=False) if remat else body
-    _, (received, written) = jax.lax.scan(step, no_feedback(system, agents, prompts), scanned)
+    start = no_feedback(system, agents, prompts)
+    _, (received, written, thoughts) = jax.lax.scan(step, start, scanned)
     before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
     return Rounds(
         received=received,
-        losses={role: loss for role, (loss, _, _) in written.items()},
-        right={role: right for role, (_, right, _) in written.items()},
-        thoughts={role: thoughts for role, (_, _, thoughts) in written.items()},
+        losses={role: loss for role, (loss, _) in written.items()},
+        right={role: right for role, (_, right) in written.items()},
+        thoughts=thoughts,
         change=relative_change(before, received),
     )
+
+
+def crossing_probes(system: System, *, rounds: int, batch: int) -> dict[str, jax.Array]:
+    """Zeros [R, B, M, D'] for `probes`, by edge name."""
+    return {
+        edge_name(edge): jnp.zeros((rounds, batch, system.latent_steps, system.width(edge[1])))
+        for edge in system.topology.edges
+    }
 
 
 def listen(
@@ -177,7 +198,8 @@ def listen(
 
         def body(carry):
             index, feedback, before, active, took = carry
-            feedback, (received, _) = one_round(feedback, index=index, is_last=index == rounds - 1)
+            is_last = index == rounds - 1
+            feedback, (received, _, _) = one_round(feedback, index=index, is_last=is_last)
             settled = (index > 0) & (relative_change(before, received) < tolerance)
             received = jnp.where(active[:, None, None], received, before)
             return index + 1, feedback, received, active & ~settled, took + active
@@ -212,22 +234,33 @@ def _round(
     index: jax.Array,
     is_last: jax.Array,
     targets: Mapping[str, Targets] | None = None,
+    scored: Mapping[str, jax.Array | bool] | None = None,
+    all_needed: bool = False,
     probes: Mapping[str, jax.Array] | None = None,
     teacher_forced: bool = False,
     rollout_feedback: bool = False,
-) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any]]]:
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any], dict[str, jax.Array]]]:
     """All stages in order, from the feedback of the round before to that of this one.
 
+    Args:
+      scored: role with a target -> whether its text has a loss in this round.
+      all_needed: whether all thoughts of roles with a target are; else the answerer's are not in
+        the last round.
+      (The others as in `run_rounds`, in this round.)
+
     Returns:
-      The new feedback, and what reached the answerer [B, S, D] with, by role with a target, its
-      (loss [B], right [B], thoughts [B, M, D]).
+      The new feedback; what reached the answerer [B, S, D]; by scored role, its (loss [B],
+      right [B]); and, if all are needed, by role with a target its thoughts [B, M, D].
     """
     topology = system.topology
-    targets, probes = targets or {}, probes or {}
+    targets, scored, probes = targets or {}, scored or {}, probes or {}
     form = jnp.where(index == 0, FIRST, LATER)
 
-    def turn(role, arrived):
-        return take_turn(
+    inbox, written, thought = dict(feedback), {}, {}
+    for role in topology.order:
+        arrived = arrivals(system, agents, prompts[role], inbox, role)
+        is_answerer = role == topology.answerer
+        thoughts, text = take_turn(
             system,
             agents,
             channel,
@@ -237,26 +270,17 @@ def _round(
             form=form,
             arrived=arrived,
             target=targets.get(role),
-            teacher_forced=teacher_forced and not (rollout_feedback and role == topology.answerer),
+            is_scored=scored.get(role, False),
+            teacher_forced=teacher_forced and not (rollout_feedback and is_answerer),
+            # In the last round the answerer speaks: what it would send then is not needed.
+            thinks=not is_answerer or (all_needed and role in targets) or ~is_last,
         )
-
-    inbox, written = dict(feedback), {}
-    for role in topology.order:
-        arrived = arrivals(system, agents, prompts[role], inbox, role)
-        if role == topology.answerer and role not in targets:
-            # In the last round the answerer speaks instead: what it would send is not needed.
-            thoughts = jax.lax.cond(
-                is_last,
-                lambda x: jnp.zeros((x.shape[0], system.latent_steps, x.shape[2]), x.dtype),
-                lambda x: turn(topology.answerer, x)[0],
-                arrived,
-            )
-        else:
-            thoughts, text = turn(role, arrived)
-            if text is not None:
-                written[role] = (*text, thoughts)
+        if text is not None:
+            written[role] = text
+        if all_needed and role in targets:
+            thought[role] = thoughts
         inbox |= deliver(system, agents, channel, role, thoughts, probes=probes)
-    return {name: inbox[name] for name in feedback}, (arrived, written)
+    return {name: inbox[name] for name in feedback}, (arrived, written, thought)
 
 
 def solve(

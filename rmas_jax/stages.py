@@ -6,7 +6,7 @@ inbox --> arrivals --> take_turn: read, think --> deliver --> inbox
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -78,31 +78,72 @@ def take_turn(
     form: jax.Array | int,
     arrived: jax.Array,
     target: Targets | None = None,
+    is_scored: jax.Array | bool = True,
     teacher_forced: bool = False,
+    thinks: jax.Array | bool = True,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     """One stage: reads the prompt in form FIRST or LATER with what arrived [B, S, D], and thinks.
 
+    A text is read only as far as its loss or teacher-forced thoughts need it. What is no `bool` but
+    an array is decided on the device, so that one program serves rounds that differ in it.
+
+    Args:
+      system, agents, channel: the system.
+      prompt: of the role, batch B.
+      prefix: of the role, from `read_prefixes`.
+      role: who takes the turn.
+      form: of the prompt.
+      arrived: from `arrivals`.
+      target: the role's text of this round.
+      is_scored: whether the text has a loss.
+      teacher_forced: whether thoughts are the states over the text.
+      thinks: whether thoughts are needed; zeros where they are not.
+
     Returns:
-      Thoughts [B, M, D] and, with a target (of one round), the (loss [B], right [B]) of its text.
+      Thoughts [B, M, D]; and the (loss [B], right [B]) of the text: None if it is never scored,
+      zeros where an array says that it is not.
     """
-    steps = system.latent_steps
-    hidden, cache = read_body(
-        system.models[role],
-        agents[role],
-        prefix,
-        ids=jnp.take(prompt.body_ids, form, axis=1),
-        valid=jnp.take(prompt.body_valid, form, axis=1),
-        received=arrived,
-        slot_index=prompt.slot_index,
-        room=max(steps - 1, 0 if target is None else target.ids.shape[1] - 1),
-    )
-    written = None
-    if target is not None:
-        states, *written = text_states(system, agents, role, hidden, cache, target)
+    steps, model, params = system.latent_steps, system.models[role], agents[role]
+    width = 0 if target is None else target.ids.shape[1]
+    feed = functools.partial(channel.feed, role)
+
+    def read():
+        return read_body(
+            model,
+            params,
+            prefix,
+            ids=jnp.take(prompt.body_ids, form, axis=1),
+            valid=jnp.take(prompt.body_valid, form, axis=1),
+            received=arrived,
+            slot_index=prompt.slot_index,
+            room=max(steps, width) - 1,
+        )
+
+    nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
+    if target is None:
+        return when(thinks, lambda: think(model, params, feed, *read(), steps=steps), nothing), None
+    hidden, cache = read()
+    needed = width if is_scored is True else steps if teacher_forced else 1
+    states, after = read_text(model, params, target, hidden[:, None], cache, upto=needed)
+
+    def score():
+        return text_losses(
+            model, params, target, read_text(model, params, target, states, after)[0]
+        )
+
+    unknown = jnp.zeros(len(arrived), jnp.float32), jnp.zeros(len(arrived), bool)
+    written = when(is_scored, score, None if is_scored is False else unknown)
     if teacher_forced:
         return states[:, :steps], written
-    feed = functools.partial(channel.feed, role)
-    return think(system.models[role], agents[role], feed, hidden, cache, steps=steps), written
+    thoughts = when(thinks, lambda: think(model, params, feed, hidden, cache, steps=steps), nothing)
+    return thoughts, written
+
+
+def when(condition: jax.Array | bool, make: Callable[[], Any], otherwise: Any) -> Any:
+    """What `make` makes if the condition holds, else `otherwise`; decided here if it is a bool."""
+    if isinstance(condition, bool):
+        return make() if condition else otherwise
+    return jax.lax.cond(condition, make, lambda: otherwise)
 
 
 def deliver(
@@ -124,24 +165,47 @@ def deliver(
     return sent
 
 
-def text_states(
-    system: System, agents: Any, role: str, hidden: jax.Array, cache: Cache, target: Targets
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Reads a role's given text after its prompt.
+def read_text(
+    model: Decoder,
+    params: Any,
+    target: Targets,
+    states: jax.Array,
+    cache: Cache,
+    *,
+    upto: int | None = None,
+) -> tuple[jax.Array, Cache]:
+    """Reads on in a given text, after its prompt or where it was left.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      target: the text, [B, W].
+      states: [B, w, D] that predict its first w tokens; the first is that of the last prompt token.
+      cache: with the w - 1 tokens that were read for them.
+      upto: tokens to have states of, at least w; None is all W.
 
     Returns:
-      States [B, W, D] that predict each token of the text (the first is that of the last prompt
-      token); the mean cross-entropy of the text [B]; whether greedy decoding writes it [B].
+      States [B, upto, D], and the cache.
     """
-    model, params = system.models[role], {"params": agents[role]}
-    states = hidden[:, None]
-    if target.ids.shape[1] > 1:
-        embeds = model.apply(params, target.ids[:, :-1], method="embed")
-        read, _ = model.apply(params, embeds, target.valid[:, :-1], cache)
-        states = jnp.concatenate([states, read], axis=1)
-    losses, hits = token_losses(model, agents[role], states, target.ids)
+    tokens = slice(states.shape[1] - 1, (upto or target.ids.shape[1]) - 1)
+    ids, valid = target.ids[:, tokens], target.valid[:, tokens]
+    if ids.shape[1] == 0:
+        return states, cache
+    embeds = model.apply({"params": params}, ids, method="embed")
+    read, cache = model.apply({"params": params}, embeds, valid, cache)
+    return jnp.concatenate([states, read], axis=1), cache
+
+
+def text_losses(
+    model: Decoder, params: Any, target: Targets, states: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mean cross-entropy of a text [B], and whether greedy decoding writes it [B].
+
+    `states` [B, W, D] predict each of its tokens.
+    """
+    losses, hits = token_losses(model, params, states, target.ids)
     losses = (losses * target.valid).sum(1) / target.valid.sum(1)
-    return states, losses, jnp.all(hits | ~target.valid, axis=1)
+    return losses, jnp.all(hits | ~target.valid, axis=1)
 
 
 def token_losses(

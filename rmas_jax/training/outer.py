@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from flax import struct
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
 from rmas_jax.config.optimizers import build_optimizer
-from rmas_jax.recursion import run_rounds
+from rmas_jax.recursion import crossing_probes, run_rounds
 from rmas_jax.topology import System
 from rmas_jax.training.batches import TrainingData
 
@@ -63,6 +63,7 @@ def outer_loss(
     feedback: str = "draft",
     round_weights: tuple[float, ...] = (),
     role_text_weight: float = 0.0,
+    probes: Mapping[str, jax.Array] | None = None,
     remat: bool = False,
     truncate_rounds: int | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
@@ -80,35 +81,47 @@ def outer_loss(
         a rollout, which has seen no text ("rollout").
       round_weights: weight of the answerer's text in each round; () is the last round alone.
       role_text_weight: weight of the mean loss of every role's text in every round.
+      probes: see `run_rounds`.
       remat: recompute rounds in the backward pass.
       truncate_rounds: rounds that a gradient passes through; None is all.
 
     Returns:
-      The loss, and {"loss": {role: [R]}, "right": {role: [R]}}, batch means.
+      The loss, and {"loss": {role: [R]}, "right": {role: [R]}}, batch means of the texts that the
+      loss reads; NaN in rounds in which it does not read them.
     """
     targets, answerer = batch.targets, system.topology.answerer
     if teacher_forced and feedback == "gold":
         final = jax.tree.map(lambda x: jnp.broadcast_to(x[:, -1:], x.shape), targets[answerer])
         targets = {**targets, answerer: final}
+    weights = round_weights or (0.0,) * (rounds - 1) + (1.0,)
+    scored = {answerer: tuple(weight > 0 for weight in weights)}
+    if role_text_weight:
+        scored = dict.fromkeys(targets, (True,) * rounds)
     out = run_rounds(
         system,
         agents,
         latent_channel(system, links),
         batch.prompts,
         rounds=rounds,
-        targets=targets,
+        targets=targets if teacher_forced else {role: targets[role] for role in scored},
+        scored=scored,
         teacher_forced=teacher_forced,
         rollout_feedback=feedback == "rollout",
+        probes=probes,
         remat=remat,
         truncate_rounds=truncate_rounds,
     )
     by_role = {role: loss.mean(axis=1) for role, loss in out.losses.items()}  # [R]
-    weights = jnp.asarray(round_weights or (0.0,) * (rounds - 1) + (1.0,))
-    loss = (by_role[answerer] * weights).sum() / weights.sum()
+    loss = (by_role[answerer] * jnp.asarray(weights)).sum() / sum(weights)
     if role_text_weight:
         loss += role_text_weight * sum(x.mean() for x in by_role.values()) / len(by_role)
     right = {role: x.mean(axis=1) for role, x in out.right.items()}
-    return loss, {"loss": by_role, "right": right}
+    known = {role: jnp.asarray(scored[role]) for role in by_role}
+    details = {"loss": by_role, "right": right}
+    return loss, {
+        name: {role: jnp.where(known[role], x, jnp.nan) for role, x in values.items()}
+        for name, values in details.items()
+    }
 
 
 def outer_step(
@@ -124,11 +137,12 @@ def outer_step(
       state: links and optimiser state; donate it.
 
     Returns:
-      The new state, and metrics: "loss", "grad_norm", and per role, round and link.
+      The new state, and metrics, float32: "loss" and "grad_norm" (before clipping); by link,
+      "link_grad_norm"; by edge, "edge_grad_norm" [R], the norm of the gradient at the vectors that
+      cross the edge in each round; by role, "text_loss" and "text_right" [R], see `outer_loss`.
     """
 
-    @functools.partial(jax.value_and_grad, has_aux=True)
-    def value_and_grad(trained, batch):
+    def loss_of(trained, probes, batch):
         return outer_loss(
             system,
             agents,
@@ -139,9 +153,19 @@ def outer_step(
             feedback=phase.feedback,
             round_weights=phase.round_weights,
             role_text_weight=phase.role_text_weight,
+            probes=probes,
             remat=phase.remat,
             truncate_rounds=phase.truncate_rounds,
         )
+
+    def value_and_grad(trained, batch):
+        """Loss and metrics, with the squared norm of what reaches each edge in each round."""
+        probes = crossing_probes(system, rounds=phase.rounds, batch=len(batch))
+        (loss, details), (grads, reaching) = jax.value_and_grad(
+            loss_of, argnums=(0, 1), has_aux=True
+        )(trained, probes, batch)
+        squares = {name: jnp.square(x).sum((1, 2, 3)) for name, x in reaching.items()}
+        return (loss, details | {"squares": squares}), grads
 
     trained = trained_links(phase, state.links)
     (loss, details), grads = _mean_over_parts(value_and_grad, trained, batch, phase.accumulation)
@@ -153,7 +177,12 @@ def outer_step(
         "link_grad_norm": {
             name: optax.tree.norm(g) for part in grads.values() for name, g in part.items()
         },
-        **{f"text_{name}": values for name, values in details.items()},
+        # Each item's loss has a part in the mean over items, in a part of the batch or in all.
+        "edge_grad_norm": {
+            name: jnp.sqrt(x / phase.accumulation) for name, x in details["squares"].items()
+        },
+        "text_loss": details["loss"],
+        "text_right": details["right"],
     }
     return dataclasses.replace(
         state, step=state.step + 1, links=links, optimizer=optimizer

@@ -11,7 +11,7 @@ from systems import QUESTIONS, build_pattern
 from rmas_jax import stages
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
-from rmas_jax.recursion import run_rounds
+from rmas_jax.recursion import crossing_probes, run_rounds
 from rmas_jax.stages import Targets, token_losses
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.outer import make_optimizer, outer_loss, outer_step, start_phase
@@ -80,16 +80,20 @@ def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, d
         )
 
     last, details = loss()
+    assert details["loss"].keys() == details["right"].keys() == {"learner"}
+    for values in details["loss"]["learner"], details["right"]["learner"]:
+        np.testing.assert_array_equal(np.isnan(values), [True, False])  # the first was not read
+    np.testing.assert_allclose(last, details["loss"]["learner"][-1], rtol=1e-6)
+    weighted, details = loss(round_weights=(3.0, 1.0))
     by_round = details["loss"]["learner"]
-    np.testing.assert_allclose(last, by_round[-1], rtol=1e-6)
-    weighted, _ = loss(round_weights=(3.0, 1.0))
     np.testing.assert_allclose(weighted, (3 * by_round[0] + by_round[1]) / 4, rtol=1e-6)
-    with_texts, _ = loss(role_text_weight=0.5)
+    np.testing.assert_allclose(last, by_round[1], rtol=1e-5)
+    with_texts, details = loss(role_text_weight=0.5)
     texts = np.mean([np.mean(value) for value in details["loss"].values()])
     np.testing.assert_allclose(with_texts, last + 0.5 * texts, rtol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup_steps", [0, 2])
 def test_learning_rates(schedule, warmup_steps):
     """Plain gradient descent moves a weight by the rate of the step."""
@@ -103,9 +107,34 @@ def test_learning_rates(schedule, warmup_steps):
         moved.append(float(updates["w"]) / phase.learning_rate)
     rising = [step / warmup_steps for step in range(warmup_steps)]
     left = 6 - warmup_steps
-    falling = [0.5 * (1 + np.cos(np.pi * step / left)) for step in range(left)]
-    expected = rising + ([1.0] * left if schedule == "constant" else falling)
-    np.testing.assert_allclose(moved, expected, atol=1e-6)
+    after_warmup = {
+        "constant": [1.0] * left,
+        "linear": [1 - step / left for step in range(left)],
+        "cosine": [0.5 * (1 + np.cos(np.pi * step / left)) for step in range(left)],
+    }
+    np.testing.assert_allclose(moved, rising + after_warmup[schedule], atol=1e-6)
+
+
+def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
+    """Two rounds of two agents: a step's loss depends on three crossings, and not on the fourth."""
+    norms = {
+        parts: take_steps(tiny, data.rows(np.arange(2)), phase, 1)[1]["edge_grad_norm"]
+        for parts in (1, 2)
+        for phase in [dataclasses.replace(PHASE, accumulation=parts)]
+    }
+
+    def loss(links, probes):
+        batch = data.rows(np.arange(2))
+        options = {"rounds": 2, "teacher_forced": False, "probes": probes}
+        return outer_loss(tiny.system, tiny.agents, links, batch, **options)[0]
+
+    probes = crossing_probes(tiny.system, rounds=2, batch=2)
+    gradient = jax.jit(jax.grad(loss, argnums=1))(tiny.links, probes)
+    for edge, x in gradient.items():
+        expected = np.linalg.norm(np.asarray(x).reshape(2, -1), axis=1)
+        np.testing.assert_array_equal(expected > 1e-4, [True, edge == "expert->learner"])
+        np.testing.assert_allclose(norms[1][edge], expected, rtol=1e-4)
+        np.testing.assert_allclose(norms[2][edge], expected, rtol=1e-4)
 
 
 def test_training_lowers_the_loss_on_its_own_items(tiny, data):
@@ -255,6 +284,7 @@ def test_what_a_teacher_forced_answerer_feeds_back(tiny, data, gradient_by_link)
             rounds=2,
             teacher_forced=True,
             feedback=feedback,
+            round_weights=(1.0, 1.0),
         )[1]["loss"]["learner"]
 
     final = np.broadcast_to(target.ids[:, -1:], target.ids.shape)
