@@ -230,6 +230,17 @@ class OuterConfig(Section):
     log_every: int = option("steps between log lines", 10, at_least=1)
     validation_every: int = option("steps between validations", 50, at_least=1)
     validation_size: int = option("validation items", 128, at_least=1)
+    links: str = option(
+        "links that a phase ends with: those of its last step, or of lowest validation loss",
+        "last",
+        choices=("last", "best"),
+    )
+    max_loss: float | None = option(
+        "a step of a larger loss stops the run; null: twice the loss of guessing, for every text "
+        "that the loss counts",
+        None,
+        above=0,
+    )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Phases are told apart by name."""

@@ -47,7 +47,7 @@ class Curves:
             self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, stage: str, series: str, step: int, **values: Any) -> None:
-        """Adds a row; values are numbers or lists of numbers."""
+        """Adds a row; values are numbers or lists of numbers, None where one is not known."""
         if not self.writes:
             return
         row = {"stage": stage, "series": series, "step": step, **values}
@@ -57,5 +57,6 @@ class Curves:
             for name, value in values.items():
                 for i, number in enumerate(np.atleast_1d(value)):
                     part = f"/{i + 1}" if isinstance(value, list) else ""
-                    self.board.add_scalar(f"{series}/{name}{part}", number, step)
+                    if number is not None:
+                        self.board.add_scalar(f"{series}/{name}{part}", number, step)
             self.board.flush()

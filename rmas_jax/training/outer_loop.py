@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from rmas_jax.training.rollouts import roll_outs
 
 
 class DivergedError(RuntimeError):
-    """The loss is not a number; the message names phase, step, rows and the last good state."""
+    """The loss is no number, or beyond all reason; the message says where, and what is saved."""
 
 
 def run_phase(
@@ -60,7 +61,8 @@ def run_phase(
       progress: whether to show a bar (of several processes, the first does).
 
     Raises:
-      DivergedError: the loss or a gradient is not finite.
+      DivergedError: the loss or a gradient is not finite, or the loss is above
+        `config.max_loss`.
       PreemptedError: SIGTERM came; the step that ran is saved.
       ValueError: the directory's checkpoints were made with another key or other agents.
     """
@@ -68,6 +70,7 @@ def run_phase(
         data, batch_size=phase.batch_size, key=key, text_width=team.system.latent_steps
     )
     state, step_fn = compile_step(team, phase, links)
+    max_loss = largest_loss(team, phase) if config.max_loss is None else config.max_loss
     made_with = {"key": jax.random.key_data(key).tolist(), "agents": dict(sources or {})}
     with (
         CheckpointStore(directory, keep=config.keep_checkpoints, made_with=made_with) as store,
@@ -98,7 +101,7 @@ def run_phase(
             saves = done % config.checkpoint_every == 0 or validates or ends
             if step % config.log_every == 0 or saves:
                 items = len(unread) * phase.batch_size
-                metrics = _read(unread, phase, batches, store)
+                metrics = _read(unread, phase, batches, store, max_loss)
                 now = time.perf_counter()
                 if clock is not None:
                     metrics["items_per_second"] = items / (now - clock)
@@ -119,7 +122,16 @@ def run_phase(
                     f"phase {phase.name} stopped after step {step} of {phase.steps} and is saved "
                     f"in {directory}"
                 )
+        if config.links == "best":
+            state = store.restore(store.best_step(), state)
     return state.links
+
+
+def largest_loss(team: Team, phase: PhaseConfig) -> float:
+    """Twice the loss of guessing among all tokens, for each text that counts in it."""
+    guessing = {role: math.log(m.config.vocab_size) for role, m in team.system.models.items()}
+    of_texts = phase.role_text_weight * sum(guessing.values()) / len(guessing)
+    return 2 * (guessing[team.system.topology.answerer] + of_texts)
 
 
 def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState, Any]:
@@ -139,37 +151,43 @@ def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState
 
 
 def _read(
-    unread: list[tuple[int, Any]], phase: PhaseConfig, batches: Batches, store: CheckpointStore
+    unread: list[tuple[int, Any]],
+    phase: PhaseConfig,
+    batches: Batches,
+    store: CheckpointStore,
+    max_loss: float,
 ) -> dict[str, Any]:
     """The newest metrics on the host, after a look at all of them."""
     on_host = jax.device_get([metrics for _, metrics in unread])
     for (step, _), metrics in zip(unread, on_host, strict=True):
-        if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+        if not (metrics["loss"] <= max_loss and np.isfinite(metrics["grad_norm"])):
             saved = store.steps()
             good = f"{store.directory / str(saved[-1])}" if saved else "none yet"
+            rows = batches.rows(step).tolist()
             raise DivergedError(
-                f"phase {phase.name}, step {step}: loss {metrics['loss']}, gradient norm "
-                f"{metrics['grad_norm']}; rows {batches.rows(step).tolist()} of the training items;"
-                f" last good checkpoint: {good}"
+                f"phase {phase.name}, step {step}: loss {metrics['loss']} (at most {max_loss:.1f}: "
+                f"outer.max_loss), gradient norm {metrics['grad_norm']}; rows {rows} of the "
+                f"training items; last good checkpoint: {good}"
             )
     return on_host[-1]
 
 
 def _validate(team: Team, links: Any, data: TrainingData, *, rounds: int) -> dict[str, Any]:
-    """Loss of the last round's answer, and the share of right texts by role and round."""
-    answerer = team.system.topology.answerer
-    loss, right = [], []
-    for _, out, counts in roll_outs(team, links, data, rounds=rounds):
-        loss.append(out.losses[answerer][-1, counts])
-        right.append({role: values[:, counts] for role, values in out.right.items()})
-    shares = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1).mean(1), *right)
-    return {"loss": float(np.concatenate(loss).mean()), **_flat({"right": shares})}
+    """Loss of the last round's answer; by role and round, loss and share of right texts."""
+    parts = [
+        jax.tree.map(lambda x, counts=counts: x[:, counts], (out.losses, out.right))
+        for _, out, counts in roll_outs(team, links, data, rounds=rounds)
+    ]
+    losses, right = jax.tree.map(lambda *of_part: np.concatenate(of_part, axis=1).mean(1), *parts)
+    loss = float(losses[team.system.topology.answerer][-1])
+    return {"loss": loss, **_flat({"text_loss": losses, "text_right": right})}
 
 
-def _flat(tree: Any) -> dict[str, float | list[float]]:
-    """Nested metrics -> {"a/b": number or list}."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        "/".join(str(key.key) for key in path): np.asarray(leaf).round(6).tolist()
-        for path, leaf in leaves
-    }
+def _flat(tree: Any) -> dict[str, Any]:
+    """Nested metrics -> {"a/b": number or list}; None for NaN, which JSON does not have."""
+    rows = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        values = np.asarray(leaf, np.float64).round(6)
+        values = np.where(np.isnan(values), None, values).tolist()
+        rows["/".join(str(key.key) for key in path)] = values
+    return rows

@@ -18,7 +18,7 @@ from rmas_jax.stages import Targets
 from rmas_jax.training import outer_loop
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.outer_loop import DivergedError, run_phase
+from rmas_jax.training.outer_loop import DivergedError, largest_loss, run_phase
 from rmas_jax.training.preemption import PreemptedError
 
 PHASE = PhaseConfig(
@@ -55,15 +55,18 @@ def same(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def run(tiny, data, directory, phase=PHASE, key=None):
-    team = Team(tiny.system, tiny.agents, {}, {}, {})
+def tiny_team(tiny):
+    return Team(tiny.system, tiny.agents, {}, {}, {})
+
+
+def run(tiny, data, directory, phase=PHASE, key=None, **options):
     links = jax.tree.map(np.asarray, tiny.links)
     return run_phase(
-        team,
+        tiny_team(tiny),
         jax.tree.map(jax.numpy.asarray, links),
         data,
         data,
-        OUTER,
+        dataclasses.replace(OUTER, **options),
         phase,
         key=jax.random.key(0) if key is None else key,
         directory=directory / "checkpoints",
@@ -152,3 +155,47 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tiny, data, tmp_path):
     rows = Batches(data, batch_size=2, key=jax.random.key(0)).rows(1).tolist()
     assert f"rows {rows} of" in str(caught.value)
     assert str(caught.value).endswith("last good checkpoint: none yet")
+
+
+def test_a_loss_beyond_the_limit_stops_the_run(tiny, data, tmp_path):
+    """Unless it is set, the limit is twice the loss of guessing among 37 tokens."""
+    phase = dataclasses.replace(PHASE, role_text_weight=0.5)
+    assert largest_loss(tiny_team(tiny), phase) == pytest.approx(2 * 1.5 * np.log(37))
+    message = r"phase tiny, step 0: loss \d+\.\d+ \(at most 1.0: outer.max_loss\)"
+    with pytest.raises(DivergedError, match=message):
+        run(tiny, data, tmp_path, max_loss=1.0)
+
+
+def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path):
+    """A rate that is far too large: the first validation is the best."""
+    phase = dataclasses.replace(
+        PHASE, learning_rate=0.3, optimizer="sgd(momentum=0.9)", warmup_steps=0, max_grad_norm=9.0
+    )
+    folders = [tmp_path / name for name in ("last", "best")]
+    for folder in folders:
+        folder.mkdir()
+    last, best = (
+        run(tiny, data, folder, phase, links=folder.name, max_loss=1e9, validation_every=1)
+        for folder in folders
+    )
+    rows = [json.loads(line) for line in (folders[1] / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if row["series"] == "tiny (validation)"]
+    assert np.argmin(losses) < PHASE.steps - 1
+    with CheckpointStore(folders[1] / "checkpoints", keep=2) as store:
+        assert store.best_step() == np.argmin(losses) + 1
+        like = outer_loop.compile_step(tiny_team(tiny), phase, tiny.links)[0]
+        assert same(best, store.restore(store.best_step(), like).links)
+    assert not same(best, last)
+    assert same(best, run(tiny, data, folders[1], phase, links="best", validation_every=1))
+
+
+def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):
+    run(tiny, data, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    training, validation = rows[0], next(row for row in rows if "validation" in row["series"])
+    assert training["text_loss/learner"] == [None, pytest.approx(training["loss"], abs=1e-5)]
+    assert all(norm > 0 for norm in training["edge_grad_norm/expert->learner"])
+    assert training["edge_grad_norm/learner->expert"][1] == 0
+    for role in tiny.agents:
+        assert len(validation[f"text_loss/{role}"]) == len(validation[f"text_right/{role}"]) == 2
+    assert validation["text_loss/learner"][-1] == pytest.approx(validation["loss"], abs=1e-5)
