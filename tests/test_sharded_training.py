@@ -16,11 +16,12 @@ from rmas_jax.channels import latent_channel
 from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
 from rmas_jax.models import load_pretrained, save_pretrained
 from rmas_jax.recursion import solve
-from rmas_jax.sharding import make_mesh
+from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.stages import Targets
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
+from rmas_jax.training.outer import outer_loss
 from rmas_jax.training.outer_loop import run_phase
 
 PHASE = PhaseConfig(
@@ -111,6 +112,29 @@ def test_a_step_is_the_same_on_every_mesh(tiny, team_on, data, tmp_path, monkeyp
     other = jax.tree.map(lambda x: np.concatenate([x[:7], x[:1]]), data)
     losses_of_other, _ = train(team_on("1x1x1"), tiny.links, other, tmp_path / "other")
     assert abs(losses_of_other[0] - losses["1x1x1"][0]) > 1e-3
+
+
+def test_gradients_of_rollouts_are_the_same_on_a_mesh(tiny, team_on, data, float64):
+    """In float64: a rollout magnifies the rounding errors of float32, and then these differ."""
+    links = float64(tiny.links)
+
+    def gradient(name, batch):
+        team = team_on(name)
+
+        @jax.jit
+        @jax.grad
+        def of(links, agents, batch):
+            options = {"rounds": 2, "teacher_forced": False, "round_weights": (0.5, 1.0)}
+            return outer_loss(tiny.system, agents, links, batch, **options)[0]
+
+        return jax.tree.leaves(of(links, float64(team.agents), put_batch(batch, team.mesh)))
+
+    one = gradient("1x1x1", data)
+    assert min(np.abs(gradient).max() for gradient in one) > 1e-4
+    for ours, expected in zip(gradient("2x2x2", data), one, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-10)
+    other = gradient("1x1x1", data.rows([0, *range(7)]))  # the control: one of the items twice
+    assert max(np.abs(a - b).max() for a, b in zip(other, one, strict=True)) > 1e-3
 
 
 def test_the_inner_loop_reads_with_sharded_agents(tiny, team_on, data, tmp_path):
