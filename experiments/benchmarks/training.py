@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.training --out runs/training
 
 Three random agents of different sizes in a chain that closes on itself, teacher-forced, float32, on
-one CPU, with the same weights, links and token rows. Lengths of rows differ by up to a quarter;
-upstream's procedure (upstream_training.py) reads rows one after another, ours pads them to a batch.
-The contenders are
+one CPU, with the same weights, links and token rows, whose lengths differ by up to a quarter.
+Upstream's procedure (upstream_training.py) reads rows one after another and every text as a whole;
+ours pads rows to a batch and reads a text as far as a latent or a loss needs it. The contenders are
 
     torch      upstream's procedure: all of a prompt read in every round, gradient checkpointing
     ours       rmas_jax: `training.outer.outer_step`, with all its metrics
@@ -60,14 +60,17 @@ OURS: dict[str, Callable[[int], dict[str, Any]]] = {
 CONTENDERS = (TORCH, *OURS)
 SIZES = {"planner": (10_000_000, 6), "critic": (20_000_000, 8), "solver": (30_000_000, 8)}
 VOCABULARY = 16_000
-# Tokens before and after the slot, and of a text; the solver reads the question after its slot.
-LENGTHS = {"planner": (96, 32, 48), "critic": (96, 32, 48), "solver": (24, 104, 48)}
+# Tokens before and after the slot; the solver reads the question after its slot.
+LENGTHS = {"planner": (96, 32), "critic": (96, 32), "solver": (24, 104)}
 ROUNDS, LATENT_STEPS = 3, 32
 LEARNING_RATE = 1e-4
 
 
-def token_rows(batch: int) -> dict[str, list[tuple[list[int], list[int], list[list[int]]]]]:
-    """Role -> per item: tokens before and after its slot, and a text per round."""
+def token_rows(batch: int, text: int) -> dict[str, list[tuple[Any, Any, Any]]]:
+    """Role -> per item: tokens before and after its slot, and a text (of `text` tokens) per round.
+
+    In the first rounds the texts are drafts: only the last one is learned from.
+    """
     rng = np.random.default_rng(0)
 
     def tokens(length: int) -> list[int]:
@@ -79,7 +82,7 @@ def token_rows(batch: int) -> dict[str, list[tuple[list[int], list[int], list[li
             (tokens(before), tokens(after), [tokens(text) for _ in range(ROUNDS)])
             for _ in range(batch)
         ]
-        for role, (before, after, text) in LENGTHS.items()
+        for role, (before, after) in LENGTHS.items()
     }
 
 
@@ -107,7 +110,7 @@ def make_agents(folder: Path) -> None:
         torch.save(link.state_dict(), folder / f"{edge_name(edge)}.pt")
 
 
-def torch_steps(folder: Path, batch: int) -> Callable[[], float]:
+def torch_steps(folder: Path, batch: int, text: int) -> Callable[[], float]:
     """A function that takes one step and returns its loss."""
     import torch
     import transformers
@@ -133,7 +136,7 @@ def torch_steps(folder: Path, batch: int) -> Callable[[], float]:
         betas=(0.9, 0.999),
         weight_decay=0.0,
     )
-    rows = token_rows(batch)
+    rows = token_rows(batch, text)
     losses = [
         functools.partial(
             upstream.sample_loss,
@@ -179,7 +182,7 @@ def text_targets(rows: list[Any]) -> Targets:
     return Targets(ids=ids, valid=valid)
 
 
-def jax_steps(folder: Path, batch: int, **options: Any) -> Callable[[], float]:
+def jax_steps(folder: Path, batch: int, text: int, **options: Any) -> Callable[[], float]:
     """As `torch_steps`; `options` are fields of the phase."""
     topology = load_topology("sequential")
     loaded = {role: load_pretrained(folder / role) for role in topology.order}
@@ -214,7 +217,7 @@ def jax_steps(folder: Path, batch: int, **options: Any) -> Callable[[], float]:
         schedule="constant",
         **options,
     )
-    rows = token_rows(batch)
+    rows = token_rows(batch, text)
     senders = {receiver: sender for sender, receiver in topology.edges}
     data = TrainingData(
         prompts={
@@ -235,15 +238,15 @@ def jax_steps(folder: Path, batch: int, **options: Any) -> Callable[[], float]:
     return take
 
 
-def measure(contender: str, folder: Path, batch: int, steps: int) -> dict[str, Any]:
+def measure(contender: str, folder: Path, batch: int, text: int, steps: int) -> dict[str, Any]:
     """Runs one contender in this process."""
     if contender == TORCH:
         import torch
 
         torch.set_num_threads(os.cpu_count())
-        take = torch_steps(folder, batch)
+        take = torch_steps(folder, batch, text)
     else:
-        take = jax_steps(folder, batch, **OURS[contender](batch))
+        take = jax_steps(folder, batch, text, **OURS[contender](batch))
     before = resident_mib("VmRSS")
     losses, seconds = [], []
     for _ in range(steps + 2):
@@ -273,9 +276,10 @@ def markdown(report: dict[str, Any]) -> str:
         "# Outer loop, teacher-forced",
         "",
         f"Three Llamas of {sizes} parameters, {ROUNDS} rounds, {LATENT_STEPS} latents, batch "
-        f"{setting['batch']}, float32; {setting['repeats']} interleaved repeats of "
-        f"{setting['steps']} steps; {setting['cores']} CPU cores ({setting['machine']}); "
-        f"torch {setting['torch']}, jax {setting['jax']}.",
+        f"{setting['batch']}, texts of up to {setting['text']} tokens, float32; "
+        f"{setting['repeats']} interleaved repeats of {setting['steps']} steps; "
+        f"{setting['cores']} CPU cores ({setting['machine']}); torch {setting['torch']}, "
+        f"jax {setting['jax']}.",
         "",
         "| contender | samples/s | times torch (range) | peak MiB | compiling | first step s |",
         "|---|---|---|---|---|---|",
@@ -324,6 +328,7 @@ def parser() -> argparse.ArgumentParser:
     )
     number = functools.partial(out.add_argument, type=int, metavar="N")
     number("--batch", default=8, help="samples per step (8)")
+    number("--text", default=48, help="tokens of the longest texts (48)")
     number("--steps", default=3, help="measured steps per repeat (3)")
     number("--repeats", default=3, help="of every contender (3)")
     out.add_argument("--out", type=Path, help="folder for the report")
@@ -336,10 +341,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Measures, prints the table and writes it; returns the exit code."""
     args = parser().parse_args(arguments)
     if args.measure:
-        print(json.dumps(measure(args.measure, args.agents, args.batch, args.steps)))
+        print(json.dumps(measure(args.measure, args.agents, args.batch, args.text, args.steps)))
         return 0
     if args.out is None or min(args.batch, args.steps, args.repeats) < 1:
         print("error: --out is needed, and numbers are at least 1", file=sys.stderr)
+        return 2
+    if args.text * 3 // 4 < LATENT_STEPS:  # texts are up to a quarter shorter
+        print(f"error: --text {args.text}: every text needs {LATENT_STEPS} tokens", file=sys.stderr)
         return 2
     import torch
 
@@ -350,7 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
             for contender in CONTENDERS[repeat % 4 :] + CONTENDERS[: repeat % 4]:
                 command = [sys.executable, "-m", "experiments.benchmarks.training"]
                 command += ["--measure", contender, "--agents", directory]
-                command += ["--batch", str(args.batch), "--steps", str(args.steps)]
+                command += ["--batch", str(args.batch), "--text", str(args.text)]
+                command += ["--steps", str(args.steps)]
                 cache = {"JAX_COMPILATION_CACHE_DIR": f"{directory}/compiled"}
                 child = subprocess.run(
                     command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | cache
@@ -367,6 +376,7 @@ def main(arguments: list[str] | None = None) -> int:
         "setting": {
             "parameters": counts,
             "batch": args.batch,
+            "text": args.text,
             "steps": args.steps,
             "repeats": args.repeats,
             "cores": os.cpu_count(),
