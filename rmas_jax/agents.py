@@ -107,6 +107,7 @@ def think(
     cache: Cache,
     *,
     steps: int,
+    truncate_steps: int | None = None,
 ) -> jax.Array:
     """Makes latent thoughts: each hidden state returns as the next input (paper eq. 1).
 
@@ -120,6 +121,9 @@ def think(
       hidden: [B, D] state at the last position read.
       cache: what was read, with room for `steps` - 1 positions.
       steps: M, at least 1.
+      truncate_steps: thoughts that a gradient passes through on its way back, itself included:
+        after every so many, what the next ones come from (states and cache) is taken without a
+        gradient. None: all.
 
     Returns:
       [B, M, D] hidden states.
@@ -128,15 +132,19 @@ def think(
         return hidden[:, None]
     valid = jnp.ones((hidden.shape[0], 1), bool)
 
-    def step(carry, _):
+    def step(carry, index):
+        thought = carry[0]
+        if truncate_steps is not None:
+            is_cut = (index + 1) % truncate_steps == 0
+            carry = jax.tree.map(lambda x: jnp.where(is_cut, jax.lax.stop_gradient(x), x), carry)
         hidden, now = carry
         embeds = feed(hidden[:, None])
         out, now = model.apply({"params": params}, embeds, valid, now.replace(past=cache.past))
-        return (out[:, 0], now.replace(past=())), hidden
+        return (out[:, 0], now.replace(past=())), thought
 
     # The finished blocks are closed over: only the tail of M positions is carried.
     start = (hidden, cache.replace(past=()))
-    (last, _), thoughts = jax.lax.scan(step, start, length=steps - 1)
+    (last, _), thoughts = jax.lax.scan(step, start, jnp.arange(steps - 1))
     return jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
 
 

@@ -63,6 +63,7 @@ def run_rounds(
     probes: Mapping[str, jax.Array] | None = None,
     remat: bool = False,
     truncate_rounds: int | None = None,
+    truncate_steps: int | None = None,
 ) -> Rounds:
     """Runs `rounds` rounds of latent collaboration as one `lax.scan`.
 
@@ -86,6 +87,7 @@ def run_rounds(
       remat: recompute a round in the backward pass instead of storing it.
       truncate_rounds: rounds that the last round's gradient passes through, itself included; every
         so many rounds, counted from the last, feedback enters without a gradient. None: all.
+      truncate_steps: the same for the thoughts of a rollout, see `agents.think`.
     """
     topology, steps = system.topology, system.latent_steps
     if rounds < 1:
@@ -128,6 +130,7 @@ def run_rounds(
             probes=probes,
             teacher_forced=teacher_forced,
             rollout_feedback=rollout_feedback,
+            truncate_steps=truncate_steps,
         )
 
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), dict(targets or {}))
@@ -239,6 +242,7 @@ def _round(
     probes: Mapping[str, jax.Array] | None = None,
     teacher_forced: bool = False,
     rollout_feedback: bool = False,
+    truncate_steps: int | None = None,
 ) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any], dict[str, jax.Array]]]:
     """All stages in order, from the feedback of the round before to that of this one.
 
@@ -274,6 +278,7 @@ def _round(
             teacher_forced=teacher_forced and not (rollout_feedback and is_answerer),
             # In the last round the answerer speaks: what it would send then is not needed.
             thinks=not is_answerer or (all_needed and role in targets) or ~is_last,
+            truncate_steps=truncate_steps,
         )
         if text is not None:
             written[role] = text

@@ -81,6 +81,7 @@ def take_turn(
     is_scored: jax.Array | bool = True,
     teacher_forced: bool = False,
     thinks: jax.Array | bool = True,
+    truncate_steps: int | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     """One stage: reads the prompt in form FIRST or LATER with what arrived [B, S, D], and thinks.
 
@@ -98,6 +99,7 @@ def take_turn(
       is_scored: whether the text has a loss.
       teacher_forced: whether thoughts are the states over the text.
       thinks: whether thoughts are needed; zeros where they are not.
+      truncate_steps: see `agents.think`.
 
     Returns:
       Thoughts [B, M, D]; and the (loss [B], right [B]) of the text: None if it is never scored,
@@ -106,6 +108,9 @@ def take_turn(
     steps, model, params = system.latent_steps, system.models[role], agents[role]
     width = 0 if target is None else target.ids.shape[1]
     feed = functools.partial(channel.feed, role)
+    roll_out = functools.partial(
+        think, model, params, feed, steps=steps, truncate_steps=truncate_steps
+    )
 
     def read():
         return read_body(
@@ -121,7 +126,7 @@ def take_turn(
 
     nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
     if target is None:
-        return when(thinks, lambda: think(model, params, feed, *read(), steps=steps), nothing), None
+        return when(thinks, lambda: roll_out(*read()), nothing), None
     hidden, cache = read()
     needed = width if is_scored is True else steps if teacher_forced else 1
     states, after = read_text(model, params, target, hidden[:, None], cache, upto=needed)
@@ -135,8 +140,7 @@ def take_turn(
     written = when(is_scored, score, None if is_scored is False else unknown)
     if teacher_forced:
         return states[:, :steps], written
-    thoughts = when(thinks, lambda: think(model, params, feed, hidden, cache, steps=steps), nothing)
-    return thoughts, written
+    return when(thinks, lambda: roll_out(hidden, cache), nothing), written
 
 
 def when(condition: jax.Array | bool, make: Callable[[], Any], otherwise: Any) -> Any:

@@ -164,6 +164,9 @@ class PhaseConfig(Section):
     truncate_rounds: int | None = option(
         "rounds that a gradient passes through at most; null: all", None, at_least=1
     )
+    truncate_steps: int | None = option(
+        "thoughts of a rollout that a gradient passes through at most; null: all", None, at_least=1
+    )
     steps: int = option("optimiser steps", at_least=1)
     batch_size: int = option("items per step", at_least=1)
     accumulation: int = option(

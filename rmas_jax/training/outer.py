@@ -66,6 +66,7 @@ def outer_loss(
     probes: Mapping[str, jax.Array] | None = None,
     remat: bool = False,
     truncate_rounds: int | None = None,
+    truncate_steps: int | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Cross-entropy of the answer, through all rounds (paper eq. 6).
 
@@ -84,6 +85,7 @@ def outer_loss(
       probes: see `run_rounds`.
       remat: recompute rounds in the backward pass.
       truncate_rounds: rounds that a gradient passes through; None is all.
+      truncate_steps: thoughts of a rollout that it passes through; None is all.
 
     Returns:
       The loss, and {"loss": {role: [R]}, "right": {role: [R]}}, batch means of the texts that the
@@ -110,6 +112,7 @@ def outer_loss(
         probes=probes,
         remat=remat,
         truncate_rounds=truncate_rounds,
+        truncate_steps=truncate_steps,
     )
     by_role = {role: loss.mean(axis=1) for role, loss in out.losses.items()}  # [R]
     loss = (by_role[answerer] * jnp.asarray(weights)).sum() / sum(weights)
@@ -156,6 +159,7 @@ def outer_step(
             probes=probes,
             remat=phase.remat,
             truncate_rounds=phase.truncate_rounds,
+            truncate_steps=phase.truncate_steps,
         )
 
     def value_and_grad(trained, batch):

@@ -245,6 +245,20 @@ def test_truncation_cuts_the_gradient_and_nothing_else(gradient_by_link):
     assert 0 < norm[2][back] != pytest.approx(norm[None][back], rel=1e-3)
 
 
+def test_truncated_rollouts_think_the_same_and_pass_less_gradient(gradient_by_link):
+    """Three thoughts. What feeds back acts on the first directly, on the others through it; what
+    the inner link feeds first acts on the second directly, on the third through it.
+    """
+    options = {"rounds": 2, "teacher_forced": False}
+    found = {k: gradient_by_link(**options, truncate_steps=k) for k in (None, 2, 1)}
+    for losses, _ in found.values():
+        np.testing.assert_allclose(losses["learner"], found[None][0]["learner"], rtol=1e-6)
+    for part, name, different in (("outer", "learner->expert", 3), ("inner", "expert", 2)):
+        norms = [float(optax.tree.norm(g[part][name])) for _, g in found.values()]
+        assert min(norms) > 1e-2
+        assert len({round(norm, 4) for norm in norms}) >= different, (name, norms)
+
+
 def test_what_a_teacher_forced_answerer_feeds_back(tiny, data, gradient_by_link):
     """A draft shows in the next round, a rollout shows no text, gold shows the last one."""
 
