@@ -12,7 +12,12 @@ import numpy as np
 from flax.core import FrozenDict
 
 from rmas_jax.config import ConfigError, SystemConfig
-from rmas_jax.interop import links_that_fit, read_links, read_released_links
+from rmas_jax.interop import (
+    links_that_fit,
+    read_links,
+    read_released_links,
+    write_released_links,
+)
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
 from rmas_jax.models.generation import sampling_defaults
@@ -146,6 +151,27 @@ def load_links_for(team: Team, config: SystemConfig) -> dict[str, Any]:
         links = read_released_links(config.links, config.agents, task=config.links_task)
     forms = {INNER: team.system.inner, OUTER: team.system.outer}
     return links_that_fit(links, forms, source=f"system.links={config.links}")
+
+
+def write_release(team: Team, links: Mapping[str, Any], directory: str | Path) -> None:
+    """Writes links as a release has them: a folder for each role, and `outer/`.
+
+    Args:
+      team: the system they belong to.
+      links: {"inner": {role: parameters}, "outer": {edge name: parameters}}.
+      directory: made if it does not exist.
+
+    Raises:
+      CheckpointError: upstream has no such roles or edges; nothing is written.
+    """
+    forms = {INNER: team.system.inner, OUTER: team.system.outer}
+    write_released_links(
+        directory,
+        {
+            kind: {name: (form, links[kind][name]) for name, form in of_kind.items()}
+            for kind, of_kind in forms.items()
+        },
+    )
 
 
 def start_links(
