@@ -1,8 +1,8 @@
 """The inner loop: an agent's inner link learns to turn its thoughts into its next inputs.
 
 The frozen agent reads each role text once; the link then regresses the embedding of the next token
-on the cached states (paper eq. 5), in one compiled scan. The same regression, towards the next
-agent's embedding of that token, aligns an outer link.
+on the cached states (paper eq. 5), many steps in one compiled loop. The same regression, towards
+the next agent's embedding of that token, aligns an outer link.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import LinkConfig, apply_link
@@ -44,34 +45,26 @@ def regression_loss(
     return jnp.mean(cosine_weight * (1 - cosine) + mse_weight * squared)
 
 
-def regress_link(
-    link: LinkConfig,
-    params: Any,
-    hidden: jax.Array,
-    target: jax.Array,
-    config: InnerConfig,
-    *,
-    key: jax.Array,
-    count: jax.Array | int | None = None,
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Trains one link on cached pairs.
+@struct.dataclass
+class Through:
+    """A trained link that vectors pass before the one in training reads them."""
 
-    Args:
-      link: an inner or an outer link.
-      params: its parameters at the start.
-      hidden: [n, D] what it reads, one vector per predicted token.
-      target: [n, D'] embeddings of those tokens.
-      config: steps, batch size (tokens per step), learning rate and weights.
-      key: order of the batches.
-      count: pairs that are read, from the first on; None is all. What stands behind them may be
-        padding, so that sets of different sizes share one compiled program.
+    link: LinkConfig = struct.field(pytree_node=False)
+    params: Any
 
-    Returns:
-      The trained parameters, and curves {"loss", "grad_norm"} [steps].
-    """
-    if config.steps == 0:
-        return params, {"loss": jnp.zeros(0), "grad_norm": jnp.zeros(0)}
-    optimizer = optax.chain(
+
+@struct.dataclass
+class LinkState:
+    """A link in training."""
+
+    step: jax.Array  # () int32; steps that are done
+    params: Any
+    optimizer_state: Any
+
+
+def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
+    """AdamW without decay, after a clip of the gradient; warmup, then a cosine to zero."""
+    return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(
             optax.warmup_cosine_decay_schedule(
@@ -82,55 +75,90 @@ def regress_link(
         ),
     )
 
-    # Random numbers are drawn once for all steps, and with replacement: on CPU, drawing them in a
-    # step takes as long as the rest of it, and a permutation, a sort, longer.
-    count = len(hidden) if count is None else count
-    rows = jax.random.randint(key, (config.steps, config.batch_size), 0, count)
-    is_read = (jnp.arange(len(hidden)) < count)[:, None]
-    rms = jnp.sqrt(jnp.mean(hidden**2, where=is_read))
 
-    def step(carry, scanned):
-        params, state = carry
-        i, rows = scanned
-        read = hidden[rows]
+def start_link(params: Any, config: InnerConfig) -> LinkState:
+    """The state before the first step."""
+    return LinkState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer_state=inner_optimizer(config).init(params),
+    )
+
+
+def regress_block(
+    link: LinkConfig,
+    config: InnerConfig,
+    state: LinkState,
+    hidden: jax.Array,
+    target: jax.Array,
+    *,
+    key: jax.Array,
+    noise: jax.Array | float = 0.0,
+    through: Through | None = None,
+) -> tuple[LinkState, dict[str, jax.Array]]:
+    """Takes up to K steps of a link's training, those that are left of `config.steps`.
+
+    Args:
+      link: an inner or an outer link.
+      config: of the regression.
+      state: where it stands.
+      hidden: [K, B, D] vectors for each step, one per predicted token.
+      target: [K, B, D'] embeddings of those tokens.
+      key: of the noise.
+      noise: standard deviation of the Gaussian noise on what the link reads, if `config.noise`
+        asks for any.
+      through: the link that `hidden` passes first, if it does.
+
+    Returns:
+      The state after these steps, and curves {"loss", "grad_norm"} [K]; what stands in them behind
+      the last step means nothing.
+    """
+    optimizer = inner_optimizer(config)
+
+    def step(k: jax.Array, carry: tuple[LinkState, Any]) -> tuple[LinkState, Any]:
+        state, curves = carry
+        read = hidden[k]
+        if through is not None:
+            read = apply_link(through.link, through.params, read)
         if config.noise:
-            read += config.noise * rms * jax.random.normal(jax.random.fold_in(key, i), read.shape)
+            drawn = jax.random.normal(jax.random.fold_in(key, state.step), read.shape)
+            read += noise * drawn
         loss, grads = jax.value_and_grad(
-            lambda p: regression_loss(
+            lambda params: regression_loss(
                 link,
-                p,
+                params,
                 read,
-                target[rows],
+                target[k],
                 cosine_weight=config.cosine_weight,
                 mse_weight=config.mse_weight,
             )
-        )(params)
-        updates, state = optimizer.update(grads, state, params)
-        curve = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return (optax.apply_updates(params, updates), state), curve
+        )(state.params)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params)
+        state = LinkState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            optimizer_state=optimizer_state,
+        )
+        values = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return state, {name: curve.at[k].set(values[name]) for name, curve in curves.items()}
 
-    (params, _), curves = jax.lax.scan(
-        step, (params, optimizer.init(params)), (jnp.arange(config.steps), rows)
-    )
-    return params, curves
+    empty = {name: jnp.zeros(len(hidden), jnp.float32) for name in ("loss", "grad_norm")}
+    # No scan: the last block may hold fewer steps, and is to run the same program.
+    count = jnp.minimum(len(hidden), config.steps - state.step)
+    return jax.lax.fori_loop(0, count, step, (state, empty))
 
 
-def next_token_pairs(
+def states_before(
     model: Decoder, params: Any, ids: jax.Array, valid: jax.Array, *, width: int
-) -> tuple[jax.Array, jax.Array]:
-    """Each of the last `width` tokens as what it should be predicted from, and become.
+) -> jax.Array:
+    """The states [B, width, D] from which an agent would write the last `width` tokens.
 
     Args:
       model: the agent's decoder.
       params: its frozen parameters.
-      ids: [B, T] prompt and role text, padded on the left.
+      ids: [B, T] prompt and role text, padded on the left; T > width.
       valid: [B, T] bool.
       width: length of the longest role text, end token included.
-
-    Returns:
-      States [B, width, D] at positions p, and input embeddings [B, width, D] of tokens p + 1
-      (scaled, where the family scales them).
     """
     embeds = model.apply({"params": params}, ids, method="embed")
-    hidden = model.apply({"params": params}, embeds, valid)
-    return hidden[:, -width - 1 : -1], embeds[:, -width:]
+    return model.apply({"params": params}, embeds, valid)[:, -width - 1 : -1]

@@ -1,0 +1,109 @@
+"""What links learn from: an agent's states over its role texts, and over its own latent rounds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rmas_jax.assembly import Team
+from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.training.batches import Dialogues, TrainingData, length_groups
+from rmas_jax.training.inner import states_before
+from rmas_jax.training.rollouts import BATCH_SIZE, roll_outs
+
+BATCH_TOKENS = 2**15  # of a batch that is read, padding included
+
+
+class TokenStates(NamedTuple):
+    """Predicted tokens, and the states before them in parts that are counted through."""
+
+    parts: tuple[np.ndarray, ...]  # each [n_i, D], in the agent's dtype; may be a memory map
+    ids: np.ndarray  # [n] int32
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """States [..., D] of tokens [...]."""
+        if len(self.parts) == 1:
+            return self.parts[0][numbers]
+        out = np.empty((*numbers.shape, self.parts[0].shape[1]), self.parts[0].dtype)
+        start = 0
+        for part in self.parts:
+            is_here = (numbers >= start) & (numbers < start + len(part))
+            out[is_here] = part[numbers[is_here] - start]
+            start += len(part)
+        return out
+
+    def with_part(self, part: np.ndarray, ids: np.ndarray) -> TokenStates:
+        """These tokens, and others behind them."""
+        return TokenStates((*self.parts, part), np.concatenate([self.ids, ids]))
+
+
+def text_states(team: Team, role: str, dialogues: Dialogues) -> TokenStates:
+    """The tokens of a role's texts, in order, read by the frozen agent."""
+    ids = dialogues.ids[dialogues.target]
+    numbers, parts = zip(*read_texts(team, role, dialogues), strict=True)
+    hidden = np.empty((len(ids), parts[0].shape[1]), parts[0].dtype)
+    for number, part in zip(numbers, parts, strict=True):
+        hidden[number] = part
+    return TokenStates((hidden,), ids)
+
+
+def read_texts(
+    team: Team, role: str, dialogues: Dialogues
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
+
+    Rows of like length are read together (`length_groups`), cut to the longest of their group: at
+    most half of what is read is padding, unless a group was too small for a batch and had to join
+    another. A batch has `BATCH_TOKENS` tokens at most (and `BATCH_SIZE` rows, a power of two, so
+    that it divides over devices); a group's last one wraps.
+    """
+    model, params = team.system.models[role], team.agents[role]
+    read = jax.jit(functools.partial(states_before, model), static_argnames="width")
+    lengths = dialogues.valid.sum(axis=1)
+    number = np.cumsum(dialogues.target).reshape(dialogues.target.shape) - 1  # of each token
+    smallest = min(_rows_per_batch(lengths.max()), len(lengths))
+    for group in length_groups(lengths, smallest):
+        length, width = lengths[group].max(), int(dialogues.target[group].sum(axis=1).max())
+        size = min(_rows_per_batch(length), len(group))
+        for start in range(0, len(group), size):
+            rows = group[np.arange(start, start + size) % len(group)]
+            batch = (dialogues.ids[rows, -length:], dialogues.valid[rows, -length:])
+            hidden = to_host(read(params, *put_batch(batch, team.mesh), width=width))
+            is_text = dialogues.target[rows, -width:]
+            yield number[rows, -width:][is_text], hidden[is_text]
+
+
+def _rows_per_batch(length: int) -> int:
+    """Rows of this length that are read at once: a power of two."""
+    return min(BATCH_SIZE, 2 ** int(np.log2(max(1, BATCH_TOKENS // length))))
+
+
+def rollout_states(
+    team: Team, links: object, data: TrainingData, *, rounds: int, batch_size: int = BATCH_SIZE
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Runs the system in latents and pairs every thought with the token it stands for.
+
+    Thoughts drift over rounds; pairs of drifted thoughts teach the links to lead back (dataset
+    aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
+    count: what is lost cannot be paired. No gradient passes through the rollout.
+
+    Returns:
+      Role -> thoughts [n, D] and ids [n] of the tokens; roles without texts are left out.
+    """
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {role: [] for role in data.targets}
+    for batch, out, counts in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
+        for role, hidden in out.thoughts.items():  # [R, B, M, D]
+            ids, valid = (
+                np.moveaxis(x[:, :rounds, : hidden.shape[2]], 1, 0)
+                for x in (batch.targets[role].ids, batch.targets[role].valid)
+            )
+            keep = valid & out.right[role][..., None] & counts[None, :, None]
+            found[role].append((hidden[:, :, : keep.shape[2]][keep], ids[keep]))
+    return {
+        role: tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        for role, parts in found.items()
+    }

@@ -1,0 +1,106 @@
+"""What links learn from: every token and thought once, however they are batched."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from systems import LATENT_STEPS
+from teams import QUESTIONS, build_team, encode
+
+from rmas_jax.stages import Targets
+from rmas_jax.training import rollouts, states
+from rmas_jax.training.batches import Dialogues, TrainingData
+from rmas_jax.training.inner import states_before
+from rmas_jax.training.states import TokenStates, rollout_states, text_states
+
+
+@pytest.fixture(scope="module")
+def team_and_links(tmp_path_factory):
+    return build_team(tmp_path_factory.mktemp("team"))
+
+
+@pytest.fixture(scope="module")
+def dialogues():
+    """Dialogues of many lengths, and texts of many lengths in them."""
+    random = np.random.default_rng(0)
+    lengths = np.array([64, 5, 30, 9, 40, 20, 7, 33, 16, 6, 5, 50, 8])[:, None]
+    texts = random.integers(1, lengths - 2)
+    from_end = np.arange(64, 0, -1)[None]
+    valid = from_end <= lengths
+    ids = np.where(valid, random.integers(1, 30, valid.shape), 0).astype(np.int32)
+    return Dialogues(ids=ids, valid=valid, target=from_end <= texts)
+
+
+@pytest.mark.parametrize("role", ["planner", "solver"])
+def test_texts_are_worth_the_same_read_in_groups_as_padded_to_the_longest(
+    team_and_links, dialogues, monkeypatch, role
+):
+    team, _ = team_and_links
+    model, params = team.system.models[role], team.agents[role]
+    hidden = states_before(model, params, dialogues.ids, dialogues.valid, width=63)
+    expected = np.asarray(hidden)[dialogues.target[:, -63:]]
+    read = []
+    put_batch = states.put_batch
+
+    def noted(batch, mesh):
+        read.append(batch[0].shape)
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(states, "put_batch", noted)
+    monkeypatch.setattr(states, "BATCH_TOKENS", 140)
+    found = text_states(team, role, dialogues)
+    assert len({width for _, width in read}) == 4
+    assert all(rows * width <= 140 for rows, width in read)
+    # At most half of what is read is padding, beside the rows with which last batches wrap.
+    wrapped = sum(width * (rows - 1) for rows, width in set(read))
+    assert sum(rows * width for rows, width in read) - wrapped <= 2 * dialogues.valid.sum()
+    np.testing.assert_array_equal(found.ids, dialogues.ids[dialogues.target])
+    np.testing.assert_allclose(found.parts[0], expected, atol=1e-5)
+    assert np.abs(np.diff(expected, axis=0)).min(axis=1).max() > 1e-2  # the control
+
+
+def test_one_long_text_is_read_alone(team_and_links, dialogues, monkeypatch):
+    monkeypatch.setattr(states, "BATCH_TOKENS", 1)
+    found = text_states(team_and_links[0], "planner", dialogues)
+    monkeypatch.undo()
+    whole = text_states(team_and_links[0], "planner", dialogues)
+    np.testing.assert_allclose(found.parts[0], whole.parts[0], atol=1e-5)
+
+
+def test_parts_are_counted_through():
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    one = TokenStates((rows,), np.arange(8))
+    three = TokenStates((rows[:2],), np.arange(2)).with_part(rows[2:3], np.arange(2, 3))
+    three = three.with_part(rows[3:], np.arange(3, 8))
+    np.testing.assert_array_equal(three.ids, one.ids)
+    numbers = np.array([[7, 0, 2], [3, 3, 1]])
+    np.testing.assert_array_equal(one.take(numbers), rows[numbers])
+    np.testing.assert_array_equal(three.take(numbers), rows[numbers])
+
+
+def test_rollouts_count_every_item_once_however_they_are_batched(team_and_links, monkeypatch):
+    """The last batch wraps, and stages that are not right do not count: here all are."""
+    team, links = team_and_links
+
+    roll_out = rollouts._roll_out
+
+    def all_right(*args, **options):
+        out = roll_out(*args, **options)
+        return out.replace(right=jax.tree.map(jnp.ones_like, out.right))
+
+    monkeypatch.setattr(rollouts, "_roll_out", all_right)
+    shape = (len(QUESTIONS), 2, LATENT_STEPS)
+    targets = Targets(ids=np.ones(shape, np.int32), valid=np.ones(shape, bool))
+    data = TrainingData(
+        prompts=encode(team, QUESTIONS, LATENT_STEPS),
+        targets={role: targets for role in team.system.topology.order},
+    )
+    whole, wrapped = (
+        rollout_states(team, links, data, rounds=2, batch_size=size) for size in (3, 2)
+    )
+    for role in team.system.topology.order:
+        assert len(whole[role][0]) == len(wrapped[role][0]) == np.prod(shape)
+        for ours, theirs in zip(whole[role], wrapped[role], strict=True):
+            np.testing.assert_allclose(ours.sum(0), theirs.sum(0), rtol=1e-4, atol=1e-3)
