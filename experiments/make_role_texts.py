@@ -46,7 +46,7 @@ from rmas_jax.evaluation.grading import Grader, find_grader
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage, take
-from rmas_jax.run_folder import weights_digest
+from rmas_jax.run_folder import agent_sources, weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
 
 
@@ -232,7 +232,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         options.out,
         {
             "system": dataclasses.asdict(config.system),
-            "weights": weights_digest(config, None),
+            "weights": weights_digest(agent_sources(config), None),
             "grading": config.data.grading,
             "accept": options.accept,
             "max_tokens": options.max_tokens,

@@ -117,10 +117,13 @@ def encode(team: Team, task: Task, items: Sequence[Any]) -> TrainingData:
     )
 
 
-def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder) -> None:
+def train(
+    config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder, agents: Any
+) -> None:
     """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained.
 
-    Starts from the links `given`, or from new ones where there are None.
+    Starts from the links `given`, or from new ones where there are None. `agents` are those of
+    `agent_sources`.
     """
     names = ("links", "inner", "outer")
     keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
@@ -181,7 +184,7 @@ def train(config: RunConfig, team: Team, given: Any, task: Task, folder: RunFold
                 phase,
                 key=jax.random.fold_in(keys["outer"], i),
                 directory=folder.path / "checkpoints" / phase.name,
-                sources=agent_sources(config),
+                sources=agents,
                 **common,
             )
         save_links(trained, links)
@@ -205,10 +208,11 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         print("\n".join(describe_run(config, team, data)))
         return
     given = None if config.system.links is None else load_links_for(team, config.system)
-    folder = RunFolder(config, weights_digest(config, given), task.version)
+    agents = agent_sources(config)
+    folder = RunFolder(config, weights_digest(agents, given), task.version)
     (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
     list_bad_rows(task, folder.path / "bad_rows.jsonl")
-    train(config, team, given, task, folder)
+    train(config, team, given, task, folder, agents)
     aligned, trained = (
         load_links(folder.path / "links" / f"{name}.safetensors") for name in ("aligned", "trained")
     )

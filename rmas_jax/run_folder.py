@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,26 +74,37 @@ def _differences(before: Any, after: Any, where: str = "") -> list[str]:
     return [] if before == after else [where.removeprefix(".").removeprefix("config.")]
 
 
-def weights_digest(config: RunConfig, given: Any) -> str:
-    """A digest of the agents' files and of links that are given: a run belongs to its weights."""
-    digest = hashlib.sha256()
-    for role, source in sorted(config.system.agents.items()):
-        digest.update(f"{role}={source}".encode())
-        for file in sorted(Path(source).glob("*.safetensors")):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    for array in jax.tree.leaves(given):
-        digest.update(np.asarray(array))
-    return digest.hexdigest()
-
-
 def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
-    """Role -> the directory or hub id of its agent and, from the hub, the commit."""
+    """Role -> where its agent comes from, and what it is; reads weights that lie in a directory.
+
+    Returns:
+      By role: "source", the directory or hub id; "revision", the commit, from the hub; "digest", of
+      all that the agent's states depend on: configuration and weights, for which a commit stands,
+      and how `runtime` keeps them.
+    """
+    kept = f"{config.runtime.dtype} {config.runtime.weights}"
     sources = {}
     for role, source in config.system.agents.items():
         directory = local_directory(source, patterns=("config.json",))
         commit = directory.name if directory.parent.name == "snapshots" else None
-        sources[role] = {"source": source, "revision": commit}
+        digest = hashlib.sha256(f"{kept} {commit}".encode())
+        if commit is None:
+            for file in (directory / "config.json", *sorted(directory.glob("*.safetensors"))):
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").hexdigest()
+                digest.update(f" {file.name} {content}".encode())
+        sources[role] = {"source": source, "revision": commit, "digest": digest.hexdigest()}
     return sources
+
+
+def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -> str:
+    """A digest of `agent_sources` and of links that are given: a run belongs to its weights."""
+    digest = hashlib.sha256(
+        json.dumps({role: agents[role]["digest"] for role in sorted(agents)}).encode()
+    )
+    for array in jax.tree.leaves(given):
+        digest.update(np.asarray(array))
+    return digest.hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import save_links
 from rmas_jax.commands import BAD_INPUT, PREEMPTED
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.run_folder import RunFolder, weights_digest
+from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
 from rmas_jax.training import outer_loop
 
 ROOT = Path(__file__).parent.parent
@@ -213,12 +213,13 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
 
     given = load_links_for(team, config.system)
     task = find_data(config)
-    folder = RunFolder(config, weights_digest(config, given), task.version)
-    train(config, team, given, task, folder)
+    agents = agent_sources(config)
+    folder = RunFolder(config, weights_digest(agents, given), task.version)
+    train(config, team, given, task, folder, agents)
     for name in ("aligned", "trained"):
         assert (folder.path / "links" / f"{name}.safetensors").read_bytes() == file.read_bytes()
     other = jax.tree.map(lambda x: x + 1, given)
     with pytest.raises(ConfigError, match="holds another run's results; it differs in weights"):
-        RunFolder(config, weights_digest(config, other), task.version)
+        RunFolder(config, weights_digest(agents, other), task.version)
     with pytest.raises(ConfigError, match="holds another run's results; it differs in data"):
-        RunFolder(config, weights_digest(config, given), "other")
+        RunFolder(config, weights_digest(agents, given), "other")
