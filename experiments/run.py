@@ -53,6 +53,7 @@ from rmas_jax.training.inner_loop import run_inner_loop
 from rmas_jax.training.outer_loop import DivergedError, run_phase
 from rmas_jax.training.plan import describe_run
 from rmas_jax.training.preemption import PreemptedError
+from rmas_jax.training.state_cache import StateCache
 
 log = logging.getLogger("rmas_jax")
 
@@ -133,6 +134,11 @@ def train(
     )
     aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
     common = {"progress": config.runtime.progress, "curves": curves}
+    cache = StateCache(
+        Path(config.output_dir) / "states",
+        limit_gib=config.inner.cache_gib,
+        agents={role: agent["digest"] for role, agent in agents.items()},
+    )
     fields, topology = task.text_fields, team.system.topology
     examples = task.load("train")[: config.data.train_size]
 
@@ -165,6 +171,7 @@ def train(
             config.inner,
             rounds=config.system.rounds,
             key=keys["inner"],
+            cache=cache if config.inner.cache_gib else None,
             align_outer=given is None and config.system.outer_start == "aligned",
             **common,
         )

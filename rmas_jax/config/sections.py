@@ -136,6 +136,12 @@ class InnerConfig(Section):
         at_least=0,
     )
     max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
+    cache_gib: float = option(
+        "GiB of agents' states over their texts that are kept in OUTPUT_DIR/states, where other "
+        "runs with these agents and texts find them; what has no room stays in memory; 0: all does",
+        64.0,
+        at_least=0,
+    )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Warmup ends, and there is something to train on."""

@@ -19,6 +19,7 @@ from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner import Through
 from rmas_jax.training.regression import Pairs, Training, train_side_by_side
+from rmas_jax.training.state_cache import StateCache
 from rmas_jax.training.states import TokenStates, rollout_states, text_states
 
 
@@ -32,6 +33,7 @@ def run_inner_loop(
     rounds: int,
     key: jax.Array,
     curves: Curves,
+    cache: StateCache | None = None,
     align_outer: bool = True,
     log_every: int = 10,
     progress: bool = True,
@@ -50,6 +52,7 @@ def run_inner_loop(
       rounds: R of the later passes' rollouts.
       key: order of the batches.
       curves: gets the losses.
+      cache: keeps the states of dialogues; None keeps them in memory.
       align_outer: whether outer links learn to send a token's vector to where the receiver
         expects that token, for tokens that both have. Otherwise they stay as they start.
       log_every: steps between rows of the curves.
@@ -66,7 +69,7 @@ def run_inner_loop(
     if config.steps == 0:
         return links
     devices = jax.local_devices()[:1] if team.mesh is None else team.mesh.local_devices
-    states = {role: text_states(team, role, dialogues[role]) for role in topology.order}
+    states = {role: text_states(team, role, dialogues[role], cache) for role in topology.order}
     tables = {role: embedding_table(team, role) for role in topology.order}
     counterparts = {name: counterpart_ids(team, edge) for name, edge in edges.items()}
     bar = tqdm(

@@ -14,6 +14,7 @@ from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.training.batches import Dialogues, TrainingData, length_groups
 from rmas_jax.training.inner import states_before
 from rmas_jax.training.rollouts import BATCH_SIZE, roll_outs
+from rmas_jax.training.state_cache import StateCache, fill
 
 BATCH_TOKENS = 2**15  # of a batch that is read, padding included
 
@@ -41,14 +42,22 @@ class TokenStates(NamedTuple):
         return TokenStates((*self.parts, part), np.concatenate([self.ids, ids]))
 
 
-def text_states(team: Team, role: str, dialogues: Dialogues) -> TokenStates:
-    """The tokens of a role's texts, in order, read by the frozen agent."""
+def text_states(
+    team: Team, role: str, dialogues: Dialogues, cache: StateCache | None = None
+) -> TokenStates:
+    """The tokens of a role's texts, in order, from the cache or else read by the frozen agent."""
+    model, params = team.system.models[role], team.agents[role]
     ids = dialogues.ids[dialogues.target]
-    numbers, parts = zip(*read_texts(team, role, dialogues), strict=True)
-    hidden = np.empty((len(ids), parts[0].shape[1]), parts[0].dtype)
-    for number, part in zip(numbers, parts, strict=True):
-        hidden[number] = part
-    return TokenStates((hidden,), ids)
+    one = jax.eval_shape(
+        functools.partial(states_before, model, width=1),
+        params,
+        *(jax.ShapeDtypeStruct((1, 2), dtype) for dtype in (np.int32, bool)),
+    )
+    like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
+    chunks = read_texts(team, role, dialogues)
+    if cache is None:
+        return TokenStates((fill(np.empty(like.shape, like.dtype), chunks),), ids)
+    return TokenStates((cache.states(role, dialogues, like, chunks),), ids)
 
 
 def read_texts(

@@ -13,9 +13,12 @@ from teams import QUESTIONS, build_team, encode
 
 from rmas_jax.config import InnerConfig
 from rmas_jax.sharding import make_mesh, replicated
+from rmas_jax.training import states
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_texts
 from rmas_jax.training.curves import Curves
+from rmas_jax.training.inner import states_before
 from rmas_jax.training.inner_loop import run_inner_loop
+from rmas_jax.training.state_cache import StateCache
 
 CONFIG = InnerConfig(steps=5, batch_size=8, learning_rate=1e-2, warmup_steps=1, passes=2)
 FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
@@ -121,3 +124,46 @@ def test_links_are_the_same_on_many_devices(team_and_links, tmp_path):
     for one, many, start in zip(*map(jax.tree.leaves, (*trained, links)), strict=True):
         assert np.abs(one - start).max() > 1e-3
         np.testing.assert_allclose(many, one, atol=1e-5)
+
+
+def test_cached_states_are_not_read_again_and_make_the_same_links(
+    team_and_links, tmp_path, monkeypatch
+):
+    team, links = team_and_links
+    traces = []
+
+    def counted(*args, **options):
+        traces.append(args)
+        return states_before(*args, **options)
+
+    monkeypatch.setattr(states, "states_before", counted)
+
+    def run(name, dialogues=None, **kept):
+        """The links, and whether an agent read: asking for shapes traces once for each role."""
+        agents = {role: role for role in FIELDS}
+        cache = StateCache(tmp_path / "states", agents=agents, **kept) if kept else None
+        traces.clear()
+        trained = train(team, links, tmp_path / name, dialogues=dialogues, cache=cache)
+        return trained, len(traces) > len(FIELDS)
+
+    without, reads = run("without")
+    assert reads
+    cold, reads = run("cold", limit_gib=1)
+    assert reads and same(cold, without)
+    warm, reads = run("warm", limit_gib=1)
+    assert not reads and same(warm, without)
+    _, reads = run("fewer", dialogues_of(team, EXAMPLES[:2]), limit_gib=1)
+    assert reads
+    assert len(list((tmp_path / "states").glob("*/states.npy"))) == 2 * len(FIELDS)
+
+
+def test_the_same_states_make_the_same_links_on_many_devices_bit_for_bit(team_and_links, tmp_path):
+    team, links = team_and_links
+    config = dataclasses.replace(CONFIG, passes=1)
+    trained = []
+    for size in (1, 8):
+        mesh = make_mesh(size, devices=jax.devices()[:size])
+        on_mesh = team._replace(mesh=mesh, agents=jax.device_put(team.agents, replicated(mesh)))
+        cache = StateCache(tmp_path / "states", limit_gib=1, agents={role: role for role in FIELDS})
+        trained.append(train(on_mesh, links, tmp_path / str(size), config, cache=cache))
+    assert same(*trained)
