@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -77,26 +77,30 @@ class StateCache:
         """
         key = entry_key(self.agents[role], dialogues, like)
         with contextlib.ExitStack() as stack:
-            plan = KEEP_IN_MEMORY
-            if jax.process_index() == 0:
-                try:
-                    plan = self._prepare(stack, key, role, like)
-                except OSError as error:  # read only, full, or without locks
-                    log.warning("states of %s are kept in memory: %s", role, error)
-            plan = _as_the_first(plan)
+            plan = _from_first(lambda: self._plan(stack, key, role, like))
             if plan == KEEP_IN_MEMORY:
                 stack.close()  # no other run waits for this
                 return fill(np.empty(like.shape, like.dtype), chunks)
             if plan == MAKE:
                 self._write(key, like, chunks)
-                _as_the_first(0)  # none opens what is not there yet
+                _from_first(lambda: MAKE)  # none opens what is not there yet
         self.used.add(key)
         return _open(self.folder / key, like)
+
+    def _plan(
+        self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
+    ) -> int:
+        """Whether the entry is found, is there to be filled, or has no place."""
+        try:
+            return self._prepare(stack, key, role, like)
+        except OSError as error:  # read only, full, or without locks
+            log.warning("states of %s are kept in memory: %s", role, error)
+            return KEEP_IN_MEMORY
 
     def _prepare(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
     ) -> int:
-        """Takes the lock, and says whether the entry is found, is to be made, or has no room."""
+        """Takes the lock, and looks for the entry or makes one that is to be filled."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context((self.folder / LOCK).open("w"))  # closing it unlocks it
         try:
@@ -209,8 +213,9 @@ def _checksum(states: np.ndarray) -> int:
     return crc
 
 
-def _as_the_first(number: int) -> int:
-    """The first process's number, in every process; all wait for it."""
+def _from_first(call: Callable[[], int]) -> int:
+    """What a call returns in the first process, in all of them; the others wait."""
     if jax.process_count() == 1:
-        return number
+        return call()
+    number = call() if jax.process_index() == 0 else 0
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -1,0 +1,118 @@
+"""A tiny inner loop on fake devices, as one process of several.
+
+    python tests/inner_worker.py FOLDER PROCESS PROCESSES PORT
+
+Eight devices in all share the agents. Each process trains twice, the second time from what the
+first has left, and writes both links.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from systems import LATENT_STEPS
+from teams import QUESTIONS, build_team, encode
+
+from rmas_jax.assembly import Team
+from rmas_jax.checkpoints import save_links
+from rmas_jax.config import InnerConfig
+from rmas_jax.sharding import make_mesh, replicated
+from rmas_jax.training import states
+from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_texts
+from rmas_jax.training.curves import Curves
+from rmas_jax.training.inner_loop import run_inner_loop
+from rmas_jax.training.state_cache import StateCache
+
+CONFIG = InnerConfig(steps=5, batch_size=8, learning_rate=1e-2, warmup_steps=1, passes=2, noise=0.1)
+FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
+EXAMPLES = [
+    {
+        "question": question,
+        "plan": [f"from {i} to a", f"you plan {i}"],
+        "refined_plan": ["plan about", f"refine {i} a"],
+        "draft": ["w", "the parcel " * (i + 1)],
+    }
+    for i, question in enumerate(QUESTIONS)
+]
+
+
+def team_on(mesh: jax.sharding.Mesh, folder: Path) -> tuple[Team, dict]:
+    """The team of `teams`, on every device of a mesh, and its links."""
+    team, links = build_team(folder)
+    whole = replicated(mesh)
+    agents = jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(whole, np.asarray(x), x.shape), team.agents
+    )
+    return team._replace(mesh=mesh, agents=agents), links
+
+
+def train(
+    team: Team,
+    links: dict,
+    metrics: Path,
+    config: InnerConfig = CONFIG,
+    *,
+    examples: list[dict] = EXAMPLES,
+    states: Path | None = None,
+    **options: bool,
+) -> dict:
+    """Trains on the examples, with a cache in the folder `states` if it is given."""
+    dialogues = {
+        role: encode_dialogues(
+            examples,
+            team.tokenizers[role],
+            team.prompts[role],
+            topology=team.system.topology,
+            role=role,
+            text_fields=FIELDS,
+            rounds=2,
+        )
+        for role in FIELDS
+    }
+    texts = {role: [example[field] for example in examples] for role, field in FIELDS.items()}
+    data = TrainingData(
+        prompts=encode(team, [example["question"] for example in examples], LATENT_STEPS),
+        targets={role: encode_texts(team.tokenizers[role], texts[role]) for role in FIELDS},
+    )
+    agents = {role: role for role in FIELDS}
+    return run_inner_loop(
+        team,
+        links,
+        dialogues,
+        data,
+        config,
+        rounds=2,
+        key=jax.random.key(0),
+        curves=Curves(metrics),
+        cache=None if states is None else StateCache(states, limit_gib=1, agents=agents),
+        log_every=2,
+        progress=False,
+        **options,
+    )
+
+
+def never_read(*_):
+    """Fails as soon as it is asked for the first states."""
+    raise AssertionError("texts are read again")
+    yield
+
+
+def main() -> None:
+    """One process."""
+    folder, (process, processes, port) = Path(sys.argv[1]), map(int, sys.argv[2:])
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_num_cpu_devices", 8 // processes)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+    team, links = team_on(make_mesh(8), folder / f"team-{process}")
+    for name in ("cold", "warm"):
+        trained = train(team, links, folder / "metrics.jsonl", states=folder / "states")
+        save_links(folder / f"{name}-{process}.safetensors", trained)
+        states.read_texts = never_read
+
+
+if __name__ == "__main__":
+    main()
