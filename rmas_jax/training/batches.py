@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 from flax import struct
@@ -21,6 +23,7 @@ from rmas_jax.stages import Targets
 from rmas_jax.topology import Topology
 
 BUCKETS = 4  # groups of rows by length, at most
+BATCHES_AHEAD = 2  # made before they are asked for
 
 
 @struct.dataclass
@@ -129,39 +132,41 @@ class Batches:
         """
         if len(data) < batch_size:
             raise ValueError(f"batch_size={batch_size}: there are {len(data)} items to train on")
-        self.batch_size = batch_size
         self.groups = length_groups(row_lengths(data), batch_size)
-        self._data = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
-        self._seed = jax.random.key_data(key).tolist()
-        self._epoch: tuple[int, list[tuple[int, np.ndarray]]] = (-1, [])
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches of all groups."""
-        return sum(len(rows) // self.batch_size for rows in self.groups)
+        trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
+        # Grain adds the epoch to a seed, so these must not be neighbours.
+        random = np.random.default_rng(jax.random.key_data(key).tolist())
+        *seeds, mix = random.integers(2**32, size=len(self.groups) + 1).tolist()
+        epoch = grain.MapDataset.concatenate(
+            [
+                grain.MapDataset.source([(group, member) for member in range(len(rows))])
+                .shuffle(seed)
+                .batch(batch_size, drop_remainder=True, batch_fn=np.array)
+                for group, (rows, seed) in enumerate(zip(self.groups, seeds, strict=True))
+            ]
+        ).shuffle(mix)
+        self.steps_per_epoch = len(epoch)  # whole batches of all groups
+        self._members = epoch.repeat()  # step -> group and member [batch_size, 2]
+        self._batches = self._members.map(lambda found: trimmed[found[0, 0]].rows(found[:, 1]))
 
     def rows(self, step: int) -> np.ndarray:
         """Row numbers [batch_size] of a step in the split."""
-        group, members = self._place(step)
-        return self.groups[group][members]
+        group, members = self._members[step].T
+        return self.groups[group[0]][members]
 
     def __getitem__(self, step: int) -> TrainingData:
         """The batch of a step, on the host."""
-        group, members = self._place(step)
-        return self._data[group].rows(members)
+        return self._batches[step]
 
-    def _place(self, step: int) -> tuple[int, np.ndarray]:
-        """The group that a step reads, and which of its members [batch_size]."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._epoch[0] != epoch:
-            random = np.random.default_rng([*self._seed, epoch])
-            batches = []
-            for group, rows in enumerate(self.groups):
-                order = random.permutation(len(rows))
-                whole = len(rows) // self.batch_size * self.batch_size
-                batches += [(group, part) for part in order[:whole].reshape(-1, self.batch_size)]
-            self._epoch = epoch, [batches[i] for i in random.permutation(len(batches))]
-        return self._epoch[1][place]
+    @contextlib.contextmanager
+    def read_ahead(self, first: int, stop: int) -> Iterator[Iterator[TrainingData]]:
+        """Gives the batches of steps `first` to `stop - 1` in order.
+
+        A thread makes the next ones while a step runs; it ends with the context.
+        """
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
+        with contextlib.closing(iter(self._batches[first:stop].to_iter_dataset(options))) as ahead:
+            yield ahead
 
 
 def row_lengths(data: TrainingData) -> np.ndarray:

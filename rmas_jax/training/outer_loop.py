@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -75,6 +76,7 @@ def run_phase(
     with (
         CheckpointStore(directory, keep=config.keep_checkpoints, made_with=made_with) as store,
         Preemption() as preemption,
+        contextlib.ExitStack() as reading,
     ):
         if found := store.restore_newest(state):
             _, state = found
@@ -91,8 +93,9 @@ def run_phase(
         )
         unread: list[tuple[int, Any]] = []  # steps, and their metrics on the device
         clock = None  # when the last row was logged; the first waits for the compiler
+        ahead = reading.enter_context(batches.read_ahead(first, phase.steps))
         for step in bar:
-            batch = put_batch(batches[step], team.mesh)
+            batch = put_batch(next(ahead), team.mesh)
             state, metrics = step_fn(team.system, phase, team.agents, batch, state)
             unread.append((step, metrics))
             done = step + 1

@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -75,6 +77,49 @@ def test_batches_depend_on_key_and_step_alone(ragged):
     assert [same.rows(step).tolist() for step in (7, 2, 8)] == [wanted[i] for i in (7, 2, 8)]
     other = Batches(ragged, batch_size=4, key=jax.random.key(4))
     assert [other.rows(step).tolist() for step in range(9)] != wanted
+
+
+def test_whole_batches_are_cut_from_groups_and_remainders_wait(ragged):
+    ragged = ragged.rows(np.arange(11))
+    batches = Batches(ragged, batch_size=2, key=jax.random.key(3))
+    assert any(len(group) % 2 for group in batches.groups)
+    whole = sum(len(group) // 2 for group in batches.groups)
+    assert batches.steps_per_epoch == whole
+    epochs = [[batches.rows(epoch * whole + i) for i in range(whole)] for epoch in range(8)]
+    mixtures, visited = set(), set()
+    for epoch in epochs:
+        rows = np.concatenate(epoch).tolist()
+        assert len(set(rows)) == len(rows)
+        visited |= set(rows)
+        in_group = np.stack([[np.isin(part, g).all() for g in batches.groups] for part in epoch])
+        assert (in_group.sum(axis=1) == 1).all()
+        mixtures.add(str(in_group.argmax(axis=1)))
+    assert visited == set(range(len(ragged)))
+    assert len(mixtures) > 4  # groups come in another order in each epoch
+
+
+def test_batches_that_are_read_ahead_are_those_of_the_steps(ragged):
+    batches = Batches(ragged, batch_size=4, key=jax.random.key(3))
+    with batches.read_ahead(5, 11) as ahead:
+        read = list(ahead)
+    assert len(read) == 6
+    for step, batch in enumerate(read, start=5):
+        jax.tree.map(np.testing.assert_array_equal, batch, batches[step])
+    with batches.read_ahead(5, 5) as ahead:
+        assert list(ahead) == []
+
+
+def test_reading_ahead_ends_with_the_loop_even_if_that_breaks_off(ragged):
+    batches = Batches(ragged, batch_size=4, key=jax.random.key(3))
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt), batches.read_ahead(0, 1000) as ahead:
+        next(ahead)
+        started = set(threading.enumerate()) - before
+        raise KeyboardInterrupt
+    assert started
+    for thread in started:
+        thread.join(timeout=10)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_rows_of_like_length_are_read_together():
