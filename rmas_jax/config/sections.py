@@ -137,8 +137,8 @@ class InnerConfig(Section):
     )
     max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
     cache_gib: float = option(
-        "GiB of agents' states over their texts that are kept in OUTPUT_DIR/states, where other "
-        "runs with these agents and texts find them; what has no room stays in memory; 0: all does",
+        "GiB of agents' states over their texts that may lie in OUTPUT_DIR/states, for this and "
+        "other runs with the same agents and texts; what has no room is kept in memory, with 0 all",
         64.0,
         at_least=0,
     )

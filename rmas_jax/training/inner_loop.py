@@ -60,6 +60,9 @@ def run_inner_loop(
 
     Returns:
       All links; those that were trained lie on the host.
+
+    Raises:
+      ValueError: the texts of an edge's sender hold no token that both its ends have.
     """
     system, topology = team.system, team.system.topology
     edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
@@ -91,6 +94,8 @@ def run_inner_loop(
                     name: translations(states[sender], counterparts[name], tables[receiver])
                     for name, (sender, receiver) in edges.items()
                 }
+            if empty := [name for name, pairs in lessons.items() if not len(pairs.ids)]:
+                raise ValueError(f"{part} links {', '.join(empty)}: no token to learn from")
             trainings = {
                 name: Training(
                     getattr(system, part)[name],

@@ -59,19 +59,14 @@ class Training:
         through: Through | None = None,
     ):
         """Args:
-          link: an inner or an outer link.
-          params: its parameters at the start; they are copied.
-          pairs: what it learns from, with replacement.
-          config: of the regression; at least one step.
-          key: of the rows that are drawn, all of them at once, and of the noise.
-          device: where parameters and blocks lie.
-          through: the link that states pass before this one reads them.
-
-        Raises:
-          ValueError: there are no pairs.
+        link: an inner or an outer link.
+        params: its parameters at the start; they are copied.
+        pairs: what it learns from, with replacement; there are some.
+        config: of the regression; at least one step.
+        key: of the rows that are drawn, all of them at once, and of the noise.
+        device: where parameters and blocks lie.
+        through: the link that states pass before this one reads them.
         """
-        if not len(pairs.ids):
-            raise ValueError("there are no tokens to learn from")
         self.pairs, self.config, self.device = pairs, config, device
         shape = (config.steps, config.batch_size)
         self.drawn = np.asarray(jax.random.randint(key, shape, 0, len(pairs.ids)))

@@ -65,17 +65,17 @@ def read_texts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
 
-    Rows of like length are read together (`length_groups`), cut to the longest of their group: at
-    most half of what is read is padding, unless a group was too small for a batch and had to join
-    another. A batch has `BATCH_TOKENS` tokens at most (and `BATCH_SIZE` rows, a power of two, so
-    that it divides over devices); a group's last one wraps.
+    Rows of like length are read together (`length_groups`), cut to the longest of their group. So
+    a row is padded to less than twice its length; only those shorter than an eighth of the longest
+    of all may be padded more, up to that eighth. A batch has at most `BATCH_TOKENS` tokens, with
+    padding, and `BATCH_SIZE` rows (a power of two, so that they divide over devices); a longer row
+    is read alone. The last batch of a group wraps.
     """
     model, params = team.system.models[role], team.agents[role]
     read = jax.jit(functools.partial(states_before, model), static_argnames="width")
     lengths = dialogues.valid.sum(axis=1)
     number = np.cumsum(dialogues.target).reshape(dialogues.target.shape) - 1  # of each token
-    smallest = min(_rows_per_batch(lengths.max()), len(lengths))
-    for group in length_groups(lengths, smallest):
+    for group in length_groups(lengths, 1):
         length, width = lengths[group].max(), int(dialogues.target[group].sum(axis=1).max())
         size = min(_rows_per_batch(length), len(group))
         for start in range(0, len(group), size):

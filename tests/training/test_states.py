@@ -33,40 +33,47 @@ def dialogues():
     return Dialogues(ids=ids, valid=valid, target=from_end <= texts)
 
 
+@pytest.fixture
+def noted(monkeypatch):
+    """Shapes of the batches that are read."""
+    shapes = []
+    put_batch = states.put_batch
+
+    def note(batch, mesh):
+        shapes.append(batch[0].shape)
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(states, "put_batch", note)
+    return shapes
+
+
 @pytest.mark.parametrize("role", ["planner", "solver"])
 def test_texts_are_worth_the_same_read_in_groups_as_padded_to_the_longest(
-    team_and_links, dialogues, monkeypatch, role
+    team_and_links, dialogues, noted, monkeypatch, role
 ):
     team, _ = team_and_links
     model, params = team.system.models[role], team.agents[role]
     hidden = states_before(model, params, dialogues.ids, dialogues.valid, width=63)
     expected = np.asarray(hidden)[dialogues.target[:, -63:]]
-    read = []
-    put_batch = states.put_batch
-
-    def noted(batch, mesh):
-        read.append(batch[0].shape)
-        return put_batch(batch, mesh)
-
-    monkeypatch.setattr(states, "put_batch", noted)
     monkeypatch.setattr(states, "BATCH_TOKENS", 140)
     found = text_states(team, role, dialogues)
-    assert len({width for _, width in read}) == 4
-    assert all(rows * width <= 140 for rows, width in read)
+    assert len({width for _, width in noted}) == 4
+    assert all(rows * width <= 140 for rows, width in noted)
     # At most half of what is read is padding, beside the rows with which last batches wrap.
-    wrapped = sum(width * (rows - 1) for rows, width in set(read))
-    assert sum(rows * width for rows, width in read) - wrapped <= 2 * dialogues.valid.sum()
+    wrapped = sum(width * (rows - 1) for rows, width in set(noted))
+    assert sum(rows * width for rows, width in noted) - wrapped <= 2 * dialogues.valid.sum()
     np.testing.assert_array_equal(found.ids, dialogues.ids[dialogues.target])
     np.testing.assert_allclose(found.parts[0], expected, atol=1e-5)
     assert np.abs(np.diff(expected, axis=0)).min(axis=1).max() > 1e-2  # the control
 
 
-def test_one_long_text_is_read_alone(team_and_links, dialogues, monkeypatch):
-    monkeypatch.setattr(states, "BATCH_TOKENS", 1)
-    found = text_states(team_and_links[0], "planner", dialogues)
-    monkeypatch.undo()
-    whole = text_states(team_and_links[0], "planner", dialogues)
-    np.testing.assert_allclose(found.parts[0], whole.parts[0], atol=1e-5)
+def test_one_long_text_does_not_pad_the_others(team_and_links, dialogues, noted, monkeypatch):
+    monkeypatch.setattr(states, "BATCH_TOKENS", 40)
+    short = np.flatnonzero(dialogues.valid.sum(axis=1) < 10)
+    rows = np.concatenate([[0], short, short])
+    some = Dialogues(*(x[rows] for x in (dialogues.ids, dialogues.valid, dialogues.target)))
+    text_states(team_and_links[0], "planner", some)
+    assert noted == [(1, 64), (2, 9), (4, 8), (4, 8), (4, 8)]
 
 
 def test_parts_are_counted_through():
