@@ -39,7 +39,8 @@ from rmas_jax.commands import (
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Task, load_task
-from rmas_jax.evaluation.driver import Answering, evaluate
+from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.grading import find_grader
 from rmas_jax.models.generation import SamplingConfig

@@ -10,7 +10,7 @@ from teams import build_team, encode
 from rmas_jax import recursion
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import METHODS
-from rmas_jax.evaluation import driver
+from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.grading import GRADERS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
@@ -57,7 +57,7 @@ def contest(tmp_path_factory):
             methods=methods,
             rounds=rounds,
             batch_size=BATCH,
-            answering=driver.Answering(max_tokens=MAX_TOKENS, **answering),
+            answering=entrants.Answering(max_tokens=MAX_TOKENS, **answering),
             seed=seed,
             progress=False,
         )
@@ -179,11 +179,11 @@ def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monk
     (tmp_path / "results.json").write_text(json.dumps(kept))
 
     run = []
-    answer = driver._alone
+    answer = entrants._alone
     monkeypatch.setattr(
-        driver, "_alone", lambda *a, **k: (run.append(k["role"]), answer(*a, **k))[1]
+        entrants, "_alone", lambda *a, **k: (run.append(k["role"]), answer(*a, **k))[1]
     )
-    monkeypatch.setattr(driver, "_in_latents", lambda *a, **k: pytest.fail("it is done"))
+    monkeypatch.setattr(entrants, "_in_latents", lambda *a, **k: pytest.fail("it is done"))
     resumed, found = contest(tmp_path, methods, rounds=(1,))
     assert resumed[:3] == kept
     assert found == items

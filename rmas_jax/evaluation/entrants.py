@@ -1,0 +1,192 @@
+"""What is measured: methods at numbers of rounds, and how each answers a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmas_jax import recursion, text_channel
+from rmas_jax.agents import Reading
+from rmas_jax.answers import SecondTry, write_texts
+from rmas_jax.assembly import Team
+from rmas_jax.channels import either, latent_channel, shuffled
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import StagePrompt
+from rmas_jax.sampling import GREEDY
+from rmas_jax.tools import Toolbox
+from rmas_jax.topology import System
+
+Prompts = Mapping[str, StagePrompt]  # by role
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """How answers are written; messages between agents are greedy."""
+
+    max_tokens: int  # of a text
+    sampling: SamplingConfig = GREEDY
+    rollouts: int = 1  # K answers to a question, from the same latents or messages
+    toolbox: Toolbox | None = None
+    second_try: SecondTry | None = None
+
+
+class Answers(NamedTuple):
+    """What a method says to a batch, on the host."""
+
+    texts: list[list[str]]  # K rollouts of B
+    tokens: np.ndarray  # [B] tokens written, in the first rollout
+    steps: np.ndarray  # [B] sequential model steps, in the first rollout
+
+
+Keys = Sequence[jax.Array | None]  # per rollout: [B] PRNG keys, where tokens are drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """A method at one number of rounds, ready to run."""
+
+    method: str
+    rounds: int
+    latent_steps: int  # M; 0 where nothing latent is passed
+    slot_width: int  # of the prompts it reads
+    program: Hashable  # what it runs on the device; entrants that agree here share compiled code
+    answer: Callable[[Prompts, Keys], Answers]
+
+
+def entrants_of(
+    team: Team,
+    links: Any,
+    aligned_links: Any,
+    methods: Sequence[str],
+    rounds: Sequence[int],
+    answering: Answering,
+) -> Iterator[Entrant]:
+    """The methods that were asked for, at each number of rounds."""
+    steps = team.system.latent_steps
+    for method in methods:
+        if method == "single_agents":
+            for role in team.system.topology.order:
+                answer = functools.partial(_alone, team, role=role, answering=answering)
+                yield Entrant(f"single_{role}", 1, 0, 0, ("alone", role), answer)
+            continue
+        if method == "truncated_text" and steps == 0:
+            continue  # a text of no tokens passes nothing: that is no_latents
+        for r in rounds:
+            if method in ("recursive_text", "truncated_text"):
+                cut = steps if method == "truncated_text" else None
+                # The first two rounds compile all there is: the second is the first in which the
+                # answerer sends a message.
+                program = ("text", cut, min(r, 2))
+                answer = functools.partial(
+                    _in_text, team, rounds=r, answering=answering, max_message_tokens=cut
+                )
+                yield Entrant(method, r, 0, answering.max_tokens, program, answer)
+                continue
+            if method not in ("recursive_mas", "aligned_links", "no_latents", "shuffled_latents"):
+                raise ValueError(f"method {method!r} does not exist")
+            passed = 0 if method == "no_latents" else steps
+            answer = functools.partial(
+                _in_latents,
+                team._replace(system=team.system.replace(latent_steps=passed)),
+                aligned_links if method == "aligned_links" else links,
+                rounds=r,
+                answering=answering,
+                shuffle=method == "shuffled_latents",
+            )
+            program = ("latent", passed)
+            yield Entrant(method, r, passed, passed, program, answer)
+
+
+@functools.partial(jax.jit, static_argnames="system")
+def _listen(
+    system: System,
+    agents: Any,
+    links: Any,
+    prompts: Prompts,
+    *,
+    rounds: jax.Array,
+    shuffle: jax.Array,
+) -> Reading:
+    """What the latent rounds leave to the answerer.
+
+    Rounds and control are data: all latent methods of the same M run one compiled program.
+    """
+    channel = latent_channel(system, links)
+    channel = either(shuffle, shuffled(channel), channel)
+    return recursion.listen(system, agents, channel, prompts, rounds=rounds)[0]
+
+
+def _written(
+    team: Team, role: str, reading: Reading, keys: Keys, answering: Answering
+) -> tuple[list[list[str]], np.ndarray]:
+    """Texts of all rollouts, and the tokens of the first [B]."""
+    written = [
+        write_texts(
+            team.system.models[role],
+            team.agents[role],
+            team.tokenizers[role],
+            reading,
+            end_tokens=team.end_tokens[role],
+            max_tokens=answering.max_tokens,
+            sampling=answering.sampling,
+            keys=of_rollout,
+            toolbox=answering.toolbox,
+            second_try=answering.second_try,
+        )
+        for of_rollout in keys
+    ]
+    return [rollout.texts for rollout in written], written[0].tokens
+
+
+def _in_latents(
+    team: Team,
+    links: Any,
+    prompts: Prompts,
+    keys: Keys,
+    *,
+    rounds: int,
+    answering: Answering,
+    shuffle: bool,
+) -> Answers:
+    """Only the answer is text; before it, each stage but the last takes M steps."""
+    topology, system = team.system.topology, team.system
+    reading = _listen(system, team.agents, links, prompts, rounds=rounds, shuffle=shuffle)
+    texts, tokens = _written(team, topology.answerer, reading, keys, answering)
+    thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
+    return Answers(texts, tokens, thoughts + tokens)
+
+
+def _in_text(
+    team: Team,
+    prompts: Prompts,
+    keys: Keys,
+    *,
+    rounds: int,
+    answering: Answering,
+    max_message_tokens: int | None,
+) -> Answers:
+    reading, messages = text_channel.listen(
+        team.system,
+        team.agents,
+        team.tokenizers,
+        prompts,
+        rounds=rounds,
+        end_tokens=team.end_tokens,
+        max_tokens=max_message_tokens or answering.max_tokens,
+    )
+    texts, tokens = _written(team, team.system.topology.answerer, reading, keys, answering)
+    tokens = tokens + sum(message.tokens for message in messages)
+    return Answers(texts, tokens, tokens)  # stages follow each other, and a token is a step
+
+
+def _alone(team: Team, prompts: Prompts, keys: Keys, *, role: str, answering: Answering) -> Answers:
+    reading = text_channel.read_alone(
+        team.system.models[role], team.agents[role], team.tokenizers[role], prompts[role]
+    )
+    texts, tokens = _written(team, role, reading, keys, answering)
+    return Answers(texts, tokens, tokens)
