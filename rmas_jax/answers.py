@@ -20,8 +20,10 @@ import numpy as np
 from rmas_jax.agents import Reading, write
 from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.processes import from_first
 from rmas_jax.prompts import left_pad, task_types
 from rmas_jax.sampling import GREEDY
+from rmas_jax.sharding import to_host
 from rmas_jax.stop_strings import stop_table
 from rmas_jax.tools import CLOSING_TAGS, Toolbox, limit_text, next_call, result_text
 
@@ -83,7 +85,8 @@ def write_texts(
       max_tokens: tokens of a text at most, over all its pieces but the second try.
       sampling: how a token is chosen.
       keys: [B] PRNG keys, where tokens are drawn.
-      toolbox: what may be called; a row pauses at a closing tag, whatever the others do.
+      toolbox: what may be called; a row pauses at a closing tag, whatever the others do. Of several
+        processes the first one calls.
       second_try: what is done with a text that lacks an answer; the agent still sees its prompt
         and what it received (upstream lets it see its text alone).
     """
@@ -109,7 +112,7 @@ def write_texts(
             limits=limits.astype(np.int32),
             stops=stops,
         )
-        rows.add(*jax.device_get((speech.tokens, speech.lengths)))
+        rows.add(*to_host((speech.tokens, speech.lengths)))
         pieces += 1
 
     calls, cursor = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
@@ -130,7 +133,8 @@ def write_texts(
                 limits[i] = 0
                 continue
             calls[i] += 1
-            rows.append(i, result_text(toolbox.run(call), toolbox.max_characters))
+            result = from_first(functools.partial(toolbox.run, call))
+            rows.append(i, result_text(result, toolbox.max_characters))
             cursor[i] = len(rows.text(i))
 
     tried_again = np.zeros(batch, bool)

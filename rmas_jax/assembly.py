@@ -23,6 +23,7 @@ from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
 from rmas_jax.models.generation import sampling_defaults
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import RolePrompt, load_prompts
+from rmas_jax.sharding import to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 
@@ -206,19 +207,20 @@ def start_links(
 
 def shared_embeddings(
     team: Team, edge: tuple[str, str], *, texts: Sequence[str] | None = None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Input embeddings [n, D] and [n, D'] of the tokens that both ends of an edge have.
 
-    With `texts`, only of tokens that the sender would use to write them.
+    With `texts`, only of tokens that the sender would use to write them. They are on the host.
     """
     ids = shared_tokens(*(team.tokenizers[role] for role in edge))
     if texts is not None:
         rows = team.tokenizers[edge[0]](list(texts), add_special_tokens=False)["input_ids"]
         used = np.isin(ids[0], np.unique(np.concatenate([np.asarray(row) for row in rows])))
         ids = tuple(own[used] for own in ids)
-    return tuple(
+    embeddings = tuple(
         team.system.models[role]
         .apply({"params": team.agents[role]}, jnp.asarray(own)[None], method="embed")[0]
         .astype(jnp.float32)
         for role, own in zip(edge, ids, strict=True)
     )
+    return to_host(embeddings)

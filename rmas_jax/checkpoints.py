@@ -15,6 +15,8 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.flax import load_file
 from safetensors.numpy import save_file
 
+from rmas_jax.processes import is_first
+
 RECORD = "record.json"  # beside the checkpoints
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class CheckpointStore:
         self.losses = {int(step): loss for step, loss in record["validation_loss"].items()}
 
     def _write_record(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             half = self.directory / f"{RECORD}.partial"
             record = {"made_with": self.made_with, "validation_loss": self.losses}
             half.write_text(json.dumps(record, indent=2))

@@ -120,6 +120,15 @@ def put_batch(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(put, tree)
 
 
+def put_whole(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays, the same in every process, whole on every device; without a mesh on the default one.
+
+    Raises:
+      AssertionError: processes have different values.
+    """
+    return jax.device_put(tree, None if mesh is None else replicated(mesh))
+
+
 def state_shardings(state: Any, mesh: Mesh | None) -> Any:
     """Where each array of a train state lies, as a tree like `state`; None without a mesh.
 
@@ -145,9 +154,13 @@ def state_shardings(state: Any, mesh: Mesh | None) -> Any:
 
 def to_host(tree: Any) -> Any:
     """Whole arrays as numpy, in every process; all processes call it together."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+
+    def whole(array: Any) -> Any:
+        # Gathering an array that a process has for itself would put them all one after another.
+        is_split = isinstance(array, jax.Array) and not array.is_fully_addressable
+        return multihost_utils.process_allgather(array, tiled=True) if is_split else array
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 @functools.cache  # says each thing once

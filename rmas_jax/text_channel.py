@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rmas_jax.agents import Reading, read_prefix
 from rmas_jax.answers import write_texts
@@ -24,6 +24,7 @@ from rmas_jax.models import Cache, Decoder
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
 from rmas_jax.sampling import GREEDY
+from rmas_jax.sharding import put_batch
 from rmas_jax.topology import System
 
 
@@ -74,6 +75,10 @@ def fill_slots(
     return ids, valid
 
 
+def _prefix(model: Decoder, params: Any, prompt: StagePrompt, mesh: Mesh | None) -> Cache:
+    return _read_prefix(model, params, *put_batch((prompt.prefix_ids, prompt.prefix_valid), mesh))
+
+
 def read_messages(
     model: Decoder,
     tokenizer: Any,
@@ -82,18 +87,21 @@ def read_messages(
     *,
     form: int,
     messages: Mapping[str, Sequence[str]],
+    mesh: Mesh | None = None,
 ) -> Reading:
     """What an agent reads: its prompt in form FIRST or LATER with messages (sender -> B texts)."""
     ids, valid = fill_slots(tokenizer, prompt, form, messages)
-    nothing = jnp.zeros((len(ids), 0, model.config.width))  # the slots hold tokens
-    return Reading(prefix, ids, valid, nothing, slot_index=(-1,) * ids.shape[1])
+    nothing = np.zeros((len(ids), 0, model.config.width), np.float32)  # the slots hold tokens
+    return Reading(prefix, *put_batch((ids, valid, nothing), mesh), (-1,) * ids.shape[1])
 
 
-def read_alone(model: Decoder, params: Any, tokenizer: Any, prompt: StagePrompt) -> Reading:
+def read_alone(
+    model: Decoder, params: Any, tokenizer: Any, prompt: StagePrompt, *, mesh: Mesh | None = None
+) -> Reading:
     """What an agent by itself reads: its first-round prompt, with nothing in the slots."""
-    prefix = _read_prefix(model, params, prompt.prefix_ids, prompt.prefix_valid)
+    prefix = _prefix(model, params, prompt, mesh)
     nothing = {sender: [""] * len(prompt.body_ids) for sender in prompt.senders}
-    return read_messages(model, tokenizer, prompt, prefix, form=FIRST, messages=nothing)
+    return read_messages(model, tokenizer, prompt, prefix, form=FIRST, messages=nothing, mesh=mesh)
 
 
 def listen(
@@ -107,6 +115,7 @@ def listen(
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Reading, list[Message]]:
     """R rounds of text, up to what the answerer reads before it answers.
 
@@ -124,6 +133,7 @@ def listen(
         the time of M latent thoughts.
       sampling: how the tokens of messages are chosen.
       keys: [B] PRNG keys, where they are drawn.
+      mesh: where the agents lie; it splits the batch.
 
     Raises:
       ValueError: fewer than one round, or messages of less than one token.
@@ -132,10 +142,7 @@ def listen(
         raise ValueError(f"rounds={rounds}, max_tokens={max_tokens} of a message: at least 1 each")
     topology, models = system.topology, system.models
     prefixes = {
-        role: _read_prefix(
-            models[role], agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid
-        )
-        for role in topology.order
+        role: _prefix(models[role], agents[role], prompts[role], mesh) for role in topology.order
     }
     # A reader gets what each sender wrote last: in this round if it stands before the reader.
     newest = {role: [""] * len(prompts[role].body_ids) for role in topology.order}
@@ -149,6 +156,7 @@ def listen(
                 prefixes[role],
                 form=FIRST if index == 0 else LATER,
                 messages=newest,
+                mesh=mesh,
             )
             if role == topology.answerer and index == rounds - 1:
                 break  # it answers; it is the last in order

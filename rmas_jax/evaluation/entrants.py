@@ -18,6 +18,7 @@ from rmas_jax.channels import either, latent_channel, shuffled
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.sampling import GREEDY
+from rmas_jax.sharding import put_batch, put_whole
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import System
 
@@ -68,6 +69,7 @@ def entrants_of(
 ) -> Iterator[Entrant]:
     """The methods that were asked for, at each number of rounds."""
     steps = team.system.latent_steps
+    links, aligned_links = put_whole((links, aligned_links), team.mesh)
     for method in methods:
         if method == "single_agents":
             for role in team.system.topology.order:
@@ -155,7 +157,14 @@ def _in_latents(
 ) -> Answers:
     """Only the answer is text; before it, each stage but the last takes M steps."""
     topology, system = team.system.topology, team.system
-    reading = _listen(system, team.agents, links, prompts, rounds=rounds, shuffle=shuffle)
+    reading = _listen(
+        system,
+        team.agents,
+        links,
+        put_batch(prompts, team.mesh),
+        rounds=rounds,
+        shuffle=shuffle,
+    )
     texts, tokens = _written(team, topology.answerer, reading, keys, answering)
     thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
     return Answers(texts, tokens, thoughts + tokens)
@@ -178,6 +187,7 @@ def _in_text(
         rounds=rounds,
         end_tokens=team.end_tokens,
         max_tokens=max_message_tokens or answering.max_tokens,
+        mesh=team.mesh,
     )
     texts, tokens = _written(team, team.system.topology.answerer, reading, keys, answering)
     tokens = tokens + sum(message.tokens for message in messages)
@@ -186,7 +196,11 @@ def _in_text(
 
 def _alone(team: Team, prompts: Prompts, keys: Keys, *, role: str, answering: Answering) -> Answers:
     reading = text_channel.read_alone(
-        team.system.models[role], team.agents[role], team.tokenizers[role], prompts[role]
+        team.system.models[role],
+        team.agents[role],
+        team.tokenizers[role],
+        prompts[role],
+        mesh=team.mesh,
     )
     texts, tokens = _written(team, role, reading, keys, answering)
     return Answers(texts, tokens, tokens)

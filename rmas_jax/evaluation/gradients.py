@@ -15,6 +15,7 @@ from rmas_jax.channels import either, latent_channel, softmax_channel
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.recursion import run_rounds
+from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.stages import Targets
 from rmas_jax.topology import System, edge_name
 
@@ -87,14 +88,15 @@ def gradient_norms(
         edge_name(edge): shared_tokens(*(team.tokenizers[role] for role in edge))
         for edge in topology.edges
     }
-    arguments = (team.agents, links, shared, prompts, target)
+    prompts, target = put_batch((prompts, target), team.mesh)
+    arguments = (team.agents, put_whole(links, team.mesh), shared, prompts, target)
     # It runs twice: compiling it well would take much longer than running it.
     norms_of = _norms.lower(team.system, *arguments, True, rounds=rounds).compile(
         {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     )
     rows = []
     for channel in ("latent", "softmax"):
-        norms = jax.device_get(norms_of(*arguments, channel == "latent"))
+        norms = to_host(norms_of(*arguments, channel == "latent"))
         for edge in topology.edges:
             name = edge_name(edge)
             reached = rounds - (edge in topology.feedback_edges)

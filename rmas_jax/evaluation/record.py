@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rmas_jax.processes import from_first
+
 Row = dict[str, Any]
 KEY = ("method", "rounds", "split", "seed")  # what makes a measurement
 
@@ -23,20 +25,25 @@ class Record:
 
     Items are appended batch by batch; a measurement counts as done once its row stands in
     `results.json` and all its items in `items.jsonl`. What an interruption left half done is
-    dropped on opening.
+    dropped on opening. The first process reads and writes, and all of them know the same rows.
     """
 
     def __init__(self, directory: Path):
-        directory.mkdir(parents=True, exist_ok=True)
         self.items_path, self.results_path = directory / "items.jsonl", directory / "results.json"
+        self.rows: list[Row] = from_first(self._open)
+
+    def _open(self) -> list[Row]:
+        """The rows of what is done; nothing else stays in either file."""
+        self.items_path.parent.mkdir(parents=True, exist_ok=True)
         rows = json.loads(self.results_path.read_text()) if self.results_path.exists() else []
         items = _whole_lines(self.items_path) if self.items_path.exists() else []
         counts = collections.Counter(measurement(item) for item in items)
-        self.rows: list[Row] = [row for row in rows if counts[measurement(row)] == row["n"]]
-        done = {measurement(row) for row in self.rows}
+        rows = [row for row in rows if counts[measurement(row)] == row["n"]]
+        done = {measurement(row) for row in rows}
         kept = [item for item in items if measurement(item) in done]
         _replace(self.items_path, "".join(map(_line, kept)))
-        _replace(self.results_path, json.dumps(self.rows, indent=1) + "\n")
+        _replace(self.results_path, _table(rows))
+        return rows
 
     def has(self, key: tuple[Any, ...]) -> bool:
         """Whether a measurement is done."""
@@ -44,13 +51,26 @@ class Record:
 
     def add_items(self, items: Sequence[Row]) -> None:
         """Appends items of a measurement under way."""
-        with self.items_path.open("a", encoding="utf-8") as file:
-            file.writelines(map(_line, items))
+
+        def append() -> None:
+            with self.items_path.open("a", encoding="utf-8") as file:
+                file.writelines(map(_line, items))
+
+        from_first(append)
 
     def finish(self, row: Row) -> None:
         """Adds the row of a measurement whose items are all appended."""
-        self.rows.append(row)
-        _replace(self.results_path, json.dumps(self.rows, indent=1) + "\n")
+
+        def add() -> list[Row]:
+            rows = [*self.rows, row]
+            _replace(self.results_path, _table(rows))
+            return rows
+
+        self.rows = from_first(add)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def _line(item: Row) -> str:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from rmas_jax.config import ConfigError
+from rmas_jax.processes import is_first
 
 
 class Curves:
@@ -27,7 +27,7 @@ class Curves:
           ConfigError: tensorboardX is not installed.
         """
         self.path = path
-        self.writes = jax.process_index() == 0
+        self.writes = is_first()
         self.board = None
         if tensorboard is not None and self.writes:
             try:
