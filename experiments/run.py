@@ -3,10 +3,12 @@
     python experiments/run.py --config experiments/configs/quickstart.yaml
     python experiments/run.py --config ... --set name=longer --set outer.phases.0.steps=400
     python experiments/run.py --config ... --dry_run
+    python experiments/run.py --config ... --coordinator HOST:PORT --processes 2 --process 0
 
 Stages run in order, and one that is finished is not run again: data, inner loop, outer loop (its
 phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
-written under OUTPUT_DIR/NAME. SIGTERM ends a run in good order; the same command goes on. Where
+written under OUTPUT_DIR/NAME. SIGTERM ends a run in good order; the same command goes on. Several
+processes, one per host, run as one: the first writes, and any may get the signal. Where
 `system.links` names links, training starts from those, and the inner loop leaves the outer ones
 alone; without training they are evaluated as they are.
 """
@@ -16,11 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -33,27 +34,31 @@ from rmas_jax.commands import (
     DIVERGED,
     PREEMPTED,
     add_config_options,
+    add_process_options,
     build_toolbox,
+    join_processes,
     load_run_team,
     use_compilation_cache,
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
-from rmas_jax.data import Task, load_task
+from rmas_jax.data import Row, Task, load_task
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.gradients import gradient_norms
-from rmas_jax.evaluation.grading import find_grader
+from rmas_jax.evaluation.grading import Grader, find_grader
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.processes import from_first, in_turn, is_first, together
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import RunFolder, agent_sources, environment, weights_digest
+from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
+from rmas_jax.sharding import to_host
 from rmas_jax.topology import load_topology
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
 from rmas_jax.training.outer_loop import DivergedError, run_phase
 from rmas_jax.training.plan import describe_run
-from rmas_jax.training.preemption import PreemptedError
+from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.state_cache import StateCache
 
 log = logging.getLogger("rmas_jax")
@@ -119,6 +124,12 @@ def encode(team: Team, task: Task, items: Sequence[Any]) -> TrainingData:
     )
 
 
+def keep_links(path: Path, links: Any) -> None:
+    """Writes links, once."""
+    whole = to_host(links)
+    from_first(lambda: save_links(path, whole))
+
+
 def train(
     config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder, agents: Any
 ) -> None:
@@ -129,12 +140,10 @@ def train(
     """
     names = ("links", "inner", "outer")
     keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
-    curves = Curves(
-        folder.path / "metrics.jsonl",
-        tensorboard=folder.path / "tensorboard" if config.runtime.tensorboard else None,
-    )
+    tensorboard = folder.path / "tensorboard" if config.runtime.tensorboard else None
+    curves = together(lambda: Curves(folder.path / "metrics.jsonl", tensorboard=tensorboard))
     aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
-    common = {"progress": config.runtime.progress, "curves": curves}
+    common = {"progress": config.runtime.progress and is_first(), "curves": curves}
     cache = StateCache(
         Path(config.output_dir) / "states",
         limit_gib=config.inner.cache_gib,
@@ -176,7 +185,7 @@ def train(
             align_outer=given is None and config.system.outer_start == "aligned",
             **common,
         )
-        save_links(aligned, links)
+        keep_links(aligned, links)
 
     def outer() -> None:
         data = encode(team, task, examples)
@@ -195,31 +204,48 @@ def train(
                 sources=agents,
                 **common,
             )
-        save_links(trained, links)
+        keep_links(trained, links)
 
     folder.stage("inner loop", inner)
     folder.stage("outer loop", outer)
+
+
+class Inputs(NamedTuple):
+    """What a run reads before it writes anything."""
+
+    grade: Grader
+    answering: Answering
+    splits: dict[str, list[Row]]  # what is evaluated
+    team: Team
+    given: Any  # links to start from, or None
+    agents: dict[str, dict[str, str | None]]  # of `agent_sources`
+
+
+def read_inputs(config: RunConfig, task: Task) -> Inputs:
+    """Reads and checks all that a run needs."""
+    grade, answering = find_grader(config.data), find_answering(config)
+    try:
+        splits = {split: task.load(split) for split in config.evaluation.splits}
+    except ValueError as error:
+        raise ConfigError(f"evaluation.splits: {error}") from None
+    team = load_run_team(config)
+    given = None if config.system.links is None else load_links_for(team, config.system)
+    return Inputs(grade, answering, splits, team, given, agent_sources(config))
 
 
 def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    grade, task, answering = find_grader(config.data), find_data(config), find_answering(config)
-    try:
-        splits = {split: task.load(split) for split in config.evaluation.splits}
-    except ValueError as error:
-        raise ConfigError(f"evaluation.splits: {error}") from None
-    team = load_run_team(config)
+    task = in_turn(lambda: find_data(config))  # the first process prepares it
+    grade, answering, splits, team, given, agents = together(lambda: read_inputs(config, task))
     if dry:
         data = encode(team, task, task.load("train")[: config.data.train_size])
-        print("\n".join(describe_run(config, team, data)))
+        plan = list(describe_run(config, team, data))
+        from_first(lambda: print("\n".join(plan)))
         return
-    given = None if config.system.links is None else load_links_for(team, config.system)
-    agents = agent_sources(config)
     folder = RunFolder(config, weights_digest(agents, given), task.version)
-    (folder.path / "environment.json").write_text(json.dumps(environment(), indent=2))
-    list_bad_rows(task, folder.path / "bad_rows.jsonl")
+    from_first(lambda: list_bad_rows(task, folder.path / "bad_rows.jsonl"))
     train(config, team, given, task, folder, agents)
     aligned, trained = (
         load_links(folder.path / "links" / f"{name}.safetensors") for name in ("aligned", "trained")
@@ -238,7 +264,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
             batch_size=config.evaluation.batch_size,
             answering=answering,
             seed=config.seed,
-            progress=config.runtime.progress,
+            progress=config.runtime.progress and is_first(),
         )
 
     def gradients() -> None:
@@ -251,13 +277,19 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
             data.targets[team.system.topology.answerer],
             rounds=config.system.rounds,
         )
-        (folder.path / "gradients.json").write_text(json.dumps(norms, indent=2))
+        text = json.dumps(norms, indent=2)
+        from_first(lambda: (folder.path / "gradients.json").write_text(text))
 
     folder.stage("evaluation", measure)
     folder.stage("gradient norms", gradients)
-    report = write_report(folder.path)
-    print(terminal_table(json.loads((folder.path / "results.json").read_text())))
-    print(f"\nreport: {report}")
+    from_first(lambda: report(folder.path))
+
+
+def report(folder: Path) -> None:
+    """Writes the report of a run and prints its table."""
+    written = write_report(folder)
+    print(terminal_table(json.loads((folder / "results.json").read_text())))
+    print(f"\nreport: {written}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -268,34 +300,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_options(parser)
+    add_process_options(parser)
     parser.add_argument(
         "--dry_run",
         action="store_true",
         help="prints agents, links, steps, shapes and memory of a run, and where it would write",
     )
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
-    before = signal.signal(signal.SIGTERM, stop_now)
     try:
-        run(load_config(args.config, args.overrides), dry=args.dry_run)
+        join_processes(args)
+    except ConfigError as error:
+        parser.error(str(error))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO if is_first() else logging.ERROR)
+    try:
+        with sigterm_noted():
+            run(together(lambda: load_config(args.config, args.overrides)), dry=args.dry_run)
     except BAD_INPUTS as error:
-        print(f"error: {error}", file=sys.stderr)
+        say("error:", error, *getattr(error, "__notes__", ()))
         return BAD_INPUT
     except DivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say("error:", error)
         return DIVERGED
     except PreemptedError as error:
-        print(f"stopped: {error}; the same command goes on from there", file=sys.stderr)
+        say(f"stopped: {error}; the same command goes on from there")
         return PREEMPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def stop_now(*_: Any) -> None:
-    """What SIGTERM does outside the outer loop, where nothing is lost but the current stage."""
-    raise PreemptedError("between checkpoints; finished stages and evaluated items are kept")
+def say(*message: object) -> None:
+    """Prints to standard error, once."""
+    if is_first():
+        print(*message, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -59,6 +61,71 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which of several processes this one is."""
+    group = parser.add_argument_group(
+        "several processes",
+        "One per host, each started with the same command (but for --process). They split one mesh "
+        "over all their devices, and share OUTPUT_DIR.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="where JAX finds the three by itself: TPU pods, Slurm, Open MPI",
+    )
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes, if the options say that there are some; first of all JAX calls.
+
+    Raises:
+      ConfigError: an option is missing or wrong, or the other processes are not found.
+    """
+    given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not args.distributed:
+        return
+    if args.distributed:
+        if len(missing) < len(given):
+            raise ConfigError("--distributed goes without --coordinator, --processes and --process")
+    else:
+        _check_processes(missing, **given)
+    # The backend of CPUs that reaches other processes; accelerators have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(*given.values())
+    except (ValueError, RuntimeError) as error:
+        how = "--distributed" if args.distributed else f"--coordinator {args.coordinator}"
+        raise ConfigError(f"{how}: cannot join the other processes: {error}") from None
+    sys.excepthook = _end_at_once
+
+
+def _check_processes(missing: list[str], coordinator: str, processes: int, process: int) -> None:
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} missing: --coordinator, --processes and --process go together"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"--coordinator {coordinator}: allowed is HOST:PORT, like 10.0.0.1:8476")
+    if processes < 1:
+        raise ConfigError(f"--processes {processes}: allowed is at least 1")
+    if not 0 <= process < processes:
+        raise ConfigError(
+            f"--process {process}: allowed is 0 to {processes - 1} (--processes {processes})"
+        )
+
+
+def _end_at_once(*error: Any) -> None:
+    """Ends a process that failed without waiting for the others, which fail when it is gone."""
+    sys.__excepthook__(*error)
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -95,12 +162,18 @@ def load_run_team(config: RunConfig) -> Team:
 
 
 def mesh_of(config: RunConfig) -> Mesh:
-    """The mesh of a run: it takes the first devices where it needs fewer than there are."""
+    """The mesh of a run: one process may take the first devices only, several take all.
+
+    Raises:
+      ConfigError: the sizes do not fit the number of devices.
+    """
     sizes, devices = dataclasses.asdict(config.runtime.mesh), jax.devices()
-    needed = math.prod(sizes.values())
-    if needed < len(devices):
+    needed, processes = math.prod(sizes.values()), jax.process_count()
+    if needed < len(devices) and processes == 1:
         log.warning("runtime.mesh uses %d of %d devices", needed, len(devices))
+        devices = devices[:needed]
     try:
-        return make_mesh(**sizes, devices=devices[:needed])
+        return make_mesh(**sizes, devices=devices)
     except ValueError as error:
-        raise ConfigError(f"runtime.mesh: {error}") from None
+        of = f" of all {processes} processes" if processes > 1 else ""
+        raise ConfigError(f"runtime.mesh: {error}{of}") from None

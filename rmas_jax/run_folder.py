@@ -20,14 +20,25 @@ import yaml
 from rmas_jax import __version__
 from rmas_jax.config import ConfigError, RunConfig, dump_config
 from rmas_jax.models.hf import local_directory
+from rmas_jax.processes import from_first, together
+from rmas_jax.training.preemption import end_if_due
 
+ENVIRONMENT = "environment.json"
 log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of a run: its configuration, its finished stages and how long they took."""
+    """The folder of a run: its configuration, its finished stages and how long they took.
+
+    Of several processes the first writes here and says what is finished.
+    """
 
     def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
+        """Makes the folder, or finds that of an earlier start.
+
+        Raises:
+          ConfigError: it holds something else; or processes do not share it or run something else.
+        """
         self.path = Path(config.output_dir) / config.name
         self.marks = self.path / "timings.json"  # finished stages and their seconds
         identity = {
@@ -35,6 +46,11 @@ class RunFolder:
             "weights": weights_digest,
             "data": data_version,
         }
+        claimed = from_first(lambda: self._claim(identity, dump_config(config)))
+        together(lambda: self._check_shared(identity, *claimed))
+
+    def _claim(self, identity: dict[str, Any], config: str) -> tuple[dict[str, Any], str]:
+        """Makes the folder this run's; returns its identity and its environment as written."""
         stored = self.path / "identity.json"
         if stored.is_file():
             before = json.loads(stored.read_text())
@@ -48,19 +64,43 @@ class RunFolder:
             raise ConfigError(f"{self.path} is not empty and holds no run of ours")
         self.path.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(identity, indent=2))
-        (self.path / "config.yaml").write_text(dump_config(config))
+        (self.path / "config.yaml").write_text(config)
+        found = json.dumps(environment(), indent=2)
+        (self.path / ENVIRONMENT).write_text(found)
+        return identity, found
+
+    def _check_shared(self, identity: dict[str, Any], firsts: dict[str, Any], found: str) -> None:
+        """Whether this process runs what the first one does, and sees what it has written."""
+        if identity != firsts:
+            raise ConfigError(
+                "the processes were started for different runs; they differ in "
+                f"{', '.join(_differences(firsts, identity))}"
+            )
+        seen = self.path / ENVIRONMENT
+        if not seen.is_file() or seen.read_text() != found:
+            raise ConfigError(
+                f"output_dir: process {jax.process_index()} does not see in {self.path} what the "
+                "first process has written; allowed is a folder that all processes share"
+            )
 
     def stage(self, name: str, run: Callable[[], Any]) -> None:
-        """Runs a stage, unless it was finished before, and says which."""
-        done = json.loads(self.marks.read_text()) if self.marks.is_file() else {}
+        """Runs a stage, unless it was finished before, and says which.
+
+        Raises:
+          PreemptedError: SIGTERM came before it.
+        """
+        done = from_first(
+            lambda: json.loads(self.marks.read_text()) if self.marks.is_file() else {}
+        )
         if name in done:
             log.info("%s: finished before in %.0f s, reused", name, done[name])
             return
+        end_if_due(f"before the stage {name!r}; what is finished is kept")
         log.info("%s ...", name)
         started = time.perf_counter()
         run()
         done[name] = round(time.perf_counter() - started, 1)
-        self.marks.write_text(json.dumps(done, indent=2))
+        from_first(lambda: self.marks.write_text(json.dumps(done, indent=2)))
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:

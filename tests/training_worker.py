@@ -26,7 +26,7 @@ from rmas_jax.stages import Targets
 from rmas_jax.training import outer_loop
 from rmas_jax.training.batches import TrainingData
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.preemption import PreemptedError
+from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 
 PREEMPTED = 75
 
@@ -119,7 +119,8 @@ def main() -> int:
         ask_before(ask)
     sizes = tuple(int(size) for size in sizes.split(","))
     try:
-        train(Path(agents), Path(folder), sizes, int(steps))
+        with sigterm_noted():
+            train(Path(agents), Path(folder), sizes, int(steps))
     except PreemptedError as error:
         print(error)
         return PREEMPTED

@@ -27,6 +27,7 @@ from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
 from rmas_jax.prompts import encode_stage, take
 from rmas_jax.sampling import row_keys
+from rmas_jax.training.preemption import end_if_due
 
 ORDER_SEED = 0  # of the order in which the items of a split are run
 
@@ -67,6 +68,7 @@ def evaluate(
       All rows of `results.json`.
 
     Raises:
+      PreemptedError: SIGTERM came; what is finished stays.
       ValueError: a method that does not exist; a split without items; the shuffled control with
         batches of one item, or with a question that stands next to itself.
     """
@@ -106,6 +108,10 @@ def evaluate(
             graded: list[Row] = []
             seconds, rows_run = 0.0, 0
             for rows, kept in batches(len(items), batch_size):
+                end_if_due(
+                    f"evaluation stopped in {entrant.method}, rounds {entrant.rounds}, {split}; "
+                    f"what was measured before is kept in {directory}"
+                )
                 batch = take(prompts, starts[split] + rows)
                 keys = _keys(answering, seed, rows)
                 if entrant.program not in compiled:

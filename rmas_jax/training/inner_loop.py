@@ -18,6 +18,7 @@ from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner import Through
+from rmas_jax.training.preemption import end_if_due
 from rmas_jax.training.regression import Pairs, Training, train_side_by_side
 from rmas_jax.training.state_cache import StateCache
 from rmas_jax.training.states import TokenStates, rollout_states, text_states
@@ -62,6 +63,7 @@ def run_inner_loop(
       All links; those that were trained lie on the host.
 
     Raises:
+      PreemptedError: SIGTERM came.
       ValueError: the texts of an edge's sender hold no token that both its ends have.
     """
     system, topology = team.system, team.system.topology
@@ -79,8 +81,13 @@ def run_inner_loop(
         total=config.passes * (len(topology.order) + len(edges)) * config.steps,
         desc="inner loop",
         unit="step",
-        disable=not progress or jax.process_index() > 0,
+        disable=not progress,
     )
+
+    def report(steps: int) -> None:
+        bar.update(steps)
+        end_if_due("in the inner loop, which starts again")
+
     number = itertools.count()
     for i in range(config.passes):
         if i:  # a thought of a role without texts stands for no token
@@ -108,7 +115,7 @@ def run_inner_loop(
                 )
                 for k, (name, pairs) in enumerate(lessons.items())
             }
-            for name, (params, logged) in train_side_by_side(trainings, bar.update).items():
+            for name, (params, logged) in train_side_by_side(trainings, report).items():
                 links[part][name] = params
                 for step in range(0, config.steps, log_every):
                     values = {curve: float(v[step]) for curve, v in logged.items()}

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
+from rmas_jax.processes import is_first
 from rmas_jax.sharding import put_batch, replicated, state_shardings
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.outer import OuterState, outer_step, start_phase
-from rmas_jax.training.preemption import PreemptedError, Preemption
+from rmas_jax.training.preemption import PreemptedError, end_is_due
 from rmas_jax.training.rollouts import roll_outs
 
 
@@ -75,7 +76,6 @@ def run_phase(
     made_with = {"key": jax.random.key_data(key).tolist(), "agents": dict(sources or {})}
     with (
         CheckpointStore(directory, keep=config.keep_checkpoints, made_with=made_with) as store,
-        Preemption() as preemption,
         contextlib.ExitStack() as reading,
     ):
         if found := store.restore_newest(state):
@@ -89,7 +89,7 @@ def run_phase(
             initial=first,
             total=phase.steps,
             desc=f"outer loop, {phase.name}",
-            disable=not progress or jax.process_index() > 0,
+            disable=not (progress and is_first()),
         )
         unread: list[tuple[int, Any]] = []  # steps, and their metrics on the device
         clock = None  # when the last row was logged; the first waits for the compiler
@@ -99,7 +99,7 @@ def run_phase(
             state, metrics = step_fn(team.system, phase, team.agents, batch, state)
             unread.append((step, metrics))
             done = step + 1
-            ends = done == phase.steps or preemption.is_due(step)
+            ends = done == phase.steps or end_is_due()
             validates = done % config.validation_every == 0 or done == phase.steps
             saves = done % config.checkpoint_every == 0 or validates or ends
             if step % config.log_every == 0 or saves:

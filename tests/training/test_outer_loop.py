@@ -19,7 +19,7 @@ from rmas_jax.training import outer_loop
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.outer_loop import DivergedError, largest_loss, run_phase
-from rmas_jax.training.preemption import PreemptedError
+from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -118,8 +118,9 @@ def test_sigterm_ends_the_phase_after_the_step_and_the_same_call_goes_on(
     ask_to_end.steps = 0
     monkeypatch.setattr(outer_loop, "put_batch", ask_to_end)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(
-        PreemptedError, match=r"stopped after step 4 of 6 and is saved in .*stopped"
+    with (
+        sigterm_noted(),
+        pytest.raises(PreemptedError, match=r"stopped after step 4 of 6 and is saved in .*stopped"),
     ):
         run(tiny, data, stopped)
     assert signal.getsignal(signal.SIGTERM) is before
