@@ -81,16 +81,18 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if the options say that there are some; first of all JAX calls.
 
+    Where one does not come, JAX itself ends the others after five minutes.
+
     Raises:
-      ConfigError: an option is missing or wrong, or the other processes are not found.
+      ConfigError: an option is missing or wrong, or JAX finds no processes by itself.
     """
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) == len(given) and not args.distributed:
-        return
     if args.distributed:
         if len(missing) < len(given):
             raise ConfigError("--distributed goes without --coordinator, --processes and --process")
+    elif len(missing) == len(given):
+        return
     else:
         _check_processes(missing, **given)
     # The backend of CPUs that reaches other processes; accelerators have their own.
@@ -122,7 +124,7 @@ def _check_processes(missing: list[str], coordinator: str, processes: int, proce
 def _end_at_once(*error: Any) -> None:
     """Ends a process that failed without waiting for the others, which fail when it is gone."""
     sys.__excepthook__(*error)
-    sys.stderr.flush()
+    sys.stdout.flush()
     os._exit(1)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from teams import build_team, encode
 
-from rmas_jax import recursion
+from rmas_jax import recursion, text_channel
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import METHODS
 from rmas_jax.evaluation import driver, entrants
@@ -16,6 +16,7 @@ from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.run_directory import read_run
+from rmas_jax.sharding import make_mesh, put_whole
 from rmas_jax.topology import load_topology
 
 LATENT_STEPS, MAX_TOKENS, BATCH, ROUNDS = 2, 3, 3, (1, 2)
@@ -48,7 +49,7 @@ def contest(tmp_path_factory):
         directory, methods, *, rounds=ROUNDS, links=links, seed=7, examples=EXAMPLES, **answering
     ):
         rows = driver.evaluate(
-            team,
+            run.team,
             links,
             other_links,
             examples,
@@ -152,6 +153,26 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
         speech = solve(links)
         text = tokenizer.decode(speech.tokens[0, : speech.lengths[0]], skip_special_tokens=True)
         assert said(of(finished[2], method, 2))["unseen", example["id"]] == text.strip()
+
+
+def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_path, monkeypatch):
+    mesh = make_mesh(BATCH, devices=jax.devices()[:BATCH])
+    team = contest.team._replace(agents=put_whole(contest.team.agents, mesh), mesh=mesh)
+    monkeypatch.setattr(contest, "team", team)
+    put, rows_here = entrants.put_batch, []
+
+    def put_batch(tree, mesh):
+        placed = put(tree, mesh)
+        rows_here.extend(x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(placed))
+        return placed
+
+    for module in (entrants, text_channel):
+        monkeypatch.setattr(module, "put_batch", put_batch)
+    methods = ("single_agents", "recursive_text", "recursive_mas")
+    _, items = contest(tmp_path, methods, rounds=(2,))
+    assert set(rows_here) == {1}  # a device holds its own row
+    for method in {item["method"] for item in items}:
+        assert of(items, method) == of(finished[2], method, None if "single" in method else 2)
 
 
 def test_controls_answer_differently_and_without_latents_links_do_not_count(
