@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rmas_jax.answers import second_try_of
-from rmas_jax.assembly import Team, load_links_for, start_links
+from rmas_jax.assembly import Team, load_links_for, start_links, write_release
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
     BAD_INPUT,
@@ -46,6 +46,7 @@ from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.grading import Grader, find_grader
+from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.processes import from_first, in_turn, is_first, together
 from rmas_jax.reporting.report import write_report
@@ -130,10 +131,18 @@ def keep_links(path: Path, links: Any) -> None:
     from_first(lambda: save_links(path, whole))
 
 
+def release(team: Team, links: Any, directory: Path) -> None:
+    """Writes links once more, as upstream reads them, if it has such roles and edges."""
+    try:
+        from_first(lambda: write_release(team, links, directory))
+    except CheckpointError as error:
+        log.info("links are not written in the released layout: %s", error)
+
+
 def train(
     config: RunConfig, team: Team, given: Any, task: Task, folder: RunFolder, agents: Any
 ) -> None:
-    """Inner loop, then the phases of the outer loop; writes links/aligned and links/trained.
+    """Inner loop, then the phases of the outer loop; writes links: aligned, trained, released.
 
     Starts from the links `given`, or from new ones where there are None. `agents` are those of
     `agent_sources`.
@@ -205,6 +214,7 @@ def train(
                 **common,
             )
         keep_links(trained, links)
+        release(team, load_links(trained), folder.path / "links" / "released")
 
     folder.stage("inner loop", inner)
     folder.stage("outer loop", outer)

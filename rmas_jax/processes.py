@@ -60,14 +60,15 @@ def in_turn(call: Callable[[], T]) -> T:
     """As `together`, but the others wait for the first process, and find what it has written."""
     if is_first():
         value = together(call)
-        together(_nothing)
+        meet()
         return value
-    together(_nothing)
+    meet()
     return together(call)
 
 
-def _nothing() -> None:
-    pass
+def meet() -> None:
+    """Waits for all processes."""
+    together(lambda: None)
 
 
 def _outcome(call: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.run import find_data, main, train
 from rmas_jax.assembly import load_links_for, load_team, start_links
-from rmas_jax.checkpoints import save_links
+from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import BAD_INPUT, PREEMPTED
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.interop import read_released_links
 from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
 from rmas_jax.training import outer_loop
 
@@ -181,6 +183,12 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     assert run(tmp_path) == 0
     for name in ("report.html", "report.md", "config.yaml", "environment.json", "gradients.json"):
         assert (folder / name).stat().st_size > 0, name
+    released = folder / "links" / "released"
+    roles = ("planner", "critic", "solver")
+    found = read_released_links(released / "outer", {role: released / role for role in roles})
+    trained = load_links(folder / "links" / "trained.safetensors")
+    params = {kind: {name: link[1] for name, link in of.items()} for kind, of in found.items()}
+    jax.tree.map(np.testing.assert_array_equal, params, trained)
     rows = json.loads((folder / "results.json").read_text())
     columns = (
         "method rounds latent_steps split n correct accuracy ci_low ci_high tokens_per_item "

@@ -1,6 +1,8 @@
 """What to train with: latents, feedback, start and supervision of the outer loop, one at a time.
 
     python -m experiments.studies.training_choices --out docs/training-choices
+    python -m experiments.studies.training_choices --out docs/start \\
+        --variants aligned base-long random-long --base base-long
 
 Every variant changes one choice of `experiments/configs/training_choices.yaml`, or, the last one,
 all of them to what upstream does. A seed's variants start from the same links, which its first run
@@ -28,6 +30,7 @@ PHASE = "outer.phases.0."
 TEACHER = {PHASE + "latents": "teacher_forced"}
 RANDOM = {"system.outer_start": "torch_default"}
 LAST_ROUND = {PHASE + "role_text_weight": 0.0}
+LONG = {PHASE + "steps": 600}
 # Variant -> what it is, and the fields that it changes; None: no outer loop.
 VARIANTS: dict[str, tuple[str, Mapping[str, Any] | None]] = {
     ALIGNED: ("no outer loop: links as aligned on texts", None),
@@ -54,7 +57,13 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any] | None]] = {
         "random start, teacher-forced latents, gold feedback, last round",
         RANDOM | TEACHER | LAST_ROUND | {PHASE + "feedback": "gold"},
     ),
+    "base-long": ("base, six times the steps", LONG),
+    "random-long": (
+        "random start, six times the steps, ten times the learning rate",
+        RANDOM | LONG | {PHASE + "learning_rate": 1e-3},
+    ),
 }
+CHOICES = tuple(name for name in VARIANTS if not name.endswith("-long"))
 
 
 def train_variant(name: str, seed: int, runs: Path, extra: Sequence[str]) -> int:
@@ -81,17 +90,19 @@ def correct_items(folder: Path) -> dict[str, dict[str, bool]]:
     return found
 
 
-def summarise(runs: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def summarise(
+    runs: Path, variants: Sequence[str], base_name: str, seeds: Sequence[int]
+) -> list[dict[str, Any]]:
     """A row per variant and split, all seeds pooled; differences are to the base, item by item."""
     correct = {
-        name: [correct_items(runs / f"{name}-{seed}") for seed in seeds] for name in VARIANTS
+        name: [correct_items(runs / f"{name}-{seed}") for seed in seeds] for name in variants
     }
     rows = []
     for name, of_seeds in correct.items():
         for split in of_seeds[0]:
             base, own = (
                 [right for items in of for right in items[split].values()]
-                for of in (correct[BASE], of_seeds)
+                for of in (correct[base_name], of_seeds)
             )
             interval = wilson_interval(sum(own), len(own))
             paired = paired_difference(own, base)
@@ -110,7 +121,7 @@ def summarise(runs: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int]) -> str:
     """The table of every split."""
     lines = [
         "# What to train with",
@@ -118,7 +129,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
         f"Three embedded agents, three rounds, seeds {', '.join(map(str, seeds))} "
         f"(`{CONFIG}`, `experiments/studies/training_choices.py`). Accuracy at three rounds in %, "
         "95 % intervals that pool the seeds' answers as if they were independent; in brackets the "
-        "seeds; the difference to `base` is over the same questions.",
+        f"seeds; the difference to `{base}` is over the same questions.",
     ]
     for split in dict.fromkeys(row["split"] for row in rows):
         lines += ["", f"## {split}", "", "| variant | | accuracy | seeds | to base |"]
@@ -146,16 +157,28 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
     )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=CHOICES,
+        choices=VARIANTS,
+        metavar="NAME",
+        help=f"what is compared, in this order (default: {' '.join(CHOICES)}); the first is "
+        f"{ALIGNED}, whose links the others start from",
+    )
+    parser.add_argument("--base", default=BASE, metavar="NAME", help="what others are held against")
     args = parser.parse_args()
+    if args.variants[0] != ALIGNED or args.base not in args.variants:
+        parser.error(f"--variants starts with {ALIGNED} and has --base ({args.base})")
     runs = Path("runs") / args.out.name
     for seed in args.seeds:
-        for name in VARIANTS:
+        for name in args.variants:
             if code := train_variant(name, seed, runs, args.set):
                 return code
-    rows = summarise(runs, args.seeds)
+    rows = summarise(runs, args.variants, args.base, args.seeds)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    page = markdown(rows, args.seeds)
+    page = markdown(rows, args.base, args.seeds)
     (args.out / "tables.md").write_text(page)
     print(page)
     return 0
