@@ -8,6 +8,7 @@ FOLDER/lock             held by whoever looks for an entry or writes one
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -16,22 +17,25 @@ import logging
 import math
 import os
 import shutil
+import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from rmas_jax import __version__
+from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.training.batches import Dialogues
+from rmas_jax.training.preemption import end_if_due
 
 GIBIBYTE = 2**30
 OVERHEAD = 4096  # bytes of an entry beside its states, at most
 CHECKED_AT_ONCE = 2**26  # bytes
 STATES, RECORD, PARTIAL, LOCK = "states.npy", "entry.json", "partial", "lock"
-FOUND, MAKE, KEEP_IN_MEMORY = range(3)
+WAIT_S = 1  # before it is seen again whether another run has ended
+FOUND, MAKE, KEEP_IN_MEMORY, WAIT = range(4)
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +50,13 @@ class StateCache:
     """
 
     def __init__(self, folder: Path, *, limit_gib: float, agents: Mapping[str, str]):
-        """Args:
-        folder: made if it does not exist.
-        limit_gib: all entries together are no larger; those not used for longest make way, but
-          none that this object has given out.
-        agents: role -> what identifies the agent with its weights, as `agent_sources` has it.
+        """Writes nothing yet.
+
+        Args:
+          folder: made if it does not exist.
+          limit_gib: all entries together are no larger; those not used for longest make way, but
+            none that this object has given out.
+          agents: role -> what identifies the agent with its weights, as `agent_sources` has it.
         """
         self.folder = folder
         self.limit = int(limit_gib * GIBIBYTE)
@@ -73,24 +79,31 @@ class StateCache:
           chunks: makes them, as `fill` takes them; is not touched if they are found.
 
         Raises:
-          FileNotFoundError: another process of the run does not see the folder.
+          FileNotFoundError: a process of the run does not see the folder.
+          PreemptedError: SIGTERM came while texts were read; what has been read is dropped.
         """
         key = entry_key(self.agents[role], dialogues, like)
         with contextlib.ExitStack() as stack:
-            plan = _from_first(lambda: self._plan(stack, key, role, like))
+            plan = from_first(lambda: self._plan(stack, key, role, like))
+            if plan == WAIT:
+                log.info("waits for another run, which looks into or adds to %s", self.folder)
+            while plan == WAIT:
+                end_if_due("while another run read texts")
+                time.sleep(WAIT_S)
+                plan = from_first(lambda: self._plan(stack, key, role, like))
             if plan == KEEP_IN_MEMORY:
                 stack.close()  # no other run waits for this
                 return fill(np.empty(like.shape, like.dtype), chunks)
             if plan == MAKE:
-                self._write(key, like, chunks)
-                _from_first(lambda: MAKE)  # none opens what is not there yet
+                self._read(like, chunks)
+                from_first(lambda: self._finish(key))
         self.used.add(key)
-        return _open(self.folder / key, like)
+        return together(lambda: _open(self.folder / key, like))
 
     def _plan(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
     ) -> int:
-        """Whether the entry is found, is there to be filled, or has no place."""
+        """Whether the entry is found, is there to be filled, has no place, or is to be awaited."""
         try:
             return self._prepare(stack, key, role, like)
         except OSError as error:  # read only, full, or without locks
@@ -100,14 +113,14 @@ class StateCache:
     def _prepare(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
     ) -> int:
-        """Takes the lock, and looks for the entry or makes one that is to be filled."""
+        """Takes the lock, if it is free, and looks for the entry or makes one to be filled."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context((self.folder / LOCK).open("w"))  # closing it unlocks it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("waits for another run, which looks into or adds to %s", self.folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.close()
+            return WAIT
         partial, entry = self.folder / PARTIAL, self.folder / key
         shutil.rmtree(partial, ignore_errors=True)  # of a killed run: nobody else has the lock
         if entry.exists():
@@ -150,22 +163,21 @@ class StateCache:
                 total -= sizes[entry]
         return True
 
-    def _write(
-        self,
-        key: str,
-        like: jax.ShapeDtypeStruct,
-        chunks: Iterable[tuple[np.ndarray, np.ndarray]],
+    def _read(
+        self, like: jax.ShapeDtypeStruct, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> None:
-        """Makes an entry; processes behind the first only take part in the reading."""
-        if jax.process_index() > 0:
-            for _ in chunks:
-                pass
-            return
+        """Fills the entry; processes behind the first only take part in the reading."""
+        if is_first():
+            states = np.load(self.folder / PARTIAL / STATES, mmap_mode="r+")
+            fill(states.view(like.dtype), chunks)
+        else:
+            collections.deque(chunks, maxlen=0)
+
+    def _finish(self, key: str) -> None:
+        """Makes a filled entry one that is found."""
         partial = self.folder / PARTIAL
-        states = np.load(partial / STATES, mmap_mode="r+")
-        fill(states.view(like.dtype), chunks)
-        states.flush()
-        (partial / RECORD).write_text(json.dumps({"crc32": _checksum(states)}))
+        checksum = _checksum(np.load(partial / STATES, mmap_mode="r"))
+        (partial / RECORD).write_text(json.dumps({"crc32": checksum}))
         partial.rename(self.folder / key)
 
 
@@ -211,11 +223,3 @@ def _checksum(states: np.ndarray) -> int:
     for start in range(0, len(states), rows):
         crc = zlib.crc32(np.ascontiguousarray(states[start : start + rows]).view(np.uint8), crc)
     return crc
-
-
-def _from_first(call: Callable[[], int]) -> int:
-    """What a call returns in the first process, in all of them; the others wait."""
-    if jax.process_count() == 1:
-        return call()
-    number = call() if jax.process_index() == 0 else 0
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

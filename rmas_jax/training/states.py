@@ -13,6 +13,7 @@ from rmas_jax.assembly import Team
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.training.batches import Dialogues, TrainingData, length_groups
 from rmas_jax.training.inner import states_before
+from rmas_jax.training.preemption import end_if_due
 from rmas_jax.training.rollouts import BATCH_SIZE, roll_outs
 from rmas_jax.training.state_cache import StateCache, fill
 
@@ -81,6 +82,7 @@ def read_texts(
         for start in range(0, len(group), size):
             rows = group[np.arange(start, start + size) % len(group)]
             batch = (dialogues.ids[rows, -length:], dialogues.valid[rows, -length:])
+            end_if_due("while texts are read, which starts again")
             hidden = to_host(read(params, *put_batch(batch, team.mesh), width=width))
             is_text = dialogues.target[rows, -width:]
             yield number[rows, -width:][is_text], hidden[is_text]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import signal
 import threading
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 
 from rmas_jax.training import state_cache
 from rmas_jax.training.batches import Dialogues
+from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.state_cache import GIBIBYTE, OVERHEAD, StateCache
 
 ROWS, WIDTH = 10, 1024
@@ -165,8 +167,9 @@ def test_what_breaks_off_leaves_nothing(tmp_path):
     assert len(entries(tmp_path)) == 1
 
 
-def test_a_run_waits_while_another_one_reads(tmp_path, caplog):
+def test_a_run_waits_while_another_one_reads(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(state_cache, "WAIT_S", 0.01)
     reader, found = Reader(tmp_path), []
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -174,9 +177,19 @@ def test_a_run_waits_while_another_one_reads(tmp_path, caplog):
         waiting.start()
         waiting.join(timeout=0.3)
         assert waiting.is_alive() and reader.reads == 0
+        assert caplog.text.count("waits for another run") == 1
     waiting.join()
-    assert "waits for another run" in caplog.text
     np.testing.assert_array_equal(found[0], make())
+
+
+def test_a_run_that_waits_can_be_ended(tmp_path):
+    reader = Reader(tmp_path)
+    with (tmp_path / "lock").open("w") as lock, sigterm_noted():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(PreemptedError, match="while another run read texts"):
+            reader()
+    assert reader.reads == 0
 
 
 def test_a_folder_that_cannot_be_written_keeps_states_in_memory(tmp_path, caplog):

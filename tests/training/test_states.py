@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from rmas_jax.stages import Targets
 from rmas_jax.training import rollouts, states
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import states_before
+from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.states import TokenStates, rollout_states, text_states
 
 
@@ -74,6 +77,14 @@ def test_one_long_text_does_not_pad_the_others(team_and_links, dialogues, noted,
     some = Dialogues(*(x[rows] for x in (dialogues.ids, dialogues.valid, dialogues.target)))
     text_states(team_and_links[0], "planner", some)
     assert noted == [(1, 64), (2, 9), (4, 8), (4, 8), (4, 8)]
+
+
+def test_reading_ends_when_it_is_asked_to(team_and_links, dialogues, noted):
+    with sigterm_noted():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(PreemptedError, match="while texts are read, which starts again"):
+            text_states(team_and_links[0], "planner", dialogues)
+    assert not noted
 
 
 def test_parts_are_counted_through():
