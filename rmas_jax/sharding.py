@@ -156,9 +156,9 @@ def to_host(tree: Any) -> Any:
     """Whole arrays as numpy, in every process; all processes call it together."""
 
     def whole(array: Any) -> Any:
-        # Gathering an array that a process has for itself would put them all one after another.
-        is_split = isinstance(array, jax.Array) and not array.is_fully_addressable
-        return multihost_utils.process_allgather(array, tiled=True) if is_split else array
+        # Of arrays that each process has for itself, a gather would put one after another.
+        is_shared = isinstance(array, jax.Array) and not array.is_fully_addressable
+        return multihost_utils.process_allgather(array, tiled=True) if is_shared else array
 
     return jax.device_get(jax.tree.map(whole, tree))
 
