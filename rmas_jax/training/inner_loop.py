@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.assembly import Team
-from rmas_jax.config import InnerConfig
+from rmas_jax.config import ConfigError, InnerConfig
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import edge_name
@@ -64,7 +64,7 @@ def run_inner_loop(
 
     Raises:
       PreemptedError: SIGTERM came.
-      ValueError: the texts of an edge's sender hold no token that both its ends have.
+      ConfigError: the texts of an edge's sender hold no token that both its ends have.
     """
     system, topology = team.system, team.system.topology
     edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
@@ -102,7 +102,11 @@ def run_inner_loop(
                     for name, (sender, receiver) in edges.items()
                 }
             if empty := [name for name, pairs in lessons.items() if not len(pairs.ids)]:
-                raise ValueError(f"{part} links {', '.join(empty)}: no token to learn from")
+                raise ConfigError(
+                    f"{part} links {', '.join(empty)}: no token to learn from, as no token of the "
+                    "sender's texts is in the receiver's vocabulary; system.outer_start may be "
+                    "torch_default or identity"
+                )
             trainings = {
                 name: Training(
                     getattr(system, part)[name],
