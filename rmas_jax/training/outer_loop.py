@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +60,7 @@ def run_phase(
       phase: the phase.
       key: order of the batches.
       directory: of the checkpoints.
-      curves: gets losses, gradient norms, throughput and, where the device tells, its memory.
+      curves: gets losses and gradient norms by role, link, edge and round; throughput; memory.
       sources: role -> where its agent comes from; recorded beside the checkpoints.
       progress: whether to show a bar (of several processes, the first does).
 
@@ -108,8 +110,7 @@ def run_phase(
                 now = time.perf_counter()
                 if clock is not None:
                     metrics["items_per_second"] = items / (now - clock)
-                if memory := jax.local_devices()[0].memory_stats():
-                    metrics["device_bytes"] = memory["peak_bytes_in_use"]
+                metrics |= peak_memory()
                 curves.write("outer", series, step, **_flat(metrics))
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}")
                 unread, clock = [], now
@@ -128,6 +129,15 @@ def run_phase(
         if config.links == "best":
             state = store.restore(store.best_step(), state)
     return state.links
+
+
+def peak_memory() -> dict[str, int]:
+    """The most that this process has held so far, and its first device, if that tells."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if on_device := jax.local_devices()[0].memory_stats():
+        peaks["device_bytes"] = on_device["peak_bytes_in_use"]
+    return peaks
 
 
 def largest_loss(team: Team, phase: PhaseConfig) -> float:

@@ -197,6 +197,7 @@ def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):
     assert training["text_loss/learner"] == [None, pytest.approx(training["loss"], abs=1e-5)]
     assert all(norm > 0 for norm in training["edge_grad_norm/expert->learner"])
     assert training["edge_grad_norm/learner->expert"][1] == 0
+    assert training["host_bytes"] > 2**26  # python and jax alone take more
     for role in tiny.agents:
         assert len(validation[f"text_loss/{role}"]) == len(validation[f"text_right/{role}"]) == 2
     assert validation["text_loss/learner"][-1] == pytest.approx(validation["loss"], abs=1e-5)
