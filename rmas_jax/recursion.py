@@ -76,8 +76,9 @@ def run_rounds(
       prefixes: from `read_prefixes`, if they were read before.
       targets: role -> texts; gives their losses. Needs W >= M when teacher-forced.
       scored: role -> for each round, whether its text has a loss; roles that are not here have
-        none. Nothing is computed then that these losses do not need: `losses` and `right` are 0 in
-        rounds that are not scored, and there are no `thoughts`. None: all texts in all rounds.
+        none. Texts are then read only as far as these losses and teacher-forced thoughts need them:
+        `losses` and `right` are 0 in rounds that are not scored, and there are no `thoughts`. None:
+        all texts in all rounds.
       teacher_forced: thoughts are the states over the role's target text instead of a rollout
         (upstream's outer loop, but starting at the last prompt token as inference does).
       rollout_feedback: with `teacher_forced`, the answerer's thoughts are a rollout all the same:
@@ -106,7 +107,7 @@ def run_rounds(
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
     # What all rounds have in common is decided here, the rest on the device.
-    all_needed = scored is None
+    keep_thoughts = scored is None
     if scored is None:
         scored = dict.fromkeys(targets or {}, (True,) * rounds)
     always = {role: of_role[0] for role, of_role in scored.items() if len(set(of_role)) == 1}
@@ -126,7 +127,7 @@ def run_rounds(
             is_last=index == rounds - 1,
             targets=targets,
             scored=always | scored_now,
-            all_needed=all_needed,
+            keep_thoughts=keep_thoughts,
             probes=probes,
             teacher_forced=teacher_forced,
             rollout_feedback=rollout_feedback,
@@ -238,7 +239,7 @@ def _round(
     is_last: jax.Array,
     targets: Mapping[str, Targets] | None = None,
     scored: Mapping[str, jax.Array | bool] | None = None,
-    all_needed: bool = False,
+    keep_thoughts: bool = False,
     probes: Mapping[str, jax.Array] | None = None,
     teacher_forced: bool = False,
     rollout_feedback: bool = False,
@@ -248,13 +249,12 @@ def _round(
 
     Args:
       scored: role with a target -> whether its text has a loss in this round.
-      all_needed: whether all thoughts of roles with a target are; else the answerer's are not in
-        the last round.
+      keep_thoughts: whether the thoughts of roles with a target are returned.
       (The others as in `run_rounds`, in this round.)
 
     Returns:
       The new feedback; what reached the answerer [B, S, D]; by scored role, its (loss [B],
-      right [B]); and, if all are needed, by role with a target its thoughts [B, M, D].
+      right [B]); and, if they are kept, by role with a target its thoughts [B, M, D].
     """
     topology = system.topology
     targets, scored, probes = targets or {}, scored or {}, probes or {}
@@ -277,12 +277,12 @@ def _round(
             is_scored=scored.get(role, False),
             teacher_forced=teacher_forced and not (rollout_feedback and is_answerer),
             # In the last round the answerer speaks: what it would send then is not needed.
-            thinks=not is_answerer or (all_needed and role in targets) or ~is_last,
+            thinks=not is_answerer or ~is_last,
             truncate_steps=truncate_steps,
         )
         if text is not None:
             written[role] = text
-        if all_needed and role in targets:
+        if keep_thoughts and role in targets:
             thought[role] = thoughts
         inbox |= deliver(system, agents, channel, role, thoughts, probes=probes)
     return {name: inbox[name] for name in feedback}, (arrived, written, thought)

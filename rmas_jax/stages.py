@@ -6,7 +6,7 @@ inbox --> arrivals --> take_turn: read, think --> deliver --> inbox
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from flax import struct
 
 from rmas_jax.agents import Reading, read_body, read_prefix, think
 from rmas_jax.channels import Channel
+from rmas_jax.conditional import zeros_unless
 from rmas_jax.models import Cache, Decoder
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.topology import System, edge_name
@@ -98,7 +99,7 @@ def take_turn(
       target: the role's text of this round.
       is_scored: whether the text has a loss.
       teacher_forced: whether thoughts are the states over the text.
-      thinks: whether thoughts are needed; zeros where they are not.
+      thinks: where there is no target, whether thoughts are needed; zeros if not.
       truncate_steps: see `agents.think`.
 
     Returns:
@@ -124,9 +125,11 @@ def take_turn(
             room=max(steps, width) - 1,
         )
 
-    nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
     if target is None:
-        return when(thinks, lambda: roll_out(*read()), nothing), None
+        if thinks is True:
+            return roll_out(*read()), None
+        nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
+        return jax.lax.cond(thinks, lambda: roll_out(*read()), lambda: nothing), None
     hidden, cache = read()
     needed = width if is_scored is True else steps if teacher_forced else 1
     states, after = read_text(model, params, target, hidden[:, None], cache, upto=needed)
@@ -136,18 +139,12 @@ def take_turn(
             model, params, target, read_text(model, params, target, states, after)[0]
         )
 
-    unknown = jnp.zeros(len(arrived), jnp.float32), jnp.zeros(len(arrived), bool)
-    written = when(is_scored, score, None if is_scored is False else unknown)
-    if teacher_forced:
-        return states[:, :steps], written
-    return when(thinks, lambda: roll_out(hidden, cache), nothing), written
-
-
-def when(condition: jax.Array | bool, make: Callable[[], Any], otherwise: Any) -> Any:
-    """What `make` makes if the condition holds, else `otherwise`; decided here if it is a bool."""
-    if isinstance(condition, bool):
-        return make() if condition else otherwise
-    return jax.lax.cond(condition, make, lambda: otherwise)
+    written = None
+    if is_scored is True:
+        written = score()
+    elif is_scored is not False:
+        written = zeros_unless(is_scored, score)
+    return (states[:, :steps] if teacher_forced else roll_out(hidden, cache)), written
 
 
 def deliver(
