@@ -4,10 +4,11 @@
     python -m experiments.studies.training_choices --out docs/random-start \\
         --variants aligned random-long --base aligned
 
-Every variant changes one choice of `experiments/configs/training_choices.yaml`, or (upstream) all of
-them to what upstream does; the second command gives a random start more to go on. A seed's variants start from the same links, which its first run
-has aligned. Each is a run of its own (`runs/training-choices/VARIANT-SEED`); finished ones are
-reused. What is chosen is chosen on the validation split; test is reported beside it.
+Every variant changes one choice of `experiments/configs/training_choices.yaml`, or (upstream) all
+of them to what upstream does; the second command gives a random start more to go on. A seed's
+variants start from the same links, which its first run has aligned. Each is a run of its own
+(`runs/training-choices/VARIANT-SEED`); finished ones are reused. What is chosen is chosen on the
+validation split; test is reported beside it.
 """
 
 from __future__ import annotations
