@@ -179,6 +179,7 @@ def test_the_item_of_a_list_is_named(path):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["name=states"], "name: states is a folder that all runs in output_dir share"),
         (["inner.warmup_steps=20"], "inner.warmup_steps: expected fewer than steps (20), got 20"),
         (["outer.phases.0.steps=5"], "outer.phases.0.warmup_steps: expected fewer than steps (5)"),
         (["outer.phases.0.round_weights=[1]"], "round_weights: expected none or one per round (2)"),

@@ -18,6 +18,7 @@ METHODS = (
     "single_agents",
 )
 MAX_ROUNDS = 16
+SHARED_FOLDERS = ("data", "states")  # of output_dir, beside the folders of runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -358,7 +359,9 @@ class RunConfig(Section):
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """What is read at once divides over the devices that share a batch."""
+        """A run has a folder of its own; what is read at once divides over the devices."""
+        if self.name in SHARED_FOLDERS:
+            yield "name", f"{self.name} is a folder that all runs in output_dir share"
         devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
         for i, phase in enumerate(self.outer.phases):
             if phase.batch_size % (devices * phase.accumulation):
