@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from rmas_jax.config.optimizers import NAMES, build_optimizer, parse_optimizer
+from rmas_jax.config.optimizers import OPTIMIZERS, build_optimizer, parse_optimizer
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_goes_downhill(name):
     """With a schedule, as the outer loop has it."""
     optimizer = build_optimizer(name, optax.constant_schedule(0.05))

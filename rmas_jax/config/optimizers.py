@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 # Those of optax that need nothing but gradients and a learning rate.
-NAMES = (
+OPTIMIZERS = (
     "adabelief",
     "adadelta",
     "adafactor",
@@ -30,14 +30,14 @@ NAMES = (
     "sign_sgd",
     "yogi",
 )
-EXPECTED = f"one of {', '.join(NAMES)}, with numbers as arguments if wanted: adamw(b2=0.95)"
+EXPECTED = f"one of {', '.join(OPTIMIZERS)}, with numbers as arguments if wanted: adamw(b2=0.95)"
 
 
 def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     """Reads an optimiser's name and its arguments, which may be numbers and truth values.
 
     Raises:
-      ValueError: it is none of `NAMES`, or does not take such an argument.
+      ValueError: it is none of `OPTIMIZERS`, or does not take such an argument.
     """
     try:
         tree = ast.parse(text, mode="eval").body
@@ -48,7 +48,7 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
         arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, AttributeError, ValueError):
         raise ValueError(f"expected {EXPECTED}; got {text!r}") from None
-    if name not in NAMES:
+    if name not in OPTIMIZERS:
         raise ValueError(f"expected {EXPECTED}; got {text!r}")
     taken = [p for p in inspect.signature(getattr(optax, name)).parameters if p != "learning_rate"]
     for argument, value in arguments.items():

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from rmas_jax.config.fields import Section, option
-from rmas_jax.config.optimizers import parse_optimizer
+from rmas_jax.config.optimizers import OPTIMIZERS, parse_optimizer
 
 INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
@@ -187,7 +187,8 @@ class PhaseConfig(Section):
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
     optimizer: str = option(
-        "an optimiser of optax, with arguments if wanted: adamw(b2=0.95), sgd(momentum=0.9)",
+        "an optimiser of optax, with arguments if wanted, such as adamw(b2=0.95): "
+        + ", ".join(OPTIMIZERS),
         "adamw(weight_decay=0.0)",
     )
     schedule: str = option(

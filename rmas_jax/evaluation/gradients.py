@@ -14,7 +14,7 @@ from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, softmax_channel
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.recursion import run_rounds
+from rmas_jax.recursion import crossing_probes, run_rounds
 from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.stages import Targets
 from rmas_jax.topology import System, edge_name
@@ -51,11 +51,7 @@ def _norms(
         )
         return out.losses[answerer][-1].sum()
 
-    batch = target.ids.shape[0]
-    probes = {
-        edge_name(edge): jnp.zeros((rounds, batch, system.latent_steps, system.width(edge[1])))
-        for edge in system.topology.edges
-    }
+    probes = crossing_probes(system, rounds=rounds, batch=len(target.ids))
     return {
         name: jnp.sqrt(jnp.square(gradient).sum((2, 3)).mean(1))
         for name, gradient in jax.grad(loss)(probes).items()
