@@ -24,6 +24,17 @@ if jax.__version_info__[:2] == (0, 10):  # XLA stops at flags that it does not k
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drops what a file has compiled, which no other file runs.
+
+    XLA maps each program into memory by itself, several times over; with the programs of all files
+    a worker comes to Linux's limit of 65,530 mappings, at which the compiler crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @dataclasses.dataclass(frozen=True)
 class Oracle:
     """A tiny torch model and the directory to which transformers saved it."""
