@@ -103,6 +103,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_shards(mesh: Mesh | None) -> int:
+    """Parts into which the rows of a batch are split."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def put_batch(tree: Any, mesh: Mesh | None) -> Any:
     """Host arrays [B, ...], the same in every process, with their rows split over the devices.
 
@@ -112,7 +117,7 @@ def put_batch(tree: Any, mesh: Mesh | None) -> Any:
         return jax.device_put(tree)
 
     def put(array: np.ndarray) -> jax.Array:
-        divides = array.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0
+        divides = array.shape[0] % batch_shards(mesh) == 0
         sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
         # The shape says that every process holds all rows; it takes those of its own devices.
         return jax.make_array_from_process_local_data(sharding, array, array.shape)

@@ -31,6 +31,7 @@ class Reading(NamedTuple):
     valid: jax.Array  # [B, T] bool
     visible: tuple[jax.Array, ...]  # per block [B, T, S] bool; which keys a position sees
     near: tuple[jax.Array, ...]  # the same, in a sliding layer
+    fresh: jax.Array | None  # [B, T] bool; first positions of packed texts
 
 
 class RMSNorm(nn.Module):
@@ -134,7 +135,9 @@ class Layer(nn.Module):
 
         normed = norm("attention_norm")(x)
         if self.linear:
-            mixed, state = GatedDeltaNet(c, name="linear")(normed, reading.valid, state)
+            mixed, state = GatedDeltaNet(c, name="linear")(
+                normed, reading.valid, state, reading.fresh
+            )
         else:
             rope, visible = self._rope(sliding), reading.visible
             if c.sliding_layers:
@@ -256,6 +259,20 @@ class Decoder(nn.Module):
         hidden, cache = self._read(embeds, valid, cache)
         return (hidden[-1], cache) if given else hidden[-1]
 
+    def read_packed(self, embeds: jax.Array, segments: jax.Array) -> jax.Array:
+        """Reads several texts per row, each as if it stood alone.
+
+        Args:
+          embeds: [B, T, D] input embeddings.
+          segments: [B, T] int32, the number of the text that a position belongs to, 0 on padding;
+            each text stands in one piece.
+
+        Returns:
+          Hidden states after the final norm [B, T, D].
+        """
+        cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
+        return self._read(embeds, segments > 0, cache, segments)[0][-1]
+
     def exit_probabilities(self, embeds: jax.Array, valid: jax.Array) -> jax.Array:
         """How likely the exit gate of a looped decoder stops after each pass.
 
@@ -279,8 +296,11 @@ class Decoder(nn.Module):
         reached = jnp.concatenate([first, goes_on])
         return jnp.moveaxis(reached * jnp.concatenate([stops, first]), 0, -1)
 
-    def _read(self, embeds, valid, cache):
-        """Hidden states after the final norm of every pass [passes, B, T, D], and the cache."""
+    def _read(self, embeds, valid, cache, segments=None):
+        """Hidden states after the final norm of every pass [passes, B, T, D], and the cache.
+
+        With segments, see `read_packed`, the cache is empty; what comes back of it means nothing.
+        """
         c = self.config
         time = embeds.shape[1]
         # A linear layer goes from token to token: real tokens move together at the right end.
@@ -289,8 +309,13 @@ class Decoder(nn.Module):
             order = jnp.argsort(valid, axis=1, stable=True)
             embeds = jnp.take_along_axis(embeds, order[:, :, None], axis=1)
             valid = jnp.take_along_axis(valid, order, axis=1)
+            segments = None if segments is None else jnp.take_along_axis(segments, order, axis=1)
         counted = jnp.cumsum(valid, axis=1, dtype=jnp.int32)
         positions = cache.next_position[:, None] + jnp.maximum(counted - 1, 0)
+        fresh = None
+        if segments is not None:
+            fresh = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+            positions -= jax.lax.cummax(jnp.where(fresh, positions, 0), axis=1)
         tail = cache.tail.replace(
             valid=jax.lax.dynamic_update_slice_in_dim(cache.tail.valid, valid, cache.used, axis=1),
             positions=jax.lax.dynamic_update_slice_in_dim(
@@ -306,6 +331,8 @@ class Decoder(nn.Module):
             for b in blocks
         ]
         visible[-1] &= causal[None]
+        if segments is not None:
+            visible[-1] &= segments[:, :, None] == segments[:, None, :]
         visible = near = tuple(visible)
         if c.sliding_layers:
             near = tuple(
@@ -319,7 +346,7 @@ class Decoder(nn.Module):
                 (tail.keys, tail.values),
                 cache.state and (cache.state.conv, cache.state.memory),
             ),
-            Reading(cache.used, positions, valid, visible, near),
+            Reading(cache.used, positions, valid, visible, near, fresh),
         )
         if moved:
             back = jnp.argsort(order, axis=1)[None, :, :, None]

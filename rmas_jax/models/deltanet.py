@@ -51,6 +51,7 @@ def delta_chunks(
     decay: jax.Array,
     rate: jax.Array,
     memory: jax.Array,
+    fresh: jax.Array | None = None,
     *,
     chunk: int = CHUNK,
 ) -> tuple[jax.Array, jax.Array]:
@@ -64,6 +65,7 @@ def delta_chunks(
       rate: [B, T, N] from 0 to 1: how far the memory is corrected. A token with a decay and a rate
         of zero changes nothing.
       memory: [B, N, key dim, value dim] before the first token.
+      fresh: [B, T] bool, tokens before which the memory is emptied.
       chunk: tokens that are read at once.
 
     Returns:
@@ -83,16 +85,20 @@ def delta_chunks(
     # between[t, s]: the logarithm of what is left at t of something written at s <= t. Masked
     # before the exponential: in the other direction it may overflow.
     between = faded[..., :, None] - faded[..., None, :]
-    not_later = jnp.tril(jnp.ones((chunk, chunk), bool))[None, None, None]
-    left = jnp.exp(jnp.where(not_later, between, -jnp.inf))
+    lasts = jnp.tril(jnp.ones((chunk, chunk), bool))[None, None, None]
+    since_start, until_end = jnp.exp(faded), jnp.exp(faded[..., -1:] - faded)
+    if fresh is not None:
+        emptied = jnp.cumsum(chunked(fresh[:, :, None]), axis=-1)  # times since the start
+        lasts &= emptied[..., :, None] == emptied[..., None, :]
+        since_start = jnp.where(emptied == 0, since_start, 0)
+        until_end = jnp.where(emptied == emptied[..., -1:], until_end, 0)
+    left = jnp.exp(jnp.where(lasts, between, -jnp.inf))
 
     transposed = jnp.swapaxes(key, -1, -2)
     rated_key = key * rate[..., None]
     # What a token writes depends on what earlier tokens of its chunk wrote under like keys.
     system = (rated_key @ transposed) * left  # below the diagonal; on it stand ones, unwritten
-    wanted = jnp.concatenate(
-        [value * rate[..., None], rated_key * jnp.exp(faded)[..., None]], axis=-1
-    )
+    wanted = jnp.concatenate([value * rate[..., None], rated_key * since_start[..., None]], axis=-1)
     solved = jax.lax.linalg.triangular_solve(
         system, wanted, left_side=True, lower=True, unit_diagonal=True
     )
@@ -105,14 +111,13 @@ def delta_chunks(
         out = query @ memory + within @ fresh
         return kept[..., None, None] * memory + jnp.swapaxes(key, -1, -2) @ fresh, out
 
-    until_end = jnp.exp(faded[..., -1:] - faded)[..., None]
     xs = (
-        query * jnp.exp(faded)[..., None],
-        key * until_end,
+        query * since_start[..., None],
+        key * until_end[..., None],
         within,
         written,
         corrected,
-        jnp.exp(faded[..., -1]),
+        since_start[..., -1],
     )
     memory, out = jax.lax.scan(read, memory, xs)  # [chunks, B, N, chunk, value dim]
     out = jnp.moveaxis(out, (0, 2), (1, 3)).reshape(batch, time + spare, heads, -1)
@@ -120,7 +125,11 @@ def delta_chunks(
 
 
 def causal_conv(
-    x: jax.Array, valid: jax.Array, kernel: jax.Array, before: jax.Array
+    x: jax.Array,
+    valid: jax.Array,
+    kernel: jax.Array,
+    before: jax.Array,
+    fresh: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Depthwise convolution over the last W real tokens, across the border between calls.
 
@@ -133,6 +142,7 @@ def causal_conv(
       valid: [B, T] bool.
       kernel: [W, C]; the last row is that of the token itself.
       before: [B, W - 1, C], the inputs before this call; zero where there were none.
+      fresh: [B, T] bool, tokens that see none before them; T > 1.
 
     Returns:
       [B, T, C], anything on pads, and the last W - 1 inputs.
@@ -148,8 +158,14 @@ def causal_conv(
         is_before = (place >= 0) & (place < width - 1)
         line = jnp.where(is_before[:, :, None], line, jnp.pad(x, ((0, 0), (width - 1, 0), (0, 0))))
         after = line[:, time:]
-    out = sum(kernel[None, None, i] * line[:, i : i + time] for i in range(width))
-    return out, after
+    windows = [line[:, i : i + time] for i in range(width)]
+    if fresh is not None:
+        emptied = jnp.cumsum(jnp.pad(fresh, ((0, 0), (width - 1, 0))), axis=1)
+        windows = [
+            jnp.where((emptied[:, i : i + time] == emptied[:, width - 1 :])[..., None], window, 0)
+            for i, window in enumerate(windows)
+        ]
+    return sum(kernel[None, None, i] * window for i, window in enumerate(windows)), after
 
 
 class GatedDeltaNet(nn.Module):
@@ -159,7 +175,11 @@ class GatedDeltaNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, valid: jax.Array, state: tuple[jax.Array, jax.Array]
+        self,
+        x: jax.Array,
+        valid: jax.Array,
+        state: tuple[jax.Array, jax.Array],
+        fresh: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Reads a block whose pads stand on the left.
 
@@ -167,6 +187,7 @@ class GatedDeltaNet(nn.Module):
           x: [B, T, D].
           valid: [B, T] bool.
           state: inputs of the convolution [B, W - 1, C] and memory [B, N, key dim, value dim].
+          fresh: [B, T] bool, tokens that start a text of their own; T > 1.
 
         Returns:
           [B, T, D] and the new state. Pads leave the state as it is.
@@ -195,7 +216,8 @@ class GatedDeltaNet(nn.Module):
 
         real = valid[:, :, None]
         x = jnp.where(real, x, 0)  # whatever pads hold, they stay finite
-        mixed, inputs = causal_conv(x @ kernels["qkv"], valid, conv, state[0].astype(x.dtype))
+        before, memory = state[0].astype(x.dtype), state[1]
+        mixed, inputs = causal_conv(x @ kernels["qkv"], valid, conv, before, fresh)
         mixed = jax.nn.silu(mixed).astype(jnp.float32)
         query, key, value = jnp.split(mixed, (keys, 2 * keys), axis=-1)
         query, key = (
@@ -210,10 +232,10 @@ class GatedDeltaNet(nn.Module):
 
         if time == 1:
             of_token = (v[:, 0] for v in (query, key, value, decay, rate))
-            out, memory = delta_step(*of_token, state[1])
+            out, memory = delta_step(*of_token, memory)
             out = out[:, None]
         else:
-            out, memory = delta_chunks(query, key, value, decay, rate, state[1])
+            out, memory = delta_chunks(query, key, value, decay, rate, memory, fresh)
 
         out = out * jax.lax.rsqrt(jnp.mean(out * out, axis=-1, keepdims=True) + c.norm_eps)
         out = norm.astype(jnp.float32)[None, None, None] * out

@@ -148,17 +148,14 @@ def regress_block(
     return jax.lax.fori_loop(0, count, step, (state, empty))
 
 
-def states_before(
-    model: Decoder, params: Any, ids: jax.Array, valid: jax.Array, *, width: int
-) -> jax.Array:
-    """The states [B, width, D] from which an agent would write the last `width` tokens.
+def states_before(model: Decoder, params: Any, ids: jax.Array, segments: jax.Array) -> jax.Array:
+    """The states [B, T - 1, D] from which an agent would write all tokens but the first column.
 
     Args:
       model: the agent's decoder.
       params: its frozen parameters.
-      ids: [B, T] prompt and role text, padded on the left; T > width.
-      valid: [B, T] bool.
-      width: length of the longest role text, end token included.
+      ids: [B, T] dialogues, several in a row.
+      segments: [B, T] int32, see `Decoder.read_packed`.
     """
     embeds = model.apply({"params": params}, ids, method="embed")
-    return model.apply({"params": params}, embeds, valid)[:, -width - 1 : -1]
+    return model.apply({"params": params}, embeds, segments, method="read_packed")[:, :-1]

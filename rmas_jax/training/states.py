@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from rmas_jax.assembly import Team
-from rmas_jax.sharding import put_batch, to_host
-from rmas_jax.training.batches import Dialogues, TrainingData, length_groups
+from rmas_jax.sharding import batch_shards, put_batch, to_host
+from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import states_before
+from rmas_jax.training.packing import packed_batches
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.training.rollouts import BATCH_SIZE, roll_outs
 from rmas_jax.training.state_cache import StateCache, fill
@@ -49,11 +50,8 @@ def text_states(
     """The tokens of a role's texts, in order, from the cache or else read by the frozen agent."""
     model, params = team.system.models[role], team.agents[role]
     ids = dialogues.ids[dialogues.target]
-    one = jax.eval_shape(
-        functools.partial(states_before, model, width=1),
-        params,
-        *(jax.ShapeDtypeStruct((1, 2), dtype) for dtype in (np.int32, bool)),
-    )
+    row = jax.ShapeDtypeStruct((1, 2), np.int32)
+    one = jax.eval_shape(functools.partial(states_before, model), params, row, row)
     like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
     chunks = read_texts(team, role, dialogues)
     if cache is None:
@@ -66,31 +64,23 @@ def read_texts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
 
-    Rows of like length are read together (`length_groups`), cut to the longest of their group. So
-    a row is padded to less than twice its length; only those shorter than an eighth of the longest
-    of all may be padded more, up to that eighth. A batch has at most `BATCH_TOKENS` tokens, with
-    padding, and `BATCH_SIZE` rows (a power of two, so that they divide over devices); a longer row
-    is read alone. The last batch of a group wraps.
+    Dialogues are packed (`packed_batches`) into batches of at most `BATCH_TOKENS` tokens, with
+    padding, and `BATCH_SIZE` rows.
     """
     model, params = team.system.models[role], team.agents[role]
-    read = jax.jit(functools.partial(states_before, model), static_argnames="width")
-    lengths = dialogues.valid.sum(axis=1)
-    number = np.cumsum(dialogues.target).reshape(dialogues.target.shape) - 1  # of each token
-    for group in length_groups(lengths, 1):
-        length, width = lengths[group].max(), int(dialogues.target[group].sum(axis=1).max())
-        size = min(_rows_per_batch(length), len(group))
-        for start in range(0, len(group), size):
-            rows = group[np.arange(start, start + size) % len(group)]
-            batch = (dialogues.ids[rows, -length:], dialogues.valid[rows, -length:])
-            end_if_due("while texts are read, which starts again")
-            hidden = to_host(read(params, *put_batch(batch, team.mesh), width=width))
-            is_text = dialogues.target[rows, -width:]
-            yield number[rows, -width:][is_text], hidden[is_text]
-
-
-def _rows_per_batch(length: int) -> int:
-    """Rows of this length that are read at once: a power of two."""
-    return min(BATCH_SIZE, 2 ** int(np.log2(max(1, BATCH_TOKENS // length))))
+    read = jax.jit(functools.partial(states_before, model))
+    batches = packed_batches(
+        dialogues,
+        width=model.config.width,
+        batch_tokens=BATCH_TOKENS,
+        batch_rows=BATCH_SIZE,
+        shards=batch_shards(team.mesh),
+    )
+    for batch in batches:
+        end_if_due("while texts are read, which starts again")
+        hidden = to_host(read(params, *put_batch((batch.ids, batch.segments), team.mesh)))
+        numbers = batch.numbers[:, 1:]
+        yield numbers[numbers >= 0], hidden[numbers >= 0]
 
 
 def rollout_states(

@@ -80,6 +80,33 @@ def forward(model: Decoder, params, ids, valid):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_packed_texts_equal_texts_alone(oracle, case):
+    """Rows of several texts, whose borders fall within and between a linear layer's chunks."""
+    lengths = [(6, 1, 30, 40), (7, 59, 3, 1), (64, 2)]  # of the texts of each row
+    texts = np.zeros((len(lengths), 80), int)
+    for row, of_row in zip(texts, lengths, strict=True):
+        numbers = np.repeat(np.arange(len(of_row)) + 1, of_row)
+        row[: len(numbers)] = numbers
+    ids = np.random.default_rng(1).integers(1, 61, texts.shape)
+    model, params = load_pretrained(oracle(case).directory)
+    embeds = model.apply({"params": params}, ids, method="embed")
+    read_packed = jax.jit(functools.partial(model.apply, method="read_packed"))
+    packed = read_packed({"params": params}, embeds, texts)
+    for row in range(len(texts)):
+        for number in range(1, texts[row].max() + 1):
+            alone = ids[row, texts[row] == number][None]
+            expected, _ = torch_forward(
+                oracle(case).model, np.ones_like(alone), input_ids=torch.tensor(alone)
+            )
+            np.testing.assert_allclose(
+                packed[row, texts[row] == number], expected[0], rtol=TOLERANCE, atol=TOLERANCE
+            )
+    as_one = read_packed({"params": params}, embeds, (texts > 0).astype(int))
+    second = texts == 2
+    assert np.abs(packed[second] - as_one[second]).max() > 0.1  # what a lost border would do
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_hidden_states_and_logits_equal_torch(oracle, case):
     ids, valid = ragged_batch()
     model, params = load_pretrained(oracle(case).directory)

@@ -51,32 +51,19 @@ def noted(monkeypatch):
 
 
 @pytest.mark.parametrize("role", ["planner", "solver"])
-def test_texts_are_worth_the_same_read_in_groups_as_padded_to_the_longest(
+def test_texts_are_worth_the_same_packed_as_alone(
     team_and_links, dialogues, noted, monkeypatch, role
 ):
     team, _ = team_and_links
     model, params = team.system.models[role], team.agents[role]
-    hidden = states_before(model, params, dialogues.ids, dialogues.valid, width=63)
-    expected = np.asarray(hidden)[dialogues.target[:, -63:]]
+    alone = states_before(model, params, dialogues.ids, dialogues.valid.astype(np.int32))
+    expected = np.asarray(alone)[dialogues.target[:, 1:]]
     monkeypatch.setattr(states, "BATCH_TOKENS", 140)
     found = text_states(team, role, dialogues)
-    assert len({width for _, width in noted}) == 4
-    assert all(rows * width <= 140 for rows, width in noted)
-    # At most half of what is read is padding, beside the rows with which last batches wrap.
-    wrapped = sum(width * (rows - 1) for rows, width in set(noted))
-    assert sum(rows * width for rows, width in noted) - wrapped <= 2 * dialogues.valid.sum()
+    assert noted == [(2, 64)] * 3  # 13 dialogues in 5 rows, and an empty one
     np.testing.assert_array_equal(found.ids, dialogues.ids[dialogues.target])
     np.testing.assert_allclose(found.parts[0], expected, atol=1e-5)
     assert np.abs(np.diff(expected, axis=0)).min(axis=1).max() > 1e-2  # the control
-
-
-def test_one_long_text_does_not_pad_the_others(team_and_links, dialogues, noted, monkeypatch):
-    monkeypatch.setattr(states, "BATCH_TOKENS", 40)
-    short = np.flatnonzero(dialogues.valid.sum(axis=1) < 10)
-    rows = np.concatenate([[0], short, short])
-    some = Dialogues(*(x[rows] for x in (dialogues.ids, dialogues.valid, dialogues.target)))
-    text_states(team_and_links[0], "planner", some)
-    assert noted == [(1, 64), (2, 9), (4, 8), (4, 8), (4, 8)]
 
 
 def test_reading_ends_when_it_is_asked_to(team_and_links, dialogues, noted):
