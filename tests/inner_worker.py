@@ -3,11 +3,12 @@
     python tests/inner_worker.py FOLDER PROCESS PROCESSES PORT
 
 Eight devices in all share the agents. Each process trains twice, the second time from what the
-first has left, and writes both links.
+first has left, and writes both links. Then the last one gets SIGTERM, and all exit with PREEMPTED.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from teams import QUESTIONS, build_team, encode
 
 from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import save_links
+from rmas_jax.commands import PREEMPTED
 from rmas_jax.config import InnerConfig
 from rmas_jax.sharding import make_mesh, replicated
 from rmas_jax.training import states
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_texts
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
+from rmas_jax.training.preemption import PreemptedError
 from rmas_jax.training.state_cache import StateCache
 
 CONFIG = InnerConfig(steps=5, batch_size=8, learning_rate=1e-2, warmup_steps=1, passes=2, noise=0.1)
@@ -112,6 +115,13 @@ def main() -> None:
         trained = train(team, links, folder / "metrics.jsonl", states=folder / "states")
         save_links(folder / f"{name}-{process}.safetensors", trained)
         states.read_texts = never_read
+    if process == processes - 1:
+        signal.raise_signal(signal.SIGTERM)
+    try:
+        train(team, links, folder / "stopped.jsonl", states=folder / "states")
+    except PreemptedError as stopped:
+        print(stopped)
+        sys.exit(PREEMPTED)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import numpy as np
 import training_worker
 
 from rmas_jax.checkpoints import load_links
+from rmas_jax.commands import PREEMPTED
 from rmas_jax.sharding import make_mesh
 
 WORKER = Path(inner_worker.__file__)
-TIMEOUT_S = 300  # of processes that wait for each other
+TIMEOUT_S = 600  # of processes that wait for each other
 
 
 def run_two(folder):
@@ -42,10 +43,11 @@ def run_two(folder):
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    assert [worker.returncode for worker in workers] == [PREEMPTED] * 2, "\n".join(outputs)
+    assert all("in the inner loop, which starts again" in output for output in outputs)
 
 
-def test_two_processes_train_the_same_links_as_one_and_share_states(tmp_path):
+def test_two_processes_train_the_same_links_as_one_share_states_and_stop_together(tmp_path):
     two = tmp_path / "two"
     run_two(two)
     assert len(list((two / "states").glob("*/states.npy"))) == len(inner_worker.FIELDS)

@@ -23,7 +23,7 @@ from rmas_jax.config import ConfigError, load_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "experiments/configs/quickstart.yaml"
-TIMEOUT_S = 300  # of processes that wait for each other
+TIMEOUT_S = 600  # of processes that wait for each other
 TINY = [
     "inner.items=8",
     "inner.steps=4",

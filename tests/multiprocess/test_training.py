@@ -19,7 +19,7 @@ from systems import build_pattern
 from rmas_jax.checkpoints import load_links
 
 WORKER = Path(training_worker.__file__)
-TIMEOUT_S = 300  # of processes that wait for each other
+TIMEOUT_S = 600  # of processes that wait for each other
 
 
 @pytest.fixture(scope="module")

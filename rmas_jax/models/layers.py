@@ -1,0 +1,195 @@
+"""Layers of the decoder: attention or a linear layer, a feed-forward, and the norms about them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rmas_jax.models.attention import attend, rotary
+from rmas_jax.models.config import DecoderConfig
+from rmas_jax.models.deltanet import GatedDeltaNet
+from rmas_jax.models.int8 import as_array
+from rmas_jax.models.rope import rotary_frequencies
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Reading(NamedTuple):
+    """What all layers of one call share."""
+
+    start: jax.Array  # [] int32; slot of the tail that the first position gets
+    positions: jax.Array  # [B, T] int32
+    valid: jax.Array  # [B, T] bool
+    visible: tuple[jax.Array, ...]  # per block [B, T, S] bool; which keys a position sees
+    near: tuple[jax.Array, ...]  # the same, in a sliding layer
+    fresh: jax.Array | None  # [B, T] bool; first positions of packed texts
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32."""
+
+    eps: float
+    unit_offset: bool = False  # weights act as 1 + w
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        weight = self.param("weight", init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        weight = jnp.expand_dims(weight + float(self.unit_offset), tuple(range(x.ndim - 1)))
+        return (normed * weight).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over finished blocks and the tail that this call extends."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, rope, past, tail, reading, visible):
+        c = self.config
+        start, positions = reading.start, reading.positions
+
+        def project(name, heads, size=c.head_dim):
+            kernel = self.param(f"{name}_kernel", INIT, (c.width, heads, size))
+            out = jnp.einsum("btd,dnh->btnh", x, as_array(kernel, x))
+            if c.qkv_bias:
+                bias = self.param(f"{name}_bias", nn.initializers.zeros, (heads, size))
+                out += bias.astype(x.dtype)[None, None]
+            return out
+
+        if c.gated_attention:
+            query, gate = jnp.split(project("q", c.num_heads, 2 * c.head_dim), 2, axis=-1)
+        else:
+            query = project("q", c.num_heads)
+        key, value = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+        if c.qk_norm:
+            query = RMSNorm(c.norm_eps, c.unit_offset_norm, name="q_norm")(query)
+            key = RMSNorm(c.norm_eps, c.unit_offset_norm, name="k_norm")(key)
+        scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+        # Scaled in float32: a scale rounded to bfloat16 would bend all logits the same way.
+        query = (rotary(query.astype(jnp.float32), positions, *rope) * scale).astype(x.dtype)
+        key = rotary(key, positions, *rope)
+
+        keys = jax.lax.dynamic_update_slice_in_dim(
+            tail[0], key.astype(tail[0].dtype), start, axis=1
+        )
+        values = jax.lax.dynamic_update_slice_in_dim(
+            tail[1], value.astype(tail[1].dtype), start, axis=1
+        )
+        mixed = attend(
+            query,
+            (*(block[0] for block in past), keys),
+            (*(block[1] for block in past), values),
+            visible,
+        )
+        if c.gated_attention:
+            mixed = mixed * jax.nn.sigmoid(gate)
+        kernel = self.param("o_kernel", INIT, (c.num_heads, c.head_dim, c.width))
+        return jnp.einsum("btnh,nhd->btd", mixed, as_array(kernel, x)), (keys, values)
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward: down(act(gate(x)) * up(x))."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        gate = as_array(self.param("gate_kernel", INIT, (c.width, c.ffn_width)), x)
+        up = as_array(self.param("up_kernel", INIT, (c.width, c.ffn_width)), x)
+        down = as_array(self.param("down_kernel", INIT, (c.ffn_width, c.width)), x)
+        act = jax.nn.silu if c.activation == "silu" else jax.nn.gelu  # jax's gelu is the tanh form
+        flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
+        return ((act(flat @ gate) * (flat @ up)) @ down).reshape(x.shape)
+
+
+class Layer(nn.Module):
+    """One decoder layer; the body of the scan over layers where all are of one kind."""
+
+    config: DecoderConfig
+    linear: bool = False
+
+    @nn.compact
+    def __call__(self, x, of_layer, reading: Reading):
+        """`of_layer` is the layer's share of the cache and whether it slides.
+
+        Returns what goes on to the next layer, and the layer's new tail and linear state.
+        """
+        c = self.config
+        past, tail, state, sliding = of_layer
+
+        def norm(name):
+            return RMSNorm(c.norm_eps, c.unit_offset_norm, name=name)
+
+        normed = norm("attention_norm")(x)
+        if self.linear:
+            mixed, state = GatedDeltaNet(c, name="linear")(
+                normed, reading.valid, state, reading.fresh
+            )
+        else:
+            rope, visible = self._rope(sliding), reading.visible
+            if c.sliding_layers:
+                visible = tuple(
+                    jnp.where(sliding, near, all_)
+                    for near, all_ in zip(reading.near, visible, strict=True)
+                )
+            mixed, tail = Attention(c, name="attention")(normed, rope, past, tail, reading, visible)
+        if c.sandwich_norms:
+            mixed = norm("attention_out_norm")(mixed)
+        x = x + mixed
+        out = FeedForward(c, name="ffn")(norm("ffn_norm")(x))
+        if c.sandwich_norms:
+            out = norm("ffn_out_norm")(out)
+        return x + out, (tail, state)
+
+    def _rope(self, sliding):
+        """Rotary frequencies and the factor on sine and cosine of this layer."""
+        c = self.config
+        of_all = [(c.rope_theta, c.rope_scaling)]
+        if c.sliding_layers and c.local_rope_theta is not None:
+            of_all.append((c.local_rope_theta, c.local_rope_scaling))
+        ropes = [
+            (
+                jnp.asarray(rotary_frequencies(theta, c.rotated_dim, scaling), jnp.float32),
+                jnp.float32(scaling.attention_factor),
+            )
+            for theta, scaling in of_all
+        ]
+        if len(ropes) == 1:
+            return ropes[0]
+        return jax.tree.map(lambda full, local: jnp.where(sliding, local, full), *ropes)
+
+
+class Period(nn.Module):
+    """As many layers as it takes until their kinds repeat; the body of the scan over layers."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, of_period, reading: Reading):
+        """As `Layer`, with one more axis in front: attention layers apart from linear ones."""
+        past, tail, state, sliding = of_period
+        tails, states = [], []
+        for place, linear in enumerate(self.config.linear_layers[: self.config.period]):
+            layer = Layer(self.config, linear, name=f"place_{place}")
+            if linear:
+                mine = (None, None, _at(state, len(states)), sliding[place])
+            else:
+                mine = (_at(past, len(tails)), _at(tail, len(tails)), None, sliding[place])
+            x, (new_tail, new_state) = layer(x, mine, reading)
+            if linear:
+                states.append(new_state)
+            else:
+                tails.append(new_tail)
+        return x, tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *kind) for kind in (tails, states))
+
+
+def _at(tree: Any, index: int) -> Any:
+    """One element of the leading axis of every leaf."""
+    return jax.tree.map(lambda a: a[index], tree)
