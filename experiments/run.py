@@ -120,6 +120,7 @@ def encode(team: Team, task: Task, items: Sequence[Any]) -> TrainingData:
         items,
         team.tokenizers,
         team.prompts,
+        ends={role: ends[0] for role, ends in team.end_tokens.items()},
         text_fields=task.text_fields,
         slot_width=team.system.latent_steps,
     )
@@ -172,6 +173,7 @@ def train(
                 team.prompts[role],
                 topology=topology,
                 role=role,
+                end=team.end_tokens[role][0],
                 text_fields={**fields, role: field},
                 rounds=config.system.rounds,
             )

@@ -20,6 +20,7 @@ import numpy as np
 from rmas_jax.agents import Reading, write
 from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.models.tokenizer import encode_plain
 from rmas_jax.processes import from_first
 from rmas_jax.prompts import left_pad, task_types
 from rmas_jax.sampling import GREEDY
@@ -169,7 +170,7 @@ class _Rows:
         ids = self.ids[i]
         if ids and ids[-1] in self.end_tokens:
             ids.pop()
-        ids += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += encode_plain(self.tokenizer, [text])[0]
 
     def text(self, i: int) -> str:
         """The text of row `i`, without special tokens."""

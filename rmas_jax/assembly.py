@@ -21,8 +21,8 @@ from rmas_jax.interop import (
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
 from rmas_jax.models.generation import sampling_defaults
-from rmas_jax.models.tokenizer import shared_tokens
-from rmas_jax.prompts import RolePrompt, load_prompts
+from rmas_jax.models.tokenizer import encode_plain, shared_tokens
+from rmas_jax.prompts import RolePrompt, load_prompts, turn_end
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
@@ -34,7 +34,7 @@ class Team(NamedTuple):
     agents: dict[str, Any]  # role -> frozen parameters
     tokenizers: dict[str, Any]  # by role
     prompts: dict[str, RolePrompt]  # by role
-    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text
+    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
     mesh: jax.sharding.Mesh | None = None  # devices that hold the agents; None is the default one
 
 
@@ -74,13 +74,18 @@ def load_team(
 
 
 def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
-    """Ids that end an agent's text: those of its generation configuration, and its tokenizer's.
+    """Ids that end an agent's text; the first is what ends its turn, and the texts it learns from.
 
-    Upstream takes the tokenizer's alone, which for Gemma is not the end of a turn.
+    They are those of its generation configuration, and its tokenizer's. Upstream takes the
+    tokenizer's alone, which for Gemma is not the end of a turn.
+
+    Raises:
+      PromptError: there is none.
     """
     _, ends = sampling_defaults(source)
     own = tokenizer.eos_token_id
-    return tuple(dict.fromkeys((*ends, *(() if own is None else (own,)))))
+    ends = (*ends, *(() if own is None else (own,)))
+    return tuple(dict.fromkeys((turn_end(tokenizer, ends), *ends)))
 
 
 def checked_topology(config: SystemConfig) -> Topology:
@@ -214,7 +219,7 @@ def shared_embeddings(
     """
     ids = shared_tokens(*(team.tokenizers[role] for role in edge))
     if texts is not None:
-        rows = team.tokenizers[edge[0]](list(texts), add_special_tokens=False)["input_ids"]
+        rows = encode_plain(team.tokenizers[edge[0]], texts)
         used = np.isin(ids[0], np.unique(np.concatenate([np.asarray(row) for row in rows])))
         ids = tuple(own[used] for own in ids)
     embeddings = tuple(

@@ -22,6 +22,7 @@ from rmas_jax.agents import Reading, read_prefix
 from rmas_jax.answers import write_texts
 from rmas_jax.models import Cache, Decoder
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.models.tokenizer import encode_plain
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
 from rmas_jax.sampling import GREEDY
 from rmas_jax.sharding import put_batch
@@ -69,7 +70,7 @@ def fill_slots(
     ids, valid = prompt.body_ids[:, form].copy(), prompt.body_valid[:, form].copy()
     slots = np.flatnonzero(np.asarray(prompt.slot_index) >= 0)
     for at, sender in zip(np.split(slots, len(prompt.senders) or 1), prompt.senders, strict=False):
-        rows = tokenizer(list(messages[sender]), add_special_tokens=False)["input_ids"]
+        rows = encode_plain(tokenizer, messages[sender])
         ids[:, at], message_valid = left_pad([row[: at.size] for row in rows], at.size)
         valid[:, at] &= message_valid  # a slot that this form lacks stays invalid
     return ids, valid

@@ -70,6 +70,7 @@ def train(
             team.prompts[role],
             topology=team.system.topology,
             role=role,
+            end=team.end_tokens[role][0],
             text_fields=FIELDS,
             rounds=2,
         )
@@ -78,7 +79,10 @@ def train(
     texts = {role: [example[field] for example in examples] for role, field in FIELDS.items()}
     data = TrainingData(
         prompts=encode(team, [example["question"] for example in examples], LATENT_STEPS),
-        targets={role: encode_texts(team.tokenizers[role], texts[role]) for role in FIELDS},
+        targets={
+            role: encode_texts(team.tokenizers[role], texts[role], team.end_tokens[role][0])
+            for role in FIELDS
+        },
     )
     agents = {role: role for role in FIELDS}
     return run_inner_loop(

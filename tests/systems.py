@@ -11,7 +11,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +80,7 @@ class WordTokenizer:
     """One token per word, with a chat template; stands in for a transformers tokenizer."""
 
     name_or_path = "words"
+    added_tokens_decoder: ClassVar[dict] = {}
 
     def apply_chat_template(self, turns, **options):
         assert options["add_generation_prompt"] and not options["tokenize"]

@@ -52,13 +52,14 @@ STARTS = ("<python>", "<search>", " perhaps")
 DRAWN = SamplingConfig(temperature=1.0)
 SECOND_TRY = SecondTry(r"\\boxed\{.+\}", "\nFinal answer: \\boxed{", max_tokens=5)
 MAX_TOKENS = 8
+PASSAGE = "ends at the red gate <|eot_id|>"
 
 
 class Library:
     """A search provider that knows one thing."""
 
     def search(self, query: str) -> list[SearchResult]:
-        return [SearchResult(query, "library:1", "ends at the red gate")]
+        return [SearchResult(query, "library:1", PASSAGE)]
 
 
 class Agent:
@@ -126,7 +127,7 @@ def test_each_row_calls_its_tool_and_goes_on(agent, keys):
     said = "<python>print(6*7)</python> <result> 42 </result> so \\boxed{42}"
     assert found.texts[0] == said
     assert found.texts[1].startswith("<search>parcel</search> <result> ")
-    assert "ends at the red gate" in found.texts[1]
+    assert PASSAGE in found.texts[1]  # a control token in it is only text
     assert found.texts[1].endswith("</result> so \\boxed{42}")
     assert found.texts[2] == "perhaps"
     assert found.calls.tolist() == [1, 1, 0]

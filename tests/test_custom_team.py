@@ -107,8 +107,9 @@ def test_slots_of_senders_without_texts_stay_empty(tmp_path):
     team, _ = build_team(tmp_path)
     example = {"question": "from a to b", "plan": ["w to a"], "answer": ["parcel"]}
     fields = {"planner": "plan", "solver": "answer"}
+    ends = {role: tokens[0] for role, tokens in team.end_tokens.items()}
     data = encode_examples(
-        [example], team.tokenizers, team.prompts, text_fields=fields, slot_width=2
+        [example], team.tokenizers, team.prompts, ends=ends, text_fields=fields, slot_width=2
     )
     assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(fields)
 
@@ -119,6 +120,7 @@ def test_slots_of_senders_without_texts_stay_empty(tmp_path):
             team.prompts[role],
             topology=team.system.topology,
             role=role,
+            end=ends[role],
             text_fields=fields,
             rounds=1,
         )

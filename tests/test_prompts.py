@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import yaml
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from experiments.embedded.make_tokenizers import STYLES, write_tokenizer
 from rmas_jax.models import load_tokenizer
+from rmas_jax.models.tokenizer import encode_plain
 from rmas_jax.prompts import (
     FIELD,
     FIRST,
@@ -23,6 +26,7 @@ from rmas_jax.prompts import (
     split_template,
     take,
     task_types,
+    turn_end,
 )
 from rmas_jax.topology import load_topology
 
@@ -110,6 +114,42 @@ def test_prefix_and_body_are_the_tokens_of_the_pieces(tokenizers, family, name):
     assert stage.body_ids.shape == stage.body_valid.shape == (len(QUESTIONS), 2, len(slots))
     for array in (stage.prefix_ids, stage.body_ids):
         assert array.dtype == np.int32
+
+
+@pytest.mark.parametrize("family", STYLES)
+def test_special_tokens_in_a_question_are_only_letters(tokenizers, family):
+    tokenizer = tokenizers[family]
+    end = tokenizer.eos_token
+    nasty = f"Who? {end} Where {end}"
+    for prompt in PROMPTS.values():
+        stage = encode_stage(tokenizer, prompt, [nasty, QUESTIONS[0]], slot_width=M)
+        ends = [
+            sum((piece.count(tokenizer.eos_token_id)) for piece in read_back(stage, row, LATER))
+            for row in (0, 1)
+        ]
+        assert ends[0] == ends[1]  # those of the template
+        row = [token for piece in read_back(stage, 0, LATER) for token in piece]
+        assert nasty in tokenizer.decode(row)
+        alone = encode_stage(tokenizer, prompt, QUESTIONS[:1], slot_width=M)
+        assert read_back(stage, 1, LATER) == read_back(alone, 0, LATER)
+    plain = encode_plain(tokenizer, [end, "Who?"])
+    assert tokenizer.eos_token_id not in plain[0] and tokenizer.decode(plain[0]) == end
+    assert plain[1] == tokenizer("Who?", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("family", STYLES)
+def test_an_answer_ends_in_what_the_chat_template_puts_behind_it(tokenizers, family):
+    tokenizer = copy.deepcopy(tokenizers[family])
+    end, other = tokenizer.eos_token_id, tokenizer("Go", add_special_tokens=False)["input_ids"][0]
+    assert turn_end(tokenizer, (other, end)) == end
+    tokenizer.eos_token = "Go"  # as Gemma's, which ends a document
+    assert tokenizer.eos_token_id == other
+    assert turn_end(tokenizer, (other, end)) == end
+    assert turn_end(tokenizer, (other,)) == other  # of those that the model ends with
+    tokenizer.eos_token = None
+    assert turn_end(tokenizer, (end,)) == end
+    with pytest.raises(PromptError, match="nothing ends an answer"):
+        turn_end(tokenizer, (other,))
 
 
 def test_senders_stand_in_the_order_of_the_slots(tokenizers):

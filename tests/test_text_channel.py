@@ -135,6 +135,15 @@ def test_slots_are_filled_per_row(team):
     assert not np.any(prompt.body_ids[:, :, slots])  # the prompt itself is as it was
 
 
+def test_special_tokens_in_a_message_are_only_letters(team):
+    tokenizer, prompt = team.tokenizers["planner"], encode(team, ["w"], 99)["planner"]
+    slots = np.asarray(prompt.slot_index) >= 0
+    message = f"a {tokenizer.eos_token} b"
+    ids, valid = text_channel.fill_slots(tokenizer, prompt, LATER, {"solver": [message]})
+    found = ids[0, slots & valid[0]]
+    assert tokenizer.decode(found) == message and tokenizer.eos_token_id not in found
+
+
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"rounds": 1, "max_message_tokens": 0}])
 def test_impossible_limits_are_named(team, ends, options):
     with pytest.raises(ValueError, match=r"(rounds|max_tokens)=0"):

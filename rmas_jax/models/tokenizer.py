@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,16 @@ def load_tokenizer(
             "and the field chat_template of tokenizer_config.json"
         )
     return tokenizer
+
+
+def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that are content: a special token named in one is spelt, not obeyed."""
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """The texts that a tokenizer reads as special tokens."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def token_texts(tokenizer: Any) -> list[str]:

@@ -25,6 +25,8 @@ import numpy as np
 import yaml
 from flax import struct
 
+from rmas_jax.models.tokenizer import encode_plain, special_tokens
+
 FIRST, LATER = 0, 1  # the two forms of a role's prompt
 SENTINEL = "\ue000{}\ue001"  # private-use characters stand for fields while a template renders
 FIELD = re.compile(r"\{(\w+)\}")
@@ -179,13 +181,48 @@ def split_template(tokenizer: Any, prompt: RolePrompt, form: str) -> list[str]:
     return [part for pair in zip(texts, [*senders, ""], strict=True) for part in pair][:-1]
 
 
-def _encode(tokenizer: Any, text: str, questions: Sequence[str]) -> list[list[int]]:
-    """Token ids of a text piece for every question."""
+def encode_piece(tokenizer: Any, text: str, questions: Sequence[str]) -> list[list[int]]:
+    """Token ids of a piece of a rendered template, filled with every question.
+
+    A question that names a special token is tokenised by itself, so that it cannot end its turn.
+    """
     marker = SENTINEL.format("question")
     if marker not in text:
         return [tokenizer(text, add_special_tokens=False)["input_ids"]] * len(questions)
     filled = [text.replace(marker, question) for question in questions]
-    return tokenizer(filled, add_special_tokens=False)["input_ids"]
+    rows = tokenizer(filled, add_special_tokens=False)["input_ids"]
+    names = special_tokens(tokenizer)
+    for i, question in enumerate(questions):
+        if any(name in question for name in names):
+            around = tokenizer(text.split(marker), add_special_tokens=False)["input_ids"]
+            [own] = encode_plain(tokenizer, [question])
+            rows[i] = functools.reduce(lambda row, after: [*row, *own, *after], around)
+    return rows
+
+
+def turn_end(tokenizer: Any, end_tokens: Sequence[int]) -> int:
+    """Which of the ids that end an agent's text stands behind an answer in its chat template.
+
+    The tokenizer's own end token need not: Gemma's ends a document, not a turn. It is taken where
+    the template puts none of them there.
+
+    Raises:
+      PromptError: there is no such token either.
+    """
+    answer = SENTINEL.format("answer")
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception as error:
+        raise PromptError(f"{tokenizer.name_or_path}: chat template failed: {error}") from error
+    behind = tokenizer(rendered.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    for token in (*behind, tokenizer.eos_token_id):
+        if token in end_tokens:
+            return token
+    raise PromptError(
+        f"{tokenizer.name_or_path}: nothing ends an answer: of the end tokens {list(end_tokens)} "
+        "the chat template puts none behind it, and the tokenizer has no eos_token"
+    )
 
 
 def left_pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, ...]:
@@ -216,7 +253,7 @@ def encode_stage(
     Args:
       tokenizer: the agent's own.
       prompt: templates of the role.
-      questions: B texts; any text is safe, slots cannot be moved by it.
+      questions: B texts; any text is safe: it moves no slot and ends no turn.
       slot_width: vectors per slot (M).
     """
     parts = {FIRST: prompt.first, LATER: prompt.later}
@@ -228,7 +265,7 @@ def encode_stage(
             "the first round has the same slots or none"
         )
     texts = {
-        form: [_encode(tokenizer, text, questions) for text in pieces[0::2]]
+        form: [encode_piece(tokenizer, text, questions) for text in pieces[0::2]]
         for form, pieces in parts.items()
     }
     # The prefix is what both forms begin with; the rest of a form is its body. It never takes all

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from flax import struct
 
+from rmas_jax.models.tokenizer import encode_plain
 from rmas_jax.prompts import (
-    SENTINEL,
     RolePrompt,
     StagePrompt,
+    encode_piece,
     encode_stage,
     left_pad,
     split_template,
@@ -41,12 +42,10 @@ class TrainingData:
         return jax.tree.map(lambda array: array[index], self)
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]]) -> Targets:
-    """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the end token, padded right."""
+def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Targets:
+    """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the token `end`, padded right."""
     rows = [
-        [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        for item in texts
-        for text in item
+        [*row, end] for row in encode_plain(tokenizer, [text for item in texts for text in item])
     ]
     width = max(map(len, rows))
     ids = np.zeros((len(rows), width), np.int32)
@@ -63,6 +62,7 @@ def encode_examples(
     tokenizers: Mapping[str, Any],
     prompts: Mapping[str, RolePrompt],
     *,
+    ends: Mapping[str, int],
     text_fields: Mapping[str, str],
     slot_width: int,
 ) -> TrainingData:
@@ -72,6 +72,7 @@ def encode_examples(
       examples: rows with "question" and, under each role's field, one text per round.
       tokenizers: by role.
       prompts: by role.
+      ends: role -> token that ends its texts.
       text_fields: role -> field of its texts; roles without texts get no targets.
       slot_width: vectors per slot.
     """
@@ -82,7 +83,9 @@ def encode_examples(
             for role in prompts
         },
         targets={
-            role: encode_texts(tokenizers[role], [example[field] for example in examples])
+            role: encode_texts(
+                tokenizers[role], [example[field] for example in examples], ends[role]
+            )
             for role, field in text_fields.items()
         },
     )
@@ -211,33 +214,32 @@ def encode_dialogues(
     *,
     topology: Topology,
     role: str,
+    end: int,
     text_fields: Mapping[str, str],
     rounds: int,
 ) -> Dialogues:
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
     A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts.
+    it stays empty where the sender has no texts. A role text ends in the token `end`.
     """
     pieces = [split_template(tokenizer, prompt, form) for form in (prompt.first, prompt.later)]
-    marker = SENTINEL.format("question")
+    questions = [example["question"] for example in examples]
     feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
     rows = []
     for r in range(rounds):
         texts, senders = pieces[min(r, 1)][0::2], pieces[min(r, 1)][1::2]
-        columns = [
-            [text.replace(marker, example["question"]) for example in examples] for text in texts
-        ]
+        encoded = [encode_piece(tokenizer, text, questions) for text in texts]
         for k, sender in enumerate(senders):
             wrote, field = r - (sender in feedback), text_fields.get(sender)
             is_sent = field is not None and wrote >= 0
             sent = [example[field][wrote] if is_sent else "" for example in examples]
-            columns.insert(2 * k + 1, sent)
-        columns.append([example[text_fields[role]][r] for example in examples])
-        encoded = [tokenizer(column, add_special_tokens=False)["input_ids"] for column in columns]
+            encoded.insert(2 * k + 1, encode_plain(tokenizer, sent))
+        written = [example[text_fields[role]][r] for example in examples]
+        encoded.append(encode_plain(tokenizer, written))
         for *prompt_ids, text_ids in zip(*encoded, strict=True):
             rows.append(([t for ids in prompt_ids for t in ids], text_ids))
-    ids, valid = left_pad([[*read, *text, tokenizer.eos_token_id] for read, text in rows])
+    ids, valid = left_pad([[*read, *text, end] for read, text in rows])
     lengths = np.array([len(text) + 1 for _, text in rows])
     target = np.arange(ids.shape[1])[None, :] >= ids.shape[1] - lengths[:, None]
     return Dialogues(ids=ids, valid=valid, target=target)

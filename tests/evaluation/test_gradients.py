@@ -16,7 +16,7 @@ def test_norms_are_those_of_items_by_themselves(tmp_path, float64):
     team, links = team._replace(agents=float64(team.agents)), float64(links)
     prompts = encode(team, QUESTIONS[:2], LATENT_STEPS)
     texts = [["the parcel", " from a to b"], ["w", "where"]]
-    target = encode_texts(team.tokenizers["solver"], texts)
+    target = encode_texts(team.tokenizers["solver"], texts, team.end_tokens["solver"][0])
 
     def norms(prompts, target):
         rows = gradient_norms(team, links, prompts, target, rounds=ROUNDS)
@@ -34,5 +34,6 @@ def test_norms_are_those_of_items_by_themselves(tmp_path, float64):
         assert norm == pytest.approx(expected, rel=1e-6)
 
     # Only the text of the last round counts.
-    others = encode_texts(team.tokenizers["solver"], [[" b", " from a to b"], [" a", "where"]])
+    texts = [[" b", " from a to b"], [" a", "where"]]
+    others = encode_texts(team.tokenizers["solver"], texts, team.end_tokens["solver"][0])
     assert norms(prompts, others) == pytest.approx(together, rel=1e-6)

@@ -168,7 +168,7 @@ def test_a_batch_is_worth_the_same_rows_padded_to_the_longest(tiny, ragged, teac
 
 def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):
     tokenizer = team.tokenizers["planner"]
-    targets = encode_texts(tokenizer, [["from a to b", "w"]])
+    targets = encode_texts(tokenizer, [["from a to b", "w"]], tokenizer.eos_token_id)
     assert targets.ids.shape[:2] == (1, 2)
     for row, valid, text in zip(
         targets.ids[0], targets.valid[0], ["from a to b", "w"], strict=True
@@ -179,9 +179,13 @@ def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):
 
 
 def test_every_role_has_prompts_and_texts_of_all_items(team):
+    ends = {role: i for i, role in enumerate(FIELDS)}
     data = encode_examples(
-        EXAMPLES, team.tokenizers, team.prompts, text_fields=FIELDS, slot_width=3
+        EXAMPLES, team.tokenizers, team.prompts, ends=ends, text_fields=FIELDS, slot_width=3
     )
+    for role, target in data.targets.items():
+        last = target.valid.sum(axis=-1, keepdims=True) - 1
+        assert (np.take_along_axis(target.ids, last, axis=-1) == ends[role]).all()
     assert len(data) == 2
     assert set(data.prompts) == set(data.targets) == set(FIELDS)
     one = data.rows(np.array([1]))
@@ -205,6 +209,7 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
         team.prompts[role],
         topology=team.system.topology,
         role=role,
+        end=tokenizer.eos_token_id,
         text_fields=FIELDS,
         rounds=3,
     )
