@@ -42,7 +42,7 @@ from rmas_jax.commands import (
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Row, Task, load_task
-from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.driver import evaluate, in_order
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.grading import Grader, find_grader
@@ -51,7 +51,7 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.processes import from_first, in_turn, is_first, together
 from rmas_jax.reporting.report import write_report
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
+from rmas_jax.run_folder import MEASURED, RunFolder, agent_sources, weights_digest
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import load_topology
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
@@ -71,6 +71,13 @@ def find_data(config: RunConfig) -> Task:
     rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
     data_dir = Path(config.output_dir) / "data"
     task = load_task(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
+    found = len(task.load("train")[: config.data.train_size])
+    for i, phase in enumerate(config.outer.phases):
+        if found < phase.batch_size:
+            raise ConfigError(
+                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
+                "train on (data.train_size)"
+            )
     if lacking := [role for role in roles if role not in task.text_fields]:
         for phase in config.outer.phases:
             if phase.latents == "teacher_forced":
@@ -240,6 +247,8 @@ def read_inputs(config: RunConfig, task: Task) -> Inputs:
         splits = {split: task.load(split) for split in config.evaluation.splits}
     except ValueError as error:
         raise ConfigError(f"evaluation.splits: {error}") from None
+    chosen = config.evaluation
+    in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
     team = load_run_team(config)
     given = None if config.system.links is None else load_links_for(team, config.system)
     return Inputs(grade, answering, splits, team, given, agent_sources(config))
@@ -292,7 +301,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         text = json.dumps(norms, indent=2)
         from_first(lambda: (folder.path / "gradients.json").write_text(text))
 
-    folder.stage("evaluation", measure)
+    chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
+    folder.stage("evaluation", measure, settings=chosen)
     folder.stage("gradient norms", gradients)
     from_first(lambda: report(folder.path))
 

@@ -24,6 +24,10 @@ from rmas_jax.processes import from_first, together
 from rmas_jax.training.preemption import end_if_due
 
 ENVIRONMENT = "environment.json"
+# What a run may change when it goes on: which measurements are made, of which each is kept under
+# its own name, and what moves no number.
+MEASURED = ("methods", "rounds", "splits")
+NO_MATTER = ("progress", "tensorboard", "compilation_cache")
 log = logging.getLogger(__name__)
 
 
@@ -41,16 +45,19 @@ class RunFolder:
         """
         self.path = Path(config.output_dir) / config.name
         self.marks = self.path / "timings.json"  # finished stages and their seconds
-        identity = {
-            "config": yaml.safe_load(dump_config(config)),
-            "weights": weights_digest,
-            "data": data_version,
-        }
-        claimed = from_first(lambda: self._claim(identity, dump_config(config)))
-        together(lambda: self._check_shared(identity, *claimed))
+        self.asked = self.path / "stages.json"  # what may change, as it was when they finished
+        text = dump_config(config)
+        whole = {"config": yaml.safe_load(text), "weights": weights_digest, "data": data_version}
+        fixed = yaml.safe_load(text)
+        for section, names in (("evaluation", MEASURED), ("runtime", NO_MATTER)):
+            for name in names:
+                del fixed[section][name]
+        identity = {**whole, "config": fixed}
+        firsts, found = from_first(lambda: (whole, self._claim(identity, text)))
+        together(lambda: self._check_shared(whole, firsts, found))
 
-    def _claim(self, identity: dict[str, Any], config: str) -> tuple[dict[str, Any], str]:
-        """Makes the folder this run's; returns its identity and its environment as written."""
+    def _claim(self, identity: dict[str, Any], config: str) -> str:
+        """Makes the folder this run's; returns its environment as written."""
         stored = self.path / "identity.json"
         if stored.is_file():
             before = json.loads(stored.read_text())
@@ -67,14 +74,14 @@ class RunFolder:
         (self.path / "config.yaml").write_text(config)
         found = json.dumps(environment(), indent=2)
         (self.path / ENVIRONMENT).write_text(found)
-        return identity, found
+        return found
 
-    def _check_shared(self, identity: dict[str, Any], firsts: dict[str, Any], found: str) -> None:
+    def _check_shared(self, whole: dict[str, Any], firsts: dict[str, Any], found: str) -> None:
         """Whether this process runs what the first one does, and sees what it has written."""
-        if identity != firsts:
+        if whole != firsts:
             raise ConfigError(
                 "the processes were started for different runs; they differ in "
-                f"{', '.join(_differences(firsts, identity))}"
+                f"{', '.join(_differences(firsts, whole))}"
             )
         seen = self.path / ENVIRONMENT
         if not seen.is_file() or seen.read_text() != found:
@@ -83,24 +90,29 @@ class RunFolder:
                 "first process has written; allowed is a folder that all processes share"
             )
 
-    def stage(self, name: str, run: Callable[[], Any]) -> None:
-        """Runs a stage, unless it was finished before, and says which.
+    def stage(self, name: str, run: Callable[[], Any], *, settings: Any = None) -> None:
+        """Runs a stage, unless it was finished before with the same settings, and says which.
 
         Raises:
           PreemptedError: SIGTERM came before it.
         """
-        done = from_first(
-            lambda: json.loads(self.marks.read_text()) if self.marks.is_file() else {}
-        )
-        if name in done:
+        settings = json.loads(json.dumps(settings))  # as it will be read again
+        done, asked = from_first(lambda: (_stored(self.marks), _stored(self.asked)))
+        if name in done and asked.get(name) == settings:
             log.info("%s: finished before in %.0f s, reused", name, done[name])
             return
         end_if_due(f"before the stage {name!r}; what is finished is kept")
         log.info("%s ...", name)
         started = time.perf_counter()
         run()
-        done[name] = round(time.perf_counter() - started, 1)
+        done[name] = round(done.get(name, 0) + time.perf_counter() - started, 1)
+        asked[name] = settings
+        from_first(lambda: self.asked.write_text(json.dumps(asked, indent=2)))
         from_first(lambda: self.marks.write_text(json.dumps(done, indent=2)))
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:

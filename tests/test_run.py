@@ -87,6 +87,18 @@ def test_a_model_directory_that_is_not_there(tmp_path, capsys):
     assert f"{tmp_path}/nobody" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("outer.phases.0.batch_size=17", "there are 16 items to train on"),
+        ("evaluation.batch_size=1", "shuffled_latents needs at least 2"),
+    ],
+)
+def test_batches_that_do_not_fit_are_found_before_training(tmp_path, capsys, override, words):
+    message = refused(tmp_path, capsys, override)
+    assert override in message and words in message
+
+
 def test_int8_without_its_library(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
     message = refused(tmp_path, capsys, "runtime.weights=int8")
@@ -205,6 +217,12 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     assert (folder / "items.jsonl").stat().st_mtime_ns == before
     for stage in ("inner loop", "outer loop", "evaluation"):
         assert f"{stage}: finished before" in caplog.text
+
+    progress = "runtime.progress=true"  # moves no number
+    assert run(tmp_path, "evaluation.splits=['test[:3]', 'test[:6]']", progress) == 0
+    more = json.loads((folder / "results.json").read_text())
+    assert more[: len(rows)] == rows and {row["split"] for row in more[len(rows) :]} == {"test[:3]"}
+    assert len(more) > len(rows)
 
     assert run(tmp_path, "seed=1") == BAD_INPUT
     message = capsys.readouterr().err

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.assembly import Team
+from rmas_jax.config import ConfigError
 from rmas_jax.evaluation.entrants import Answering, Answers, Entrant, Keys, Prompts, entrants_of
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
@@ -69,18 +70,11 @@ def evaluate(
 
     Raises:
       PreemptedError: SIGTERM came; what is finished stays.
-      ValueError: a method that does not exist; a split without items; the shuffled control with
-        batches of one item, or with a question that stands next to itself.
+      ValueError: a method that does not exist.
+      ConfigError: see `in_order`.
     """
-    if empty := [split for split, items in examples.items() if not items]:
-        raise ValueError(f"splits {empty}: no items to evaluate on")
-    examples = {
-        split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
-        for split, items in examples.items()
-    }
+    examples = in_order(examples, methods=methods, batch_size=batch_size)
     entrants = list(entrants_of(team, links, aligned_links, methods, rounds, answering))
-    if "shuffled_latents" in methods:
-        _check_neighbours(examples, batch_size)
     record = Record(Path(directory))
     pending = [
         (entrant, split)
@@ -132,6 +126,29 @@ def evaluate(
     return record.rows
 
 
+def in_order(
+    examples: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    methods: Sequence[str],
+    batch_size: int,
+) -> dict[str, list[Mapping[str, Any]]]:
+    """The items of every split in the order in which they are run.
+
+    Raises:
+      ConfigError: a split without items; the shuffled control with batches of one item, or with a
+        question that stands next to itself.
+    """
+    if empty := [split for split, items in examples.items() if not items]:
+        raise ConfigError(f"evaluation.splits: {', '.join(empty)}: no items to evaluate on")
+    examples = {
+        split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
+        for split, items in examples.items()
+    }
+    if "shuffled_latents" in methods:
+        _check_neighbours(examples, batch_size)
+    return examples
+
+
 def _keys(answering: Answering, seed: int, rows: np.ndarray) -> Keys:
     """Per rollout, the PRNG keys of items by their places [B] in a split."""
     if answering.sampling.temperature == 0:
@@ -156,15 +173,16 @@ def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 def _check_neighbours(examples: Mapping[str, Sequence[Mapping[str, Any]]], batch_size: int) -> None:
     """The shuffled control gives every item the thoughts of another question."""
     if batch_size < 2:
-        raise ValueError(f"batch_size={batch_size}: shuffled_latents needs at least 2")
+        raise ConfigError(f"evaluation.batch_size={batch_size}: shuffled_latents needs at least 2")
     for split, items in examples.items():
         for rows, kept in batches(len(items), batch_size):
             asked = [items[row]["question"] for row in rows]
             for i in range(kept):
                 if asked[i] == asked[i - 1]:
-                    raise ValueError(
-                        f"{split}: shuffled_latents would give an item thoughts about its own "
-                        f"question, {asked[i]!r}; leave the control out or repeated questions"
+                    raise ConfigError(
+                        f"evaluation.splits: {split}: shuffled_latents would give an item "
+                        f"thoughts about its own question, {asked[i]!r}; leave repeated questions "
+                        "out, or the control (evaluation.methods)"
                     )
 
 
