@@ -18,7 +18,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,6 @@ from rmas_jax import text_channel
 from rmas_jax.agents import Reading
 from rmas_jax.answers import SecondTry, second_try_of, write_jitted, write_texts
 from rmas_jax.assembly import Team, load_links_for
-from rmas_jax.checkpoints import load_links
 from rmas_jax.commands import (
     BAD_INPUT,
     BAD_INPUTS,
@@ -42,6 +40,7 @@ from rmas_jax.inspection import nearest_tokens
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage
+from rmas_jax.run_folder import trained_links
 from rmas_jax.sampling import row_keys
 from rmas_jax.tools import Toolbox
 from rmas_jax.walkthrough import walk
@@ -200,19 +199,16 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Any:
     """The links to use.
 
     Raises:
-      ConfigError: there are none.
+      ConfigError: there are none, or the run of this name has trained those of another system.
+      CheckpointError: they cannot be read, or do not fit.
     """
-    if file is not None:
-        return load_links_for(team, dataclasses.replace(config.system, links=file))
-    trained = Path(config.output_dir) / config.name / "links" / "trained.safetensors"
-    if trained.is_file():
-        return load_links(trained)
-    if config.system.links is not None:
-        return load_links_for(team, config.system)
-    raise ConfigError(
-        f"no links: {trained} does not exist, and system.links is null. Train some "
-        "(python experiments/run.py --config ...), or name a file with --links"
-    )
+    named = file or trained_links(config) or config.system.links
+    if named is None:
+        raise ConfigError(
+            f"no links: {config.output_dir}/{config.name} has trained none, and system.links is "
+            "null. Train some (python experiments/run.py --config ...), or name a file with --links"
+        )
+    return load_links_for(team, dataclasses.replace(config.system, links=str(named)))
 
 
 def build_asker(options: argparse.Namespace) -> Asker:

@@ -23,7 +23,7 @@ from rmas_jax.models.hf import local_directory
 from rmas_jax.processes import from_first, together
 from rmas_jax.training.preemption import end_if_due
 
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, IDENTITY = "environment.json", "identity.json"
 # What a run may change when it goes on: which measurements are made, of which each is kept under
 # its own name, and what moves no number.
 MEASURED = ("methods", "rounds", "splits")
@@ -58,7 +58,7 @@ class RunFolder:
 
     def _claim(self, identity: dict[str, Any], config: str) -> str:
         """Makes the folder this run's; returns its environment as written."""
-        stored = self.path / "identity.json"
+        stored = self.path / IDENTITY
         if stored.is_file():
             before = json.loads(stored.read_text())
             if before != identity:
@@ -109,6 +109,29 @@ class RunFolder:
         asked[name] = settings
         from_first(lambda: self.asked.write_text(json.dumps(asked, indent=2)))
         from_first(lambda: self.marks.write_text(json.dumps(done, indent=2)))
+
+
+def trained_links(config: RunConfig) -> Path | None:
+    """The links that the run of a configuration has trained; None where it has trained none.
+
+    Raises:
+      ConfigError: they are those of another system, beside its rounds and latent steps.
+    """
+    folder = Path(config.output_dir) / config.name
+    links = folder / "links" / "trained.safetensors"
+    if not links.is_file():
+        return None
+    trained_for = _stored(folder / IDENTITY).get("config", {}).get("system", {})
+    asked_for = yaml.safe_load(dump_config(config))["system"]
+    free = ("rounds", "latent_steps")
+    before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained_for, asked_for))
+    if before != now:
+        raise ConfigError(
+            f"{links} belongs to another system; it differs in "
+            f"{', '.join(_differences(before, now, '.system'))}. Choose the run that trained this "
+            "one (--set name=...), or name links with --links"
+        )
+    return links
 
 
 def _stored(path: Path) -> dict[str, Any]:

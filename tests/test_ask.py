@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
 import jax
 import pytest
+import yaml
 
 from experiments.ask import main
 from rmas_jax.assembly import load_team, start_links
 from rmas_jax.checkpoints import save_links
-from rmas_jax.config import load_config
+from rmas_jax.commands import BAD_INPUT
+from rmas_jax.config import dump_config, load_config
 
 CONFIG = "experiments/configs/quickstart.yaml"
 QUESTION = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"
@@ -66,6 +69,23 @@ def test_rollouts_share_the_latents(tmp_path, capsys, links):
     assert len(account["answers"]) == 3 and len(set(account["answers"])) > 1
     roles = [step["role"] for step in account["steps"]]
     assert roles == ["planner", "critic", "solver", "solver", "solver"]
+
+
+def test_links_of_a_run_are_those_of_its_system(tmp_path, capsys, links):
+    run = tmp_path / "quickstart"
+    run.joinpath("links").mkdir(parents=True)
+    shutil.copy(links, run / "links" / "trained.safetensors")
+    system = yaml.safe_load(dump_config(load_config(CONFIG)))["system"]
+    (run / "identity.json").write_text(json.dumps({"config": {"system": system}}))
+    one = ("--rounds", "1", QUESTION)
+    ask(tmp_path, capsys, *one)
+    _, (own, named) = ask(tmp_path, capsys, "--links", links, *one)
+    assert own["answers"] == named["answers"]
+    common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}", "--set"]
+    for other in ("system.outer_link=mlp", "system.links=elsewhere.safetensors"):
+        assert main([*common, other, *one]) == BAD_INPUT
+        message = capsys.readouterr().err
+        assert "belongs to another system" in message and other.partition("=")[0] in message
 
 
 @pytest.mark.parametrize("script", ["ask", "make_role_texts", "run"])
