@@ -67,6 +67,11 @@ log = logging.getLogger("rmas_jax")
 
 def find_data(config: RunConfig) -> Task:
     """The data of a run, whose texts suffice for what it trains."""
+    if config.system.task is not None and config.data.dataset == "relay":
+        raise ConfigError(
+            "data.dataset=relay: its puzzles are no problems of system.task="
+            f"{config.system.task}; name a published set or a file of problems"
+        )
     roles = load_topology(config.system.topology).order
     rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
     data_dir = Path(config.output_dir) / "data"
@@ -303,7 +308,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
 
     chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
     folder.stage("evaluation", measure, settings=chosen)
-    folder.stage("gradient norms", gradients)
+    if config.evaluation.gradient_batch_size:
+        folder.stage("gradient norms", gradients)
     from_first(lambda: report(folder.path))
 
 

@@ -99,6 +99,11 @@ def test_batches_that_do_not_fit_are_found_before_training(tmp_path, capsys, ove
     assert override in message and words in message
 
 
+def test_the_puzzles_are_no_problems_of_a_task(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "system.prompts=sequential", "system.task=math")
+    assert "data.dataset=relay" in message and "system.task=math" in message
+
+
 def test_int8_without_its_library(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
     message = refused(tmp_path, capsys, "runtime.weights=int8")

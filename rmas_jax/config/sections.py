@@ -292,7 +292,9 @@ class EvaluationConfig(Section):
     )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
     search: str | None = option("JSON-lines corpus that answerers may search", None)
-    gradient_batch_size: int = option("items behind the gradient norms", 32, at_least=1)
+    gradient_batch_size: int = option(
+        "items behind the gradient norms; 0: these are not measured", 32, at_least=0
+    )
     methods: tuple[str, ...] = option(
         "systems and controls to compare", METHODS, choices=METHODS, distinct=True
     )
