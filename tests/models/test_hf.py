@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import tokenizers
 import torch
 import transformers
 from oracles import CASES
@@ -24,7 +23,6 @@ from rmas_jax.models import (
     UnsupportedModelError,
     config_from_hf,
     load_pretrained,
-    load_tokenizer,
     save_pretrained,
 )
 from rmas_jax.models.config import config_to_hf
@@ -420,44 +418,6 @@ def test_saving_refuses_what_the_family_cannot_express(oracle, change):
     model, _ = load_pretrained(oracle("gemma3").directory)
     with pytest.raises(UnsupportedModelError, match=next(iter(change))):
         config_to_hf(dataclasses.replace(model.config, **change))
-
-
-# --- Tokenizers -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tokenizer_directory(tmp_path):
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "hi": 1}, "<unk>"))
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_tokenizer_with_its_chat_template(tokenizer_directory):
-    tokenizer = load_tokenizer(tokenizer_directory)
-    messages = [{"role": "user", "content": "hi"}]
-    assert tokenizer.apply_chat_template(messages, tokenize=False) == "hi"
-    assert tokenizer("hi")["input_ids"] == [1]
-
-
-def test_tokenizer_without_chat_template(tokenizer_directory):
-    (tokenizer_directory / "chat_template.jinja").unlink()
-    with pytest.raises(CheckpointError, match="no chat template"):
-        load_tokenizer(tokenizer_directory)
-
-
-def test_missing_tokenizer(oracle, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no tokenizer"):
-        load_tokenizer(oracle("llama").directory)
-    with pytest.raises(CheckpointError, match="no such directory"):
-        load_tokenizer(tmp_path / "nowhere")
-
-
-def test_damaged_tokenizer(tokenizer_directory):
-    (tokenizer_directory / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_tokenizer(tokenizer_directory)
 
 
 def test_params_are_those_of_init(oracle):

@@ -1,10 +1,13 @@
-"""Tokens that two vocabularies share, for tokenizers that mark spaces and bytes differently."""
+"""Tokenizers of checkpoints, and the tokens that two share, however they mark spaces."""
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from experiments.embedded.make_tokenizers import STYLES, write_tokenizer
-from rmas_jax.models import load_tokenizer
+from rmas_jax.models import CheckpointError, load_tokenizer
 from rmas_jax.models.tokenizer import shared_tokens
 
 TEXTS = ("Bada Kor, three trips left", "Kor\nPlan")
@@ -34,3 +37,38 @@ def test_shared_tokens_spell_the_same(tokenizers, sender, receiver):
     assert len(set(surfaces[0])) == len(surfaces[0])
     assert {"Bada", " Kor", "Kor", " three", "\n"} <= set(surfaces[0])  # a space makes a difference
     assert ("Luka" in surfaces[0]) == (sender == receiver == "llama")
+
+
+@pytest.fixture
+def tokenizer_directory(tmp_path):
+    inner = Tokenizer(WordLevel({"<unk>": 0, "hi": 1}, "<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_tokenizer_with_its_chat_template(tokenizer_directory):
+    tokenizer = load_tokenizer(tokenizer_directory)
+    messages = [{"role": "user", "content": "hi"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "hi"
+    assert tokenizer("hi")["input_ids"] == [1]
+
+
+def test_tokenizer_without_chat_template(tokenizer_directory):
+    (tokenizer_directory / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match="no chat template"):
+        load_tokenizer(tokenizer_directory)
+
+
+def test_missing_tokenizer(oracle, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no tokenizer"):
+        load_tokenizer(oracle("llama").directory)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def test_damaged_tokenizer(tokenizer_directory):
+    (tokenizer_directory / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_tokenizer(tokenizer_directory)
