@@ -36,12 +36,37 @@ def test_texts(text, gold, prediction, is_right):
         ("12", "12", True),
         ("1.2", "1.8", False),
         (r"\boxed{1/2}", r"\boxed{4/5}", False),
+        (r"\boxed{12}", "12 apples", True),
+        (r"\boxed{12 -> 13}", "13", False),
+        (r"\boxed{7.}", "7", True),
+        ("$0.5$", "1/2", True),
+        (r"\(\frac{1}{2}\)", "0.5", True),
+        ("1,000", "1000", True),
         ("", "7", False),
     ],
 )
 def test_mathematics(text, gold, is_right):
     pytest.importorskip("math_verify", reason="needs the extra eval")
     assert grade_math(text, gold)[1] is is_right
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("The answer is not 7", "7"),
+        ("I do not know; maybe 12 or 13.", "13"),
+        ("The answer is 0.5.", "1/2"),
+        (r"it is \frac{1}{2}", "0.5"),
+        (r"\text{not } 7", "7"),
+        ("12 -> 13", "13"),
+        ("12. 13.", "13"),
+        ("12 $13$", "13"),
+        ("? 13", "13"),
+    ],
+)
+def test_without_a_box_prose_is_not_searched_for_a_number(text, gold):
+    pytest.importorskip("math_verify", reason="needs the extra eval")
+    assert grade_math(text, gold) == (text, False)
 
 
 def test_the_grader_is_chosen_by_the_data(monkeypatch):
