@@ -49,7 +49,9 @@ from rmas_jax.evaluation.grading import Grader, find_grader
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.processes import from_first, in_turn, is_first, together
-from rmas_jax.reporting.report import write_report
+from rmas_jax.reporting.report import write
+from rmas_jax.reporting.results import Results
+from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.run_folder import MEASURED, RunFolder, agent_sources, weights_digest
 from rmas_jax.sharding import to_host
@@ -315,8 +317,9 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
 
 def report(folder: Path) -> None:
     """Writes the report of a run and prints its table."""
-    written = write_report(folder)
-    print(terminal_table(json.loads((folder / "results.json").read_text())))
+    measured = read_run(folder)
+    written = write(measured)
+    print(terminal_table(Results(measured.results, measured.items)))
     print(f"\nreport: {written}")
 
 

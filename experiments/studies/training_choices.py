@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from experiments.run import main as run
-from rmas_jax.evaluation.metrics import paired_difference, wilson_interval
+from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.reporting.results import accuracy_interval
 
 CONFIG = "experiments/configs/training_choices.yaml"
 ALIGNED, BASE = "aligned", "base"
@@ -100,17 +101,22 @@ def summarise(
     for name, of_seeds in correct.items():
         for split in of_seeds[0]:
             base, own = (
-                [right for items in of for right in items[split].values()]
+                {
+                    (seed, item): is_right
+                    for seed, items in zip(seeds, of, strict=True)
+                    for item, is_right in items[split].items()
+                }
                 for of in (correct[base_name], of_seeds)
             )
-            interval = wilson_interval(sum(own), len(own))
-            paired = paired_difference(own, base)
+            interval, questions = accuracy_interval(own), [item for _, item in own]
+            paired = paired_difference([*own.values()], [base[key] for key in own], items=questions)
             rows.append(
                 {
                     "variant": name,
                     "split": split,
                     "n": len(own),
-                    "accuracy": float(np.mean(own)),
+                    "items": paired.items,
+                    "accuracy": float(np.mean([*own.values()])),
                     "interval": tuple(interval),
                     "by_seed": [float(np.mean([*items[split].values()])) for items in of_seeds],
                     "difference": paired.difference,
@@ -127,8 +133,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int])
         "",
         f"Three embedded agents, three rounds, seeds {', '.join(map(str, seeds))} "
         f"(`{CONFIG}`, `experiments/studies/training_choices.py`). Accuracy at three rounds in %, "
-        "95 % intervals that pool the seeds' answers as if they were independent; in brackets the "
-        f"seeds; the difference to `{base}` is over the same questions.",
+        "95 % intervals over questions, each with the answers of all seeds; beside them the seeds; "
+        f"the difference to `{base}` is over the same questions.",
     ]
     for split in dict.fromkeys(row["split"] for row in rows):
         lines += ["", f"## {split}", "", "| variant | | accuracy | seeds | to base |"]

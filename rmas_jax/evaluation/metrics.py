@@ -1,13 +1,17 @@
 """How sure an accuracy is, and how sure the difference of two is.
 
 Everything is a fraction between 0 and 1 (or -1 and 1 for a difference); percent is for tables.
+
+Several seeds answer the same questions, and often in the same way: their answers are not as many
+independent ones. Intervals are therefore over items, each with all its answers: what another set of
+questions would give with these seeds. How far seeds differ is another matter.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,36 +29,85 @@ class Interval(NamedTuple):
 class PairedDifference:
     """Accuracy of `a` minus accuracy of `b` on the same items."""
 
-    n: int  # items that both answered
-    only_a: int  # items that only `a` got right
-    only_b: int  # items that only `b` got right
+    items: int  # that both answered
+    answers: int  # of each, over all seeds
+    only_a: int  # answers that only `a` got right
+    only_b: int  # answers that only `b` got right
     difference: float
     interval: Interval
-    p_value: float  # exact two-sided McNemar test of "no difference"
+    p_value: float  # exact, two-sided, of "no difference"
 
 
-def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(correct: float, n: float, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of an accuracy; stays inside [0, 1] and works at 0 and `n` correct.
+
+    Counts may be fractions, as effective ones are.
 
     Raises:
         ValueError: `n` is not positive, or `correct` is not within 0 and `n`.
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct={correct}, n={n}: need n >= 1 and 0 <= correct <= n")
-    low, high = stats.binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    return Interval(float(low), float(high))
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    mean = correct / n
+    centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
+    # Rounding must not leave a hair beside the ends that are exact.
+    return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)
+
+
+def repeated_interval(
+    correct: Sequence[int], answers: Sequence[int], confidence: float = 0.95
+) -> Interval:
+    """Interval of an accuracy where items are answered several times, as by several seeds.
+
+    Wilson's interval at the effective number of answers: as many independent ones as have the
+    variance of the accuracy that clusters of answers by item give (Franco, Little, Louis and Slud,
+    Journal of Survey Statistics and Methodology 7, 2019, p. 334). With one answer to each item, and
+    where all answers to an item agree, that is Wilson's interval over items; where they vary it is
+    narrower, at most as narrow as if all answers were independent.
+
+    Args:
+        correct: right answers to each item.
+        answers: answers to each item, at least one.
+
+    Raises:
+        ValueError: no items, or counts that do not fit each other.
+    """
+    right, asked = np.asarray(correct, float), np.asarray(answers, float)
+    if right.shape != asked.shape or right.ndim != 1 or not right.size:
+        raise ValueError(f"items need two equal, non-empty lengths: {len(correct)}, {len(answers)}")
+    if (asked < 1).any() or (right < 0).any() or (right > asked).any():
+        raise ValueError("an item has 1 answer or more, and 0 to all of them are right")
+    mean = float(right.sum() / asked.sum())
+    effective = _effective_answers(right, asked)
+    return wilson_interval(min(mean * effective, effective), effective, confidence)
 
 
 def paired_difference(
-    correct_a: Sequence[bool], correct_b: Sequence[bool], confidence: float = 0.95
+    correct_a: Sequence[bool],
+    correct_b: Sequence[bool],
+    confidence: float = 0.95,
+    *,
+    items: Sequence[Hashable] | None = None,
 ) -> PairedDifference:
     """Compares two systems that answered the same items, in the same order.
 
-    The p-value is McNemar's exact test: under "no difference" the items that only one of the two
-    got right fall to either side like fair coin tosses. The interval is Newcombe's for paired
-    proportions (Statistics in Medicine 17, 1998, p. 2635, method 10): the Wilson intervals of
-    both accuracies, combined with the correlation of the pairs. Unlike the normal approximation
-    it does not shrink to a point where the two systems never differ.
+    The interval combines those of both accuracies with the correlation of the pairs: Newcombe's for
+    paired proportions (Statistics in Medicine 17, 1998, p. 2635, method 10), and where items have
+    several answers the same with `repeated_interval` and the correlation of their means (Zou and
+    Donner, Statistics in Medicine 27, 2008, p. 1693). Unlike the normal approximation it does not
+    shrink to a point where the two systems never differ.
+
+    The p-value is Fisher's randomisation test of pairs: under "no difference" each item's
+    difference, over all its answers, falls to either side like a fair coin. With one answer to each
+    item, and where all answers to an item agree, that is McNemar's exact test over items.
+
+    Args:
+        correct_a: whether an answer of the first system is right.
+        correct_b: the same of the second.
+        items: what each answer answers; an item that comes several times has several answers. None:
+            every answer has an item of its own.
 
     Raises:
         ValueError: the sequences are empty or of different lengths.
@@ -64,40 +117,69 @@ def paired_difference(
         raise ValueError(
             f"paired answers need two equal, non-empty lengths: {len(correct_a)}, {len(correct_b)}"
         )
-    both, neither = int((a & b).sum()), int((~a & ~b).sum())
+    if items is None:
+        items = range(a.size)
+    if len(items) != a.size:
+        raise ValueError(f"items: {len(items)} for {a.size} answers")
+    number = {item: i for i, item in enumerate(dict.fromkeys(items))}
+    item_of = np.array([number[item] for item in items])
+    right_a, right_b, asked = (np.bincount(item_of, counted) for counted in (a, b, np.ones(a.size)))
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    discordant = only_a + only_b
     return PairedDifference(
-        n=a.size,
+        items=len(number),
+        answers=a.size,
         only_a=only_a,
         only_b=only_b,
         difference=(only_a - only_b) / a.size,
-        interval=_newcombe_interval(both, only_a, only_b, neither, confidence),
-        p_value=float(stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0,
+        interval=_newcombe_interval(right_a, right_b, asked, confidence),
+        p_value=_randomisation_test((right_a - right_b).astype(int)),
     )
 
 
-def _newcombe_interval(
-    both: int, only_a: int, only_b: int, neither: int, confidence: float
-) -> Interval:
-    """Newcombe's method 10 from the four counts of a paired table."""
-    n = both + only_a + only_b + neither
-    right_a, right_b = both + only_a, both + only_b
-    a, b = wilson_interval(right_a, n, confidence), wilson_interval(right_b, n, confidence)
-    mean_a, mean_b = right_a / n, right_b / n
+def _effective_answers(right: np.ndarray, asked: np.ndarray) -> float:
+    """Independent answers with the variance of the accuracy over items [N]; at most all answers."""
+    total = asked.sum()
+    mean = right.sum() / total
+    if mean in (0, 1):  # nothing varies: as if all answers to an item agreed, which they do
+        return float(total**2 / (asked**2).sum())
+    # Of a ratio of two sums over items, which is what an accuracy is.
+    variance = ((right - mean * asked) ** 2).sum() / total**2
+    return float(total if variance == 0 else min(mean * (1 - mean) / variance, total))
 
-    # Correlation of the two answers; a positive one is pulled towards 0 by a continuity correction.
-    margins = right_a * (n - right_a) * right_b * (n - right_b)
-    covariance = both * neither - only_a * only_b
+
+def _newcombe_interval(
+    right_a: np.ndarray, right_b: np.ndarray, asked: np.ndarray, confidence: float
+) -> Interval:
+    """Newcombe's method 10 from right answers and answers of each item [N]."""
+    a, b = (repeated_interval(right, asked, confidence) for right in (right_a, right_b))
+    mean_a, mean_b = right_a.sum() / asked.sum(), right_b.sum() / asked.sum()
+
+    # Correlation of the two; a positive one is pulled towards 0 by a continuity correction.
+    off_a, off_b = ((r - r.sum() / asked.sum() * asked) / asked.mean() for r in (right_a, right_b))
+    margins = (off_a**2).sum() * (off_b**2).sum()
+    covariance = (off_a * off_b).sum()
     if covariance > 0:
-        covariance = max(covariance - n / 2, 0)
+        covariance = max(covariance - 1 / 2, 0)
     correlation = covariance / math.sqrt(margins) if margins else 0.0
 
     def distance(of_a: float, of_b: float) -> float:
         return math.sqrt(max(of_a**2 - 2 * correlation * of_a * of_b + of_b**2, 0.0))
 
-    difference = mean_a - mean_b
+    difference = float(mean_a - mean_b)
     return Interval(
         difference - distance(mean_a - a.low, b.high - mean_b),
         difference + distance(a.high - mean_a, mean_b - b.low),
     )
+
+
+def _randomisation_test(differences: np.ndarray) -> float:
+    """Chance that the sum of `differences` [N], each with a random sign, is as far from 0."""
+    # Of each size, as many as there are: their signed sum is a binomial number, in steps of two.
+    chances = np.ones(1)  # of the sums -S, .., S so far
+    for size, count in zip(*np.unique(abs(differences), return_counts=True), strict=True):
+        if size:
+            own = np.zeros(2 * size * count + 1)
+            own[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            chances = np.convolve(chances, own)
+    sums = np.arange(len(chances)) - len(chances) // 2
+    return float(min(chances[abs(sums) >= abs(differences.sum())].sum(), 1.0))

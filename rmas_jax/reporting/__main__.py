@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from rmas_jax.reporting.report import write
+from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import RunFileError, read_run
 from rmas_jax.reporting.tables import terminal_table
 
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if not options.quiet:
         if run.results:
-            print(terminal_table(run.results), end="\n\n")
+            print(terminal_table(Results(run.results, run.items)), end="\n\n")
         for note in run.notes:
             print(note)
     print(path)

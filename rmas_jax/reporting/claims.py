@@ -1,6 +1,8 @@
-"""The paper's claims, checked from the rows of an evaluation.
+"""The paper's claims, checked from the results of an evaluation.
 
-Verdicts follow point estimates; the numbers beside them say where the 95 % intervals are apart.
+Verdicts follow point estimates. The numbers beside them say what the data settle: where answers by
+item are at hand, by the 95 % interval of the paired difference, which is 0 for two methods that are
+alike; elsewhere by whether the intervals of both accuracies are apart.
 Where a claim speaks of "every round", those rounds count that both methods have.
 """
 
@@ -9,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rmas_jax.reporting import methods
 from rmas_jax.reporting.results import (
     Result,
     Results,
-    Row,
     count_rounds,
+    points,
     three_digits,
 )
 
@@ -119,13 +121,12 @@ COMPARISONS = (
 )
 
 
-def check_claims(rows: Sequence[Row]) -> list[Claim]:
-    """Checks every claim on every split, from the rows of `results.json`.
+def check_claims(results: Results) -> list[Claim]:
+    """Checks every claim on every split.
 
     Several seeds are pooled. The last claim says whether the others, as far as they were measured,
     hold on each split, and asks for at least two.
     """
-    results = Results(rows)
     claims = [
         Claim(
             "rises_with_rounds",
@@ -163,8 +164,8 @@ def _rises(results: Results, split: str) -> Finding:
     first, last = curve[0], curve[-1]
     path = " → ".join(f"{100 * result.accuracy:.1f}" for result in curve)
     numbers = (
-        f"{path} % at {count_rounds(*(result.rounds for result in curve))}; first and last "
-        f"{_intervals(first, last)}"
+        f"{path} % at {count_rounds(*(result.rounds for result in curve))}; last and first: "
+        f"{_evidence(results, [(last, first)])}"
     )
     return Finding(split, _verdict(never_falls and last.accuracy > first.accuracy), numbers)
 
@@ -178,7 +179,7 @@ def _above_best_single(results: Results, split: str) -> Finding:
     label = methods.describe(single.method).label
     numbers = (
         f"{100 * last.accuracy:.1f} % at {count_rounds(last.rounds)}, {label} "
-        f"{100 * single.accuracy:.1f} % ({_intervals(last, single)})"
+        f"{100 * single.accuracy:.1f} %; {_evidence(results, [(last, single)])}"
     )
     return Finding(split, _verdict(last.accuracy > single.accuracy), numbers)
 
@@ -204,9 +205,7 @@ def _compare(results: Results, split: str, comparison: Comparison) -> Finding:
         passed &= comparison.passes_last(getattr(ours, quantity), getattr(theirs, quantity))
     numbers = f"trained links / {label}: {_values(pairs, quantity)} at {count_rounds(*compared)}"
     if quantity == "accuracy":
-        apart = [ours.rounds for ours, theirs in pairs if intervals_are_apart(ours, theirs)]
-        at = f"apart at {count_rounds(*apart)}" if apart else "overlap"
-        numbers += f"; intervals {at}"
+        numbers += f"; {_evidence(results, pairs)}"
     unshared = sorted(set(latent) ^ set(other))
     if unshared:
         numbers += f"; only one of the two measured at {count_rounds(*unshared)}"
@@ -247,5 +246,19 @@ def _values(pairs: list[tuple[Result, Result]], quantity: str) -> str:
     return f"{', '.join(both)} {quantity}"
 
 
-def _intervals(a: Result, b: Result) -> str:
-    return "intervals apart" if intervals_are_apart(a, b) else "intervals overlap"
+def _evidence(results: Results, pairs: list[tuple[Result, Result]]) -> str:
+    """What the data say about the order of accuracies, pair by pair."""
+    compared = [results.compare(ours, theirs) for ours, theirs in pairs]
+    if all(compared):
+        settled = [pair.interval.low > 0 or pair.interval.high < 0 for pair in compared]
+        found = f"by item {', '.join(map(points, compared))} points"
+        yes, no = "order settled", "order open"
+    else:
+        settled = [intervals_are_apart(ours, theirs) for ours, theirs in pairs]
+        found, yes, no = "", "intervals apart", "intervals overlap"
+    if any(settled) and not all(settled):
+        at = [
+            ours.rounds for (ours, _), is_settled in zip(pairs, settled, strict=True) if is_settled
+        ]
+        yes += f" at {count_rounds(*at)}"
+    return f"{found}, {yes if any(settled) else no}".removeprefix(", ")

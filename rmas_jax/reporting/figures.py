@@ -1,4 +1,4 @@
-"""Figures of a run. Each function takes rows and returns a Figure; nothing is global.
+"""Figures of a run. Each function takes results or rows and returns a Figure; nothing is global.
 
 Figures are made without pyplot, so they need no display and leave no state behind.
 """
@@ -13,9 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.evaluation.metrics import Interval
 from rmas_jax.reporting import methods
-from rmas_jax.reporting.results import Result, Results, Row, count_rounds
+from rmas_jax.reporting.results import (
+    Answers,
+    Result,
+    Results,
+    Row,
+    accuracy_interval,
+    count_rounds,
+)
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.8, 2.9  # inches
 PANELS_PER_ROW = 4
@@ -27,12 +34,11 @@ SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 CHANNEL_STYLES = {"latent": ("#0072B2", "o", "-"), "softmax": ("#D55E00", "^", "--")}
 
 
-def accuracy_figure(rows: Sequence[Row]) -> Figure:
+def accuracy_figure(results: Results) -> Figure:
     """Accuracy against rounds, a panel per split; bars are 95 % Wilson intervals.
 
     Of the agents that answer alone only the best is drawn, as a level to beat.
     """
-    results = Results(rows)
     curves = [method for method in results.methods if not method.startswith(methods.SINGLE)]
     figure, axes = _panels(len(results.splits), width=4.6, height=3.6)
     for axis, split in zip(axes, results.splits, strict=True):
@@ -57,9 +63,8 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def cost_figure(rows: Sequence[Row]) -> Figure:
+def cost_figure(results: Results) -> Figure:
     """Generated tokens, sequential steps and wall time per item against rounds, over all splits."""
-    results = Results(rows)
     panels = {
         "tokens": "generated tokens per item",
         "steps": "sequential steps per item",
@@ -82,24 +87,25 @@ def cost_figure(rows: Sequence[Row]) -> Figure:
 
 def difficulty_figure(items: Sequence[Row]) -> Figure:
     """Accuracy against the number of hops, latent and text; splits by rows, rounds by columns."""
-    counts: dict[tuple[str, int, str, int], list[bool]] = {}
+    answers: dict[tuple[str, int, str, int], Answers] = {}
     for item in items:
         if item["method"] in (methods.LATENT, methods.TEXT):
             key = (item["split"], item["rounds"], item["method"], item["difficulty"])
-            counts.setdefault(key, []).append(item["correct"])
-    splits = list(dict.fromkeys(key[0] for key in counts))
-    rounds = sorted({key[1] for key in counts})
-    hops = sorted({key[3] for key in counts})
+            answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
+    splits = list(dict.fromkeys(key[0] for key in answers))
+    rounds = sorted({key[1] for key in answers})
+    hops = sorted({key[3] for key in answers})
     figure = _figure(2.5 * max(len(rounds), 2) + 0.4, 2.3 * len(splits) + 0.7)
     grid = figure.subplots(len(splits), len(rounds), squeeze=False, sharex=True, sharey=True)
     for row, split in zip(grid, splits, strict=True):
         for axis, number in zip(row, rounds, strict=True):
             for position, method in enumerate((methods.LATENT, methods.TEXT)):
-                here = [hop for hop in hops if (split, number, method, hop) in counts]
-                answers = [counts[split, number, method, hop] for hop in here]
+                here = [hop for hop in hops if (split, number, method, hop) in answers]
+                cells = [answers[split, number, method, hop] for hop in here]
                 if here:
                     x = np.array(here) + (position - 0.5) * 0.12
-                    _draw_intervals(axis, x, [(sum(a), len(a)) for a in answers], method)
+                    estimates = [(sum(c.values()) / len(c), accuracy_interval(c)) for c in cells]
+                    _draw_intervals(axis, x, estimates, method)
             _plain(axis)
             _percent_axis(axis)
             axis.set_xticks(hops)
@@ -190,13 +196,15 @@ def training_figure(metrics: Sequence[Row]) -> Figure:
 def _draw_accuracy(axis: Axes, curve: list[Result], method: str, shift: float) -> None:
     if curve:
         x = np.array([result.rounds for result in curve]) + shift
-        _draw_intervals(axis, x, [(result.correct, result.n) for result in curve], method)
+        _draw_intervals(axis, x, [(result.accuracy, result.interval) for result in curve], method)
 
 
-def _draw_intervals(axis: Axes, x: np.ndarray, counts: list[tuple[int, int]], method: str) -> None:
-    """A curve of accuracies in percent with Wilson bars; `counts` are (correct, n)."""
-    centre = np.array([correct / n for correct, n in counts])
-    low, high = np.array([wilson_interval(*count) for count in counts]).T
+def _draw_intervals(
+    axis: Axes, x: np.ndarray, estimates: list[tuple[float, Interval]], method: str
+) -> None:
+    """A curve of accuracies in percent with bars; `estimates` are (accuracy, interval)."""
+    centre = np.array([accuracy for accuracy, _ in estimates])
+    low, high = np.array([interval for _, interval in estimates]).T
     axis.errorbar(
         x,
         100 * centre,

@@ -25,7 +25,7 @@ from rmas_jax.reporting.results import (
     three_digits,
 )
 from rmas_jax.reporting.run_directory import Run, read_run
-from rmas_jax.reporting.tables import Table
+from rmas_jax.reporting.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,21 +129,21 @@ def write(run: Run) -> Path:
     return path
 
 
-def headline(rows: Sequence[Row]) -> list[str]:
+def headline(results: Results) -> list[str]:
     """One sentence per split: accuracy of both channels over rounds, and what latent costs."""
-    results = Results(rows)
     return [_headline(results, split) for split in results.splits]
 
 
 def build_sections(run: Run) -> list[Section]:
     """The content of a report, in order, for both renderings."""
     rows, items = run.results, run.items
+    results = Results(rows, items)
     sections = [
-        Section("Result", [Text(sentence) for sentence in headline(rows)]),
-        Section("What holds", _claims(rows)),
-        Section("Accuracy", _accuracy(rows)),
+        Section("Result", [Text(sentence) for sentence in headline(results)]),
+        Section("What holds", _claims(results)),
+        Section("Accuracy", _accuracy(rows, results)),
         Section("Cost", _cost(rows)),
-        Section("Item by item", _table(tables.paired_table, items)),
+        Section("Item by item", _table(tables.paired_table, results)),
         Section("Difficulty", _difficulty(items)),
         Section("Seeds", _table(tables.seed_table, rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
@@ -236,22 +236,24 @@ def _curve(curve: dict[int, Result]) -> str:
     return f"{' → '.join(points)} at {count_rounds(*curve)}"
 
 
-def _claims(rows: Sequence[Row]) -> list[Block]:
-    if not rows:
+def _claims(results: Results) -> list[Block]:
+    if not results.splits:
         return []
     rule = Text(
-        "Verdicts compare point estimates. Intervals are 95 % Wilson intervals; where two overlap, "
-        "these data do not settle the order of the two."
+        "Verdicts compare point estimates. Where two methods are compared by item, the 95 % "
+        "interval of their difference says whether these data settle their order: not if it holds "
+        "0. Elsewhere the intervals of both accuracies are all there is: apart they settle it, and "
+        "where they overlap a comparison by item still might."
     )
-    return [Claims(tuple(check_claims(rows))), rule]
+    return [Claims(tuple(check_claims(results))), rule]
 
 
-def _accuracy(rows: Sequence[Row]) -> list[Block]:
+def _accuracy(rows: Sequence[Row], results: Results) -> list[Block]:
     if not rows:
         return []
     return [
-        *_picture("accuracy", figures.accuracy_figure, rows),
-        *map(TableBlock, tables.accuracy_tables(rows)),
+        *_picture("accuracy", figures.accuracy_figure, results),
+        *map(TableBlock, tables.accuracy_tables(results)),
         *_table(tables.rollout_table, rows),
         TableBlock(tables.method_table(rows)),
     ]
@@ -259,8 +261,8 @@ def _accuracy(rows: Sequence[Row]) -> list[Block]:
 
 def _cost(rows: Sequence[Row]) -> list[Block]:
     drawn = [r for r in rows if r["method"] in (methods.LATENT, methods.TEXT, methods.TRUNCATED)]
-    picture = _picture("cost", figures.cost_figure, drawn)
-    return [*picture, *map(TableBlock, tables.cost_tables(rows))]
+    picture = _picture("cost", figures.cost_figure, Results(drawn)) if drawn else []
+    return [*picture, *map(TableBlock, tables.cost_tables(Results(rows)))]
 
 
 def _difficulty(items: Sequence[Row]) -> list[Block]:
@@ -284,7 +286,7 @@ _CAPTIONS = {
 }
 
 
-def _picture(name: str, draw: Callable[[Any], Figure], data: Sequence[Row]) -> list[Block]:
+def _picture(name: str, draw: Callable[[Any], Figure], data: Any) -> list[Block]:
     if not data:
         return []
     figure = draw(data)
@@ -297,8 +299,8 @@ def _picture(name: str, draw: Callable[[Any], Figure], data: Sequence[Row]) -> l
     return [Picture(name, _CAPTIONS[name], svg.getvalue(), png.getvalue())]
 
 
-def _table(build: Callable[[Sequence[Row]], Table | None], rows: Sequence[Row]) -> list[Block]:
-    table = build(rows)
+def _table(build: Callable[[Any], Table | None], data: Any) -> list[Block]:
+    table = build(data)
     return [TableBlock(table)] if table else []
 
 

@@ -1,19 +1,26 @@
 """Pooled results of an evaluation, ready for claims, tables and figures.
 
 Rows are the dictionaries of `results.json` and `items.jsonl`; `run_directory` reads and checks
-them.
+them. Seeds answer the same questions, so that pooled intervals are over questions, not answers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rmas_jax.evaluation.metrics import Interval, wilson_interval
+from rmas_jax.evaluation.metrics import (
+    Interval,
+    PairedDifference,
+    paired_difference,
+    repeated_interval,
+    wilson_interval,
+)
 from rmas_jax.reporting.methods import SINGLE, ordered
 
 Row = dict[str, Any]
+Answers = dict[tuple[int, Any], bool]  # (seed, id of the question) -> whether the answer is right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,8 @@ class Result:
     seeds: tuple[int, ...]
     n: int  # answers, over all seeds
     correct: int
-    interval: Interval  # 95 % Wilson interval of the accuracy
+    interval: Interval  # 95 %, of the accuracy; see `accuracy_interval`
+    by_item: bool  # whether it rests on the answers to each item
     tokens: float  # generated text tokens of the whole system per item
     steps: float  # sequential model steps per item
     seconds: float  # wall time per item
@@ -38,13 +46,20 @@ class Result:
 
 
 class Results:
-    """Pooled results by split, method and rounds."""
+    """Pooled results by split, method and rounds.
 
-    def __init__(self, rows: Sequence[Row]):
+    Rows alone do not say which questions were answered right; with the items, intervals do not
+    assume the worst about several seeds, and results can be compared by item.
+    """
+
+    def __init__(self, rows: Sequence[Row], items: Sequence[Row] = ()):
         groups: dict[tuple[str, str, int], list[Row]] = {}
         for row in rows:
             groups.setdefault((row["split"], row["method"], row["rounds"]), []).append(row)
-        self._results = {key: _pool(*key, group) for key, group in groups.items()}
+        self._answers = answers_by_result(items)
+        self._results = {
+            key: _pool(*key, group, self._answers.get(key, {})) for key, group in groups.items()
+        }
         self.splits = list(dict.fromkeys(row["split"] for row in rows))
         self.methods = ordered(row["method"] for row in rows)
 
@@ -73,9 +88,48 @@ class Results:
         ]
         return max(singles, key=lambda result: result.accuracy, default=None)
 
+    def compare(self, ours: Result, theirs: Result) -> PairedDifference | None:
+        """Accuracy of `ours` minus `theirs`, on the questions that both answered under one seed.
 
-def _pool(split: str, method: str, rounds: int, rows: list[Row]) -> Result:
+        None where there are no such questions, or where answers by item are not at hand.
+        """
+        a, b = (self._answers.get((r.split, r.method, r.rounds), {}) for r in (ours, theirs))
+        shared = [key for key in a if key in b]
+        if not shared:
+            return None
+        items = [item for _, item in shared]
+        return paired_difference(
+            [a[key] for key in shared], [b[key] for key in shared], items=items
+        )
+
+
+def answers_by_result(items: Iterable[Row]) -> dict[tuple[str, str, int], Answers]:
+    """The answers of each split, method and number of rounds."""
+    answers: dict[tuple[str, str, int], Answers] = {}
+    for item in items:
+        key = (item["split"], item["method"], item["rounds"])
+        answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
+    return answers
+
+
+def accuracy_interval(answers: Answers) -> Interval:
+    """95 % interval of the accuracy of `answers`; those to one question are one cluster."""
+    counts: dict[Any, list[int]] = {}
+    for (_, item), is_right in answers.items():
+        count = counts.setdefault(item, [0, 0])
+        count[0] += is_right
+        count[1] += 1
+    return repeated_interval(*zip(*counts.values(), strict=True))
+
+
+def _pool(split: str, method: str, rounds: int, rows: list[Row], answers: Answers) -> Result:
     n, correct = sum(row["n"] for row in rows), sum(row["correct"] for row in rows)
+    seeds = tuple(sorted({row["seed"] for row in rows}))
+    by_item = len(answers) == n
+    if by_item:
+        interval = accuracy_interval(answers)
+    else:  # the widest there can be: as if every seed gave the same answers
+        interval = wilson_interval(correct / len(seeds), n / len(seeds))
 
     def mean_per_item(column: str) -> float:
         return sum(row[column] * row["n"] for row in rows) / n
@@ -85,10 +139,11 @@ def _pool(split: str, method: str, rounds: int, rows: list[Row]) -> Result:
         method=method,
         rounds=rounds,
         latent_steps=rows[0]["latent_steps"],
-        seeds=tuple(sorted({row["seed"] for row in rows})),
+        seeds=seeds,
         n=n,
         correct=correct,
-        interval=wilson_interval(correct, n),
+        interval=interval,
+        by_item=by_item,
         tokens=mean_per_item("tokens_per_item"),
         steps=mean_per_item("steps_per_item"),
         seconds=mean_per_item("seconds_per_item"),
@@ -98,6 +153,12 @@ def _pool(split: str, method: str, rounds: int, rows: list[Row]) -> Result:
 def count_rounds(*rounds: int) -> str:
     """`1 round`, `3 rounds`, or a list of rounds: `1, 2, 3 rounds`."""
     return f"{', '.join(map(str, rounds))} round{'s' * (rounds != (1,))}"
+
+
+def points(pair: PairedDifference) -> str:
+    """A difference of accuracies in percentage points, with its interval."""
+    low, high = pair.interval
+    return f"{100 * pair.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def three_digits(value: float) -> str:

@@ -1,96 +1,35 @@
-"""Tables of a run: what goes into them, and how they look in Markdown, HTML and the terminal.
+"""Tables of a run: what goes into them.
 
-Builders take the rows of `results.json` or `items.jsonl` and return `Table`s of finished text.
+Builders take pooled results, or the rows of `results.json` or `items.jsonl`, and return `Table`s.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 import statistics
 from collections.abc import Callable, Sequence
 
 from scipy import stats
 
-from rmas_jax.evaluation.metrics import Interval, paired_difference
+from rmas_jax.evaluation.metrics import Interval, PairedDifference
 from rmas_jax.reporting import methods
 from rmas_jax.reporting.results import (
     Result,
     Results,
     Row,
     count_rounds,
+    points,
     three_digits,
 )
+from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
 
 ABSENT = "-"
-TERMINAL_WIDTH = 100
 PAIRED_WITH = (
     methods.TEXT,
     methods.TRUNCATED,
     methods.ALIGNED,
 )  # what latent is compared to by item
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of finished text; the first `text_columns` are words, the others numbers."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
-    note: str = ""
-
-    def to_markdown(self) -> str:
-        """A GitHub table under a bold title."""
-        rule = ["---" if self._is_text(i) else "---:" for i in range(len(self.header))]
-        lines = [self.header, rule, *self.rows]
-        body = "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-        )
-        note = f"\n\n{self.note}" if self.note else ""
-        return f"**{self.title}**\n\n{body}{note}"
-
-    def to_html(self) -> str:
-        """A `<table>` with caption; cells are escaped."""
-
-        def line(cells: Sequence[str], tag: str) -> str:
-            kinds = ("text" if self._is_text(i) else "number" for i in range(len(cells)))
-            inner = (
-                f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>'
-                for kind, cell in zip(kinds, cells, strict=True)
-            )
-            return f"<tr>{''.join(inner)}</tr>"
-
-        body = "\n".join(line(row, "td") for row in self.rows)
-        note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        return (
-            f'<div class="table"><table>\n<caption>{html.escape(self.title)}</caption>\n'
-            f"<thead>{line(self.header, 'th')}</thead>\n"
-            f"<tbody>\n{body}\n</tbody></table></div>{note}"
-        )
-
-    __html__ = to_html  # jinja2 takes it as HTML that is escaped already
-
-    def to_text(self, width: int = TERMINAL_WIDTH) -> str:
-        """Aligned columns; the first one is cut where a line would exceed `width`."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
-
-        def line(cells: Sequence[str]) -> str:
-            first = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
-            padded = (
-                cell.ljust(size) if self._is_text(i) else cell.rjust(size)
-                for i, (cell, size) in enumerate(zip((first, *cells[1:]), widths, strict=True))
-            )
-            return "  ".join(padded).rstrip()
-
-        rule = "  ".join("-" * size for size in widths)
-        return "\n".join([self.title, line(self.header), rule, *map(line, self.rows)])
-
-    def _is_text(self, column: int) -> bool:
-        return column < self.text_columns
 
 
 def method_table(rows: Sequence[Row]) -> Table:
@@ -102,14 +41,14 @@ def method_table(rows: Sequence[Row]) -> Table:
     return Table("Methods", ("name in files", "label", "meaning"), tuple(lines), text_columns=3)
 
 
-def accuracy_tables(rows: Sequence[Row]) -> list[Table]:
+def accuracy_tables(results: Results) -> list[Table]:
     """One table per split: methods by rounds, accuracy in percent with its interval."""
 
     def cell(result: Result) -> str:
         low, high = result.interval
         return f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
-    return _by_rounds(rows, cell, "accuracy in %, [95 % Wilson interval]")
+    return _by_rounds(results, cell, "accuracy in %, [95 % Wilson interval]")
 
 
 def rollout_table(rows: Sequence[Row]) -> Table | None:
@@ -134,12 +73,11 @@ def rollout_table(rows: Sequence[Row]) -> Table | None:
     return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=2)
 
 
-def cost_tables(rows: Sequence[Row]) -> list[Table]:
+def cost_tables(results: Results) -> list[Table]:
     """One table per split: tokens, steps and seconds per item, and their ratios to text.
 
     Ratios are to the text channel at the same rounds; 0.25x is a quarter of its cost.
     """
-    results = Results(rows)
     header = ("method", "rounds", "tokens", "steps", "seconds")
     header += ("tokens / text", "steps / text", "seconds / text")
     tables = []
@@ -187,46 +125,42 @@ def difficulty_tables(items: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def paired_table(items: Sequence[Row]) -> Table | None:
-    """Latent against text, cut text and aligned links, item by item; None if nothing pairs.
-
-    Pairs share split, rounds, seed and id.
-    """
-    answers: dict[tuple[str, str, int], dict[tuple[int, object], bool]] = {}
-    for item in items:
-        key = (item["split"], item["method"], item["rounds"])
-        answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
+def paired_table(results: Results) -> Table | None:
+    """Latent against text, cut text and aligned links, item by item; None if nothing pairs."""
     lines = []
     for other in PAIRED_WITH:
-        for (split, method, rounds), latent in answers.items():
-            theirs = answers.get((split, other, rounds), {})
-            shared = [item for item in latent if item in theirs]
-            if method != methods.LATENT or not shared:
-                continue
-            pair = paired_difference([latent[i] for i in shared], [theirs[i] for i in shared])
-            low, high = pair.interval
-            lines.append(
-                (
-                    split,
-                    methods.describe(other).label,
-                    str(rounds),
-                    str(pair.n),
-                    str(pair.only_a),
-                    str(pair.only_b),
-                    f"{100 * pair.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-                    f"{pair.p_value:.3f}" if pair.p_value >= 0.001 else "< 0.001",
-                )
-            )
+        for split in results.splits:
+            for rounds, latent in results.over_rounds(split, methods.LATENT).items():
+                theirs = results.get(split, other, rounds)
+                pair = theirs and results.compare(latent, theirs)
+                if pair:
+                    label = methods.describe(other).label
+                    lines.append((split, label, str(rounds), *_pair_cells(pair)))
     if not lines:
         return None
     return Table(
         f"{methods.METHODS[methods.LATENT].label} minus another method, on the same items",
-        ("split", "against", "rounds", "items", "only latent", "only other", "points", "p"),
+        (
+            *("split", "against", "rounds", "items", "answers"),
+            *("only latent", "only other", "points", "p"),
+        ),
         (*lines,),
         text_columns=2,
         note="Points: difference of accuracies in percentage points with Newcombe's 95 % interval "
-        "for pairs. Only latent, only other: items that one of the two got right. p: exact McNemar "
-        "test, not adjusted for the number of comparisons.",
+        "for pairs, over items with the answers of all seeds. Only latent, only other: answers "
+        "that one of the two got right. p: exact randomisation test over items (McNemar's, where "
+        "there is one seed), not adjusted for the number of comparisons.",
+    )
+
+
+def _pair_cells(pair: PairedDifference) -> tuple[str, ...]:
+    return (
+        str(pair.items),
+        str(pair.answers),
+        str(pair.only_a),
+        str(pair.only_b),
+        points(pair),
+        f"{pair.p_value:.3f}" if pair.p_value >= 0.001 else "< 0.001",
     )
 
 
@@ -289,17 +223,16 @@ def seed_table(rows: Sequence[Row]) -> Table | None:
     )
 
 
-def terminal_table(rows: Sequence[Row], width: int = TERMINAL_WIDTH) -> str:
+def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
     """Accuracy by rounds and cost at the last round, per split, in at most `width` columns."""
 
     def cell(result: Result) -> str:
         low, high = result.interval
         return f"{100 * result.accuracy:.1f} ({100 * low:.0f}-{100 * high:.0f})"
 
-    results = Results(rows)
     blocks = []
     for split, table in zip(
-        results.splits, _by_rounds(rows, cell, "accuracy in % (95 % interval)"), strict=True
+        results.splits, _by_rounds(results, cell, "accuracy in % (95 % interval)"), strict=True
     ):
         # Four rounds fit a line of 100 columns; more go into a further block.
         for start in range(1, len(table.header), 4):
@@ -320,8 +253,7 @@ def terminal_table(rows: Sequence[Row], width: int = TERMINAL_WIDTH) -> str:
     return "\n\n".join(blocks)
 
 
-def _by_rounds(rows: Sequence[Row], cell: Callable[[Result], str], unit: str) -> list[Table]:
-    results = Results(rows)
+def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> list[Table]:
     tables = []
     for split in results.splits:
         rounds = results.rounds(split)
@@ -351,7 +283,13 @@ def _conditions(results: Results, split: str) -> str:
     note = "; ".join(parts)
     note = f"{note[0].upper()}{note[1:]}."
     if len(seeds) > 1:
-        note += " Intervals pool the seeds' answers as if they were independent."
+        if all(result.by_item for result in here):
+            note += " Intervals are over questions, each with the answers of all seeds."
+        else:
+            note += (
+                " Answers by question are not at hand: intervals are over questions as if all "
+                "seeds had answered alike, which is the widest they can be."
+            )
     return note
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rmas_jax.evaluation.metrics import paired_difference, wilson_interval
+from rmas_jax.evaluation.metrics import paired_difference, repeated_interval, wilson_interval
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -49,7 +49,8 @@ def test_wilson_interval_refuses_impossible_counts(correct, n):
 
 def test_paired_difference_counts_pairs():
     pair = paired_difference(*answers(36, 12, 2, 0))
-    assert (pair.n, pair.only_a, pair.only_b, pair.difference) == (50, 12, 2, 0.2)
+    assert (pair.items, pair.answers, pair.only_a, pair.only_b) == (50, 50, 12, 2)
+    assert pair.difference == 0.2
     # Two-sided sign test: 2 * (C(14,0) + C(14,1) + C(14,2)) / 2^14
     assert pair.p_value == pytest.approx(2 * (1 + 14 + 91) / 2**14, abs=1e-12)
 
@@ -94,3 +95,95 @@ def test_paired_interval_covers_the_truth_about_as_often_as_it_says():
 def test_paired_difference_refuses_what_does_not_pair(a, b):
     with pytest.raises(ValueError, match=f"{len(a)}, {len(b)}"):
         paired_difference(a, b)
+
+
+# --- items that several seeds answered ---
+
+
+def test_seeds_that_agree_are_worth_one():
+    right = np.arange(100) < 37
+    once = wilson_interval(37, 100)
+    assert repeated_interval(right, [1] * 100) == pytest.approx(once, abs=1e-12)
+    assert repeated_interval(3 * right, [3] * 100) == pytest.approx(once, abs=1e-12)
+    a, b = answers(36, 12, 2, 10)
+    single = paired_difference(a, b)
+    pair = paired_difference(a * 3, b * 3, items=[*range(60)] * 3)
+    assert (pair.items, pair.answers, pair.only_a, pair.only_b) == (60, 180, 36, 6)
+    assert pair.difference == single.difference
+    assert pair.interval == pytest.approx(single.interval, abs=1e-12)
+    assert pair.p_value == pytest.approx(single.p_value, abs=1e-12)
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_seeds_that_agree_on_everything_are_worth_one(right):
+    found = repeated_interval([3 * right] * 50, [3] * 50)
+    assert found == pytest.approx(wilson_interval(50 * right, 50), abs=1e-12)
+
+
+def test_seeds_that_differ_are_worth_more_up_to_all_their_answers():
+    once, all_of_them = wilson_interval(50, 100), wilson_interval(100, 200)
+    mixed = repeated_interval([2] * 30 + [1] * 40 + [0] * 30, [2] * 100)
+    assert once.low < mixed.low < all_of_them.low
+    # One seed is right where the other is wrong: no better than independent answers.
+    assert repeated_interval([1] * 100, [2] * 100) == pytest.approx(all_of_them, abs=1e-12)
+
+
+def test_items_that_not_all_seeds_answered_weigh_less():
+    right, asked = np.array([2, 1, 0, 1, 1, 0]), np.array([2, 2, 2, 1, 1, 1])
+    mean = 5 / 9
+    variance = sum((right - mean * asked) ** 2) / 81
+    n = mean * (1 - mean) / variance
+    assert repeated_interval(right, asked) == pytest.approx(wilson_by_hand(mean * n, n, Z))
+
+
+def test_randomisation_test_counts_all_signs():
+    a = [True, True, True, True, True, False, True]
+    b = [False, False, True, False, True, True, True]
+    items = [0, 0, 0, 1, 1, 2, 3]
+    # Differences by item are 2, 1, -1, 0: of the eight sums of +-2 +-1 +-1, six are 2 or more.
+    pair = paired_difference(a, b, items=items)
+    assert (pair.items, pair.only_a, pair.only_b) == (4, 3, 1)
+    assert pair.p_value == pytest.approx(6 / 8)
+
+
+def draw_repeated(random, chances_of, count=150, seeds=3):
+    """Answers of two systems [count, seeds], which vary less over seeds than over items."""
+    draws = random.uniform(size=(count, 1)) + 0.15 * random.normal(size=(2, count, seeds))
+    return draws < np.array(chances_of).reshape(2, 1, 1)
+
+
+def test_repeated_intervals_cover_the_truth_where_pooled_ones_do_not():
+    random = np.random.default_rng(0)
+    chances = (0.5, 0.42)
+    true_a, true_b = draw_repeated(random, chances, count=200_000).mean((1, 2))
+    hits = {"accuracy": 0, "pooled accuracy": 0, "difference": 0}
+    p_values = []
+    for _ in range(300):
+        a, b = draw_repeated(random, chances)
+        low, high = repeated_interval(a.sum(1), [3] * 150)
+        hits["accuracy"] += low <= true_a <= high
+        low, high = wilson_interval(a.sum(), a.size)
+        hits["pooled accuracy"] += low <= true_a <= high
+        items = np.repeat(np.arange(150), 3).tolist()
+        low, high = paired_difference(a.ravel(), b.ravel(), items=items).interval
+        hits["difference"] += low <= true_a - true_b <= high
+        null = draw_repeated(random, (0.5, 0.5)).reshape(2, -1)
+        p_values.append(paired_difference(*null, items=items).p_value)
+    shares = {name: count / 300 for name, count in hits.items()}
+    assert 0.92 <= shares["accuracy"] <= 0.98 and 0.92 <= shares["difference"] <= 0.99
+    assert shares["pooled accuracy"] < 0.85
+    assert np.mean(np.array(p_values) < 0.05) <= 0.08
+
+
+@pytest.mark.parametrize(
+    ("correct", "asked", "message"),
+    [([], [], "0, 0"), ([1], [1, 1], "1, 2"), ([2], [1], "0 to all"), ([0], [0], "1 answer")],
+)
+def test_repeated_interval_refuses_impossible_counts(correct, asked, message):
+    with pytest.raises(ValueError, match=message):
+        repeated_interval(correct, asked)
+
+
+def test_paired_difference_refuses_items_that_do_not_fit():
+    with pytest.raises(ValueError, match="items: 1 for 2 answers"):
+        paired_difference([True, False], [True, False], items=["a"])

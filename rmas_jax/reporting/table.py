@@ -1,0 +1,70 @@
+"""A table of finished text, and how it looks in Markdown, HTML and the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Sequence
+
+TERMINAL_WIDTH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of finished text; the first `text_columns` are words, the others numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+    note: str = ""
+
+    def to_markdown(self) -> str:
+        """A GitHub table under a bold title."""
+        rule = ["---" if self._is_text(i) else "---:" for i in range(len(self.header))]
+        lines = [self.header, rule, *self.rows]
+        body = "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
+        note = f"\n\n{self.note}" if self.note else ""
+        return f"**{self.title}**\n\n{body}{note}"
+
+    def to_html(self) -> str:
+        """A `<table>` with caption; cells are escaped."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            kinds = ("text" if self._is_text(i) else "number" for i in range(len(cells)))
+            inner = (
+                f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>'
+                for kind, cell in zip(kinds, cells, strict=True)
+            )
+            return f"<tr>{''.join(inner)}</tr>"
+
+        body = "\n".join(line(row, "td") for row in self.rows)
+        note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        return (
+            f'<div class="table"><table>\n<caption>{html.escape(self.title)}</caption>\n'
+            f"<thead>{line(self.header, 'th')}</thead>\n"
+            f"<tbody>\n{body}\n</tbody></table></div>{note}"
+        )
+
+    __html__ = to_html  # jinja2 takes it as HTML that is escaped already
+
+    def to_text(self, width: int = TERMINAL_WIDTH) -> str:
+        """Aligned columns; the first one is cut where a line would exceed `width`."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+
+        def line(cells: Sequence[str]) -> str:
+            first = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
+            padded = (
+                cell.ljust(size) if self._is_text(i) else cell.rjust(size)
+                for i, (cell, size) in enumerate(zip((first, *cells[1:]), widths, strict=True))
+            )
+            return "  ".join(padded).rstrip()
+
+        rule = "  ".join("-" * size for size in widths)
+        return "\n".join([self.title, line(self.header), rule, *map(line, self.rows)])
+
+    def _is_text(self, column: int) -> bool:
+        return column < self.text_columns
