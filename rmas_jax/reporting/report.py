@@ -266,6 +266,9 @@ def _cost(rows: Sequence[Row]) -> list[Block]:
 
 
 def _difficulty(items: Sequence[Row]) -> list[Block]:
+    """Nothing where all items are equally difficult, as own data without difficulties are."""
+    if len({item["difficulty"] for item in items}) < 2:
+        return []
     drawn = [item for item in items if item["method"] in (methods.LATENT, methods.TEXT)]
     picture = _picture("difficulty", figures.difficulty_figure, drawn)
     return [*picture, *map(TableBlock, tables.difficulty_tables(items))]

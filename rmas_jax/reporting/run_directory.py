@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from rmas_jax.evaluation.record import measurement
 from rmas_jax.reporting.results import Row
 
 # Columns that a report reads; files may have more. `float` also takes whole numbers.
@@ -68,10 +70,14 @@ def read_run(directory: str | Path) -> Run:
             itself.
     """
     reader = _Reader(Path(directory))
+    results = reader.rows("results.json", RESULT_COLUMNS, "claims, accuracy and cost")
+    items = reader.lines("items.jsonl", ITEM_COLUMNS, "paired comparisons and difficulty")
+    items, unfinished = _finished(items, results)
+    reader.notes += unfinished
     run = Run(
         directory=reader.directory,
-        results=reader.rows("results.json", RESULT_COLUMNS, "claims, accuracy and cost"),
-        items=reader.lines("items.jsonl", ITEM_COLUMNS, "paired comparisons and difficulty"),
+        results=results,
+        items=items,
         metrics=reader.lines("metrics.jsonl", METRIC_COLUMNS, "training curves"),
         gradients=reader.rows("gradients.json", GRADIENT_COLUMNS, "gradient norms"),
         environment=reader.mapping("environment.json", "the environment"),
@@ -156,6 +162,23 @@ class _Reader:
         if not rows:
             self.notes.append(f"{name} is empty: no {part}.")
         return [row for _, row in rows]
+
+
+def _finished(items: list[Row], results: list[Row]) -> tuple[list[Row], list[str]]:
+    """Items of measurements that have all of them and a row, and a note on each of the others."""
+    n = {measurement(row): row["n"] for row in results}
+    counts = collections.Counter(map(measurement, items))
+    kept = [item for item in items if counts[measurement(item)] == n.get(measurement(item))]
+    notes = []
+    for key, count in counts.items():
+        if count != n.get(key):
+            method, rounds, split, seed = key
+            has = f"{n[key]}" if key in n else "no row"
+            notes.append(
+                f"items.jsonl has {count} items of {method} at {rounds} rounds on {split}, seed "
+                f"{seed}, results.json {has}: an unfinished measurement, left out item by item."
+            )
+    return kept, notes
 
 
 def _parse(text: str, path: Path, place: str = "") -> Any:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 from made_runs import (
+    N,
     change,
     item_rows,
     result_row,
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from rmas_jax.reporting.__main__ import main
 from rmas_jax.reporting.report import headline, write_report
 from rmas_jax.reporting.results import Results
-from rmas_jax.reporting.run_directory import RunFileError
+from rmas_jax.reporting.run_directory import RunFileError, read_run
 
 
 @pytest.fixture
@@ -145,6 +146,38 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path, blank_figures):
     with open(run / "items.jsonl", "a") as file:
         file.write('{"method": "recur')
     assert "is cut off and left out" in write_report(run).read_text()
+
+
+def test_an_unfinished_measurement_is_left_out_item_by_item(tmp_path, blank_figures):
+    run = write_run(tmp_path / "run")
+    rows, items = result_rows(), item_rows()
+    no_row = ("aligned_links", 2, "test")  # interrupted before its row was written
+    too_few = ("recursive_text", 1, "test")
+    rows = [r for r in rows if (r["method"], r["rounds"], r["split"]) != no_row]
+    kept = [
+        item
+        for item in items
+        if (item["method"], item["rounds"], item["split"]) != too_few or item["id"] != "test-3"
+    ]
+    (run / "results.json").write_text(json.dumps(rows))
+    (run / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in kept))
+    read = read_run(run)
+    left = {(item["method"], item["rounds"], item["split"]) for item in read.items}
+    assert len(left) == 10 and not left & {no_row, too_few}
+    assert len(read.items) == 10 * N
+    assert any(f"{N} items of aligned_links at 2 rounds" in note for note in read.notes)
+    assert any(f"{N - 1} items of recursive_text at 1 rounds" in note for note in read.notes)
+    assert "an unfinished measurement" in write_report(run).read_text()
+
+
+def test_without_difficulties_there_is_no_such_section(tmp_path, blank_figures):
+    run = write_run(tmp_path / "run")
+    assert "## Difficulty" in (write_report(run), (run / "report.md").read_text())[1]
+    items = [item | {"difficulty": 0} for item in item_rows()]
+    (run / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    write_report(run)
+    assert "0 hops" not in (run / "report.md").read_text()
+    assert "## Difficulty" not in (run / "report.md").read_text()
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):
