@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rmas_jax import answers
 from rmas_jax.agents import Reading, read_prefix
 from rmas_jax.answers import write_texts
 from rmas_jax.models import Cache, Decoder
@@ -49,6 +50,7 @@ class TextSolution(NamedTuple):
 
 _read_prefix = jax.jit(read_prefix, static_argnames="model")
 _stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # other draws at every stage
+JITTED = (*answers.JITTED, _read_prefix, _stage_keys)  # what a team in text may compile
 
 
 def fill_slots(

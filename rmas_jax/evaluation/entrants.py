@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +55,6 @@ class Entrant:
     rounds: int
     latent_steps: int  # M; 0 where nothing latent is passed
     slot_width: int  # of the prompts it reads
-    program: Hashable  # what it runs on the device; entrants that agree here share compiled code
     answer: Callable[[Prompts, Keys], Answers]
 
 
@@ -74,20 +73,17 @@ def entrants_of(
         if method == "single_agents":
             for role in team.system.topology.order:
                 answer = functools.partial(_alone, team, role=role, answering=answering)
-                yield Entrant(f"single_{role}", 1, 0, 0, ("alone", role), answer)
+                yield Entrant(f"single_{role}", 1, 0, 0, answer)
             continue
         if method == "truncated_text" and steps == 0:
             continue  # a text of no tokens passes nothing: that is no_latents
         for r in rounds:
             if method in ("recursive_text", "truncated_text"):
                 cut = steps if method == "truncated_text" else None
-                # The first two rounds compile all there is: the second is the first in which the
-                # answerer sends a message.
-                program = ("text", cut, min(r, 2))
                 answer = functools.partial(
                     _in_text, team, rounds=r, answering=answering, max_message_tokens=cut
                 )
-                yield Entrant(method, r, 0, answering.max_tokens, program, answer)
+                yield Entrant(method, r, 0, answering.max_tokens, answer)
                 continue
             if method not in ("recursive_mas", "aligned_links", "no_latents", "shuffled_latents"):
                 raise ValueError(f"method {method!r} does not exist")
@@ -100,8 +96,7 @@ def entrants_of(
                 answering=answering,
                 shuffle=method == "shuffled_latents",
             )
-            program = ("latent", passed)
-            yield Entrant(method, r, passed, passed, program, answer)
+            yield Entrant(method, r, passed, passed, answer)
 
 
 @functools.partial(jax.jit, static_argnames="system")
@@ -121,6 +116,14 @@ def _listen(
     channel = latent_channel(system, links)
     channel = either(shuffle, shuffled(channel), channel)
     return recursion.listen(system, agents, channel, prompts, rounds=rounds)[0]
+
+
+JITTED = (_listen, *text_channel.JITTED)
+
+
+def programs() -> int:
+    """How many programs entrants have compiled so far, all of them together."""
+    return sum(function._cache_size() for function in JITTED)
 
 
 def _written(

@@ -1,13 +1,15 @@
 """The driver on a tiny team: what it writes, that it resumes, that its controls are controls."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 from teams import build_team, encode
 
-from rmas_jax import recursion, text_channel
+from rmas_jax import answers, recursion, text_channel
+from rmas_jax.answers import SecondTry
 from rmas_jax.channels import latent_channel
 from rmas_jax.config import METHODS
 from rmas_jax.evaluation import driver, entrants
@@ -234,6 +236,44 @@ def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
     assert contest(tmp_path / "b", methods, rounds=(1,), **drawn)[1] == items
     assert contest(tmp_path / "c", methods, rounds=(1,), seed=8, **drawn)[1] != items
     read_run(tmp_path / "a")
+
+
+def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkeypatch):
+    how = {"rounds": (2,), "examples": {"test": EXAMPLES["test"]}}  # two batches
+    _, items = contest(tmp_path / "first", ["recursive_mas"], **how)
+    first, second = ({r["text"] for r in part} for part in (items[:BATCH], items[BATCH:]))
+    assert second - first  # there is one in the second batch that the first batch lacks
+    known = "|".join(map(re.escape, sorted(first)))
+    second_try = SecondTry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
+
+    runs = []
+    answer = entrants._in_latents
+    monkeypatch.setattr(
+        entrants,
+        "_in_latents",
+        lambda *a, **k: (runs.append(entrants.programs()), answer(*a, **k))[1],
+    )
+    how["second_try"] = second_try
+    jax.clear_caches()
+    rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
+    # The first batch compiles and runs again; the second one does so for its second try.
+    assert len(runs) == 4 and runs[0] < runs[1] == runs[2] < runs[3] == entrants.programs()
+    runs.clear()
+    contest(tmp_path / "again", ["recursive_mas"], **how)
+    assert len(runs) == 2
+    assert rows[0]["seconds_per_item"] > 0
+
+
+def test_a_batch_runs_until_nothing_is_compiled():
+    widths = iter([3, 5, 5])  # as of a tool whose result differs
+
+    def answer(prompts, keys):
+        texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
+        return entrants.Answers([[""] * len(texts)], None, None)
+
+    jax.clear_caches()
+    written, seconds = driver._timed(entrants.Entrant("m", 1, 0, 0, answer), {}, [None])
+    assert len(written.texts[0]) == 5 and not list(widths) and seconds > 0
 
 
 def test_another_seed_is_another_measurement(contest, tmp_path):
