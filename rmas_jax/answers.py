@@ -53,6 +53,7 @@ class Texts(NamedTuple):
     tokens: np.ndarray  # [B] int32 tokens it wrote, each a model step; end tokens included
     calls: np.ndarray  # [B] int32 tools it called
     tried_again: np.ndarray  # [B] bool
+    at_limit: np.ndarray  # [B] bool; cut off at `max_tokens`, before any second try
 
 
 write_jitted = jax.jit(write, static_argnames=("model", "end_tokens", "max_tokens", "sampling"))
@@ -139,6 +140,7 @@ def write_texts(
             rows.append(i, result_text(result, toolbox.max_characters))
             cursor[i] = len(rows.text(i))
 
+    at_limit = (rows.written >= max_tokens) & ~rows.ended()
     tried_again = np.zeros(batch, bool)
     if second_try is not None:
         for i in range(batch):
@@ -149,7 +151,7 @@ def write_texts(
             limits = np.where(tried_again, second_try.max_tokens, 0)
             go_on(limits, None, second_try.max_tokens)
     texts = [rows.text(i).strip() for i in range(batch)]
-    return Texts(texts, rows.written, calls, tried_again)
+    return Texts(texts, rows.written, calls, tried_again, at_limit)
 
 
 class _Rows:
@@ -172,6 +174,10 @@ class _Rows:
         if ids and ids[-1] in self.end_tokens:
             ids.pop()
         ids += encode_plain(self.tokenizer, [text])[0]
+
+    def ended(self) -> np.ndarray:
+        """Whether each row's text has come to its end [B]."""
+        return np.array([bool(ids) and ids[-1] in self.end_tokens for ids in self.ids])
 
     def text(self, i: int) -> str:
         """The text of row `i`, without special tokens."""

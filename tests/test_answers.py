@@ -159,6 +159,16 @@ def test_a_text_without_an_answer_is_tried_again(agent, keys):
     assert found.tried_again.tolist() == [False, False, True]
     assert found.texts[2] == "perhaps\nFinal answer: \\boxed{41}"
     assert found.tokens.tolist() == [5, 5, 2 + 2]
+    assert found.at_limit.tolist() == [False, False, False]
+
+
+def test_a_text_that_is_cut_off_says_so(agent, keys):
+    found = agent.write(keys)  # two go on with their tags for ever
+    assert found.at_limit.tolist() == [True, True, False]
+    assert agent.write(keys, max_tokens=2).at_limit.tolist() == [True, True, False]  # it just fits
+    assert agent.write(keys, max_tokens=1).at_limit.all()
+    cut = agent.write(keys, max_tokens=1, second_try=SECOND_TRY)
+    assert cut.tried_again.all() and cut.at_limit.all()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ calls compile on the way, for the widths that texts happen to have, so a batch i
 was compiled runs again for its time. Nor is the tokenisation of questions and prompts timed, which
 every method needs alike. Where questions have several answers, accuracy, tokens and steps are those
 of the first one, seconds are of all, and `pass_at_k` is the share of questions with a right one.
+
+How first answers came about is counted too: nothing could be read from one (`unparsed`), it was cut
+off at the limit of tokens (`at_limit`), it took a second try (`second_try`).
 """
 
 from __future__ import annotations
@@ -216,9 +219,17 @@ def _grade_item(
 ) -> Row:
     """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if there are several."""
     rollouts = []
-    for texts in answers.texts:
-        prediction, correct = grade(texts[i], item["answer"])
-        rollouts.append({"text": texts[i], "prediction": prediction, "correct": correct})
+    for written in answers.rollouts:
+        prediction, correct = grade(written.texts[i], item["answer"])
+        rollouts.append(
+            {
+                "text": written.texts[i],
+                "prediction": prediction,  # None: there is none to be read
+                "correct": correct,
+                "at_limit": bool(written.at_limit[i]),
+                "second_try": bool(written.tried_again[i]),
+            }
+        )
     row = {
         "method": entrant.method,
         "rounds": entrant.rounds,
@@ -250,6 +261,9 @@ def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> 
         "accuracy": correct / n,
         "ci_low": interval.low,
         "ci_high": interval.high,
+        "unparsed": sum(item["prediction"] is None for item in items),
+        "at_limit": sum(item["at_limit"] for item in items),
+        "second_try": sum(item["second_try"] for item in items),
         "tokens_per_item": sum(item["tokens"] for item in items) / n,
         "steps_per_item": sum(item["steps"] for item in items) / n,
         "seconds_per_item": seconds_per_item,

@@ -12,7 +12,7 @@ import numpy as np
 
 from rmas_jax import recursion, text_channel
 from rmas_jax.agents import Reading
-from rmas_jax.answers import SecondTry, write_texts
+from rmas_jax.answers import SecondTry, Texts, write_texts
 from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, shuffled
 from rmas_jax.models.generation import SamplingConfig
@@ -39,7 +39,7 @@ class Answering:
 class Answers(NamedTuple):
     """What a method says to a batch, on the host."""
 
-    texts: list[list[str]]  # K rollouts of B
+    rollouts: list[Texts]  # K of B texts
     tokens: np.ndarray  # [B] tokens written, in the first rollout
     steps: np.ndarray  # [B] sequential model steps, in the first rollout
 
@@ -128,9 +128,9 @@ def programs() -> int:
 
 def _written(
     team: Team, role: str, reading: Reading, keys: Keys, answering: Answering
-) -> tuple[list[list[str]], np.ndarray]:
-    """Texts of all rollouts, and the tokens of the first [B]."""
-    written = [
+) -> list[Texts]:
+    """What an agent writes in each rollout."""
+    return [
         write_texts(
             team.system.models[role],
             team.agents[role],
@@ -145,7 +145,6 @@ def _written(
         )
         for of_rollout in keys
     ]
-    return [rollout.texts for rollout in written], written[0].tokens
 
 
 def _in_latents(
@@ -168,9 +167,10 @@ def _in_latents(
         rounds=rounds,
         shuffle=shuffle,
     )
-    texts, tokens = _written(team, topology.answerer, reading, keys, answering)
+    rollouts = _written(team, topology.answerer, reading, keys, answering)
+    tokens = rollouts[0].tokens
     thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
-    return Answers(texts, tokens, thoughts + tokens)
+    return Answers(rollouts, tokens, thoughts + tokens)
 
 
 def _in_text(
@@ -192,9 +192,9 @@ def _in_text(
         max_tokens=max_message_tokens or answering.max_tokens,
         mesh=team.mesh,
     )
-    texts, tokens = _written(team, team.system.topology.answerer, reading, keys, answering)
-    tokens = tokens + sum(message.tokens for message in messages)
-    return Answers(texts, tokens, tokens)  # stages follow each other, and a token is a step
+    rollouts = _written(team, team.system.topology.answerer, reading, keys, answering)
+    tokens = rollouts[0].tokens + sum(message.tokens for message in messages)
+    return Answers(rollouts, tokens, tokens)  # stages follow each other, and a token is a step
 
 
 def _alone(team: Team, prompts: Prompts, keys: Keys, *, role: str, answering: Answering) -> Answers:
@@ -205,5 +205,5 @@ def _alone(team: Team, prompts: Prompts, keys: Keys, *, role: str, answering: An
         prompts[role],
         mesh=team.mesh,
     )
-    texts, tokens = _written(team, role, reading, keys, answering)
-    return Answers(texts, tokens, tokens)
+    rollouts = _written(team, role, reading, keys, answering)
+    return Answers(rollouts, rollouts[0].tokens, rollouts[0].tokens)

@@ -254,9 +254,20 @@ def _accuracy(rows: Sequence[Row], results: Results) -> list[Block]:
     return [
         *_picture("accuracy", figures.accuracy_figure, results),
         *map(TableBlock, tables.accuracy_tables(results)),
+        *_endings([row for row in rows if tables.ENDINGS.keys() <= row.keys()]),
         *_table(tables.rollout_table, rows),
         TableBlock(tables.method_table(rows)),
     ]
+
+
+def _endings(rows: Sequence[Row]) -> list[Block]:
+    """How answers ended, of rows that say it; older ones do not."""
+    if not rows:
+        return []
+    table = tables.ending_table(rows)
+    if table is None:
+        return [Text("All answers could be read, came at once and ended by themselves.")]
+    return [TableBlock(table)]
 
 
 def _cost(rows: Sequence[Row]) -> list[Block]:

@@ -73,6 +73,35 @@ def rollout_table(rows: Sequence[Row]) -> Table | None:
     return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=2)
 
 
+ENDINGS = {
+    "unparsed": "nothing could be read",
+    "at_limit": "cut off at the limit of tokens",
+    "second_try": "written in a second try",
+}
+
+
+def ending_table(rows: Sequence[Row]) -> Table | None:
+    """Answers that did not end as they should, of rows that count them; None if all did."""
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["split"], row["method"], row["rounds"]), []).append(row)
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    order = methods.ordered(row["method"] for row in rows)
+    lines = []
+    for key in sorted(groups, key=lambda k: (splits.index(k[0]), order.index(k[1]), k[2])):
+        split, method, rounds = key
+        counts = [sum(row[column] for row in groups[key]) for column in ENDINGS]
+        if any(counts):
+            n = sum(row["n"] for row in groups[key])
+            label = methods.describe(method).label
+            lines.append((split, label, str(rounds), str(n), *map(str, counts)))
+    if not lines:
+        return None
+    header = ("split", "method", "rounds", "answers", *ENDINGS.values())
+    note = "Methods and rounds that are not listed have none. An answer may count in each column."
+    return Table("How answers ended", header, (*lines,), text_columns=2, note=note)
+
+
 def cost_tables(results: Results) -> list[Table]:
     """One table per split: tokens, steps and seconds per item, and their ratios to text.
 

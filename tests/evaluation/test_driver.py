@@ -112,6 +112,8 @@ def test_rows_agree_with_items_and_the_report_takes_both(finished):
         assert row["n"] == len(own)
         assert row["correct"] == sum(r["correct"] for r in own)
         assert (row["ci_low"], row["ci_high"]) == wilson_interval(row["correct"], row["n"])
+        assert row["unparsed"] == sum(r["prediction"] is None for r in own)
+        assert row["at_limit"] == sum(r["at_limit"] for r in own) and row["second_try"] == 0
         assert row["tokens_per_item"] == pytest.approx(np.mean([r["tokens"] for r in own]))
         assert row["steps_per_item"] == pytest.approx(np.mean([r["steps"] for r in own]))
         assert row["seconds_per_item"] > 0
@@ -269,11 +271,22 @@ def test_a_batch_runs_until_nothing_is_compiled():
 
     def answer(prompts, keys):
         texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
-        return entrants.Answers([[""] * len(texts)], None, None)
+        return entrants.Answers([len(texts)], None, None)
 
     jax.clear_caches()
     written, seconds = driver._timed(entrants.Entrant("m", 1, 0, 0, answer), {}, [None])
-    assert len(written.texts[0]) == 5 and not list(widths) and seconds > 0
+    assert written.rollouts == [5] and not list(widths) and seconds > 0
+
+
+def test_endings_of_answers_are_counted(contest, tmp_path):
+    examples = {"test": EXAMPLES["test"]}
+    how = {"rounds": (1,), "examples": examples, "second_try": SecondTry("$^", " it is", 1)}
+    (row,), items = contest(tmp_path, ["no_latents"], **how)
+    assert row["second_try"] == row["n"] and all(item["second_try"] for item in items)
+    for item in items:
+        assert item["at_limit"] is (item["tokens"] == MAX_TOKENS + 1)  # and that of the second try
+    assert row["at_limit"] == sum(item["at_limit"] for item in items) > 0
+    assert row["unparsed"] == 0
 
 
 def test_another_seed_is_another_measurement(contest, tmp_path):

@@ -180,6 +180,18 @@ def test_without_difficulties_there_is_no_such_section(tmp_path, blank_figures):
     assert "## Difficulty" not in (run / "report.md").read_text()
 
 
+def test_the_report_says_how_answers_ended_where_the_run_does(tmp_path, blank_figures):
+    run = write_run(tmp_path / "run")
+    assert "ended by themselves" not in write_report(run).read_text()  # a run of before
+    fine = {"unparsed": 0, "at_limit": 0, "second_try": 0}
+    rows = [row | fine for row in result_rows()]
+    (run / "results.json").write_text(json.dumps(rows))
+    assert "ended by themselves" in write_report(run).read_text()
+    rows[0]["at_limit"] = 7
+    (run / "results.json").write_text(json.dumps(rows))
+    assert "cut off at the limit of tokens" in write_report(run).read_text()
+
+
 def test_a_directory_without_a_run_is_an_error(tmp_path):
     with pytest.raises(RunFileError, match="no file of a run here"):
         write_report(tmp_path)
