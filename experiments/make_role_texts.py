@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,6 +204,12 @@ def judged(
     return row
 
 
+def digest_of(items: Sequence[Row]) -> str:
+    """Changes with any item's id, question or answer."""
+    told = [[item[part] for part in ("id", "question", "answer")] for item in items]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
 def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Numbers [size] of every batch and how many count; a last one is filled with its first."""
     for start in range(0, len(items), size):
@@ -231,6 +238,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     progress = Progress(
         options.out,
         {
+            "questions": digest_of(items),
             "system": dataclasses.asdict(config.system),
             "weights": weights_digest(agent_sources(config), None),
             "grading": config.data.grading,

@@ -118,3 +118,19 @@ def test_a_file_of_another_origin_is_not_touched(make, tmp_path, capsys):
     assert make(out) == BAD_INPUT
     assert "was not made by this command" in capsys.readouterr().err
     assert out.read_text() == "mine" and not list(tmp_path.glob("texts.jsonl.*"))
+
+
+def test_other_questions_do_not_count_as_done(make, tmp_path, capsys):
+    """Without ids of their own, rows of files of one name have the same ids."""
+    out = tmp_path / "texts.jsonl"
+    questions = [tmp_path / folder / "questions.jsonl" for folder in "ab"]
+    for path, item in zip(questions, ITEMS, strict=False):
+        path.parent.mkdir()
+        path.write_text(json.dumps({part: item[part] for part in ("question", "answer")}))
+    options = ["--accept", "any", "--questions"]
+    assert make(out, *options, str(questions[0])) == 0
+    before = out.read_bytes()
+    assert make(out, *options, str(questions[1])) == BAD_INPUT
+    assert "other settings (questions)" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert make(out, *options, str(questions[0])) == 0
