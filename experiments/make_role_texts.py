@@ -41,6 +41,7 @@ from rmas_jax import text_channel
 from rmas_jax.assembly import Team
 from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, add_config_options, load_run_team
 from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
 from rmas_jax.evaluation.grading import Grader, find_grader
@@ -228,7 +229,8 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
             f"--attempts {options.attempts}: greedy attempts are all alike; set --temperature"
         )
     fields = {part: f for part, f in (config.data.text_fields or {}).items() if part in PARTS}
-    reads, bad, _ = read_files(options.questions, roles=(), fields=fields, rounds=1)
+    files = files_of_one_split(options.questions)
+    reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1)
     items = [read.row for read in reads]
     names = [item["id"] for item in items]
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:

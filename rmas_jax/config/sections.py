@@ -75,7 +75,8 @@ class DataConfig(Section):
 
     dataset: str = option(
         "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
-        "parquet file, or of a folder of them; or files",
+        "parquet file, or of a folder of them, where names such as test.jsonl tell the splits; or "
+        "files",
         "relay",
     )
     files: dict[str, str] | None = option(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rmas_jax.config import DataConfig
 from rmas_jax.data import records
+from rmas_jax.data.files import Files, data_files, files_of_one_split
 from rmas_jax.data.published import PUBLISHED, download, is_published
 from rmas_jax.data.relay import TEXT_ROUNDS
 from rmas_jax.data.relay_dataset import TEXT_FIELDS, Relay
@@ -53,7 +54,9 @@ def load_task(config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir
         )
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir)
-    source = Source(_files(config), _shares(config), tuple(roles), config.text_fields or {}, rounds)
+    files = _files(config)
+    shares = _shares(config, files)
+    source = Source(files, shares, tuple(roles), config.text_fields or {}, rounds)
     version = source.digest()
     builder = RoleTexts(source, data_dir=str(data_dir / version), file_format="array_record")
     records.prepare(builder)
@@ -95,22 +98,29 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
     return Task(load, texts, str(Relay.VERSION))
 
 
-def _files(config: DataConfig) -> dict[str, Path]:
-    """Split -> its file or folder."""
+def _files(config: DataConfig) -> dict[str, Files]:
+    """Split -> its files; `train` is among them."""
     if config.dataset == "files":
-        return {split: Path(path) for split, path in config.files.items()}
+        return {split: files_of_one_split(Path(path)) for split, path in config.files.items()}
     if Path(config.dataset).exists():
-        return {"train": Path(config.dataset)}
-    if is_published(config.dataset):
-        return {"train": download(config.dataset)}
-    raise DataError(
-        f"data.dataset={config.dataset!r}: allowed are relay, files, the path of a file or folder, "
-        f"and the published {', '.join(PUBLISHED)}"
-    )
+        path = Path(config.dataset)
+    elif is_published(config.dataset):
+        path = download(config.dataset)
+    else:
+        raise DataError(
+            f"data.dataset={config.dataset!r}: allowed are relay, files, the path of a file or "
+            f"folder, and the published {', '.join(PUBLISHED)}"
+        )
+    splits = data_files(path)
+    if "train" not in splits:
+        raise DataError(
+            f"{path}: by their names, its files are of the splits {', '.join(splits)}, and none is "
+            "of train; name the file or folder of each split (data.files)"
+        )
+    return splits
 
 
-def _shares(config: DataConfig) -> dict[str, float]:
-    """Splits that are taken from the training file -> their shares of it."""
-    given = config.files or {}
+def _shares(config: DataConfig, files: Mapping[str, Files]) -> dict[str, float]:
+    """Splits that are taken from the training files -> their shares of them."""
     shares = {"test": config.test_share, "validation": config.validation_share}
-    return {split: share for split, share in shares.items() if share and split not in given}
+    return {split: share for split, share in shares.items() if share and split not in files}

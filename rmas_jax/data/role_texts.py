@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rmas_jax.data.files import data_files, read_rows
+from rmas_jax.data.files import Files, read_rows
 from rmas_jax.data.rows import (
     BadRow,
     Columns,
@@ -36,7 +36,7 @@ BAD_ROWS = "bad_rows.jsonl"
 class Source:
     """Files, and what is read from them."""
 
-    files: Mapping[str, Path]  # split -> a file, or a folder of them; `train` is among them
+    files: Mapping[str, Files]  # by split; `train` is among them
     shares: Mapping[str, float]  # split -> its share of the rows of train, from which it is taken
     roles: tuple[str, ...]  # in the order of their turns; the last one answers
     fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
@@ -52,9 +52,9 @@ class Source:
             "files": {
                 split: [
                     (name, hashlib.sha256(file.read_bytes()).hexdigest())
-                    for name, file in _named_files(path)
+                    for name, file in files.named
                 ]
-                for split, path in self.files.items()
+                for split, files in self.files.items()
             },
         }
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
@@ -69,20 +69,18 @@ class Read(NamedTuple):
 
 
 def read_files(
-    path: Path, *, roles: Sequence[str], fields: Mapping[str, str], rounds: int
+    files: Files, *, roles: Sequence[str], fields: Mapping[str, str], rounds: int
 ) -> tuple[list[Read], list[BadRow], Columns]:
-    """Reads a file, or a folder of them: good rows, bad rows, and the fields they were read from.
+    """Reads the files of a split: good rows, bad rows, and the fields they were read from.
 
     Raises:
       DataError: a file cannot be read, lacks a field or has no good row.
     """
     rows = [
-        (name, line, content)
-        for name, file in _named_files(path)
-        for line, content in read_rows(file)
+        (name, line, content) for name, file in files.named for line, content in read_rows(file)
     ]
     present = {field for *_, content in rows if isinstance(content, dict) for field in content}
-    columns = choose_columns(present, roles, fields, where=str(path))
+    columns = choose_columns(present, roles, fields, where=files.where)
     good, bad = [], []
     for name, line, content in rows:
         try:
@@ -94,8 +92,8 @@ def read_files(
     if not good:
         file, line, reason = bad[0]
         raise DataError(
-            f"{path}: none of its {len(bad)} rows can be used; the first: {file}, line {line}: "
-            f"{reason}"
+            f"{files.where}: none of its {len(bad)} rows can be used; the first: {file}, line "
+            f"{line}: {reason}"
         )
     return good, bad, columns
 
@@ -115,27 +113,28 @@ def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
     splits: dict[str, list[Read]] = {split: [] for split in ("train", *source.shares)}
     for read in train:
         splits[split_of(read.row["question"], source.shares)].append(read)
-    for split, path in source.files.items():
+    for split, files in source.files.items():
         if split == "train":
             continue
         # The roles of train are needed where links are validated, and none where they are tested.
         needed = columns.texts if split == "validation" else {}
         splits[split], found, there = read_files(
-            path, roles=[*needed], fields=source.fields, rounds=source.rounds
+            files, roles=[*needed], fields=source.fields, rounds=source.rounds
         )
         if lacking := needed.keys() - there.texts.keys():
             raise DataError(
-                f"{path}: has no texts of {', '.join(sorted(lacking))}, which "
-                f"{source.files['train']} has"
+                f"{files.where}: has no texts of {', '.join(sorted(lacking))}, which "
+                f"{source.files['train'].where} has"
             )
         bad += found
     bad += _repeated(splits)
     for split, reads in splits.items():
         if not reads:
             share = f"{source.shares[split]:g} of " if split in source.shares else ""
+            where = source.files.get(split, source.files["train"]).where
             raise DataError(
-                f"{source.files.get(split, source.files['train'])}: no row is left for the split "
-                f"{split!r}, {share}{len(train)} rows; give it a file of its own (data.files)"
+                f"{where}: no row is left for the split {split!r}, {share}"
+                f"{len(train)} rows; give it a file of its own (data.files)"
             )
     return {split: [read.row for read in reads] for split, reads in splits.items()}, bad
 
@@ -169,14 +168,6 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
                 ids.add(name)
                 kept.append(read)
         splits[split] = kept
-
-
-def _named_files(path: Path) -> list[tuple[str, Path]]:
-    """Data files with their names below `path`."""
-    return [
-        (str(file.relative_to(path)) if path.is_dir() else file.name, file)
-        for file in data_files(path)
-    ]
 
 
 class RoleTexts(tfds.core.GeneratorBasedBuilder):

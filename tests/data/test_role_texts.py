@@ -226,6 +226,54 @@ def test_changed_files_and_settings_are_other_data(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "validation"),
+    [
+        (["train-00000-of-00002", "train-00001-of-00002", "dev", "test-00000-of-00001"], True),
+        (["train/0", "train/1", "validation/0", "test/0"], True),
+        (["math_train_a", "math_train_b", "math-valid", "math.test"], True),
+        (["rows", "more_rows", "valid", "evaluation"], True),  # what names no split is train
+        (["Training1", "Training2", None, "testing"], False),
+    ],
+)
+def test_files_of_a_folder_are_split_by_their_names(tmp_path, names, validation):
+    parts = [ROWS[:20], ROWS[20:40], ROWS[40:50], ROWS[50:]]
+    for name, rows in zip(names, parts, strict=True):
+        if name:
+            write(tmp_path / "rows" / f"{name}.jsonl", rows)
+    task = load(tmp_path, dataset=tmp_path / "rows")
+    asked = {split: {r["question"] for r in task.load(split)} for split in ("train", "test")}
+    assert asked["test"] == {row["question"] for row in parts[3]}
+    held = {row["question"] for row in task.load("validation")}
+    if validation:
+        assert asked["train"] == {row["question"] for row in ROWS[:40]}
+        assert held == {row["question"] for row in parts[2]}
+    else:  # taken from the training files
+        assert asked["train"] | held == {row["question"] for row in ROWS[:40]}
+
+
+def test_a_folder_that_leaves_open_what_is_read_is_refused(tmp_path):
+    def refused(folder, **config):
+        with pytest.raises(DataError) as error:
+            load(tmp_path, **config)
+        assert str(tmp_path / folder) in str(error.value) and "data.files" in str(error.value)
+        return str(error.value)
+
+    write(tmp_path / "forms" / "a.jsonl", ROWS)
+    write(tmp_path / "forms" / "more" / "b.parquet", ROWS)
+    assert "holds .parquet and .jsonl files" in refused("forms", dataset=tmp_path / "forms")
+    write(tmp_path / "tests" / "test.jsonl", ROWS)
+    assert "the splits test" in refused("tests", dataset=tmp_path / "tests")
+    # A split that is given a folder has all of its files, so they must be of one split.
+    both = tmp_path / "both"
+    parts = {"train": ROWS[:40], "test": ROWS[40:]}
+    files = {split: write(both / f"{split}.jsonl", rows) for split, rows in parts.items()}
+    message = refused("both", files={"train": str(both)})
+    assert "the splits train, test" in message
+    assert load(tmp_path, files={split: str(file) for split, file in files.items()})
+    assert load(tmp_path, files={"train": str(tmp_path / "tests")})  # as it was said
+
+
+@pytest.mark.parametrize(
     ("rows", "config", "words"),
     [
         ([], {}, ["question", "fields here are none"]),
