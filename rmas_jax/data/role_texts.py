@@ -79,8 +79,11 @@ def read_files(
     rows = [
         (name, line, content) for name, file in files.named for line, content in read_rows(file)
     ]
-    present = {field for *_, content in rows if isinstance(content, dict) for field in content}
-    columns = choose_columns(present, roles, fields, where=files.where)
+    objects = [content for *_, content in rows if isinstance(content, dict)]
+    present = {field for content in objects for field in content}
+    columns = Columns(parts={}, texts={})  # of no row: each is a bad one, which says why
+    if objects or not rows:
+        columns = choose_columns(present, roles, fields, where=files.where)
     good, bad = [], []
     for name, line, content in rows:
         try:

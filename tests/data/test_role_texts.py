@@ -318,3 +318,15 @@ def test_validation_has_the_roles_of_training(tmp_path):
     }
     with pytest.raises(DataError, match=r"b\.jsonl: has no texts of critic, planner"):
         load(tmp_path, files=files)
+
+
+@pytest.mark.parametrize(
+    ("indent", "words"),
+    [(1, "line 1: not JSON"), (None, "line 1: expected an object, got [")],
+)
+def test_a_list_in_a_file_of_json_lines_is_told_by_its_first_line(tmp_path, indent, words):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(ROWS, indent=indent))
+    with pytest.raises(DataError) as error:
+        load(tmp_path, dataset=file)
+    assert words in str(error.value) and "fields here" not in str(error.value)
