@@ -45,6 +45,7 @@ class Source:
     def digest(self) -> str:
         """Changes with the files' contents and with all that shapes the rows."""
         settings = {
+            "version": str(RoleTexts.VERSION),
             "shares": dict(self.shares),
             "roles": self.roles,
             "fields": dict(self.fields),
@@ -176,8 +177,11 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
 class RoleTexts(tfds.core.GeneratorBasedBuilder):
     """Questions, answers and role texts from files."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Questions, answers and role texts."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Questions, answers and role texts.",
+        "2.0.0": "No answers that are not a number, and whole ones without a point.",
+    }
 
     def __init__(self, source: Source, **options: Any):
         self.source = source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "toolcaller": ("deliberation_toolcaller", "toolcaller", "answer"),
 }
 PARTS = ("id", "question", "answer", "difficulty")
+EXACT = 2**53  # up to here, floats hold every whole number
+INT32 = range(-(2**31), 2**31)  # how a difficulty is stored
 # What marks a slot in a template, here (prompts.SENTINEL) and upstream.
 SLOT_MARKER = re.compile(r"[\ue000\ue001]|<<\w*SLOT>>")
 
@@ -53,6 +56,7 @@ class Columns:
 
     parts: Mapping[str, str]
     texts: Mapping[str, str]
+    is_difficulty_chosen: bool = False  # by the configuration, not by the field's name
 
 
 def text_key(role: str) -> str:
@@ -96,6 +100,7 @@ def choose_columns(
     return Columns(
         parts={part: found[part] for part in PARTS if part in found},
         texts={role: found[role] for role in roles if role in found},
+        is_difficulty_chosen="difficulty" in chosen,
     )
 
 
@@ -116,15 +121,12 @@ def normalise(content: Any, columns: Columns, *, place: str, rounds: int) -> Row
     if not isinstance(content, Mapping):
         raise ValueError(f"expected an object, got {_show(content)}")
     parts = columns.parts
-    difficulty = content.get(parts["difficulty"]) if "difficulty" in parts else None
-    if difficulty is not None and type(difficulty) is not int:
-        raise ValueError(f"{parts['difficulty']}: expected a whole number, got {_show(difficulty)}")
     has_id = content.get(parts.get("id")) is not None
     row = {
         "id": _text(content, parts["id"], numbers=True) if has_id else place,
         "question": _text(content, parts["question"]),
         "answer": _text(content, parts["answer"], numbers=True),
-        "difficulty": difficulty or 0,
+        "difficulty": _difficulty(content, columns),
     }
     for role, field in columns.texts.items():
         value = content.get(field)
@@ -143,14 +145,29 @@ def in_every_round(texts: Sequence[str], rounds: int) -> list[str]:
     return list(texts) * rounds if len(texts) == 1 else list(texts)
 
 
+def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
+    """The row's difficulty; 0 where it has none, or none that can be used and nobody asked for."""
+    value = content.get(columns.parts.get("difficulty"))
+    if isinstance(value, float) and value.is_integer():  # as columns with gaps have them
+        value = int(value)
+    if type(value) is int and value in INT32:
+        return value
+    if value is not None and columns.is_difficulty_chosen:
+        raise ValueError(
+            f"{columns.parts['difficulty']}: expected a whole number of 32 bits, got {_show(value)}"
+        )
+    return 0
+
+
 def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> str:
     value = content.get(field)
-    if numbers and type(value) in (int, float):
-        value = str(value)
+    if numbers and (type(value) is int or (type(value) is float and math.isfinite(value))):
+        value = _number(value)
     if value is None:
         raise ValueError(f"{field}: missing")
     if not isinstance(value, str):
-        raise ValueError(f"{field}: expected text, got {_show(value)}")
+        allowed = "text or a finite number" if numbers else "text"
+        raise ValueError(f"{field}: expected {allowed}, got {_show(value)}")
     if not value.strip():
         raise ValueError(f"{field}: empty")
     if re.search("[\ud800-\udfff]", value):  # half of a pair, which JSON can hold
@@ -158,6 +175,12 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
     if marker := SLOT_MARKER.search(value):
         raise ValueError(f"{field}: holds the slot marker {marker[0]!r}")
     return value
+
+
+def _number(value: float) -> str:
+    """A number as text; a whole one without the point that a column with gaps gives to all."""
+    is_exact = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
+    return str(int(value) if is_exact else value)
 
 
 def _show(value: Any) -> str:

@@ -1,5 +1,7 @@
 """What is read from a row, and which rows are bad."""
 
+import math
+
 import pytest
 
 from rmas_jax.data.rows import FIELDS, DataError, choose_columns, normalise
@@ -76,8 +78,8 @@ def test_one_text_serves_all_rounds_and_a_list_has_one_for_each():
         ({"question": None}, "question: missing"),
         ({"question": " \n"}, "question: empty"),
         ({"question": 7}, "question: expected text, got 7"),
-        ({"answer": ["4"]}, "answer: expected text"),
-        ({"answer": True}, "answer: expected text, got True"),
+        ({"answer": ["4"]}, "answer: expected text or a finite number, got ['4']"),
+        ({"answer": True}, "answer: expected text or a finite number, got True"),
         ({"plan": ""}, "plan: empty"),
         ({"plan": {"step": 1}}, "plan: expected text"),
         ({"plan": ["a", None]}, "plan: missing"),
@@ -89,15 +91,37 @@ def test_one_text_serves_all_rounds_and_a_list_has_one_for_each():
         ),
         ({"question": "\ue000planner\ue001"}, "question: holds the slot marker"),
         ({"question": "\ud800"}, "question: no text that can be written"),
-        ({"difficulty": "hard"}, "difficulty: expected a whole number, got 'hard'"),
+        ({"answer": math.nan}, "answer: expected text or a finite number, got nan"),
+        ({"answer": -math.inf}, "answer: expected text or a finite number, got -inf"),
+        ({"id": math.nan}, "id: expected text or a finite number, got nan"),
+        ({"plan": math.nan}, "plan: expected text, got nan"),
     ],
 )
 def test_bad_rows(change, reason):
-    good = ROW | {"difficulty": 2}
-    assert read(good, rounds=3)["difficulty"] == 2
+    good = ROW | {"id": 7}
+    assert read(good, rounds=3)["id"] == "7"
     with pytest.raises(ValueError) as error:
         read(good | change, rounds=3)
     assert reason in str(error.value)
+
+
+UNUSABLE = [0.5, "hard", "3", True, math.nan, math.inf, 10**12, 2**31, -(2**31) - 1, [1]]
+
+
+@pytest.mark.parametrize("value", UNUSABLE)
+def test_a_difficulty_that_was_chosen_must_fit_and_another_is_left_out(value):
+    row = ROW | {"difficulty": value, "level": value}
+    assert read(row)["difficulty"] == 0
+    for field in ("difficulty", "level"):
+        with pytest.raises(ValueError, match=f"{field}: expected a whole number of 32 bits, got"):
+            read(row, chosen={"difficulty": field})
+
+
+@pytest.mark.parametrize("chosen", [{}, {"difficulty": "difficulty"}])
+def test_a_difficulty_is_a_whole_number_or_missing(chosen):
+    for value, wanted in [(3, 3), (3.0, 3), (-2, -2), (2**31 - 1, 2**31 - 1), (None, 0)]:
+        found = read(ROW | {"difficulty": value}, chosen=chosen)["difficulty"]
+        assert found == wanted and type(found) is int
 
 
 @pytest.mark.parametrize("content", [["a"], "text", None, 3])
@@ -109,6 +133,13 @@ def test_what_is_no_object_is_a_bad_row(content):
 def test_numbers_are_answers():
     assert read(ROW | {"answer": 4})["answer"] == "4"
     assert read(ROW | {"answer": 0.5})["solver_text"] == ["0.5"]
+
+
+def test_whole_numbers_of_a_column_with_gaps_are_written_without_a_point():
+    found = read(ROW | {"answer": 3.0, "id": -12.0})
+    assert (found["answer"], found["solver_text"], found["id"]) == ("3", ["3"], "-12")
+    assert read(ROW | {"answer": 1e300})["answer"] == "1e+300"  # not digits that nobody gave
+    assert read(ROW | {"answer": 10**400})["answer"] == f"1{'0' * 400}"  # no float is as large
 
 
 @pytest.mark.parametrize(
