@@ -349,3 +349,11 @@ def test_an_unknown_file_is_answered_with_what_is_shipped(name):
     with pytest.raises(PromptError) as error:
         load_prompts(name, EDGES)
     assert repr(name) in str(error.value) and "'relay'" in str(error.value)
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("a: é".encode("latin-1"))
+    with pytest.raises(PromptError) as error:
+        load_prompts(str(path), EDGES)
+    assert str(error.value).startswith(f"{path}: not text in UTF-8")

@@ -132,6 +132,9 @@ def test_files_that_are_none(tmp_path):
     path.write_text("name: [")
     with pytest.raises(TopologyError, match="not valid YAML"):
         load_topology(path)
+    path.write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(TopologyError, match=r"broken\.yaml: not text in UTF-8"):
+        load_topology(path)
 
 
 def test_show_prints_and_draws(write, tmp_path, capsys):

@@ -90,7 +90,9 @@ def load_prompts(
     if task is not None and task not in task_types():
         raise PromptError(f"task={task!r}: no such type; allowed are {sorted(task_types())}")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: not text in UTF-8 ({error.reason})") from None
     except yaml.YAMLError as error:
         raise PromptError(f"{path}: not valid YAML: {error}") from None
     roles = sorted({role for edge in edges for role in edge})

@@ -39,7 +39,9 @@ def load_topology(name_or_path: str | Path) -> Topology:
             f"{', '.join(shipped_topologies())}"
         )
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise TopologyError(f"{path}: not text in UTF-8 ({error.reason})") from None
     except yaml.YAMLError as error:
         raise TopologyError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict) or set(raw) != set(FIELDS):
