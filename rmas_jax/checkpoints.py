@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 from safetensors.flax import load_file
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rmas_jax.processes import is_first
 
@@ -141,7 +141,8 @@ def save_links(path: str | Path, links: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".partial")
-    save_file({name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}, half)
+    arrays = {name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}
+    half.write_bytes(save(arrays))  # save_file's errors name no file
     half.rename(path)
 
 

@@ -105,3 +105,25 @@ def test_the_form_of_inner_links_is_asked_for_where_tensors_do_not_tell(release,
         for name, (form, _) in read_links(ours, inner_variant="mlp")[INNER].items()
     }
     assert forms == {"expert": "mlp", "learner": "mlp"}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_link_is_written_to_a_folder_that_is_made(release, tmp_path, capsys, suffix):
+    source = release / "expert" / "adapter(math).pt"
+    path = tmp_path / "new" / "deep" / f"y{suffix}"
+    assert main(["convert", str(source), str(path)]) == 0
+    wanted = read_state(source)
+    jax.tree.map(np.testing.assert_array_equal, read_state(path), wanted)
+    # Where nothing can be written, the path is said.
+    for blocked in (path / f"y{suffix}", tmp_path / f"folder{suffix}"):
+        (tmp_path / f"folder{suffix}").mkdir(exist_ok=True)
+        assert main(["convert", str(source), str(blocked)]) == BAD_INPUT
+        assert str(blocked.parent) in capsys.readouterr().err
+
+
+def test_links_that_cannot_be_written_are_refused(release, tmp_path, capsys):
+    roles = [f"--role={role}={release / role}" for role in WIDTH]
+    (tmp_path / "ours.partial").mkdir()  # what is renamed when it is whole
+    out = str(tmp_path / "ours.safetensors")
+    assert main(["convert", str(release / "outer"), out, *roles, "--task=math"]) == BAD_INPUT
+    assert "ours.partial" in capsys.readouterr().err

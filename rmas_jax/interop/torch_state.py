@@ -64,17 +64,22 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes what `read_state` reads: safetensors, or a file for `torch.load`, by the suffix.
 
+    The folder is made.
+
     Raises:
       CheckpointError: a dtype that has no place in the format.
+      OSError: nothing can be written there.
     """
     path = Path(path)
     arrays = {name: np.ascontiguousarray(value) for name, value in state.items()}
-    if path.suffix == SAFETENSORS:
-        safetensors.numpy.save_file(arrays, path)
-        return
     names = {dtype: name for name, dtype in STORAGES.items()}
-    if wrong := {name: a.dtype.name for name, a in arrays.items() if a.dtype not in names}:
+    wrong = {name: a.dtype.name for name, a in arrays.items() if a.dtype not in names}
+    if wrong and path.suffix != SAFETENSORS:
         raise CheckpointError(f"{path}: {wrong}; allowed are {[d.name for d in names]}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == SAFETENSORS:
+        path.write_bytes(safetensors.numpy.save(arrays))  # save_file's errors name no file
+        return
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(f"{path.stem}/data.pkl", _pickle(arrays, names))
         archive.writestr(f"{path.stem}/byteorder", "little")
