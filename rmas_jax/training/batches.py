@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,8 +124,16 @@ class Batches:
     A resumed run therefore reads what the uninterrupted one would have read, and no iterator has a
     state to save. Rows of similar length are read together: each of at most `BUCKETS` groups, each
     up to half as long as the one before, is padded to its own longest row, so that little is padded
-    and as many programs are compiled. An epoch cuts every group, in a new order, into whole batches
-    (a remainder waits for another epoch) and mixes these.
+    and as many programs are compiled.
+
+    A group is a stream of passes over its rows, each pass in a new order, that is cut into batches:
+
+        a group of 3, batches of 2:   2 0 1 | 1 2 0 | ...   ->   (2 0) (1 1) (2 0) ...
+
+    So all rows of a group have been seen equally often up to one, at every step, and a batch across
+    two passes may hold a row twice. Groups take turns in proportion to their sizes, which grain
+    rounds to a hundredth of the smallest. An epoch is only a number of steps: those that read as
+    many rows as there are, rounded up.
     """
 
     def __init__(self, data: TrainingData, *, batch_size: int, key: jax.Array, text_width: int = 0):
@@ -137,19 +146,21 @@ class Batches:
             raise ValueError(f"batch_size={batch_size}: there are {len(data)} items to train on")
         self.groups = length_groups(row_lengths(data), batch_size)
         trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
-        # Grain adds the epoch to a seed, so these must not be neighbours.
+        # Grain adds the pass to a seed, so these must not be neighbours.
         random = np.random.default_rng(jax.random.key_data(key).tolist())
-        *seeds, mix = random.integers(2**32, size=len(self.groups) + 1).tolist()
-        epoch = grain.MapDataset.concatenate(
-            [
-                grain.MapDataset.source([(group, member) for member in range(len(rows))])
-                .shuffle(seed)
-                .batch(batch_size, drop_remainder=True, batch_fn=np.array)
-                for group, (rows, seed) in enumerate(zip(self.groups, seeds, strict=True))
-            ]
-        ).shuffle(mix)
-        self.steps_per_epoch = len(epoch)  # whole batches of all groups
-        self._members = epoch.repeat()  # step -> group and member [batch_size, 2]
+        seeds = random.integers(2**32, size=len(self.groups)).tolist()
+        streams = [
+            grain.MapDataset.source([(group, member) for member in range(len(rows))])
+            .shuffle(seed)
+            .repeat()
+            .batch(batch_size, drop_remainder=True, batch_fn=np.array)
+            for group, (rows, seed) in enumerate(zip(self.groups, seeds, strict=True))
+        ]
+        self.batch_size = batch_size
+        self.steps_per_epoch = math.ceil(len(data) / batch_size)
+        # Step -> group and member [batch_size, 2].
+        self._members = grain.MapDataset.mix(streams, [len(rows) for rows in self.groups])
+        self._trimmed = trimmed
         self._batches = self._members.map(lambda found: trimmed[found[0, 0]].rows(found[:, 1]))
 
     def rows(self, step: int) -> np.ndarray:
@@ -160,6 +171,11 @@ class Batches:
     def __getitem__(self, step: int) -> TrainingData:
         """The batch of a step, on the host."""
         return self._batches[step]
+
+    def longest(self) -> TrainingData:
+        """A batch of the largest shapes that any step reads."""
+        batches = [rows.rows(np.arange(self.batch_size)) for rows in self._trimmed]
+        return max(batches, key=lambda batch: sum(x.size for x in jax.tree.leaves(batch)))
 
     @contextlib.contextmanager
     def read_ahead(self, first: int, stop: int) -> Iterator[Iterator[TrainingData]]:

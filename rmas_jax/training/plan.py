@@ -75,10 +75,7 @@ def describe_phase(
     batches = Batches(
         data, batch_size=phase.batch_size, key=key, text_width=team.system.latent_steps
     )
-    longest = max(
-        (batches[step] for step in range(batches.steps_per_epoch)),
-        key=lambda batch: sum(x.size for x in jax.tree.leaves(batch)),
-    )
+    longest = batches.longest()
     yield (
         f"phase {phase.name}: {phase.latents}, {phase.rounds} rounds, {phase.steps} steps of "
         f"{phase.batch_size} items (accumulation={phase.accumulation}); {len(data)} items, "

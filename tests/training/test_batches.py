@@ -79,23 +79,46 @@ def test_batches_depend_on_key_and_step_alone(ragged):
     assert [other.rows(step).tolist() for step in range(9)] != wanted
 
 
-def test_whole_batches_are_cut_from_groups_and_remainders_wait(ragged):
-    ragged = ragged.rows(np.arange(11))
+def test_every_row_of_a_group_is_seen_equally_often_up_to_one(ragged):
+    """Also where a group is just too small for another batch: 7 rows in batches of 4."""
+    ragged = ragged.rows(np.array([2, 6, 2, 6, 0, 1, 3, 4, 5, 7, 9]))
+    batches = Batches(ragged, batch_size=4, key=jax.random.key(3))
+    assert [len(group) for group in batches.groups] == [4, 7]
+    seen = np.zeros(11, int)
+    for step in range(400):
+        rows = batches.rows(step)
+        assert any(np.isin(rows, group).all() for group in batches.groups)
+        np.add.at(seen, rows, 1)
+        for group in batches.groups:
+            assert np.ptp(seen[group]) <= 1
+    assert seen.sum() == 1600
+    np.testing.assert_allclose(seen, 1600 / 11, rtol=0.02)  # every group has its share, too
+
+
+def test_groups_take_turns_by_their_sizes(ragged):
+    batches = Batches(ragged, batch_size=1, key=jax.random.key(3))
+    assert len(batches.groups) > 2
+    turns = np.array(
+        [[np.isin(batches.rows(s), group).all() for group in batches.groups] for s in range(120)]
+    )
+    assert (turns.sum(axis=1) == 1).all()
+    wanted = np.arange(1, 121)[:, None] * [len(group) / 12 for group in batches.groups]
+    assert np.abs(np.cumsum(turns, axis=0) - wanted).max() < len(batches.groups)
+
+
+def test_an_epoch_reads_as_many_rows_as_there_are_the_last_step_rounded_up(ragged):
+    for size, steps in [(1, 12), (4, 3), (5, 3), (12, 1)]:
+        assert Batches(ragged, batch_size=size, key=jax.random.key(3)).steps_per_epoch == steps
+
+
+def test_the_longest_batch_has_the_largest_shapes_of_any(ragged):
+    def size(batch):
+        return sum(leaf.size for leaf in jax.tree.leaves(batch))
+
     batches = Batches(ragged, batch_size=2, key=jax.random.key(3))
-    assert any(len(group) % 2 for group in batches.groups)
-    whole = sum(len(group) // 2 for group in batches.groups)
-    assert batches.steps_per_epoch == whole
-    epochs = [[batches.rows(epoch * whole + i) for i in range(whole)] for epoch in range(8)]
-    mixtures, visited = set(), set()
-    for epoch in epochs:
-        rows = np.concatenate(epoch).tolist()
-        assert len(set(rows)) == len(rows)
-        visited |= set(rows)
-        in_group = np.stack([[np.isin(part, g).all() for g in batches.groups] for part in epoch])
-        assert (in_group.sum(axis=1) == 1).all()
-        mixtures.add(str(in_group.argmax(axis=1)))
-    assert visited == set(range(len(ragged)))
-    assert len(mixtures) > 4  # groups come in another order in each epoch
+    sizes = {size(batches[step]) for step in range(60)}
+    assert len(sizes) == len(batches.groups)
+    assert size(batches.longest()) == max(sizes)
 
 
 def test_batches_that_are_read_ahead_are_those_of_the_steps(ragged):
