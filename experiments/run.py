@@ -26,7 +26,13 @@ from typing import Any, NamedTuple
 import jax
 
 from rmas_jax.answers import second_try_of
-from rmas_jax.assembly import Team, load_links_for, start_links, write_release
+from rmas_jax.assembly import (
+    Team,
+    checked_topology,
+    load_links_for,
+    start_links,
+    write_release,
+)
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
     BAD_INPUT,
@@ -55,16 +61,23 @@ from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.run_folder import MEASURED, RunFolder, agent_sources, weights_digest
 from rmas_jax.sharding import to_host
-from rmas_jax.topology import load_topology
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
-from rmas_jax.training.outer_loop import DivergedError, run_phase
+from rmas_jax.training.outer_loop import DivergedError, phase_batches, run_phase
 from rmas_jax.training.plan import describe_run
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.state_cache import StateCache
 
 log = logging.getLogger("rmas_jax")
+
+
+def make_output_dir(path: str) -> None:
+    """Makes the folder that everything is written to."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir={path}: cannot be made: {error.strerror}") from None
 
 
 def find_data(config: RunConfig) -> Task:
@@ -74,12 +87,18 @@ def find_data(config: RunConfig) -> Task:
             "data.dataset=relay: its puzzles are no problems of system.task="
             f"{config.system.task}; name a published set or a file of problems"
         )
-    roles = load_topology(config.system.topology).order
+    topology = checked_topology(config.system)
+    roles = topology.order
     rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
     data_dir = Path(config.output_dir) / "data"
     task = load_task(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
     found = len(task.load("train")[: config.data.train_size])
     for i, phase in enumerate(config.outer.phases):
+        if phase.rounds > 1 and not topology.feedback_edges:
+            raise ConfigError(
+                f"outer.phases.{i}.rounds={phase.rounds}: no edge of the {topology.name} topology "
+                "leads back, so all rounds would be alike; use 1 round"
+            )
         if found < phase.batch_size:
             raise ConfigError(
                 f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
@@ -258,6 +277,10 @@ def read_inputs(config: RunConfig, task: Task) -> Inputs:
     in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
     team = load_run_team(config)
     given = None if config.system.links is None else load_links_for(team, config.system)
+    if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
+        data = encode(team, task, task.load("train")[: config.data.train_size])
+        for phase in forced:  # whether enough texts are long enough
+            phase_batches(team, phase, data, key=jax.random.key(config.seed))
     return Inputs(grade, answering, splits, team, given, agent_sources(config))
 
 
@@ -265,6 +288,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
+    in_turn(lambda: make_output_dir(config.output_dir))
     task = in_turn(lambda: find_data(config))  # the first process prepares it
     grade, answering, splits, team, given, agents = together(lambda: read_inputs(config, task))
     if dry:
@@ -310,7 +334,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
 
     chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
     folder.stage("evaluation", measure, settings=chosen)
-    if config.evaluation.gradient_batch_size:
+    if config.evaluation.gradient_batch_size and config.system.latent_steps:
         folder.stage("gradient norms", gradients)
     from_first(lambda: report(folder.path))
 
@@ -342,7 +366,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         join_processes(args)
     except ConfigError as error:
         parser.error(str(error))
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:  # grain's import has set one up before
+        handler.setFormatter(logging.Formatter("%(message)s"))
     log.setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         with sigterm_noted():

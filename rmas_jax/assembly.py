@@ -193,6 +193,9 @@ def start_links(
       key: PRNG key.
       texts: role -> what it may write; an aligned start then fits the tokens of these texts alone
         (a link has fewer parameters than a vocabulary has tokens).
+
+    Raises:
+      ConfigError: the ends of an edge that is to be aligned share no token.
     """
     system = team.system
     keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
@@ -205,7 +208,13 @@ def start_links(
         fresh = init(link, next(keys), start="identity" if start == "identity" else "torch_default")
         if start == "aligned":
             written = None if texts is None else texts[edge[0]]
-            fresh = align(link, fresh, *shared_embeddings(team, edge, texts=written))
+            source, target = shared_embeddings(team, edge, texts=written)
+            if not len(source):
+                raise ConfigError(
+                    f"system.outer_start=aligned: {edge_name(edge)}: its ends share no token of "
+                    "the texts; allowed are torch_default and identity"
+                )
+            fresh = align(link, fresh, source, target)
         outer[edge_name(edge)] = fresh
     return {"inner": inner, "outer": outer}
 

@@ -186,6 +186,19 @@ def test_the_item_of_a_list_is_named(path):
         (["outer.phases.0.round_weights=[0, 0]"], "round_weights: all are 0"),
         (["inner.cosine_weight=0", "inner.mse_weight=0"], "inner.cosine_weight: "),
         (
+            ["system.outer_link=mlp"],
+            "system.outer_start: aligned is for linear_res, mlp_res, ln_res",
+        ),
+        (["system.latent_steps=0"], "outer.phases: expected none, as system.latent_steps=0 has no"),
+        (
+            ["system.latent_steps=0", "outer.phases=[]", "inner.passes=2"],
+            "inner.passes: expected 1",
+        ),
+        (
+            ["outer.phases.0.latents=teacher_forced", "outer.phases.0.truncate_steps=2"],
+            "outer.phases.0.truncate_steps: of no use: feedback=draft rolls nothing out",
+        ),
+        (
             ["outer.phases.0.optimizer=sgd(weight_decay=0.1)"],
             "outer.phases.0.optimizer: sgd takes momentum, nesterov, ",
         ),

@@ -88,6 +88,20 @@ def test_a_model_directory_that_is_not_there(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["output_dir=/dev/null/runs"], "output_dir=/dev/null/runs: cannot be made"),
+        (
+            ["system.latent_steps=16", "outer.phases.0.latents=teacher_forced"],
+            "16 with texts of fewer than 16 tokens left out",
+        ),
+    ],
+)
+def test_what_training_could_not_do_is_found_before_it(tmp_path, capsys, overrides, words):
+    assert words in refused(tmp_path, capsys, *overrides)
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("outer.phases.0.batch_size=17", "there are 16 items to train on"),
@@ -153,6 +167,8 @@ def test_rounds_without_a_way_back(tmp_path, capsys):
     )
     message = refused(tmp_path, capsys, f"system.topology={path}")
     assert "system.rounds=3" in message and "line" in message
+    message = refused(tmp_path, capsys, f"system.topology={path}", "system.rounds=1")
+    assert "outer.phases.0.rounds=" in message and "line" in message
 
 
 def test_a_split_that_does_not_exist(tmp_path, capsys):

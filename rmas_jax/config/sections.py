@@ -61,7 +61,10 @@ class SystemConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A task chooses among released links."""
+        """A task chooses among released links, and only a residual branch can be aligned."""
+        if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
+            forms = ", ".join(form for form in OUTER_LINK_FORMS if "_res" in form)
+            yield "outer_start", f"aligned is for {forms}, not for outer_link={self.outer_link}"
         if self.links_task and (self.links is None or self.links.endswith(".safetensors")):
             yield (
                 "links_task",
@@ -219,6 +222,12 @@ class PhaseConfig(Section):
                 "feedback",
                 f"{self.feedback} is for teacher_forced; on_policy feeds its rollout back",
             )
+        rolls_out = self.latents == "on_policy" or self.feedback == "rollout"
+        if self.truncate_steps is not None and not rolls_out:
+            yield (
+                "truncate_steps",
+                f"of no use: feedback={self.feedback} rolls nothing out",
+            )
         if self.batch_size % self.accumulation:
             yield (
                 "accumulation",
@@ -363,9 +372,15 @@ class RunConfig(Section):
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A run has a folder of its own; what is read at once divides over the devices."""
+        """A run has a folder of its own, and what it trains on; batches divide over the devices."""
         if self.name in SHARED_FOLDERS:
             yield "name", f"{self.name} is a folder that all runs in output_dir share"
+        if self.system.latent_steps == 0:  # the null control: nothing is passed
+            why = "expected {}, as system.latent_steps=0 has no thoughts"
+            if self.outer.phases:
+                yield "outer.phases", why.format("none")
+            if self.inner.passes > 1:
+                yield "inner.passes", why.format("1")
         devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
         for i, phase in enumerate(self.outer.phases):
             if phase.batch_size % (devices * phase.accumulation):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from rmas_jax.config import ConfigError
 from rmas_jax.models.tokenizer import encode_plain
 from rmas_jax.prompts import (
     RolePrompt,
@@ -136,15 +137,41 @@ class Batches:
     many rows as there are, rounded up.
     """
 
-    def __init__(self, data: TrainingData, *, batch_size: int, key: jax.Array, text_width: int = 0):
-        """See `trim` for `text_width`.
+    def __init__(
+        self,
+        data: TrainingData,
+        *,
+        batch_size: int,
+        key: jax.Array,
+        text_width: int = 0,
+        needs_texts: bool = False,
+    ):
+        """Cuts a split into groups.
+
+        Args:
+          data: the split.
+          batch_size: rows of a batch.
+          key: of the order.
+          text_width: see `trim`.
+          needs_texts: leaves out rows with a text, of any role in any round, of fewer tokens than
+            `text_width`.
 
         Raises:
-          ValueError: there are fewer items than a batch has.
+          ConfigError: there are fewer rows than a batch has.
         """
-        if len(data) < batch_size:
-            raise ValueError(f"batch_size={batch_size}: there are {len(data)} items to train on")
-        self.groups = length_groups(row_lengths(data), batch_size)
+        rows = np.arange(len(data))
+        if needs_texts:
+            shortest = [target.valid.sum(axis=-1).min(axis=-1) for target in data.targets.values()]
+            rows = np.flatnonzero(np.min(shortest, axis=0) >= text_width)
+        self.left_out = len(data) - len(rows)
+        if len(rows) < batch_size:
+            why = f", {self.left_out} with texts of fewer than {text_width} tokens left out"
+            raise ConfigError(
+                f"batch_size={batch_size}: there are {len(rows)} items to train on"
+                f"{why if self.left_out else ''}"
+            )
+        lengths = row_lengths(data)[rows]
+        self.groups = [rows[group] for group in length_groups(lengths, batch_size)]
         trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
         # Grain adds the pass to a seed, so these must not be neighbours.
         random = np.random.default_rng(jax.random.key_data(key).tolist())
@@ -157,7 +184,7 @@ class Batches:
             for group, (rows, seed) in enumerate(zip(self.groups, seeds, strict=True))
         ]
         self.batch_size = batch_size
-        self.steps_per_epoch = math.ceil(len(data) / batch_size)
+        self.steps_per_epoch = math.ceil(len(rows) / batch_size)
         # Step -> group and member [batch_size, 2].
         self._members = grain.MapDataset.mix(streams, [len(rows) for rows in self.groups])
         self._trimmed = trimmed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import resource
 import sys
@@ -27,9 +28,22 @@ from rmas_jax.training.outer import OuterState, outer_step, start_phase
 from rmas_jax.training.preemption import PreemptedError, end_is_due
 from rmas_jax.training.rollouts import roll_outs
 
+log = logging.getLogger(__name__)
+
 
 class DivergedError(RuntimeError):
     """The loss is no number, or beyond all reason; the message says where, and what is saved."""
+
+
+def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array) -> Batches:
+    """What the steps of a phase read."""
+    return Batches(
+        data,
+        batch_size=phase.batch_size,
+        key=key,
+        text_width=team.system.latent_steps,
+        needs_texts=phase.latents == "teacher_forced",
+    )
 
 
 def run_phase(
@@ -68,11 +82,18 @@ def run_phase(
       DivergedError: the loss or a gradient is not finite, or the loss is above
         `config.max_loss`.
       PreemptedError: SIGTERM came; the step that ran is saved.
+      ConfigError: see `Batches`.
       ValueError: the directory's checkpoints were made with another key or other agents.
     """
-    batches = Batches(
-        data, batch_size=phase.batch_size, key=key, text_width=team.system.latent_steps
-    )
+    batches = phase_batches(team, phase, data, key=key)
+    if batches.left_out:
+        log.warning(
+            "%s: %d items are left out: they have texts of fewer tokens than latent_steps=%d, from "
+            "which teacher forcing cannot take its thoughts",
+            phase.name,
+            batches.left_out,
+            team.system.latent_steps,
+        )
     state, step_fn = compile_step(team, phase, links)
     max_loss = largest_loss(team, phase) if config.max_loss is None else config.max_loss
     made_with = {"key": jax.random.key_data(key).tolist(), "agents": dict(sources or {})}

@@ -16,8 +16,8 @@ from rmas_jax.assembly import Team
 from rmas_jax.config import PhaseConfig, RunConfig
 from rmas_jax.links import init_link
 from rmas_jax.sharding import put_batch
-from rmas_jax.training.batches import Batches, TrainingData
-from rmas_jax.training.outer_loop import compile_step
+from rmas_jax.training.batches import TrainingData
+from rmas_jax.training.outer_loop import compile_step, phase_batches
 
 MEBIBYTE = 2**20
 
@@ -72,9 +72,7 @@ def describe_phase(
 
     The step is compiled for the longest batches, not run.
     """
-    batches = Batches(
-        data, batch_size=phase.batch_size, key=key, text_width=team.system.latent_steps
-    )
+    batches = phase_batches(team, phase, data, key=key)
     longest = batches.longest()
     yield (
         f"phase {phase.name}: {phase.latents}, {phase.rounds} rounds, {phase.steps} steps of "

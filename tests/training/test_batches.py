@@ -6,6 +6,7 @@ import pytest
 from systems import build_pattern
 from teams import build_team
 
+from rmas_jax.config import ConfigError
 from rmas_jax.stages import Targets
 from rmas_jax.training.batches import (
     BUCKETS,
@@ -161,6 +162,23 @@ def test_rows_of_like_length_are_read_together():
 def test_fewer_items_than_a_batch_are_refused(ragged):
     with pytest.raises(ValueError, match="batch_size=13: there are 12 items"):
         Batches(ragged, batch_size=13, key=jax.random.key(0))
+
+
+def test_rows_with_short_texts_are_left_out_where_thoughts_are_taken_from_texts(ragged):
+    lengths = np.min([t.valid.sum(-1).min(-1) for t in ragged.targets.values()], axis=0)
+    least = int(np.median(lengths)) + 1
+    options = {"batch_size": 2, "key": jax.random.key(0), "text_width": least}
+    batches = Batches(ragged, **options, needs_texts=True)
+    assert 0 < batches.left_out == (lengths < least).sum()
+    read = {row for step in range(40) for row in batches.rows(step)}
+    assert read == set(np.flatnonzero(lengths >= least))
+    np.testing.assert_array_equal(
+        batches[0].prompts["expert"].prefix_valid.sum(1),
+        ragged.prompts["expert"].prefix_valid[batches.rows(0)].sum(1),
+    )
+    assert Batches(ragged, **options).left_out == 0
+    with pytest.raises(ConfigError, match="12 with texts of fewer than 99 tokens left out"):
+        Batches(ragged, **options | {"text_width": 99}, needs_texts=True)
 
 
 @pytest.mark.parametrize("teacher_forced", [False, True])

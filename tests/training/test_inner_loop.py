@@ -11,6 +11,8 @@ import pytest
 from inner_worker import CONFIG, EXAMPLES, FIELDS, team_on, train
 from teams import build_team
 
+from rmas_jax import assembly
+from rmas_jax.config import ConfigError
 from rmas_jax.sharding import make_mesh
 from rmas_jax.training import inner_loop, states
 from rmas_jax.training.inner import states_before
@@ -83,6 +85,12 @@ def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, 
     monkeypatch.setattr(inner_loop, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
     with pytest.raises(ValueError, match=r"outer links planner->critic, .*: no token to learn"):
         train(team, links, tmp_path / "metrics")
+
+
+def test_an_aligned_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch):
+    monkeypatch.setattr(assembly, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
+    with pytest.raises(ConfigError, match="planner->critic: its ends share no token"):
+        assembly.start_links(team_and_links[0], start="aligned", key=jax.random.key(0))
 
 
 def test_cached_states_are_not_read_again_and_make_the_same_links(
