@@ -293,7 +293,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     grade, answering, splits, team, given, agents = together(lambda: read_inputs(config, task))
     if dry:
         data = encode(team, task, task.load("train")[: config.data.train_size])
-        plan = list(describe_run(config, team, data))
+        validation = encode(team, task, task.load("validation")[: config.outer.validation_size])
+        plan = list(describe_run(config, team, data, validation))
         from_first(lambda: print("\n".join(plan)))
         return
     folder = RunFolder(config, weights_digest(agents, given), task.version)

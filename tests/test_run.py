@@ -192,6 +192,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
         "outer link solver->planner: ln_res, 27,200 parameters",
         "phase on_policy: on_policy, 3 rounds, 2 steps of 4 items (accumulation=1); 16 items",
         "memory per device, by the compiler",
+        "memory per device of a validation, 4 items at once: ",
         f"written to {tmp_path / 'runs' / 'quickstart'}",
     ):
         assert words in printed, words

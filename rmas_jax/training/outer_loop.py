@@ -137,7 +137,7 @@ def run_phase(
                 unread, clock = [], now
             loss = None
             if validates:
-                values = _validate(team, state.links, validation, rounds=phase.rounds)
+                values = _validate(team, state.links, validation, phase)
                 curves.write("outer", validated, step, **values)
                 loss, clock = values["loss"], None
             if saves:
@@ -206,11 +206,17 @@ def _read(
     return on_host[-1]
 
 
-def _validate(team: Team, links: Any, data: TrainingData, *, rounds: int) -> dict[str, Any]:
+def validation_rows(phase: PhaseConfig) -> int:
+    """Items that are validated at once: as many as a step holds at once, which is known to fit."""
+    return phase.batch_size // phase.accumulation
+
+
+def _validate(team: Team, links: Any, data: TrainingData, phase: PhaseConfig) -> dict[str, Any]:
     """Loss of the last round's answer; by role and round, loss and share of right texts."""
+    size = validation_rows(phase)
     parts = [
-        jax.tree.map(lambda x, counts=counts: x[:, counts], (out.losses, out.right))
-        for _, out, counts in roll_outs(team, links, data, rounds=rounds)
+        jax.tree.map(lambda x, counts=rows >= 0: x[:, counts], (out.losses, out.right))
+        for _, out, rows in roll_outs(team, links, data, rounds=phase.rounds, batch_size=size)
     ]
     losses, right = jax.tree.map(lambda *of_part: np.concatenate(of_part, axis=1).mean(1), *parts)
     loss = float(losses[team.system.topology.answerer][-1])

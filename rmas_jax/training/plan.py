@@ -15,15 +15,25 @@ import jax.numpy as jnp
 from rmas_jax.assembly import Team
 from rmas_jax.config import PhaseConfig, RunConfig
 from rmas_jax.links import init_link
-from rmas_jax.sharding import put_batch
+from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.training.batches import TrainingData
-from rmas_jax.training.outer_loop import compile_step, phase_batches
+from rmas_jax.training.outer_loop import compile_step, phase_batches, validation_rows
+from rmas_jax.training.rollouts import even_batches, roll_out
 
 MEBIBYTE = 2**20
 
 
-def describe_run(config: RunConfig, team: Team, data: TrainingData) -> Iterator[str]:
-    """Yields the plan of a run, line by line; `data` is what the outer loop trains on."""
+def describe_run(
+    config: RunConfig, team: Team, data: TrainingData, validation: TrainingData
+) -> Iterator[str]:
+    """Yields the plan of a run, line by line.
+
+    Args:
+      config: of the run.
+      team: its agents, with links of any values.
+      data: what the outer loop trains on.
+      validation: what it validates on.
+    """
     mesh, devices = config.runtime.mesh, jax.devices()
     yield (
         f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} of {len(devices)} "
@@ -36,7 +46,8 @@ def describe_run(config: RunConfig, team: Team, data: TrainingData) -> Iterator[
         f"from the texts of {inner.items or 'all'} items"
     )
     for phase in config.outer.phases:
-        yield from describe_phase(team, phase, data, key=jax.random.key(config.seed))
+        key = jax.random.key(config.seed)
+        yield from describe_phase(team, phase, data, validation, key=key)
     yield (
         f"evaluation: {', '.join(evaluation.methods)} at rounds "
         f"{', '.join(map(str, evaluation.rounds))} on {', '.join(evaluation.splits)}"
@@ -54,7 +65,7 @@ def describe_team(team: Team) -> Iterator[str]:
         params = team.agents[role]
         leaves = jax.tree.leaves(params)
         dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
-        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / MEBIBYTE
+        held = _held(params) / MEBIBYTE
         yield (
             f"agent {role}: {team.system.models[role].config.model_type}, {_count(params):,} "
             f"parameters, {dtypes}, {held:.1f} MiB on each device"
@@ -66,11 +77,16 @@ def describe_team(team: Team) -> Iterator[str]:
 
 
 def describe_phase(
-    team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array
+    team: Team,
+    phase: PhaseConfig,
+    data: TrainingData,
+    validation: TrainingData,
+    *,
+    key: jax.Array,
 ) -> Iterator[str]:
     """Yields what a phase of the outer loop reads in a step, and the memory that takes.
 
-    The step is compiled for the longest batches, not run.
+    The step and a validation are compiled for the longest batches, not run.
     """
     batches = phase_batches(team, phase, data, key=key)
     longest = batches.longest()
@@ -94,6 +110,19 @@ def describe_phase(
         f"{(kept + memory.temp_size_in_bytes) / MEBIBYTE:.1f} MiB, of which "
         f"{kept / MEBIBYTE:.1f} MiB agents, train state and batch"
     )
+    validated = even_batches(
+        validation, batch_size=validation_rows(phase), shards=batch_shards(team.mesh)
+    )
+    longest = max((batch for batch, _ in validated), key=_elements)
+    batch = put_batch(longest, team.mesh)
+    program = roll_out.lower(team.system, team.agents, state.links, batch, rounds=phase.rounds)
+    memory = program.compile().memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    waiting = _held(state.optimizer)  # until training goes on
+    yield (
+        f"  memory per device of a validation, {len(longest)} items at once: "
+        f"{(needed + waiting) / MEBIBYTE:.1f} MiB"
+    )
 
 
 def empty_links(team: Team) -> dict[str, Any]:
@@ -108,6 +137,15 @@ def empty_links(team: Team) -> dict[str, Any]:
         }
         for part in ("inner", "outer")
     }
+
+
+def _held(tree: Any) -> int:
+    """Bytes on each device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _elements(batch: TrainingData) -> int:
+    return sum(array.size for array in jax.tree.leaves(batch))
 
 
 def _count(params: Any) -> int:

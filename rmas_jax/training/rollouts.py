@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,33 +13,53 @@ import numpy as np
 from rmas_jax.assembly import Team
 from rmas_jax.channels import latent_channel
 from rmas_jax.recursion import Rounds, run_rounds
-from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.topology import System
-from rmas_jax.training.batches import TrainingData
-
-BATCH_SIZE = 256  # of reading without gradients
+from rmas_jax.training.batches import TrainingData, length_groups, row_lengths, trim
 
 
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
-def _roll_out(
+def roll_out(
     system: System, agents: Any, links: Any, batch: TrainingData, *, rounds: int
 ) -> Rounds:
-    """The rounds on the system's own latents, without gradients; one program per batch size."""
+    """The rounds on the system's own latents, without gradients; one program per batch shape."""
     channel = latent_channel(system, links)
     return run_rounds(system, agents, channel, batch.prompts, rounds=rounds, targets=batch.targets)
 
 
 def roll_outs(
-    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int = BATCH_SIZE
+    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int
 ) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
-    """Yields batches and what the rounds make of them, both on the host, and which rows [B] count.
-
-    The last batch wraps; what it repeats does not count.
-    """
-    batch_size = min(batch_size, len(data))
-    for start in range(0, len(data), batch_size):
-        rows = np.arange(start, start + batch_size)
-        batch = data.rows(rows % len(data))
+    """Yields the batches of `even_batches`, and what the rounds make of them, on the host."""
+    for batch, rows in even_batches(data, batch_size=batch_size, shards=batch_shards(team.mesh)):
         on_device = put_batch(batch, team.mesh)
-        out = _roll_out(team.system, team.agents, links, on_device, rounds=rounds)
-        yield batch, to_host(out), rows < len(data)
+        yield (
+            batch,
+            to_host(roll_out(team.system, team.agents, links, on_device, rounds=rounds)),
+            rows,
+        )
+
+
+def even_batches(
+    data: TrainingData, *, batch_size: int, shards: int = 1
+) -> Iterator[tuple[TrainingData, np.ndarray]]:
+    """Every row once, read with rows of similar length and padded to the longest of its group.
+
+    Args:
+      data: a split, on the host.
+      batch_size: rows of a batch, at most, rounded up to what `shards` divides; the batches of a
+        group have the same shape, so that each of a few groups compiles once.
+      shards: divides the rows of every batch.
+
+    Yields:
+      A batch of B rows, and their numbers [B] in the split: -1 on rows that fill the last batch of
+      a group, which are repeated ones and do not count.
+    """
+    limit = shards * math.ceil(batch_size / shards)
+    for group in length_groups(row_lengths(data), min(limit, len(data))):
+        trimmed, count = trim(data.rows(group)), len(group)
+        size = shards * math.ceil(count / math.ceil(count / limit) / shards)
+        for start in range(0, count, size):
+            members = np.arange(start, start + size)
+            rows = np.where(members < count, group[members % count], -1)
+            yield trimmed.rows(members % count), rows

@@ -13,12 +13,11 @@ from rmas_jax.assembly import Team
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import states_before
+from rmas_jax.training.limits import BATCH_ROWS, BATCH_TOKENS, rows_at_once
 from rmas_jax.training.packing import packed_batches
 from rmas_jax.training.preemption import end_if_due
-from rmas_jax.training.rollouts import BATCH_SIZE, roll_outs
+from rmas_jax.training.rollouts import roll_outs
 from rmas_jax.training.state_cache import StateCache, fill
-
-BATCH_TOKENS = 2**15  # of a batch that is read, padding included
 
 
 class TokenStates(NamedTuple):
@@ -65,7 +64,7 @@ def read_texts(
     """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
 
     Dialogues are packed (`packed_batches`) into batches of at most `BATCH_TOKENS` tokens, with
-    padding, and `BATCH_SIZE` rows.
+    padding, and `BATCH_ROWS` rows.
     """
     model, params = team.system.models[role], team.agents[role]
     read = jax.jit(functools.partial(states_before, model))
@@ -73,7 +72,7 @@ def read_texts(
         dialogues,
         width=model.config.width,
         batch_tokens=BATCH_TOKENS,
-        batch_rows=BATCH_SIZE,
+        batch_rows=BATCH_ROWS,
         shards=batch_shards(team.mesh),
     )
     for batch in batches:
@@ -84,7 +83,7 @@ def read_texts(
 
 
 def rollout_states(
-    team: Team, links: object, data: TrainingData, *, rounds: int, batch_size: int = BATCH_SIZE
+    team: Team, links: object, data: TrainingData, *, rounds: int, batch_size: int | None = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Runs the system in latents and pairs every thought with the token it stands for.
 
@@ -92,19 +91,39 @@ def rollout_states(
     aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
     count: what is lost cannot be paired. No gradient passes through the rollout.
 
+    Args:
+      team: the system and its agents.
+      links: of the rollout.
+      data: items.
+      rounds: R.
+      batch_size: items at once; None: as many as `rows_at_once` allows of the longest of them, the
+        texts of all roles together, whose caches exist side by side.
+
     Returns:
-      Role -> thoughts [n, D] and ids [n] of the tokens; roles without texts are left out.
+      Role -> thoughts [n, D] and ids [n] of the tokens, by round, item and place, however items are
+      batched; roles without texts are left out.
     """
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {role: [] for role in data.targets}
-    for batch, out, counts in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
+    if batch_size is None:
+        batch_size = rows_at_once(_longest_item(data))
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.targets}
+    for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
         for role, hidden in out.thoughts.items():  # [R, B, M, D]
             ids, valid = (
                 np.moveaxis(x[:, :rounds, : hidden.shape[2]], 1, 0)
                 for x in (batch.targets[role].ids, batch.targets[role].valid)
             )
-            keep = valid & out.right[role][..., None] & counts[None, :, None]
-            found[role].append((hidden[:, :, : keep.shape[2]][keep], ids[keep]))
-    return {
-        role: tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-        for role, parts in found.items()
-    }
+            keep = valid & out.right[role][..., None] & (rows >= 0)[None, :, None]
+            r, b, m = np.nonzero(keep)
+            found[role].append((r, rows[b], m, ids[keep], hidden[r, b, m]))
+    joined = {}
+    for role, parts in found.items():
+        r, row, m, ids, thoughts = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((m, row, r))
+        joined[role] = thoughts[order], ids[order]
+    return joined
+
+
+def _longest_item(data: TrainingData) -> int:
+    """Columns of an item: of every role the prompt, in one form, and a text."""
+    prompts = [p.prefix_ids.shape[-1] + p.body_ids.shape[-1] for p in data.prompts.values()]
+    return sum(prompts) + sum(target.ids.shape[-1] for target in data.targets.values())
