@@ -67,13 +67,15 @@ def padded_batches(
             yield dialogues.ids[rows, -length:], dialogues.valid[rows, -length:].astype(np.int32)
 
 
-def contenders(dialogues: Dialogues, width: int, batch_tokens: int) -> dict[str, Batches]:
+def contenders(
+    dialogues: Dialogues, width: int, heads: int, batch_tokens: int
+) -> dict[str, Batches]:
     """Name -> what makes its batches of ids and segments."""
     lengths = dialogues.valid.sum(axis=1)
 
     def packed():
         for batch in packed_batches(
-            dialogues, width=width, batch_tokens=batch_tokens, batch_rows=BATCH_ROWS
+            dialogues, width=width, heads=heads, batch_tokens=batch_tokens, batch_rows=BATCH_ROWS
         ):
             yield batch.ids, batch.segments
 
@@ -89,7 +91,7 @@ def measure(
     model: Decoder, params: Any, dialogues: Dialogues, batch_tokens: int, repeats: int
 ) -> list[dict[str, Any]]:
     """One row of the table per contender."""
-    ways = contenders(dialogues, model.config.width, batch_tokens)
+    ways = contenders(dialogues, model.config.width, model.config.num_heads, batch_tokens)
     read = {name: jax.jit(functools.partial(states_before, model)) for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + repeats):

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from rmas_jax.training.batches import Dialogues, length_groups
+from rmas_jax.training.limits import rows_at_once
 
 
 class PackedBatch(NamedTuple):
@@ -21,16 +22,17 @@ class PackedBatch(NamedTuple):
 
 
 def packed_batches(
-    dialogues: Dialogues, *, width: int, batch_tokens: int, batch_rows: int, shards: int = 1
+    dialogues: Dialogues, *, width: int, heads: int, shards: int = 1, **limits: int
 ) -> Iterator[PackedBatch]:
     """Every dialogue once, in rows as long as the longest that is packed with it (best fit).
 
     Args:
       dialogues: what is packed; the tokens of its role texts are counted through.
       width: D of the agent that will read.
-      batch_tokens: B T, at most, with padding; a row for every shard is read in any case.
-      batch_rows: B, at most, likewise.
+      heads: N of it.
       shards: divides B; the last batch of a length ends in empty rows.
+      **limits: those of `rows_at_once`, for B rows of T tokens over all devices; a row for every
+        shard is read in any case, even if that is more.
     """
     lengths = dialogues.valid.sum(axis=1)
     count = np.cumsum(dialogues.target, dtype=np.int32).reshape(dialogues.target.shape)
@@ -50,7 +52,7 @@ def packed_batches(
             shuffle_bins=False,
         )
         rows = [PackedBatch(row["ids"], row["ids_segment_ids"], row["numbers"]) for row in packed]
-        limit = max(shards, min(batch_rows, batch_tokens // longest) // shards * shards)
+        limit = max(shards, rows_at_once(longest, heads, **limits) // shards * shards)
         batches = math.ceil(len(rows) / limit)
         size = shards * math.ceil(len(rows) / batches / shards)
         empty = PackedBatch(*(np.full(longest, value, np.int32) for value in (0, 0, -1)))

@@ -13,7 +13,7 @@ from rmas_jax.assembly import Team
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import states_before
-from rmas_jax.training.limits import BATCH_ROWS, BATCH_TOKENS, rows_at_once
+from rmas_jax.training.limits import rows_at_once
 from rmas_jax.training.packing import packed_batches
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.training.rollouts import roll_outs
@@ -63,16 +63,14 @@ def read_texts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
 
-    Dialogues are packed (`packed_batches`) into batches of at most `BATCH_TOKENS` tokens, with
-    padding, and `BATCH_ROWS` rows.
+    Dialogues are packed (`packed_batches`) into batches of as many rows as `rows_at_once` allows.
     """
     model, params = team.system.models[role], team.agents[role]
     read = jax.jit(functools.partial(states_before, model))
     batches = packed_batches(
         dialogues,
         width=model.config.width,
-        batch_tokens=BATCH_TOKENS,
-        batch_rows=BATCH_ROWS,
+        heads=model.config.num_heads,
         shards=batch_shards(team.mesh),
     )
     for batch in batches:
@@ -104,7 +102,8 @@ def rollout_states(
       batched; roles without texts are left out.
     """
     if batch_size is None:
-        batch_size = rows_at_once(_longest_item(data))
+        heads = max(model.config.num_heads for model in team.system.models.values())
+        batch_size = rows_at_once(_longest_item(data), heads)
     found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.targets}
     for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
         for role, hidden in out.thoughts.items():  # [R, B, M, D]

@@ -8,7 +8,7 @@ import pytest
 from rmas_jax.training.batches import Dialogues
 from rmas_jax.training.packing import packed_batches, packing_groups
 
-WIDTH = 64
+WIDTH, HEADS = 64, 4
 
 
 def dialogues_of(lengths: np.ndarray) -> Dialogues:
@@ -26,7 +26,14 @@ def test_every_dialogue_is_read_once_in_one_piece(seed, shards):
     lengths = np.exp(random.normal(3.5, 0.8, random.integers(1, 60))).astype(int) + 4
     dialogues = dialogues_of(lengths)
     batches = list(
-        packed_batches(dialogues, width=WIDTH, batch_tokens=1000, batch_rows=16, shards=shards)
+        packed_batches(
+            dialogues,
+            width=WIDTH,
+            heads=HEADS,
+            batch_tokens=1000,
+            batch_rows=16,
+            shards=shards,
+        )
     )
     found = []
     for ids, segments, numbers in batches:
@@ -50,9 +57,26 @@ def test_every_dialogue_is_read_once_in_one_piece(seed, shards):
 
 def test_hardly_any_padding_is_read():
     lengths = np.random.default_rng(0).integers(20, 200, 300)
-    batches = packed_batches(dialogues_of(lengths), width=512, batch_tokens=4000, batch_rows=64)
+    batches = packed_batches(
+        dialogues_of(lengths), width=512, heads=HEADS, batch_tokens=4000, batch_rows=64
+    )
     assert sum(batch.ids.size for batch in batches) < 1.1 * lengths.sum()
     assert len(lengths) * lengths.max() > 1.7 * lengths.sum()  # what padding alone would read
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_attention_to_long_texts_stays_within_its_limit(shards):
+    """Rows of 1,000 tokens take 16 MB of logits: of four heads, in float32."""
+
+    def rows(**limits):
+        options = {"width": 512, "heads": HEADS, "shards": shards} | limits
+        return {len(b.ids) for b in packed_batches(dialogues_of(np.full(8, 1000)), **options)}
+
+    assert rows() == {8}  # 32,768 tokens would be allowed
+    assert rows(logit_bytes=64_000_000) == {4}
+    assert rows(logit_bytes=1) == {shards}  # that much is read in any case
+    assert rows(heads=2 * 4096) == {shards}  # 33 GB a row: the limit that is always there
+    assert rows(heads=256) == {4}
 
 
 def test_one_long_text_makes_no_long_rows_of_short_ones():

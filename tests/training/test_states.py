@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 
 import jax
@@ -12,7 +13,7 @@ from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
 from rmas_jax.stages import Targets
-from rmas_jax.training import rollouts, states
+from rmas_jax.training import packing, rollouts, states
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import states_before
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
@@ -58,7 +59,8 @@ def test_texts_are_worth_the_same_packed_as_alone(
     model, params = team.system.models[role], team.agents[role]
     alone = states_before(model, params, dialogues.ids, dialogues.valid.astype(np.int32))
     expected = np.asarray(alone)[dialogues.target[:, 1:]]
-    monkeypatch.setattr(states, "BATCH_TOKENS", 140)
+    few = functools.partial(packing.rows_at_once, batch_tokens=140)
+    monkeypatch.setattr(packing, "rows_at_once", few)
     found = text_states(team, role, dialogues)
     assert noted == [(2, 64)] * 3  # 13 dialogues in 5 rows, and an empty one
     np.testing.assert_array_equal(found.ids, dialogues.ids[dialogues.target])
