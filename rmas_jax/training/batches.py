@@ -44,11 +44,16 @@ class TrainingData:
         return jax.tree.map(lambda array: array[index], self)
 
 
+def encode_once(tokenizer: Any, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Token ids of texts [N][R]; a text that serves several rounds is tokenised once."""
+    distinct = list(dict.fromkeys(text for item in texts for text in item))
+    ids = dict(zip(distinct, encode_plain(tokenizer, distinct), strict=True))
+    return [[ids[text] for text in item] for item in texts]
+
+
 def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Targets:
     """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the token `end`, padded right."""
-    rows = [
-        [*row, end] for row in encode_plain(tokenizer, [text for item in texts for text in item])
-    ]
+    rows = [[*row, end] for item in encode_once(tokenizer, texts) for row in item]
     width = max(map(len, rows))
     ids = np.zeros((len(rows), width), np.int32)
     for i, row in enumerate(rows):
@@ -248,6 +253,7 @@ class Dialogues:
     ids: Any  # [n, T] int32
     valid: Any  # [n, T] bool
     target: Any  # [n, T] bool; tokens of the role text, its end token included
+    rows: Any = None  # [m] int; rows that are learned from, one for each time; None: each once
 
 
 def encode_dialogues(
@@ -264,25 +270,41 @@ def encode_dialogues(
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
     A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts. A role text ends in the token `end`.
+    it stays empty where the sender has no texts. A role text ends in the token `end`. Texts that
+    serve several rounds make the same dialogue in several: it is there once, and `rows` tells in
+    which places, round by round.
     """
     pieces = [split_template(tokenizer, prompt, form) for form in (prompt.first, prompt.later)]
     questions = [example["question"] for example in examples]
+    around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
+    senders = [form[1::2] for form in pieces]
     feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
+    wrote = {  # by role, [N][R] token ids
+        other: encode_once(tokenizer, [example[text_fields[other]] for example in examples])
+        for other in {*senders[0], *senders[1], role} & text_fields.keys()
+    }
+    number: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt and text -> row
     rows = []
     for r in range(rounds):
-        texts, senders = pieces[min(r, 1)][0::2], pieces[min(r, 1)][1::2]
-        encoded = [encode_piece(tokenizer, text, questions) for text in texts]
-        for k, sender in enumerate(senders):
-            wrote, field = r - (sender in feedback), text_fields.get(sender)
-            is_sent = field is not None and wrote >= 0
-            sent = [example[field][wrote] if is_sent else "" for example in examples]
-            encoded.insert(2 * k + 1, encode_plain(tokenizer, sent))
-        written = [example[text_fields[role]][r] for example in examples]
-        encoded.append(encode_plain(tokenizer, written))
-        for *prompt_ids, text_ids in zip(*encoded, strict=True):
-            rows.append(([t for ids in prompt_ids for t in ids], text_ids))
-    ids, valid = left_pad([[*read, *text, end] for read, text in rows])
-    lengths = np.array([len(text) + 1 for _, text in rows])
+        form = min(r, 1)
+        for i in range(len(examples)):
+            read = [*around[form][0][i]]
+            for sender, after in zip(senders[form], around[form][1:], strict=True):
+                sent = r - (sender in feedback)
+                read += wrote[sender][i][sent] if sender in wrote and sent >= 0 else []
+                read += after[i]
+            dialogue = tuple(read), (*wrote[role][i][r], end)
+            rows.append(number.setdefault(dialogue, len(number)))
+    ids, valid = left_pad([[*read, *text] for read, text in number])
+    lengths = np.array([len(text) for _, text in number])
     target = np.arange(ids.shape[1])[None, :] >= ids.shape[1] - lengths[:, None]
-    return Dialogues(ids=ids, valid=valid, target=target)
+    return Dialogues(ids=ids, valid=valid, target=target, rows=np.array(rows))
+
+
+def learned_tokens(dialogues: Dialogues) -> np.ndarray:
+    """Numbers of the tokens of role texts, as they are counted through, for each time [M]."""
+    counts = dialogues.target.sum(axis=1)
+    if dialogues.rows is None:
+        return np.arange(counts.sum())
+    ends = np.cumsum(counts)
+    return np.concatenate([np.arange(ends[row] - counts[row], ends[row]) for row in dialogues.rows])

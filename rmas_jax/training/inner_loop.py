@@ -146,14 +146,14 @@ def counterpart_ids(team: Team, edge: tuple[str, str]) -> np.ndarray:
 
 def own_pairs(states: TokenStates, table: np.ndarray) -> Pairs:
     """What an inner link learns: towards the agent's own embeddings, from all tokens."""
-    return Pairs(states, np.arange(len(states.ids)), states.ids, table)
+    return Pairs(states, states.learned, states.ids[states.learned], table)
 
 
 def translations(states: TokenStates, counterpart: np.ndarray, table: np.ndarray) -> Pairs:
     """What an outer link learns: towards the receiver's embeddings, from tokens that it has."""
-    ids = counterpart[states.ids]
-    known = np.flatnonzero(ids >= 0)
-    return Pairs(states, known, ids[known], table)
+    ids = counterpart[states.ids[states.learned]]
+    known = ids >= 0
+    return Pairs(states, states.learned[known], ids[known], table)
 
 
 def sent_through(team: Team, links: Any, edge: tuple[str, str]) -> Through | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rmas_jax.assembly import Team
 from rmas_jax.sharding import batch_shards, put_batch, to_host
-from rmas_jax.training.batches import Dialogues, TrainingData
+from rmas_jax.training.batches import Dialogues, TrainingData, learned_tokens
 from rmas_jax.training.inner import states_before
 from rmas_jax.training.limits import rows_at_once
 from rmas_jax.training.packing import packed_batches
@@ -25,6 +25,7 @@ class TokenStates(NamedTuple):
 
     parts: tuple[np.ndarray, ...]  # each [n_i, D], in the agent's dtype; may be a memory map
     ids: np.ndarray  # [n] int32
+    learned: np.ndarray  # [m] numbers in 0..n-1; those that are learned from, one for each time
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """States [..., D] of tokens [...]."""
@@ -39,8 +40,13 @@ class TokenStates(NamedTuple):
         return out
 
     def with_part(self, part: np.ndarray, ids: np.ndarray) -> TokenStates:
-        """These tokens, and others behind them."""
-        return TokenStates((*self.parts, part), np.concatenate([self.ids, ids]))
+        """These tokens, and others behind them, each of which is learned from once."""
+        number = len(self.ids) + np.arange(len(ids))
+        return TokenStates(
+            (*self.parts, part),
+            np.concatenate([self.ids, ids]),
+            np.concatenate([self.learned, number]),
+        )
 
 
 def text_states(
@@ -54,8 +60,10 @@ def text_states(
     like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
     chunks = read_texts(team, role, dialogues)
     if cache is None:
-        return TokenStates((fill(np.empty(like.shape, like.dtype), chunks),), ids)
-    return TokenStates((cache.states(role, dialogues, like, chunks),), ids)
+        read = fill(np.empty(like.shape, like.dtype), chunks)
+    else:
+        read = cache.states(role, dialogues, like, chunks)
+    return TokenStates((read,), ids, learned_tokens(dialogues))
 
 
 def read_texts(

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import jax
@@ -254,6 +255,7 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
         text_fields=FIELDS,
         rounds=3,
     )
+    assert dialogues.rows.tolist() == list(range(3 * len(EXAMPLES)))  # no two are the same
     assert len(dialogues.ids) == 3 * len(EXAMPLES)
     for r, message in enumerate(received):
         row = len(EXAMPLES) * r  # the first item
@@ -264,3 +266,50 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
         others = {"draft one", "draft two", "draft three", "plan one", "plan two"} - {message}
         assert message is None or message in text
         assert not any(other in text.replace(wanted, "") for other in others - {wanted})
+
+
+@pytest.mark.parametrize(
+    ("role", "rows"),
+    [
+        ("planner", [0, 1, 2, 3, 2, 3]),  # no feedback in the first round
+        ("critic", [0, 1, 0, 1, 0, 1]),  # here its prompt is the same in all rounds
+    ],
+)
+def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
+    examples = [
+        example | {field: example[field][:1] * 3 for field in FIELDS.values()}
+        for example in EXAMPLES
+    ]
+    tokenizer, prompt = team.tokenizers[role], team.prompts[role]
+    if role == "critic":
+        prompt = dataclasses.replace(prompt, first=prompt.later)
+    dialogues = encode_dialogues(
+        examples,
+        tokenizer,
+        prompt,
+        topology=team.system.topology,
+        role=role,
+        end=tokenizer.eos_token_id,
+        text_fields=FIELDS,
+        rounds=3,
+    )
+    assert len(dialogues.ids) == max(rows) + 1
+    assert dialogues.rows.tolist() == rows
+    texts = [
+        tokenizer.decode(ids[target])
+        for ids, target in zip(dialogues.ids, dialogues.target, strict=True)
+    ]
+    for row, example in zip(rows, 3 * examples, strict=True):
+        assert texts[row] == example[FIELDS[role]][0] + tokenizer.eos_token
+
+
+def test_a_text_that_rounds_share_is_tokenised_once(team):
+    read = []
+
+    def tokenizer(texts, **options):
+        read.extend(texts)
+        return team.tokenizers["planner"](texts, **options)
+
+    targets = encode_texts(tokenizer, [["from a to b"] * 3, ["w"] * 3], 0)
+    assert read == ["from a to b", "w"]
+    assert (targets.ids == targets.ids[:, :1]).all() and targets.ids.shape[:2] == (2, 3)

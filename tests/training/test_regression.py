@@ -35,7 +35,7 @@ def pairs():
     rows = random.normal(size=(11, 8))[ids] + 0.3 * random.normal(size=(80, 8))
     numbers = np.flatnonzero(random.uniform(size=80) < 0.7)
     table = random.normal(size=(11, 6)).astype(np.float32)
-    states = TokenStates(tuple(np.split(rows.astype(np.float32), [50])), ids)
+    states = TokenStates(tuple(np.split(rows.astype(np.float32), [50])), ids, np.arange(80))
     return Pairs(states, numbers, ids[numbers], table)
 
 

@@ -16,6 +16,7 @@ from rmas_jax.stages import Targets
 from rmas_jax.training import packing, rollouts, states
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.inner import states_before
+from rmas_jax.training.inner_loop import embedding_table, own_pairs, translations
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.states import TokenStates, rollout_states, text_states
 
@@ -68,6 +69,27 @@ def test_texts_are_worth_the_same_packed_as_alone(
     assert np.abs(np.diff(expected, axis=0)).min(axis=1).max() > 1e-2  # the control
 
 
+def test_a_dialogue_that_occurs_several_times_is_read_once_and_learned_from_as_often(
+    team_and_links, dialogues
+):
+    """The pairs are those of reading it every time, in the same order."""
+    team, _ = team_and_links
+    rows = np.array([0, 1, 2, 3, 1, 12, 1, 4, 5, 6, 7, 8, 9, 10, 11, 0])
+    every_time = jax.tree.map(lambda array: array[rows], dialogues)
+    table = embedding_table(team, "critic")
+    counterpart = np.where(np.arange(30) % 3, np.arange(30), -1)
+    once, often = (
+        text_states(team, "critic", read) for read in (dialogues.replace(rows=rows), every_time)
+    )
+    assert len(once.ids) == dialogues.target.sum() < len(often.ids) == len(once.learned)
+    for learn in (own_pairs, functools.partial(translations, counterpart=counterpart)):
+        ours, expected = learn(once, table=table), learn(often, table=table)
+        np.testing.assert_array_equal(ours.ids, expected.ids)
+        drawn = np.arange(len(expected.ids))
+        for found, wanted in zip(ours.take(drawn), expected.take(drawn), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_reading_ends_when_it_is_asked_to(team_and_links, dialogues, noted):
     with sigterm_noted():
         signal.raise_signal(signal.SIGTERM)
@@ -78,10 +100,12 @@ def test_reading_ends_when_it_is_asked_to(team_and_links, dialogues, noted):
 
 def test_parts_are_counted_through():
     rows = np.arange(24, dtype=np.float32).reshape(8, 3)
-    one = TokenStates((rows,), np.arange(8))
-    three = TokenStates((rows[:2],), np.arange(2)).with_part(rows[2:3], np.arange(2, 3))
+    one = TokenStates((rows,), np.arange(8), np.arange(8))
+    three = TokenStates((rows[:2],), np.arange(2), np.arange(2))
+    three = three.with_part(rows[2:3], np.arange(2, 3))
     three = three.with_part(rows[3:], np.arange(3, 8))
     np.testing.assert_array_equal(three.ids, one.ids)
+    np.testing.assert_array_equal(three.learned, one.learned)
     numbers = np.array([[7, 0, 2], [3, 3, 1]])
     np.testing.assert_array_equal(one.take(numbers), rows[numbers])
     np.testing.assert_array_equal(three.take(numbers), rows[numbers])
