@@ -13,6 +13,7 @@ from tqdm import tqdm
 from rmas_jax.assembly import Team
 from rmas_jax.config import ConfigError, InnerConfig
 from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.processes import together
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
@@ -20,15 +21,15 @@ from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner import Through
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.training.regression import Pairs, Training, train_side_by_side
-from rmas_jax.training.state_cache import StateCache
-from rmas_jax.training.states import TokenStates, rollout_states, text_states
+from rmas_jax.training.state_cache import StateCache, check_room
+from rmas_jax.training.states import TokenStates, rollout_states, state_bytes, text_states
 
 
 def run_inner_loop(
     team: Team,
     links: Any,
     dialogues: Mapping[str, Dialogues],
-    data: TrainingData,
+    data: TrainingData | None,
     config: InnerConfig,
     *,
     rounds: int,
@@ -47,8 +48,8 @@ def run_inner_loop(
     Args:
       team: the system and its agents.
       links: where they start.
-      dialogues: by role; what the first pass reads.
-      data: the same items as prompts with slots, for later passes.
+      dialogues: by role; what the first pass reads. Of no use without steps.
+      data: the same items as prompts with slots, for later passes; None: there are none.
       config: of the regressions.
       rounds: R of the later passes' rollouts.
       key: order of the batches.
@@ -64,7 +65,8 @@ def run_inner_loop(
 
     Raises:
       PreemptedError: SIGTERM came.
-      ConfigError: the texts of an edge's sender hold no token that both its ends have.
+      ConfigError: the states of texts have no room, or the texts of an edge's sender hold no token
+        that both its ends have.
     """
     system, topology = team.system, team.system.topology
     edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
@@ -73,6 +75,8 @@ def run_inner_loop(
     links = {part: dict(params) for part, params in links.items()}
     if config.steps == 0:
         return links
+    sizes = {role: state_bytes(team, role, dialogues[role]) for role in topology.order}
+    together(lambda: check_room(sizes, 0 if cache is None else cache.limit))
     devices = jax.local_devices()[:1] if team.mesh is None else team.mesh.local_devices
     states = {role: text_states(team, role, dialogues[role], cache) for role in topology.order}
     tables = {role: embedding_table(team, role) for role in topology.order}

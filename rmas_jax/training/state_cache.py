@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from rmas_jax import __version__
+from rmas_jax.config import ConfigError
 from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.training.batches import Dialogues
 from rmas_jax.training.preemption import end_if_due
@@ -62,6 +63,7 @@ class StateCache:
         self.limit = int(limit_gib * GIBIBYTE)
         self.agents = agents
         self.used: set[str] = set()  # keys of what was given out
+        self.in_memory: dict[str, int] = {}  # role -> bytes of what had no place
 
     def states(
         self,
@@ -79,6 +81,7 @@ class StateCache:
           chunks: makes them, as `fill` takes them; is not touched if they are found.
 
         Raises:
+          ConfigError: they have no place on the disk, and none in memory.
           FileNotFoundError: a process of the run does not see the folder.
           PreemptedError: SIGTERM came while texts were read; what has been read is dropped.
         """
@@ -93,6 +96,8 @@ class StateCache:
                 plan = from_first(lambda: self._plan(stack, key, role, like))
             if plan == KEEP_IN_MEMORY:
                 stack.close()  # no other run waits for this
+                self.in_memory[role] = _size(like)
+                together(lambda: check_room(self.in_memory))
                 return fill(np.empty(like.shape, like.dtype), chunks)
             if plan == MAKE:
                 self._read(like, chunks)
@@ -186,6 +191,36 @@ def fill(out: np.ndarray, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np
     for numbers, rows in chunks:
         out[numbers] = rows
     return out
+
+
+def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
+    """Refuses states that neither the disk nor the memory has room for.
+
+    Args:
+      sizes: role -> bytes of its states, in the order in which they are made.
+      limit: bytes that may lie on the disk; what has no room there is kept in memory.
+
+    Raises:
+      ConfigError: that is more than the machine has.
+    """
+    kept, memory = {}, physical_memory()
+    for role, size in sizes.items():
+        if size + OVERHEAD <= limit:
+            limit -= size + OVERHEAD
+        else:
+            kept[role] = size
+    if sum(kept.values()) > memory:
+        named = ", ".join(f"{role}: {size / GIBIBYTE:.2f} GiB" for role, size in kept.items())
+        raise ConfigError(
+            f"states of texts that would be kept in memory ({named}) take more than the "
+            f"{memory / GIBIBYTE:.2f} GiB that this machine has: fewer items (inner.items) have "
+            "fewer states, and a larger inner.cache_gib keeps them on the disk"
+        )
+
+
+def physical_memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rmas_jax.assembly import Team
 from rmas_jax.sharding import batch_shards, put_batch, to_host
+from rmas_jax.stages import agent_dtype
 from rmas_jax.training.batches import Dialogues, TrainingData, learned_tokens
 from rmas_jax.training.inner import states_before
 from rmas_jax.training.limits import rows_at_once
@@ -64,6 +65,12 @@ def text_states(
     else:
         read = cache.states(role, dialogues, like, chunks)
     return TokenStates((read,), ids, learned_tokens(dialogues))
+
+
+def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
+    """What the states of a role's texts take."""
+    dtype = agent_dtype(team.agents[role])
+    return int(dialogues.target.sum()) * team.system.models[role].config.width * dtype.itemsize
 
 
 def read_texts(

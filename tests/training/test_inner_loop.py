@@ -8,13 +8,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from inner_worker import CONFIG, EXAMPLES, FIELDS, team_on, train
+from inner_worker import CONFIG, EXAMPLES, FIELDS, never_read, team_on, train
 from teams import build_team
 
 from rmas_jax import assembly
 from rmas_jax.config import ConfigError
 from rmas_jax.sharding import make_mesh
-from rmas_jax.training import inner_loop, states
+from rmas_jax.training import inner_loop, state_cache, states
 from rmas_jax.training.inner import states_before
 
 
@@ -121,6 +121,16 @@ def test_cached_states_are_not_read_again_and_make_the_same_links(
     _, reads = run("fewer", states=folder, examples=EXAMPLES[:2])
     assert reads
     assert len(list(folder.glob("*/states.npy"))) == 2 * len(FIELDS)
+
+
+def test_states_that_no_memory_holds_are_refused_before_any_are_read(
+    team_and_links, tmp_path, monkeypatch
+):
+    team, links = team_and_links
+    monkeypatch.setattr(state_cache, "physical_memory", lambda: 1000)
+    monkeypatch.setattr(states, "read_texts", never_read)
+    with pytest.raises(ConfigError, match=r"planner: .*inner.items.*inner.cache_gib"):
+        train(team, links, tmp_path / "metrics")
 
 
 def test_links_are_the_same_on_one_device_and_on_eight(tmp_path):

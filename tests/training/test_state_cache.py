@@ -12,10 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from rmas_jax.config import ConfigError
 from rmas_jax.training import state_cache
 from rmas_jax.training.batches import Dialogues
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
-from rmas_jax.training.state_cache import GIBIBYTE, OVERHEAD, StateCache
+from rmas_jax.training.state_cache import GIBIBYTE, OVERHEAD, StateCache, check_room
 
 ROWS, WIDTH = 10, 1024
 AGENTS = {"planner": "digest a", "critic": "digest b", "solver": "digest b"}
@@ -180,6 +181,24 @@ def test_a_run_waits_while_another_one_reads(tmp_path, caplog, monkeypatch):
         assert caplog.text.count("waits for another run") == 1
     waiting.join()
     np.testing.assert_array_equal(found[0], make())
+
+
+def test_states_beyond_the_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    size = make().nbytes
+    monkeypatch.setattr(state_cache, "physical_memory", lambda: 2 * size)
+    sizes = {"planner": size, "critic": size, "solver": size}
+    with pytest.raises(
+        ConfigError, match=r"planner: 0.00 GiB, .* solver: .*inner.items.*cache_gib"
+    ):
+        check_room(sizes)
+    check_room({"planner": size, "critic": size})
+    check_room(sizes, size + OVERHEAD)  # one of them lies on the disk
+    reader = Reader(tmp_path, limit=0)
+    monkeypatch.setattr(state_cache, "physical_memory", lambda: 2 * size + OVERHEAD)
+    reader()
+    with pytest.raises(ConfigError, match=r"planner: .*, critic: "):
+        reader("critic")
+    assert reader.reads == 1
 
 
 def test_a_run_that_waits_can_be_ended(tmp_path):
