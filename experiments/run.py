@@ -61,7 +61,12 @@ from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.run_folder import MEASURED, RunFolder, agent_sources, weights_digest
 from rmas_jax.sharding import to_host
-from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_examples
+from rmas_jax.training.batches import (
+    Dialogues,
+    TrainingData,
+    encode_dialogues,
+    encode_examples,
+)
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
 from rmas_jax.training.outer_loop import DivergedError, phase_batches, run_phase
@@ -159,6 +164,46 @@ def encode(team: Team, task: Task, items: Sequence[Any]) -> TrainingData:
     )
 
 
+def learned_fields(team: Team, task: Task) -> dict[str, str]:
+    """What each role learns to write: its own texts or, where there are none, the answerer's."""
+    fields, topology = task.text_fields, team.system.topology
+    return {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
+
+
+def encode_inner(
+    config: RunConfig, team: Team, task: Task
+) -> tuple[dict[str, Dialogues], TrainingData | None]:
+    """What the inner loop reads: nothing without steps, and prompts with slots in later passes."""
+    if config.inner.steps == 0:
+        return {}, None
+    items = task.load("train")[: config.data.train_size][: config.inner.items]
+    dialogues = {
+        role: encode_dialogues(
+            items,
+            team.tokenizers[role],
+            team.prompts[role],
+            topology=team.system.topology,
+            role=role,
+            end=team.end_tokens[role][0],
+            text_fields={**task.text_fields, role: field},
+            rounds=config.system.rounds,
+        )
+        for role, field in learned_fields(team, task).items()
+    }
+    return dialogues, encode(team, task, items) if config.inner.passes > 1 else None
+
+
+def encode_outer(
+    config: RunConfig, team: Team, task: Task
+) -> tuple[TrainingData, TrainingData] | None:
+    """What the outer loop trains on and validates on; None where it has no phases."""
+    if not config.outer.phases:
+        return None
+    items = task.load("train")[: config.data.train_size]
+    held_out = task.load("validation")[: config.outer.validation_size]
+    return encode(team, task, items), encode(team, task, held_out)
+
+
 def keep_links(path: Path, links: Any) -> None:
     """Writes links, once."""
     whole = to_host(links)
@@ -192,36 +237,18 @@ def train(
         limit_gib=config.inner.cache_gib,
         agents={role: agent["digest"] for role, agent in agents.items()},
     )
-    fields, topology = task.text_fields, team.system.topology
-    examples = task.load("train")[: config.data.train_size]
 
     def inner() -> None:
-        items = examples[: config.inner.items]
-        # What a role learns to write: its own texts or, where there are none, the answerer's.
-        learned = {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
-        dialogues = {
-            role: encode_dialogues(
-                items,
-                team.tokenizers[role],
-                team.prompts[role],
-                topology=topology,
-                role=role,
-                end=team.end_tokens[role][0],
-                text_fields={**fields, role: field},
-                rounds=config.system.rounds,
-            )
-            for role, field in learned.items()
-        }
+        examples = task.load("train")[: config.data.train_size]
         texts = {
             role: [text for example in examples for text in example[field]]
-            for role, field in learned.items()
+            for role, field in learned_fields(team, task).items()
         }
         links = run_inner_loop(
             team,
             given
             or start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts),
-            dialogues,
-            encode(team, task, items),
+            *encode_inner(config, team, task),
             config.inner,
             rounds=config.system.rounds,
             key=keys["inner"],
@@ -232,15 +259,13 @@ def train(
         keep_links(aligned, links)
 
     def outer() -> None:
-        data = encode(team, task, examples)
-        validation = encode(team, task, task.load("validation")[: config.outer.validation_size])
+        data = encode_outer(config, team, task)
         links = load_links(aligned)
         for i, phase in enumerate(config.outer.phases):
             links = run_phase(
                 team,
                 links,
-                data,
-                validation,
+                *data,
                 config.outer,
                 phase,
                 key=jax.random.fold_in(keys["outer"], i),
@@ -292,9 +317,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     task = in_turn(lambda: find_data(config))  # the first process prepares it
     grade, answering, splits, team, given, agents = together(lambda: read_inputs(config, task))
     if dry:
-        data = encode(team, task, task.load("train")[: config.data.train_size])
-        validation = encode(team, task, task.load("validation")[: config.outer.validation_size])
-        plan = list(describe_run(config, team, data, validation))
+        dialogues, _ = encode_inner(config, team, task)
+        plan = list(describe_run(config, team, dialogues, encode_outer(config, team, task)))
         from_first(lambda: print("\n".join(plan)))
         return
     folder = RunFolder(config, weights_digest(agents, given), task.version)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import run as job
 from experiments.run import find_data, main, train
 from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import load_links, save_links
@@ -17,7 +18,7 @@ from rmas_jax.commands import BAD_INPUT, PREEMPTED
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.interop import read_released_links
 from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
-from rmas_jax.training import outer_loop
+from rmas_jax.training import outer_loop, state_cache
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -191,12 +192,38 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
         "agent planner: qwen3, 174,240 parameters, float32, 0.7 MiB on each device",
         "outer link solver->planner: ln_res, 27,200 parameters",
         "phase on_policy: on_policy, 3 rounds, 2 steps of 4 items (accumulation=1); 16 items",
+        "  states of planner: ",
         "memory per device, by the compiler",
         "memory per device of a validation, 4 items at once: ",
         f"written to {tmp_path / 'runs' / 'quickstart'}",
     ):
         assert words in printed, words
     assert not (tmp_path / "runs" / "quickstart").exists()
+
+
+def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(state_cache, "physical_memory", lambda: 1000)
+    assert run(tmp_path, "inner.cache_gib=0", options=("--dry_run",)) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert "planner: 0.00 GiB" in message and "inner.cache_gib" in message
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes", "phases", "encoded"),
+    [(0, 2, 0, []), (2, 1, 0, []), (2, 2, 0, [8]), (0, 1, 1, [16, 4])],
+)
+def test_nothing_is_encoded_that_is_not_read(tmp_path, monkeypatch, steps, passes, phases, encoded):
+    seen = []
+    monkeypatch.setattr(job, "encode", lambda team, task, items: seen.append(len(items)))
+    monkeypatch.setattr(job, "encode_dialogues", lambda *args, **options: None)
+    settings = [f"inner.steps={steps}", f"inner.passes={passes}", "inner.warmup_steps=0"]
+    config = load_config(CONFIG, [*TINY, *settings, *([] if phases else ["outer.phases=[]"])])
+    task = find_data(config)
+    team = load_team(config.system)
+    dialogues, data = job.encode_inner(config, team, task)
+    assert len(dialogues) == (3 if steps else 0)
+    assert (job.encode_outer(config, team, task) is None) == (phases == 0)
+    assert seen == encoded and data is None
 
 
 def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(

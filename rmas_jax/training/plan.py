@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,31 @@ from rmas_jax.assembly import Team
 from rmas_jax.config import PhaseConfig, RunConfig
 from rmas_jax.links import init_link
 from rmas_jax.sharding import batch_shards, put_batch
-from rmas_jax.training.batches import TrainingData
+from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.outer_loop import compile_step, phase_batches, validation_rows
 from rmas_jax.training.rollouts import even_batches, roll_out
+from rmas_jax.training.state_cache import GIBIBYTE, check_room
+from rmas_jax.training.states import state_bytes
 
 MEBIBYTE = 2**20
 
 
 def describe_run(
-    config: RunConfig, team: Team, data: TrainingData, validation: TrainingData
+    config: RunConfig,
+    team: Team,
+    dialogues: Mapping[str, Dialogues],
+    data: tuple[TrainingData, TrainingData] | None,
 ) -> Iterator[str]:
     """Yields the plan of a run, line by line.
 
     Args:
       config: of the run.
       team: its agents, with links of any values.
-      data: what the outer loop trains on.
-      validation: what it validates on.
+      dialogues: by role, what the inner loop reads; none without steps.
+      data: what the outer loop trains on and validates on; None where it has no phases.
+
+    Raises:
+      ConfigError: states of the dialogues have no room.
     """
     mesh, devices = config.runtime.mesh, jax.devices()
     yield (
@@ -45,9 +53,10 @@ def describe_run(
         f"inner loop: {inner.passes} x {inner.steps} steps of {inner.batch_size} tokens per link, "
         f"from the texts of {inner.items or 'all'} items"
     )
+    yield from describe_states(team, dialogues, inner.cache_gib)
     for phase in config.outer.phases:
         key = jax.random.key(config.seed)
-        yield from describe_phase(team, phase, data, validation, key=key)
+        yield from describe_phase(team, phase, *data, key=key)
     yield (
         f"evaluation: {', '.join(evaluation.methods)} at rounds "
         f"{', '.join(map(str, evaluation.rounds))} on {', '.join(evaluation.splits)}"
@@ -74,6 +83,20 @@ def describe_team(team: Team) -> Iterator[str]:
         for name, params in links.items():
             variant = getattr(team.system, part)[name].variant
             yield f"{part} link {name}: {variant}, {_count(params):,} parameters, float32"
+
+
+def describe_states(
+    team: Team, dialogues: Mapping[str, Dialogues], cache_gib: float
+) -> Iterator[str]:
+    """Yields what the agents' states over their texts take, on disk or in memory."""
+    sizes = {role: state_bytes(team, role, read) for role, read in dialogues.items()}
+    for role, size in sizes.items():
+        read = dialogues[role]
+        yield (
+            f"  states of {role}: {int(read.target.sum()):,}, {size / GIBIBYTE:.2f} GiB, from "
+            f"{len(read.ids):,} texts of up to {read.ids.shape[1]:,} tokens, prompt included"
+        )
+    check_room(sizes, int(cache_gib * GIBIBYTE))
 
 
 def describe_phase(
