@@ -16,6 +16,7 @@ from safetensors.flax import load_file
 from safetensors.numpy import save
 
 from rmas_jax.processes import is_first
+from rmas_jax.whole_files import write_whole
 
 RECORD = "record.json"  # beside the checkpoints
 log = logging.getLogger(__name__)
@@ -80,10 +81,8 @@ class CheckpointStore:
 
     def _write_record(self) -> None:
         if is_first():
-            half = self.directory / f"{RECORD}.partial"
             record = {"made_with": self.made_with, "validation_loss": self.losses}
-            half.write_text(json.dumps(record, indent=2))
-            half.rename(self.directory / RECORD)
+            write_whole(self.directory / RECORD, json.dumps(record, indent=2))
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -140,10 +139,8 @@ def save_links(path: str | Path, links: Any) -> None:
     """Writes the links of a system (host arrays) as one safetensors file, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".partial")
     arrays = {name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}
-    half.write_bytes(save(arrays))  # save_file's errors name no file
-    half.rename(path)
+    write_whole(path, save(arrays))  # save_file's errors name no file
 
 
 def load_links(path: str | Path) -> Any:

@@ -22,12 +22,14 @@ from rmas_jax.config import ConfigError, RunConfig, dump_config
 from rmas_jax.models.hf import local_directory
 from rmas_jax.processes import from_first, together
 from rmas_jax.training.preemption import end_if_due
+from rmas_jax.whole_files import PARTIAL, write_whole
 
 ENVIRONMENT, IDENTITY = "environment.json", "identity.json"
 # What a run may change when it goes on: which measurements are made, of which each is kept under
 # its own name, and what moves no number.
 MEASURED = ("methods", "rounds", "splits")
 NO_MATTER = ("progress", "tensorboard", "compilation_cache")
+UNCLAIMED = {IDENTITY + PARTIAL}  # what a start may leave that was killed at once
 log = logging.getLogger(__name__)
 
 
@@ -60,20 +62,21 @@ class RunFolder:
         """Makes the folder this run's; returns its environment as written."""
         stored = self.path / IDENTITY
         if stored.is_file():
-            before = json.loads(stored.read_text())
+            before = _stored(stored)
             if before != identity:
                 raise ConfigError(
                     f"{self.path} holds another run's results; it differs in "
                     f"{', '.join(_differences(before, identity))}. Choose another name "
                     "(--set name=...) or remove the folder"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and {file.name for file in self.path.iterdir()} - UNCLAIMED:
             raise ConfigError(f"{self.path} is not empty and holds no run of ours")
         self.path.mkdir(parents=True, exist_ok=True)
-        stored.write_text(json.dumps(identity, indent=2))
-        (self.path / "config.yaml").write_text(config)
+        if not stored.is_file():
+            write_whole(stored, json.dumps(identity, indent=2))
+        write_whole(self.path / "config.yaml", config)
         found = json.dumps(environment(), indent=2)
-        (self.path / ENVIRONMENT).write_text(found)
+        write_whole(self.path / ENVIRONMENT, found)
         return found
 
     def _check_shared(self, whole: dict[str, Any], firsts: dict[str, Any], found: str) -> None:
@@ -107,8 +110,8 @@ class RunFolder:
         run()
         done[name] = round(done.get(name, 0) + time.perf_counter() - started, 1)
         asked[name] = settings
-        from_first(lambda: self.asked.write_text(json.dumps(asked, indent=2)))
-        from_first(lambda: self.marks.write_text(json.dumps(done, indent=2)))
+        from_first(lambda: write_whole(self.asked, json.dumps(asked, indent=2)))
+        from_first(lambda: write_whole(self.marks, json.dumps(done, indent=2)))
 
 
 def trained_links(config: RunConfig) -> Path | None:
@@ -135,7 +138,12 @@ def trained_links(config: RunConfig) -> Path | None:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: is not JSON ({error}); put back a copy, or remove the folder"
+        ) from None
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:

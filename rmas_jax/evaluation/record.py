@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rmas_jax.processes import from_first
+from rmas_jax.whole_files import write_whole
 
 Row = dict[str, Any]
 KEY = ("method", "rounds", "split", "seed")  # what makes a measurement
@@ -41,8 +41,8 @@ class Record:
         rows = [row for row in rows if counts[measurement(row)] == row["n"]]
         done = {measurement(row) for row in rows}
         kept = [item for item in items if measurement(item) in done]
-        _replace(self.items_path, "".join(map(_line, kept)))
-        _replace(self.results_path, _table(rows))
+        write_whole(self.items_path, "".join(map(_line, kept)))
+        write_whole(self.results_path, _table(rows))
         return rows
 
     def has(self, key: tuple[Any, ...]) -> bool:
@@ -63,7 +63,7 @@ class Record:
 
         def add() -> list[Row]:
             rows = [*self.rows, row]
-            _replace(self.results_path, _table(rows))
+            write_whole(self.results_path, _table(rows))
             return rows
 
         self.rows = from_first(add)
@@ -81,10 +81,3 @@ def _whole_lines(path: Path) -> list[Row]:
     """Items of a file; a last line without its end was cut off by an interruption."""
     text = path.read_text(encoding="utf-8")
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file as a whole: a reader sees the old text or the new one."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, path)

@@ -10,6 +10,7 @@ import numpy as np
 
 from rmas_jax.config import ConfigError
 from rmas_jax.processes import is_first
+from rmas_jax.whole_files import write_whole
 
 
 class Curves:
@@ -44,7 +45,7 @@ class Curves:
             lines = [line for line in self.path.read_text().splitlines(True) if line[-1] == "\n"]
             rows = map(json.loads, lines)
             kept = [row for row in rows if row["series"] != series or row["step"] < step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, stage: str, series: str, step: int, **values: Any) -> None:
         """Adds a row; values are numbers or lists of numbers, None where one is not known."""
