@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import platform
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -24,26 +26,28 @@ from rmas_jax.processes import from_first, together
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.whole_files import PARTIAL, write_whole
 
-ENVIRONMENT, IDENTITY = "environment.json", "identity.json"
+ENVIRONMENT, IDENTITY, LOCK = "environment.json", "identity.json", "lock"
 # What a run may change when it goes on: which measurements are made, of which each is kept under
 # its own name, and what moves no number.
 MEASURED = ("methods", "rounds", "splits")
 NO_MATTER = ("progress", "tensorboard", "compilation_cache")
-UNCLAIMED = {IDENTITY + PARTIAL}  # what a start may leave that was killed at once
+UNCLAIMED = {LOCK, IDENTITY + PARTIAL}  # what a start may leave that was killed at once
 log = logging.getLogger(__name__)
 
 
 class RunFolder:
     """The folder of a run: its configuration, its finished stages and how long they took.
 
-    Of several processes the first writes here and says what is finished.
+    Of several processes the first writes here and says what is finished. It holds the folder as
+    long as this object is there.
     """
 
     def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
         """Makes the folder, or finds that of an earlier start.
 
         Raises:
-          ConfigError: it holds something else; or processes do not share it or run something else.
+          ConfigError: it holds something else, or another start of the run is under way; or
+            processes do not share it or run something else.
         """
         self.path = Path(config.output_dir) / config.name
         self.marks = self.path / "timings.json"  # finished stages and their seconds
@@ -60,6 +64,18 @@ class RunFolder:
 
     def _claim(self, identity: dict[str, Any], config: str) -> str:
         """Makes the folder this run's; returns its environment as written."""
+        self._holds(identity)  # before anything is written into what is not ours
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if not self._holds(identity):  # another start may just have made it
+            write_whole(self.path / IDENTITY, json.dumps(identity, indent=2))
+        write_whole(self.path / "config.yaml", config)
+        found = json.dumps(environment(), indent=2)
+        write_whole(self.path / ENVIRONMENT, found)
+        return found
+
+    def _holds(self, identity: dict[str, Any]) -> bool:
+        """Whether the folder is this run's already; raises where it is something else's."""
         stored = self.path / IDENTITY
         if stored.is_file():
             before = _stored(stored)
@@ -71,13 +87,21 @@ class RunFolder:
                 )
         elif self.path.is_dir() and {file.name for file in self.path.iterdir()} - UNCLAIMED:
             raise ConfigError(f"{self.path} is not empty and holds no run of ours")
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not stored.is_file():
-            write_whole(stored, json.dumps(identity, indent=2))
-        write_whole(self.path / "config.yaml", config)
-        found = json.dumps(environment(), indent=2)
-        write_whole(self.path / ENVIRONMENT, found)
-        return found
+        return stored.is_file()
+
+    def _lock(self) -> None:
+        """Keeps other starts out until this object, or the process, is gone."""
+        descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT)
+        weakref.finalize(self, os.close, descriptor)  # closing it unlocks it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path} is in use by another start of this run; wait for its end, or choose "
+                "another name (--set name=...)"
+            ) from None
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s): start no second run there", self.path, error)
 
     def _check_shared(self, whole: dict[str, Any], firsts: dict[str, Any], found: str) -> None:
         """Whether this process runs what the first one does, and sees what it has written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from rmas_jax import run_folder
-from rmas_jax.config import load_config
-from rmas_jax.run_folder import agent_sources, weights_digest
+from rmas_jax.config import ConfigError, load_config
+from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "experiments/configs/quickstart.yaml"
@@ -68,3 +69,23 @@ def test_a_run_belongs_to_agents_and_given_links():
     digests.append(weights_digest(agents, links))
     assert len(set(digests)) == 3
     assert weights_digest(dict(reversed(agents.items())), links) == digests[2]
+
+
+def test_a_run_is_started_once_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(CONFIG, [f"output_dir={tmp_path}"])
+    first = RunFolder(config, "digest", "1.0")
+    with pytest.raises(ConfigError, match=r"quickstart is in use by another start of this run"):
+        RunFolder(config, "digest", "1.0")
+    del first
+    RunFolder(config, "digest", "1.0")
+
+
+def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    RunFolder(load_config(CONFIG, [f"output_dir={tmp_path}"]), "digest", "1.0")
+    assert "No locks available): start no second run there" in caplog.text
