@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -21,8 +22,11 @@ import yaml
 
 from rmas_jax import __version__
 from rmas_jax.config import ConfigError, RunConfig, dump_config
-from rmas_jax.models.hf import local_directory
+from rmas_jax.models.hf import CONFIG_FILE, local_directory
+from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
 from rmas_jax.processes import from_first, together
+from rmas_jax.prompts import load_prompts
+from rmas_jax.topology import load_topology
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.whole_files import PARTIAL, write_whole
 
@@ -53,7 +57,12 @@ class RunFolder:
         self.marks = self.path / "timings.json"  # finished stages and their seconds
         self.asked = self.path / "stages.json"  # what may change, as it was when they finished
         text = dump_config(config)
-        whole = {"config": yaml.safe_load(text), "weights": weights_digest, "data": data_version}
+        whole = {
+            "config": yaml.safe_load(text),
+            "weights": weights_digest,
+            "data": data_version,
+            **together(lambda: contents(config)),
+        }
         fixed = yaml.safe_load(text)
         for section, names in (("evaluation", MEASURED), ("runtime", NO_MATTER)):
             for name in names:
@@ -192,16 +201,62 @@ def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
     kept = f"{config.runtime.dtype} {config.runtime.weights}"
     sources = {}
     for role, source in config.system.agents.items():
-        directory = local_directory(source, patterns=("config.json",))
-        commit = directory.name if directory.parent.name == "snapshots" else None
+        directory = local_directory(source, patterns=(CONFIG_FILE,))
+        commit = _commit(directory)
         digest = hashlib.sha256(f"{kept} {commit}".encode())
         if commit is None:
-            for file in (directory / "config.json", *sorted(directory.glob("*.safetensors"))):
-                with file.open("rb") as opened:
-                    content = hashlib.file_digest(opened, "sha256").hexdigest()
-                digest.update(f" {file.name} {content}".encode())
+            for file in (directory / CONFIG_FILE, *sorted(directory.glob("*.safetensors"))):
+                digest.update(f" {file.name} {_file_digest(file)}".encode())
         sources[role] = {"source": source, "revision": commit, "digest": digest.hexdigest()}
     return sources
+
+
+def _commit(directory: Path) -> str | None:
+    """The commit that a directory of an agent is a snapshot of, where it is from the hub."""
+    return directory.name if directory.parent.name == "snapshots" else None
+
+
+def contents(config: RunConfig) -> dict[str, Any]:
+    """What stands in the files that a configuration names, beside weights and data, as digests.
+
+    Returns:
+      "topology"; "prompts" and "tokenizers" by role; "corpus", of `evaluation.search`, or None.
+
+    Raises:
+      TopologyError, PromptError, CheckpointError, OSError: one of them cannot be read.
+    """
+    system, corpus = config.system, config.evaluation.search
+    topology = load_topology(system.topology)
+    prompts = load_prompts(system.prompts, topology.edges, system.task)
+    return {
+        "topology": _text_digest(dataclasses.asdict(topology)),
+        "prompts": {role: _text_digest(dataclasses.asdict(prompts[role])) for role in prompts},
+        "tokenizers": {role: _tokenizer_digest(source) for role, source in system.agents.items()},
+        "corpus": None if corpus is None else _file_digest(Path(corpus)),
+    }
+
+
+def _text_digest(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _tokenizer_digest(source: str) -> str:
+    """A digest of how an agent's texts become ids, and of what ends them.
+
+    A commit of the hub stands for its files. `config.json` is part of the weights' digest.
+    """
+    directory = local_directory(source, patterns=TOKENIZER_FILES)
+    if _commit(directory) is not None:
+        return _text_digest(directory.name)
+    files = {file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)}
+    return _text_digest(
+        [(f.name, _file_digest(f)) for f in sorted(files) if f.is_file() and f.name != CONFIG_FILE]
+    )
 
 
 def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -> str:

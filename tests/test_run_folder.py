@@ -89,3 +89,62 @@ def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, ca
     monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
     RunFolder(load_config(CONFIG, [f"output_dir={tmp_path}"]), "digest", "1.0")
     assert "No locks available): start no second run there" in caplog.text
+
+
+@pytest.fixture
+def files(tmp_path):
+    """By part of the identity: a copy of what a run reads; and the overrides that name them."""
+    package = ROOT / "rmas_jax"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "a document"}\n')
+    copies = {
+        "topology": shutil.copy(package / "topology/sequential.yaml", tmp_path / "topology.yaml"),
+        "prompts": shutil.copy(package / "prompts/relay.yaml", tmp_path / "prompts.yaml"),
+        "tokenizers": shutil.copytree(AGENT, tmp_path / "agent") / "tokenizer_config.json",
+        "corpus": corpus,
+    }
+    overrides = [
+        f"output_dir={tmp_path / 'runs'}",
+        f"system.topology={copies['topology']}",
+        f"system.prompts={copies['prompts']}",
+        f"system.agents.planner={tmp_path / 'agent'}",
+        f"evaluation.search={corpus}",
+    ]
+    return copies, overrides
+
+
+@pytest.mark.parametrize(
+    ("part", "before", "after", "words"),
+    [
+        ("topology", "name: sequential", "name: other", "topology"),
+        ("prompts", "the red gate", "the grey gate", "prompts.planner"),
+        ("tokenizers", "{", '{"model_max_length": 7, ', "tokenizers.planner"),
+        ("corpus", "a document", "another one", "corpus"),
+    ],
+)
+def test_a_run_belongs_to_what_its_files_hold(files, monkeypatch, part, before, after, words):
+    monkeypatch.chdir(ROOT)
+    copies, overrides = files
+    config = load_config(CONFIG, overrides)
+    RunFolder(config, "digest", "1.0")
+    copy = copies[part]
+    text = copy.read_text()
+    copy.write_text(f"{text}\n")  # YAML and JSON hold what they held
+    if part in ("topology", "prompts"):
+        RunFolder(config, "digest", "1.0")
+    assert before in text
+    copy.write_text(text.replace(before, after, 1))
+    with pytest.raises(ConfigError, match=rf"it differs in {words}\. Choose"):
+        RunFolder(config, "digest", "1.0")
+
+
+def test_the_end_tokens_of_an_agent_are_part_of_a_run(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(CONFIG, files[1])
+    before = run_folder.contents(config)
+    for name in ("generation_config.json", "chat_template.jinja"):
+        (tmp_path / "agent" / name).write_text("{}")
+        after = run_folder.contents(config)
+        assert after["tokenizers"]["planner"] != before["tokenizers"]["planner"]
+        assert {**after, "tokenizers": 0} == {**before, "tokenizers": 0}
+        before = after
