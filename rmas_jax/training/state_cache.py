@@ -102,8 +102,9 @@ class StateCache:
             if plan == MAKE:
                 self._read(like, chunks)
                 from_first(lambda: self._finish(key))
-        self.used.add(key)
-        return together(lambda: _open(self.folder / key, like))
+            self.used.add(key)
+            # Before the lock is free: then other runs may remove the entry, which stays open here.
+            return together(lambda: _open(self.folder / key, like))
 
     def _plan(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct

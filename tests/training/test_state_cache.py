@@ -201,6 +201,26 @@ def test_states_beyond_the_memory_are_refused_before_they_are_read(tmp_path, mon
     assert reader.reads == 1
 
 
+def test_what_was_found_is_opened_before_another_run_can_remove_it(tmp_path, monkeypatch):
+    size = make().nbytes + OVERHEAD
+    Reader(tmp_path)()
+    original = state_cache.together
+
+    def after_another_run(call):
+        monkeypatch.setattr(state_cache, "together", original)
+        other = Reader(tmp_path, limit=size)
+        with sigterm_noted():
+            signal.raise_signal(signal.SIGTERM)  # ends its waiting, as it would wait for this one
+            with pytest.raises(PreemptedError, match="while another run read texts"):
+                other(dialogues=dialogues_of(1), seed=1)
+        return call()
+
+    monkeypatch.setattr(state_cache, "together", after_another_run)
+    found = Reader(tmp_path, limit=size)()
+    Reader(tmp_path, limit=size)(dialogues=dialogues_of(1), seed=1)  # makes way for this
+    np.testing.assert_array_equal(found, make())
+
+
 def test_a_run_that_waits_can_be_ended(tmp_path):
     reader = Reader(tmp_path)
     with (tmp_path / "lock").open("w") as lock, sigterm_noted():
