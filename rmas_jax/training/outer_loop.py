@@ -224,10 +224,19 @@ def _validate(team: Team, links: Any, data: TrainingData, phase: PhaseConfig) ->
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Nested metrics -> {"a/b": number or list}; None for NaN, which JSON does not have."""
-    rows = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        values = np.asarray(leaf, np.float64).round(6)
-        values = np.where(np.isnan(values), None, values).tolist()
-        rows["/".join(str(key.key) for key in path)] = values
-    return rows
+    """Nested metrics -> {"a/b": number or list}, of six digits that count.
+
+    None stands for what is not finite, which JSON does not have.
+    """
+
+    def number(value: Any) -> Any:
+        if isinstance(value, list):
+            return [number(v) for v in value]
+        if isinstance(value, int):
+            return value
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+
+    return {
+        "/".join(str(key.key) for key in path): number(np.asarray(leaf).tolist())
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }

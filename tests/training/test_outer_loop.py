@@ -197,3 +197,16 @@ def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):
     for role in tiny.agents:
         assert len(validation[f"text_loss/{role}"]) == len(validation[f"text_right/{role}"]) == 2
     assert validation["text_loss/learner"][-1] == pytest.approx(validation["loss"], abs=1e-5)
+
+
+def test_small_gradients_are_logged_and_what_is_not_finite_is_null():
+    metrics = {
+        "edge_grad_norm": {"a->b": jax.numpy.array([3e-7, 2.4e-6, np.inf, np.nan], np.float32)},
+        "loss": np.float32(1234.5678),
+        "host_bytes": 2**33,
+    }
+    assert outer_loop._flat(metrics) == {
+        "edge_grad_norm/a->b": [3e-7, 2.4e-6, None, None],
+        "loss": 1234.57,
+        "host_bytes": 2**33,
+    }
