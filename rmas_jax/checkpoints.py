@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
-from rmas_jax.processes import is_first
+from rmas_jax.processes import from_first, is_first
 from rmas_jax.whole_files import write_whole
 
 RECORD = "record.json"  # beside the checkpoints
@@ -65,7 +67,7 @@ class CheckpointStore:
         return [found.step in kept for found in checkpoints]
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
-        validated = [step for step in steps if step in self.losses]
+        validated = [step for step in steps if math.isfinite(self.losses.get(step, math.nan))]
         return min(validated, key=self.losses.__getitem__, default=None)
 
     def _read_record(self) -> None:
@@ -112,12 +114,14 @@ class CheckpointStore:
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
         """The newest state that can be read, with its step; None where there is none.
 
+        What is newer is removed: training goes on before it, and it would count as the newest.
+
         Args:
           like: a state of the same shapes, dtypes and shardings.
         """
         for step in reversed(self.steps()):
             try:
-                return step, self.restore(step, like)
+                state = self.restore(step, like)
             except Exception as error:  # whatever a damaged file makes a reader raise
                 log.warning(
                     "%s: checkpoint %d cannot be read (%s); using the one before it",
@@ -125,7 +129,18 @@ class CheckpointStore:
                     step,
                     str(error).splitlines()[0] if str(error) else type(error).__name__,
                 )
+            else:
+                self._remove_after(step)
+                return step, state
         return None
+
+    def _remove_after(self, step: int) -> None:
+        newer = [other for other in self.steps() if other > step]
+        if newer:
+            self.losses = {s: loss for s, loss in self.losses.items() if s <= step}
+            from_first(lambda: [shutil.rmtree(self.directory / str(other)) for other in newer])
+            self._write_record()
+            self.checkpointer.reload()  # its own way to remove them may read what is damaged
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step; see `restore_newest`."""

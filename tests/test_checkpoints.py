@@ -32,6 +32,35 @@ def test_the_newest_and_the_best_stay(tmp_path):
         assert step == 9 == newest["step"]
 
 
+def damage(checkpoint):
+    for file in checkpoint.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+
+
+def test_after_a_fallback_new_checkpoints_stay_and_the_damaged_one_goes(tmp_path):
+    with CheckpointStore(tmp_path, keep=1) as store:
+        store.save(50, state_of(50), validation_loss=0.1)
+        store.save(100, state_of(100), validation_loss=0.2)
+    damage(tmp_path / "100")
+    with CheckpointStore(tmp_path, keep=1) as store:
+        assert store.restore_newest(state_of(0))[0] == 50
+        assert store.steps() == (50,) and not (tmp_path / "100").exists()
+        store.save(70, state_of(70))
+        assert store.steps() == (50, 70) and store.best_step() == 50
+    with CheckpointStore(tmp_path, keep=1) as store:  # what was removed is not in the record
+        assert store.restore_newest(state_of(0))[0] == 70
+        assert store.losses == {50: 0.1}
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path):
+    with CheckpointStore(tmp_path, keep=9) as store:
+        for step, loss in {1: float("nan"), 2: 0.5, 3: float("-inf"), 4: 0.4}.items():
+            assert store.best_step() == {3: 2, 4: 2}.get(step)
+            store.save(step, state_of(step), validation_loss=loss)
+        assert store.best_step() == 4
+
+
 def test_a_state_may_be_donated_while_it_is_written(tmp_path):
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     state = jnp.zeros((2048, 1024))

@@ -79,8 +79,8 @@ def run_phase(
       progress: whether to show a bar (of several processes, the first does).
 
     Raises:
-      DivergedError: the loss or a gradient is not finite, or the loss is above
-        `config.max_loss`.
+      DivergedError: the loss, a gradient or the validation loss is not finite, or the loss is
+        above `config.max_loss`.
       PreemptedError: SIGTERM came; the step that ran is saved.
       ConfigError: see `Batches`.
       ValueError: the directory's checkpoints were made with another key or other agents.
@@ -138,6 +138,11 @@ def run_phase(
             loss = None
             if validates:
                 values = _validate(team, state.links, validation, phase)
+                if not math.isfinite(values["loss"]):
+                    raise DivergedError(
+                        f"phase {phase.name}, step {step}: validation loss {values['loss']}; "
+                        f"last good checkpoint: {_last_checkpoint(store)}"
+                    )
                 curves.write("outer", validated, step, **values)
                 loss, clock = values["loss"], None
             if saves:
@@ -195,13 +200,11 @@ def _read(
     on_host = jax.device_get([metrics for _, metrics in unread])
     for (step, _), metrics in zip(unread, on_host, strict=True):
         if not (metrics["loss"] <= max_loss and np.isfinite(metrics["grad_norm"])):
-            saved = store.steps()
-            good = f"{store.directory / str(saved[-1])}" if saved else "none yet"
             rows = batches.rows(step).tolist()
             raise DivergedError(
                 f"phase {phase.name}, step {step}: loss {metrics['loss']} (at most {max_loss:.1f}: "
                 f"outer.max_loss), gradient norm {metrics['grad_norm']}; rows {rows} of the "
-                f"training items; last good checkpoint: {good}"
+                f"training items; last good checkpoint: {_last_checkpoint(store)}"
             )
     return on_host[-1]
 
@@ -209,6 +212,11 @@ def _read(
 def validation_rows(phase: PhaseConfig) -> int:
     """Items that are validated at once: as many as a step holds at once, which is known to fit."""
     return phase.batch_size // phase.accumulation
+
+
+def _last_checkpoint(store: CheckpointStore) -> str:
+    saved = store.steps()
+    return str(store.directory / str(saved[-1])) if saved else "none yet"
 
 
 def _validate(team: Team, links: Any, data: TrainingData, phase: PhaseConfig) -> dict[str, Any]:

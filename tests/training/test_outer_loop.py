@@ -159,6 +159,19 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tiny, data, tmp_path):
     assert str(caught.value).endswith("last good checkpoint: none yet")
 
 
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_validation_loss_that_is_not_finite_stops_the_run(
+    tiny, data, tmp_path, monkeypatch, loss
+):
+    """Validated after the third step, when the second is saved."""
+    monkeypatch.setattr(outer_loop, "_validate", lambda *_, **__: {"loss": loss})
+    message = rf"phase tiny, step 2: validation loss {loss}; .*: {tmp_path}/checkpoints/2$"
+    with pytest.raises(DivergedError, match=message):
+        run(tiny, data, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {row["series"] for row in rows} == {"tiny"}
+
+
 def test_a_loss_beyond_the_limit_stops_the_run(tiny, data, tmp_path):
     """Unless it is set, the limit is twice the loss of guessing among 37 tokens."""
     phase = dataclasses.replace(PHASE, role_text_weight=0.5)
