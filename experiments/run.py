@@ -315,13 +315,20 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         use_compilation_cache()
     in_turn(lambda: make_output_dir(config.output_dir))
     task = in_turn(lambda: find_data(config))  # the first process prepares it
-    grade, answering, splits, team, given, agents = together(lambda: read_inputs(config, task))
+    inputs = together(lambda: read_inputs(config, task))
     if dry:
-        dialogues, _ = encode_inner(config, team, task)
-        plan = list(describe_run(config, team, dialogues, encode_outer(config, team, task)))
+        dialogues, _ = encode_inner(config, inputs.team, task)
+        plan = list(describe_run(config, inputs.team, dialogues, encode_outer(config, inputs.team, task)))
         from_first(lambda: print("\n".join(plan)))
         return
-    folder = RunFolder(config, weights_digest(agents, given), task.version)
+    digest = weights_digest(inputs.agents, inputs.given)
+    with RunFolder(config, digest, task.version) as folder:
+        run_stages(config, task, inputs, folder)
+
+
+def run_stages(config: RunConfig, task: Task, inputs: Inputs, folder: RunFolder) -> None:
+    """Trains, evaluates and reports, as far as that is not finished yet."""
+    grade, answering, splits, team, given, agents = inputs
     from_first(lambda: list_bad_rows(task, folder.path / "bad_rows.jsonl"))
     train(config, team, given, task, folder, agents)
     aligned, trained = (

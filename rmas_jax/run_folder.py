@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 class RunFolder:
     """The folder of a run: its configuration, its finished stages and how long they took.
 
-    Of several processes the first writes here and says what is finished. It holds the folder as
-    long as this object is there.
+    Of several processes the first writes here and says what is finished. It keeps other starts of
+    the run out until this ends, as a context.
     """
 
     def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
@@ -56,6 +56,7 @@ class RunFolder:
         self.path = Path(config.output_dir) / config.name
         self.marks = self.path / "timings.json"  # finished stages and their seconds
         self.asked = self.path / "stages.json"  # what may change, as it was when they finished
+        self.unlock: Callable[[], Any] = lambda: None
         text = dump_config(config)
         whole = {
             "config": yaml.safe_load(text),
@@ -70,6 +71,12 @@ class RunFolder:
         identity = {**whole, "config": fixed}
         firsts, found = from_first(lambda: (whole, self._claim(identity, text)))
         together(lambda: self._check_shared(whole, firsts, found))
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.unlock()
 
     def _claim(self, identity: dict[str, Any], config: str) -> str:
         """Makes the folder this run's; returns its environment as written."""
@@ -99,9 +106,9 @@ class RunFolder:
         return stored.is_file()
 
     def _lock(self) -> None:
-        """Keeps other starts out until this object, or the process, is gone."""
+        """Keeps other starts out until `unlock`, or until this object or the process is gone."""
         descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT)
-        weakref.finalize(self, os.close, descriptor)  # closing it unlocks it
+        self.unlock = weakref.finalize(self, os.close, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -74,11 +75,12 @@ def test_a_run_belongs_to_agents_and_given_links():
 def test_a_run_is_started_once_at_a_time(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(CONFIG, [f"output_dir={tmp_path}"])
-    first = RunFolder(config, "digest", "1.0")
-    with pytest.raises(ConfigError, match=r"quickstart is in use by another start of this run"):
-        RunFolder(config, "digest", "1.0")
-    del first
-    RunFolder(config, "digest", "1.0")
+    with RunFolder(config, "digest", "1.0") as first:
+        with pytest.raises(ConfigError, match=r"quickstart is in use by another start of this run"):
+            RunFolder(config, "digest", "1.0")
+        assert json.loads((first.path / "identity.json").read_text())["data"] == "1.0"
+    with RunFolder(config, "digest", "1.0") as again:
+        assert again.path == first.path
 
 
 def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):

@@ -71,20 +71,21 @@ def test_curves_and_links_survive_a_kill(tmp_path, killed):
 
 def test_a_run_that_was_killed_at_once_starts_again(folder, killed):
     killed(folder)
-    made = folder()
-    identity = made.path / run_folder.IDENTITY
-    first = identity.stat().st_ino
-    made.stage("one", lambda: None)
-    killed(lambda: made.stage("two", lambda: None))
-    assert list(json.loads(made.marks.read_text())) == ["one"]
-    assert list(json.loads(made.asked.read_text())) == ["one"]
-    made = None  # that run is over
-    folder()
+    with folder() as made:
+        identity = made.path / run_folder.IDENTITY
+        first = identity.stat().st_ino
+        made.stage("one", lambda: None)
+        killed(lambda: made.stage("two", lambda: None))
+        assert list(json.loads(made.marks.read_text())) == ["one"]
+        assert list(json.loads(made.asked.read_text())) == ["one"]
+    with folder():
+        pass
     assert identity.stat().st_ino == first  # written once
 
 
 def test_an_identity_that_is_no_json_is_said_with_its_path(folder):
-    identity = folder().path / run_folder.IDENTITY
+    with folder() as made:
+        identity = made.path / run_folder.IDENTITY
     identity.write_text('{"config": ')
     with pytest.raises(ConfigError, match=r"identity\.json: is not JSON"):
         folder()
