@@ -12,15 +12,18 @@ from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 from safetensors.flax import load_file
 from safetensors.numpy import save
 
-from rmas_jax.processes import from_first, is_first
+from rmas_jax.models import CheckpointError
+from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.whole_files import write_whole
 
 RECORD = "record.json"  # beside the checkpoints
+STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; what describes an array there
 log = logging.getLogger(__name__)
 
 
@@ -112,19 +115,25 @@ class CheckpointStore:
         return self._best_of(self.steps())
 
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
-        """The newest state that can be read, with its step; None where there is none.
+        """The newest state that can be read, with its step; None where no state was saved.
 
         What is newer is removed: training goes on before it, and it would count as the newest.
 
         Args:
           like: a state of the same shapes, dtypes and shardings.
+
+        Raises:
+          CheckpointError: there are checkpoints, and none can be read.
         """
-        for step in reversed(self.steps()):
+        saved = self.steps()
+        for step in reversed(saved):
             try:
-                state = self.restore(step, like)
+                if jax.process_count() > 1:
+                    from_first(lambda step=step: self._check(step))
+                state = together(lambda step=step: self.restore(step, like))
             except Exception as error:  # whatever a damaged file makes a reader raise
                 log.warning(
-                    "%s: checkpoint %d cannot be read (%s); using the one before it",
+                    "%s: checkpoint %d cannot be read (%s); trying the one before it",
                     self.directory,
                     step,
                     str(error).splitlines()[0] if str(error) else type(error).__name__,
@@ -132,7 +141,27 @@ class CheckpointStore:
             else:
                 self._remove_after(step)
                 return step, state
+        if saved:
+            raise CheckpointError(
+                f"{self.directory}: none of the checkpoints {', '.join(map(str, saved))} can be "
+                "read; put back a copy, or remove the folder to train from the start"
+            )
         return None
+
+    def _check(self, step: int) -> None:
+        """Reads all arrays of a checkpoint in this process alone; raises what damage raises.
+
+        Loading is a work of all processes: one that finds its part damaged leaves the others
+        waiting for it, and from then on they wait at different places.
+        """
+        store = {"driver": "ocdbt", "base": f"file://{self.directory / str(step) / STATE}/"}
+        names = [name.decode() for name in tensorstore.KvStore.open(store).result().list().result()]
+        arrays = [name.removesuffix(ARRAY) for name in names if name.endswith(ARRAY)]
+        if not arrays:
+            raise FileNotFoundError("there are no arrays")
+        for name in arrays:
+            spec = {"driver": "zarr3", "kvstore": {**store, "path": name}}
+            tensorstore.open(spec).result().read().result()
 
     def _remove_after(self, step: int) -> None:
         newer = [other for other in self.steps() if other > step]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rmas_jax.checkpoints import CheckpointStore, load_links, save_links
+from rmas_jax.models import CheckpointError
 
 
 def state_of(step):
@@ -51,6 +53,35 @@ def test_after_a_fallback_new_checkpoints_stay_and_the_damaged_one_goes(tmp_path
     with CheckpointStore(tmp_path, keep=1) as store:  # what was removed is not in the record
         assert store.restore_newest(state_of(0))[0] == 70
         assert store.losses == {50: 0.1}
+
+
+def test_checkpoints_that_cannot_be_read_are_no_new_start(tmp_path):
+    with CheckpointStore(tmp_path, keep=2) as store:
+        assert store.restore_newest(state_of(0)) is None
+        store.save(1, state_of(1))
+        store.save(2, state_of(2))
+    for step in ("1", "2"):
+        damage(tmp_path / step)
+    with (
+        CheckpointStore(tmp_path, keep=2) as store,
+        pytest.raises(CheckpointError, match=rf"{tmp_path}: none of the checkpoints 1, 2 can be"),
+    ):
+        store.restore_newest(state_of(0))
+    assert (tmp_path / "1").exists() and (tmp_path / "2").exists()
+
+
+def test_one_process_alone_finds_every_damaged_file_of_arrays(tmp_path):
+    with CheckpointStore(tmp_path, keep=1) as store:
+        store.save(1, {"a": jnp.asarray(np.random.default_rng(0).normal(size=(300, 200)))})
+        assert store.steps() == (1,)
+        state = tmp_path / "1" / "state"
+        for file in (state / "manifest.ocdbt", *state.glob("**/d/*")):
+            store._check(1)
+            before = file.read_bytes()
+            file.write_bytes(before[: len(before) // 2])
+            with pytest.raises(Exception, match=r"(?i)ocdbt|corrupt|data|size"):
+                store._check(1)
+            file.write_bytes(before)
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path):

@@ -3,6 +3,8 @@
     python tests/training_worker.py AGENTS FOLDER MESH STEPS DEVICES [PROCESS PROCESSES PORT [ASK]]
 
 MESH is like 2,2,2. A process that gets ASK sends itself SIGTERM before that step of this start.
+With 0 STEPS nothing is trained: two checkpoints are saved, the part of the last process in the
+newer one is damaged, and all restore.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from systems import build_pattern
 
 from rmas_jax.assembly import Team
-from rmas_jax.checkpoints import save_links
+from rmas_jax.checkpoints import CheckpointStore, save_links
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.models import load_pretrained, save_pretrained
+from rmas_jax.processes import from_first
 from rmas_jax.sharding import make_mesh, to_host
 from rmas_jax.stages import Targets
 from rmas_jax.training import outer_loop
@@ -80,6 +84,31 @@ def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -
     return links
 
 
+def go_back(folder: Path, sizes: tuple[int, int, int]) -> None:
+    """Restores after damage to what the last process has written of the newest checkpoint."""
+    mesh = make_mesh(*sizes)
+    split = NamedSharding(mesh, PartitionSpec("fsdp"))
+
+    def state(step: int) -> Any:
+        rows = np.random.default_rng(step).normal(size=(8, 512))
+        return {"rows": jax.make_array_from_callback(rows.shape, split, lambda index: rows[index])}
+
+    def damage() -> None:
+        last = f"2/state/ocdbt.process_{jax.process_count() - 1}/d/*"
+        for file in list(folder.glob(last)) or [folder / "nothing was written"]:
+            file.write_bytes(file.read_bytes()[:7])
+
+    with CheckpointStore(folder, keep=2) as store:
+        for step in (1, 2):
+            store.save(step, state(step))
+    from_first(damage)
+    with CheckpointStore(folder, keep=2) as store:
+        step, found = store.restore_newest(state(0))
+        same = jax.tree.map(np.array_equal, to_host(found), to_host(state(step)))
+        store.save(3, state(3))
+        print(f"went back to {step}: {same}, then {store.steps()}")
+
+
 def environment(*, cache: Path) -> dict[str, str]:
     """Of a worker: that of this process, so that both compile alike; programs are kept."""
     here = Path(__file__)
@@ -118,6 +147,9 @@ def main() -> int:
     if ask >= 0:
         ask_before(ask)
     sizes = tuple(int(size) for size in sizes.split(","))
+    if int(steps) == 0:
+        go_back(Path(folder), sizes)
+        return 0
     try:
         with sigterm_noted():
             train(Path(agents), Path(folder), sizes, int(steps))

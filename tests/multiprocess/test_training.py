@@ -121,3 +121,10 @@ def test_two_processes_stop_together_are_killed_go_on_and_equal_one(agents, tmp_
         np.testing.assert_allclose(ours, expected, atol=1e-5)
         training.append(np.abs(expected - begun).max())
     assert max(training) > 0.01  # much more than the tolerance
+
+
+def test_two_processes_go_back_together_where_the_part_of_one_is_damaged(agents, tmp_path):
+    codes, output = ended(two_processes(agents, tmp_path / "checkpoints", (1, 8, 1), 0))
+    assert codes == [0, 0], output
+    assert output.count("checkpoint 2 cannot be read") == 2
+    assert output.count("went back to 1: {'rows': True}, then (1, 3)") == 2, output
