@@ -21,18 +21,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from rmas_jax.answers import second_try_of
-from rmas_jax.assembly import (
-    Team,
-    checked_topology,
-    load_links_for,
-    start_links,
-    write_release,
-)
+from rmas_jax.assembly import Team, start_links, write_release
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
     BAD_INPUT,
@@ -41,101 +34,39 @@ from rmas_jax.commands import (
     PREEMPTED,
     add_config_options,
     add_process_options,
-    build_toolbox,
     join_processes,
-    load_run_team,
     use_compilation_cache,
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
-from rmas_jax.data import Row, Task, load_task
-from rmas_jax.evaluation.driver import evaluate, in_order
-from rmas_jax.evaluation.entrants import Answering
+from rmas_jax.data import Task
+from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
-from rmas_jax.evaluation.grading import Grader, find_grader
+from rmas_jax.inputs import (
+    Inputs,
+    encode,
+    encode_inner,
+    encode_outer,
+    find_data,
+    learned_fields,
+    make_output_dir,
+    read_inputs,
+)
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.processes import from_first, in_turn, is_first, together
 from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import MEASURED, RunFolder, agent_sources, weights_digest
+from rmas_jax.run_folder import MEASURED, RunFolder, weights_digest
 from rmas_jax.sharding import to_host
-from rmas_jax.training.batches import (
-    Dialogues,
-    TrainingData,
-    encode_dialogues,
-    encode_examples,
-)
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.inner_loop import run_inner_loop
-from rmas_jax.training.outer_loop import DivergedError, phase_batches, run_phase
+from rmas_jax.training.outer_loop import DivergedError, run_phase
 from rmas_jax.training.plan import describe_run
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.state_cache import StateCache
 
 log = logging.getLogger("rmas_jax")
-
-
-def make_output_dir(path: str) -> None:
-    """Makes the folder that everything is written to."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output_dir={path}: cannot be made: {error.strerror}") from None
-
-
-def find_data(config: RunConfig) -> Task:
-    """The data of a run, whose texts suffice for what it trains."""
-    if config.system.task is not None and config.data.dataset == "relay":
-        raise ConfigError(
-            "data.dataset=relay: its puzzles are no problems of system.task="
-            f"{config.system.task}; name a published set or a file of problems"
-        )
-    topology = checked_topology(config.system)
-    roles = topology.order
-    rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
-    data_dir = Path(config.output_dir) / "data"
-    task = load_task(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
-    found = len(task.load("train")[: config.data.train_size])
-    for i, phase in enumerate(config.outer.phases):
-        if phase.rounds > 1 and not topology.feedback_edges:
-            raise ConfigError(
-                f"outer.phases.{i}.rounds={phase.rounds}: no edge of the {topology.name} topology "
-                "leads back, so all rounds would be alike; use 1 round"
-            )
-        if found < phase.batch_size:
-            raise ConfigError(
-                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
-                "train on (data.train_size)"
-            )
-    if lacking := [role for role in roles if role not in task.text_fields]:
-        for phase in config.outer.phases:
-            if phase.latents == "teacher_forced":
-                raise ConfigError(
-                    f"outer.phases: {phase.name} is teacher_forced, which needs texts of every "
-                    f"role; the data has none of {', '.join(lacking)} (on_policy needs none)"
-                )
-        log.info(
-            "no texts of %s: their inner links learn from the answers "
-            "(experiments/make_role_texts.py makes texts)",
-            ", ".join(lacking),
-        )
-    return task
-
-
-def find_answering(config: RunConfig) -> Answering:
-    """How answers are written while they are measured."""
-    chosen = config.evaluation
-    return Answering(
-        max_tokens=chosen.max_new_tokens,
-        sampling=SamplingConfig(
-            temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p
-        ),
-        rollouts=chosen.rollouts,
-        toolbox=build_toolbox(python=chosen.python, search=chosen.search),
-        second_try=second_try_of(config.system.task) if chosen.second_try else None,
-    )
 
 
 def list_bad_rows(task: Task, path: Path) -> None:
@@ -150,58 +81,6 @@ def list_bad_rows(task: Task, path: Path) -> None:
             path,
             *first,
         )
-
-
-def encode(team: Team, task: Task, items: Sequence[Any]) -> TrainingData:
-    """Items of the data as a team's agents read and write them."""
-    return encode_examples(
-        items,
-        team.tokenizers,
-        team.prompts,
-        ends={role: ends[0] for role, ends in team.end_tokens.items()},
-        text_fields=task.text_fields,
-        slot_width=team.system.latent_steps,
-    )
-
-
-def learned_fields(team: Team, task: Task) -> dict[str, str]:
-    """What each role learns to write: its own texts or, where there are none, the answerer's."""
-    fields, topology = task.text_fields, team.system.topology
-    return {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
-
-
-def encode_inner(
-    config: RunConfig, team: Team, task: Task
-) -> tuple[dict[str, Dialogues], TrainingData | None]:
-    """What the inner loop reads: nothing without steps, and prompts with slots in later passes."""
-    if config.inner.steps == 0:
-        return {}, None
-    items = task.load("train")[: config.data.train_size][: config.inner.items]
-    dialogues = {
-        role: encode_dialogues(
-            items,
-            team.tokenizers[role],
-            team.prompts[role],
-            topology=team.system.topology,
-            role=role,
-            end=team.end_tokens[role][0],
-            text_fields={**task.text_fields, role: field},
-            rounds=config.system.rounds,
-        )
-        for role, field in learned_fields(team, task).items()
-    }
-    return dialogues, encode(team, task, items) if config.inner.passes > 1 else None
-
-
-def encode_outer(
-    config: RunConfig, team: Team, task: Task
-) -> tuple[TrainingData, TrainingData] | None:
-    """What the outer loop trains on and validates on; None where it has no phases."""
-    if not config.outer.phases:
-        return None
-    items = task.load("train")[: config.data.train_size]
-    held_out = task.load("validation")[: config.outer.validation_size]
-    return encode(team, task, items), encode(team, task, held_out)
 
 
 def keep_links(path: Path, links: Any) -> None:
@@ -280,35 +159,6 @@ def train(
     folder.stage("outer loop", outer)
 
 
-class Inputs(NamedTuple):
-    """What a run reads before it writes anything."""
-
-    grade: Grader
-    answering: Answering
-    splits: dict[str, list[Row]]  # what is evaluated
-    team: Team
-    given: Any  # links to start from, or None
-    agents: dict[str, dict[str, str | None]]  # of `agent_sources`
-
-
-def read_inputs(config: RunConfig, task: Task) -> Inputs:
-    """Reads and checks all that a run needs."""
-    grade, answering = find_grader(config.data), find_answering(config)
-    try:
-        splits = {split: task.load(split) for split in config.evaluation.splits}
-    except ValueError as error:
-        raise ConfigError(f"evaluation.splits: {error}") from None
-    chosen = config.evaluation
-    in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
-    team = load_run_team(config)
-    given = None if config.system.links is None else load_links_for(team, config.system)
-    if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
-        data = encode(team, task, task.load("train")[: config.data.train_size])
-        for phase in forced:  # whether enough texts are long enough
-            phase_batches(team, phase, data, key=jax.random.key(config.seed))
-    return Inputs(grade, answering, splits, team, given, agent_sources(config))
-
-
 def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
@@ -318,7 +168,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     inputs = together(lambda: read_inputs(config, task))
     if dry:
         dialogues, _ = encode_inner(config, inputs.team, task)
-        plan = list(describe_run(config, inputs.team, dialogues, encode_outer(config, inputs.team, task)))
+        data = encode_outer(config, inputs.team, task)
+        plan = list(describe_run(config, inputs.team, dialogues, data))
         from_first(lambda: print("\n".join(plan)))
         return
     digest = weights_digest(inputs.agents, inputs.given)

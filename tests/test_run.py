@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import run as job
-from experiments.run import find_data, main, train
+from experiments.run import main, train
+from rmas_jax import inputs
 from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import BAD_INPUT, PREEMPTED
@@ -214,15 +214,15 @@ def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
 )
 def test_nothing_is_encoded_that_is_not_read(tmp_path, monkeypatch, steps, passes, phases, encoded):
     seen = []
-    monkeypatch.setattr(job, "encode", lambda team, task, items: seen.append(len(items)))
-    monkeypatch.setattr(job, "encode_dialogues", lambda *args, **options: None)
+    monkeypatch.setattr(inputs, "encode", lambda team, task, items: seen.append(len(items)))
+    monkeypatch.setattr(inputs, "encode_dialogues", lambda *args, **options: None)
     settings = [f"inner.steps={steps}", f"inner.passes={passes}", "inner.warmup_steps=0"]
     config = load_config(CONFIG, [*TINY, *settings, *([] if phases else ["outer.phases=[]"])])
-    task = find_data(config)
+    task = inputs.find_data(config)
     team = load_team(config.system)
-    dialogues, data = job.encode_inner(config, team, task)
+    dialogues, data = inputs.encode_inner(config, team, task)
     assert len(dialogues) == (3 if steps else 0)
-    assert (job.encode_outer(config, team, task) is None) == (phases == 0)
+    assert (inputs.encode_outer(config, team, task) is None) == (phases == 0)
     assert seen == encoded and data is None
 
 
@@ -287,7 +287,7 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
     assert "needed is mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
 
     given = load_links_for(team, config.system)
-    task = find_data(config)
+    task = inputs.find_data(config)
     agents = agent_sources(config)
     folder = RunFolder(config, weights_digest(agents, given), task.version)
     train(config, team, given, task, folder, agents)
