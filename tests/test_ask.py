@@ -82,7 +82,7 @@ def test_links_of_a_run_are_those_of_its_system(tmp_path, capsys, links):
     _, (own, named) = ask(tmp_path, capsys, "--links", links, *one)
     assert own["answers"] == named["answers"]
     common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}", "--set"]
-    for other in ("system.outer_link=mlp", "system.links=elsewhere.safetensors"):
+    for other in ("system.outer_link=linear_res", "system.links=elsewhere.safetensors"):
         assert main([*common, other, *one]) == BAD_INPUT
         message = capsys.readouterr().err
         assert "belongs to another system" in message and other.partition("=")[0] in message

@@ -123,7 +123,7 @@ def test_a_link_is_written_to_a_folder_that_is_made(release, tmp_path, capsys, s
 
 def test_links_that_cannot_be_written_are_refused(release, tmp_path, capsys):
     roles = [f"--role={role}={release / role}" for role in WIDTH]
-    (tmp_path / "ours.partial").mkdir()  # what is renamed when it is whole
+    (tmp_path / "ours.safetensors.partial").mkdir()  # what is renamed when it is whole
     out = str(tmp_path / "ours.safetensors")
     assert main(["convert", str(release / "outer"), out, *roles, "--task=math"]) == BAD_INPUT
-    assert "ours.partial" in capsys.readouterr().err
+    assert "ours.safetensors.partial" in capsys.readouterr().err
