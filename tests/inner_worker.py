@@ -122,7 +122,8 @@ def main() -> None:
     if process == processes - 1:
         signal.raise_signal(signal.SIGTERM)
     try:
-        train(team, links, folder / "stopped.jsonl", states=folder / "states")
+        for _ in range(100):  # it takes a while until all processes know of the signal
+            train(team, links, folder / "stopped.jsonl", states=folder / "states")
     except PreemptedError as stopped:
         print(stopped)
         sys.exit(PREEMPTED)
