@@ -28,14 +28,13 @@ from rmas_jax.agents import Reading
 from rmas_jax.answers import SecondTry, second_try_of, write_jitted, write_texts
 from rmas_jax.assembly import Team, load_links_for
 from rmas_jax.commands import (
-    BAD_INPUT,
-    BAD_INPUTS,
     add_config_options,
     build_toolbox,
     load_run_team,
     use_compilation_cache,
 )
 from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.inspection import nearest_tokens
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
@@ -300,8 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.json:
                 with open(options.json, "a") as file:
                     file.write(json.dumps(account) + "\n")
-    except (*BAD_INPUTS, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
         return BAD_INPUT
     return 0
 

@@ -39,12 +39,13 @@ from tqdm import tqdm
 
 from rmas_jax import text_channel
 from rmas_jax.assembly import Team
-from rmas_jax.commands import BAD_INPUT, BAD_INPUTS, add_config_options, load_run_team
+from rmas_jax.commands import add_config_options, load_run_team
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
 from rmas_jax.evaluation.grading import Grader, find_grader
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage, take
@@ -303,8 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         print(make(options, load_config(options.config, options.overrides)))
-    except BAD_INPUTS as error:
-        print(f"error: {error}", file=sys.stderr)
+    except USER_ERRORS as error:
+        say_error(error)
         return BAD_INPUT
     return 0
 

@@ -28,8 +28,6 @@ import jax
 from rmas_jax.assembly import Team, start_links, write_release
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
-    BAD_INPUT,
-    BAD_INPUTS,
     DIVERGED,
     PREEMPTED,
     add_config_options,
@@ -41,6 +39,7 @@ from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Task
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe
 from rmas_jax.inputs import (
     Inputs,
     encode,
@@ -256,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with sigterm_noted():
             run(together(lambda: load_config(args.config, args.overrides)), dry=args.dry_run)
-    except BAD_INPUTS as error:
-        say("error:", error, *getattr(error, "__notes__", ()))
+    except USER_ERRORS as error:
+        say("error:", describe(error))
         return BAD_INPUT
     except DivergedError as error:
         say("error:", error)

@@ -16,35 +16,18 @@ from jax.sharding import Mesh
 
 from rmas_jax.assembly import Team, load_team
 from rmas_jax.config import ConfigError, RunConfig
-from rmas_jax.data import DataError
-from rmas_jax.models import CheckpointError, UnsupportedModelError
-from rmas_jax.prompts import PromptError
 from rmas_jax.sharding import make_mesh
 from rmas_jax.tools import (
     Bm25Search,
     PythonLimits,
-    SandboxError,
-    SearchError,
     TavilySearch,
     Toolbox,
     check_sandbox,
     read_corpus,
 )
-from rmas_jax.topology import TopologyError
 
-BAD_INPUT, DIVERGED = 2, 3  # exit codes
+DIVERGED = 3  # exit codes, beside `BAD_INPUT`
 PREEMPTED = 75  # as sysexits.h has it: try again
-BAD_INPUTS = (
-    ConfigError,
-    DataError,
-    CheckpointError,
-    UnsupportedModelError,
-    PromptError,
-    TopologyError,
-    SandboxError,
-    SearchError,
-    ImportError,  # an extra that is not installed
-)
 log = logging.getLogger(__name__)
 
 

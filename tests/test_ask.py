@@ -14,8 +14,8 @@ import yaml
 from experiments.ask import main
 from rmas_jax.assembly import load_team, start_links
 from rmas_jax.checkpoints import save_links
-from rmas_jax.commands import BAD_INPUT
 from rmas_jax.config import dump_config, load_config
+from rmas_jax.host.errors import BAD_INPUT
 
 CONFIG = "experiments/configs/quickstart.yaml"
 QUESTION = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"

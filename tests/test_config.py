@@ -291,12 +291,12 @@ def test_override_that_reaches_nowhere(path, override, reason):
 
 def test_missing_file_names_its_neighbours(path):
     message = message_of(path.with_name("runs.yaml"))
-    assert "runs.yaml: cannot be read (No such file or directory)" in message
+    assert "runs.yaml: no such file" in message
     assert "in the same folder: run.yaml" in message
 
 
 def test_folder_for_a_file(path):
-    assert "cannot be read" in message_of(path.parent)
+    assert "must be a regular file, is a folder" in message_of(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_invalid_yaml(path, text, reason):
 
 def test_file_that_is_not_text(path):
     path.write_bytes(b"\xff\xfe\x00")
-    assert "not text in UTF-8" in message_of(path)
+    assert "must be text in UTF-8" in message_of(path)
 
 
 @pytest.mark.parametrize(

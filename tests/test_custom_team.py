@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from teams import build_team
 
 from experiments.run import main
-from rmas_jax.commands import BAD_INPUT
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.topology import load_topology
 from rmas_jax.training.batches import encode_dialogues, encode_examples
 

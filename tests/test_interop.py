@@ -21,6 +21,7 @@ from released import (
 )
 from torch import nn
 
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import (
     read_inner_link,
     read_outer_links,
@@ -29,7 +30,7 @@ from rmas_jax.interop import (
     write_outer_links,
     write_state,
 )
-from rmas_jax.interop.__main__ import BAD_INPUT, main
+from rmas_jax.interop.__main__ import main
 from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, init_link
 from rmas_jax.models import CheckpointError
 

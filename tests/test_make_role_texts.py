@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments.make_role_texts import main
-from rmas_jax.commands import BAD_INPUT
 from rmas_jax.config import DataConfig
 from rmas_jax.data import load_task, relay
+from rmas_jax.host.errors import BAD_INPUT
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"

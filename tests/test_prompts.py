@@ -356,4 +356,4 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path.write_bytes("a: é".encode("latin-1"))
     with pytest.raises(PromptError) as error:
         load_prompts(str(path), EDGES)
-    assert str(error.value).startswith(f"{path}: not text in UTF-8")
+    assert str(error.value).startswith(f"{path}: must be text in UTF-8")

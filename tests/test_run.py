@@ -14,8 +14,9 @@ from experiments.run import main, train
 from rmas_jax import inputs
 from rmas_jax.assembly import load_links_for, load_team, start_links
 from rmas_jax.checkpoints import load_links, save_links
-from rmas_jax.commands import BAD_INPUT, PREEMPTED
+from rmas_jax.commands import PREEMPTED
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_released_links
 from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
 from rmas_jax.training import outer_loop, state_cache

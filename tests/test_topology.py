@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.topology import (
     Topology,
     TopologyError,
@@ -12,7 +13,7 @@ from rmas_jax.topology import (
     load_topology,
     shipped_topologies,
 )
-from rmas_jax.topology.__main__ import BAD_INPUT, main
+from rmas_jax.topology.__main__ import main
 
 
 def topology(**changes) -> Topology:
@@ -133,7 +134,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(TopologyError, match="not valid YAML"):
         load_topology(path)
     path.write_bytes("name: é".encode("latin-1"))
-    with pytest.raises(TopologyError, match=r"broken\.yaml: not text in UTF-8"):
+    with pytest.raises(TopologyError, match=r"broken\.yaml: must be text in UTF-8"):
         load_topology(path)
 
 

@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import difflib
 import json
-import re
+import os
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,9 +19,11 @@ import yaml
 
 from rmas_jax.config.fields import KINDS, Option, Section, split_optional
 from rmas_jax.config.sections import RunConfig
+from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.yaml_files import Dumper, parse_yaml, read_yaml
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be run: names file, field, value and what is allowed."""
 
 
@@ -64,7 +66,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """Writes `config`, all defaults included, as YAML that `load_config` reads back as equal."""
     tree = dataclasses.asdict(config)
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def field_help() -> str:
@@ -163,7 +165,7 @@ def _apply(tree: Any, override: str) -> _Path:
     path = tuple(name.strip().split("."))
     if not equals or not all(path):
         raise ConfigError(f"override {override!r}: expected field=value, such as inner.steps=200")
-    value = _parse(text, f"override {override!r}")
+    value = parse_yaml(text, source=f"override {shown(override)}", error=ConfigError)
     # What lies on the way is copied: a YAML anchor and its aliases are one object.
     for depth, part in enumerate(path):
         is_last = depth == len(path) - 1
@@ -183,65 +185,22 @@ def _apply(tree: Any, override: str) -> _Path:
 
 def _read(path: Path) -> Any:
     try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")])
-        advice = f"; in the same folder: {', '.join(near)}" if near else ""
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}){advice}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text in UTF-8 ({error.reason})") from error
+        return read_yaml(path, error=ConfigError)
+    except ConfigError as error:
+        near = difflib.get_close_matches(path.name, _yaml_files_beside(path))
+        if not near or os.path.lexists(path):
+            raise
+        raise ConfigError(f"{error}; in the same folder: {', '.join(near)}") from None
 
 
-def _parse(text: str, source: str) -> Any:
+def _yaml_files_beside(path: Path) -> list[str]:
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{source}: not valid YAML{where}: {what}") from error
+        return [file.name for file in path.parent.glob("*.y*ml")]
+    except (OSError, ValueError):
+        return []
 
 
 def _show(value: Any) -> str:
     """`value` for a message: as YAML writes it, or nearly, and not too long."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, where YAML's own loader keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in keys:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
-                )
-            keys.append(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would read as something else."""
-
-
-# Plain scalars mean what they do in YAML 1.2's core schema: PyYAML follows 1.1, where 1e-3 is text,
-# `yes` and `off` are booleans, 010 is eight and 1:30 is ninety.
-_SCALARS = {
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "null": (r"~|null|Null|NULL|", [*"~nN", ""]),
-    "int": (r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    "float": (
-        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-}
-for _class in (_Loader, _Dumper):
-    _class.yaml_implicit_resolvers = {}
-    for _tag, (_pattern, _first) in _SCALARS.items():
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
-        )

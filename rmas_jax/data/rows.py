@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rmas_jax.host.errors import InputError
+
 # Part of a row, or role -> the fields it is looked for in, in this order. The published data sets
 # and upstream's fallbacks; a role that stands nowhere here is looked for under its own name. (For
 # `summarizer`, upstream's outer loop takes `answer` before the summary: set
@@ -38,7 +40,7 @@ SLOT_MARKER = re.compile(r"[\ue000\ue001]|<<\w*SLOT>>")
 Row = dict[str, Any]
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Data that cannot be used; the message names the file or setting and what is allowed."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmas_jax.checkpoints import save_links
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.interop import (
     links_that_fit,
     read_links,
@@ -21,7 +22,6 @@ from rmas_jax.interop.released import in_words
 from rmas_jax.interop.systems import Links
 from rmas_jax.interop.torch_state import SAFETENSORS
 from rmas_jax.links import INNER, VARIANTS
-from rmas_jax.models import CheckpointError
 
 DESCRIPTION = """\
 Convert SRC to DST. What is converted shows in what the two are:
@@ -44,7 +44,6 @@ examples:
 
 The exit code is 0, or 2 when something cannot be read or does not fit; standard error says why.
 """
-BAD_INPUT = 2  # exit code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     try:
         convert(parser().parse_args(arguments))
-    except (CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
         return BAD_INPUT
     return 0
 

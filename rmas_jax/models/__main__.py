@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents import read_body
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.models import (
-    CheckpointError,
     Decoder,
-    UnsupportedModelError,
     config_from_hf,
     empty_cache,
     load_pretrained,
@@ -231,9 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         run(options)
-    except (CheckpointError, UnsupportedModelError, ValueError, ImportError) as error:
-        print("error:", "; ".join(map(str.strip, str(error).splitlines())), file=sys.stderr)
-        return 2
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
+        return BAD_INPUT
     return 0
 
 

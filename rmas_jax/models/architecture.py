@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rmas_jax.host.errors import InputError
 from rmas_jax.models.rope import UNSCALED, RopeScaling
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(InputError):
     """The checkpoint asks for something that these ports do not implement."""
 
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from rmas_jax.host.errors import InputError
 from rmas_jax.models.config import DecoderConfig
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that is missing, damaged, or does not hold the weights of its model."""
 
 

@@ -25,6 +25,8 @@ import numpy as np
 import yaml
 from flax import struct
 
+from rmas_jax.host.errors import InputError
+from rmas_jax.host.yaml_files import read_yaml
 from rmas_jax.models.tokenizer import encode_plain, special_tokens
 
 FIRST, LATER = 0, 1  # the two forms of a role's prompt
@@ -33,7 +35,7 @@ FIELD = re.compile(r"\{(\w+)\}")
 TASK_TYPES = "task_types.yaml"  # what stands in the places of a prompt set that depend on the task
 
 
-class PromptError(ValueError):
+class PromptError(InputError):
     """A template or a chat template cannot be used."""
 
 
@@ -89,12 +91,7 @@ def load_prompts(
         )
     if task is not None and task not in task_types():
         raise PromptError(f"task={task!r}: no such type; allowed are {sorted(task_types())}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not text in UTF-8 ({error.reason})") from None
-    except yaml.YAMLError as error:
-        raise PromptError(f"{path}: not valid YAML: {error}") from None
+    raw = read_yaml(path, error=PromptError)
     roles = sorted({role for edge in edges for role in edge})
     if not isinstance(raw, dict) or (missing := [r for r in roles if r not in raw]):
         missing = missing if isinstance(raw, dict) else roles

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
-from rmas_jax.reporting.run_directory import RunFileError, read_run
+from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
 
 
@@ -23,9 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = read_run(options.run_dir)
         path = write(run)
-    except RunFileError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except USER_ERRORS as error:
+        say_error(error)
+        return BAD_INPUT
     if not options.quiet:
         if run.results:
             print(terminal_table(Results(run.results, run.items)), end="\n\n")

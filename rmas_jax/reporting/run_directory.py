@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas_jax.evaluation.record import measurement
+from rmas_jax.host.errors import InputError
 from rmas_jax.reporting.results import Row
 
 # Columns that a report reads; files may have more. `float` also takes whole numbers.
@@ -43,7 +44,7 @@ GRADIENT_COLUMNS = {"link": str, "round": int, "channel": str, "norm": float}
 MAY_BE_INFINITE = {"loss", "norm"}
 
 
-class RunFileError(ValueError):
+class RunFileError(InputError):
     """A file of a run cannot be reported; the message names the file, the place and the column."""
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from rmas_jax.host.errors import InputError
+
 ISOLATION = Path(__file__).with_name("isolation.py")
 INSIDE = Path(__file__).with_name("inside.py")
 PROBE = Path(__file__).with_name("probe.py")
@@ -37,7 +39,7 @@ HOW_TO_GET_IT = (
 )
 
 
-class SandboxError(Exception):
+class SandboxError(InputError):
     """Code cannot be run safely here; says what is missing and how to get it."""
 
 

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from rmas_jax.host.errors import InputError
+
 MAX_RESULTS = 4
 MAX_CHARACTERS = 320  # of a result's text
 NEEDS_EXTRA = "{} needs the package {}: pip install 'rmas_jax[search]'"
 
 
-class SearchError(Exception):
+class SearchError(InputError):
     """A search that gave no answer."""
 
 

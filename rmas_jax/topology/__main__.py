@@ -10,10 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rmas_jax.topology import TopologyError, load_topology, shipped_topologies
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.topology import load_topology, shipped_topologies
 from rmas_jax.topology.draw import as_text, save_figure
-
-BAD_INPUT = 2  # exit code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(as_text(topology))
         if options.out:
             save_figure(topology, options.out)
-    except (TopologyError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
         return BAD_INPUT
     return 0
 

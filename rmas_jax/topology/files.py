@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
+from rmas_jax.host.yaml_files import read_yaml
 from rmas_jax.topology.graph import Topology, TopologyError
 
 FIELDS = ("name", "order", "edges", "answerer")
@@ -38,12 +37,7 @@ def load_topology(name_or_path: str | Path) -> Topology:
             f"{str(name_or_path)!r} is no topology; allowed are a path to a YAML file and "
             f"{', '.join(shipped_topologies())}"
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise TopologyError(f"{path}: not text in UTF-8 ({error.reason})") from None
-    except yaml.YAMLError as error:
-        raise TopologyError(f"{path}: not valid YAML: {error}") from None
+    raw = read_yaml(path, error=TopologyError)
     if not isinstance(raw, dict) or set(raw) != set(FIELDS):
         found = sorted(map(str, raw)) if isinstance(raw, dict) else repr(raw)
         raise TopologyError(f"{path}: has exactly the fields {', '.join(FIELDS)}, got {found}")

@@ -7,11 +7,12 @@ import dataclasses
 from flax import struct
 from flax.core import FrozenDict
 
+from rmas_jax.host.errors import InputError
 from rmas_jax.links import LinkConfig
 from rmas_jax.models import Decoder
 
 
-class TopologyError(ValueError):
+class TopologyError(InputError):
     """A topology that cannot be run."""
 
 

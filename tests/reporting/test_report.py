@@ -277,7 +277,7 @@ def test_command_writes_the_report_and_prints_the_table(tmp_path, capsys, blank_
 
 
 def test_command_says_what_is_wrong(tmp_path, capsys):
-    assert main([str(tmp_path / "absent")]) == 1
+    assert main([str(tmp_path / "absent")]) == 2
     assert "absent: no file of a run here" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

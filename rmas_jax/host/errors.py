@@ -1,0 +1,86 @@
+"""Errors that a user can mend: one message each, of bounded length, and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import reprlib
+import sys
+from typing import TextIO
+
+BAD_INPUT = 2  # exit code
+MESSAGE_LIMIT = 2000  # characters of a message on a terminal
+CUT = " [...] "
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message names the file or field, the value, what is allowed.
+
+    Every package has its own kind (ConfigError, DataError, CheckpointError, ...).
+    """
+
+
+# What a command answers with one message; anything else is a fault of ours, with its traceback.
+USER_ERRORS = (InputError, ImportError, OSError, MemoryError)
+
+
+def describe(error: BaseException) -> str:
+    """The message of one of USER_ERRORS, with its notes, in at most MESSAGE_LIMIT characters."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = f"not enough memory{': ' * bool(text)}{text}"
+    elif isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = where + error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text += "; files that were finished before are whole: make room, then run this again"
+    return clipped("\n".join([text, *getattr(error, "__notes__", ())]))
+
+
+def say_error(error: BaseException, *, file: TextIO | None = None) -> None:
+    """Prints `error: MESSAGE`, to standard error by default."""
+    print("error:", describe(error), file=sys.stderr if file is None else file)
+
+
+def clipped(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Text that a terminal can show, its middle left out where it is longer than `limit`.
+
+    Line breaks and tabs stay; other control characters and lone surrogates are escaped.
+    """
+    if len(text) > 2 * limit:  # what is left out anyway
+        text = text[:limit] + text[-limit:]
+    safe = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    if len(safe) <= limit:
+        return safe
+    half = (limit - len(CUT)) // 2
+    return safe[:half] + CUT + safe[-half:]
+
+
+class _Short(reprlib.Repr):
+    """A repr that looks at no more of a value than it shows."""
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = self.maxlong = limit
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 8
+
+    def repr_int(self, x: int, level: int) -> str:
+        del level
+        digits = x.bit_length() * 0.30103
+        return repr(x) if digits < self.maxlong else f"a whole number of {digits:.0f} digits"
+
+    def repr_dict(self, x: dict, level: int) -> str:
+        """In the order of the file; reprlib would sort, which mixed keys do not allow."""
+        if level <= 0 and x:
+            return "{...}"
+        items = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}"
+            for key, value in list(x.items())[: self.maxdict]
+        ]
+        return "{" + ", ".join(items + ["..."] * (len(x) > self.maxdict)) + "}"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value for a message: its repr, cut at `limit` characters, whatever its size and depth."""
+    text = _Short(limit).repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,132 @@
+"""Files that users name: only regular ones are opened, none larger than its kind can be.
+
+Every function takes the class of the error to raise, which names the file and what is allowed.
+Devices, pipes, sockets and folders are refused before anything is read from them, so that none
+hangs or fills the memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rmas_jax.host.errors import InputError, clipped
+
+KIBIBYTE, MEBIBYTE, GIBIBYTE = 2**10, 2**20, 2**30
+Error = type[InputError]
+
+# What is not a regular file -> what it is.
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_regular(path: str | Path, *, at_most: int | None, error: Error) -> int:
+    """Refuses what is no regular file, or larger than `at_most` bytes; returns its size.
+
+    For libraries that open files themselves; everything else uses `open_regular`.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as reason:  # ValueError: a NUL in the path
+        raise error(_unreadable(path, reason)) from None
+    _check(path, found, at_most, error)
+    return found.st_size
+
+
+def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> BinaryIO:
+    """Opens a regular file of at most `at_most` bytes (None: of any size) for reading."""
+    check_regular(path, at_most=at_most, error=error)  # opening a device may already do something
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except OSError as reason:
+        raise error(_unreadable(path, reason)) from None
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _check(path, os.fstat(descriptor), at_most, error)  # another file may have come between
+    except InputError:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | Path, *, at_most: int, error: Error) -> bytes:
+    """The bytes of a regular file."""
+    with open_regular(path, at_most=at_most, error=error) as file:
+        try:
+            raw = file.read(at_most + 1)  # files of /proc say that their size is 0
+        except OSError as reason:
+            raise error(_unreadable(path, reason)) from None
+    if len(raw) > at_most:
+        raise error(f"{_shown(path)}: must be at most {size(at_most)}, is larger")
+    return raw
+
+
+def read_text(path: str | Path, *, at_most: int, error: Error) -> str:
+    """The text of a regular file: UTF-8, with or without a byte order mark."""
+    return decode_text(read_bytes(path, at_most=at_most, error=error), source=path, error=error)
+
+
+def decode_text(raw: bytes, *, source: str | Path, error: Error) -> str:
+    """Bytes as text: UTF-8, with or without a byte order mark."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        hint = "; it begins as UTF-16 does: save it as UTF-8" if utf16 else ""
+        place = f"{reason.reason} at byte {reason.start}"
+        raise error(f"{source}: must be text in UTF-8, got {place}{hint}") from None
+
+
+def parse_json(text: str | bytes, *, source: str | Path, error: Error) -> Any:
+    """The value that a JSON text stands for, whatever is wrong with it in one error."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise error(f"{source}: nests deeper than this reader goes") from None
+    except ValueError as reason:  # also numbers of thousands of digits, and bytes of no encoding
+        raise error(f"{source}: must be JSON: {clipped(str(reason), 200)}") from None
+
+
+def read_json(path: str | Path, *, at_most: int, error: Error) -> dict[str, Any]:
+    """The JSON object in a regular file."""
+    raw = parse_json(read_text(path, at_most=at_most, error=error), source=path, error=error)
+    if not isinstance(raw, dict):
+        raise error(f"{path}: must hold an object, got a {type(raw).__name__}")
+    return raw
+
+
+def _check(path: str | Path, found: os.stat_result, at_most: int | None, error: Error) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for test, name in _KINDS if test(found.st_mode)), "something else")
+        raise error(f"{_shown(path)}: must be a regular file, is {kind}")
+    if at_most is not None and found.st_size > at_most:
+        raise error(f"{_shown(path)}: must be at most {size(at_most)}, is {size(found.st_size)}")
+
+
+def _unreadable(path: str | Path, reason: OSError | ValueError) -> str:
+    if isinstance(reason, FileNotFoundError):
+        is_link = os.path.islink(path)
+        return f"{_shown(path)}: no such file" + " (a link that leads nowhere)" * is_link
+    why = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+    return f"{_shown(path)}: cannot be read ({why})"
+
+
+def _shown(path: str | Path) -> str:
+    return clipped(str(path), 300)
+
+
+def size(count: int) -> str:
+    """A number of bytes in words."""
+    for unit, name in ((GIBIBYTE, "GiB"), (MEBIBYTE, "MiB"), (KIBIBYTE, "KiB")):
+        if count >= unit:
+            return f"{count / unit:,.4g} {name}"
+    return f"{count} bytes"
