@@ -2,7 +2,8 @@
 
     python -I -S isolation.py REQUEST
 
-    caller ── guard      this script: kills what is below at the wall limit, then reports
+    caller ── guard      this script: kills what is below at the wall limit, or when all of it
+                │        together holds more memory than it may; then reports
                 └── init      process 1 of the new namespaces; when it ends, all below it end
                       └── program     an ordinary user's, without any capability
 
@@ -10,24 +11,33 @@ The program sees an empty network (not even loopback is up), only its own proces
 of the interpreter and the system's libraries, read-only, and one folder of its own, in memory.
 It has a user number that is not root's outside either, which root needs for limits to bind it.
 
-REQUEST is JSON: `report` (a file descriptor), `wall_s`, `folder` (the program's, inside) and
-`folder_bytes`, `visible` (path inside -> path outside, without symbolic links) and `command`. The
-report is `exit CODE` (128 + signal where one ended the program) or `timeout`; anything else says
-why the sandbox could not be set up. Needs Linux 5.14, where a limit on processes counts those of
-the user namespace alone.
+REQUEST is JSON: `report` (a file descriptor), `wall_s`, `total_bytes` (memory of all processes
+together), `folder` (the program's, inside), `folder_bytes` and `folder_files`, `visible` (path
+inside -> path outside, without symbolic links), `calls` (the filter of system calls, in
+hexadecimal: `call_filter`), `group` (folder of a cgroup to enter, or null) and `command`. The
+report is `exit CODE` (128 + signal where one ended the program), `timeout` or `memory`; anything
+else says why the sandbox could not be set up. Needs Linux 5.14, where a limit on processes counts
+those of the user namespace alone.
+
+The sum of memory: the guard adds up what processes hold every 20 ms, shared pages once, page
+tables included. In between they can grow; the limits of each process bound by how much. A cgroup,
+where there is one, leaves no such gap.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import errno
 import json
 import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Mapping
 
+LOOK_S = 0.02  # between two sums of memory
+MOST_CPUS = 4  # fewer grow less in between; pools of processes start one for each
 NOBODY = 65534  # user and group of the program inside, and outside too where the caller is root
 
 # linux/sched.h
@@ -40,20 +50,8 @@ MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x4
 MNT_DETACH = 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
-# linux/prctl.h, linux/seccomp.h, linux/audit.h
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-SECCOMP_MODE_FILTER, SECCOMP_ALLOW, SECCOMP_ERRNO = 2, 0x7FFF0000, 0x00050000
-FIRST_X32_CALL = 0x40000000  # x86_64's second set of numbers
-ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-FORBIDDEN = {  # system call -> its number on x86_64 and aarch64; what namespaces and limits miss
-    "socket": (41, 198),  # some families, such as vsock, have no namespace
-    "io_uring_setup": (425, 425),  # opens sockets too
-    "memfd_create": (319, 279),  # memory that no limit of a process counts
-    "shmget": (29, 194),  # likewise
-    "add_key": (248, 217),  # the caller's session keys are inherited
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-}
+# linux/prctl.h, linux/seccomp.h
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 22, 38, 2
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -120,6 +118,12 @@ def enter_namespaces() -> None:
         raise OSError(f"cannot map users into the namespace: {maps}")
 
 
+def enter_group(folder: str) -> None:
+    """Enters a cgroup, if that is possible; the other limits are the same without it."""
+    with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs", "w") as file:
+        file.write("0")
+
+
 def bind(source: str, target: str) -> None:
     """Shows a file or folder at another place, too."""
     if os.path.isdir(source):
@@ -130,7 +134,7 @@ def bind(source: str, target: str) -> None:
     mount(source, target, None, MS_BIND | MS_REC)
 
 
-def enter_root(visible: Mapping[str, str], folder: str, folder_bytes: int) -> None:
+def enter_root(visible: Mapping[str, str], folder: str, size: int, files: int) -> None:
     """Makes the only file system that the program sees, and goes to the program's folder.
 
     /          in memory, sealed
@@ -148,12 +152,13 @@ def enter_root(visible: Mapping[str, str], folder: str, folder_bytes: int) -> No
     for inside, outside in visible.items():
         bind("/host" + outside, "/inside" + inside)
         restrict("/inside" + inside, READ_ONLY | NO_SETUID | NO_DEVICES, recursive=True)
-    for device in ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"):
+    for device in ("/dev/null", "/dev/random", "/dev/urandom"):  # of zero, mappings evade the sum
         bind("/host" + device, "/inside" + device)
         restrict("/inside" + device, NO_SETUID, recursive=True)
     os.symlink(folder, "/inside/dev/shm")  # for the locks of multiprocessing
     os.mkdir("/inside" + folder)
-    own = f"size={folder_bytes},mode=700,uid={NOBODY},gid={NOBODY}"
+    inodes = files + 1  # the folder itself is one
+    own = f"size={size},nr_inodes={inodes},mode=700,uid={NOBODY},gid={NOBODY}"
     mount("tmpfs", "/inside" + folder, "tmpfs", MS_NOSUID | MS_NODEV, own)
     check(libc.umount2(b"/host", MNT_DETACH), "detach the old root")
     restrict("/", READ_ONLY, recursive=False)
@@ -177,25 +182,18 @@ class FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
-def forbid_calls() -> None:
-    """Makes the system calls of `FORBIDDEN` fail with EPERM, from here on and in all children."""
-    machine = os.uname().machine
-    if machine not in ARCHITECTURES:
-        raise OSError(f"cannot filter system calls on {machine}, only on {[*ARCHITECTURES]}")
-    numbers = [number[list(ARCHITECTURES).index(machine)] for number in FORBIDDEN.values()]
-    load, jump_if_equal, jump_if_at_least, leave = 0x20, 0x15, 0x35, 0x06
-    tests = [(jump_if_at_least, FIRST_X32_CALL), *((jump_if_equal, n) for n in numbers)]
-    # An instruction: code, how many to skip if true, if false, operand. The last one refuses.
-    instructions = [(load, 0, 0, 4), (jump_if_equal, 0, len(tests) + 2, ARCHITECTURES[machine])]
-    instructions += [(load, 0, 0, 0)]
-    instructions += [
-        (code, len(tests) - place, 0, operand) for place, (code, operand) in enumerate(tests)
-    ]
-    instructions += [(leave, 0, 0, SECCOMP_ALLOW), (leave, 0, 0, SECCOMP_ERRNO | errno.EPERM)]
-    packed = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
-    program = FilterProgram(len(instructions), packed)
+def filter_calls(instructions: bytes) -> None:
+    """Lets a filter decide on all system calls from here on, and in all children."""
+    program = FilterProgram(len(instructions) // 8, instructions)
     result = libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
     check(result, "filter system calls")
+
+
+def stay_on_few_cpus() -> None:
+    """Keeps to a few of the CPUs that there are, others for each sandbox."""
+    cpus = sorted(os.sched_getaffinity(0))
+    start = os.getppid() % len(cpus)
+    os.sched_setaffinity(0, (cpus[start:] + cpus[:start])[:MOST_CPUS])
 
 
 def run_init(request: dict, *, was_root: bool) -> int:
@@ -203,9 +201,12 @@ def run_init(request: dict, *, was_root: bool) -> int:
     os.umask(0o022)  # the program is somebody else, and has to read what is made here
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, the kernel takes the sandbox first
-    enter_root(request["visible"], request["folder"], request["folder_bytes"])
+    stay_on_few_cpus()
+    enter_root(
+        request["visible"], request["folder"], request["folder_bytes"], request["folder_files"]
+    )
     drop_rights(was_root=was_root)
-    forbid_calls()
+    filter_calls(bytes.fromhex(request["calls"]))
     program = os.fork()
     if program == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -217,6 +218,90 @@ def run_init(request: dict, *, was_root: bool) -> int:
             return code if code >= 0 else 128 - code
 
 
+def read(proc: int, path: str) -> str:
+    """A file of /proc; empty where the process has just ended."""
+    try:
+        with open(os.open(path, os.O_RDONLY, dir_fd=proc)) as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def threads_of(proc: int, process: str) -> list[str]:
+    """The threads of a process."""
+    try:
+        folder = os.open(f"{process}/task", os.O_RDONLY, dir_fd=proc)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    try:
+        return os.listdir(folder)
+    finally:
+        os.close(folder)
+
+
+def processes_below(proc: int, init: int) -> set[str]:
+    """All descendants of process 1, which adopts those whose parents end."""
+    found: set[str] = set()
+    for _ in range(2):  # again: some may have been adopted meanwhile
+        pending = [str(init)]
+        while pending:
+            process = pending.pop()
+            for thread in threads_of(proc, process):
+                children = read(proc, f"{process}/task/{thread}/children").split()
+                pending += {*children} - found
+                found |= {*children}
+    return found
+
+
+def kilobytes(text: str, *names: str) -> int:
+    """The sum of some lines of a file of /proc, `NAME:  1234 kB`."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return sum(int(size.split()[0]) for name, _, size in lines if name in names)
+
+
+def memory_of(proc: int, process: str, *, exactly: bool) -> int:
+    """Bytes that a process holds, page tables included.
+
+    Quickly, pages that processes share count for each of them; exactly, as a fraction for each.
+    """
+    for thread in threads_of(proc, process):  # the first one may have ended
+        status = read(proc, f"{process}/task/{thread}/status")
+        size = kilobytes(status, "VmRSS", "VmSwap")
+        if size == 0:
+            continue
+        if exactly:
+            with contextlib.suppress(PermissionError):  # without it, the sum is too high at worst
+                rollup = read(proc, f"{process}/task/{thread}/smaps_rollup")
+                size = kilobytes(rollup, "Pss", "SwapPss")
+        return (size + kilobytes(status, "VmPTE")) << 10
+    return 0
+
+
+def memory_is_above(limit: int, proc: int, init: int) -> bool:
+    """Whether the processes below process 1 hold more bytes than that together."""
+    for exactly in (False, True, True):
+        if exactly:  # twice: a process that is about to execute another shares all with its parent
+            time.sleep(0.002)
+        processes = processes_below(proc, init)
+        if sum(memory_of(proc, process, exactly=exactly) for process in processes) <= limit:
+            return False
+    return True
+
+
+def wait_for(init: int, proc: int, wall_s: float, total_bytes: int) -> str:
+    """Waits for process 1 to end; gives what has come first: `exit`, `timeout` or `memory`."""
+    end = time.monotonic() + wall_s
+    pause_s = LOOK_S
+    while (left_s := end - time.monotonic()) > 0:
+        if signal.sigtimedwait([signal.SIGCHLD], min(pause_s, left_s)) is not None:
+            return "exit"
+        begun = time.process_time()
+        if memory_is_above(total_bytes, proc, init):
+            return "memory"
+        pause_s = max(LOOK_S, 4 * (time.process_time() - begun))
+    return "timeout"
+
+
 def main() -> None:
     """The guard."""
     request = json.loads(sys.argv[1])
@@ -225,6 +310,11 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     was_root = os.geteuid() == 0
     try:
+        proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)  # out of sight soon
+        if not os.path.exists("/proc/thread-self/children"):
+            raise OSError("cannot find processes: this kernel has no /proc/PID/task/TID/children")
+        if request["group"] is not None:
+            enter_group(request["group"])
         enter_namespaces()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         init = os.fork()
@@ -239,14 +329,14 @@ def main() -> None:
             os.write(report, f"{error}\n".encode())
         finally:
             os._exit(code)
-    if signal.sigtimedwait([signal.SIGCHLD], request["wall_s"]) is None:
+    outcome = wait_for(init, proc, request["wall_s"], request["total_bytes"])
+    if outcome != "exit":
         os.kill(init, signal.SIGKILL)
-        os.waitpid(init, 0)
-        os.write(report, b"timeout")
-        return
     _, status = os.waitpid(init, 0)
-    code = os.waitstatus_to_exitcode(status)
-    os.write(report, f"exit {code if code >= 0 else 128 - code}".encode())
+    if outcome == "exit":
+        code = os.waitstatus_to_exitcode(status)
+        outcome = f"exit {code if code >= 0 else 128 - code}"
+    os.write(report, outcome.encode())
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ def run_python(
     """Runs code in the sandbox and gives what it printed, its errors and how it ended.
 
     Standard output comes first; `[stderr]` and what was written there; `[exit_code] n` unless it is
-    0 (128 + signal where one ended it); `[timeout] ...` at a limit on time; `[no output]` if there
-    is nothing of all this. Some modules of mathematics are imported already (`inside.PRELUDE`,
-    sympy also as sp).
+    0 (128 + signal where one ended it); `[timeout] ...` at a limit on time; `[memory] ...` where
+    all its processes together held too much; `[no output]` if there is nothing of all this. Some
+    modules of mathematics are imported already (`inside.PRELUDE`, sympy also as sp).
 
     Args:
       code: Python; may be indented as a whole.
@@ -34,7 +34,10 @@ def run_python(
     parts = [ended.stdout.rstrip()]
     if ended.stderr.strip():
         parts.append(f"[stderr]\n{ended.stderr.rstrip()}")
-    if ended.exit_code is None:
+    if ended.out_of_memory:
+        limit = f"{limits.total_bytes / (1 << 20):g} MiB"
+        parts.append(f"[memory] ended: its processes together held more than {limit}")
+    elif ended.exit_code is None:
         parts.append(f"[timeout] ended after {limits.wall_s:g} s")
     elif ended.exit_code == OUT_OF_CPU:
         parts.append(f"[timeout] ended after {limits.cpu_s} s of computing")

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from rmas_jax.host.errors import InputError
+from rmas_jax.tools.call_filter import ARCHITECTURES, call_filter, call_numbers
+from rmas_jax.tools.cgroup import memory_group
 
 ISOLATION = Path(__file__).with_name("isolation.py")
 INSIDE = Path(__file__).with_name("inside.py")
@@ -25,15 +27,18 @@ PROBE = Path(__file__).with_name("probe.py")
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")  # what an interpreter links to
 ENVIRONMENT = {
     "LANG": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "1",  # others reserve 64 MiB of address space for each thread
     "OMP_NUM_THREADS": "1",  # numpy starts a thread for each core, and threads count as processes
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",
 }
 FOLDER = "/sandbox"  # the program's own, in the sandbox
-OPEN_FILES = 256
+OPEN_FILES = 64  # pipes and sockets hold memory of their own: up to 0.3 MiB each
+SIGNALS = 256  # waiting ones, and timers
+CALLS_TO_PROBE = ("inotify_init1", "memfd_secret", "userfaultfd")  # succeed without arguments
 HOW_TO_GET_IT = (
-    "The sandbox needs Linux 5.14 or newer on x86_64 or aarch64, and user namespaces: on Ubuntu "
-    "24.04 or newer `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; in a container "
+    "The sandbox needs Linux 5.14 or newer on x86_64 or aarch64, /proc, and user namespaces: on "
+    "Ubuntu 24.04 or newer `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; in a container "
     "`docker run --privileged`, or a seccomp profile that allows namespaces and mounts. "
     "Code that you trust can run without a sandbox: unsafe_without_sandbox=True."
 )
@@ -45,13 +50,20 @@ class SandboxError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class PythonLimits:
-    """What a program may use."""
+    """What a program may use.
+
+    `total_bytes` is looked at every 20 ms: in between, memory can grow up to `processes` times
+    `memory_bytes`, by default 3.9 GiB, and no further. Without a sandbox, neither `processes`,
+    `total_bytes` nor `files` hold.
+    """
 
     wall_s: float = 10.0
     cpu_s: int = 10  # of each process
-    memory_bytes: int = 512 << 20  # address space of each process
-    processes: int = 64  # of all its processes, threads included
+    memory_bytes: int = 400 << 20  # address space of each process
+    total_bytes: int = 1 << 30  # memory of all its processes together; files come on top
+    processes: int = 10  # of all its processes, threads included
     file_bytes: int = 16 << 20  # of all its files together; of stdout; of stderr
+    files: int = 4096  # how many, folders and links included
     output_bytes: int = 64 << 10  # of stdout and of stderr, what is kept
 
     def __post_init__(self) -> None:
@@ -67,7 +79,8 @@ class Ended:
 
     stdout: str
     stderr: str
-    exit_code: int | None  # 128 + signal where one ended it; None at the wall limit
+    exit_code: int | None  # 128 + signal where one ended it; None at the wall limit, or of memory
+    out_of_memory: bool = False  # all its processes together held more than they may
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +114,22 @@ def _run(code: str, limits: PythonLimits, *, sandboxed: bool) -> Ended:
         "RLIMIT_FSIZE": (limits.file_bytes, limits.file_bytes),
         "RLIMIT_NOFILE": (OPEN_FILES, OPEN_FILES),
     }
-    if sandboxed:  # elsewhere it would count all processes of the user
-        resources["RLIMIT_NPROC"] = (limits.processes, limits.processes)
+    if sandboxed:  # elsewhere these would count all that the user has
+        count = limits.processes + (1 if os.geteuid() == 0 else 2)  # init; the guard, unless root
+        resources["RLIMIT_NPROC"] = (count, count)
+        resources["RLIMIT_SIGPENDING"] = (SIGNALS, SIGNALS)
     with contextlib.ExitStack() as stack:
         streams = Streams(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)))
         streams.stdin.write(json.dumps({"limits": resources, "code": code}).encode())
         streams.stdin.seek(0)
         run = _run_isolated if sandboxed else _run_with_all_rights
-        exit_code = run(limits, streams)
-        return Ended(_kept(streams.stdout, limits), _kept(streams.stderr, limits), exit_code)
+        outcome = run(limits, streams)
+        return Ended(
+            _kept(streams.stdout, limits),
+            _kept(streams.stderr, limits),
+            outcome if isinstance(outcome, int) else None,
+            outcome == "memory",
+        )
 
 
 def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
@@ -122,36 +142,42 @@ def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
     return text
 
 
-def _run_isolated(limits: PythonLimits, streams: Streams) -> int | None:
-    """Runs `inside` in namespaces of its own (`isolation`); gives the exit code."""
+def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
+    """Runs `inside` in namespaces of its own (`isolation`); the exit code, or the limit reached."""
+    calls = call_filter(_machine())
     report, report_end = os.pipe()
-    request = {
-        "report": report_end,
-        "wall_s": limits.wall_s,
-        "folder": FOLDER,
-        "folder_bytes": limits.file_bytes,
-        "visible": _visible(),
-        "command": [*_interpreter(), "/inside.py"],
-    }
-    command = [sys.executable, "-I", "-S", str(ISOLATION), json.dumps(request)]
-    environment = ENVIRONMENT | {"HOME": FOLDER, "TMPDIR": FOLDER}
-    with open(report, encoding="utf-8") as reader:
+    # The group is left once guard and init have ended: it has to be empty by then.
+    with open(report, encoding="utf-8") as reader, memory_group(limits.total_bytes) as group:
+        request = {
+            "report": report_end,
+            "wall_s": limits.wall_s,
+            "total_bytes": limits.total_bytes,
+            "folder": FOLDER,
+            "folder_bytes": limits.file_bytes,
+            "folder_files": limits.files,
+            "visible": _visible(),
+            "calls": calls.hex(),
+            "group": None if group is None else str(group),
+            "command": [*_interpreter(), "/inside.py"],
+        }
+        command = [sys.executable, "-I", "-S", str(ISOLATION), json.dumps(request)]
+        environment = ENVIRONMENT | {"HOME": FOLDER, "TMPDIR": FOLDER}
         try:
             guard = _start(command, streams, env=environment, pass_fds=[report_end])
         finally:
             os.close(report_end)
         with _ending(guard):
             outcome = reader.read()  # until guard and init have ended
-    if outcome == "timeout":
-        return None
+    if outcome in ("timeout", "memory"):
+        return outcome
     if match := re.fullmatch(r"exit (\d+)", outcome):
         return int(match[1])
     why = outcome.partition("\n")[0] or _kept(streams.stderr, limits).strip() or "it was killed"
     raise SandboxError(f"the sandbox cannot be set up: {why}. {HOW_TO_GET_IT}")
 
 
-def _run_with_all_rights(limits: PythonLimits, streams: Streams) -> int | None:
-    """Runs `inside` as an ordinary child in an empty folder; gives the exit code."""
+def _run_with_all_rights(limits: PythonLimits, streams: Streams) -> int | str:
+    """Runs `inside` as an ordinary child in an empty folder; exit code, or the limit reached."""
     with tempfile.TemporaryDirectory(prefix="python-tool-") as folder:
         environment = ENVIRONMENT | {"HOME": folder, "TMPDIR": folder}
         program = _start([*_interpreter(), str(INSIDE)], streams, env=environment, cwd=folder)
@@ -159,8 +185,16 @@ def _run_with_all_rights(limits: PythonLimits, streams: Streams) -> int | None:
             try:
                 code = program.wait(limits.wall_s)
             except subprocess.TimeoutExpired:
-                return None
+                return "timeout"
     return code if code >= 0 else 128 - code
+
+
+def _machine() -> str:
+    """The kind of CPU, by which system calls are numbered."""
+    if (machine := os.uname().machine) in ARCHITECTURES:
+        return machine
+    why = f"it filters system calls on {[*ARCHITECTURES]}, not on {machine}"
+    raise SandboxError(f"the sandbox cannot be set up: {why}. {HOW_TO_GET_IT}")
 
 
 def _interpreter() -> list[str]:
@@ -207,14 +241,27 @@ def check_sandbox() -> None:
     Raises:
       SandboxError: it does not; says which part.
     """
-    limits = PythonLimits(memory_bytes=256 << 20, processes=16)
+    probe = PROBE.read_text(encoding="utf-8")
+    numbers = call_numbers(_machine())
+    limits = PythonLimits(memory_bytes=256 << 20, processes=6, files=64)
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
         (Path(folder) / "secret").write_text("seen")
-        facts = (folder, server.getsockname()[1], limits.processes, limits.memory_bytes)
-        code = PROBE.read_text(encoding="utf-8") + f"\nprint(*holes{facts}, sep=', ')"
-        ended = _run(code, limits, sandboxed=True)
+        facts = (
+            folder,
+            server.getsockname()[1],
+            limits.processes,
+            limits.memory_bytes,
+            limits.files,
+            {name: numbers[name] for name in CALLS_TO_PROBE},
+        )
+        ended = _run(f"{probe}\nprint(*holes{facts}, sep=', ')", limits, sandboxed=True)
     if ended.exit_code != 0:
         why = f"exit code {ended.exit_code}, {ended.stderr.strip() or 'no error message'}"
         raise SandboxError(f"Python does not run in the sandbox: {why}. {HOW_TO_GET_IT}")
     if ended.stdout.strip():
         raise SandboxError(f"code in the sandbox {ended.stdout.strip()}. {HOW_TO_GET_IT}")
+    limits = PythonLimits(wall_s=60, total_bytes=64 << 20)
+    ended = _run(f"{probe}\ntake_together({limits.total_bytes})", limits, sandboxed=True)
+    if not ended.out_of_memory and ended.exit_code != 128 + signal.SIGKILL:
+        holes = "takes more memory than it may in several processes"
+        raise SandboxError(f"code in the sandbox {holes}. {HOW_TO_GET_IT}")

@@ -1,0 +1,82 @@
+"""A memory cgroup for the sandbox, where the caller may make one (version 2, delegated).
+
+The kernel then counts what the sandbox's own sum cannot see: growth between two looks, pipes,
+sockets, file locks, files. It comes on top: all other limits are the same without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MOUNT = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+PREFIX = "rmas-python-"
+_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def memory_group(total_bytes: int) -> Iterator[Path | None]:
+    """A new cgroup without swap, to be entered; None where none can be had; removed on leaving."""
+    group = _make(total_bytes)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            with contextlib.suppress(OSError):  # what is left is swept up by a later one
+                group.rmdir()
+
+
+def _make(total_bytes: int) -> Path | None:
+    parent = _parent()
+    if parent is None:
+        return None
+    _sweep(parent)
+    group = parent / f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+    try:
+        group.mkdir()
+    except OSError:
+        return None
+    try:
+        if (swap := group / "memory.swap.max").exists():  # where swap is counted
+            swap.write_text("0")
+        (group / "memory.max").write_text(str(total_bytes))
+    except OSError:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        return None
+    return group
+
+
+def _parent() -> Path | None:
+    """The nearest cgroup above ours that limits its children's memory, if we may add one to it."""
+    try:
+        lines = OWN.read_text().splitlines()
+    except OSError:
+        return None
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if own is None or ".." in Path(own).parts:
+        return None
+    for folder in (place := MOUNT / own, *place.parents):
+        if not folder.is_relative_to(MOUNT):
+            return None
+        try:
+            controllers = (folder / "cgroup.subtree_control").read_text().split()
+        except OSError:
+            return None
+        if "memory" in controllers:
+            may = os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK)
+            return folder if may else None
+    return None
+
+
+def _sweep(parent: Path) -> None:
+    """Removes empty groups whose makers were killed; the kernel keeps those in use."""
+    for group in parent.glob(f"{PREFIX}*"):
+        maker = group.name.removeprefix(PREFIX).partition("-")[0]
+        if maker.isdigit() and not Path(f"/proc/{maker}").exists():
+            with contextlib.suppress(OSError):
+                group.rmdir()
