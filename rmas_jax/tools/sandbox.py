@@ -144,7 +144,7 @@ def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
 
 def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
     """Runs `inside` in namespaces of its own (`isolation`); the exit code, or the limit reached."""
-    calls = call_filter(_machine())
+    machine = _machine()
     report, report_end = os.pipe()
     # The group is left once guard and init have ended: it has to be empty by then.
     with open(report, encoding="utf-8") as reader, memory_group(limits.total_bytes) as group:
@@ -156,7 +156,8 @@ def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
             "folder_bytes": limits.file_bytes,
             "folder_files": limits.files,
             "visible": _visible(),
-            "calls": calls.hex(),
+            "calls": call_filter(machine).hex(),
+            "kcmp": call_numbers(machine)["kcmp"],
             "group": None if group is None else str(group),
             "command": [*_interpreter(), "/inside.py"],
         }
