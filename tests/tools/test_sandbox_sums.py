@@ -234,9 +234,9 @@ print(libc.{call.format(**numbers)}, os.strerror(ctypes.get_errno()))
         "import numpy, scipy.optimize, sympy\nprint(scipy.optimize.root_scalar(sympy.lambdify("
         "sympy.Symbol('x'), 'x - 1'), bracket=(0, 3)).converged + 0)",
         "import asyncio\nprint(asyncio.run(asyncio.sleep(0.01, 1)))",
-        "from multiprocessing import Pool\nwith Pool() as pool: print(*pool.map(abs, [-1]))",
+        "from multiprocessing import Pool\nwith Pool(4) as pool: print(*pool.map(abs, [-1]))",
         "from concurrent.futures import ThreadPoolExecutor as Threads\n"
-        "with Threads() as threads: print(*list(threads.map(abs, [1] * 99))[:1])",
+        "with Threads(8) as threads: print(*list(threads.map(abs, [1] * 99))[:1])",
         "from concurrent.futures import ProcessPoolExecutor as Processes\n"
         "with Processes(2) as processes: print(*processes.map(abs, [-1]))",
         "from multiprocessing.shared_memory import SharedMemory\n"
@@ -250,6 +250,17 @@ print(libc.{call.format(**numbers)}, os.strerror(ctypes.get_errno()))
 )
 def test_ordinary_programs_run(code):
     assert run_python(code) == "1"
+
+
+def test_how_many_timers_there_are_is_limited():
+    code = """
+import ctypes
+libc, timer, count = ctypes.CDLL(None), ctypes.c_void_p(), 0
+while count < 1000 and libc.timer_create(0, None, ctypes.byref(timer)) == 0:
+    count += 1
+print(count)
+"""
+    assert run_python(code) == "256"
 
 
 def test_pool_sizes_follow_the_cpus_of_which_there_are_few():
