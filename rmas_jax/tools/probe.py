@@ -124,6 +124,7 @@ def take_together(total_bytes: int) -> None:
             os.close(done)
             held = bytearray(b"x") * (total_bytes * 3 // 4)
             os.write(report, b"x")
+            os.close(report)
             signal.pause()
             del held
     os.close(report)

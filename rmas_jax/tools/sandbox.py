@@ -52,9 +52,9 @@ class SandboxError(InputError):
 class PythonLimits:
     """What a program may use.
 
-    `total_bytes` is looked at every 20 ms: in between, memory can grow up to `processes` times
-    `memory_bytes`, by default 3.9 GiB, and no further. Without a sandbox, neither `processes`,
-    `total_bytes` nor `files` hold.
+    Without a cgroup, the sum is taken every 20 ms: in between, memory can grow up to `processes`
+    times `memory_bytes`, by default 3.9 GiB, and page tables. Without a sandbox, neither
+    `total_bytes`, `processes` nor `files` hold.
     """
 
     wall_s: float = 10.0
