@@ -91,6 +91,8 @@ class Asker:
                 keys=row_keys(key, np.arange(1)) if self.sampling.temperature else None,
                 toolbox=self.toolbox,
                 second_try=self.second_try,
+                role=role,
+                stage=f"round {rounds}: answer",
             )
             seconds = time.perf_counter() - started
             did = f"answers: {written.tokens[0]} tokens"

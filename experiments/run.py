@@ -59,8 +59,9 @@ from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.run_folder import MEASURED, RunFolder, weights_digest
 from rmas_jax.sharding import to_host
 from rmas_jax.training.curves import Curves
+from rmas_jax.training.divergence import DivergedError, as_divergence
 from rmas_jax.training.inner_loop import run_inner_loop
-from rmas_jax.training.outer_loop import DivergedError, run_phase
+from rmas_jax.training.outer_loop import run_phase
 from rmas_jax.training.plan import describe_run
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.state_cache import StateCache
@@ -154,7 +155,8 @@ def train(
         keep_links(trained, links)
         release(team, load_links(trained), folder.path / "links" / "released")
 
-    folder.stage("inner loop", inner)
+    with as_divergence("inner loop"):
+        folder.stage("inner loop", inner)
     folder.stage("outer loop", outer)
 
 
@@ -259,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("error:", describe(error))
         return BAD_INPUT
     except DivergedError as error:
-        say("error:", error)
+        say("error:", describe(error))
         return DIVERGED
     except PreemptedError as error:
         say(f"stopped: {error}; the same command goes on from there")

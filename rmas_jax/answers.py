@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from rmas_jax.agents import Reading, write
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.tokenizer import encode_plain
@@ -74,6 +75,8 @@ def write_texts(
     keys: jax.Array | None = None,
     toolbox: Toolbox | None = None,
     second_try: SecondTry | None = None,
+    role: str = "answerer",
+    stage: str = "answer",
 ) -> Texts:
     """Writes a text per row. Not to be jitted: tools and tokenizers run on the host.
 
@@ -92,6 +95,11 @@ def write_texts(
         processes the first one calls.
       second_try: what is done with a text that lacks an answer; the agent still sees its prompt
         and what it received (upstream lets it see its text alone).
+      role: of the agent, and
+      stage: what it writes, both for an error.
+
+    Raises:
+      NonFiniteError: logits of the agent are NaN or infinite.
     """
     batch = reading.ids.shape[0]
     rows = _Rows(tokenizer, batch, end_tokens)
@@ -115,7 +123,10 @@ def write_texts(
             limits=limits.astype(np.int32),
             stops=stops,
         )
-        rows.add(*to_host((speech.tokens, speech.lengths)))
+        tokens, lengths, finite = to_host((speech.tokens, speech.lengths, speech.finite))
+        if not finite.all():
+            raise NonFiniteError(role, f"{stage}: logits", np.flatnonzero(~finite).tolist())
+        rows.add(tokens, lengths)
         pieces += 1
 
     calls, cursor = np.zeros(batch, np.int32), np.zeros(batch, np.int32)

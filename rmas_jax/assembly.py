@@ -12,6 +12,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from rmas_jax.config import ConfigError, SystemConfig
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.interop import (
     links_that_fit,
     read_links,
@@ -196,6 +197,7 @@ def start_links(
 
     Raises:
       ConfigError: the ends of an edge that is to be aligned share no token.
+      NonFiniteError: their embeddings of such tokens are NaN or infinite, or too large.
     """
     system = team.system
     keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
@@ -214,7 +216,14 @@ def start_links(
                     f"system.outer_start=aligned: {edge_name(edge)}: its ends share no token of "
                     "the texts; allowed are torch_default and identity"
                 )
+            for role, embeddings in zip(edge, (source, target), strict=True):
+                if not np.isfinite(embeddings).all():
+                    where = f"input embeddings, to which link {edge_name(edge)} is aligned"
+                    raise NonFiniteError(role, where)
             fresh = align(link, fresh, source, target)
+            if not all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(fresh))):
+                where = f"link {edge_name(edge)} aligned to {edge[1]} by least squares"
+                raise NonFiniteError(edge[0], where)
         outer[edge_name(edge)] = fresh
     return {"inner": inner, "outer": outer}
 

@@ -33,6 +33,8 @@ def nearest_tokens(
     vocabulary = jnp.arange(model.config.vocab_size)[None]
     embeddings = model.apply({"params": params}, vocabulary, method="embed")[0]
     cosine = _unit(vectors) @ _unit(embeddings).T
+    # A token without a finite embedding is near to nothing; NaN would come before all others.
+    cosine = jnp.where(jnp.isnan(cosine), -jnp.inf, cosine)
     nearness, ids = jax.lax.top_k(cosine, count)
     return ids.astype(jnp.int32), nearness
 

@@ -163,7 +163,9 @@ def align_link(config: LinkConfig, params: Any, source: jax.Array, target: jax.A
             source @ kernel + bias[None],
         )
         spread = normed - normed.mean(0)[None]
-        scale = (spread * (target - mean[None])).sum(0) / (spread**2).sum(0)
+        total = (spread**2).sum(0)
+        # A coordinate that never varies (there may be one token only) is its mean.
+        scale = jnp.where(total > 0, (spread * (target - mean[None])).sum(0) / total, 0.0)
         out["ln_target"] = {"scale": scale, "bias": mean - scale * normed.mean(0)}
     return out
 

@@ -32,6 +32,7 @@ from rmas_jax.stages import (
     nothing_received,
     read_prefixes,
     reading_of,
+    rows_finite,
     take_turn,
 )
 from rmas_jax.topology import System, edge_name
@@ -46,6 +47,16 @@ class Rounds:
     right: dict[str, jax.Array]  # role with a target -> [R, B] bool; greedy decoding would write it
     thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D] what it thought
     change: jax.Array  # [R, B] relative change of those vectors since the round before; round 1: 1
+    finite: jax.Array  # [R, B, N] bool; by role in order: what it sent and its loss is finite
+
+
+@struct.dataclass
+class Outcome:
+    """What latent rounds leave to the answerer."""
+
+    reading: Reading  # what it reads before it writes
+    took: jax.Array  # [B] int32; rounds that each item went through
+    fault: jax.Array  # [B] int32; number of the first stage that was not finite, -1: there is none
 
 
 def run_rounds(
@@ -103,7 +114,10 @@ def run_rounds(
     if steps == 0:
         received = nothing_received(system, agents, prompts)
         received = jnp.broadcast_to(received, (rounds, *received.shape))
-        return Rounds(received, {}, {}, {}, jnp.zeros(received.shape[:2]))
+        batch = received.shape[:2]
+        return Rounds(
+            received, {}, {}, {}, jnp.zeros(batch), jnp.ones((*batch, len(topology.order)), bool)
+        )
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
     # What all rounds have in common is decided here, the rest on the device.
@@ -138,7 +152,7 @@ def run_rounds(
     scanned = (jnp.arange(rounds), by_round, dict(probes or {}), at_times)
     step = jax.checkpoint(body, prevent_cse=False) if remat else body
     start = no_feedback(system, agents, prompts)
-    _, (received, written, thoughts) = jax.lax.scan(step, start, scanned)
+    _, (received, written, thoughts, finite) = jax.lax.scan(step, start, scanned)
     before = jnp.concatenate([jnp.zeros_like(received[:1]), received[:-1]])
     return Rounds(
         received=received,
@@ -146,6 +160,7 @@ def run_rounds(
         right={role: right for role, (_, right) in written.items()},
         thoughts=thoughts,
         change=relative_change(before, received),
+        finite=finite,
     )
 
 
@@ -165,7 +180,7 @@ def listen(
     *,
     rounds: jax.Array | int,
     tolerance: jax.Array | float = 0.0,
-) -> tuple[Reading, jax.Array]:
+) -> Outcome:
     """R rounds of thoughts, up to what the answerer reads before it writes.
 
     The number of rounds is data: one compiled program serves all. `run_rounds` gives the same
@@ -179,9 +194,6 @@ def listen(
       rounds: R, at least 1.
       tolerance: an item whose `Rounds.change` falls below it goes through no further round,
         whatever stands beside it; 0 never stops early.
-
-    Returns:
-      What the answerer reads, and the rounds that each item went through [B] int32.
     """
     role = system.topology.answerer
     prompt, params = prompts[role], agents[role]
@@ -191,22 +203,26 @@ def listen(
         prefix = read_prefix(system.models[role], params, prompt.prefix_ids, prompt.prefix_valid)
         received = nothing_received(system, agents, prompts)
         took = jnp.broadcast_to(rounds, (batch,))
+        fault = jnp.full(batch, -1, jnp.int32)
     else:
         prefixes = read_prefixes(system, agents, prompts)
         prefix = prefixes[role]
         one_round = functools.partial(_round, system, agents, channel, prompts, prefixes)
 
         def going_on(carry):
-            index, _, _, active, _ = carry
+            index, _, _, active, _, _ = carry
             return (index < rounds) & jnp.any(active)
 
         def body(carry):
-            index, feedback, before, active, took = carry
+            index, feedback, before, active, took, fault = carry
             is_last = index == rounds - 1
-            feedback, (received, _, _) = one_round(feedback, index=index, is_last=is_last)
+            feedback, (received, _, _, finite) = one_round(feedback, index=index, is_last=is_last)
             settled = (index > 0) & (relative_change(before, received) < tolerance)
             received = jnp.where(active[:, None, None], received, before)
-            return index + 1, feedback, received, active & ~settled, took + active
+            is_first = (fault < 0) & active & ~finite.all(axis=1)
+            number = index * finite.shape[1] + jnp.argmin(finite, axis=1)
+            fault = jnp.where(is_first, number, fault)
+            return index + 1, feedback, received, active & ~settled, took + active, fault
 
         slots = len(prompt.senders) * steps
         start = (
@@ -215,16 +231,24 @@ def listen(
             jnp.zeros((batch, slots, system.width(role)), agent_dtype(params)),
             jnp.ones(batch, bool),
             jnp.zeros(batch, jnp.int32),
+            jnp.full(batch, -1, jnp.int32),
         )
-        _, _, received, _, took = jax.lax.while_loop(going_on, body, start)
+        _, _, received, _, took, fault = jax.lax.while_loop(going_on, body, start)
     # Nobody stops after the first of several rounds, so all read the same form.
-    return reading_of(prompt, prefix, received, form=jnp.where(rounds == 1, FIRST, LATER)), took
+    form = jnp.where(rounds == 1, FIRST, LATER)
+    return Outcome(reading_of(prompt, prefix, received, form=form), took, fault)
 
 
 def relative_change(before: jax.Array, received: jax.Array) -> jax.Array:
-    """How far vectors [..., S, D] have moved, relative to their norm: [...]."""
+    """How far vectors [..., S, D] have moved, relative to their norm: [...] float32.
+
+    Zeros that stay zeros have not moved.
+    """
+    # In float16, squares of vectors of ordinary size add up to infinity.
+    before, received = before.astype(jnp.float32), received.astype(jnp.float32)
     moved = jnp.linalg.norm(received - before, axis=(-2, -1))
-    return moved / jnp.linalg.norm(received, axis=(-2, -1))
+    size = jnp.linalg.norm(received, axis=(-2, -1))
+    return jnp.where(moved == 0, 0.0, moved / size)
 
 
 def _round(
@@ -244,7 +268,7 @@ def _round(
     teacher_forced: bool = False,
     rollout_feedback: bool = False,
     truncate_steps: int | None = None,
-) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any], dict[str, jax.Array]]]:
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, dict[str, Any], dict[str, Any], jax.Array]]:
     """All stages in order, from the feedback of the round before to that of this one.
 
     Args:
@@ -254,13 +278,14 @@ def _round(
 
     Returns:
       The new feedback; what reached the answerer [B, S, D]; by scored role, its (loss [B],
-      right [B]); and, if they are kept, by role with a target its thoughts [B, M, D].
+      right [B]); if they are kept, by role with a target its thoughts [B, M, D]; and whether what
+      each role in order sent and its loss is finite [B, N].
     """
     topology = system.topology
     targets, scored, probes = targets or {}, scored or {}, probes or {}
     form = jnp.where(index == 0, FIRST, LATER)
 
-    inbox, written, thought = dict(feedback), {}, {}
+    inbox, written, thought, finite = dict(feedback), {}, {}, []
     for role in topology.order:
         arrived = arrivals(system, agents, prompts[role], inbox, role)
         is_answerer = role == topology.answerer
@@ -284,8 +309,11 @@ def _round(
             written[role] = text
         if keep_thoughts and role in targets:
             thought[role] = thoughts
-        inbox |= deliver(system, agents, channel, role, thoughts, probes=probes)
-    return {name: inbox[name] for name in feedback}, (arrived, written, thought)
+        sent = deliver(system, agents, channel, role, thoughts, probes=probes)
+        inbox |= sent
+        finite.append(rows_finite(thoughts, *sent.values(), *(text or ())[:1]))
+    feedback = {name: inbox[name] for name in feedback}
+    return feedback, (arrived, written, thought, jnp.stack(finite, axis=1))
 
 
 def solve(
@@ -303,16 +331,17 @@ def solve(
     """Question to answer tokens on the device: R rounds of thoughts, then the answerer's text.
 
     R is data, so what is compiled serves any number of rounds (at least 1). `sampling` and `keys`
-    are those of `sampling.speak`.
+    are those of `sampling.speak`. `Speech.finite` covers the rounds, too.
     """
     role = system.topology.answerer
-    reading, _ = listen(system, agents, channel, prompts, rounds=rounds)
-    return write(
+    outcome = listen(system, agents, channel, prompts, rounds=rounds)
+    speech = write(
         system.models[role],
         agents[role],
-        reading,
+        outcome.reading,
         end_tokens=end_tokens,
         max_tokens=max_tokens,
         sampling=sampling,
         keys=keys,
     )
+    return speech.replace(finite=speech.finite & (outcome.fault < 0))

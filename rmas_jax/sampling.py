@@ -12,6 +12,7 @@ from rmas_jax.models import Cache, Decoder
 from rmas_jax.models.generation import SamplingConfig
 
 GREEDY = SamplingConfig()
+LEAST_TEMPERATURE = 1e-6  # as good as greedy; logits divided by less may overflow
 
 
 def penalise_repetition(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
@@ -57,7 +58,7 @@ def apply_rules(
     if sampling.temperature == 0:
         return logits
     if sampling.temperature != 1:
-        logits = logits / sampling.temperature
+        logits = logits / max(sampling.temperature, LEAST_TEMPERATURE)
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
@@ -97,6 +98,7 @@ class Speech:
     done: jax.Array  # [B] bool; the row has written an end token
     step: jax.Array  # [] int32; columns of `tokens` written; each but the first cost a model step
     cache: Cache  # its tail has room for W - 1 positions
+    finite: jax.Array  # [B] bool; the logits of all its tokens were; a row ends where they are not
     seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if they are penalised
     heard: jax.Array | None = None  # [B] int32; how much of a stop string stands at the end
 
@@ -152,15 +154,18 @@ def speak(
 
     def choose(hidden, state):
         """The next token of every row, and what is known of the rows then."""
-        logits = model.apply({"params": params}, hidden[:, None], method="unembed")[:, 0]
-        logits = apply_rules(logits, sampling, state.seen)
+        raw = model.apply({"params": params}, hidden[:, None], method="unembed")[:, 0]
+        logits = apply_rules(raw, sampling, state.seen)
         if sampling.temperature > 0:
             token = draw(logits, keys, state.step)
         else:
             token = jnp.argmax(logits, axis=-1)
+        # NaN and infinity stand above all other logits: where there are any, one is chosen.
+        chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
+        finite = state.finite & (state.done | jnp.isfinite(chosen))
         token = jnp.where(state.done, 0, token).astype(jnp.int32)
         lengths = state.lengths + ~state.done
-        done = state.done | jnp.any(token[:, None] == ends[None, :], axis=1)
+        done = state.done | ~finite | jnp.any(token[:, None] == ends[None, :], axis=1)
         seen, heard = state.seen, state.heard
         if seen is not None:  # of a row that has ended, nobody asks
             seen = seen.at[jnp.arange(batch), token].set(True)
@@ -174,6 +179,7 @@ def speak(
             lengths=lengths,
             done=done,
             step=state.step + 1,
+            finite=finite,
             seen=seen,
             heard=heard,
         )
@@ -196,6 +202,7 @@ def speak(
         done=jnp.zeros(batch, bool) if limits is None else limits <= 0,
         step=jnp.zeros((), jnp.int32),
         cache=cache.replace(past=()),  # finished blocks are closed over, not carried
+        finite=jnp.ones(batch, bool),
         seen=seen,
         heard=None if stops is None else jnp.zeros(batch, jnp.int32),
     )

@@ -166,6 +166,13 @@ def deliver(
     return sent
 
 
+def rows_finite(*arrays: jax.Array) -> jax.Array:
+    """Whether everything in the rows of arrays [B, ...] is finite: [B] bool."""
+    return functools.reduce(
+        jnp.logical_and, [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in arrays]
+    )
+
+
 def read_text(
     model: Decoder,
     params: Any,

@@ -140,6 +140,7 @@ def listen(
 
     Raises:
       ValueError: fewer than one round, or messages of less than one token.
+      NonFiniteError: logits of an agent are NaN or infinite.
     """
     if rounds < 1 or max_tokens < 1:
         raise ValueError(f"rounds={rounds}, max_tokens={max_tokens} of a message: at least 1 each")
@@ -173,6 +174,8 @@ def listen(
                 max_tokens=max_tokens,
                 sampling=sampling,
                 keys=None if keys is None else _stage_keys(keys, len(messages)),
+                role=role,
+                stage=f"round {index + 1}: message",
             )
             seconds = time.perf_counter() - started
             newest[role] = written.texts
@@ -218,6 +221,8 @@ def solve(
         max_tokens=max_tokens,
         sampling=sampling,
         keys=None if keys is None else _stage_keys(keys, len(messages)),
+        role=role,
+        stage=f"round {rounds}: answer",
     )
     tokens = written.tokens + sum(message.tokens for message in messages)
     return TextSolution(written.texts, tokens, messages)

@@ -17,6 +17,7 @@ import numpy as np
 
 from rmas_jax.agents import Reading
 from rmas_jax.channels import latent_channel
+from rmas_jax.host.nonfinite import Fault
 from rmas_jax.models import Cache
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.recursion import relative_change
@@ -88,6 +89,7 @@ def walk(
 
     Raises:
       ValueError: fewer than one round.
+      NonFiniteError: what a stage sent is NaN or infinite.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least 1")
@@ -105,6 +107,9 @@ def walk(
         sent = _stage(system, agents, links, prompt, prefix, arrived, form, role=role)
         on_host = jax.device_get(sent)
         seconds = time.perf_counter() - started
+        finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
+        if not np.all(finite):
+            raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
         stages.append(Stage(index, role, on_host, seconds, _stage._cache_size() > known))
         inbox.update(on_host)  # where the first round's zeros are, too: nothing compiles twice
 

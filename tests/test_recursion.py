@@ -111,8 +111,8 @@ def test_an_item_that_has_settled_goes_through_no_further_round(tiny_system):
     def listened(tolerance, rounds):
         channel = latent_channel(tiny.system, tiny.links)
         how = {"rounds": rounds, "tolerance": tolerance}
-        reading, took = listen(tiny.system, tiny.agents, channel, prompts, **how)
-        return reading.received, took
+        out = listen(tiny.system, tiny.agents, channel, prompts, **how)
+        return out.reading.received, out.took
 
     received, took = listened(tolerance, ROUNDS)
     settled = np.asarray(out.change[1]) < tolerance

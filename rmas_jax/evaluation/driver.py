@@ -39,6 +39,7 @@ from rmas_jax.evaluation.entrants import (
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.prompts import encode_stage, take
 from rmas_jax.sampling import row_keys
 from rmas_jax.training.preemption import end_if_due
@@ -85,6 +86,7 @@ def evaluate(
       PreemptedError: SIGTERM came; what is finished stays.
       ValueError: a method that does not exist.
       ConfigError: see `in_order`.
+      NonFiniteError: an agent's numbers are NaN or infinite: no answers count that come from them.
     """
     examples = in_order(examples, methods=methods, batch_size=batch_size)
     entrants = list(entrants_of(team, links, aligned_links, methods, rounds, answering))
@@ -109,18 +111,22 @@ def evaluate(
     total = sum(len(list(batches(len(examples[split]), batch_size))) for _, split in pending)
     with tqdm(total=total, disable=not progress, unit="batch") as bar:
         for entrant, split in pending:
-            bar.set_description(f"{entrant.method}, rounds {entrant.rounds}, {split}")
+            work = f"{entrant.method}, rounds {entrant.rounds}, {split}"
+            bar.set_description(work)
             prompts, items = encoded(entrant.slot_width), examples[split]
             graded: list[Row] = []
             seconds, rows_run = 0.0, 0
             for rows, kept in batches(len(items), batch_size):
                 end_if_due(
-                    f"evaluation stopped in {entrant.method}, rounds {entrant.rounds}, {split}; "
-                    f"what was measured before is kept in {directory}"
+                    f"evaluation stopped in {work}; what was measured before is kept in {directory}"
                 )
                 batch = take(prompts, starts[split] + rows)
                 keys = _keys(answering, seed, rows)
-                answers, batch_seconds = _timed(entrant, batch, keys)
+                try:
+                    answers, batch_seconds = _timed(entrant, batch, keys)
+                except NonFiniteError as error:
+                    ids = [items[row]["id"] for row in rows]
+                    raise error.inside(f"evaluation of {work}", ids) from None
                 seconds += batch_seconds
                 rows_run += len(rows)
                 fresh = [

@@ -15,10 +15,11 @@ from rmas_jax.agents import Reading
 from rmas_jax.answers import SecondTry, Texts, write_texts
 from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, shuffled
+from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.sampling import GREEDY
-from rmas_jax.sharding import put_batch, put_whole
+from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import System
 
@@ -55,7 +56,7 @@ class Entrant:
     rounds: int
     latent_steps: int  # M; 0 where nothing latent is passed
     slot_width: int  # of the prompts it reads
-    answer: Callable[[Prompts, Keys], Answers]
+    answer: Callable[[Prompts, Keys], Answers]  # NonFiniteError: an agent's numbers are not finite
 
 
 def entrants_of(
@@ -108,14 +109,14 @@ def _listen(
     *,
     rounds: jax.Array,
     shuffle: jax.Array,
-) -> Reading:
+) -> recursion.Outcome:
     """What the latent rounds leave to the answerer.
 
     Rounds and control are data: all latent methods of the same M run one compiled program.
     """
     channel = latent_channel(system, links)
     channel = either(shuffle, shuffled(channel), channel)
-    return recursion.listen(system, agents, channel, prompts, rounds=rounds)[0]
+    return recursion.listen(system, agents, channel, prompts, rounds=rounds)
 
 
 JITTED = (_listen, *text_channel.JITTED)
@@ -142,6 +143,7 @@ def _written(
             keys=of_rollout,
             toolbox=answering.toolbox,
             second_try=answering.second_try,
+            role=role,
         )
         for of_rollout in keys
     ]
@@ -159,7 +161,7 @@ def _in_latents(
 ) -> Answers:
     """Only the answer is text; before it, each stage but the last takes M steps."""
     topology, system = team.system.topology, team.system
-    reading = _listen(
+    outcome = _listen(
         system,
         team.agents,
         links,
@@ -167,7 +169,9 @@ def _in_latents(
         rounds=rounds,
         shuffle=shuffle,
     )
-    rollouts = _written(team, topology.answerer, reading, keys, answering)
+    if fault := earliest_fault(topology.order, to_host(outcome.fault)):
+        raise fault.error()
+    rollouts = _written(team, topology.answerer, outcome.reading, keys, answering)
     tokens = rollouts[0].tokens
     thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
     return Answers(rollouts, tokens, thoughts + tokens)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rmas_jax.assembly import Team
 from rmas_jax.channels import either, latent_channel, softmax_channel
+from rmas_jax.host.nonfinite import first_fault, gradient_fault
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.recursion import crossing_probes, run_rounds
@@ -31,8 +32,10 @@ def _norms(
     latent: jax.Array,
     *,
     rounds: int,
-) -> dict[str, jax.Array]:
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """Edge name -> [R] root mean square, over items, of the gradient at the edge's vectors.
+
+    Also `Rounds.finite`.
 
     Which channel it is, is data: compiling takes longer than running, and one program does both.
     """
@@ -49,13 +52,15 @@ def _norms(
             targets={answerer: target},
             probes=probes,
         )
-        return out.losses[answerer][-1].sum()
+        return out.losses[answerer][-1].sum(), out.finite
 
     probes = crossing_probes(system, rounds=rounds, batch=len(target.ids))
-    return {
+    gradients, finite = jax.grad(loss, has_aux=True)(probes)
+    norms = {
         name: jnp.sqrt(jnp.square(gradient).sum((2, 3)).mean(1))
-        for name, gradient in jax.grad(loss)(probes).items()
+        for name, gradient in gradients.items()
     }
+    return norms, finite
 
 
 def gradient_norms(
@@ -78,6 +83,9 @@ def gradient_norms(
       Rows of `gradients.json`: link (edge name), round (from 1, that in which the vectors are
       made), channel ("latent" or "softmax") and norm. What the last round feeds back reaches no
       answer and has no row.
+
+    Raises:
+      NonFiniteError: an agent's numbers, or the gradient that it hands back, are NaN or infinite.
     """
     topology = team.system.topology
     shared = {
@@ -92,7 +100,12 @@ def gradient_norms(
     )
     rows = []
     for channel in ("latent", "softmax"):
-        norms = to_host(norms_of(*arguments, channel == "latent"))
+        norms, finite = to_host(norms_of(*arguments, channel == "latent"))
+        within = f"gradient norms, {channel} channel"
+        if fault := first_fault(topology.order, finite):
+            raise fault.error().inside(within)
+        if lost := gradient_fault(topology.order, topology.edges, norms):
+            raise lost.inside(within)
         for edge in topology.edges:
             name = edge_name(edge)
             reached = rounds - (edge in topology.feedback_edges)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents import read_body
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, InputError, say_error
 from rmas_jax.models import (
     Decoder,
     config_from_hf,
@@ -170,10 +170,18 @@ def generate(
         rules = {"sampling": sampling, "keys": keys, "seen": seen}
         ends = {"end_tokens": end_tokens, "max_tokens": max_tokens}
         speech = speak(model, params, hidden, cache, **ends, **rules)
-        return speech.tokens, speech.lengths
+        return speech.tokens, speech.lengths, speech.finite
 
-    (tokens, lengths), compile_write, run_write = timed(write, params, hidden, cache, keys, seen)
+    (tokens, lengths, finite), compile_write, run_write = timed(
+        write, params, hidden, cache, keys, seen
+    )
     count = int(lengths[0])
+    if not finite.all():
+        raise InputError(
+            f"the model's logits for new token {count} are NaN or infinite: its weights may be "
+            f"damaged, or its hidden states pass the range of {hidden.dtype} (float16 ends at "
+            "65,504; --dtype float32 and bfloat16 do not)"
+        )
     return np.asarray(tokens)[0, :count].tolist(), (
         f"time     compiled in {compile_read + compile_write:.1f} s; "
         f"read {ids.size} tokens in {run_read:.3f} s ({ids.size / run_read:,.1f}/s), "

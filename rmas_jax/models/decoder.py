@@ -126,6 +126,8 @@ class Decoder(nn.Module):
         """
         c = self.config
         time = embeds.shape[1]
+        # No weight of attention makes NaN or infinity on padding vanish: 0 x NaN is NaN.
+        embeds = jnp.where(valid[:, :, None], embeds, 0)
         # A linear layer goes from token to token: real tokens move together at the right end.
         moved = any(c.linear_layers) and time > 1
         if moved:

@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from rmas_jax.assembly import Team
 from rmas_jax.config import ConfigError, InnerConfig
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.processes import together
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import edge_name
 from rmas_jax.training.batches import Dialogues, TrainingData
 from rmas_jax.training.curves import Curves
+from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner import Through
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.training.regression import Pairs, Training, train_side_by_side
@@ -65,6 +67,8 @@ def run_inner_loop(
 
     Raises:
       PreemptedError: SIGTERM came.
+      NonFiniteError: states or embeddings of an agent are NaN or infinite.
+      DivergedError: a link's loss or gradient is.
       ConfigError: the states of texts have no room, or the texts of an edge's sender hold no token
         that both its ends have.
     """
@@ -124,12 +128,36 @@ def run_inner_loop(
                 for k, (name, pairs) in enumerate(lessons.items())
             }
             for name, (params, logged) in train_side_by_side(trainings, report).items():
+                work = f"pass {i + 1}, {part} link {name}"
+                target = name if part == "inner" else edges[name][1]
+                check_training(work, target, lessons[name], logged)
                 links[part][name] = params
                 for step in range(0, config.steps, log_every):
                     values = {curve: float(v[step]) for curve, v in logged.items()}
                     curves.write("inner", name, i * config.steps + step, **values)
     bar.close()
     return links
+
+
+def check_training(work: str, target: str, pairs: Pairs, logged: Mapping[str, np.ndarray]) -> None:
+    """Whether a link's curves are finite; `target` is the role towards whose tokens it learned.
+
+    Raises:
+      NonFiniteError: the embeddings of such tokens are not.
+      DivergedError: they are, and the states that it read are known to be.
+    """
+    finite = np.isfinite(logged["loss"]) & np.isfinite(logged["grad_norm"])
+    if finite.all():
+        return
+    tokens = np.unique(pairs.ids)
+    if len(broken := tokens[~np.isfinite(pairs.table[tokens]).all(axis=1)]):
+        names = [f"token {token}" for token in broken.tolist()]
+        raise NonFiniteError(target, "input embeddings", within=work, items=names)
+    step = int(np.argmin(finite))
+    raise DivergedError(
+        f"inner loop, {work}, step {step}: loss {logged['loss'][step]}, gradient norm "
+        f"{logged['grad_norm'][step]}; inner.learning_rate may be too high"
+    )
 
 
 def embedding_table(team: Team, role: str) -> np.ndarray:

@@ -89,7 +89,8 @@ def outer_loss(
 
     Returns:
       The loss, and {"loss": {role: [R]}, "right": {role: [R]}}, batch means of the texts that the
-      loss reads; NaN in rounds in which it does not read them.
+      loss reads; NaN in rounds in which it does not read them; and "faults" [R, N], the share of
+      items in which a stage was not finite (`Rounds.finite`).
     """
     targets, answerer = batch.targets, system.topology.answerer
     if teacher_forced and feedback == "gold":
@@ -121,10 +122,11 @@ def outer_loss(
     right = {role: x.mean(axis=1) for role, x in out.right.items()}
     known = {role: jnp.asarray(scored[role]) for role in by_role}
     details = {"loss": by_role, "right": right}
-    return loss, {
+    details = {
         name: {role: jnp.where(known[role], x, jnp.nan) for role, x in values.items()}
         for name, values in details.items()
     }
+    return loss, details | {"faults": jnp.mean(~out.finite, axis=1)}
 
 
 def outer_step(
@@ -142,7 +144,8 @@ def outer_step(
     Returns:
       The new state, and metrics, float32: "loss" and "grad_norm" (before clipping); by link,
       "link_grad_norm"; by edge, "edge_grad_norm" [R], the norm of the gradient at the vectors that
-      cross the edge in each round; by role, "text_loss" and "text_right" [R], see `outer_loss`.
+      cross the edge in each round; by role, "text_loss" and "text_right" [R]; and "faults" [R, N].
+      See `outer_loss`.
     """
 
     def loss_of(trained, probes, batch):
@@ -187,6 +190,7 @@ def outer_step(
         },
         "text_loss": details["loss"],
         "text_right": details["right"],
+        "faults": details["faults"],
     }
     return dataclasses.replace(
         state, step=state.step + 1, links=links, optimizer=optimizer

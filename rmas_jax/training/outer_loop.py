@@ -20,19 +20,18 @@ from tqdm import tqdm
 from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
+from rmas_jax.host.nonfinite import NonFiniteError, first_fault, gradient_fault
 from rmas_jax.processes import is_first
 from rmas_jax.sharding import put_batch, replicated, state_shardings
+from rmas_jax.topology import Topology
 from rmas_jax.training.batches import Batches, TrainingData
 from rmas_jax.training.curves import Curves
+from rmas_jax.training.divergence import DivergedError, broken_links
 from rmas_jax.training.outer import OuterState, outer_step, start_phase
 from rmas_jax.training.preemption import PreemptedError, end_is_due
 from rmas_jax.training.rollouts import roll_outs
 
 log = logging.getLogger(__name__)
-
-
-class DivergedError(RuntimeError):
-    """The loss is no number, or beyond all reason; the message says where, and what is saved."""
 
 
 def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array) -> Batches:
@@ -79,8 +78,8 @@ def run_phase(
       progress: whether to show a bar (of several processes, the first does).
 
     Raises:
-      DivergedError: the loss, a gradient or the validation loss is not finite, or the loss is
-        above `config.max_loss`.
+      DivergedError: what an agent makes, a loss, a gradient or a link is not finite, or the loss
+        is above `config.max_loss`; the message says where, and what is saved.
       PreemptedError: SIGTERM came; the step that ran is saved.
       ConfigError: see `Batches`.
       ValueError: the directory's checkpoints were made with another key or other agents.
@@ -127,7 +126,7 @@ def run_phase(
             saves = done % config.checkpoint_every == 0 or validates or ends
             if step % config.log_every == 0 or saves:
                 items = len(unread) * phase.batch_size
-                metrics = _read(unread, phase, batches, store, max_loss)
+                metrics = _read(unread, team.system.topology, phase, batches, store, max_loss)
                 now = time.perf_counter()
                 if clock is not None:
                     metrics["items_per_second"] = items / (now - clock)
@@ -136,13 +135,15 @@ def run_phase(
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}")
                 unread, clock = [], now
             loss = None
+            if saves and (broken := broken_links(state.links)):
+                raise _diverged(phase, step, f"after it, not finite: {', '.join(broken)}", store)
             if validates:
-                values = _validate(team, state.links, validation, phase)
+                try:
+                    values = _validate(team, state.links, validation, phase)
+                except NonFiniteError as error:
+                    raise _diverged(phase, step, f"validation: {error}", store) from None
                 if not math.isfinite(values["loss"]):
-                    raise DivergedError(
-                        f"phase {phase.name}, step {step}: validation loss {values['loss']}; "
-                        f"last good checkpoint: {_last_checkpoint(store)}"
-                    )
+                    raise _diverged(phase, step, f"validation loss {values['loss']}", store)
                 curves.write("outer", validated, step, **values)
                 loss, clock = values["loss"], None
             if saves:
@@ -191,6 +192,7 @@ def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState
 
 def _read(
     unread: list[tuple[int, Any]],
+    topology: Topology,
     phase: PhaseConfig,
     batches: Batches,
     store: CheckpointStore,
@@ -199,12 +201,18 @@ def _read(
     """The newest metrics on the host, after a look at all of them."""
     on_host = jax.device_get([metrics for _, metrics in unread])
     for (step, _), metrics in zip(unread, on_host, strict=True):
-        if not (metrics["loss"] <= max_loss and np.isfinite(metrics["grad_norm"])):
-            rows = batches.rows(step).tolist()
-            raise DivergedError(
-                f"phase {phase.name}, step {step}: loss {metrics['loss']} (at most {max_loss:.1f}: "
-                f"outer.max_loss), gradient norm {metrics['grad_norm']}; rows {rows} of the "
-                f"training items; last good checkpoint: {_last_checkpoint(store)}"
+        finite = metrics.pop("faults")[:, None] == 0  # in all items
+        fault = first_fault(topology.order, finite)
+        if fault or not (metrics["loss"] <= max_loss and np.isfinite(metrics["grad_norm"])):
+            lost = gradient_fault(topology.order, topology.edges, metrics["edge_grad_norm"])
+            first = fault.error("latents, loss") if fault else lost
+            raise _diverged(
+                phase,
+                step,
+                f"loss {metrics['loss']} (at most {max_loss:.1f}: outer.max_loss), gradient norm "
+                f"{metrics['grad_norm']}; {f'first {first}; ' if first else ''}rows "
+                f"{batches.rows(step).tolist()} of the training items",
+                store,
             )
     return on_host[-1]
 
@@ -214,9 +222,10 @@ def validation_rows(phase: PhaseConfig) -> int:
     return phase.batch_size // phase.accumulation
 
 
-def _last_checkpoint(store: CheckpointStore) -> str:
+def _diverged(phase: PhaseConfig, step: int, what: str, store: CheckpointStore) -> DivergedError:
     saved = store.steps()
-    return str(store.directory / str(saved[-1])) if saved else "none yet"
+    last = store.directory / str(saved[-1]) if saved else "none yet"
+    return DivergedError(f"phase {phase.name}, step {step}: {what}; last good checkpoint: {last}")
 
 
 def _validate(team: Team, links: Any, data: TrainingData, phase: PhaseConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rmas_jax.assembly import Team
 from rmas_jax.channels import latent_channel
+from rmas_jax.host.nonfinite import first_fault
 from rmas_jax.recursion import Rounds, run_rounds
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.topology import System
@@ -30,14 +31,18 @@ def roll_out(
 def roll_outs(
     team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int
 ) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
-    """Yields the batches of `even_batches`, and what the rounds make of them, on the host."""
+    """Yields the batches of `even_batches`, and what the rounds make of them, on the host.
+
+    Raises:
+      NonFiniteError: an agent's numbers are NaN or infinite.
+    """
     for batch, rows in even_batches(data, batch_size=batch_size, shards=batch_shards(team.mesh)):
         on_device = put_batch(batch, team.mesh)
-        yield (
-            batch,
-            to_host(roll_out(team.system, team.agents, links, on_device, rounds=rounds)),
-            rows,
-        )
+        out = to_host(roll_out(team.system, team.agents, links, on_device, rounds=rounds))
+        finite = out.finite | (rows < 0)[None, :, None]
+        if fault := first_fault(team.system.topology.order, finite):
+            raise fault.error("latents, loss").inside("latent rounds", rows.tolist())
+        yield batch, out, rows
 
 
 def even_batches(

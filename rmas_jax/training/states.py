@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rmas_jax.assembly import Team
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.stages import agent_dtype
 from rmas_jax.training.batches import Dialogues, TrainingData, learned_tokens
@@ -79,6 +80,9 @@ def read_texts(
     """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
 
     Dialogues are packed (`packed_batches`) into batches of as many rows as `rows_at_once` allows.
+
+    Raises:
+      NonFiniteError: a state is NaN or infinite.
     """
     model, params = team.system.models[role], team.agents[role]
     read = jax.jit(functools.partial(states_before, model))
@@ -92,7 +96,10 @@ def read_texts(
         end_if_due("while texts are read, which starts again")
         hidden = to_host(read(params, *put_batch((batch.ids, batch.segments), team.mesh)))
         numbers = batch.numbers[:, 1:]
-        yield numbers[numbers >= 0], hidden[numbers >= 0]
+        states = hidden[numbers >= 0]
+        if not np.isfinite(states).all():
+            raise NonFiniteError(role, "states of the role texts that it reads")
+        yield numbers[numbers >= 0], states
 
 
 def rollout_states(

@@ -60,13 +60,13 @@ def tiny_team(tiny):
     return Team(tiny.system, tiny.agents, {}, {}, {})
 
 
-def run(tiny, data, directory, phase=PHASE, key=None, **options):
+def run(tiny, data, directory, phase=PHASE, key=None, validation=None, **options):
     links = jax.tree.map(np.asarray, tiny.links)
     return run_phase(
         tiny_team(tiny),
         jax.tree.map(jax.numpy.asarray, links),
         data,
-        data,
+        data if validation is None else validation,
         dataclasses.replace(OUTER, **options),
         phase,
         key=jax.random.key(0) if key is None else key,
@@ -223,3 +223,56 @@ def test_small_gradients_are_logged_and_what_is_not_finite_is_null():
         "loss": 1234.57,
         "host_bytes": 2**33,
     }
+
+
+def broken(tiny, role, *, token=None):
+    """A system in which a role has NaN in its last norm, or for a token alone."""
+    params = tiny.agents[role]
+    if token is None:
+        changed = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
+    else:
+        changed = {"embedding": params["embedding"].at[token].set(np.nan)}
+    return dataclasses.replace(tiny, agents=tiny.agents | {role: params | changed})
+
+
+@pytest.mark.parametrize("role", ["expert", "learner"])
+def test_the_agent_and_the_stage_that_are_not_finite_first_are_named(tiny, data, tmp_path, role):
+    phase = dataclasses.replace(PHASE, accumulation=2)
+    message = f"phase tiny, step 0: loss nan .*; first agent {role}, round 1: latents, loss: NaN"
+    with pytest.raises(DivergedError, match=message) as caught:
+        run(broken(tiny, role), data, tmp_path, phase)
+    assert str(caught.value).endswith("last good checkpoint: none yet")
+
+
+def test_a_validation_that_is_not_finite_names_agent_stage_and_items(tiny, data, tmp_path):
+    """The learner's texts end in its last token, which only the second validated item has."""
+    ids = np.where(data.targets["learner"].ids == 36, 35, data.targets["learner"].ids)
+    prompts = data.prompts["learner"]
+    read = {*prompts.body_ids[prompts.body_valid].tolist(), *prompts.prefix_ids.ravel().tolist()}
+    token = next(token for token in range(36, 0, -1) if token not in read)
+    ids = np.where(ids == token, min(read), ids)
+    learned = data.targets | {"learner": data.targets["learner"].replace(ids=ids)}
+    ids = ids.copy()
+    ids[1, 0, 0] = token
+    held_out = data.targets | {"learner": data.targets["learner"].replace(ids=ids)}
+    message = (
+        r"phase tiny, step 2: validation: latent rounds: agent learner, round 1: .*\(items 1\)"
+    )
+    with pytest.raises(DivergedError, match=message) as caught:
+        run(
+            broken(tiny, "learner", token=token),
+            data.replace(targets=learned),
+            tmp_path,
+            validation=data.replace(targets=held_out),
+        )
+    assert str(caught.value).endswith(f"{tmp_path}/checkpoints/2")
+
+
+def test_links_that_are_not_finite_are_not_saved(tiny, data, tmp_path):
+    """A step's loss is that of the links before it."""
+    phase = dataclasses.replace(
+        PHASE, learning_rate=3e38, optimizer="adamw(weight_decay=9.0)", warmup_steps=0
+    )
+    message = "step 0: after it, not finite: .*outer link expert->learner.*: none yet$"
+    with pytest.raises(DivergedError, match=message):
+        run(tiny, data, tmp_path, phase, checkpoint_every=1)

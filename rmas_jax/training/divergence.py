@@ -1,0 +1,41 @@
+"""Training whose numbers are no longer finite, or beyond all reason."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.host.nonfinite import NonFiniteError
+
+
+class DivergedError(RuntimeError):
+    """A loss, a gradient or a link is no number, or beyond all reason; the message says where."""
+
+
+@contextlib.contextmanager
+def as_divergence(work: str) -> Iterator[None]:
+    """Makes an agent's NonFiniteError the DivergedError of a work."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise DivergedError(f"{work}: {error}") from None
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+
+
+def broken_links(links: Any) -> list[str]:
+    """Names of the links that are not finite, such as "outer link a->b"."""
+    return [
+        f"{part} link {name}"
+        for part, params in jax.device_get(_finite(links)).items()
+        for name, finite in params.items()
+        if not np.all(jax.tree.leaves(finite))
+    ]
