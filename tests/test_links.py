@@ -189,6 +189,15 @@ def test_aligned_start_recovers_an_affine_translation():
         assert np.abs(error).max() < 0.05  # what is left of the other branch
 
 
+def test_an_aligned_start_from_one_token_alone_sends_that_token():
+    """Nothing varies then: no slope can be fitted, in a last norm either."""
+    source, target = vectors(1, 6), vectors(1, 9, seed=2)
+    for variant in ("linear_res", "mlp_res", "ln_res"):
+        config = config_of(OUTER, variant)
+        params = align_link(config, init_link(config, jax.random.key(0)), source, target)
+        assert np.abs(apply_link(config, params, source) - target).max() < 0.05
+
+
 @pytest.mark.parametrize("variant", ["linear_res", "mlp_res", "ln_res"])
 def test_aligned_start_beats_a_random_one(variant):
     config = LinkConfig(OUTER, variant, 12, 16)

@@ -20,6 +20,7 @@ from rmas_jax.checkpoints import save_links
 from rmas_jax.commands import DIVERGED
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.host.nonfinite import NonFiniteError
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -149,3 +150,22 @@ def test_an_evaluation_writes_no_results(tmp_path, capsys, links, method, role, 
     measured = [row["method"] for row in json.loads((folder / "results.json").read_text())]
     assert measured == (["single_planner"] if method == "single_agents" else [])
     assert not (folder / "report.html").exists()
+
+
+def test_links_are_not_aligned_to_embeddings_that_are_not_finite(tmp_path):
+    system = load_config(CONFIG, SMALL).system
+    team = load_team(system)
+    critic = team.agents["critic"]
+    token = team.tokenizers["critic"](" red", add_special_tokens=False)["input_ids"][0]
+
+    def start(value, text):
+        broken = critic | {"embedding": critic["embedding"].at[token].set(value)}
+        changed = team._replace(agents=team.agents | {"critic": broken})
+        texts = {role: [text] for role in team.agents}
+        return start_links(changed, start="aligned", key=jax.random.key(0), texts=texts)
+
+    with pytest.raises(NonFiniteError, match=r"agent critic, input embeddings, .*planner->critic"):
+        start(np.nan, " red green")
+    with pytest.raises(NonFiniteError, match=r"link planner->critic aligned to critic by least"):
+        start(3e38, " red green")
+    start(np.nan, " green")  # the token counts nowhere

@@ -370,3 +370,53 @@ def test_sampling_without_a_key_for_each_row_is_refused():
         traced(SamplingConfig(temperature=0.5))
     with pytest.raises(ValueError, match=r"2 rows: keys of shape \(3,\) given"):
         traced(SamplingConfig(temperature=0.5), keys=row_keys(jax.random.key(0), jnp.arange(3)))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01},
+        {"repetition_penalty": 1.3},
+    ],
+)
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_row_ends_at_logits_that_are_not_finite(tiny_system, rules, bad):
+    """The second row's second token is one that the agent has no finite embedding of."""
+    model, params = tiny_system.system.models["critic"], tiny_system.agents["critic"]
+    sampling, keys = SamplingConfig(**rules), row_keys(jax.random.key(0), jnp.arange(3))
+
+    @jax.jit
+    def text(params):
+        ids = jnp.asarray([[3, 1], [6, 36], [5, 8]])
+        cache = empty_cache(model.config, *ids.shape)
+        embeds = model.apply({"params": params}, ids, method="embed")
+        hidden, cache = model.apply({"params": params}, embeds, ids >= 0, cache)
+        cache = seal(cache, model.config, MAX_TOKENS - 1)
+        how = {"sampling": sampling, "keys": keys}
+        return speak(
+            model, params, hidden[:, -1], cache, end_tokens=(), max_tokens=MAX_TOKENS, **how
+        )
+
+    def broken(name, where):
+        return params | {name: params[name].at[where].set(bad)}
+
+    expected = text(params)
+    speech = text(broken("embedding", 36))
+    assert np.all(expected.finite) and np.all(expected.lengths == MAX_TOKENS)
+    assert 36 not in np.asarray(expected.tokens[::2])  # a control: nobody else reads it
+    np.testing.assert_array_equal(speech.finite, [True, False, True])
+    np.testing.assert_array_equal(speech.lengths, [MAX_TOKENS, 1, MAX_TOKENS])
+    np.testing.assert_array_equal(speech.tokens[::2], expected.tokens[::2])
+
+    column = text(broken("unembed_kernel", (slice(None), 4)))  # of one sign or the other
+    assert not np.all(column.finite)
+    np.testing.assert_array_equal(column.finite, column.lengths == MAX_TOKENS)
+
+
+def test_a_temperature_near_zero_takes_the_likeliest():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 37)), jnp.float32)
+    for temperature in (1e-6, 1e-30, 5e-324):
+        scaled = apply_rules(logits, SamplingConfig(temperature=temperature, top_p=0.9))
+        tokens = draw(scaled, row_keys(jax.random.key(0), jnp.arange(4)), jnp.zeros((), int))
+        np.testing.assert_array_equal(tokens, np.argmax(logits, axis=-1))

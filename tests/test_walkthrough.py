@@ -102,3 +102,7 @@ def test_nearest_tokens():
     expected = np.sort(vectors @ unit.T / np.linalg.norm(vectors, axis=-1, keepdims=True))
     np.testing.assert_allclose(cosine, expected[..., :-4:-1], atol=1e-5)
     assert np.all(nearest_tokens(model, params, jnp.zeros((1, 20)), count=1)[1] == 0)
+    broken = params | {"embedding": params["embedding"].at[ids.max() + 1].set(jnp.nan)}
+    found, again = nearest_tokens(model, broken, jnp.asarray(vectors), count=1)
+    np.testing.assert_array_equal(found[..., 0], ids)
+    np.testing.assert_allclose(again, cosine[..., :1], atol=1e-6)

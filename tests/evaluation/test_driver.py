@@ -16,6 +16,7 @@ from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.grading import GRADERS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.sharding import make_mesh, put_whole
@@ -339,3 +340,32 @@ def test_relay_is_graded_by_the_phrase():
     assert relay("Luka Kor, no gates left", gold) == ("Luka Kor", False)
     assert relay("it ends there", gold) == (None, False)
     assert relay("it ends there", "nor is this an answer") == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "role", "token", "message"),
+    [
+        ("recursive_mas", "critic", None, "rounds 2, test: agent critic, round 1: latents"),
+        ("shuffled_latents", "solver", None, "rounds 2, test: agent solver, round 1: latents"),
+        ("no_latents", "solver", None, "rounds 2, test: agent solver, answer: logits"),
+        ("recursive_text", "planner", None, "agent planner, round 1: message: logits"),
+        ("single_agents", "critic", None, "evaluation of single_critic, rounds 1, test: agent"),
+        ("recursive_mas", "planner", " to", r"agent planner, round 1: latents: .*\(items 'from to"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_results(
+    contest, tmp_path, monkeypatch, method, role, token, message
+):
+    params, tokenizer = contest.team.agents[role], contest.team.tokenizers[role]
+    if token is None:
+        broken = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
+    else:
+        (token,) = tokenizer(token, add_special_tokens=False)["input_ids"]
+        broken = {"embedding": params["embedding"].at[token].set(np.nan)}
+    agents = contest.team.agents | {role: params | broken}
+    monkeypatch.setattr(contest, "team", contest.team._replace(agents=agents))
+    examples = {"test": EXAMPLES["test"]}  # " to" stands in the last of its five items alone
+    with pytest.raises(NonFiniteError, match=message):
+        contest(tmp_path, [method], rounds=(2,), examples=examples)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["method"] for row in results] == ["single_planner"] * (method == "single_agents")

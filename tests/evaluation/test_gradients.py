@@ -5,6 +5,7 @@ import pytest
 from teams import QUESTIONS, build_team, encode
 
 from rmas_jax.evaluation.gradients import gradient_norms
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.prompts import take
 from rmas_jax.training.batches import encode_texts
 
@@ -37,3 +38,14 @@ def test_norms_are_those_of_items_by_themselves(tmp_path, float64):
     texts = [[" b", " from a to b"], [" a", "where"]]
     others = encode_texts(team.tokenizers["solver"], texts, team.end_tokens["solver"][0])
     assert norms(prompts, others) == pytest.approx(together, rel=1e-6)
+
+
+def test_an_agent_that_is_not_finite_is_named(tmp_path):
+    team, links = build_team(tmp_path, 1)
+    critic = team.agents["critic"]
+    broken = critic | {"final_norm": {"weight": critic["final_norm"]["weight"] * np.nan}}
+    team = team._replace(agents=team.agents | {"critic": broken})
+    target = encode_texts(team.tokenizers["solver"], [["w"]], team.end_tokens["solver"][0])
+    message = "gradient norms, latent channel: agent critic, round 1: latents"
+    with pytest.raises(NonFiniteError, match=message):
+        gradient_norms(team, links, encode(team, QUESTIONS[:1], 1), target, rounds=1)

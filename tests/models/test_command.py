@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
+from safetensors.numpy import load_file, save_file
 from systems import CONFIGS, naive_text
 
 from rmas_jax.models import Decoder, load_pretrained, save_pretrained
@@ -97,6 +98,18 @@ def test_raw_prompt_and_end_token(copy, call):
     assert f"ends at [{end}, 36]" in said
     code, said, _ = call(copy, "--raw")
     assert words(said) == free[: free.index(end) + 1]
+
+
+def test_hidden_states_beyond_float16_end_in_one_message(copy, call):
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"] = np.full_like(weights["model.norm.weight"], 6e4)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    for dtype in ("float32", "bfloat16"):
+        assert call(copy, "--raw", "--dtype", dtype)[0] == 0
+    code, _, complaint = call(copy, "--raw", "--dtype", "float16")
+    assert code == 2 and complaint.count("\n") == 1
+    assert complaint.startswith("error: the model's logits for new token 1 are NaN or infinite")
+    assert "float16 ends at 65,504; --dtype float32 and bfloat16 do not" in complaint
 
 
 def test_devices_of_a_mesh_share_the_weights(checkpoint, call):

@@ -13,8 +13,10 @@ from teams import build_team
 
 from rmas_jax import assembly
 from rmas_jax.config import ConfigError
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.sharding import make_mesh
 from rmas_jax.training import inner_loop, state_cache, states
+from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner import states_before
 
 
@@ -149,3 +151,48 @@ def test_links_are_the_same_on_one_device_and_on_eight(tmp_path):
     ):
         assert np.abs(expected - begun).max() > 1e-3
         np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def broken(team, role, *, token=None):
+    """A team in which a role has NaN in its last norm, or for a token alone."""
+    params = team.agents[role]
+    if token is None:
+        changed = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
+    else:
+        changed = {"embedding": params["embedding"].at[token].set(np.nan)}
+    return team._replace(agents=team.agents | {role: params | changed})
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_states_that_are_not_finite_name_their_agent_and_are_not_kept(
+    team_and_links, tmp_path, cached
+):
+    team, links = team_and_links
+    kept = {"states": tmp_path / "states"} if cached else {}
+    with pytest.raises(NonFiniteError, match="agent critic, states of the role texts"):
+        train(broken(team, "critic"), links, tmp_path / "metrics", **kept)
+    entries = [] if not cached else [e for e in (tmp_path / "states").iterdir() if e.is_dir()]
+    assert len(entries) == cached  # the planner's
+
+
+def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_path, monkeypatch):
+    """Texts that nobody reads: the links alone meet the token, as what they learn to predict."""
+    team, links = team_and_links
+    token = team.tokenizers["critic"]("plan about", add_special_tokens=False)["input_ids"][-1]
+    healthy = {role: states.text_states for role in FIELDS}
+    monkeypatch.setattr(
+        inner_loop, "text_states", lambda _, role, *rest: healthy[role](team, role, *rest)
+    )
+    message = f"pass 1, .* link .*critic: agent critic, input embeddings: .*'token {token}'"
+    with pytest.raises(NonFiniteError, match=message):
+        config = dataclasses.replace(CONFIG, batch_size=64)  # large enough to draw every token
+        train(broken(team, "critic", token=token), links, tmp_path / "metrics", config)
+
+
+def test_a_link_that_diverges_is_named(team_and_links, tmp_path):
+    team, links = team_and_links
+    config = dataclasses.replace(CONFIG, learning_rate=1e38, warmup_steps=0, noise=0.0)
+    message = r"inner loop, pass 1, inner link planner, step \d: loss (nan|inf), gradient norm"
+    with pytest.raises(DivergedError, match=message):
+        train(team, links, tmp_path / "metrics", config)
+    assert not (tmp_path / "metrics").exists()

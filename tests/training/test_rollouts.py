@@ -105,7 +105,8 @@ def test_a_validation_that_does_not_divide_is_split_over_the_devices_all_the_sam
         ids = batch.prompts["expert"].prefix_ids
         held.append((len(ids), ids.addressable_shards[0].data.shape[0]))
         zeros = {role: np.zeros((rounds, len(ids))) for role in tiny.agents}
-        return SimpleNamespace(losses=zeros, right=zeros)
+        finite = np.ones((rounds, len(ids), len(tiny.agents)), bool)
+        return SimpleNamespace(losses=zeros, right=zeros, finite=finite)
 
     monkeypatch.setattr(rollouts, "roll_out", note)
     monkeypatch.setattr(rollouts, "to_host", lambda tree: tree)
