@@ -182,7 +182,9 @@ def _affine(params: Any, x: jax.Array) -> jax.Array:
 def _layer_norm(params: Any, x: jax.Array) -> jax.Array:
     centered = x - x.mean(-1, keepdims=True)
     variance = jnp.mean(centered**2, -1, keepdims=True)
-    normed = centered * jax.lax.rsqrt(variance + LN_EPS)
+    # Squares that add up to infinity would make everything 0, which nobody would notice.
+    scale = jnp.where(variance < jnp.inf, jax.lax.rsqrt(variance + LN_EPS), jnp.nan)
+    normed = centered * scale
     return normed * _along_last(params["scale"], x) + _along_last(params["bias"], x)
 
 

@@ -113,6 +113,25 @@ def test_hidden_states_beyond_float16(role):
     assert faults(with_norm(role, 1e5, jnp.float16)) == Fault(role, 0, EVERY_ROW)
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_hidden_states_whose_squares_float32_does_not_hold(role):
+    """A norm divides them by infinity: without a check, what comes out is 0."""
+    layers = tiny().agents[role]["layers"]
+    ffn = layers["ffn"] | {"down_kernel": layers["ffn"]["down_kernel"] * 1e25}
+    params = tiny().agents[role] | {"layers": layers | {"ffn": ffn}}
+    assert faults(tiny().agents | {role: params}) == Fault(role, 0, EVERY_ROW)
+
+
+def test_a_link_whose_squares_float32_does_not_hold():
+    links = tiny().links
+    inner = links["inner"] | {
+        "planner": jax.tree.map(lambda x: x * 1e25, links["inner"]["planner"])
+    }
+    changed = links | {"inner": inner}
+    with pytest.raises(NonFiniteError, match="agent planner, round 1: latents"):
+        walk(tiny().system, tiny().agents, changed, tiny().prompts(), rounds=ROUNDS)
+
+
 def test_a_token_breaks_the_row_that_holds_it_alone():
     first, _ = words_of("planner")
     (row,) = (i for i in EVERY_ROW if len(first[i]) == max(map(len, first)))

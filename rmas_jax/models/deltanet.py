@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.int8 import as_array
+from rmas_jax.models.norms import inverse_root
 
 INIT = nn.initializers.normal(0.02)
 CHUNK = 64  # positions, as in the published kernels
@@ -26,7 +27,7 @@ CHUNK = 64  # positions, as in the published kernels
 
 def unit(x: jax.Array) -> jax.Array:
     """Vectors of length one over the last axis; a zero vector stays zero."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+    return x * inverse_root(jnp.sum(x * x, axis=-1, keepdims=True), 1e-6)
 
 
 def delta_step(
@@ -237,7 +238,7 @@ class GatedDeltaNet(nn.Module):
         else:
             out, memory = delta_chunks(query, key, value, decay, rate, memory, fresh)
 
-        out = out * jax.lax.rsqrt(jnp.mean(out * out, axis=-1, keepdims=True) + c.norm_eps)
+        out = out * inverse_root(jnp.mean(out * out, axis=-1, keepdims=True), c.norm_eps)
         out = norm.astype(jnp.float32)[None, None, None] * out
         gate = jnp.einsum("btd,dnh->btnh", x, kernels["gate"]).astype(jnp.float32)
         out = (out * jax.nn.silu(gate)).astype(x.dtype)

@@ -12,6 +12,7 @@ from rmas_jax.models.attention import attend, rotary
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
 from rmas_jax.models.int8 import as_array
+from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.rope import rotary_frequencies
 
 INIT = nn.initializers.normal(0.02)
@@ -39,7 +40,7 @@ class RMSNorm(nn.Module):
         init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
         weight = self.param("weight", init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
         x32 = x.astype(jnp.float32)
-        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        normed = x32 * inverse_root(jnp.mean(x32 * x32, axis=-1, keepdims=True), self.eps)
         weight = jnp.expand_dims(weight + float(self.unit_offset), tuple(range(x.ndim - 1)))
         return (normed * weight).astype(x.dtype)
 
