@@ -58,6 +58,10 @@ CASES = {
     "llama": ("llama", {"tie_word_embeddings": True}),
     "llama-mqa-untied": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": False}),
     "llama-mha": ("llama", {"num_key_value_heads": 4, "head_dim": 8}),
+    "llama-biases": (
+        "llama",
+        {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    ),
     "qwen3": ("qwen3", {"tie_word_embeddings": False}),
     "qwen3-tied": ("qwen3", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
     "qwen3-window": (
@@ -86,6 +90,7 @@ CASES = {
     "qwen2-yarn": ("qwen2", {"rope_parameters": YARN, "num_key_value_heads": 1}),
     "mistral": ("mistral", {"sliding_window": None, "head_dim": 20}),
     "mistral-window": ("mistral", {"sliding_window": 4, "num_key_value_heads": 1}),
+    "ministral": ("ministral", {"sliding_window": 3, "layer_types": WINDOWS}),
     "gemma3-linear": (
         "gemma3_text",
         {
@@ -121,6 +126,8 @@ CASES = {
 
 class OuroConfig(transformers.LlamaConfig):
     model_type = "ouro"
+    max_position_embeddings: int = 32768  # and so on: the defaults of the published class
+    num_key_value_heads: int | None = 32
     total_ut_steps: int = 4
 
 

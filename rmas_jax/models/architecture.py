@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
-from rmas_jax.host.errors import InputError
+from rmas_jax.host.errors import shown
+from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.rope import UNSCALED, RopeScaling
-
-
-class UnsupportedModelError(InputError):
-    """The checkpoint asks for something that these ports do not implement."""
-
 
 # Positive integers: our field -> Hugging Face field.
 SIZES = {
@@ -31,12 +28,37 @@ LINEAR_SIZES = {
     "linear_value_dim": "linear_value_head_dim",
     "conv_width": "linear_conv_kernel_dim",
 }
+# The largest of each: far above every published model, and small enough to reckon with.
+LIMITS = {
+    "vocab_size": 2**24,
+    "width": 2**20,
+    "ffn_width": 2**22,
+    "num_layers": 1024,
+    "num_heads": 2**14,
+    "num_kv_heads": 2**14,
+    "head_dim": 2**14,
+    "linear_key_heads": 2**14,
+    "linear_value_heads": 2**14,
+    "linear_key_dim": 2**14,
+    "linear_value_dim": 2**14,
+    "conv_width": 256,
+    "passes": 1024,
+}
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 
 
-def check_size(hf_field: str, size: Any) -> None:
-    """Raises `UnsupportedModelError` unless `size` is a positive integer."""
-    if type(size) is not int or size < 1:  # bool is an int too, and no size
-        raise UnsupportedModelError(f"{hf_field}={size!r}: allowed is a positive integer")
+def check_size(field: str, hf_field: str, size: Any) -> None:
+    """Raises `UnsupportedModelError` unless `size` is a whole number within LIMITS."""
+    if type(size) is not int or not 1 <= size <= LIMITS[field]:  # bool is an int too, and no size
+        raise UnsupportedModelError(
+            f"{hf_field}={shown(size)}: must be a whole number from 1 to {LIMITS[field]}"
+        )
+
+
+def check_positive(hf_field: str, value: Any) -> None:
+    """Raises `UnsupportedModelError` unless `value` is finite and above 0."""
+    if not 0 < value < math.inf:
+        raise UnsupportedModelError(f"{hf_field}={shown(value)}: must be finite and above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +79,11 @@ class DecoderConfig:
     head_dim: int  # H, not D / N in every family
     rope_theta: float  # base of the rotary angles
     norm_eps: float = 1e-6
-    activation: str = "silu"  # "silu" | "gelu_tanh"
+    activation: str = "silu"  # one of ACTIVATIONS
     tie_embeddings: bool = False  # the unembedding is the transposed embedding
     qkv_bias: bool = False
+    out_bias: bool = False  # on what attention puts out
+    ffn_bias: bool = False
     qk_norm: bool = False  # RMS norm over H of every query and key head
     unit_offset_norm: bool = False  # norm weights act as 1 + w
     sandwich_norms: bool = False  # norms also after attention and after the feed-forward
@@ -82,52 +106,66 @@ class DecoderConfig:
 
     def __post_init__(self):
         for field, hf_field in SIZES.items():
-            check_size(hf_field, getattr(self, field))
+            check_size(field, hf_field, getattr(self, field))
+        check_positive("rms_norm_eps", self.norm_eps)
+        check_positive("rope_theta", self.rope_theta)
+        if self.local_rope_theta is not None:
+            check_positive("rope_local_base_freq", self.local_rope_theta)
         if self.num_heads % self.num_kv_heads:
             raise UnsupportedModelError(
                 f"num_attention_heads={self.num_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_kv_heads}"
             )
-        if self.activation not in ("silu", "gelu_tanh"):
+        if self.activation not in ACTIVATIONS:
             raise UnsupportedModelError(
-                f"hidden_act={self.activation!r}: allowed are silu and gelu_pytorch_tanh"
+                f"activation={shown(self.activation)}: must be one of {', '.join(ACTIVATIONS)}"
             )
         if self.head_dim % 2:
             raise UnsupportedModelError(f"head_dim={self.head_dim} is odd; rotary needs pairs")
         if not 0 < self.rotary_fraction <= 1 or self.rotated_dim % 2 or not self.rotated_dim:
             raise UnsupportedModelError(
                 f"partial_rotary_factor={self.rotary_fraction!r} of head_dim={self.head_dim}: "
-                "allowed is an even number of rotated dimensions"
+                "must give an even number of rotated dimensions"
             )
+        for scaling in (self.rope_scaling, self.local_rope_scaling):
+            scaling.check_rotated(self.rotated_dim)
         for name in ("sliding_layers", "linear_layers"):
             if len(getattr(self, name)) not in (0, self.num_layers):
                 raise UnsupportedModelError(
                     f"{name} has {len(getattr(self, name))} entries, "
                     f"num_layers is {self.num_layers}"
                 )
-        if any(self.sliding_layers) and not self.window:
+        if any(self.sliding_layers) and (self.window is None or self.window < 1):
             raise UnsupportedModelError(
-                f"sliding_window={self.window!r}: a sliding layer needs a positive integer"
+                f"sliding_window={self.window!r}: must be a whole number of at least 1 "
+                "where layers slide"
             )
         if any(self.linear_layers):
             for field, hf_field in LINEAR_SIZES.items():
-                check_size(hf_field, getattr(self, field))
+                check_size(field, hf_field, getattr(self, field))
             if self.linear_value_heads % self.linear_key_heads:
                 raise UnsupportedModelError(
                     f"linear_num_value_heads={self.linear_value_heads} is not a multiple of "
                     f"linear_num_key_heads={self.linear_key_heads}"
                 )
             if self.conv_width < 2:
-                raise UnsupportedModelError("linear_conv_kernel_dim=1: allowed is 2 and more")
+                raise UnsupportedModelError("linear_conv_kernel_dim=1: must be at least 2")
             if all(self.linear_layers):
-                raise UnsupportedModelError("layer_types: allowed is at least one with attention")
+                raise UnsupportedModelError("layer_types: must have at least one with attention")
         if self.passes is not None:
-            check_size("total_ut_steps", self.passes)
+            check_size("passes", "total_ut_steps", self.passes)
 
     @property
     def rotated_dim(self) -> int:
         """How many dimensions of a head rotate."""
         return int(self.head_dim * self.rotary_fraction)
+
+    @property
+    def position_limit(self) -> int | None:
+        """How many positions can be read, where a rotation of dynamic or longrope bounds them."""
+        scalings = (self.rope_scaling, self.local_rope_scaling)
+        limits = [s.position_limit for s in scalings if s.position_limit is not None]
+        return min(limits, default=None)
 
     @property
     def linear_conv_dim(self) -> int:

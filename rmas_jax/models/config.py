@@ -5,58 +5,76 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rmas_jax.models.architecture import (
-    LINEAR_SIZES,
-    SIZES,
-    DecoderConfig,
-    UnsupportedModelError,
-    check_size,
-)
-from rmas_jax.models.families import FAMILIES, ROPE_FIELDS, TEXT_TOWERS
+from rmas_jax.host.errors import shown
+from rmas_jax.models.architecture import LINEAR_SIZES, SIZES, DecoderConfig
+from rmas_jax.models.errors import UnsupportedModelError
+from rmas_jax.models.families import FAMILIES, TEXT_TOWERS
+from rmas_jax.models.hf_config import FIELDS, FLAG, OBJECT, ROPE_FIELDS, check_inert, read_fields
 from rmas_jax.models.rope import UNSCALED, RopeScaling
 
 __all__ = ["DecoderConfig", "UnsupportedModelError", "config_from_hf", "config_to_hf"]
 
 
 def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> DecoderConfig:
-    """Reads the dictionary of a Hugging Face `config.json`.
+    """Reads the dictionary of a Hugging Face `config.json`, as transformers' Auto classes do.
 
     Of a checkpoint with vision (`gemma3`, `qwen3_5`) only the text tower is described.
 
     Raises:
-      UnsupportedModelError: unknown `model_type`, rope type, activation or option, or a missing
-        field; the message names `source`, the field and what is allowed.
+      UnsupportedModelError: unknown `model_type`, rope type, activation or option, a missing field,
+        or one of another type or out of range; the message names `source`, the field, its value and
+        what is allowed.
     """
     family = raw.get("model_type")
-    if raw.get("quantization_config"):
-        raise UnsupportedModelError(f"{source}: quantization_config is set; allowed is null")
-    if family in TEXT_TOWERS:
-        text = raw.get("text_config")
-        if not isinstance(text, dict):
-            raise UnsupportedModelError(f"{source}: text_config={text!r}: allowed is an object")
-        ties = {key: raw[key] for key in ("tie_word_embeddings",) if raw.get(key) is not None}
-        text = text | ties | {"model_type": TEXT_TOWERS[family]}
-        return config_from_hf(text, source=f"{source}: text_config")
-    if family not in FAMILIES:
-        raise UnsupportedModelError(
-            f"{source}: model_type={family!r} is not supported; "
-            f"allowed are {sorted(FAMILIES | TEXT_TOWERS)}"
-        )
     try:
-        for hf_field in SIZES.values():  # first, because other fields are computed from them
-            if raw.get(hf_field) is not None:
-                check_size(hf_field, raw[hf_field])
-        return FAMILIES[family](raw)
-    except KeyError as error:
-        raise UnsupportedModelError(f"{source}: field {error} is missing") from None
+        if not isinstance(family, str) or family not in FAMILIES | TEXT_TOWERS:
+            raise UnsupportedModelError(
+                f"model_type={shown(family)} is not supported; "
+                f"must be one of {', '.join(sorted(FAMILIES | TEXT_TOWERS))}"
+            )
+        if family in TEXT_TOWERS:
+            raw, family, source = _text_tower(raw, family), TEXT_TOWERS[family], _inside(source)
+        if family == "mistral" and "layer_types" in raw:  # so does transformers' AutoConfig
+            family = "ministral"
+        check_inert(raw, FIELDS[family])
+        return FAMILIES[family](read_fields(raw, FIELDS[family]))
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{source}: {error}") from None
 
 
-HF_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+def _inside(source: str) -> str:
+    return f"{source}: text_config"
+
+
+def _text_tower(raw: dict[str, Any], family: str) -> dict[str, Any]:
+    """The fields of the text tower of a checkpoint with vision.
+
+    transformers ties embeddings by the outer `tie_word_embeddings`; in a Qwen3.5 that is loaded for
+    text alone by the inner one.
+    """
+    check_inert(raw, {})
+    read = read_fields(raw, {"text_config": OBJECT, "tie_word_embeddings": FLAG(None)})
+    text, tied = read["text_config"], read["tie_word_embeddings"]
+    if tied is None and family == "gemma3":
+        tied = True
+    inner = text.get("tie_word_embeddings", tied)
+    if tied is not None and inner != tied:
+        raise UnsupportedModelError(
+            f"tie_word_embeddings={shown(inner)} in text_config: must be {tied}, as outside of it"
+        )
+    return text if tied is None else text | {"tie_word_embeddings": tied}
+
+
+HF_ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+}
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "ministral": "MinistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
@@ -66,12 +84,14 @@ ARCHITECTURES = {
 
 
 def _rope_to_hf(scaling: RopeScaling, **more: float) -> dict[str, Any]:
-    """The dictionary that `rope_scaling` reads back."""
-    required, optional = ROPE_FIELDS[scaling.kind]
+    """The object that `families.read_rope` reads back."""
     fields = {
-        hf_field: getattr(scaling, field) for field, hf_field in (required | optional).items()
+        hf_field: getattr(scaling, field)
+        for hf_field, (field, _) in ROPE_FIELDS[scaling.kind].items()
+        if field is not None
     }
-    return {"rope_type": scaling.kind, **more, **fields}
+    lists = {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
+    return {"rope_type": scaling.kind, **more, **fields, **lists}
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
@@ -85,7 +105,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     c, family = config, config.model_type
     if family not in FAMILIES:
         raise UnsupportedModelError(
-            f"model_type={family!r} is not supported; allowed are {sorted(FAMILIES)}"
+            f"model_type={family!r} is not supported; must be one of {', '.join(sorted(FAMILIES))}"
         )
     rope = _rope_to_hf(c.rope_scaling, rope_theta=c.rope_theta)
     raw = {
@@ -94,24 +114,30 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         **{hf_field: getattr(c, field) for field, hf_field in SIZES.items()},
         "rms_norm_eps": c.norm_eps,
         "tie_word_embeddings": c.tie_embeddings,
-        "attention_bias": False,
+        "attention_bias": c.out_bias,
         "hidden_act": HF_ACTIVATIONS[c.activation],
         "rope_parameters": rope,
     }
+    for scaling in (c.rope_scaling, c.local_rope_scaling):
+        if scaling.kind == "dynamic":
+            raw["max_position_embeddings"] = scaling.original_length
+    if family == "llama":
+        raw["mlp_bias"] = c.ffn_bias
     if family == "mistral":
         raw["sliding_window"] = c.window
-    if family in ("qwen2", "qwen3", "gemma3_text", "ouro"):
+    if family in ("ministral", "qwen2", "qwen3", "gemma3_text", "ouro"):
         kinds = c.sliding_layers or (False,) * c.num_layers
         raw["layer_types"] = [
             "sliding_attention" if slides else "full_attention" for slides in kinds
         ]
         raw["sliding_window"] = c.window
         raw["use_sliding_window"] = c.window is not None
-    if family == "gemma3_text":
+    if family in ("ministral", "gemma3_text"):
         del raw["use_sliding_window"]
-        raw["hidden_activation"] = raw.pop("hidden_act")
         if c.window is None:  # transformers builds a window mask even if no layer uses it
             raw["sliding_window"] = 4096
+    if family == "gemma3_text":
+        raw["hidden_activation"] = raw.pop("hidden_act")
         raw["query_pre_attn_scalar"] = round((c.query_scale or c.head_dim**-0.5) ** -2)
         local = _rope_to_hf(c.local_rope_scaling, rope_theta=c.local_rope_theta)
         raw["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
-from rmas_jax.models.config import DecoderConfig
+from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.int8 import as_array, dequantised
 from rmas_jax.models.layers import INIT, Layer, Period, Reading, RMSNorm
+from rmas_jax.models.rope import BOUNDED
 
 
 class Decoder(nn.Module):
@@ -148,9 +149,10 @@ class Decoder(nn.Module):
             ),
         )
         # Query t of this call sits in slot used + t of the tail and sees the slots up to its own.
+        blocks = (*cache.past, tail)
+        self._check_positions(sum(b.valid.shape[1] for b in blocks))
         slots = jnp.arange(tail.valid.shape[1])
         causal = slots[None, :] <= cache.used + jnp.arange(time)[:, None]  # [T, S]
-        blocks = (*cache.past, tail)
         visible = [
             jnp.broadcast_to(b.valid[:, None, :], (b.valid.shape[0], time, b.valid.shape[1]))
             for b in blocks
@@ -182,6 +184,17 @@ class Decoder(nn.Module):
             next_position=cache.next_position + counted[:, -1],
             state=state and LinearState(*state),
         )
+
+    def _check_positions(self, slots: int) -> None:
+        """Refuses room for more positions than the rotation allows; pads count, as shapes do."""
+        c = self.config
+        if c.position_limit is not None and slots > c.position_limit:
+            kinds = {c.rope_scaling.kind, c.local_rope_scaling.kind} & {*BOUNDED}
+            raise UnsupportedModelError(
+                f"rope_type={min(kinds)!r}: a text with its padding and what is written after it "
+                f"must have at most {c.position_limit} positions, got room for {slots}: beyond, "
+                "its frequencies would depend on the longest text of the batch"
+            )
 
     def _run_passes(self, x, of_layers, reading):
         """Runs the layers as often as the decoder loops.

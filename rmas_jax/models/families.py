@@ -1,283 +1,319 @@
-"""Model families: each reads its `config.json` into a `DecoderConfig`.
+"""Model families: each makes a `DecoderConfig` of the fields of its `config.json`.
 
-Fields that a file leaves out get the defaults of transformers. Options that are not ported are
-refused by name.
+The fields come typed and with transformers' defaults from `rmas_jax.models.hf_config`. What is
+left to check is how they fit together.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
-from rmas_jax.models.architecture import LINEAR_SIZES, DecoderConfig, UnsupportedModelError
-from rmas_jax.models.rope import KINDS, RopeScaling, yarn_attention_factor
+from rmas_jax.host.errors import shown
+from rmas_jax.models.architecture import LINEAR_SIZES, DecoderConfig
+from rmas_jax.models.errors import UnsupportedModelError
+from rmas_jax.models.hf_config import (
+    ACTIVATIONS,
+    FRACTION,
+    OBJECT,
+    OLD_LAYER_KINDS,
+    ROPE_COMMON,
+    ROPE_FIELDS,
+    ROPE_HARMLESS,
+    ROPE_KIND,
+    THETA,
+    WHOLE_HEAD,
+    Field,
+    read_fields,
+)
+from rmas_jax.models.rope import RopeScaling, longrope_attention_factor, yarn_attention_factor
 
-Raw = dict[str, Any]  # the dictionary of a config.json
+log = logging.getLogger(__name__)
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-LAYER_KINDS = ("full_attention", "sliding_attention", "linear_attention")
+Fields = dict[str, Any]  # field of a config.json -> its value, or its default
 
-# Field of `RopeScaling` -> field of a file, for each kind: those it must have, those it may have.
-ROPE_FIELDS = {
-    "default": ({}, {}),
-    "linear": ({"factor": "factor"}, {}),
-    "llama3": (
-        {
-            "factor": "factor",
-            "original_length": "original_max_position_embeddings",
-            "low_freq_factor": "low_freq_factor",
-            "high_freq_factor": "high_freq_factor",
-        },
-        {},
-    ),
-    "yarn": (
-        {"factor": "factor", "original_length": "original_max_position_embeddings"},
-        {
-            "beta_fast": "beta_fast",
-            "beta_slow": "beta_slow",
-            "truncate": "truncate",
-            "attention_factor": "attention_factor",
-        },
-    ),
-}
+# --- Rotary embeddings ----------------------------------------------------------------------------
 
 
-def rope_scaling(rope: Raw) -> RopeScaling:
-    """The scaling that `rope_parameters` or an older file's `rope_scaling` asks for."""
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in KINDS:
-        raise UnsupportedModelError(f"rope_type={kind!r}: allowed are {', '.join(KINDS)}")
-    required, optional = ROPE_FIELDS[kind]
-    fields = {}
-    for field, hf_field in required.items():
-        if rope.get(hf_field) is None:
-            raise UnsupportedModelError(f"rope_type={kind!r}: field {hf_field!r} is missing")
-        fields[field] = rope[hf_field]
-    fields |= {
-        field: rope[hf_field]
-        for field, hf_field in optional.items()
-        if rope.get(hf_field) is not None
-    }
-    for field, value in fields.items():
-        if not isinstance(value, int | float):
-            raise UnsupportedModelError(f"rope_type={kind!r}: {field}={value!r} is not a number")
-    if kind == "yarn" and "attention_factor" not in fields:
-        fields["attention_factor"] = yarn_attention_factor(
-            fields["factor"], rope.get("mscale"), rope.get("mscale_all_dim")
+def read_rope(
+    rope: dict[str, Any], where: str, *, theta: float, fraction: Field, positions: int
+) -> tuple[float, RopeScaling, float]:
+    """Base, scaling and rotated part of a head of one object of rotary fields.
+
+    Args:
+      rope: the object, `rope_parameters` or an older file's `rope_scaling`.
+      where: its name, for messages.
+      theta: the base where the object has none.
+      fraction: what `partial_rotary_factor` may be, with its default.
+      positions: `max_position_embeddings`.
+    """
+    where = f"{where}: "
+    older = read_fields(rope, {"type": ROPE_KIND("default")}, where=where)["type"]
+    kind = read_fields(rope, {"rope_type": ROPE_KIND(older)}, where=where)["rope_type"]
+    where = f"{where}rope_type={kind!r}: "
+    table = ROPE_FIELDS[kind]
+    known = {name for fields in ROPE_FIELDS.values() for name in fields} | {*ROPE_HARMLESS}
+    unknown = rope.keys() - known - {*ROPE_COMMON}
+    if unknown:
+        raise UnsupportedModelError(
+            f"{where}{shown(min(unknown))} is no rotary field of this family: "
+            f"must be one of {', '.join(sorted(known | {*ROPE_COMMON}))}"
         )
-    try:
-        return RopeScaling(kind=kind, **fields)
-    except ValueError as error:
-        raise UnsupportedModelError(str(error)) from None
+    idle = sorted(rope.keys() & known - table.keys() - {*ROPE_HARMLESS})
+    if idle:  # transformers warns too, and goes on
+        log.warning("%sdoes not use %s", where, ", ".join(idle))
+    common = {"rope_theta": THETA(theta), "partial_rotary_factor": fraction}
+    values = read_fields(
+        rope, common | {name: field for name, (_, field) in table.items()}, where=where
+    )
+    theta = float(values.pop("rope_theta"))
+    part = float(values.pop("partial_rotary_factor"))
+    if kind == "yarn" and theta <= 1:
+        raise UnsupportedModelError(f"{where}rope_theta={theta!r}: must be above 1")
+    scaling = _scaling(kind, values, positions)
+    return theta, scaling, part
 
 
-def _rope(raw: Raw, *, theta: float = 1e4, fraction: float = 1.0, partial: bool = False) -> Raw:
+def _scaling(kind: str, values: Fields, positions: int) -> RopeScaling:
+    """The scaling that typed fields of ROPE_FIELDS stand for."""
+    if kind == "dynamic":  # its frequencies change where texts become longer than that
+        return RopeScaling(kind, values["factor"], original_length=positions)
+    original = values.get("original_max_position_embeddings", 0)
+    if original is None:
+        original = values["original_max_position_embeddings"] = positions
+    if "factor" in values and values["factor"] is None:
+        values["factor"] = positions / original
+    if "truncate" in values:
+        values["truncate"] = bool(values["truncate"])  # null is false in transformers
+    if "attention_factor" in values and values["attention_factor"] is None:
+        if kind == "yarn":
+            scales = values["mscale"], values["mscale_all_dim"]
+            values["attention_factor"] = yarn_attention_factor(values["factor"], *scales)
+        else:
+            values["attention_factor"] = longrope_attention_factor(values["factor"], original)
+    fields = {field: values[name] for name, (field, _) in ROPE_FIELDS[kind].items() if field}
+    for field, value in list(fields.items()):
+        if value is None:  # as transformers: its own default
+            del fields[field]
+        elif isinstance(value, list):
+            fields[field] = tuple(value)
+    return RopeScaling(kind, **fields)
+
+
+def _rope(f: Fields, *, fraction: Field = WHOLE_HEAD) -> Fields:
     """The rotary fields of a family with one kind of rotation.
 
-    `partial` says whether the family can rotate a part of a head, `fraction` its default part.
+    An older file's `rope_scaling` takes the place of `rope_parameters`, with all that is in there.
     """
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    found = rope.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or fraction
-    if not partial and found != 1.0:
-        raise UnsupportedModelError(f"partial_rotary_factor={found!r}: allowed is 1.0")
-    return {
-        "rope_theta": float(rope.get("rope_theta") or raw.get("rope_theta") or theta),
-        "rope_scaling": rope_scaling(rope),
-        "rotary_fraction": float(found),
-    }
+    where = "rope_scaling" if f["rope_scaling"] else "rope_parameters"
+    rope = f[where] or {}
+    if f["original_max_position_embeddings"] is not None:  # goes before that of the object
+        own = {"original_max_position_embeddings": f["original_max_position_embeddings"]}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        takes = isinstance(kind, str) and own.keys() & ROPE_FIELDS.get(kind, {}).keys()
+        rope = rope | (own if takes else {})
+    theta, scaling, part = read_rope(
+        rope,
+        where,
+        theta=f["rope_theta"],
+        fraction=fraction(f["partial_rotary_factor"]),
+        positions=f["max_position_embeddings"],
+    )
+    if f["rope_scaling"] and f["rope_parameters"]:
+        lost = {
+            name: value
+            for name, value in f["rope_parameters"].items()
+            if name in ("rope_theta", "partial_rotary_factor") and name not in f["rope_scaling"]
+        }
+        now = {"rope_theta": theta, "partial_rotary_factor": part}
+        for name, value in lost.items():
+            if value != now[name]:
+                log.warning(
+                    "rope_scaling takes the place of rope_parameters, as in transformers: %s is "
+                    "%s, not %s; write it into rope_scaling to keep it",
+                    name,
+                    now[name],
+                    shown(value),
+                )
+    return {"rope_theta": theta, "rope_scaling": scaling, "rotary_fraction": part}
 
 
-def _rope_of_gemma3(raw: Raw) -> Raw:
+def _rope_of_gemma3(f: Fields) -> Fields:
     """The rotary fields of Gemma-3: full and sliding layers each have their own.
 
-    An older file's `rope_scaling` is that of the full layers.
+    An older file's `rope_scaling` is that of the full layers. transformers looks for `truncate`
+    beside the two objects, not inside.
     """
-    rope = raw.get("rope_parameters") or {}
-    full = (rope.get("full_attention") or {}) | (raw.get("rope_scaling") or {})
-    local = rope.get("sliding_attention") or {}
+    parts = {
+        "full_attention": OBJECT(None, null=True),
+        "sliding_attention": OBJECT(None, null=True),
+    }
+    outer = f["rope_parameters"] or {}
+    unknown = outer.keys() - parts.keys() - {"truncate"}
+    if unknown:
+        raise UnsupportedModelError(
+            f"rope_parameters: {shown(min(unknown))} is not read; "
+            f"must be one of {', '.join(parts)}, each with rotary fields of its own"
+        )
+    ropes = read_fields(outer, parts, where="rope_parameters: ")
+    truncate = {name: value for name, value in outer.items() if name == "truncate"}
+
+    def read(kind: str, rope: dict[str, Any], theta: float) -> tuple[float, RopeScaling, float]:
+        kept = {name: value for name, value in rope.items() if name != "truncate"}
+        return read_rope(
+            kept | (truncate if rope.get("rope_type", rope.get("type")) == "yarn" else {}),
+            f"rope_parameters: {kind}",
+            theta=theta,
+            fraction=WHOLE_HEAD(f["partial_rotary_factor"]),
+            positions=f["max_position_embeddings"],
+        )
+
+    full = (ropes["full_attention"] or {}) | (f["rope_scaling"] or {})
+    theta, scaling, _ = read("full_attention", full, f["rope_theta"])
+    local = ropes["sliding_attention"] or {}
+    local_theta, local_scaling, _ = read("sliding_attention", local, f["rope_local_base_freq"])
     return {
-        "rope_theta": float(full.get("rope_theta") or raw.get("rope_theta") or 1e6),
-        "rope_scaling": rope_scaling(full),
-        "local_rope_theta": float(
-            local.get("rope_theta") or raw.get("rope_local_base_freq") or 1e4
-        ),
-        "local_rope_scaling": rope_scaling(local),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "local_rope_theta": local_theta,
+        "local_rope_scaling": local_scaling,
     }
 
 
-def _is_kind(raw: Raw, kind: str, allowed: tuple[str, ...] = LAYER_KINDS[:2]) -> tuple[bool, ...]:
+# --- Layers ---------------------------------------------------------------------------------------
+
+
+def _is_kind(f: Fields, kind: str) -> tuple[bool, ...]:
     """Which layers `layer_types` says are of a kind (empty where the file has none)."""
-    kinds = raw.get("layer_types") or ()
-    if kinds and len(kinds) != raw["num_hidden_layers"]:
+    kinds = f["layer_types"] or ()
+    if kinds and len(kinds) != f["num_hidden_layers"]:
         raise UnsupportedModelError(
-            f"layer_types names {len(kinds)} layers, "
-            f"num_hidden_layers is {raw['num_hidden_layers']}"
+            f"layer_types names {len(kinds)} layers: must be as many as "
+            f"num_hidden_layers={f['num_hidden_layers']}"
         )
-    for found in kinds:
-        if found not in allowed:
-            raise UnsupportedModelError(f"layer type {found!r}: allowed are {sorted(allowed)}")
-    return tuple(found == kind for found in kinds)
+    return tuple(OLD_LAYER_KINDS.get(found, found) == kind for found in kinds)
 
 
-def _windows_of_qwen(raw: Raw) -> Raw:
+def _all_but_every(f: Fields, nth: int) -> tuple[bool, ...]:
+    """All layers but every n-th, as older files say it with one number."""
+    return tuple((i + 1) % nth != 0 for i in range(f["num_hidden_layers"]))
+
+
+def _windows_of_qwen(f: Fields) -> Fields:
     """The window fields of Qwen: layers from `max_window_layers` on slide, if any do."""
-    window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window") else None
-    sliding = _is_kind(raw, "sliding_attention")
+    window = f["sliding_window"] if f["use_sliding_window"] else None
+    sliding = _is_kind(f, "sliding_attention")
     if not sliding and window is not None:  # older files
-        first = raw.get("max_window_layers", 28)
-        sliding = tuple(i >= first for i in range(raw["num_hidden_layers"]))
+        sliding = tuple(i >= f["max_window_layers"] for i in range(f["num_hidden_layers"]))
     return {"sliding_layers": sliding, "window": window}
 
 
-def _decoder(raw: Raw, *, refused: tuple[str, ...] = (), **family: Any) -> DecoderConfig:
-    """Fields that all families share.
+# --- Families -------------------------------------------------------------------------------------
 
-    `refused` are options that must be off; `family` holds the fields in which families differ.
-    """
-    for option in refused:
-        if raw.get(option):
-            raise UnsupportedModelError(f"{option}={raw[option]!r}: allowed are null and false")
-    family.setdefault("activation", raw.get("hidden_act", "silu"))
-    if family["activation"] not in ACTIVATIONS:
-        raise UnsupportedModelError(
-            f"hidden_act={family['activation']!r}: allowed are {sorted(ACTIVATIONS)}"
-        )
-    family["activation"] = ACTIVATIONS[family["activation"]]
-    family.setdefault("head_dim", raw.get("head_dim"))
-    if family["head_dim"] is None:
-        family["head_dim"] = raw["hidden_size"] // raw["num_attention_heads"]
-    family.setdefault("tie_embeddings", raw.get("tie_word_embeddings", False))
-    if not any(family.setdefault("sliding_layers", ())):
-        family["sliding_layers"], family["window"] = (), None
+
+def _decoder(family: str, f: Fields, **more: Any) -> DecoderConfig:
+    """Fields that all families share, and `more`, in which they differ."""
+    activation = f["hidden_activation"] if "hidden_activation" in f else f["hidden_act"]
+    heads = f["num_attention_heads"]
+    bias = f.get("attention_bias", False)
+    if not any(more.setdefault("sliding_layers", ())):
+        more["sliding_layers"], more["window"] = (), None
     return DecoderConfig(
-        model_type=raw["model_type"],
-        vocab_size=raw["vocab_size"],
-        width=raw["hidden_size"],
-        ffn_width=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=raw["num_attention_heads"],
-        num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
-        **family,
+        model_type=family,
+        vocab_size=f["vocab_size"],
+        width=f["hidden_size"],
+        ffn_width=f["intermediate_size"],
+        num_layers=f["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=heads if f["num_key_value_heads"] is None else f["num_key_value_heads"],
+        head_dim=f["hidden_size"] // heads if f["head_dim"] is None else f["head_dim"],
+        norm_eps=f["rms_norm_eps"],
+        activation=ACTIVATIONS[activation],
+        tie_embeddings=f["tie_word_embeddings"],
+        out_bias=bias,
+        **{"qkv_bias": bias} | more,
     )
 
 
-def _llama(raw: Raw) -> DecoderConfig:
-    return _decoder(raw, refused=("attention_bias", "mlp_bias"), **_rope(raw))
+def _llama(f: Fields) -> DecoderConfig:
+    _is_kind(f, "full_attention")
+    return _decoder("llama", f, ffn_bias=f["mlp_bias"], **_rope(f))
 
 
-def _mistral(raw: Raw) -> DecoderConfig:
-    window = raw.get("sliding_window", 4096)
-    sliding = (window is not None,) * raw["num_hidden_layers"]
-    return _decoder(raw, sliding_layers=sliding, window=window, **_rope(raw))
+def _mistral(f: Fields) -> DecoderConfig:
+    slides = f["sliding_window"] is not None
+    sliding = (slides,) * f["num_hidden_layers"]
+    return _decoder("mistral", f, sliding_layers=sliding, window=f["sliding_window"], **_rope(f))
 
 
-def _qwen2(raw: Raw) -> DecoderConfig:
-    return _decoder(raw, qkv_bias=True, **_windows_of_qwen(raw), **_rope(raw))
+def _ministral(f: Fields) -> DecoderConfig:
+    slides = f["sliding_window"] is not None
+    sliding = _is_kind(f, "sliding_attention") or (slides,) * f["num_hidden_layers"]
+    return _decoder("ministral", f, sliding_layers=sliding, window=f["sliding_window"], **_rope(f))
 
 
-def _qwen3(raw: Raw) -> DecoderConfig:
+def _qwen2(f: Fields) -> DecoderConfig:
+    return _decoder("qwen2", f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f))
+
+
+def _qwen3(f: Fields) -> DecoderConfig:
+    return _decoder("qwen3", f, qk_norm=True, **_windows_of_qwen(f), **_rope(f))
+
+
+def _gemma3(f: Fields) -> DecoderConfig:
+    sliding = _is_kind(f, "sliding_attention")
     return _decoder(
-        raw,
-        refused=("attention_bias",),
-        head_dim=raw.get("head_dim", 128),
-        qk_norm=True,
-        **_windows_of_qwen(raw),
-        **_rope(raw),
-    )
-
-
-def _gemma3(raw: Raw) -> DecoderConfig:
-    heads = raw.get("num_attention_heads", 8)
-    raw = {  # published files leave these out where they are the defaults
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": heads,
-        "num_key_value_heads": min(4, heads),  # transformers' 4 needs four heads or more
-    } | raw
-    sliding = _is_kind(raw, "sliding_attention")
-    if not sliding:  # older files: every n-th layer attends to everything
-        every = raw.get("sliding_window_pattern", 6)
-        sliding = tuple((i + 1) % every != 0 for i in range(raw["num_hidden_layers"]))
-    return _decoder(
-        raw,
-        refused=(
-            "attention_bias",
-            "final_logit_softcapping",
-            "attn_logit_softcapping",
-            "use_bidirectional_attention",
-        ),
-        activation=raw.get("hidden_activation", "gelu_pytorch_tanh"),
-        head_dim=raw.get("head_dim", 256),
-        tie_embeddings=raw.get("tie_word_embeddings", True),
+        "gemma3_text",
+        f,
         qk_norm=True,
         unit_offset_norm=True,
         sandwich_norms=True,
-        embed_scale=math.sqrt(raw["hidden_size"]),
-        query_scale=raw.get("query_pre_attn_scalar", 256) ** -0.5,
-        sliding_layers=sliding,
-        window=raw.get("sliding_window", 4096),
-        **_rope_of_gemma3(raw),
+        embed_scale=math.sqrt(f["hidden_size"]),
+        query_scale=f["query_pre_attn_scalar"] ** -0.5,
+        sliding_layers=sliding or _all_but_every(f, f["sliding_window_pattern"]),
+        window=f["sliding_window"],
+        **_rope_of_gemma3(f),
     )
 
 
-def _qwen3_5(raw: Raw) -> DecoderConfig:
-    raw = {
-        "vocab_size": 248320,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 32,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "linear_conv_kernel_dim": 4,
-    } | raw
-    linear = _is_kind(raw, "linear_attention", ("full_attention", "linear_attention"))
-    if not linear:
-        every = raw.get("full_attention_interval", 4)
-        linear = tuple((i + 1) % every != 0 for i in range(raw["num_hidden_layers"]))
-    if ACTIVATIONS.get(raw.get("hidden_act", "silu")) != "silu":  # the convolution's too
-        raise UnsupportedModelError(f"hidden_act={raw['hidden_act']!r}: allowed is 'silu'")
-    if raw.get("attn_output_gate") is False:
-        raise UnsupportedModelError("attn_output_gate=False: allowed is true")
-    sizes = {field: raw[hf_field] for field, hf_field in LINEAR_SIZES.items()}
+def _qwen3_5(f: Fields) -> DecoderConfig:
+    linear = _is_kind(f, "linear_attention") or _all_but_every(f, f["full_attention_interval"])
+    sizes = {field: f[hf_field] for field, hf_field in LINEAR_SIZES.items()}
     return _decoder(
-        raw,
-        refused=("attention_bias",),
-        head_dim=raw.get("head_dim", 256),
+        "qwen3_5_text",
+        f,
         qk_norm=True,
         unit_offset_norm=True,
         gated_attention=True,
         linear_layers=linear if any(linear) else (),
         **(sizes if any(linear) else {}),
-        **_rope(raw, fraction=0.25, partial=True),
+        **_rope(f, fraction=FRACTION),
     )
 
 
-def _ouro(raw: Raw) -> DecoderConfig:
+def _ouro(f: Fields) -> DecoderConfig:
     """Ouro, the looped decoder (arXiv 2510.25741): all passes run, whatever the exit gate says.
 
     No release of transformers has this family. Fields, weight names and order of operations follow
     the model code that is published with the checkpoints, as read in a public copy
     (LoopedLMs/ouro_rl on GitHub); no published checkpoint has been loaded here.
     """
-    passes = raw.get("total_ut_steps", 4)
-    threshold, step = raw.get("early_exit_threshold"), raw.get("early_exit_step")
+    passes = f["total_ut_steps"]
+    threshold, step = f["early_exit_threshold"], f["early_exit_step"]
     if threshold is not None and threshold < 1:
-        raise UnsupportedModelError(f"early_exit_threshold={threshold!r}: allowed is 1.0")
+        raise UnsupportedModelError(f"early_exit_threshold={threshold!r}: must be at least 1")
     if step is not None and 0 <= step < passes - 1:
-        raise UnsupportedModelError(f"early_exit_step={step!r}: allowed is null (the last pass)")
-    return _decoder(raw, sandwich_norms=True, passes=passes, **_windows_of_qwen(raw), **_rope(raw))
+        raise UnsupportedModelError(f"early_exit_step={step!r}: must be null (the last pass)")
+    return _decoder(
+        "ouro", f, sandwich_norms=True, passes=passes, **_windows_of_qwen(f), **_rope(f)
+    )
 
 
 FAMILIES = {
     "llama": _llama,
     "mistral": _mistral,
+    "ministral": _ministral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma3_text": _gemma3,

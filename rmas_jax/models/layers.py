@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,12 @@ from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.rope import rotary_frequencies
 
 INIT = nn.initializers.normal(0.02)
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+}
 
 
 class Reading(NamedTuple):
@@ -91,11 +98,14 @@ class Attention(nn.Module):
         if c.gated_attention:
             mixed = mixed * jax.nn.sigmoid(gate)
         kernel = self.param("o_kernel", INIT, (c.num_heads, c.head_dim, c.width))
-        return jnp.einsum("btnh,nhd->btd", mixed, as_array(kernel, x)), (keys, values)
+        out = jnp.einsum("btnh,nhd->btd", mixed, as_array(kernel, x))
+        if c.out_bias:
+            out += _bias(self, "o_bias", c.width, x)[None]
+        return out, (keys, values)
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward: down(act(gate(x)) * up(x))."""
+    """Gated feed-forward: down(act(gate(x)) * up(x)), in some models with biases."""
 
     config: DecoderConfig
 
@@ -105,9 +115,20 @@ class FeedForward(nn.Module):
         gate = as_array(self.param("gate_kernel", INIT, (c.width, c.ffn_width)), x)
         up = as_array(self.param("up_kernel", INIT, (c.width, c.ffn_width)), x)
         down = as_array(self.param("down_kernel", INIT, (c.ffn_width, c.width)), x)
-        act = jax.nn.silu if c.activation == "silu" else jax.nn.gelu  # jax's gelu is the tanh form
         flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
-        return ((act(flat @ gate) * (flat @ up)) @ down).reshape(x.shape)
+        gate, up = flat @ gate, flat @ up
+        if c.ffn_bias:
+            gate += _bias(self, "gate_bias", c.ffn_width, x)
+            up += _bias(self, "up_bias", c.ffn_width, x)
+        out = (ACTIVATIONS[c.activation](gate) * up) @ down
+        if c.ffn_bias:
+            out += _bias(self, "down_bias", c.width, x)
+        return out.reshape(x.shape)
+
+
+def _bias(module: nn.Module, name: str, size: int, x: jax.Array) -> jax.Array:
+    """A bias [1, size] in the dtype of the activations."""
+    return module.param(name, nn.initializers.zeros, (size,)).astype(x.dtype)[None]
 
 
 class Layer(nn.Module):

@@ -26,6 +26,8 @@ LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
     "ffn/gate_kernel": ("embed", "ffn"),
     "ffn/up_kernel": ("embed", "ffn"),
     "ffn/down_kernel": ("ffn", "embed"),
+    "ffn/gate_bias": ("ffn",),
+    "ffn/up_bias": ("ffn",),
     # Queries, keys and values lie side by side in one axis, and parts of it would cut across them.
     "linear/qkv_kernel": ("embed", None),
     "linear/gate_kernel": ("embed", *HEADS),

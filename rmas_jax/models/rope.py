@@ -1,7 +1,13 @@
 """Rotary frequencies as data, computed on the host from a base and a scaling for long contexts.
 
 Each kind is what `rope_type` of a Hugging Face configuration names: `default`, `linear` (position
-interpolation, arXiv 2306.15595), `llama3` (Llama 3.1) and `yarn` (arXiv 2309.00071).
+interpolation, arXiv 2306.15595), `llama3` (Llama 3.1), `yarn` (arXiv 2309.00071), `dynamic` (NTK)
+and `longrope` (arXiv 2402.13753).
+
+The last two have other frequencies for long texts than for short ones. transformers takes those of
+the longest text of a call, for all texts of the batch, and leaves keys that are cached as they were
+rotated: what a text gives then depends on its neighbours, and on how it was cut into calls. Up to
+`original_length` positions none of that happens; here no more are read (`position_limit`).
 """
 
 from __future__ import annotations
@@ -11,7 +17,11 @@ import math
 
 import numpy as np
 
-KINDS = ("default", "linear", "llama3", "yarn")
+from rmas_jax.host.errors import shown
+from rmas_jax.models.errors import UnsupportedModelError
+
+KINDS = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
+BOUNDED = ("dynamic", "longrope")  # read no more than original_length positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,30 +30,51 @@ class RopeScaling:
 
     kind: str = "default"  # one of KINDS
     factor: float = 1.0  # how much longer contexts become; all kinds but default
-    original_length: int = 0  # positions in pretraining; llama3, yarn
+    original_length: int = 0  # positions in pretraining; all kinds but default and linear
     low_freq_factor: float = 1.0  # llama3: waves longer than original_length / this are stretched
     high_freq_factor: float = 4.0  # llama3: waves shorter than original_length / this are kept
     beta_fast: float = 32.0  # yarn: frequencies with more turns in original_length are kept
     beta_slow: float = 1.0  # yarn: frequencies with fewer turns are stretched
     truncate: bool = True  # yarn: round the bounds between kept and stretched outwards
-    attention_factor: float = 1.0  # yarn: factor on sine and cosine, of queries and keys alike
+    # yarn, longrope: factor on sine and cosine, of queries and keys alike
+    attention_factor: float = 1.0
+    short_factor: tuple[float, ...] = ()  # longrope: [R/2] what waves are stretched by
+    long_factor: tuple[float, ...] = ()  # the same past original_length: not used, kept for files
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"rope_type={self.kind!r}: allowed are {', '.join(KINDS)}")
+            raise UnsupportedModelError(
+                f"rope_type={shown(self.kind)}: must be one of {', '.join(KINDS)}"
+            )
         for name in ("factor", "low_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"rope {name}={getattr(self, name)!r}: allowed is above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UnsupportedModelError(
+                    f"rope {name}={shown(getattr(self, name))}: must be finite and above 0"
+                )
         if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"rope high_freq_factor={self.high_freq_factor!r}: allowed is above "
+            raise UnsupportedModelError(
+                f"rope high_freq_factor={self.high_freq_factor!r}: must be above "
                 f"low_freq_factor={self.low_freq_factor!r}"
             )
-        if self.kind in ("llama3", "yarn") and self.original_length < 1:
-            raise ValueError(
+        if self.kind not in ("default", "linear") and self.original_length < 1:
+            raise UnsupportedModelError(
                 f"rope original_max_position_embeddings={self.original_length!r}: "
-                f"{self.kind} needs a positive integer"
+                f"must be at least 1 for {self.kind}"
             )
+
+    @property
+    def position_limit(self) -> int | None:
+        """How many positions are read at most; None is any number."""
+        return self.original_length if self.kind in BOUNDED else None
+
+    def check_rotated(self, rotated: int) -> None:
+        """Raises `UnsupportedModelError` unless longrope's lists are of so many dimensions."""
+        for name in ("short_factor", "long_factor"):
+            if self.kind == "longrope" and len(getattr(self, name)) != rotated // 2:
+                raise UnsupportedModelError(
+                    f"rope {name} has {len(getattr(self, name))} numbers: must have "
+                    f"{rotated // 2}, half of the dimensions of a head that rotate"
+                )
 
 
 UNSCALED = RopeScaling()
@@ -62,13 +93,24 @@ def yarn_attention_factor(
     return grown(1.0)
 
 
+def longrope_attention_factor(factor: float, original_length: int) -> float:
+    """The factor on sine and cosine that longrope takes where a configuration names none."""
+    if factor <= 1:
+        return 1.0
+    if original_length < 2:
+        raise UnsupportedModelError(
+            "rope original_max_position_embeddings=1: must be at least 2 for longrope"
+        )
+    return math.sqrt(1 + math.log(factor) / math.log(original_length))
+
+
 def rotary_frequencies(theta: float, rotated: int, scaling: RopeScaling) -> np.ndarray:
     """Angle per position of every pair of dimensions.
 
     Args:
       theta: base of the frequencies.
       rotated: how many dimensions of a head rotate; even.
-      scaling: the stretching for long contexts.
+      scaling: the stretching for long contexts; `dynamic` stretches nothing within its limit.
 
     Returns:
       [rotated / 2] float32, computed in float64.
@@ -78,6 +120,8 @@ def rotary_frequencies(theta: float, rotated: int, scaling: RopeScaling) -> np.n
     stretched = frequencies / scaling.factor
     if scaling.kind == "linear":
         frequencies = stretched
+    elif scaling.kind == "longrope":
+        frequencies = frequencies / np.asarray(scaling.short_factor, np.float64)
     elif scaling.kind == "llama3":
         turns = scaling.original_length * frequencies / (2 * math.pi)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor

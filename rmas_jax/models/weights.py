@@ -226,13 +226,17 @@ def _layer_rows(config: DecoderConfig, linear: bool) -> list[Weight]:
             if c.qkv_bias:
                 row(f"{name}.bias", (heads * size,), f"{path}_bias", (heads, size))
         row("self_attn.o_proj.weight", (d, n * h), "attention/o_kernel", (n, h, d), "transpose")
+        if c.out_bias:
+            row("self_attn.o_proj.bias", (d,), "attention/o_bias")
         if c.qk_norm:
             row("self_attn.q_norm.weight", (h,), "attention/q_norm/weight")
             row("self_attn.k_norm.weight", (h,), "attention/k_norm/weight")
 
-    row("mlp.gate_proj.weight", (f, d), "ffn/gate_kernel", (d, f), "transpose")
-    row("mlp.up_proj.weight", (f, d), "ffn/up_kernel", (d, f), "transpose")
-    row("mlp.down_proj.weight", (d, f), "ffn/down_kernel", (f, d), "transpose")
+    for part, (inputs, outputs) in {"gate": (d, f), "up": (d, f), "down": (f, d)}.items():
+        name, path = f"mlp.{part}_proj", f"ffn/{part}"
+        row(f"{name}.weight", (outputs, inputs), f"{path}_kernel", (inputs, outputs), "transpose")
+        if c.ffn_bias:
+            row(f"{name}.bias", (outputs,), f"{path}_bias")
     norms = SANDWICH_NORMS if c.sandwich_norms else NORMS
     for path, name in (OURO_NORMS if c.model_type == "ouro" else norms).items():
         row(f"{name}.weight", (d,), f"{path}/weight")

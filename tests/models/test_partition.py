@@ -20,7 +20,7 @@ from rmas_jax.sharding import make_mesh
 
 EVEN = dataclasses.replace(CONFIGS["planner"], vocab_size=40, tie_embeddings=False)
 ODD = CONFIGS["critic"]  # three heads, 37 tokens
-BIASED = dataclasses.replace(EVEN, qkv_bias=True)
+BIASED = dataclasses.replace(EVEN, qkv_bias=True, out_bias=True, ffn_bias=True)
 IDS = np.array([[5, 3, 8, 1], [0, 0, 2, 9]])
 VALID = IDS > 0
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from rmas_jax.models import UnsupportedModelError, config_from_hf
+from rmas_jax.models import (
+    UnsupportedModelError,
+    config_from_hf,
+    empty_cache,
+    load_pretrained,
+)
 from rmas_jax.models.attention import rotary
+from rmas_jax.models.cache import seal
 from rmas_jax.models.config import config_to_hf
 from rmas_jax.models.rope import RopeScaling, rotary_frequencies
 
@@ -30,6 +38,12 @@ LLAMA3 = {
     "original_max_position_embeddings": 256,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0 + i / 8 for i in range(12)],
+    "long_factor": [2.0 + i for i in range(12)],
+    "original_max_position_embeddings": 512,
+}
 ROPES = {
     "linear": {"rope_type": "linear", "factor": 8.0},
     "llama3": LLAMA3,
@@ -40,6 +54,19 @@ ROPES = {
     "yarn-factor": YARN | {"attention_factor": 1.5},
     "yarn-mscale": YARN | {"mscale": 2.0, "mscale_all_dim": 0.5},
     "yarn-short": YARN | {"original_max_position_embeddings": 2},  # all waves are longer
+    "yarn-without-length": {"rope_type": "yarn", "factor": 4.0},  # max_position_embeddings
+    "yarn-ratio": YARN | {"factor": None},  # how much longer max_position_embeddings is
+    "yarn-null-truncate": YARN | {"truncate": None},  # which is false
+    "llama3-without-length": {
+        name: value for name, value in LLAMA3.items() if name != "original_max_position_embeddings"
+    },
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0},
+    "longrope": LONG,
+    "longrope-factor": LONG | {"factor": 3.0},
+    "longrope-attention": LONG | {"attention_factor": 1.5},
+    "longrope-without-length": {
+        name: value for name, value in LONG.items() if name != "original_max_position_embeddings"
+    },
 }
 
 
@@ -58,7 +85,9 @@ def test_frequencies_equal_transformers(case):
     np.testing.assert_allclose(ours, expected, rtol=2e-6)
     np.testing.assert_allclose(config.rope_scaling.attention_factor, factor, rtol=1e-12)
     plain = rotary_frequencies(5000.0, 24, RopeScaling())
-    assert np.abs(np.log(ours / plain)).max() > 0.5 or factor != 1
+    scales = np.abs(np.log(ours / plain)).max() > 0.5 or factor != 1
+    assert scales == (case != "dynamic")  # which scales past the length of pretraining only
+    assert config_from_hf(config_to_hf(config)) == config
 
 
 def test_frequencies_without_scaling():
@@ -67,7 +96,7 @@ def test_frequencies_without_scaling():
     )
 
 
-@pytest.mark.parametrize("case", ["linear", "llama3", "yarn", "yarn-mscale"])
+@pytest.mark.parametrize("case", ["linear", "llama3", "yarn", "yarn-mscale", "dynamic", "longrope"])
 def test_old_and_new_files_are_read_alike(case):
     rope = ROPES[case] | {"rope_theta": 5000.0}
     new = read(rope)
@@ -97,16 +126,21 @@ def test_layers_of_gemma3_have_their_own():
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"rope_type": "dynamic", "factor": 2.0}, "rope_type='dynamic'.*linear"),
-        ({"rope_type": "longrope", "short_factor": [1.0]}, "rope_type='longrope'"),
-        ({"type": "su"}, "rope_type='su'"),
+        ({"rope_type": "dynamic"}, "rope_type='dynamic': field 'factor' is missing"),
+        ({"rope_type": "longrope", "short_factor": [1.0]}, "field 'long_factor' is missing"),
+        (LONG | {"short_factor": [1.0] * 11}, "short_factor has 11 numbers: must have 12"),
+        (LONG | {"long_factor": [1.0] * 13}, "long_factor has 13 numbers: must have 12"),
+        (LONG | {"short_factor": [0.0] * 12}, "short_factor=.*a list of numbers above 0"),
+        (LONG | {"original_max_position_embeddings": 1, "factor": 2.0}, "must be at least 2"),
+        ({"type": "su"}, "type='su': must be one of 'default', 'linear'"),
         ({"rope_type": "linear"}, "'linear': field 'factor' is missing"),
-        ({"rope_type": "yarn", "factor": 2.0}, "'original_max_position_embeddings' is missing"),
-        (LLAMA3 | {"low_freq_factor": None}, "'low_freq_factor' is missing"),
-        (LLAMA3 | {"high_freq_factor": 1.0}, "high_freq_factor=1.0: allowed is above"),
-        (LLAMA3 | {"original_max_position_embeddings": 0}, "positive integer"),
-        ({"rope_type": "linear", "factor": 0}, "factor=0: allowed is above 0"),
-        ({"rope_type": "linear", "factor": "2"}, "factor='2' is not a number"),
+        ({"rope_type": "yarn"}, "'yarn': field 'factor' is missing"),
+        (YARN | {"rope_theta": 1.0}, "rope_theta=1.0: must be above 1"),
+        (LLAMA3 | {"low_freq_factor": None}, "low_freq_factor=None"),
+        (LLAMA3 | {"high_freq_factor": 1.0}, "high_freq_factor=1.0: must be above"),
+        (LLAMA3 | {"original_max_position_embeddings": 0}, "whole number from 1"),
+        ({"rope_type": "linear", "factor": 0}, "factor=0: must be a number above 0"),
+        ({"rope_type": "linear", "factor": "2"}, "factor='2': must be a number"),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
     ],
 )
@@ -115,11 +149,71 @@ def test_refused(rope, message):
         read(rope)
 
 
-@pytest.mark.parametrize("fraction", [0.22, 0.03, 1.5, -0.25])  # of 24: odd, none, more, fewer
-def test_refused_part_of_a_head(fraction):
-    with pytest.raises(UnsupportedModelError, match="even number of rotated dimensions"):
+@pytest.mark.parametrize(
+    ("fraction", "message"),  # of 24: odd, none, more, fewer
+    [
+        (0.22, "even number of rotated dimensions"),
+        (0.03, "even number of rotated dimensions"),
+        (1.5, "a number above 0, at most 1"),
+        (-0.25, "a number above 0, at most 1"),
+    ],
+)
+def test_refused_part_of_a_head(fraction, message):
+    with pytest.raises(UnsupportedModelError, match=message):
         kinds = ["linear_attention", "full_attention"]
         read({"partial_rotary_factor": fraction}, model_type="qwen3_5_text", layer_types=kinds)
+
+
+LIMIT = 20
+BOUNDED = {
+    "dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 50.0}},
+    "longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 50.0,
+            "short_factor": [1.0, 1.5, 2.0, 2.5],
+            "long_factor": [3.0, 4.0, 5.0, 6.0],
+            "factor": 4.0,
+            "original_max_position_embeddings": LIMIT,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_frequencies_that_depend_on_the_longest_text_are_not_read_past_the_switch(kind, tmp_path):
+    """Up to it, decoders are equal; past it, transformers' cached and uncached reads differ."""
+    sizes = SIZES | {"vocab_size": 50, "hidden_size": 32, "head_dim": 8, "initializer_range": 0.2}
+    sizes["max_position_embeddings"] = LIMIT if kind == "dynamic" else 4 * LIMIT
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model("llama", **sizes, **BOUNDED[kind])
+    ).eval()
+    theirs.requires_grad_(False).save_pretrained(tmp_path)
+    model, params = load_pretrained(tmp_path)
+    ids = np.random.default_rng(0).integers(0, 50, (1, LIMIT + 1))
+    embeds = model.apply({"params": params}, ids, method="embed")
+    valid = np.ones(ids.shape, bool)
+
+    read = jax.jit(model.apply)
+    ours = read({"params": params}, embeds[:, :-1], valid[:, :-1])
+    expected = theirs.model(torch.tensor(ids[:, :-1])).last_hidden_state.numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+    message = f"rope_type='{kind}': .* at most {LIMIT} positions, got room for {LIMIT + 1}"
+    with pytest.raises(UnsupportedModelError, match=message):
+        read({"params": params}, embeds, valid)
+    with pytest.raises(UnsupportedModelError, match=message):
+        cache = empty_cache(model.config, 1, LIMIT + 1)
+        read({"params": params}, embeds[:, :1], valid[:, :1], cache)
+    sealed = seal(empty_cache(model.config, 1, LIMIT), model.config, 1)
+    with pytest.raises(UnsupportedModelError, match=message):
+        read({"params": params}, embeds[:, :1], valid[:, :1], sealed)
+
+    first = theirs(torch.tensor(ids[:, :-1]), use_cache=True)
+    cached = theirs(torch.tensor(ids[:, -1:]), cache=first.cache).logits[0, -1]
+    at_once = theirs(torch.tensor(ids)).logits[0, -1]
+    assert np.abs(at_once.numpy() - cached.numpy()).max() > 1e-2
 
 
 def test_part_of_a_head_rotates():

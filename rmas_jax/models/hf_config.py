@@ -1,0 +1,410 @@
+"""The fields of a Hugging Face `config.json`, family by family, and one typed reader for all.
+
+A table says which values a field may have and what an absent field stands for: the defaults of
+transformers. `read_fields` does the rest: what has another type or lies out of range is refused by
+name before anything is computed from it.
+
+Every field that transformers' class of a family knows stands in one of three tables: FIELDS is
+read, INERT must have a value that changes nothing, HARMLESS changes no output (a test compares).
+Other fields, such as those that training programs add, change nothing in transformers either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rmas_jax.host.errors import shown
+from rmas_jax.models.architecture import LIMITS, LINEAR_SIZES, SIZES
+from rmas_jax.models.errors import UnsupportedModelError
+
+Raw = Mapping[str, Any]  # the object of a config.json, or one inside it
+
+
+class _Required:
+    """The default of a field that a file must have."""
+
+
+REQUIRED = _Required()
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a field may hold, and what stands for it where a file leaves it out."""
+
+    is_allowed: Callable[[Any], bool]
+    allowed: str  # the same in words, behind "must be"
+    default: Any = REQUIRED
+    null: bool = False  # whether null is allowed too, as in transformers' class
+
+    def __call__(self, default: Any, *, null: bool = False) -> Field:
+        """The same field with a default."""
+        return dataclasses.replace(self, default=default, null=null)
+
+
+def whole(low: int, high: int) -> Field:
+    """Whole numbers; neither 4096.0 nor true is one."""
+    return Field(
+        lambda value: type(value) is int and low <= value <= high,
+        f"a whole number from {low} to {high}",
+    )
+
+
+def number(above: float, at_most: float) -> Field:
+    """Numbers, finite ones."""
+    return Field(
+        lambda value: is_number(value) and above < value <= at_most,
+        f"a number above {above:g}, at most {at_most:g}",
+    )
+
+
+def one_of(*values: Any) -> Field:
+    """Text or numbers from a list."""
+    return Field(
+        lambda value: any(type(value) is type(v) and value == v for v in values),
+        f"one of {', '.join(map(repr, values))}" if len(values) > 1 else repr(values[0]),
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number; true is none."""
+    return type(value) in (int, float)
+
+
+FLAG = Field(lambda value: type(value) is bool, "true or false")
+OBJECT = Field(lambda value: isinstance(value, dict), "an object")
+POSITIVE = number(0, 1e30)
+FACTORS = Field(
+    lambda value: (
+        isinstance(value, list) and 0 < len(value) <= 2**16 and all(map(POSITIVE.is_allowed, value))
+    ),
+    "a list of numbers above 0",
+)
+POSITIONS = whole(1, 2**53)
+
+
+def read_fields(raw: Raw, fields: Mapping[str, Field], *, where: str = "") -> dict[str, Any]:
+    """The values of `fields`, of the types that the table says.
+
+    Args:
+      raw: the object that holds them.
+      fields: what is allowed; fields of `raw` that are not among them are not looked at.
+      where: what messages begin with, such as the name of an object inside the file.
+
+    Raises:
+      UnsupportedModelError: a field is missing, of another type or out of range; it is named, with
+        its value and what is allowed.
+    """
+    values = {}
+    for name, field in fields.items():
+        if name not in raw:
+            if field.default is REQUIRED:
+                raise UnsupportedModelError(
+                    f"{where}field {name!r} is missing: must be {field.allowed}"
+                )
+            values[name] = field.default
+            continue
+        value = raw[name]
+        if not (value is None and field.null) and not field.is_allowed(value):
+            or_null = " or null" * field.null
+            raise UnsupportedModelError(
+                f"{where}{name}={shown(value)}: must be {field.allowed}{or_null}"
+            )
+        values[name] = value
+    return values
+
+
+def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
+    """Refuses what another family would compute with, unless the file sets it to no effect.
+
+    Args:
+      raw: the object.
+      read: fields that this family does read, which are not looked at.
+    """
+    for name in raw.keys() & INERT.keys() - read.keys():
+        allowed = INERT[name]
+        if not any(type(raw[name]) is type(v) and raw[name] == v for v in allowed):
+            words = ", ".join(repr(value) for value in allowed).replace("None", "null")
+            raise UnsupportedModelError(
+                f"{name}={shown(raw[name])}: changes the model and is not supported here; "
+                f"must be absent or one of {words}"
+            )
+
+
+# --- Rotary embeddings ----------------------------------------------------------------------------
+
+THETA = POSITIVE
+FRACTION = number(0, 1)
+WHOLE_HEAD = one_of(1, 1.0)  # families that rotate all of a head
+
+# What transformers reads of `rope_parameters` for each kind of rotation (`rope_type`): name ->
+# field of `RopeScaling`, or None where it is only computed with, and what it may hold. The default
+# None of `original_max_position_embeddings` stands for `max_position_embeddings`.
+ROPE_FIELDS: dict[str, dict[str, tuple[str | None, Field]]] = {
+    "default": {},
+    "linear": {"factor": ("factor", POSITIVE)},
+    "dynamic": {"factor": ("factor", POSITIVE)},
+    "llama3": {
+        "factor": ("factor", POSITIVE),
+        "original_max_position_embeddings": ("original_length", POSITIONS(None)),
+        "low_freq_factor": ("low_freq_factor", POSITIVE),
+        "high_freq_factor": ("high_freq_factor", POSITIVE),
+    },
+    "yarn": {
+        "factor": ("factor", dataclasses.replace(POSITIVE, null=True)),
+        "original_max_position_embeddings": ("original_length", POSITIONS(None)),
+        "beta_fast": ("beta_fast", POSITIVE(None, null=True)),
+        "beta_slow": ("beta_slow", POSITIVE(None, null=True)),
+        "truncate": ("truncate", FLAG(True, null=True)),
+        "attention_factor": ("attention_factor", POSITIVE(None, null=True)),
+        "mscale": (None, number(-1e30, 1e30)(None, null=True)),
+        "mscale_all_dim": (None, number(-1e30, 1e30)(None, null=True)),
+    },
+    "longrope": {
+        "short_factor": ("short_factor", FACTORS),
+        "long_factor": ("long_factor", FACTORS),
+        "factor": ("factor", POSITIVE(None, null=True)),
+        "original_max_position_embeddings": ("original_length", POSITIONS(None)),
+        "attention_factor": ("attention_factor", POSITIVE(None, null=True)),
+    },
+}
+ROPE_KIND = one_of(*ROPE_FIELDS)
+# Of any kind; `type` is the older name. Text has one position on each of the axes of `mrope`.
+ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+ROPE_HARMLESS = ("mrope_section", "mrope_interleaved", "finetuned")
+
+# --- Families -------------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+ACTIVATION = one_of(*ACTIVATIONS)("silu")
+WINDOW = whole(1, 2**31 - 1)
+# transformers renames the older names when it has read a file.
+OLD_LAYER_KINDS = {"attention": "full_attention", "mamba": "linear_attention"}
+
+
+def layer_kinds(*kinds: str) -> Field:
+    """A kind for each layer."""
+    names = {*kinds, *(old for old, new in OLD_LAYER_KINDS.items() if new in kinds)}
+    return Field(
+        lambda value: (
+            isinstance(value, list)
+            and 0 < len(value) <= LIMITS["num_layers"]
+            and all(isinstance(kind, str) and kind in names for kind in value)
+        ),
+        f"a list of {' and '.join(kinds)}, one for each layer",
+    )(None, null=True)
+
+
+WINDOWED = layer_kinds("full_attention", "sliding_attention")
+
+
+def _sizes(**defaults: Any) -> dict[str, Field]:
+    """Those that every family has, with defaults where a family's files may leave them out."""
+    fields = {hf_field: whole(1, LIMITS[field]) for field, hf_field in SIZES.items()}
+    return {
+        name: field(defaults[name]) if name in defaults else field for name, field in fields.items()
+    }
+
+
+def _common(max_positions: int, *, tied: bool = False, theta: float = 1e4) -> dict[str, Field]:
+    """What all families read beside sizes."""
+    return {
+        "max_position_embeddings": POSITIONS(max_positions),
+        "rms_norm_eps": number(0, 1)(1e-6),
+        "hidden_act": ACTIVATION,
+        "tie_word_embeddings": FLAG(tied),
+        "rope_theta": THETA(theta),
+        "rope_scaling": OBJECT(None, null=True),
+        "rope_parameters": OBJECT(None, null=True),
+        "partial_rotary_factor": WHOLE_HEAD(1.0),
+        "original_max_position_embeddings": POSITIONS(None),
+    }
+
+
+_KV_HEADS = whole(1, LIMITS["num_kv_heads"])
+_HEAD_DIM = whole(1, LIMITS["head_dim"])
+_OWN_HEAD_DIM = {"head_dim": _HEAD_DIM(None, null=True)}  # null: width / heads
+_QWEN_WINDOWS = {
+    "use_sliding_window": FLAG(False),
+    "sliding_window": WINDOW(4096, null=True),
+    "max_window_layers": whole(0, 2**31 - 1)(28),
+    "layer_types": WINDOWED,
+}
+_QWEN = (
+    _sizes() | _common(32768) | _QWEN_WINDOWS | {"num_key_value_heads": _KV_HEADS(32, null=True)}
+)
+_MISTRAL = (
+    _sizes(num_key_value_heads=8)
+    | _OWN_HEAD_DIM
+    | _common(131072)
+    | {
+        "sliding_window": WINDOW(4096, null=True),
+        "use_sliding_window": FLAG(True, null=True),  # transformers goes by the window alone
+    }
+)
+
+FIELDS: dict[str, dict[str, Field]] = {
+    "llama": _sizes()
+    | _OWN_HEAD_DIM
+    | _common(2048)
+    | {
+        "num_key_value_heads": _KV_HEADS(None, null=True),
+        "attention_bias": FLAG(False),
+        "mlp_bias": FLAG(False),
+        "layer_types": layer_kinds("full_attention"),
+    },
+    "mistral": _MISTRAL,
+    "ministral": _MISTRAL | {"layer_types": WINDOWED},
+    "qwen2": _QWEN | _OWN_HEAD_DIM,
+    "qwen3": _QWEN | {"head_dim": _HEAD_DIM(128), "attention_bias": FLAG(False)},
+    "gemma3_text": _sizes(
+        vocab_size=262208,
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+    )
+    | {
+        name: field
+        for name, field in _common(131072, tied=True, theta=1e6).items()
+        if name not in ("hidden_act", "original_max_position_embeddings")
+    }
+    | {
+        "hidden_activation": ACTIVATION("gelu_pytorch_tanh"),
+        "attention_bias": FLAG(False),
+        "query_pre_attn_scalar": POSITIVE(256),
+        "sliding_window": WINDOW(4096, null=True),
+        "sliding_window_pattern": whole(1, 2**31 - 1)(6),
+        "layer_types": WINDOWED,
+        "rope_local_base_freq": THETA(1e4),
+    },
+    "qwen3_5_text": _sizes(
+        vocab_size=248320,
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=256,
+    )
+    | _common(32768)
+    | {
+        "attention_bias": FLAG(False),
+        "partial_rotary_factor": FRACTION(0.25),
+        "hidden_act": one_of("silu", "swish")("silu"),  # the convolution's too
+        "layer_types": layer_kinds("full_attention", "linear_attention"),
+        "full_attention_interval": whole(1, 2**31 - 1)(4),
+        "attn_output_gate": one_of(True)(True, null=True),
+        **{
+            hf_field: whole(1, LIMITS[field])(default)
+            for (field, hf_field), default in zip(
+                LINEAR_SIZES.items(), (16, 32, 128, 128, 4), strict=True
+            )
+        },
+    },
+    "ouro": _QWEN
+    | _OWN_HEAD_DIM
+    | {
+        "total_ut_steps": whole(1, LIMITS["passes"])(4),
+        "early_exit_threshold": number(-1e30, 1e30)(1.0, null=True),
+        "early_exit_step": whole(-(2**31), 2**31 - 1)(None, null=True),
+    },
+}
+
+# What other families compute with, and options of transformers that no family here has: name ->
+# values without effect.
+INERT: dict[str, tuple[Any, ...]] = {
+    # Masks and caches of transformers look for these in every family.
+    "is_causal": (True,),
+    "attention_chunk_size": (None,),
+    "num_kv_shared_layers": (None, 0),
+    "kv_sharing_modes": (None,),
+    "per_layer_config": (None, {}),
+    "use_bidirectional_attention": (None, False),
+    "sliding_window": (None,),
+    "use_sliding_window": (None, False),
+    # What transformers loads by.
+    "quantization_config": (None,),
+    "compression_config": (None,),
+    "transformers_weights": (None,),
+    "is_encoder_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    # Factors and bounds on embeddings, branches, queries and logits.
+    "embedding_multiplier": (None, 1, 1.0),
+    "embedding_scale": (None, 1, 1.0),
+    "scale_embedding": (None, False),
+    "scale_emb": (None, 1, 1.0),
+    "scale_depth": (None,),
+    "residual_multiplier": (None, 1, 1.0),
+    "residual_scale": (None, 1, 1.0),
+    "attention_multiplier": (None,),
+    "attention_in_multiplier": (None, 1, 1.0),
+    "attention_out_multiplier": (None, 1, 1.0),
+    "attention_value_scale": (None, 1, 1.0),
+    "key_multiplier": (None, 1, 1.0),
+    "mlp_multipliers": (None,),
+    "lm_head_multiplier": (None, 1, 1.0),
+    "output_multiplier": (None, 1, 1.0),
+    "logit_scale": (None, 1, 1.0),
+    "logits_scaling": (None, 1, 1.0),
+    "mup_enabled": (None, False),
+    "softmax_scale": (None,),
+    "qk_scale_factor": (None, 1, 1.0),
+    "query_pre_attn_scalar": (None,),
+    "scale_attn_weights": (None, True),
+    "scale_attn_by_inverse_layer_idx": (None, False),
+    "attn_temperature_tuning": (None, False, 0),
+    "final_logit_softcapping": (None,),
+    "attn_logit_softcapping": (None,),
+    "logits_soft_cap": (None,),
+    "output_logit_soft_cap": (None,),
+    "clip_qkv": (None,),
+    # Norms, gates and the order of branches.
+    "use_qk_norm": (None, False),
+    "qk_layernorm": (None, False),
+    "attn_output_gate": (None, False),
+    "use_parallel_residual": (None, False),
+    "parallel_attn": (None, False),
+    "alibi": (None, False),
+    # Other rotations.
+    "no_rope_layers": (None, []),
+    "no_rope_layer_interval": (None, 0),
+    "layer_rope_theta": (None,),
+    "rope_scaling_layers": (None,),
+    "rope_interleave": (None, False),
+    "rotary_dim": (None,),
+    "rotary_pct": (None, 1, 1.0),
+}
+# What transformers' classes know and no output depends on: name -> why.
+HARMLESS: dict[str, str] = {
+    "transformers_version": "says who wrote the file",
+    "architectures": "transformers goes by model_type",
+    "dtype": "of stored weights, which say it themselves",
+    "output_hidden_states": "what a call returns besides",
+    "return_dict": "how a call returns it",
+    "use_cache": "whether keys and values are kept, not what they are",
+    "chunk_size_feed_forward": "no family here cuts its feed-forward",
+    "id2label": "of classifiers",
+    "label2id": "of classifiers",
+    "problem_type": "of classifiers",
+    "initializer_range": "of fresh weights",
+    "attention_dropout": "of training; agents are frozen",
+    "pretraining_tp": "transformers 5 does not read it",
+    "pad_token_id": "of the tokenizer, as are the next two",
+    "bos_token_id": "",
+    "eos_token_id": "",
+}
