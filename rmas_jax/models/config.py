@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 from typing import Any
 
 from rmas_jax.host.errors import shown
 from rmas_jax.models.architecture import LINEAR_SIZES, SIZES, DecoderConfig
 from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.families import FAMILIES, TEXT_TOWERS
-from rmas_jax.models.hf_config import FIELDS, FLAG, OBJECT, ROPE_FIELDS, check_inert, read_fields
+from rmas_jax.models.hf_config import FIELDS, ROPE_FIELDS, check_inert
+from rmas_jax.models.hf_fields import FLAG, OBJECT, read_fields
 from rmas_jax.models.rope import UNSCALED, RopeScaling
 
 __all__ = ["DecoderConfig", "UnsupportedModelError", "config_from_hf", "config_to_hf"]
+
+log = logging.getLogger(__name__)
 
 
 def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> DecoderConfig:
     """Reads the dictionary of a Hugging Face `config.json`, as transformers' Auto classes do.
 
-    Of a checkpoint with vision (`gemma3`, `qwen3_5`) only the text tower is described.
+    Of a checkpoint with vision (`gemma3`, `qwen3_5`) only the text tower is described. Fields that
+    have no effect, though one could expect it, are logged as warnings.
 
     Raises:
       UnsupportedModelError: unknown `model_type`, rope type, activation or option, a missing field,
@@ -37,9 +43,13 @@ def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> Decod
         if family == "mistral" and "layer_types" in raw:  # so does transformers' AutoConfig
             family = "ministral"
         check_inert(raw, FIELDS[family])
-        return FAMILIES[family](read_fields(raw, FIELDS[family]))
+        remarks: list[str] = []
+        config = FAMILIES[family](read_fields(raw, FIELDS[family]), remarks.append)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{source}: {error}") from None
+    for remark in remarks:
+        log.warning("%s: %s", source, remark)
+    return config
 
 
 def _inside(source: str) -> str:
@@ -60,7 +70,8 @@ def _text_tower(raw: dict[str, Any], family: str) -> dict[str, Any]:
     inner = text.get("tie_word_embeddings", tied)
     if tied is not None and inner != tied:
         raise UnsupportedModelError(
-            f"tie_word_embeddings={shown(inner)} in text_config: must be {tied}, as outside of it"
+            f"tie_word_embeddings={shown(inner)} in text_config: must be {json.dumps(tied)}, "
+            "as that of the whole model is"
         )
     return text if tied is None else text | {"tie_word_embeddings": tied}
 

@@ -6,8 +6,8 @@ left to check is how they fit together.
 
 from __future__ import annotations
 
-import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from rmas_jax.host.errors import shown
@@ -16,7 +16,6 @@ from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.hf_config import (
     ACTIVATIONS,
     FRACTION,
-    OBJECT,
     OLD_LAYER_KINDS,
     ROPE_COMMON,
     ROPE_FIELDS,
@@ -24,26 +23,25 @@ from rmas_jax.models.hf_config import (
     ROPE_KIND,
     THETA,
     WHOLE_HEAD,
-    Field,
-    read_fields,
 )
+from rmas_jax.models.hf_fields import OBJECT, Field, read_fields
 from rmas_jax.models.rope import RopeScaling, longrope_attention_factor, yarn_attention_factor
 
-log = logging.getLogger(__name__)
-
 Fields = dict[str, Any]  # field of a config.json -> its value, or its default
+Say = Callable[[str], None]  # takes what a user should know of a file that is used all the same
 
 # --- Rotary embeddings ----------------------------------------------------------------------------
 
 
 def read_rope(
-    rope: dict[str, Any], where: str, *, theta: float, fraction: Field, positions: int
+    rope: dict[str, Any], where: str, say: Say, *, theta: float, fraction: Field, positions: int
 ) -> tuple[float, RopeScaling, float]:
     """Base, scaling and rotated part of a head of one object of rotary fields.
 
     Args:
       rope: the object, `rope_parameters` or an older file's `rope_scaling`.
       where: its name, for messages.
+      say: takes a remark on fields that have no effect.
       theta: the base where the object has none.
       fraction: what `partial_rotary_factor` may be, with its default.
       positions: `max_position_embeddings`.
@@ -62,7 +60,7 @@ def read_rope(
         )
     idle = sorted(rope.keys() & known - table.keys() - {*ROPE_HARMLESS})
     if idle:  # transformers warns too, and goes on
-        log.warning("%sdoes not use %s", where, ", ".join(idle))
+        say(f"{where}does not use {', '.join(idle)}")
     common = {"rope_theta": THETA(theta), "partial_rotary_factor": fraction}
     values = read_fields(
         rope, common | {name: field for name, (_, field) in table.items()}, where=where
@@ -101,7 +99,7 @@ def _scaling(kind: str, values: Fields, positions: int) -> RopeScaling:
     return RopeScaling(kind, **fields)
 
 
-def _rope(f: Fields, *, fraction: Field = WHOLE_HEAD) -> Fields:
+def _rope(f: Fields, say: Say, *, fraction: Field = WHOLE_HEAD) -> Fields:
     """The rotary fields of a family with one kind of rotation.
 
     An older file's `rope_scaling` takes the place of `rope_parameters`, with all that is in there.
@@ -116,6 +114,7 @@ def _rope(f: Fields, *, fraction: Field = WHOLE_HEAD) -> Fields:
     theta, scaling, part = read_rope(
         rope,
         where,
+        say,
         theta=f["rope_theta"],
         fraction=fraction(f["partial_rotary_factor"]),
         positions=f["max_position_embeddings"],
@@ -129,17 +128,15 @@ def _rope(f: Fields, *, fraction: Field = WHOLE_HEAD) -> Fields:
         now = {"rope_theta": theta, "partial_rotary_factor": part}
         for name, value in lost.items():
             if value != now[name]:
-                log.warning(
-                    "rope_scaling takes the place of rope_parameters, as in transformers: %s is "
-                    "%s, not %s; write it into rope_scaling to keep it",
-                    name,
-                    now[name],
-                    shown(value),
+                say(
+                    "rope_scaling takes the place of rope_parameters, as in transformers: "
+                    f"{name} is {now[name]}, not {shown(value)}; write it into rope_scaling to "
+                    "keep it"
                 )
     return {"rope_theta": theta, "rope_scaling": scaling, "rotary_fraction": part}
 
 
-def _rope_of_gemma3(f: Fields) -> Fields:
+def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
     """The rotary fields of Gemma-3: full and sliding layers each have their own.
 
     An older file's `rope_scaling` is that of the full layers. transformers looks for `truncate`
@@ -161,9 +158,12 @@ def _rope_of_gemma3(f: Fields) -> Fields:
 
     def read(kind: str, rope: dict[str, Any], theta: float) -> tuple[float, RopeScaling, float]:
         kept = {name: value for name, value in rope.items() if name != "truncate"}
+        if len(kept) < len(rope):
+            say(f"rope_parameters: truncate counts beside {kind}, as in transformers, not inside")
         return read_rope(
             kept | (truncate if rope.get("rope_type", rope.get("type")) == "yarn" else {}),
             f"rope_parameters: {kind}",
+            say,
             theta=theta,
             fraction=WHOLE_HEAD(f["partial_rotary_factor"]),
             positions=f["max_position_embeddings"],
@@ -186,7 +186,7 @@ def _rope_of_gemma3(f: Fields) -> Fields:
 
 def _is_kind(f: Fields, kind: str) -> tuple[bool, ...]:
     """Which layers `layer_types` says are of a kind (empty where the file has none)."""
-    kinds = f["layer_types"] or ()
+    kinds = f.get("layer_types") or ()
     if kinds and len(kinds) != f["num_hidden_layers"]:
         raise UnsupportedModelError(
             f"layer_types names {len(kinds)} layers: must be as many as "
@@ -206,6 +206,13 @@ def _windows_of_qwen(f: Fields) -> Fields:
     sliding = _is_kind(f, "sliding_attention")
     if not sliding and window is not None:  # older files
         sliding = tuple(i >= f["max_window_layers"] for i in range(f["num_hidden_layers"]))
+    return {"sliding_layers": sliding, "window": window}
+
+
+def _windows_of_mistral(f: Fields) -> Fields:
+    """The window fields of Mistral: all layers slide if there is a window, or those that say so."""
+    window = f["sliding_window"]
+    sliding = _is_kind(f, "sliding_attention") or (window is not None,) * f["num_hidden_layers"]
     return {"sliding_layers": sliding, "window": window}
 
 
@@ -236,32 +243,28 @@ def _decoder(family: str, f: Fields, **more: Any) -> DecoderConfig:
     )
 
 
-def _llama(f: Fields) -> DecoderConfig:
+def _llama(f: Fields, say: Say) -> DecoderConfig:
     _is_kind(f, "full_attention")
-    return _decoder("llama", f, ffn_bias=f["mlp_bias"], **_rope(f))
+    return _decoder("llama", f, ffn_bias=f["mlp_bias"], **_rope(f, say))
 
 
-def _mistral(f: Fields) -> DecoderConfig:
-    slides = f["sliding_window"] is not None
-    sliding = (slides,) * f["num_hidden_layers"]
-    return _decoder("mistral", f, sliding_layers=sliding, window=f["sliding_window"], **_rope(f))
+def _mistral(f: Fields, say: Say) -> DecoderConfig:
+    return _decoder("mistral", f, **_windows_of_mistral(f), **_rope(f, say))
 
 
-def _ministral(f: Fields) -> DecoderConfig:
-    slides = f["sliding_window"] is not None
-    sliding = _is_kind(f, "sliding_attention") or (slides,) * f["num_hidden_layers"]
-    return _decoder("ministral", f, sliding_layers=sliding, window=f["sliding_window"], **_rope(f))
+def _ministral(f: Fields, say: Say) -> DecoderConfig:
+    return _decoder("ministral", f, **_windows_of_mistral(f), **_rope(f, say))
 
 
-def _qwen2(f: Fields) -> DecoderConfig:
-    return _decoder("qwen2", f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f))
+def _qwen2(f: Fields, say: Say) -> DecoderConfig:
+    return _decoder("qwen2", f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f, say))
 
 
-def _qwen3(f: Fields) -> DecoderConfig:
-    return _decoder("qwen3", f, qk_norm=True, **_windows_of_qwen(f), **_rope(f))
+def _qwen3(f: Fields, say: Say) -> DecoderConfig:
+    return _decoder("qwen3", f, qk_norm=True, **_windows_of_qwen(f), **_rope(f, say))
 
 
-def _gemma3(f: Fields) -> DecoderConfig:
+def _gemma3(f: Fields, say: Say) -> DecoderConfig:
     sliding = _is_kind(f, "sliding_attention")
     return _decoder(
         "gemma3_text",
@@ -273,11 +276,11 @@ def _gemma3(f: Fields) -> DecoderConfig:
         query_scale=f["query_pre_attn_scalar"] ** -0.5,
         sliding_layers=sliding or _all_but_every(f, f["sliding_window_pattern"]),
         window=f["sliding_window"],
-        **_rope_of_gemma3(f),
+        **_rope_of_gemma3(f, say),
     )
 
 
-def _qwen3_5(f: Fields) -> DecoderConfig:
+def _qwen3_5(f: Fields, say: Say) -> DecoderConfig:
     linear = _is_kind(f, "linear_attention") or _all_but_every(f, f["full_attention_interval"])
     sizes = {field: f[hf_field] for field, hf_field in LINEAR_SIZES.items()}
     return _decoder(
@@ -288,11 +291,11 @@ def _qwen3_5(f: Fields) -> DecoderConfig:
         gated_attention=True,
         linear_layers=linear if any(linear) else (),
         **(sizes if any(linear) else {}),
-        **_rope(f, fraction=FRACTION),
+        **_rope(f, say, fraction=FRACTION),
     )
 
 
-def _ouro(f: Fields) -> DecoderConfig:
+def _ouro(f: Fields, say: Say) -> DecoderConfig:
     """Ouro, the looped decoder (arXiv 2510.25741): all passes run, whatever the exit gate says.
 
     No release of transformers has this family. Fields, weight names and order of operations follow
@@ -306,7 +309,7 @@ def _ouro(f: Fields) -> DecoderConfig:
     if step is not None and 0 <= step < passes - 1:
         raise UnsupportedModelError(f"early_exit_step={step!r}: must be null (the last pass)")
     return _decoder(
-        "ouro", f, sandwich_norms=True, passes=passes, **_windows_of_qwen(f), **_rope(f)
+        "ouro", f, sandwich_norms=True, passes=passes, **_windows_of_qwen(f), **_rope(f, say)
     )
 
 

@@ -1,8 +1,8 @@
-"""The fields of a Hugging Face `config.json`, family by family, and one typed reader for all.
+"""The fields of a Hugging Face `config.json`, family by family, as tables.
 
 A table says which values a field may have and what an absent field stands for: the defaults of
-transformers. `read_fields` does the rest: what has another type or lies out of range is refused by
-name before anything is computed from it.
+transformers. `hf_fields.read_fields` does the rest: what has another type or lies out of range is
+refused by name before anything is computed from it.
 
 Every field that transformers' class of a family knows stands in one of three tables: FIELDS is
 read, INERT must have a value that changes nothing, HARMLESS changes no output (a test compares).
@@ -12,107 +12,26 @@ Other fields, such as those that training programs add, change nothing in transf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from rmas_jax.host.errors import shown
 from rmas_jax.models.architecture import LIMITS, LINEAR_SIZES, SIZES
 from rmas_jax.models.errors import UnsupportedModelError
-
-Raw = Mapping[str, Any]  # the object of a config.json, or one inside it
-
-
-class _Required:
-    """The default of a field that a file must have."""
-
-
-REQUIRED = _Required()
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """What a field may hold, and what stands for it where a file leaves it out."""
-
-    is_allowed: Callable[[Any], bool]
-    allowed: str  # the same in words, behind "must be"
-    default: Any = REQUIRED
-    null: bool = False  # whether null is allowed too, as in transformers' class
-
-    def __call__(self, default: Any, *, null: bool = False) -> Field:
-        """The same field with a default."""
-        return dataclasses.replace(self, default=default, null=null)
-
-
-def whole(low: int, high: int) -> Field:
-    """Whole numbers; neither 4096.0 nor true is one."""
-    return Field(
-        lambda value: type(value) is int and low <= value <= high,
-        f"a whole number from {low} to {high}",
-    )
-
-
-def number(above: float, at_most: float) -> Field:
-    """Numbers, finite ones."""
-    return Field(
-        lambda value: is_number(value) and above < value <= at_most,
-        f"a number above {above:g}, at most {at_most:g}",
-    )
-
-
-def one_of(*values: Any) -> Field:
-    """Text or numbers from a list."""
-    return Field(
-        lambda value: any(type(value) is type(v) and value == v for v in values),
-        f"one of {', '.join(map(repr, values))}" if len(values) > 1 else repr(values[0]),
-    )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number; true is none."""
-    return type(value) in (int, float)
-
-
-FLAG = Field(lambda value: type(value) is bool, "true or false")
-OBJECT = Field(lambda value: isinstance(value, dict), "an object")
-POSITIVE = number(0, 1e30)
-FACTORS = Field(
-    lambda value: (
-        isinstance(value, list) and 0 < len(value) <= 2**16 and all(map(POSITIVE.is_allowed, value))
-    ),
-    "a list of numbers above 0",
+from rmas_jax.models.hf_fields import (
+    FACTORS,
+    FLAG,
+    OBJECT,
+    POSITIONS,
+    POSITIVE,
+    Field,
+    Raw,
+    is_number,
+    number,
+    one_of,
+    whole,
 )
-POSITIONS = whole(1, 2**53)
-
-
-def read_fields(raw: Raw, fields: Mapping[str, Field], *, where: str = "") -> dict[str, Any]:
-    """The values of `fields`, of the types that the table says.
-
-    Args:
-      raw: the object that holds them.
-      fields: what is allowed; fields of `raw` that are not among them are not looked at.
-      where: what messages begin with, such as the name of an object inside the file.
-
-    Raises:
-      UnsupportedModelError: a field is missing, of another type or out of range; it is named, with
-        its value and what is allowed.
-    """
-    values = {}
-    for name, field in fields.items():
-        if name not in raw:
-            if field.default is REQUIRED:
-                raise UnsupportedModelError(
-                    f"{where}field {name!r} is missing: must be {field.allowed}"
-                )
-            values[name] = field.default
-            continue
-        value = raw[name]
-        if not (value is None and field.null) and not field.is_allowed(value):
-            or_null = " or null" * field.null
-            raise UnsupportedModelError(
-                f"{where}{name}={shown(value)}: must be {field.allowed}{or_null}"
-            )
-        values[name] = value
-    return values
 
 
 def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
@@ -122,19 +41,20 @@ def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
       raw: the object.
       read: fields that this family does read, which are not looked at.
     """
-    for name in raw.keys() & INERT.keys() - read.keys():
-        allowed = INERT[name]
+    for name, allowed in INERT.items():
+        if name not in raw or name in read:
+            continue
         if not any(type(raw[name]) is type(v) and raw[name] == v for v in allowed):
-            words = ", ".join(repr(value) for value in allowed).replace("None", "null")
             raise UnsupportedModelError(
                 f"{name}={shown(raw[name])}: changes the model and is not supported here; "
-                f"must be absent or one of {words}"
+                f"must be absent or {' or '.join(map(json.dumps, allowed))}"
             )
 
 
 # --- Rotary embeddings ----------------------------------------------------------------------------
 
 THETA = POSITIVE
+WEIGHT = Field(lambda value: is_number(value) and 0 <= value <= 1e30, "a number of at least 0")
 FRACTION = number(0, 1)
 WHOLE_HEAD = one_of(1, 1.0)  # families that rotate all of a head
 
@@ -158,8 +78,8 @@ ROPE_FIELDS: dict[str, dict[str, tuple[str | None, Field]]] = {
         "beta_slow": ("beta_slow", POSITIVE(None, null=True)),
         "truncate": ("truncate", FLAG(True, null=True)),
         "attention_factor": ("attention_factor", POSITIVE(None, null=True)),
-        "mscale": (None, number(-1e30, 1e30)(None, null=True)),
-        "mscale_all_dim": (None, number(-1e30, 1e30)(None, null=True)),
+        "mscale": (None, WEIGHT(None, null=True)),
+        "mscale_all_dim": (None, WEIGHT(None, null=True)),
     },
     "longrope": {
         "short_factor": ("short_factor", FACTORS),
@@ -327,67 +247,90 @@ FIELDS: dict[str, dict[str, Field]] = {
 
 # What other families compute with, and options of transformers that no family here has: name ->
 # values without effect.
+_OFF = (None, False)
+_UNIT = (None, 1, 1.0)
 INERT: dict[str, tuple[Any, ...]] = {
     # Masks and caches of transformers look for these in every family.
     "is_causal": (True,),
     "attention_chunk_size": (None,),
-    "num_kv_shared_layers": (None, 0),
     "kv_sharing_modes": (None,),
+    "num_kv_shared_layers": (None, 0),
     "per_layer_config": (None, {}),
-    "use_bidirectional_attention": (None, False),
     "sliding_window": (None,),
-    "use_sliding_window": (None, False),
+    "use_sliding_window": _OFF,
     # What transformers loads by.
-    "quantization_config": (None,),
+    "add_cross_attention": _OFF,
     "compression_config": (None,),
+    "is_encoder_decoder": _OFF,
+    "quantization_config": (None,),
     "transformers_weights": (None,),
-    "is_encoder_decoder": (None, False),
-    "add_cross_attention": (None, False),
     # Factors and bounds on embeddings, branches, queries and logits.
-    "embedding_multiplier": (None, 1, 1.0),
-    "embedding_scale": (None, 1, 1.0),
-    "scale_embedding": (None, False),
-    "scale_emb": (None, 1, 1.0),
-    "scale_depth": (None,),
-    "residual_multiplier": (None, 1, 1.0),
-    "residual_scale": (None, 1, 1.0),
-    "attention_multiplier": (None,),
-    "attention_in_multiplier": (None, 1, 1.0),
-    "attention_out_multiplier": (None, 1, 1.0),
-    "attention_value_scale": (None, 1, 1.0),
-    "key_multiplier": (None, 1, 1.0),
-    "mlp_multipliers": (None,),
-    "lm_head_multiplier": (None, 1, 1.0),
-    "output_multiplier": (None, 1, 1.0),
-    "logit_scale": (None, 1, 1.0),
-    "logits_scaling": (None, 1, 1.0),
-    "mup_enabled": (None, False),
-    "softmax_scale": (None,),
-    "qk_scale_factor": (None, 1, 1.0),
-    "query_pre_attn_scalar": (None,),
-    "scale_attn_weights": (None, True),
-    "scale_attn_by_inverse_layer_idx": (None, False),
+    **dict.fromkeys(
+        (
+            "attention_in_multiplier",
+            "attention_out_multiplier",
+            "attention_value_scale",
+            "embedding_multiplier",
+            "embedding_scale",
+            "key_multiplier",
+            "lm_head_multiplier",
+            "logit_scale",
+            "logits_scaling",
+            "output_multiplier",
+            "qk_scale_factor",
+            "residual_multiplier",
+            "residual_scale",
+            "scale_emb",
+        ),
+        _UNIT,
+    ),
+    **dict.fromkeys(
+        (
+            "attention_multiplier",
+            "attn_logit_softcapping",
+            "clip_qkv",
+            "final_logit_softcapping",
+            "logits_soft_cap",
+            "mlp_gate_softcap",
+            "mlp_multipliers",
+            "mlp_up_softcap",
+            "output_logit_soft_cap",
+            "qk_l2_clip_threshold",
+            "query_pre_attn_scalar",
+            "scale_depth",
+            "softmax_scale",
+            "swiglu_limit",
+        ),
+        (None,),
+    ),
     "attn_temperature_tuning": (None, False, 0),
-    "final_logit_softcapping": (None,),
-    "attn_logit_softcapping": (None,),
-    "logits_soft_cap": (None,),
-    "output_logit_soft_cap": (None,),
-    "clip_qkv": (None,),
-    # Norms, gates and the order of branches.
-    "use_qk_norm": (None, False),
-    "qk_layernorm": (None, False),
-    "attn_output_gate": (None, False),
-    "use_parallel_residual": (None, False),
-    "parallel_attn": (None, False),
-    "alibi": (None, False),
-    # Other rotations.
-    "no_rope_layers": (None, []),
-    "no_rope_layer_interval": (None, 0),
+    "mup_enabled": _OFF,
+    "scale_attn_by_inverse_layer_idx": _OFF,
+    "scale_attn_weights": (None, True),
+    "scale_embedding": _OFF,
+    "use_logn_attn": _OFF,
+    # Windows, norms, gates, and the order and number of branches.
+    "attention_window_size": (None,),
+    "attn_output_gate": _OFF,
+    "parallel_attn": _OFF,
+    "qk_layernorm": _OFF,
+    "sliding_window_size": (None,),
+    "total_ut_steps": (None, 1),
+    "use_bidirectional_attention": _OFF,
+    "use_parallel_residual": _OFF,
+    "use_qk_norm": _OFF,
+    # Other rotations, or none.
+    "alibi": _OFF,
     "layer_rope_theta": (None,),
+    "no_rope_layer_interval": (None, 0),
+    "no_rope_layers": (None, []),
+    "rope_interleave": _OFF,
+    "rope_ratio": _UNIT,
     "rope_scaling_layers": (None,),
-    "rope_interleave": (None, False),
     "rotary_dim": (None,),
-    "rotary_pct": (None, 1, 1.0),
+    "rotary_emb_fraction": _UNIT,
+    "rotary_pct": _UNIT,
+    "use_dynamic_ntk": _OFF,
 }
 # What transformers' classes know and no output depends on: name -> why.
 HARMLESS: dict[str, str] = {

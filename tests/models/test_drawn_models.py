@@ -15,6 +15,7 @@ from drawn import FAMILIES, draw_config
 from oracles import OuroConfig
 
 from rmas_jax.models import Decoder, config_from_hf, empty_cache, load_pretrained
+from rmas_jax.models.rope import rotary_frequencies
 
 TOLERANCE = 1e-4
 STEPS = 8  # of greedy text
@@ -101,9 +102,14 @@ def jax_read_and_write(model: Decoder, params, ids, valid):
 
 def wrong_configs(config):
     """Other decoders of the same parameters, near enough to be taken for this one."""
-    if config.rope_theta < 1e5:  # the angles of short texts hardly depend on higher ones
-        local = config.local_rope_theta and 2 * config.local_rope_theta
-        yield dataclasses.replace(config, rope_theta=2 * config.rope_theta, local_rope_theta=local)
+    local = config.local_rope_theta and 2 * config.local_rope_theta
+    doubled = dataclasses.replace(config, rope_theta=2 * config.rope_theta, local_rope_theta=local)
+    before, after = (
+        rotary_frequencies(c.rope_theta, c.rotated_dim, c.rope_scaling) for c in (config, doubled)
+    )
+    reach = max(LENGTHS) if not all(config.sliding_layers) else config.window or max(LENGTHS)
+    if np.abs(before - after).max() * reach > 0.3:  # else texts this short hardly turn otherwise
+        yield doubled
     if config.window is not None and config.window < 6:
         flipped = (not config.sliding_layers[0], *config.sliding_layers[1:])
         yield dataclasses.replace(config, sliding_layers=flipped)
@@ -156,3 +162,4 @@ def test_draws_cover_all_families_and_kinds_of_rotation():
     assert {c.activation for c in configs} == {"silu", "gelu", "gelu_tanh", "relu"}
     assert any(len(set(c.sliding_layers)) == 2 for c in configs)
     assert any(len(set(c.linear_layers)) == 2 for c in configs)
+    assert sum(any(True for _ in wrong_configs(configs[seed])) for seed in CONTROLLED) > 20

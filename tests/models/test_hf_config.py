@@ -17,7 +17,8 @@ from models.test_published_sizes import CONFIGS
 from rmas_jax.host.errors import MESSAGE_LIMIT
 from rmas_jax.models import UnsupportedModelError, config_from_hf
 from rmas_jax.models.config import config_to_hf
-from rmas_jax.models.hf_config import FIELDS, HARMLESS, INERT, REQUIRED
+from rmas_jax.models.hf_config import FIELDS, HARMLESS, INERT
+from rmas_jax.models.hf_fields import REQUIRED
 
 SIZES = {
     "vocab_size": 61,
@@ -159,7 +160,9 @@ def test_embeddings_of_a_text_tower_are_tied_as_the_whole_model_says(family):
         raw = valid(family) | {"tie_word_embeddings": outer}
         assert config_from_hf(raw).tie_embeddings == outer
         raw["text_config"]["tie_word_embeddings"] = not outer
-        with pytest.raises(UnsupportedModelError, match=r"tie_word_embeddings=.* as outside of it"):
+        with pytest.raises(
+            UnsupportedModelError, match=r"tie_word_embeddings=.* as that of the whole model"
+        ):
             config_from_hf(raw)
     alone = valid(family, tie_word_embeddings=True)
     assert config_from_hf(alone).tie_embeddings
@@ -186,6 +189,7 @@ def test_rope_scaling_takes_the_place_of_rope_parameters_and_says_so(caplog):
         config = config_from_hf(raw)
     theirs = transformers.AutoConfig.for_model(**copy.deepcopy(raw)).rope_parameters
     assert config.rope_theta == theirs["rope_theta"] == 1e4
+    assert "config.json: rope_scaling takes the place" in caplog.text
     assert "rope_theta is 10000.0, not 500000.0" in caplog.text
     caplog.clear()
     raw["rope_scaling"]["rope_theta"] = 5e5
