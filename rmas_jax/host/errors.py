@@ -33,7 +33,9 @@ def describe(error: BaseException) -> str:
         text = where + error.strerror
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             text += "; files that were finished before are whole: make room, then run this again"
-    return clipped("\n".join([text, *getattr(error, "__notes__", ())]))
+    # JAX adds a note to what is raised while it traces: how to see more of a traceback.
+    notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
+    return clipped("\n".join([text, *notes]))
 
 
 def say_error(error: BaseException, *, file: TextIO | None = None) -> None:

@@ -191,9 +191,10 @@ class Decoder(nn.Module):
         if c.position_limit is not None and slots > c.position_limit:
             kinds = {c.rope_scaling.kind, c.local_rope_scaling.kind} & {*BOUNDED}
             raise UnsupportedModelError(
-                f"rope_type={min(kinds)!r}: a text with its padding and what is written after it "
-                f"must have at most {c.position_limit} positions, got room for {slots}: beyond, "
-                "its frequencies would depend on the longest text of the batch"
+                f"rope_type={min(kinds)!r}: a text, its padding and what is written after it must "
+                f"have at most {c.position_limit} positions (max_position_embeddings for dynamic, "
+                f"original_max_position_embeddings for longrope), got room for {slots}: beyond, "
+                "the frequencies would depend on the longest text of the batch"
             )
 
     def _run_passes(self, x, of_layers, reading):

@@ -180,6 +180,16 @@ def test_checkpoints_that_do_not_load_end_in_one_line(copy, call):
     assert (code, said) == (2, "") and "model_type='mamba'" in complaint
 
 
+def test_a_text_past_the_limit_of_its_rotation_ends_in_one_line(copy, call):
+    raw = json.loads((copy / "config.json").read_text())
+    dynamic = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}
+    (copy / "config.json").write_text(json.dumps(raw | dynamic | {"max_position_embeddings": 8}))
+    code, _, complaint = call(copy, "--raw")  # 5 tokens of the prompt and 7 that are read again
+    assert code == 2 and complaint.count("\n") == 1
+    assert "at most 8 positions (max_position_embeddings" in complaint
+    assert "got room for 12" in complaint
+
+
 def test_the_command_line_itself(tmp_path):
     command = [sys.executable, "-m", "rmas_jax.models"]
     done = subprocess.run(
