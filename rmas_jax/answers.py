@@ -21,7 +21,7 @@ from rmas_jax.agents import Reading, write
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.models.tokenizer import encode_plain
+from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.processes import from_first
 from rmas_jax.prompts import left_pad, task_types
 from rmas_jax.sampling import GREEDY

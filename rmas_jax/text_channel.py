@@ -23,7 +23,7 @@ from rmas_jax.agents import Reading, read_prefix
 from rmas_jax.answers import write_texts
 from rmas_jax.models import Cache, Decoder
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.models.tokenizer import encode_plain
+from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
 from rmas_jax.sampling import GREEDY
 from rmas_jax.sharding import put_batch

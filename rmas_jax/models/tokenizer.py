@@ -1,23 +1,40 @@
-"""Tokenizers of Hugging Face checkpoints."""
+"""Tokenizers of Hugging Face checkpoints: loading them as their files say, and what tokens spell.
+
+How a text that is content becomes ids is in `plain_text`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rmas_jax.host.errors import clipped, shown
+from rmas_jax.host.reading import MEBIBYTE, check_regular, read_json, read_text
 from rmas_jax.models.hf import local_directory
 from rmas_jax.models.weights import CheckpointError
 
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
+TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+OBJECTS = (SETTINGS, "special_tokens_map.json", "added_tokens.json")  # each a JSON object
+VOCABULARIES = (TOKENIZER, "tokenizer.model", "vocab.json", "merges.txt", "tekken.json")
+MOST_BYTES = 128 * MEBIBYTE  # of a vocabulary; those of 260,000 tokens have 35 MB
+MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
+# Numbers, accents, ligatures, blanks, line ends, cases and scripts: what tokenizers treat apart.
+PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
 
 
 def load_tokenizer(
     path: str | os.PathLike[str], *, revision: str | None = None, needs_chat_template: bool = True
 ) -> Any:
     """The transformers tokenizer of a checkpoint; agents speak through its chat template.
+
+    `tokenizer.json` is used as it stands: transformers' Auto class builds the tokenizers of some
+    families (Qwen, Llama, Gemma) anew from their class, with another pre-tokenizer and normaliser
+    than the file has. Folders without it (sentencepiece; vocab.json and merges.txt) are left to the
+    Auto class.
 
     Args:
       path: a directory, or a hub id.
@@ -27,18 +44,16 @@ def load_tokenizer(
     Raises:
       CheckpointError: there is no tokenizer, it is damaged, or it lacks a needed chat template.
     """
-    from transformers import AutoTokenizer  # heavy, and only drivers need it
-
     directory = local_directory(path, patterns=FILES, revision=revision)
     if not any(directory.glob("tokenizer*")):
         raise CheckpointError(
             f"{directory}: holds no tokenizer (tokenizer.json or tokenizer.model)"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise almost anything here
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from error
+    _check_files(directory)
+    tokenizer = _load(directory)
+    # A text is what its tokens spell, and a chat template's markers are obeyed.
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.split_special_tokens = False
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
             f"{directory}: the tokenizer has no chat template; allowed are chat_template.jinja "
@@ -47,14 +62,55 @@ def load_tokenizer(
     return tokenizer
 
 
-def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts that are content: a special token named in one is spelt, not obeyed."""
-    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def _check_files(directory: Path) -> None:
+    """Refuses files that a tokenizer would be read from and that are none of their kind."""
+    for name in VOCABULARIES:
+        if os.path.lexists(directory / name):
+            check_regular(directory / name, at_most=MOST_BYTES, error=CheckpointError)
+    found = {}
+    for name in OBJECTS:
+        if os.path.lexists(directory / name):
+            found[name] = read_json(directory / name, at_most=MOST_SETTINGS, error=CheckpointError)
+    templates = [directory / TEMPLATE, *directory.glob("additional_chat_templates/*.jinja")]
+    for file in templates:
+        if os.path.lexists(file):
+            read_text(file, at_most=MOST_TEMPLATE, error=CheckpointError)
+    template = found.get(SETTINGS, {}).get("chat_template")
+    named = isinstance(template, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("template"), str) for entry in template
+    )
+    if not (template is None or isinstance(template, str) or named):
+        raise CheckpointError(
+            f"{directory / SETTINGS}: chat_template must be text, or a list of objects with name "
+            f"and template, got {shown(template)}"
+        )
 
 
-def special_tokens(tokenizer: Any) -> list[str]:
-    """The texts that a tokenizer reads as special tokens."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+def _load(directory: Path) -> Any:
+    from tokenizers import Tokenizer  # heavy, and only drivers need them
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    file = directory / TOKENIZER
+    try:
+        if not file.is_file():
+            return AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        stands = Tokenizer.from_file(str(file)).encode(PROBE, add_special_tokens=False).ids
+        ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # almost anything; panics of tokenizers are no Exception
+        reason = clipped(str(error).partition("\n")[0] or type(error).__name__, 300)
+        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from None
+    # Only this field of tokenizer_config.json is there to change how the file splits a text.
+    if ids != stands and not tokenizer.init_kwargs.get("fix_mistral_regex"):
+        raise CheckpointError(
+            f"{directory}: {TOKENIZER} reads a line of text as {len(stands)} tokens, and "
+            f"transformers, with {SETTINGS}, as {len(ids)} others: they do not fit each other"
+        )
+    return tokenizer
 
 
 def token_texts(tokenizer: Any) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from rmas_jax.config import ConfigError
-from rmas_jax.models.tokenizer import encode_plain
+from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import (
     RolePrompt,
     StagePrompt,

@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -306,10 +307,13 @@ def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
 def test_a_text_that_rounds_share_is_tokenised_once(team):
     read = []
 
-    def tokenizer(texts, **options):
-        read.extend(texts)
-        return team.tokenizers["planner"](texts, **options)
+    class Noting:
+        added_tokens_decoder: ClassVar[dict] = {}
 
-    targets = encode_texts(tokenizer, [["from a to b"] * 3, ["w"] * 3], 0)
+        def __call__(self, texts, **options):
+            read.extend(texts)
+            return team.tokenizers["planner"](texts, **options)
+
+    targets = encode_texts(Noting(), [["from a to b"] * 3, ["w"] * 3], 0)
     assert read == ["from a to b", "w"]
     assert (targets.ids == targets.ids[:, :1]).all() and targets.ids.shape[:2] == (2, 3)

@@ -1,0 +1,137 @@
+"""Texts that are content, as ids: no marker of turns, thoughts or tools in them is obeyed.
+
+A tokenizer looks for its added tokens in a text before anything else. Those that mark something
+(`<|im_end|>`, `<think>`, `</tool_call>`), flagged as special or not, are only letters in what a
+user, another agent or a tool wrote. Added tokens that are ordinary text (runs of spaces, words of
+a field) stay tokens, as the model has learnt to read them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from rmas_jax.host.errors import InputError, shown
+
+
+class TextError(InputError):
+    """A text that no tokenizer, or not this one, can read."""
+
+
+def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that are content: a marker that is named in one is spelt, not obeyed.
+
+    Raises:
+      TextError: a text holds a lone surrogate; or a marker, and the tokenizer (one of those that
+        are written in Python) cannot spell it.
+    """
+    if not texts:
+        return []
+    rows = encode(tokenizer, texts)
+    markers = marker_ids(tokenizer)
+    marked = [i for i, row in enumerate(rows) if not markers.isdisjoint(row)]
+    if not marked:
+        return rows
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        spelt = tokenizer([texts[i] for i in marked], split_special_tokens=True)["input_ids"]
+        if bad := [texts[i] for i, row in zip(marked, spelt, strict=True) if markers & {*row}]:
+            raise TextError(
+                f"{tokenizer.name_or_path}: the tokenizer cannot spell the marker in "
+                f"{shown(bad[0])}; allowed are texts without its special tokens"
+            )
+    else:
+        ignorant = _without(tokenizer, frozenset(markers))
+        found = ignorant.encode_batch([texts[i] for i in marked], add_special_tokens=False)
+        spelt = [encoding.ids for encoding in found]
+    for i, row in zip(marked, spelt, strict=True):
+        rows[i] = row
+    return rows
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts whose markers are obeyed, such as the pieces of a rendered template.
+
+    Raises:
+      TextError: a text holds a lone surrogate.
+    """
+    for text in texts:
+        check_text(text)
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+
+def check_text(text: str, *, source: str = "a text") -> None:
+    """Refuses lone surrogates, which UTF-8 has no bytes for."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"{source}: must be Unicode without lone surrogates, got "
+            f"{shown(text[error.start])} at character {error.start}"
+        ) from None
+
+
+def marker_ids(tokenizer: Any) -> set[int]:
+    """Ids of the added tokens that a text which is content must not contain."""
+    added = tokenizer.added_tokens_decoder
+    if not added:
+        return set()
+    named, template = set(tokenizer.all_special_ids), str(tokenizer.chat_template or "")
+    return {i for i, token in added.items() if i in named or not _is_ordinary(token, template)}
+
+
+def _is_ordinary(token: Any, template: str) -> bool:
+    """Whether an added token is only text: spaces, or words that the chat template lacks."""
+    if token.special or token.lstrip or token.rstrip:  # the last two swallow what stands beside
+        return False
+    text = token.content.replace("▁", " ")
+    words = text.split()
+    return not words or (all(map(str.isalnum, words)) and token.content not in template)
+
+
+@functools.lru_cache(maxsize=8)
+def _without(tokenizer: Any, markers: frozenset[int]) -> Any:
+    """A copy of a tokenizer that does not know the names of some tokens; all else is as it was.
+
+    They keep their ids under names that no text contains. What is made of parts (merges) is left
+    out with them. The model's unknown token keeps its name, which it is looked up by.
+    """
+    from tokenizers import Tokenizer  # heavy
+
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    tree |= {"post_processor": None, "truncation": None, "padding": None}
+    nonce, unknown = secrets.token_hex(16), _unknown_token(tree["model"])
+    hidden = {
+        token["content"]: f"{nonce} {token['id']}"
+        for token in tree["added_tokens"]
+        if token["id"] in markers and token["content"] != unknown
+    }
+    tree["added_tokens"] = [
+        token | {"content": hidden.get(token["content"], token["content"])}
+        for token in tree["added_tokens"]
+        if token["content"] != unknown
+    ]
+    tree["model"] = _renamed(tree["model"], hidden)
+    return Tokenizer.from_str(json.dumps(tree))
+
+
+def _unknown_token(model: dict[str, Any]) -> str | None:
+    """The token that a model of the `tokenizers` library writes for what it cannot spell."""
+    if isinstance(model["vocab"], list):  # Unigram: [name, score] by id
+        return None if model.get("unk_id") is None else model["vocab"][model["unk_id"]][0]
+    unknown = model.get("unk_token")
+    return unknown if unknown in model["vocab"] else None
+
+
+def _renamed(model: dict[str, Any], hidden: dict[str, str]) -> dict[str, Any]:
+    """Such a model with other names for some of its tokens."""
+    vocab = model["vocab"]
+    if isinstance(vocab, list):
+        return model | {"vocab": [[hidden.get(name, name), score] for name, score in vocab]}
+    model = model | {"vocab": {hidden.get(name, name): i for name, i in vocab.items()}}
+    if "merges" in model:
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+        model["merges"] = [p for p in pairs if hidden.keys().isdisjoint((*p, "".join(p)))]
+    return model
