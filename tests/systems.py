@@ -82,10 +82,10 @@ class WordTokenizer:
     name_or_path = "words"
     added_tokens_decoder: ClassVar[dict] = {}
 
-    def apply_chat_template(self, turns, **options):
-        assert options["add_generation_prompt"] and not options["tokenize"]
-        rendered = "".join(f"<{turn['role']}> {turn['content']} </> " for turn in turns)
-        return f"<bos> {rendered}<assistant>"
+    chat_template = (
+        "<bos> {% for turn in messages %}<{{ turn.role }}> {{ turn.content }} </> {% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
 
     def __call__(self, text, add_special_tokens=True):
         assert not add_special_tokens

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments.embedded.make_tokenizers import STYLES, write_tokenizer
 from rmas_jax.models import load_tokenizer
-from rmas_jax.models.tokenizer import encode_plain
+from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import (
     FIELD,
     FIRST,
@@ -228,11 +228,12 @@ def test_system_text_has_a_turn_of_its_own_or_opens_the_user_turn(tokenizers):
 def test_a_chat_template_that_fails_is_named():
     class Broken:
         name_or_path = "some/model"
+        chat_template = (
+            "{% if messages | length < 2 %}{{ raise_exception('roles must alternate') }}{% endif %}"
+            "{{ raise_exception('no date given') }}"
+        )
 
-        def apply_chat_template(self, turns, **options):
-            raise ValueError("roles must alternate" if len(turns) < 2 else "no date given")
-
-    with pytest.raises(PromptError, match=r"some/model.*no date given"):
+    with pytest.raises(PromptError, match=r"some/model.*no date given.*roles must alternate"):
         render_chat(Broken(), "You help.", "Hi.")
     with pytest.raises(PromptError, match=r"some/model.*alternate"):
         render_chat(Broken(), "", "Hi.")

@@ -1,0 +1,166 @@
+"""Questions in prompts as arrays: tokens, and the slots between them.
+
+A prompt becomes blocks, each padded on the left, so that the last position is always a real token:
+
+    prefix            body of round r
+    . . q q q q q     . l l | z z z z | . s s s      . padding, q prefix, l lead, z slot, s suffix
+
+The prefix (system text, question) is the same in every round and is read once; the body is read in
+every round. Where the first round has no slot, the slot's positions are invalid, so one compiled
+round body serves all rounds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+from rmas_jax.models.plain_text import encode, encode_plain, marker_ids
+from rmas_jax.prompts.chat import SENTINEL, split_template
+from rmas_jax.prompts.templates import PromptError, RolePrompt
+
+FIRST, LATER = 0, 1  # the two forms of a role's prompt
+
+
+@struct.dataclass
+class StagePrompt:
+    """What one role reads, for a batch of questions; arrays have the batch in front."""
+
+    prefix_ids: Any  # [B, P] int32; read once
+    prefix_valid: Any  # [B, P] bool
+    body_ids: Any  # [B, 2, T] int32; form FIRST or LATER; 0 at slots
+    body_valid: Any  # [B, 2, T] bool; a slot that a form lacks is invalid
+    slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T] received vector, -1 a token
+    senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
+
+
+def encode_piece(tokenizer: Any, text: str, questions: Sequence[str]) -> list[list[int]]:
+    """Token ids of a piece of a rendered template, filled with every question.
+
+    A question that names a marker of the tokenizer, or makes one together with what stands around
+    it, is tokenised by itself, so that it cannot end its turn.
+    """
+    mark = SENTINEL.format("question")
+    around = encode(tokenizer, text.split(mark))
+    if len(around) == 1:
+        return around * len(questions)
+    rows = encode(tokenizer, [text.replace(mark, question) for question in questions])
+    markers = marker_ids(tokenizer)
+    ours = [token for piece in around for token in piece if token in markers]
+    for i, question in enumerate(questions):
+        if [token for token in rows[i] if token in markers] != ours:
+            own = _encode_inside(tokenizer, question)
+            rest = [_encode_inside(tokenizer, part, plain=False) for part in text.split(mark)[1:]]
+            rows[i] = functools.reduce(lambda row, after: [*row, *own, *after], rest, around[0])
+    return rows
+
+
+def _encode_inside(tokenizer: Any, text: str, *, plain: bool = True) -> list[int]:
+    """Token ids of a text that stands behind another one.
+
+    Some tokenizers (sentencepiece's) put a space before every text. It is left to something else
+    that stands before it, which does not grow together with it.
+    """
+    read = encode_plain if plain else encode
+    alone = read(tokenizer, [text])[0]
+    for first in ("\n", ".", "x"):
+        before, other, behind_it, behind = read(tokenizer, [first, "a", f"{first}a", first + text])
+        if behind_it == before + other:
+            return alone  # no space is put before a text
+        if behind[: len(before)] == before:
+            return behind[len(before) :]
+    return alone
+
+
+def left_pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, ...]:
+    """Ragged token rows -> ids [B, W] int32 and valid [B, W] bool, padded on the left."""
+    width = max(map(len, rows), default=0) if width is None else width
+    ids = np.zeros((len(rows), width), np.int32)
+    valid = np.zeros((len(rows), width), bool)
+    for i, row in enumerate(rows):
+        if len(row):
+            ids[i, -len(row) :] = row
+            valid[i, -len(row) :] = True
+    return ids, valid
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the common start of two sequences."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return i
+    return min(len(first), len(second))
+
+
+def encode_stage(
+    tokenizer: Any, prompt: RolePrompt, questions: Sequence[str], *, slot_width: int
+) -> StagePrompt:
+    """Tokenises a role's prompt for a batch of questions.
+
+    Args:
+      tokenizer: the agent's own.
+      prompt: templates of the role.
+      questions: B texts; any text is safe: it moves no slot and ends no turn.
+      slot_width: vectors per slot (M).
+    """
+    parts = {FIRST: prompt.first, LATER: prompt.later}
+    parts = {form: split_template(tokenizer, prompt, text) for form, text in parts.items()}
+    senders = tuple(parts[LATER][1::2])
+    if tuple(parts[FIRST][1::2]) not in ((), senders):
+        raise PromptError(
+            f"first round has slots {parts[FIRST][1::2]}, later rounds {list(senders)}: "
+            "the first round has the same slots or none"
+        )
+    texts = {
+        form: [encode_piece(tokenizer, text, questions) for text in pieces[0::2]]
+        for form, pieces in parts.items()
+    }
+    # The prefix is what both forms begin with; the rest of a form is its body. It never takes all
+    # of a form's tokens before the model writes, so a body always ends in a real token.
+    shared = [
+        min(_common(a, b), len(a) - 1, len(b) - 1 if len(texts[LATER]) == 1 else len(b))
+        if len(texts[FIRST]) == 1
+        else _common(a, b)
+        for a, b in zip(texts[FIRST][0], texts[LATER][0], strict=True)
+    ]
+    prefix_ids, prefix_valid = left_pad(
+        [row[:n] for row, n in zip(texts[LATER][0], shared, strict=True)]
+    )
+    blocks: dict[int, list[list[list[int]]]] = {}
+    for form, rows in texts.items():
+        rest = [row[n:] for row, n in zip(rows[0], shared, strict=True)]
+        empty = [[] for _ in questions]
+        if len(rows) == 1:  # no slot: everything stands in the last block
+            blocks[form] = [empty] * len(senders) + [rest]
+        else:
+            blocks[form] = [rest, *rows[1:]]
+    ids, valid, slot_index = [], [], []
+    for k in range(len(senders) + 1):
+        width = max(len(row) for form in blocks for row in blocks[form][k])
+        padded = [left_pad(blocks[form][k], width) for form in (FIRST, LATER)]
+        ids.append(np.stack([p[0] for p in padded], axis=1))
+        valid.append(np.stack([p[1] for p in padded], axis=1))
+        slot_index += [-1] * width
+        if k < len(senders):
+            ids.append(np.zeros((len(questions), 2, slot_width), np.int32))
+            has_slot = np.array([len(texts[form]) > 1 for form in (FIRST, LATER)])
+            valid.append(np.broadcast_to(has_slot[:, None], ids[-1].shape))
+            slot_index += range(k * slot_width, (k + 1) * slot_width)
+    return StagePrompt(
+        prefix_ids=prefix_ids,
+        prefix_valid=prefix_valid,
+        body_ids=np.concatenate(ids, axis=-1),
+        body_valid=np.concatenate(valid, axis=-1),
+        slot_index=tuple(slot_index),
+        senders=senders,
+    )
+
+
+def take(prompts: Any, rows: Any) -> Any:
+    """The given rows of every array in a tree of prompts."""
+    return jax.tree.map(lambda array: array[rows], prompts)

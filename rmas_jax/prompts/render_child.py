@@ -1,0 +1,134 @@
+"""The program that renders chat templates, as a script in a process of its own.
+
+A template is code of whoever wrote the checkpoint. Here it cannot reach Python (jinja's sandbox),
+and has limits on memory, processor time and length that no expression escapes. Standard input and
+output are JSON, see `rendering`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+import resource
+import sys
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+
+
+class Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks the text of assistants for training; it renders as its body."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja's way)
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: jinja2.runtime.Macro) -> str:
+        return caller()
+
+
+class Namespace(jinja2.utils.Namespace):
+    """A namespace without names that begin with an underscore, as transformers has it."""
+
+    def __init__(*args, **kwargs):  # so that `namespace(self=1)` works, as in jinja
+        self, args = args[0], args[1:]
+        attributes = dict(*args, **kwargs)
+        for name in attributes:
+            check_name(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name, value):
+        check_name(name)
+        super().__setitem__(name, value)
+
+
+def check_name(name: object) -> None:
+    """Refuses names of internals."""
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+
+
+def raise_exception(message: object) -> None:
+    """What templates call to refuse a conversation."""
+    raise jinja2.TemplateError(str(message))
+
+
+def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    """JSON without HTML escapes."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def build_environment(date: datetime.datetime) -> jinja2.Environment:
+    """What transformers gives to templates, with a clock that stands still."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals |= {
+        "raise_exception": raise_exception,
+        "strftime_now": lambda format: date.strftime(format),
+        "dict": lambda *args, **kwargs: dict(*args, **kwargs),
+        "namespace": Namespace,
+    }
+    return environment
+
+
+def render(template: jinja2.Template, variables: dict, most: int) -> dict[str, str]:
+    """The text of one conversation, or why there is none."""
+    random.seed(0)  # jinja has a filter `random`
+    parts, length = [], 0
+    try:
+        for part in template.generate(variables):
+            length += len(part)
+            if length > most:
+                return {"error": f"it writes more than {most} characters"}
+            parts.append(part)
+    except Exception as error:
+        return {"error": describe(error)}
+    return {"text": "".join(parts)}
+
+
+def describe(error: Exception) -> str:
+    """In a few words, what a template did wrong."""
+    if isinstance(error, MemoryError):
+        return "it takes more memory than it may"
+    if isinstance(error, RecursionError):
+        return "it calls itself without an end, or nests too deep"
+    return f"{error}"[:300] or type(error).__name__
+
+
+def main() -> None:
+    """Renders all conversations of a request."""
+    request = json.load(sys.stdin)
+    limits = request["limits"]
+    for kind, limit in ((resource.RLIMIT_AS, limits["bytes"]), (resource.RLIMIT_CPU, limits["s"])):
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    date = datetime.datetime.fromisoformat(request["date"])
+    try:
+        template = build_environment(date).from_string(request["template"])
+    except Exception as error:
+        outcomes = [{"error": describe(error)}] * len(request["conversations"])
+    else:
+        outcomes = [
+            render(template, {**request["variables"], **conversation}, limits["characters"])
+            for conversation in request["conversations"]
+        ]
+    json.dump(outcomes, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Chat templates rendered in a process of their own, within limits.
+
+jinja's sandbox keeps a template from reaching Python; it does not keep it from filling the memory
+(`'x' * 10**10`, also while it is compiled) or from running for ever (nested loops, macros that call
+themselves). A process can be bounded from outside, whatever a template does, and also where threads
+run. It takes about 50 ms, and is started once for all renderings that belong together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CHILD = Path(__file__).with_name("render_child.py")
+LIMITS = {"bytes": 2**29, "s": 3, "characters": 2**22}  # address space, processor time, output
+LONGEST_WAIT_S = 60  # by the clock, on a machine that does other things as well
+TOO_MUCH = f"it does not end within {LIMITS['s']} s and {LIMITS['bytes'] // 2**20} MiB"
+
+
+class Outcome(NamedTuple):
+    """What came of one conversation: either is None."""
+
+    text: str | None
+    error: str | None
+
+
+def today() -> str:
+    """The date, as templates get it where none is set: YYYY-MM-DD."""
+    return datetime.date.today().isoformat()
+
+
+def render(
+    template: str,
+    conversations: Sequence[Mapping[str, Any]],
+    *,
+    variables: Mapping[str, Any],
+    date: str,
+) -> list[Outcome]:
+    """Renders conversations as transformers does, but on a given date.
+
+    Args:
+      template: jinja source.
+      conversations: variables of each: `messages`, `add_generation_prompt`.
+      variables: of all of them.
+      date: YYYY-MM-DD, for `strftime_now`.
+    """
+    request = {
+        "template": template,
+        "conversations": list(conversations),
+        "variables": {"tools": None, "documents": None, **variables},
+        "date": date,
+        "limits": LIMITS,
+    }
+    # -I would ignore the fixed seed of hashes; other variables of Python are left out by hand.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-s", "-P", "-B", str(CHILD)],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=LONGEST_WAIT_S,
+            env=environment | {"PYTHONHASHSEED": "0"},
+            check=False,
+        )
+        failure = _failure(done)
+    except subprocess.TimeoutExpired:
+        failure = TOO_MUCH
+    if failure is not None:
+        return [Outcome(None, failure)] * len(request["conversations"])
+    return [Outcome(answer.get("text"), answer.get("error")) for answer in json.loads(done.stdout)]
+
+
+def _failure(done: subprocess.CompletedProcess[bytes]) -> str | None:
+    """Why a process gives no answers, if it gives none."""
+    if done.returncode < 0:  # a signal: out of time, or a stack that overflowed
+        return TOO_MUCH
+    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return f"its process ended with {last!r}" if done.returncode else None
