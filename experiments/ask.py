@@ -39,7 +39,7 @@ from rmas_jax.inspection import nearest_tokens
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage
-from rmas_jax.run_folder import trained_links
+from rmas_jax.run_folder import dated, trained_links
 from rmas_jax.sampling import row_keys
 from rmas_jax.tools import Toolbox
 from rmas_jax.walkthrough import walk
@@ -221,7 +221,7 @@ def build_asker(options: argparse.Namespace) -> Asker:
     for name in ("rounds", "latent_steps"):
         if (value := getattr(options, name)) is not None:
             options.overrides.append(f"system.{name}={value}")
-    config = load_config(options.config, options.overrides)
+    config = dated(load_config(options.config, options.overrides))
     if options.search and options.tavily:
         raise ValueError("--search and --tavily: choose one")
     toolbox = build_toolbox(python=options.python, search=options.search, tavily=options.tavily)

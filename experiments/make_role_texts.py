@@ -48,7 +48,7 @@ from rmas_jax.evaluation.grading import Grader, find_grader
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
-from rmas_jax.prompts import encode_stage, take
+from rmas_jax.prompts import encode_stage, take, today
 from rmas_jax.run_folder import agent_sources, weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
 
@@ -107,13 +107,27 @@ class Attempt(NamedTuple):
     longest: int  # tokens of the longest text, its end included
 
 
+def _settings_of(path: Path) -> Path:
+    """The file of the settings with which texts were made."""
+    return path.with_name(f"{path.name}.settings")
+
+
+def dated(config: RunConfig, path: Path) -> RunConfig:
+    """The configuration with a date for chat templates: as set, as texts began, or today's."""
+    marks = _settings_of(path)
+    before = json.loads(marks.read_text()) if marks.exists() else {}
+    began = before.get("system", {}).get("date")
+    date = config.system.date or began or today()
+    return dataclasses.replace(config, system=dataclasses.replace(config.system, date=date))
+
+
 class Progress:
     """What is made so far, on disk: kept items, failed attempts, and the settings of both."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.kept_path = path
         self.missed_path = path.with_name(f"{path.name}.missed")
-        marks = path.with_name(f"{path.name}.settings")
+        marks = _settings_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(marks.read_text()) if marks.exists() else None
         if before is None and path.exists():
@@ -303,7 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     options = parser().parse_args(arguments)
     try:
-        print(make(options, load_config(options.config, options.overrides)))
+        config = load_config(options.config, options.overrides)
+        print(make(options, dated(config, options.out)))
     except USER_ERRORS as error:
         say_error(error)
         return BAD_INPUT

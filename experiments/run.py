@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from rmas_jax.assembly import Team, start_links, write_release
+from rmas_jax.assembly import Team, check_prompts, start_links, write_release
 from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
     DIVERGED,
@@ -56,7 +56,7 @@ from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import MEASURED, RunFolder, weights_digest
+from rmas_jax.run_folder import MEASURED, RunFolder, dated, weights_digest
 from rmas_jax.sharding import to_host
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.divergence import DivergedError, as_divergence
@@ -164,6 +164,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
+    config = from_first(lambda: dated(config))
+    together(lambda: check_prompts(config.system))
     in_turn(lambda: make_output_dir(config.output_dir))
     task = in_turn(lambda: find_data(config))  # the first process prepares it
     inputs = together(lambda: read_inputs(config, task))

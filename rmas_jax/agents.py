@@ -56,7 +56,16 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
       embeds: [B, T, D] embeddings of the body's tokens.
       received: [B, S, D] vectors of all slots, in order.
       slot_index: [T] which received vector stands at a position, -1 for a token.
+
+    Raises:
+      ValueError: there is not one vector for each place, which a gather would answer silently.
     """
+    places = max(slot_index, default=-1) + 1
+    if received.shape[1] != places:
+        raise ValueError(
+            f"the slots of a prompt hold {places} vectors, and {received.shape[1]} came: prompts "
+            "must be encoded with slot_width = latent_steps of the system that reads them"
+        )
     index = jnp.asarray(slot_index)
     if not received.shape[1]:
         return embeds

@@ -22,8 +22,16 @@ from rmas_jax.interop import (
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
 from rmas_jax.models.generation import sampling_defaults
-from rmas_jax.models.tokenizer import encode_plain, shared_tokens
-from rmas_jax.prompts import RolePrompt, load_prompts, turn_end
+from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.prompts import (
+    RolePrompt,
+    StagePrompt,
+    encode_stage,
+    load_prompts,
+    today,
+    turn_end,
+)
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
@@ -54,8 +62,7 @@ def load_team(
         prompt set cannot be used; before any weight is read where the cause shows before.
     """
     topology = checked_topology(config)
-    prompts = load_prompts(config.prompts, topology.edges, config.task)
-    tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
+    prompts, tokenizers, end_tokens = _texts(config, topology)
     loaded = {
         role: load_pretrained(config.agents[role], dtype, mesh, weights=weights)
         for role in topology.order
@@ -66,12 +73,45 @@ def load_team(
         agents={role: params for role, (_, params) in loaded.items()},
         tokenizers=tokenizers,
         prompts=prompts,
-        end_tokens={
-            role: text_ends(config.agents[role], tokenizer)
-            for role, tokenizer in tokenizers.items()
-        },
+        end_tokens=end_tokens,
         mesh=mesh,
     )
+
+
+def check_prompts(config: SystemConfig) -> None:
+    """Renders every prompt of a system once: what is wrong with it shows before anything is made.
+
+    Raises:
+      ConfigError, TopologyError, CheckpointError, PromptError: as `load_team`.
+    """
+    _texts(config, checked_topology(config))
+
+
+def _texts(
+    config: SystemConfig, topology: Topology
+) -> tuple[dict[str, RolePrompt], dict[str, Any], dict[str, tuple[int, ...]]]:
+    """By role: prompts, which fit the chat templates, tokenizers, and ids that end a text."""
+    prompts = load_prompts(config.prompts, topology.edges, config.task, date=config.date or today())
+    tokenizers = {role: load_tokenizer(config.agents[role]) for role in topology.order}
+    for role, tokenizer in tokenizers.items():
+        encode_stage(tokenizer, prompts[role], [""], slot_width=config.latent_steps)
+    ends = {
+        role: text_ends(config.agents[role], tokenizer) for role, tokenizer in tokenizers.items()
+    }
+    return prompts, tokenizers, ends
+
+
+def encode_prompts(team: Team, questions: Sequence[str]) -> dict[str, StagePrompt]:
+    """What every role of a team reads for B questions, with slots as wide as its thoughts.
+
+    With text in the slots, which are then as wide as its messages, use `prompts.encode_stage`.
+    """
+    return {
+        role: encode_stage(
+            team.tokenizers[role], prompt, questions, slot_width=team.system.latent_steps
+        )
+        for role, prompt in team.prompts.items()
+    }
 
 
 def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from rmas_jax.config import ConfigError, RunConfig, dump_config
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
 from rmas_jax.processes import from_first, together
-from rmas_jax.prompts import load_prompts
+from rmas_jax.prompts import load_prompts, today
 from rmas_jax.topology import load_topology
 from rmas_jax.training.preemption import end_if_due
 from rmas_jax.whole_files import PARTIAL, write_whole
@@ -154,11 +154,21 @@ class RunFolder:
         from_first(lambda: write_whole(self.marks, json.dumps(done, indent=2)))
 
 
+def dated(config: RunConfig) -> RunConfig:
+    """The configuration with a date for chat templates: as set, as the run began, or today's."""
+    if config.system.date is not None:
+        return config
+    before = _stored(Path(config.output_dir) / config.name / IDENTITY)
+    began = before.get("config", {}).get("system", {}).get("date")
+    system = dataclasses.replace(config.system, date=began or today())
+    return dataclasses.replace(config, system=system)
+
+
 def trained_links(config: RunConfig) -> Path | None:
     """The links that the run of a configuration has trained; None where it has trained none.
 
     Raises:
-      ConfigError: they are those of another system, beside its rounds and latent steps.
+      ConfigError: they are those of another system, beside its rounds, latent steps and date.
     """
     folder = Path(config.output_dir) / config.name
     links = folder / "links" / "trained.safetensors"
@@ -166,7 +176,7 @@ def trained_links(config: RunConfig) -> Path | None:
         return None
     trained_for = _stored(folder / IDENTITY).get("config", {}).get("system", {})
     asked_for = yaml.safe_load(dump_config(config))["system"]
-    free = ("rounds", "latent_steps")
+    free = ("rounds", "latent_steps", "date")
     before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained_for, asked_for))
     if before != now:
         raise ConfigError(

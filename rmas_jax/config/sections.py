@@ -1,6 +1,7 @@
 """The sections of a run's configuration, as frozen dataclasses."""
 
 import dataclasses
+import datetime
 from collections.abc import Iterator
 
 from rmas_jax.config.fields import Section, option
@@ -35,6 +36,12 @@ class SystemConfig(Section):
     task: str | None = option(
         "type of task, for prompt sets that serve several: math, choice, code, search, free", None
     )
+    date: str | None = option(
+        "the date that chat templates say which say one, as YYYY-MM-DD; null: the day on which the "
+        "run was first started",
+        None,
+        pattern=r"\d{4}-\d\d-\d\d",
+    )
     latent_steps: int = option("latent thoughts per stage; 0 passes nothing", 4, at_least=0)
     rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
     inner_link: str = option(
@@ -61,7 +68,12 @@ class SystemConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A task chooses among released links, and only a residual branch can be aligned."""
+        """A date is a day, a task chooses among links, and only a residual branch is aligned."""
+        if self.date is not None:
+            try:
+                datetime.date.fromisoformat(self.date)
+            except ValueError as error:
+                yield "date", f"expected a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
             forms = ", ".join(form for form in OUTER_LINK_FORMS if "_res" in form)
             yield "outer_start", f"aligned is for {forms}, not for outer_link={self.outer_link}"

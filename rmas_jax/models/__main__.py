@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import functools
 import math
 import sys
@@ -27,7 +28,10 @@ from rmas_jax.models import (
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.hf import CONFIG_FILE, DTYPES, WEIGHTS, local_directory, read_json
 from rmas_jax.models.int8 import is_quantised
+from rmas_jax.models.plain_text import check_text
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.models.weights import CheckpointError
+from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
 from rmas_jax.sampling import row_keys, seen_tokens, speak
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
@@ -36,7 +40,8 @@ Load a Hugging Face checkpoint as a JAX decoder, say what was loaded, and let it
 
 PATH is a directory with config.json, safetensors weights and a tokenizer, or a hub id, which is
 downloaded once (HF_HUB_OFFLINE=1 uses what is there already). The prompt is put into the
-checkpoint's chat template as a user's turn; --raw leaves it as it is.
+checkpoint's chat template as a user's turn; --raw leaves it as it is, which base models need, as
+they have no template.
 
 How tokens are chosen comes from the checkpoint's generation_config.json (greedy where there is
 none); each option below overrides one rule of it, and --temperature makes it sample.
@@ -63,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("path", metavar="PATH", help="directory of the checkpoint, or a hub id")
     out.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
     out.add_argument("--raw", action="store_true", help="do not use the chat template")
+    out.add_argument(
+        "--date", metavar="DAY", help="YYYY-MM-DD, for chat templates that say it (today)"
+    )
     out.add_argument("--max_tokens", type=int, default=64, metavar="N", help="at most (64)")
     out.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights (float32)")
     out.add_argument("--weights", choices=WEIGHTS, help="keep matrices in int8, scales in --dtype")
@@ -108,15 +116,27 @@ def describe_model(model: Decoder, params: Any, seconds: float) -> str:
     )
 
 
-def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
-    """Token ids of a prompt, in the chat template unless it is `raw`."""
+def chosen_date(text: str | None) -> str:
+    """The day that `--date` asks for, or today's."""
+    try:
+        return today() if text is None else datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"--date {text}: must be a day as YYYY-MM-DD") from None
+
+
+def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool, date: str) -> list[int]:
+    """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, as it stands.
+
+    In a turn, markers are only letters; a raw prompt may write its own, behind what the tokenizer
+    puts before every text.
+    """
+    check_text(prompt, source="--prompt")
     if raw:
         ids = tokenizer(prompt)["input_ids"]
     else:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has them
+        field = "{question}"
+        [turn] = split_template(tokenizer, RolePrompt("", field, field, date), field)
+        [ids] = encode_piece(tokenizer, turn, [prompt])
     if not ids:
         raise ValueError("--prompt: is empty, and the model needs at least one token")
     return ids
@@ -198,10 +218,15 @@ def run(options: argparse.Namespace) -> None:
     config_from_hf(read_json(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
     default, end_tokens = sampling_defaults(options.path, **source)
     sampling = chosen_sampling(options, default)
-    tokenizer = load_tokenizer(options.path, needs_chat_template=not options.raw, **source)
+    tokenizer = load_tokenizer(options.path, needs_chat_template=False, **source)
+    if not options.raw and not tokenizer.chat_template:
+        raise CheckpointError(
+            f"{options.path}: the tokenizer has no chat template, as those of base models; with "
+            "--raw the model goes on from the prompt as it stands"
+        )
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
-    ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)
+    ids = prompt_ids(tokenizer, options.prompt, raw=options.raw, date=chosen_date(options.date))
 
     mesh = None if options.mesh is None else chosen_mesh(options.mesh)
     start = time.perf_counter()
