@@ -1,5 +1,7 @@
 """Small tokenizers and chat templates in the shapes of published ones, written by hand."""
 
+# ruff: noqa: E501, RUF001
+
 from __future__ import annotations
 
 import json

@@ -96,8 +96,11 @@ def _load(directory: Path) -> Any:
             return AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
+        stands = Tokenizer.from_file(str(file))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        stands = Tokenizer.from_file(str(file)).encode(PROBE, add_special_tokens=False).ids
+        stands.no_padding()
+        stands.no_truncation()
+        expected = stands.encode(PROBE, add_special_tokens=False).ids
         ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
@@ -105,9 +108,9 @@ def _load(directory: Path) -> Any:
         reason = clipped(str(error).partition("\n")[0] or type(error).__name__, 300)
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from None
     # Only this field of tokenizer_config.json is there to change how the file splits a text.
-    if ids != stands and not tokenizer.init_kwargs.get("fix_mistral_regex"):
+    if ids != expected and not tokenizer.init_kwargs.get("fix_mistral_regex"):
         raise CheckpointError(
-            f"{directory}: {TOKENIZER} reads a line of text as {len(stands)} tokens, and "
+            f"{directory}: {TOKENIZER} reads a line of text as {len(expected)} tokens, and "
             f"transformers, with {SETTINGS}, as {len(ids)} others: they do not fit each other"
         )
     return tokenizer

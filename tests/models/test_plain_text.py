@@ -1,5 +1,7 @@
 """Texts that are content: whatever they name, their ids spell it and are no marker's."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,7 @@
 """Questions between a template's own markers: they spell what they name, and end no turn."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import pytest
