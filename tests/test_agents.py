@@ -207,6 +207,13 @@ def test_received_vectors_stand_where_the_slot_index_says():
     np.testing.assert_array_equal(placed[:, [0, 3]], embeds[:, [0, 3]])
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_as_many_vectors_come_as_there_are_places(count):
+    embeds, received = np.ones((2, 5, 3), np.float32), np.ones((2, count, 3), np.float32)
+    with pytest.raises(ValueError, match=f"hold 3 vectors, and {count} came.*slot_width"):
+        place(embeds, received, (-1, 0, 1, 2, -1))
+
+
 def test_nothing_received_leaves_the_embeddings_and_their_dtype():
     embeds = jnp.ones((2, 4, 3), jnp.bfloat16)
     nothing = np.zeros((2, 0, 3), np.float32)

@@ -11,6 +11,7 @@ import pytest
 from systems import LATENT_STEPS, QUESTIONS, build_pattern
 
 from rmas_jax.channels import latent_channel
+from rmas_jax.prompts import encode_stage
 from rmas_jax.recursion import run_rounds
 from rmas_jax.stages import Targets
 
@@ -36,6 +37,24 @@ def targets(tiny):
         )
         for role in tiny.agents
     }
+
+
+@pytest.mark.parametrize("width", [0, LATENT_STEPS - 1, LATENT_STEPS + 1])
+def test_prompts_with_slots_of_another_width_are_refused(tiny, width):
+    prompts = {
+        role: encode_stage(tiny.tokenizer, prompt, QUESTIONS, slot_width=width)
+        for role, prompt in tiny.role_prompts.items()
+    }
+    channel = latent_channel(tiny.system, tiny.links)
+    for rounds in (1, 2):
+        with pytest.raises(ValueError, match=rf"and {LATENT_STEPS} came.*slot_width = latent_step"):
+            jax.eval_shape(
+                lambda agents, prompts, rounds=rounds: run_rounds(
+                    tiny.system, agents, channel, prompts, rounds=rounds
+                ),
+                tiny.agents,
+                prompts,
+            )
 
 
 def gradient_of(tiny, targets, **options):

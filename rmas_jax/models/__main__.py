@@ -124,7 +124,7 @@ def chosen_date(text: str | None) -> str:
         raise ValueError(f"--date {text}: must be a day as YYYY-MM-DD") from None
 
 
-def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool, date: str) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
     """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, as it stands.
 
     In a turn, markers are only letters; a raw prompt may write its own, behind what the tokenizer
@@ -135,7 +135,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool, date: str) -> list[int
         ids = tokenizer(prompt)["input_ids"]
     else:
         field = "{question}"
-        [turn] = split_template(tokenizer, RolePrompt("", field, field, date), field)
+        [turn] = split_template(tokenizer, RolePrompt("", field, field), field)
         [ids] = encode_piece(tokenizer, turn, [prompt])
     if not ids:
         raise ValueError("--prompt: is empty, and the model needs at least one token")
@@ -218,7 +218,8 @@ def run(options: argparse.Namespace) -> None:
     config_from_hf(read_json(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
     default, end_tokens = sampling_defaults(options.path, **source)
     sampling = chosen_sampling(options, default)
-    tokenizer = load_tokenizer(options.path, needs_chat_template=False, **source)
+    date = chosen_date(options.date)
+    tokenizer = load_tokenizer(options.path, needs_chat_template=False, date=date, **source)
     if not options.raw and not tokenizer.chat_template:
         raise CheckpointError(
             f"{options.path}: the tokenizer has no chat template, as those of base models; with "
@@ -226,7 +227,7 @@ def run(options: argparse.Namespace) -> None:
         )
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
-    ids = prompt_ids(tokenizer, options.prompt, raw=options.raw, date=chosen_date(options.date))
+    ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)
 
     mesh = None if options.mesh is None else chosen_mesh(options.mesh)
     start = time.perf_counter()

@@ -27,7 +27,11 @@ PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日�
 
 
 def load_tokenizer(
-    path: str | os.PathLike[str], *, revision: str | None = None, needs_chat_template: bool = True
+    path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    needs_chat_template: bool = True,
+    date: str | None = None,
 ) -> Any:
     """The transformers tokenizer of a checkpoint; agents speak through its chat template.
 
@@ -40,6 +44,8 @@ def load_tokenizer(
       path: a directory, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
       needs_chat_template: whether one without a chat template, as base models have, is refused.
+      date: YYYY-MM-DD, which its chat template says, if it says one (its attribute `chat_date`);
+        None: the day on which it is asked.
 
     Raises:
       CheckpointError: there is no tokenizer, it is damaged, or it lacks a needed chat template.
@@ -54,6 +60,7 @@ def load_tokenizer(
     # A text is what its tokens spell, and a chat template's markers are obeyed.
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.split_special_tokens = False
+    tokenizer.chat_date = date
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
             f"{directory}: the tokenizer has no chat template; allowed are chat_template.jinja "

@@ -47,29 +47,29 @@ def template_of(tokenizer: Any) -> str:
     return found
 
 
-def render_chat(tokenizer: Any, system: str, user: str, *, date: str | None = None) -> str:
+def render_chat(tokenizer: Any, system: str, user: str) -> str:
     """Renders one exchange up to where the model starts to write, by the agent's own template.
 
     Thinking is off where the template knows it. Where it renders no system text, or typed parts
     alone, the texts are given in one turn, or as parts.
 
     Args:
-      tokenizer: the agent's own.
+      tokenizer: the agent's own; its `chat_date` is what `strftime_now` and `date_string` say, and
+        None is today's for `strftime_now` alone, as in transformers.
       system: text of the system role; empty: there is none.
       user: text of the user.
-      date: YYYY-MM-DD, which `strftime_now` and `date_string` say; None is today's, for
-        `strftime_now` alone, as in transformers.
 
     Raises:
       PromptError: names the tokenizer, and what the template does with the texts.
     """
     return _render_exchange(
-        tokenizer.name_or_path, template_of(tokenizer), _variables(tokenizer, date), system, user
+        tokenizer.name_or_path, template_of(tokenizer), _variables(tokenizer), system, user
     )
 
 
-def _variables(tokenizer: Any, date: str | None) -> str:
+def _variables(tokenizer: Any) -> str:
     """Variables that a template gets beside messages, and the date, as JSON."""
+    date = getattr(tokenizer, "chat_date", None)
     named = getattr(tokenizer, "special_tokens_map", {})
     variables = OPTIONS | {name: _texts(token) for name, token in named.items()}
     if date is not None:
@@ -162,7 +162,7 @@ def split_template(tokenizer: Any, prompt: RolePrompt, form: str) -> list[str]:
     only after the cut, so no question text can move a slot.
     """
     user = FIELD.sub(lambda match: SENTINEL.format(match[1]), form)
-    rendered = render_chat(tokenizer, prompt.system, user, date=prompt.date)
+    rendered = render_chat(tokenizer, prompt.system, user)
     pieces = re.split("\ue000(\\w+)\ue001", rendered)
     texts, senders = [pieces[0]], []
     for field, text in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -205,7 +205,7 @@ def _behind_answer(tokenizer: Any) -> str:
         for of in (str, _as_parts)
     ]
     outcomes = _render(
-        template_of(tokenizer), _variables(tokenizer, None), turns, add_generation_prompt=False
+        template_of(tokenizer), _variables(tokenizer), turns, add_generation_prompt=False
     )
     for _, error in outcomes:
         if error is None:

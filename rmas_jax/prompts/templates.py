@@ -33,7 +33,6 @@ class RolePrompt:
     system: str
     first: str
     later: str
-    date: str | None = None  # YYYY-MM-DD, of chat templates that say it; None: today's
 
 
 @functools.cache
@@ -43,11 +42,7 @@ def task_types() -> dict[str, dict[str, Any]]:
 
 
 def load_prompts(
-    name_or_path: str,
-    edges: Sequence[tuple[str, str]],
-    task: str | None = None,
-    *,
-    date: str | None = None,
+    name_or_path: str, edges: Sequence[tuple[str, str]], task: str | None = None
 ) -> dict[str, RolePrompt]:
     """Reads a prompt set that is shipped by name, or a YAML file.
 
@@ -56,7 +51,6 @@ def load_prompts(
       edges: (sender, receiver) roles; the receiver's `later` template must hold `{sender}`.
       task: type of task, whose texts stand in the places {problem}, {plan} and {finish} of sets
         that have them.
-      date: YYYY-MM-DD, for chat templates that say the date.
 
     Raises:
       PromptError: names the file, the role and the field that is missing or unknown.
@@ -80,7 +74,6 @@ def load_prompts(
             senders={sender for sender, receiver in edges if receiver == role},
             roles=roles,
             task=task,
-            date=date,
             where=f"{path}: {role}",
         )
         for role in roles
@@ -99,7 +92,6 @@ def _role_prompt(
     senders: set[str],
     roles: Sequence[str],
     task: str | None,
-    date: str | None,
     where: str,
 ) -> RolePrompt:
     """What a file says of a role, checked against those that send to it."""
@@ -119,9 +111,7 @@ def _role_prompt(
                 f"{found[0]!a} at character {found.start()}"
             )
     texts = {form: _with_task(text, task, roles, where) for form, text in entry.items()}
-    prompt = RolePrompt(
-        texts.get("system", ""), texts["first"], texts.get("later", texts["first"]), date
-    )
+    prompt = RolePrompt(texts.get("system", ""), texts["first"], texts.get("later", texts["first"]))
     for form, needed in ((prompt.first, set()), (prompt.later, senders)):
         fields = set(FIELD.findall(form))
         if lacking := ({"question"} | needed) - fields:

@@ -36,9 +36,8 @@ def tokenizer(tmp_path_factory):
     )
 
 
-def with_template(tokenizer, template):
-    tokenizer.chat_template = template
-    return tokenizer
+def with_template(tokenizer, template, date=None):
+    tokenizer.chat_template, tokenizer.chat_date = template, date
 
 
 def theirs(tokenizer, system, user, **options):
@@ -59,7 +58,8 @@ def theirs(tokenizer, system, user, **options):
 def test_published_templates_are_rendered_as_transformers_renders_them(tokenizer, name, system):
     with_template(tokenizer, PUBLISHED[name])
     assert render_chat(tokenizer, system, USER_TEXT) == theirs(tokenizer, system, USER_TEXT)
-    dated = render_chat(tokenizer, system, USER_TEXT, date="2001-02-03")
+    with_template(tokenizer, PUBLISHED[name], "2001-02-03")
+    dated = render_chat(tokenizer, system, USER_TEXT)
     assert dated == theirs(tokenizer, system, USER_TEXT, date_string="03 Feb 2001")
     assert ("03 Feb 2001" in dated) == name.startswith("llama")
 
@@ -155,13 +155,14 @@ def test_a_slot_in_capitals_is_refused_and_not_read_as_text(tokenizer):
 
 def test_one_date_whatever_the_clock_says(tokenizer, monkeypatch):
     template = "{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {{ messages[0].content }}"
-    with_template(tokenizer, template)
-    prompt = RolePrompt("", "{question}", "{question}", "2024-12-31")
+    with_template(tokenizer, template, "2024-12-31")
+    prompt = RolePrompt("", "{question}", "{question}")
     [first] = split_template(tokenizer, prompt, prompt.first)
     assert first == f"2024-12-31 00:00:00 {SENTINEL.format('question')}"
     monkeypatch.setattr(module, "today", lambda: "2025-01-01")  # midnight has passed
     module._render_exchange.cache_clear()
     assert split_template(tokenizer, prompt, prompt.first) == [first]
+    with_template(tokenizer, template)
     assert render_chat(tokenizer, "", "Hi.") == "2025-01-01 00:00:00 Hi."  # none is set: today's
 
 
