@@ -91,10 +91,8 @@ def _texts(
     config: SystemConfig, topology: Topology
 ) -> tuple[dict[str, RolePrompt], dict[str, Any], dict[str, tuple[int, ...]]]:
     """By role: prompts, which fit the chat templates, tokenizers, and ids that end a text."""
-    prompts, date = (
-        load_prompts(config.prompts, topology.edges, config.task),
-        config.date or today(),
-    )
+    prompts = load_prompts(config.prompts, topology.edges, config.task)
+    date = config.date or today()
     tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
     for role, tokenizer in tokenizers.items():
         encode_stage(tokenizer, prompts[role], [""], slot_width=config.latent_steps)

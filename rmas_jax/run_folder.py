@@ -18,10 +18,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import yaml
 
 from rmas_jax import __version__
 from rmas_jax.config import ConfigError, RunConfig, dump_config
+from rmas_jax.host.yaml_files import parse_yaml
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
 from rmas_jax.processes import from_first, together
@@ -59,12 +59,12 @@ class RunFolder:
         self.unlock: Callable[[], Any] = lambda: None
         text = dump_config(config)
         whole = {
-            "config": yaml.safe_load(text),
+            "config": _tree(config),
             "weights": weights_digest,
             "data": data_version,
             **together(lambda: contents(config)),
         }
-        fixed = yaml.safe_load(text)
+        fixed = _tree(config)
         for section, names in (("evaluation", MEASURED), ("runtime", NO_MATTER)):
             for name in names:
                 del fixed[section][name]
@@ -175,7 +175,7 @@ def trained_links(config: RunConfig) -> Path | None:
     if not links.is_file():
         return None
     trained_for = _stored(folder / IDENTITY).get("config", {}).get("system", {})
-    asked_for = yaml.safe_load(dump_config(config))["system"]
+    asked_for = _tree(config)["system"]
     free = ("rounds", "latent_steps", "date")
     before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained_for, asked_for))
     if before != now:
@@ -185,6 +185,11 @@ def trained_links(config: RunConfig) -> Path | None:
             "one (--set name=...), or name links with --links"
         )
     return links
+
+
+def _tree(config: RunConfig) -> dict[str, Any]:
+    """A configuration as its file is read again."""
+    return parse_yaml(dump_config(config), source="config.yaml", error=ConfigError)
 
 
 def _stored(path: Path) -> dict[str, Any]:

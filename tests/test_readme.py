@@ -14,6 +14,9 @@ def test_the_example_of_the_readme_runs_and_is_right(monkeypatch):
     exec(compile(code, "README.md", "exec"), names)
     team = names["team"]
     width = team.system.width("solver")
+    for prompt in names["prompts"].values():  # slots as wide as what stands in them
+        count = sum(slot >= 0 for slot in prompt.slot_index)
+        assert count == len(prompt.senders) * team.system.latent_steps
     assert names["vectors"].shape == (2, 1, team.system.latent_steps, width)
     assert jax.tree.structure(names["slopes"]) == jax.tree.structure(names["links"])
     for name, slope in names["slopes"]["outer"].items():  # the feedback link reaches round two

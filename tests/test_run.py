@@ -141,6 +141,31 @@ def test_an_unsupported_family(tmp_path, capsys, agent):
     assert "rwkv" in message and str(folder) in message
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+        ("{{ 'x' * 10**10 }}", "takes more memory than it may"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes one of the texts"),
+        ("{% if messages | length > 5 %}{{ messages[0].content }}{% endif %}", "leaves out"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_found_before_anything_is_made(
+    tmp_path, capsys, agent, template, words
+):
+    directory, override = agent
+    (directory / "chat_template.jinja").write_text(template)
+    message = refused(tmp_path, capsys, override)
+    assert str(directory) in message and words in message and len(message) < 2000
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_date_that_is_no_day(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "system.date='2026-02-30'")
+    assert "system.date: expected a day as YYYY-MM-DD, got 2026-02-30" in message
+
+
 def test_a_slot_that_a_template_lacks(tmp_path, capsys):
     text = (ROOT / "rmas_jax/prompts/relay.yaml").read_text().replace("{planner}", "the plan")
     prompts = tmp_path / "prompts.yaml"

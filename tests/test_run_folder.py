@@ -12,7 +12,7 @@ import pytest
 
 from rmas_jax import run_folder
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
+from rmas_jax.run_folder import RunFolder, agent_sources, dated, weights_digest
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "experiments/configs/quickstart.yaml"
@@ -81,6 +81,27 @@ def test_a_run_is_started_once_at_a_time(tmp_path, monkeypatch):
         assert json.loads((first.path / "identity.json").read_text())["data"] == "1.0"
     with RunFolder(config, "digest", "1.0") as again:
         assert again.path == first.path
+
+
+def test_a_run_has_the_date_of_its_first_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(CONFIG, [f"output_dir={tmp_path}"])
+    assert config.system.date is None
+    monkeypatch.setattr(run_folder, "today", lambda: "2026-01-31")
+    first = dated(config)
+    assert first.system.date == "2026-01-31"
+    RunFolder(first, "digest", "1.0")
+    assert "date: 2026-01-31" in (tmp_path / "quickstart" / "config.yaml").read_text()
+    monkeypatch.setattr(run_folder, "today", lambda: "2026-02-01")
+    assert dated(config) == first  # midnight has passed, and the run goes on
+    RunFolder(dated(config), "digest", "1.0")
+    assert dated(load_config(tmp_path / "quickstart" / "config.yaml")) == first
+    other = load_config(CONFIG, [f"output_dir={tmp_path}", "system.date='2020-02-29'"])
+    assert dated(other) == other
+    with pytest.raises(ConfigError, match=r"it differs in system\.date\. Choose"):
+        RunFolder(dated(other), "digest", "1.0")
+    new = load_config(CONFIG, [f"output_dir={tmp_path}", "name=new"])
+    assert dated(new).system.date == "2026-02-01"
 
 
 def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):

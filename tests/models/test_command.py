@@ -112,6 +112,78 @@ def test_hidden_states_beyond_float16_end_in_one_message(copy, call):
     assert "float16 ends at 65,504; --dtype float32 and bfloat16 do not" in complaint
 
 
+def test_a_base_model_goes_on_from_the_prompt_as_it_stands(copy, call):
+    (copy / "chat_template.jinja").unlink()
+    code, said, complaint = call(copy)
+    assert (code, said) == (2, "") and complaint.count("\n") == 1
+    assert f"{copy}: the tokenizer has no chat template" in complaint and "--raw" in complaint
+    code, said, complaint = call(copy, "--raw")
+    assert (code, complaint) == (0, "") and words(said) == expected(copy, [3, 1, 4, 1, 5])
+
+
+def with_tokenizer(copy, **parts):
+    """Changes parts of the tokenizer's file."""
+    file = copy / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | parts))
+
+
+def marker(word, special):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": int(word[1:]), "content": word, "special": special, **flags}
+
+
+def test_a_raw_prompt_stands_behind_what_the_tokenizer_puts_before_every_text(copy, call):
+    single = [{"SpecialToken": {"id": "w2", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    first = {"w2": {"id": "w2", "ids": [2], "tokens": ["w2"]}}
+    post = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": first}
+    with_tokenizer(copy, post_processor=post, added_tokens=[marker("w36", special=True)])
+    code, said, _ = call(copy, "--raw", prompt="w3 w36")  # a marker of one's own is obeyed
+    assert code == 0 and words(said) == expected(copy, [2, 3, 36])
+
+
+def test_markers_in_a_prompt_are_only_letters(copy, call):
+    with_tokenizer(copy, added_tokens=[marker("w36", special=False)])
+    code, said, _ = call(copy, prompt="w3 w36 w4")  # the word is unknown without its token: w0
+    assert code == 0 and words(said) == expected(copy, [35, 3, 0, 4, 36])
+
+
+def test_the_date_of_a_template_is_an_option(copy, call):
+    template = "w35 w{{ strftime_now('%d') | int }} {{ messages[0]['content'] }} w36"
+    (copy / "chat_template.jinja").write_text(template)
+    code, said, _ = call(copy, "--date", "2024-02-29")
+    assert code == 0 and words(said) == expected(copy, [35, 29, 3, 1, 4, 1, 5, 36])
+    for date in ("2026-02-30", "today", ""):
+        code, said, complaint = call(copy, "--date", date)
+        assert (code, said) == (2, "")
+        assert complaint == f"error: --date {date}: must be a day as YYYY-MM-DD\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+        ("{{ 'w1 ' * 10**10 }}", "takes more memory than it may"),
+        ("{{ raise_exception('no') }}", "it failed: no"),
+        ("w1", "leaves out the text"),
+        ("{% endif %}", "Encountered unknown tag"),
+        ("\udcff", "must be text in UTF-8"),
+    ],
+)
+def test_chat_templates_that_cannot_be_used_end_in_one_line(copy, call, template, message):
+    file = copy / "chat_template.jinja"
+    file.write_bytes(template.encode(errors="surrogateescape"))
+    code, said, complaint = call(copy)
+    assert (code, said) == (2, "") and complaint.count("\n") == 1
+    assert message in complaint and str(copy) in complaint
+
+
+def test_a_prompt_that_is_no_unicode_is_named(checkpoint, call):
+    for options in ([], ["--raw"]):
+        code, said, complaint = call(checkpoint, *options, prompt="w1 \udcff")
+        assert (code, said) == (2, "") and complaint.count("\n") == 1
+        assert complaint.startswith("error: --prompt: must be Unicode without lone surrogates")
+
+
 def test_devices_of_a_mesh_share_the_weights(checkpoint, call):
     code, said, _ = call(checkpoint, "--mesh", "1,4,2")
     assert code == 0

@@ -35,7 +35,7 @@ HOSTILE = {
     "nested": ("{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}", DEEP),
     "attribute": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "'__class__' of 'str'"),
     "globals": ("{{ cycler.__init__.__globals__ }}", "is unsafe"),
-    "strftime": ("{{ strftime_now.__globals__ }}", "is unsafe"),
+    "strftime": ("{{ strftime_now.__globals__.keys() }}", "is unsafe"),
     "namespace": ("{{ namespace(__class__=1) }}", "cannot hold '__class__'"),
     "include": ("{% include '/etc/passwd' %}", "no loader"),
     "undefined": ("{{ a.b.c }}", "'a' is undefined"),
