@@ -234,7 +234,10 @@ def report(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 for bad input, 3 for a diverged run, 75 for one to go on with."""
+    """Returns the exit code: 0, 2 for bad input, 3 for a diverged run, 75 for one to go on with.
+
+    Agents whose numbers are NaN or infinite are bad input to an evaluation; training diverges.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="fields of a configuration:\n\n" + field_help(),

@@ -47,7 +47,7 @@ class Rounds:
     right: dict[str, jax.Array]  # role with a target -> [R, B] bool; greedy decoding would write it
     thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D] what it thought
     change: jax.Array  # [R, B] relative change of those vectors since the round before; round 1: 1
-    finite: jax.Array  # [R, B, N] bool; by role in order: what it sent and its loss is finite
+    finite: jax.Array  # [R, B, N] bool; by role in order: its thoughts, what it sent, its loss are
 
 
 @struct.dataclass
@@ -219,9 +219,9 @@ def listen(
             feedback, (received, _, _, finite) = one_round(feedback, index=index, is_last=is_last)
             settled = (index > 0) & (relative_change(before, received) < tolerance)
             received = jnp.where(active[:, None, None], received, before)
-            is_first = (fault < 0) & active & ~finite.all(axis=1)
-            number = index * finite.shape[1] + jnp.argmin(finite, axis=1)
-            fault = jnp.where(is_first, number, fault)
+            breaks = (fault < 0) & active & ~finite.all(axis=1)
+            stage = index * finite.shape[1] + jnp.argmin(finite, axis=1)
+            fault = jnp.where(breaks, stage, fault)
             return index + 1, feedback, received, active & ~settled, took + active, fault
 
         slots = len(prompt.senders) * steps
@@ -278,8 +278,8 @@ def _round(
 
     Returns:
       The new feedback; what reached the answerer [B, S, D]; by scored role, its (loss [B],
-      right [B]); if they are kept, by role with a target its thoughts [B, M, D]; and whether what
-      each role in order sent and its loss is finite [B, N].
+      right [B]); if they are kept, by role with a target its thoughts [B, M, D]; and, by role in
+      order, whether its thoughts, what it sent and its loss are finite [B, N].
     """
     topology = system.topology
     targets, scored, probes = targets or {}, scored or {}, probes or {}

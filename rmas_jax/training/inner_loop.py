@@ -143,8 +143,8 @@ def check_training(work: str, target: str, pairs: Pairs, logged: Mapping[str, np
     """Whether a link's curves are finite; `target` is the role towards whose tokens it learned.
 
     Raises:
-      NonFiniteError: the embeddings of such tokens are not.
-      DivergedError: they are, and the states that it read are known to be.
+      NonFiniteError: they are not, as the embeddings of such tokens are not.
+      DivergedError: they are not for another reason.
     """
     finite = np.isfinite(logged["loss"]) & np.isfinite(logged["grad_norm"])
     if finite.all():
