@@ -40,6 +40,7 @@ from rmas_jax.data import Task
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe
+from rmas_jax.host.json_rows import json_line
 from rmas_jax.inputs import (
     Inputs,
     encode,
@@ -73,8 +74,8 @@ def list_bad_rows(task: Task, path: Path) -> None:
     """Writes which rows were left out, and says how many."""
     if task.bad_rows:
         first = task.bad_rows[0]
-        lines = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in task.bad_rows]
-        path.write_text("".join(lines), encoding="utf-8")
+        lines = [json_line(row._asdict()) for row in task.bad_rows]
+        path.write_bytes(b"".join(lines))
         log.warning(
             "data: %d bad rows left out, listed in %s; the first: %s, line %d: %s",
             len(lines),

@@ -44,10 +44,7 @@ class Inputs(NamedTuple):
 def read_inputs(config: RunConfig, task: Task) -> Inputs:
     """Reads and checks all that a run needs."""
     grade, answering = find_grader(config.data), find_answering(config)
-    try:
-        splits = {split: task.load(split) for split in config.evaluation.splits}
-    except ValueError as error:
-        raise ConfigError(f"evaluation.splits: {error}") from None
+    splits = read_splits(task, config.evaluation.splits)
     chosen = config.evaluation
     in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
     team = load_run_team(config)
@@ -57,6 +54,28 @@ def read_inputs(config: RunConfig, task: Task) -> Inputs:
         for phase in forced:  # whether enough texts are long enough
             phase_batches(team, phase, data, key=jax.random.key(config.seed))
     return Inputs(grade, answering, splits, team, given, agent_sources(config))
+
+
+def read_splits(task: Task, names: Sequence[str]) -> dict[str, list[Row]]:
+    """What is evaluated, by split or part of one; parts may overlap.
+
+    Raises:
+      ConfigError: there is no such split or part, or the same one under two names.
+    """
+    splits: dict[str, list[Row]] = {}
+    read: dict[tuple[str, ...], str] = {}  # split and its ids -> how it is called
+    for name in names:
+        try:
+            splits[name] = task.load(name)
+        except ValueError as error:
+            raise ConfigError(f"evaluation.splits: {error}") from None
+        items = (name.partition("[")[0], *(row["id"] for row in splits[name]))
+        if (other := read.setdefault(items, name)) != name and splits[name]:
+            raise ConfigError(
+                f"evaluation.splits: {other!r} and {name!r} are the same items, which would be "
+                "measured twice; name one of them"
+            )
+    return splits
 
 
 def make_output_dir(path: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,7 @@ from rmas_jax.data.files import Files, data_files, files_of_one_split
 from rmas_jax.data.published import PUBLISHED, download, is_published
 from rmas_jax.data.relay import TEXT_ROUNDS
 from rmas_jax.data.relay_dataset import TEXT_FIELDS, Relay
-from rmas_jax.data.role_texts import RoleTexts, Source
+from rmas_jax.data.role_texts import RoleTexts, Source, read_source
 from rmas_jax.data.rows import (
     PARTS,
     BadRow,
@@ -22,6 +24,9 @@ from rmas_jax.data.rows import (
     in_every_round,
     text_key,
 )
+from rmas_jax.host.errors import shown
+
+SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as tfds has them
 
 __all__ = ["BadRow", "DataError", "Row", "Task", "load_task"]
 
@@ -58,8 +63,10 @@ def load_task(config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir
     shares = _shares(config, files)
     source = Source(files, shares, tuple(roles), config.text_fields or {}, rounds)
     version = source.digest()
-    builder = RoleTexts(source, data_dir=str(data_dir / version), file_format="array_record")
-    records.prepare(builder)
+    options = {"data_dir": str(data_dir / version), "file_format": "array_record"}
+    folder = records.folder_of(RoleTexts, data_dir / version)
+    records.prepare(folder, lambda: RoleTexts(roles, *read_source(source), **options))
+    builder = RoleTexts(roles, **options)
 
     def load(split: str) -> list[Row]:
         rows = records.read_split(builder, split)
@@ -81,8 +88,12 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
         raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
     present = (*PARTS, *TEXT_FIELDS.values())
     columns = choose_columns(present, roles, config.text_fields or {}, where="the relay task")
-    builder = Relay(data_dir=str(data_dir), file_format="array_record")
-    records.prepare(builder)
+
+    def make() -> Relay:
+        return Relay(data_dir=str(data_dir), file_format="array_record")
+
+    records.prepare(records.folder_of(Relay, data_dir), make)
+    builder = make()
 
     def load(split: str) -> list[Row]:
         rows = []
@@ -101,15 +112,20 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
 def _files(config: DataConfig) -> dict[str, Files]:
     """Split -> its files; `train` is among them."""
     if config.dataset == "files":
+        if wrong := [name for name in config.files if not SPLIT_NAME.fullmatch(name)]:
+            raise DataError(
+                f"data.files: the name of a split must be letters, digits, - and _, at most 60 of "
+                f"them, and not all; got {shown(wrong[0])}"
+            )
         return {split: files_of_one_split(Path(path)) for split, path in config.files.items()}
-    if Path(config.dataset).exists():
+    if os.path.lexists(config.dataset):
         path = Path(config.dataset)
     elif is_published(config.dataset):
         path = download(config.dataset)
     else:
         raise DataError(
-            f"data.dataset={config.dataset!r}: allowed are relay, files, the path of a file or "
-            f"folder, and the published {', '.join(PUBLISHED)}"
+            f"data.dataset={shown(config.dataset, 300)}: allowed are relay, files, the path of a "
+            f"file or folder, and the published {', '.join(PUBLISHED)}"
         )
     splits = data_files(path)
     if "train" not in splits:

@@ -1,17 +1,30 @@
-"""Rows as they stand in JSON, JSON lines and parquet files."""
+"""Which files of a folder are data, and which split each is of."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rmas_jax.data.rows import DataError
+from rmas_jax.host.errors import clipped
+from rmas_jax.host.json_rows import CODECS
+from rmas_jax.host.reading import check_regular
 
-SUFFIXES = (".parquet", ".jsonl", ".json")
-NO_DATA = ("dataset_info.json", "dataset_infos.json")  # what the hub's tools write beside data
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+# Of the names of data files: the form of their rows, packed or not.
+SUFFIXES = (
+    ".parquet",
+    *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", *CODECS)),
+)
+READABLE = f"{', '.join(('.parquet', *JSON_SUFFIXES))} (the last three also {', '.join(CODECS)})"
+TABLES = (".csv", ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")  # not read
+ENTRIES = 100_000  # files and folders below a data folder
+# Names of no data, as `datasets` has it. `~$` is of open office files.
+HIDDEN = (".", "__", "~$")
+# What the hub's tools write beside data.
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Split -> the words, in names of files and of folders, that the hub's tools tell it by.
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -27,35 +40,54 @@ class Files(NamedTuple):
     named: tuple[tuple[str, Path], ...]  # each with its name below the folder
 
 
+def suffix_of(path: PurePath) -> str | None:
+    """Of SUFFIXES, that of a name; None for a file of no data."""
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
 def data_files(path: Path) -> dict[str, Files]:
     """Split -> its files: the file itself, or those in a folder and the folders below it.
 
     In a folder, a file's name says which split it is of (`test-00000.parquet`), or else the name of
-    a folder around it (`dev/rows.jsonl`). What names no split is train, and so is a single file.
+    a folder around it (`dev/rows.jsonl`, `train.parquet/part-0.parquet`). What names no split is
+    train, and so is a single file. Hidden files and folders (HIDDEN) are passed over, and so are
+    folders that begin with `_`, in which Spark and Delta keep what is no data.
 
     Raises:
       DataError: there is nothing to read, or there are files of several forms.
     """
-    if path.is_file() and path.suffix in SUFFIXES:
-        return {"train": Files(str(path), ((path.name, path),))}
-    found = [file for file in sorted(path.rglob("*")) if file.name not in NO_DATA]
-    forms = [suffix for suffix in SUFFIXES if any(file.suffix == suffix for file in found)]
+    shown = clipped(str(path), 300)
+    if not os.path.isdir(path):
+        check_regular(path, at_most=None, error=DataError)
+        if suffix_of(path) is None:
+            raise DataError(f"{shown}: rows are read from {READABLE}; this is none of these")
+        return {"train": Files(shown, ((_printable(path.name), path),))}
+    below = _names_below(path)
+    found = {name: suffix for name in below if (suffix := suffix_of(name)) is not None}
+    forms = [suffix for suffix in SUFFIXES if suffix in found.values()]
     if not forms:
-        what = "holds no such file" if path.is_dir() else "is none of these, or not there"
-        raise DataError(f"{path}: rows are read from {', '.join(SUFFIXES)}; this {what}")
+        others = sorted({name.suffix for name in below if name.suffix})[:10]
+        beside = f"; it holds {', '.join(others)}" if others else ""
+        raise DataError(f"{shown}: rows are read from {READABLE}; this holds no such file{beside}")
     if len(forms) > 1:  # the same rows twice, or different ones: only the user knows
         raise DataError(
-            f"{path}: holds {' and '.join(forms)} files; allowed is one form in a folder "
+            f"{shown}: holds {' and '.join(forms)} files; allowed is one form in a folder "
             "(data.files names a file or folder for each split)"
         )
+    if unread := [name for name in below if name.suffix in TABLES and _split_named(name)]:
+        raise DataError(
+            f"{shown}: holds {unread[0]}, whose name says that it is the split "
+            f"{_split_named(unread[0])}, but rows are read from {READABLE} (data.files names a "
+            "file or folder for each split)"
+        )
     splits: dict[str, list[tuple[str, Path]]] = {split: [] for split in SPLIT_WORDS}
-    for file in found:
-        if file.suffix in forms:
-            name = file.relative_to(path)
-            splits[_split_named(name)].append((str(name), file))
+    for name in found:
+        check_regular(path / name, at_most=None, error=DataError)
+        splits[_split_named(name) or "train"].append((_printable(name), path / name))
     told = {split: named for split, named in splits.items() if named}
     return {
-        split: Files(f"{path} ({split})" if len(told) > 1 else str(path), tuple(named))
+        split: Files(f"{shown} ({split})" if len(told) > 1 else shown, tuple(named))
         for split, named in told.items()
     }
 
@@ -76,54 +108,56 @@ def files_of_one_split(path: Path) -> Files:
     return files
 
 
-def _split_named(name: PurePath) -> str:
+def _names_below(folder: Path) -> list[PurePath]:
+    """Names, below a folder, of all that is no folder and may be data, in order.
+
+    Links to folders are followed, each folder is entered once: a loop of links ends.
+    """
+    names, entered, entries = [], set(), 0
+    pending = [PurePath()]
+    while pending:
+        here = pending.pop()
+        try:
+            found = os.stat(folder / here)
+            if (found.st_dev, found.st_ino) in entered:
+                continue
+            entered.add((found.st_dev, found.st_ino))
+            with os.scandir(folder / here) as listed:
+                for entry in listed:
+                    entries += 1
+                    if entries > ENTRIES:
+                        raise DataError(
+                            f"{folder}: holds more than {ENTRIES:,} files and folders, which are "
+                            "looked through for data; name the folder of the data itself"
+                        )
+                    if entry.name in DESCRIPTIONS or entry.name.startswith(HIDDEN):
+                        continue
+                    if not _is_folder(entry):
+                        names.append(here / entry.name)
+                    elif not entry.name.startswith("_") and entry.name != "lost+found":
+                        pending.append(here / entry.name)
+        except OSError as error:
+            raise DataError(f"{folder / here}: cannot be read ({error.strerror})") from None
+    return sorted(names)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
+
+
+def _split_named(name: PurePath) -> str | None:
     """The split that a file is of, by its name, or else by that of the nearest folder."""
     for part in reversed(name.parts):
         for word in re.findall("[a-z]+", part.lower()):
             for split, words in SPLIT_WORDS.items():
                 if word in words:
                     return split
-    return "train"
+    return None
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yields what stands in a file, row by row, with the line, or the row's number, from 1.
-
-    A JSON file holds a list of rows, or an object with such a list under one of its fields. A line
-    that is not JSON gives the error in the place of the row.
-
-    Raises:
-      DataError: the file as a whole cannot be read.
-    """
-    try:
-        if path.suffix == ".jsonl":
-            yield from _lines(path)
-        elif path.suffix == ".json":
-            yield from enumerate(_listed(json.loads(path.read_bytes())), start=1)
-        else:
-            import pyarrow.parquet  # slow to import, and only parquet needs it
-
-            yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                row = ValueError(f"not JSON: {error}")
-            yield number, row
-
-
-def _listed(content: Any) -> list[Any]:
-    """The one list of rows in a JSON document."""
-    fields = content.values() if isinstance(content, dict) else [content]
-    lists = [value for value in fields if isinstance(value, list)]
-    if len(lists) != 1:
-        raise ValueError("allowed are a list of rows, or an object with one such list")
-    return lists[0]
+def _printable(name: str | PurePath) -> str:
+    """A name as text that can be written, whatever bytes it is of."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

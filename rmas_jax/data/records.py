@@ -1,26 +1,179 @@
-"""Rows of tfds data sets, which are written as array_record files on first use."""
+"""Rows of tfds data sets, which are written as array_record files on first use.
+
+What was written is checked against its checksums before it is read, and made anew where it is not
+as it was: it can always be.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rmas_jax.data.rows import DataError
+from rmas_jax.host.errors import USER_ERRORS, clipped, shown
+from rmas_jax.whole_files import write_whole
 
-def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
-    """Writes the files of a data set, unless they are there."""
-    tfds.disable_progress_bar()  # generated in seconds; the bars would break up ours
-    builder.download_and_prepare()
+Builder = tfds.core.GeneratorBasedBuilder
+
+CHECKSUMS = "checksums.json"  # file -> its SHA-256
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# `test`, `test[:500]`, `test[-10%:]`
+PART = re.compile(r"([\w-]+)(?:\[(-?\d{1,15}%?)?:(-?\d{1,15}%?)?\])?")
+log = logging.getLogger(__name__)
 
 
-def read_split(builder: tfds.core.GeneratorBasedBuilder, split: str) -> list[dict[str, Any]]:
-    """Rows of a split, or of a part of one such as `test[:500]`.
+def folder_of(builder: type[Builder], data_dir: Path) -> Path:
+    """Where the files of a data set lie."""
+    return data_dir / builder.name / str(builder.VERSION)
+
+
+def prepare(folder: Path, make: Callable[[], Builder]) -> None:
+    """Writes the files of a data set into its folder, unless they are there, as they were written.
+
+    Args:
+      folder: of `folder_of`.
+      make: reads what the data set is made of; what it raises leaves nothing behind.
 
     Raises:
-      ValueError: no such split; the message lists those there are.
+      OSError: they cannot be written; nothing of them stays.
     """
-    return [_decoded(row) for row in builder.as_data_source(split=split)]
+    if damage(folder) is None:
+        return
+    with _nothing_empty_stays(folder.parent), _alone(folder.parent):
+        fault = damage(folder)  # another process may have been here
+        if fault is None:
+            return
+        _remove_rests(folder, fault)
+        builder = make()
+        tfds.disable_progress_bar()  # generated in seconds; the bars would break up ours
+        try:
+            builder.download_and_prepare()
+        except USER_ERRORS:
+            raise
+        except Exception as error:  # of the writer of array_record files
+            raise _unwritable(folder, error) from error
+        sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+        write_whole(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+
+
+def damage(folder: Path) -> str | None:
+    """In what the files of a data set differ from those that were written; None: in nothing."""
+    if not folder.exists():
+        return "not there"
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_bytes())
+        for name, checksum in sums.items():
+            if _checksum(folder / name) != checksum:
+                return f"{name} is not as it was written"
+        more = {path.name for path in folder.iterdir()} - {*sums, CHECKSUMS}
+    except OSError as error:
+        return f"{Path(error.filename or folder).name}: {error.strerror}"
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return f"{CHECKSUMS} is not as it was written"
+    return f"{min(more)} was not written there" if more else None
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits for another process that writes into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _nothing_empty_stays(folder: Path) -> Iterator[None]:
+    """Removes empty folders: tfds makes one for downloads, and a failure leaves others."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        yield
+    finally:
+        made = [parent for parent in (folder, *folder.parents) if there in parent.parents]
+        downloads = folder.parent / "downloads"
+        for empty in (downloads / "extracted", downloads, *made):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def _remove_rests(folder: Path, fault: str) -> None:
+    """Removes what is damaged, and what a process that was killed has left half written."""
+    if folder.exists():
+        log.warning("prepared data in %s: %s; it is made anew", folder, clipped(fault, 300))
+    for rest in (folder, *folder.parent.glob(f"incomplete.*_{folder.name}")):
+        if rest.is_dir() and not rest.is_symlink():
+            shutil.rmtree(rest)
+        elif os.path.lexists(rest):
+            rest.unlink()
+
+
+def _unwritable(folder: Path, error: Exception) -> Exception:
+    """An error of tfds as one that the user can mend, where it is about the disk."""
+    for code in FULL:
+        if os.strerror(code) in str(error):
+            return OSError(code, os.strerror(code), str(folder))
+    return DataError(f"{folder}: cannot be written: {clipped(str(error), 300)}")
+
+
+def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
+    """Rows of a split, or of a part of one such as `test[:500]`, `test[10%:20%]`, `test[-50:]`.
+
+    Raises:
+      DataError: no such split or part; the message lists the splits.
+    """
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    part = PART.fullmatch(split)
+    if part is None or part[1] not in sizes:
+        raise DataError(
+            f"{shown(split)}: must be one of {', '.join(map(repr, sizes))}, or a part of one such "
+            "as 'test[:500]' or 'test[10%:20%]'; each split is named by itself"
+        )
+    count, units = sizes[part[1]], {bound[-1] == "%" for bound in part.groups()[1:] if bound}
+    if len(units) > 1:  # tfds takes both as percent
+        raise DataError(f"{shown(split)}: both ends must be rows, or both percent")
+    start = _place(part[2], count, 0, split)
+    stop = _place(part[3], count, count, split)
+    if start >= stop:
+        return []
+    return [_decoded(row) for row in builder.as_data_source(split=f"{part[1]}[{start}:{stop}]")]
+
+
+def _place(text: str | None, count: int, default: int, split: str) -> int:
+    """The row, of `count`, at which a part begins or ends; counted from the end where negative."""
+    if text is None:
+        return default
+    unit = "%" if text.endswith("%") else ""
+    limit = 100 if unit else count
+    number = int(text.removesuffix("%"))
+    if abs(number) > limit:
+        raise DataError(
+            f"{shown(split)}: {text} must be between -{limit}{unit} and {limit}{unit}; the split "
+            f"has {count} rows"
+        )
+    place = round(number * count / 100) if unit else number
+    return place + count if number < 0 else place
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

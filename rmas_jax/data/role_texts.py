@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,18 +19,23 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rmas_jax.data.files import Files, read_rows
+from rmas_jax.data.files import Files
+from rmas_jax.data.reading import look_through, read_rows
 from rmas_jax.data.rows import (
     BadRow,
     Columns,
     DataError,
     Row,
     choose_columns,
+    looked_for,
     normalise,
     text_key,
 )
+from rmas_jax.host.json_rows import FILE_LIMIT, json_line
+from rmas_jax.host.reading import GIBIBYTE, open_regular, size
 
 BAD_ROWS = "bad_rows.jsonl"
+TEXT_LIMIT = GIBIBYTE  # of the rows of a split, in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +57,16 @@ class Source:
             "fields": dict(self.fields),
             "rounds": self.rounds,
             "files": {
-                split: [
-                    (name, hashlib.sha256(file.read_bytes()).hexdigest())
-                    for name, file in files.named
-                ]
+                split: [(name, _digest(path)) for name, path in files.named]
                 for split, files in self.files.items()
             },
         }
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path, at_most=FILE_LIMIT, error=DataError) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Read(NamedTuple):
@@ -75,23 +83,27 @@ def read_files(
     """Reads the files of a split: good rows, bad rows, and the fields they were read from.
 
     Raises:
-      DataError: a file cannot be read, lacks a field or has no good row.
+      DataError: a file cannot be read, lacks a field or has no good row; there is too much text.
     """
-    rows = [
-        (name, line, content) for name, file in files.named for line, content in read_rows(file)
-    ]
-    objects = [content for *_, content in rows if isinstance(content, dict)]
-    present = {field for content in objects for field in content}
+    seen = look_through(files, looked_for(roles, fields))
     columns = Columns(parts={}, texts={})  # of no row: each is a bad one, which says why
-    if objects or not rows:
-        columns = choose_columns(present, roles, fields, where=files.where)
-    good, bad = [], []
-    for name, line, content in rows:
-        try:
-            row = normalise(content, columns, place=f"{name}:{line}", rounds=rounds)
-        except ValueError as error:
-            bad.append(BadRow(name, line, str(error)))
-        else:
+    if seen.objects or not seen.rows:
+        columns = choose_columns(seen.fields, roles, fields, where=files.where)
+    needed = [*columns.parts.values(), *columns.texts.values()]
+    good, bad, left = [], [], TEXT_LIMIT
+    for name, path in files.named:
+        for line, content in read_rows(name, path, needed):
+            try:
+                row = normalise(content, columns, place=f"{name}:{line}", rounds=rounds)
+            except ValueError as error:
+                bad.append(BadRow(name, line, str(error)))
+                continue
+            left -= _size(row)
+            if left < 0:
+                raise DataError(
+                    f"{files.where}: its rows must hold at most {size(TEXT_LIMIT)} of text, hold "
+                    "more; leave rows out, or name fewer files (data.files)"
+                )
             good.append(Read(name, line, row))
     if not good:
         file, line, reason = bad[0]
@@ -100,6 +112,12 @@ def read_files(
             f"{line}: {reason}"
         )
     return good, bad, columns
+
+
+def _size(row: Row) -> int:
+    """Bytes that the texts of a row take in memory."""
+    lists = [value if isinstance(value, list) else [value] for value in row.values()]
+    return sum(sys.getsizeof(text) for texts in lists for text in texts)
 
 
 def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
@@ -183,13 +201,26 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         "2.0.0": "No answers that are not a number, and whole ones without a point.",
     }
 
-    def __init__(self, source: Source, **options: Any):
-        self.source = source
+    def __init__(
+        self,
+        roles: Sequence[str],
+        splits: Mapping[str, Sequence[Row]] | None = None,
+        bad: Sequence[BadRow] = (),
+        **options: Any,
+    ):
+        """Args:
+        roles: that rows have texts of.
+        splits: rows by split, and the rows that were left out: of `read_source`. None where they
+          have been written.
+        bad: see `splits`.
+        options: of `GeneratorBasedBuilder`.
+        """
+        self.roles, self.splits, self.bad = tuple(roles), splits, bad
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
-        texts = {text_key(role): tfds.features.Sequence(text) for role in self.source.roles}
+        texts = {text_key(role): tfds.features.Sequence(text) for role in self.roles}
         parts = {"id": text, "question": text, "answer": text, "difficulty": np.int32}
         return tfds.core.DatasetInfo(
             builder=self,
@@ -199,16 +230,17 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # files are here already
-        splits, bad = read_source(self.source)
-        lines = [json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in bad]
-        (Path(self.data_dir) / BAD_ROWS).write_text("".join(lines), encoding="utf-8")
-        none = {text_key(role): [] for role in self.source.roles}
-        return {split: ((row["id"], none | row) for row in rows) for split, rows in splits.items()}
+        lines = b"".join(json_line(row._asdict()) for row in self.bad)
+        (Path(self.data_dir) / BAD_ROWS).write_bytes(lines)
+        none = {text_key(role): [] for role in self.roles}
+        return {
+            split: ((row["id"], none | row) for row in rows) for split, rows in self.splits.items()
+        }
 
     def _generate_examples(self) -> Iterator:
         raise NotImplementedError("splits are generators already")
 
     def bad_rows(self) -> list[BadRow]:
         """Rows that were left out; the data set is prepared."""
-        lines = (Path(self.data_dir) / BAD_ROWS).read_text(encoding="utf-8").split("\n")
+        lines = (Path(self.data_dir) / BAD_ROWS).read_bytes().split(b"\n")
         return [BadRow(**json.loads(line)) for line in lines if line]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rmas_jax.host.errors import InputError
+from rmas_jax.host.errors import InputError, clipped, shown
 
 # Part of a row, or role -> the fields it is looked for in, in this order. The published data sets
 # and upstream's fallbacks; a role that stands nowhere here is looked for under its own name. (For
@@ -74,6 +74,12 @@ def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
     return (*names, "answer") if answers and "answer" not in names else names
 
 
+def looked_for(roles: Sequence[str], chosen: Mapping[str, str]) -> set[str]:
+    """All fields that `choose_columns` may find."""
+    names = {name for part in (*PARTS, *roles) for name in names_of(part, answers=True)}
+    return names | set(chosen.values())
+
+
 def choose_columns(
     present: Collection[str], roles: Sequence[str], chosen: Mapping[str, str], *, where: str
 ) -> Columns:
@@ -97,13 +103,19 @@ def choose_columns(
         elif part in chosen or part in ("question", "answer"):
             raise DataError(
                 f"{where}: no row has the {part}, looked for as {' or '.join(names)}; fields here "
-                f"are {', '.join(sorted(present)) or 'none'} (data.text_fields chooses another)"
+                f"are {_listed(present)} (data.text_fields chooses another)"
             )
     return Columns(
         parts={part: found[part] for part in PARTS if part in found},
         texts={role: found[role] for role in roles if role in found},
         is_difficulty_chosen="difficulty" in chosen,
     )
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names for a message, the first 20 of them."""
+    first = [clipped(name, 60) for name in sorted(names)[:20]]
+    return ", ".join(first + ["..."] * (len(names) > len(first))) or "none"
 
 
 def normalise(content: Any, columns: Columns, *, place: str, rounds: int) -> Row:
@@ -121,7 +133,7 @@ def normalise(content: Any, columns: Columns, *, place: str, rounds: int) -> Row
     if isinstance(content, ValueError):  # what reading it ended in
         raise content
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected an object, got {_show(content)}")
+        raise ValueError(f"expected an object, got {shown(content)}")
     parts = columns.parts
     has_id = content.get(parts.get("id")) is not None
     row = {
@@ -156,7 +168,7 @@ def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
         return value
     if value is not None and columns.is_difficulty_chosen:
         raise ValueError(
-            f"{columns.parts['difficulty']}: expected a whole number of 32 bits, got {_show(value)}"
+            f"{columns.parts['difficulty']}: expected a whole number of 32 bits, got {shown(value)}"
         )
     return 0
 
@@ -169,7 +181,7 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
         raise ValueError(f"{field}: missing")
     if not isinstance(value, str):
         allowed = "text or a finite number" if numbers else "text"
-        raise ValueError(f"{field}: expected {allowed}, got {_show(value)}")
+        raise ValueError(f"{field}: expected {allowed}, got {shown(value)}")
     if not value.strip():
         raise ValueError(f"{field}: empty")
     if re.search("[\ud800-\udfff]", value):  # half of a pair, which JSON can hold
@@ -183,8 +195,3 @@ def _number(value: float) -> str:
     """A number as text; a whole one without the point that a column with gaps gives to all."""
     is_exact = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
     return str(int(value) if is_exact else value)
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

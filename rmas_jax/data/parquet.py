@@ -1,0 +1,164 @@
+"""Rows of parquet files, a batch at a time, within bounds that are checked before it is decoded.
+
+A few kilobytes of parquet can say that one value stands in ten thousand rows, or that 3 x 10^8 have
+none. So text stays in its dictionary until the size of what it stands for is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmas_jax.data.rows import DataError
+from rmas_jax.host.errors import clipped
+from rmas_jax.host.json_rows import FILE_LIMIT
+from rmas_jax.host.reading import GIBIBYTE, open_regular, size
+
+if TYPE_CHECKING:
+    import pyarrow
+
+DECODED_LIMIT = GIBIBYTE  # of the columns that are read of a file
+VALUE_LIMIT = 5_000_000  # rows of a file; values of one column in a group of rows
+BATCH_ROWS = 1024
+TEXT = "BYTE_ARRAY"  # parquet's type of text and bytes
+
+
+class ParquetRows:
+    """An open parquet file; a context manager.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        import pyarrow.parquet  # slow to import, and only parquet needs it
+
+        self._path = path
+        self._file = open_regular(path, at_most=FILE_LIMIT, error=DataError)
+        try:
+            metadata = pyarrow.parquet.read_metadata(self._file)
+            leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+            self._parquet = pyarrow.parquet.ParquetFile(
+                self._file,
+                metadata=metadata,
+                read_dictionary=[leaf.path for leaf in leaves if leaf.physical_type == TEXT],
+                pre_buffer=False,
+            )
+            self.fields = self._parquet.schema_arrow.names
+        except Exception as error:
+            self._file.close()
+            raise self._unreadable(error) from None
+        self.count = metadata.num_rows
+
+    def __enter__(self) -> ParquetRows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def rows(self, fields: Collection[str]) -> Iterator[dict[str, Any] | ValueError]:
+        """Yields the rows with those of the fields that are there; why not, for one with none.
+
+        Raises:
+          DataError: the file is damaged, too large, or has a field twice.
+        """
+        columns = [name for name in self.fields if name in fields]
+        if twice := next((name for name in columns if columns.count(name) > 1), None):
+            raise DataError(f"{self._path}: has more than one column called {twice!r}")
+        try:
+            self._check_sizes(columns)
+        except UnicodeDecodeError as error:  # a damaged name
+            raise self._unreadable(error) from None
+        left = DECODED_LIMIT
+        for batch in self._batches(columns):
+            left -= sum(map(decoded_size, batch.columns))
+            if left < 0:
+                raise self._too_large()
+            yield from _rows_of(batch)
+
+    def _batches(self, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+        """One group of rows after another: lists keep their dictionaries only within one."""
+        try:
+            for group in range(self._parquet.num_row_groups):
+                yield from self._parquet.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=columns
+                )
+        except Exception as error:  # of many kinds, where a file is damaged
+            raise self._unreadable(error) from None
+
+    def _check_sizes(self, columns: Collection[str]) -> None:
+        """What the file says of itself."""
+        metadata = self._parquet.metadata
+        total = 0
+        if metadata.num_rows > VALUE_LIMIT:
+            raise DataError(
+                f"{self._path}: must have at most {VALUE_LIMIT:,} rows, has {metadata.num_rows:,}"
+            )
+        for i in range(metadata.num_row_groups):
+            group = metadata.row_group(i)
+            for j in range(group.num_columns):
+                chunk = group.column(j)
+                if not f"{chunk.path_in_schema}.".startswith(tuple(f"{c}." for c in columns)):
+                    continue
+                if chunk.num_values > VALUE_LIMIT:
+                    raise DataError(
+                        f"{self._path}: {chunk.path_in_schema} must have at most {VALUE_LIMIT:,} "
+                        f"values in a group of rows, has {chunk.num_values:,}"
+                    )
+                total += chunk.total_uncompressed_size
+        if total > DECODED_LIMIT:
+            raise self._too_large()
+
+    def _too_large(self) -> DataError:
+        return DataError(
+            f"{self._path}: the columns that are read must decode to at most "
+            f"{size(DECODED_LIMIT)}, are larger; split the file, or leave rows out"
+        )
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(f"{self._path}: cannot be read: {clipped(str(error), 300)}")
+
+
+def decoded_size(array: pyarrow.Array) -> int:
+    """Bytes of what an array stands for, each value of a dictionary as often as it is used."""
+    import pyarrow.compute
+    import pyarrow.types
+
+    kind = array.type
+    if pyarrow.types.is_dictionary(kind):
+        if not any(is_kind(kind.value_type) for is_kind in _text_kinds()):
+            return 16 * len(array)
+        lengths = pyarrow.compute.binary_length(array.dictionary).take(array.indices)
+        return pyarrow.compute.sum(lengths).as_py() or 0
+    if pyarrow.types.is_struct(kind):
+        return sum(map(decoded_size, array.flatten()))
+    if pyarrow.types.is_map(kind):
+        return decoded_size(array.keys) + decoded_size(array.items)
+    if hasattr(array, "flatten"):  # lists of every sort
+        return 8 * len(array) + decoded_size(array.flatten())
+    return array.nbytes
+
+
+def _text_kinds() -> tuple[Callable[[pyarrow.DataType], bool], ...]:
+    from pyarrow import types
+
+    return types.is_string, types.is_large_string, types.is_binary, types.is_large_binary
+
+
+def _rows_of(batch: pyarrow.RecordBatch) -> Iterator[dict[str, Any] | ValueError]:
+    try:
+        yield from batch.to_pylist()
+    except Exception:  # a value that Python has none for: text that is no UTF-8, the year 146,000
+        for i in range(batch.num_rows):
+            yield _row(batch, i)
+
+
+def _row(batch: pyarrow.RecordBatch, i: int) -> dict[str, Any] | ValueError:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[i].as_py()
+        except Exception as error:
+            return ValueError(f"{name}: cannot be read: {clipped(str(error), 200)}")
+    return row

@@ -1,0 +1,108 @@
+"""The rows of data files, whatever their form, within bounds on what they take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from rmas_jax.data.files import Files, suffix_of
+from rmas_jax.data.parquet import ParquetRows
+from rmas_jax.data.rows import DataError
+from rmas_jax.host.json_rows import read_json_rows
+
+ROWS_LIMIT = 2_000_000  # of a split
+NAMES_KEPT = 20  # of fields that nobody looks for, for errors
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # what Spark and Hive write for a missing one
+
+
+class Seen(NamedTuple):
+    """What the files of a split hold."""
+
+    fields: Collection[str]  # those that are looked for, and a few others
+    rows: int
+    objects: int  # rows that are objects
+
+
+def look_through(files: Files, names: Collection[str]) -> Seen:
+    """Goes through the files of a split once, and keeps no row.
+
+    Args:
+      files: of one split.
+      names: of fields that are looked for.
+
+    Raises:
+      DataError: a file cannot be read, or there are too many rows.
+    """
+    fields: set[str] = set()
+    rows = objects = 0
+    for name, path in files.named:
+        for present in _fields_of_rows(name, path):
+            rows += present.rows
+            objects += present.objects
+            if rows > ROWS_LIMIT:
+                raise DataError(
+                    f"{files.where}: must have at most {ROWS_LIMIT:,} rows, has more; leave "
+                    "rows out, or name fewer files (data.files)"
+                )
+            new = [f for f in present.fields if f not in fields]
+            fields.update(f for f in new if f in names or len(fields) < NAMES_KEPT)
+    return Seen(fields, rows, objects)
+
+
+def _fields_of_rows(name: str, path: Path) -> Iterator[Seen]:
+    beside = partition_fields(name).keys()
+    if suffix_of(path) == ".parquet":
+        with ParquetRows(path) as file:
+            fields = [*file.fields, *beside] if file.count else []
+            yield Seen(fields, file.count, file.count)
+        return
+    for _, row in read_json_rows(path, error=DataError):
+        is_object = isinstance(row, dict)
+        yield Seen([*row, *beside] if is_object else [], 1, int(is_object))
+
+
+def read_rows(name: str, path: Path, fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Yields the rows of a file with their lines, or with their numbers where it has none, from 1.
+
+    Args:
+      name: of the file below the data folder; its folders may hold fields (`partition_fields`).
+      path: of the file.
+      fields: what is needed of a row; others may be left out.
+
+    Yields:
+      Number and row; in place of a row that cannot be read, a ValueError with the reason.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
+    beside = partition_fields(name)
+    for number, row in _own_rows(path, fields):
+        yield number, beside | row if isinstance(row, dict) else row
+
+
+def _own_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    if suffix_of(path) == ".parquet":
+        with ParquetRows(path) as file:
+            yield from enumerate(file.rows(fields), start=1)
+        return
+    for number, row in read_json_rows(path, error=DataError):
+        if isinstance(row, json.JSONDecodeError):
+            row = ValueError(f"not JSON: {row}")
+        yield number, row
+
+
+def partition_fields(name: str) -> dict[str, str | int | None]:
+    """Fields in the names of a file's folders, as Spark and Hive write them: `difficulty=3/`."""
+    fields = {}
+    for folder in PurePath(name).parts[:-1]:
+        field, equals, text = folder.partition("=")
+        if field and equals:
+            text = unquote(text)
+            is_number = re.fullmatch(r"0|-?[1-9][0-9]{,17}", text)
+            value = int(text) if is_number else text
+            fields[unquote(field)] = None if text == NO_VALUE else value
+    return fields
