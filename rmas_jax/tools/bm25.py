@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmas_jax.tools.search import MAX_RESULTS, NEEDS_EXTRA, SearchResult, parse_result
+from rmas_jax.host.json_rows import read_json_rows
+from rmas_jax.tools.search import (
+    MAX_RESULTS,
+    NEEDS_EXTRA,
+    SearchError,
+    SearchResult,
+    parse_result,
+)
+from rmas_jax.tools.words import words_of
 
 
 def read_corpus(path: str | Path) -> list[SearchResult]:
     """Documents of a JSON-lines file: objects with `text`, and `title` and `url` if known.
 
     Raises:
-      ValueError: there are none, or a line is something else; names file and line.
+      SearchError: there are none, or a line is something else; names file and line.
     """
     documents = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                documents.append(parse_result(json.loads(line)))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+    for number, row in read_json_rows(Path(path), error=SearchError):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            documents.append(parse_result(row))
+        except ValueError as error:
+            raise SearchError(f"{path}, line {number}: {error}") from None
     if not documents:
-        raise ValueError(f"{path}: no documents")
+        raise SearchError(f"{path}: no documents")
     return documents
 
 
 class Bm25Search:
     """BM25 over documents in memory.
 
-    Words count in lower case and unstemmed, English stop words not at all. Of documents that score
-    the same, the one that stands first in the corpus comes first.
+    Words count in lower case and unstemmed, English stop words not at all (`words`). Of documents
+    that score the same, the one that stands first in the corpus comes first.
     """
 
     def __init__(self, documents: Sequence[SearchResult]):
@@ -42,27 +50,25 @@ class Bm25Search:
 
         Raises:
           ImportError: bm25s is not installed.
+          SearchError: no document has a word.
         """
         try:
             import bm25s
         except ImportError as error:
             raise ImportError(NEEDS_EXTRA.format("Bm25Search", "bm25s")) from error
         self._documents = tuple(documents)
-        self._tokenize = bm25s.tokenize
+        texts = (f"{document.title} {document.text}" for document in self._documents)
+        words = words_of(texts, is_query=False)
+        if not any(words):
+            raise SearchError("no document has a word that can be searched for")
         self._index = bm25s.BM25()
-        self._index.index(
-            self._words(f"{document.title} {document.text}" for document in self._documents),
-            show_progress=False,
-        )
+        self._index.index(words, show_progress=False)
 
     def search(self, query: str) -> list[SearchResult]:
         """The best of the documents that share a word with the query."""
-        (words,) = self._words([query])
+        (words,) = words_of([query], is_query=True)
         if not words:
             return []
         scores = self._index.get_scores(words)
         best = (-scores).argsort(kind="stable")[:MAX_RESULTS]
         return [self._documents[place] for place in best if scores[place] > 0]
-
-    def _words(self, texts) -> list[list[str]]:
-        return self._tokenize(list(texts), return_ids=False, show_progress=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
-from rmas_jax.tools.search import SearchProvider, SearchResult, parse_result
+from rmas_jax.host.errors import shown
+from rmas_jax.host.json_rows import append_line, drop_half_line, read_json_rows
+from rmas_jax.tools.search import SearchError, SearchProvider, SearchResult, parse_result
 
 
 class NotRecordedError(LookupError):
@@ -24,24 +25,27 @@ class RecordedSearch:
 
         Args:
           provider: None for a replay, where nothing is asked and nothing is written.
-          path: of the JSON-lines file.
+          path: of the JSON-lines file. A recording drops a last line that an interruption cut off.
 
         Raises:
           FileNotFoundError: there is neither provider nor file.
-          ValueError: a line that is no recorded search; names file and line.
+          SearchError: no regular file, or a line that is no recorded search; names file and line.
         """
         self._provider, self._path = provider, Path(path)
         self._recorded: dict[str, list[SearchResult]] = {}
-        if provider is None or self._path.exists():
-            for number, line in enumerate(self._path.read_text("utf-8").splitlines(), start=1):
+        if provider is None and not self._path.exists():
+            raise FileNotFoundError(2, "no recorded searches here", str(path))
+        if provider is not None:
+            drop_half_line(self._path, error=SearchError)
+        if self._path.exists():
+            for number, row in read_json_rows(self._path, error=SearchError):
                 try:
-                    fields = json.loads(line)
-                    results = [parse_result(result) for result in fields["results"]]
-                    self._recorded[fields["query"]] = results
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(
+                    query, results = _recorded(row)
+                except ValueError as error:
+                    raise SearchError(
                         f"{path}, line {number}: not a recorded search ({error}); remove it"
                     ) from error
+                self._recorded[query] = results
 
     def search(self, query: str) -> list[SearchResult]:
         """What was recorded, or what the provider finds now.
@@ -54,7 +58,16 @@ class RecordedSearch:
                 raise NotRecordedError(f"{self._path}: no record of the query {query!r}")
             results = self._provider.search(query)
             line = {"query": query, "results": [dataclasses.asdict(result) for result in results]}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            append_line(self._path, line)
             self._recorded[query] = results
         return list(self._recorded[query])
+
+
+def _recorded(row: object) -> tuple[str, list[SearchResult]]:
+    if isinstance(row, ValueError):
+        raise row
+    if isinstance(row, dict):
+        query, results = row.get("query"), row.get("results")
+        if isinstance(query, str) and isinstance(results, list):
+            return query, [parse_result(result) for result in results]
+    raise ValueError(f"expected an object with query and results, got {shown(row)}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from rmas_jax.host.errors import InputError
+from rmas_jax.host.errors import InputError, shown
 
 MAX_RESULTS = 4
 MAX_CHARACTERS = 320  # of a result's text
+SURROGATE = re.compile("[\ud800-\udfff]")  # which JSON can hold, and no tokenizer reads
 NEEDS_EXTRA = "{} needs the package {}: pip install 'rmas_jax[search]'"
 
 
@@ -54,14 +56,19 @@ def render_error(error: Exception) -> str:
 def parse_result(fields: Any) -> SearchResult:
     """A result from JSON: an object with `text`, and `title` and `url` where they are known.
 
+    A title or an address that is null is not known.
+
     Raises:
       ValueError: it is something else.
     """
     if isinstance(fields, dict):
-        values = fields.get("title", ""), fields.get("url", ""), fields.get("text")
+        known = {name: value for name, value in fields.items() if value is not None}
+        values = known.get("title", ""), known.get("url", ""), known.get("text")
         if all(isinstance(value, str) for value in values):
+            if SURROGATE.search(" ".join(values)):
+                raise ValueError("holds half of a surrogate pair, which is no text")
             return SearchResult(*values)
-    raise ValueError(f"not an object with the strings text, title and url: {fields!r:.100}")
+    raise ValueError(f"not an object with the strings text, title and url: {shown(fields, 100)}")
 
 
 def _one_line(text: str) -> str:

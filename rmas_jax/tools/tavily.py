@@ -67,7 +67,7 @@ def _results(response: Any) -> list[SearchResult]:
     try:
         pages = response.json()["results"]
         return [parse_result({**page, "text": page["content"]}) for page in pages]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SearchError(f"an answer in another form: {response.text:.100}") from error
 
 

@@ -1,9 +1,11 @@
+import gzip
 import json
+import os
 import random
 
 import pytest
 
-from rmas_jax.tools import Bm25Search, SearchResult, read_corpus
+from rmas_jax.tools import Bm25Search, SearchError, SearchResult, read_corpus
 
 CORPUS = [
     {"title": "Paris", "text": "Paris is the capital of France.", "url": "https://a.example"},
@@ -46,6 +48,44 @@ def test_a_corpus_keeps_what_it_knows_of_a_document(corpus):
     assert documents[2] == SearchResult("", "", CORPUS[2]["text"])
 
 
+def test_a_corpus_may_have_what_data_files_may_have(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a", "title": null, "url": null}\n\n{"text": "b"}\n\n')
+    assert read_corpus(path) == [SearchResult("", "", "a"), SearchResult("", "", "b")]
+    packed = tmp_path / "corpus.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_corpus(packed) == read_corpus(path)
+    listed = tmp_path / "corpus.json"
+    listed.write_text(json.dumps([{"text": "a\u2028b"}], ensure_ascii=False), encoding="utf-8")
+    assert read_corpus(listed) == [SearchResult("", "", "a\u2028b")]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "nowhere", "sparse"])
+def test_a_corpus_is_a_regular_file(tmp_path, kind):
+    path = tmp_path / "corpus.jsonl"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "nowhere":
+            path.symlink_to("nothing")
+        case "sparse":
+            path.touch()
+            os.truncate(path, 10**12)
+    with pytest.raises(SearchError, match=r"corpus\.jsonl: (must be|no such file)"):
+        read_corpus(path)
+
+
+@pytest.mark.parametrize("text", ["", "a", "the of and", "?!"])
+def test_a_corpus_without_a_word_is_refused(text):
+    with pytest.raises(SearchError, match="no document has a word"):
+        Bm25Search([SearchResult("", "", text)])
+    assert Bm25Search([SearchResult("", "", text), SearchResult("", "", "word")]).search("word")
+
+
 def test_the_same_words_find_the_same_in_every_index_in_the_order_of_the_corpus():
     words = [f"word{n}" for n in range(30)]
     draw = random.Random(0)
@@ -64,12 +104,23 @@ def test_the_same_words_find_the_same_in_every_index_in_the_order_of_the_corpus(
         ('{"text": "a"}\n{"title": "b"}\n', "line 2: not an object"),
         ('{"text": "a"}\nnot json\n', "line 2: Expecting value"),
         ("", "no documents"),
+        ("\n\n", "no documents"),
+        ('{"text": "a"}\n{"text": ' + "[" * 10**5 + "]" * 10**5 + "}", "line 2: nests deeper"),
+        ('{"text": "a"}\n{"text": "\\ud800"}', "line 2: holds half of a surrogate"),
+        ('[{"text": "a"}]', "line 1.*belongs in a file called .json"),
     ],
 )
 def test_a_bad_corpus_is_refused_by_file_and_line(tmp_path, text, problem):
     path = tmp_path / "corpus.jsonl"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"corpus.jsonl.*{problem}"):
+        read_corpus(path)
+
+
+def test_a_corpus_in_another_encoding_is_refused_by_name(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"text": "a"}\n', encoding="utf-16")
+    with pytest.raises(SearchError, match=r"corpus\.jsonl: .*begins as UTF-16"):
         read_corpus(path)
 
 

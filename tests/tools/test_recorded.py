@@ -2,6 +2,8 @@ import pytest
 
 from rmas_jax.tools import Bm25Search, NotRecordedError, RecordedSearch, SearchResult
 
+DEEP = "[" * 10**5 + "]" * 10**5
+
 
 class Counting:
     """A provider that counts its searches."""
@@ -29,6 +31,38 @@ def test_a_recording_answers_without_the_provider(provider, tmp_path):
     replay = RecordedSearch(None, path)
     assert [replay.search(query) for query in queries] == first
     assert first == [provider.search(query) for query in queries]
+
+
+@pytest.mark.parametrize(
+    "odd", ["\u2028", "\u2029", "\x85", "\x0b\x0c\x1c\x1d\x1e", "\r\n", "\x00"]
+)
+def test_what_breaks_lines_elsewhere_is_read_as_it_was_written(tmp_path, odd):
+    class Odd:
+        def search(self, query):
+            return [SearchResult(f"a{odd}b", f"c{odd}", f"{odd}{query}")]
+
+    path = tmp_path / "searches.jsonl"
+    first = [RecordedSearch(Odd(), path).search(query) for query in (odd, f"{odd}x", "y")]
+    replay = RecordedSearch(None, path)
+    assert [replay.search(query) for query in (odd, f"{odd}x", "y")] == first
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_a_query_that_is_no_text_is_recorded_too(provider, tmp_path):
+    path = tmp_path / "searches.jsonl"
+    found = RecordedSearch(provider, path).search("fish \ud800")
+    assert RecordedSearch(None, path).search("fish \ud800") == found != []
+
+
+def test_a_recording_drops_the_half_line_of_an_interruption(provider, tmp_path):
+    path = tmp_path / "searches.jsonl"
+    for query in ("fish", "lake"):
+        RecordedSearch(provider, path).search(query)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    again = RecordedSearch(provider, path)
+    again.search("lake")
+    assert path.read_bytes() == whole and provider.searches == 3
 
 
 def test_a_recording_goes_on_where_it_was_interrupted(provider, tmp_path):
@@ -62,7 +96,7 @@ def test_a_failure_is_not_recorded(tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("line", ['{"query": "a", "resul', '{"query": "a"}', "[]", "3"])
+@pytest.mark.parametrize("line", ['{"query": "a", "resul', '{"query": "a"}', "[]", "3", DEEP])
 def test_a_damaged_recording_is_refused_by_file_and_line(tmp_path, line):
     path = tmp_path / "searches.jsonl"
     path.write_text('{"query": "fish", "results": []}\n' + line)

@@ -31,6 +31,9 @@ def test_no_results_and_errors_are_text_too():
 
 def test_a_result_needs_its_text_and_nothing_else():
     assert parse_result({"text": "a", "score": 1}) == SearchResult("", "", "a")
-    for fields in ({}, {"text": 1}, {"text": "a", "title": None}, ["a"], "a", None):
+    assert parse_result({"text": "a", "title": None, "url": None}) == SearchResult("", "", "a")
+    for fields in ({}, {"text": 1}, {"text": None}, {"text": "a", "title": 1}, ["a"], "a", None):
         with pytest.raises(ValueError, match="text, title and url"):
             parse_result(fields)
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        parse_result({"text": "a", "title": "\ud800"})

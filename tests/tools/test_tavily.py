@@ -11,6 +11,7 @@ import pytest
 
 from rmas_jax.tools import SearchError, SearchResult, TavilySearch
 
+DEEP = "[" * 10**5 + "]" * 10**5
 KEY = "tvly-very-secret"
 FOUND = {"results": [{"title": "A", "url": "https://a.example", "content": "text", "score": 0.5}]}
 
@@ -62,6 +63,12 @@ def test_a_search_sends_key_and_query_and_reads_the_answer(server):
     assert server.asked == [(f"Bearer {KEY}", question)]
 
 
+def test_a_page_without_a_title_is_a_result(server):
+    page = {"title": None, "url": "https://a.example", "content": "text"}
+    server.answers = [(200, json.dumps({"results": [page]}))]
+    assert search(server) == [SearchResult("", "https://a.example", "text")]
+
+
 def test_what_network_or_server_failed_is_tried_again(server):
     server.answers = ["silence", (503, ""), (429, ""), (200, json.dumps(FOUND))]
     assert len(search(server, attempts=4, timeout_s=0.2)) == 1
@@ -83,7 +90,7 @@ def test_a_refusal_is_not_tried_again_and_the_key_is_not_told(server):
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("body", ["no json", "[]", "{}", '{"results": [{"title": "A"}]}'])
+@pytest.mark.parametrize("body", ["no json", "[]", "{}", '{"results": [{"title": "A"}]}', DEEP])
 def test_an_answer_in_another_form_is_an_error(server, body):
     server.answers = [(200, body)]
     with pytest.raises(SearchError, match="another form"):
