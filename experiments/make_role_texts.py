@@ -28,6 +28,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,11 +47,22 @@ from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
 from rmas_jax.evaluation.grading import Grader, find_grader
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.json_rows import (
+    FILE_LIMIT,
+    append_line,
+    drop_half_line,
+    json_line,
+    parse_line,
+)
+from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage, take, today
 from rmas_jax.run_folder import agent_sources, weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
+from rmas_jax.whole_files import write_whole
+
+SETTINGS_LIMIT = MEBIBYTE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,44 +141,67 @@ class Progress:
         self.missed_path = path.with_name(f"{path.name}.missed")
         marks = _settings_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = json.loads(marks.read_text()) if marks.exists() else None
-        if before is None and path.exists():
+        way_out = f"choose another file, or remove it, {self.missed_path.name} and {marks.name}"
+        before = None
+        if os.path.lexists(marks):
+            try:
+                before = read_json(marks, at_most=SETTINGS_LIMIT, error=ConfigError)
+            except ConfigError as error:
+                raise ConfigError(f"--out {path}: {error}; {way_out}") from None
+        elif os.path.lexists(path):
             raise ConfigError(f"--out {path}: is there already, and was not made by this command")
         if before is not None and before != settings:
             differ = [name for name in settings if before.get(name) != settings[name]]
             raise ConfigError(
-                f"--out {path}: was made with other settings ({', '.join(differ)}); choose another "
-                f"file, or remove it, {self.missed_path.name} and {marks.name}"
+                f"--out {path}: was made with other settings ({', '.join(differ)}); {way_out}"
             )
-        marks.write_text(json.dumps(settings, indent=1) + "\n")
-        self.kept = {row["id"] for row in _whole_lines(path)}
-        self.failed = collections.Counter(row["id"] for row in _whole_lines(self.missed_path))
+        if before is None:
+            write_whole(marks, json.dumps(settings, indent=1) + "\n")
+        self.kept = {row["id"] for row in _whole_rows(path, ("id",))}
+        self.failed: collections.Counter[str] = collections.Counter()
+        for row in _whole_rows(self.missed_path, ("id", "attempt")):
+            self.failed[row["id"]] = max(self.failed[row["id"]], int(row["attempt"]))
 
     def keep(self, row: Row) -> None:
         """An item came out right."""
-        _append(self.kept_path, row)
+        append_line(self.kept_path, row)
         self.kept.add(row["id"])
 
     def miss(self, name: str, reason: str) -> None:
         """An attempt at an item failed."""
         self.failed[name] += 1
-        _append(self.missed_path, {"id": name, "attempt": self.failed[name], "reason": reason})
+        line = {"id": name, "attempt": self.failed[name], "reason": reason}
+        append_line(self.missed_path, line)
 
 
-def _whole_lines(path: Path) -> list[Row]:
-    """Lines of a file, which loses a last one that an interruption cut off."""
-    if not path.exists():
+def _whole_rows(path: Path, key: Sequence[str]) -> list[Row]:
+    """Rows of a file that this command wrote, one for each key.
+
+    The file loses a last line that an interruption cut off; then, and with a warning, lines that
+    are damaged or stand there twice. What they were about is made again, as it was.
+    """
+    if not os.path.lexists(path):
         return []
-    whole, _, cut = path.read_bytes().rpartition(b"\n")
-    if cut:
-        with path.open("r+b") as file:
-            file.truncate(len(whole) + bool(whole))
-    return [json.loads(line) for line in whole.split(b"\n") if line]
-
-
-def _append(path: Path, row: Row) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    drop_half_line(path, error=ConfigError)
+    rows: dict[tuple[Any, ...], Row] = {}
+    damaged = []
+    with open_regular(path, at_most=FILE_LIMIT, error=ConfigError) as file:
+        for number, line in enumerate(file, start=1):
+            row = parse_line(line)
+            values = tuple(row.get(name) for name in key) if isinstance(row, dict) else ()
+            is_whole = [type(value) for value in values] == [str, int][: len(key)]
+            if is_whole and values not in rows:
+                rows[values] = row
+            else:
+                damaged.append(number)
+    if damaged:
+        write_whole(path, b"".join(map(json_line, rows.values())))
+        print(
+            f"{path}: left out {len(damaged)} lines that were damaged or there twice, the first: "
+            f"line {damaged[0]}",
+            file=sys.stderr,
+        )
+    return list(rows.values())
 
 
 def solve(

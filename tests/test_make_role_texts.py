@@ -68,6 +68,40 @@ def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
     assert "other settings (seed)" in capsys.readouterr().err
 
 
+def test_damaged_lines_are_made_anew_and_said(make, tmp_path, capsys):
+    out, missed = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.missed"
+    assert make(out) == 0
+    whole, misses = out.read_bytes(), missed.read_bytes()
+    first, second, *others = whole.splitlines(keepends=True)
+    noise = [
+        b"\xff\xfe no text\n",
+        b"\0" * 50 + b"\n",
+        b"3\n",
+        b'{"id": [1]}\n',
+        b"[" * 10**5 + b"\n",
+    ]
+    for damaged in ([first, second[:30] + b"\n", *noise, *others], [*noise, first, first, *others]):
+        out.write_bytes(b"".join(damaged) + second[:20])
+        missed.write_bytes(misses + misses + b'{"id"')
+        capsys.readouterr()
+        assert make(out) == 0
+        said = capsys.readouterr().err
+        assert f"{out}: left out " in said and f"{missed}: left out 1 lines" in said
+        assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
+        assert missed.read_bytes() == misses
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 10**5, "\0", "{}"])
+def test_damaged_settings_are_refused_with_the_way_out(make, tmp_path, capsys, content):
+    out, marks = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.settings"
+    out.touch()
+    marks.write_text(content)
+    assert make(out) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "texts.jsonl" in said and "remove it" in said and "texts.jsonl.settings" in said
+    assert "Traceback" not in said and marks.read_text() == content
+
+
 def test_attempts_differ_and_do_not_depend_on_the_batch(make, tmp_path):
     sampled = ["--temperature", "1.5", "--attempts", "2"]
     assert make(tmp_path / "a.jsonl", *sampled) == 0

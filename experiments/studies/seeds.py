@@ -23,7 +23,7 @@ def merge(runs: list[Path], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     results = [json.loads((folder / "results.json").read_text()) for folder in runs]
     (into / "results.json").write_text(json.dumps([row for rows in results for row in rows]))
-    (into / "items.jsonl").write_text("".join((run / "items.jsonl").read_text() for run in runs))
+    (into / "items.jsonl").write_bytes(b"".join((run / "items.jsonl").read_bytes() for run in runs))
     for name in ("metrics.jsonl", "gradients.json", "config.yaml", "environment.json"):
         shutil.copy(runs[0] / name, into / name)
     seconds = [json.loads((folder / "timings.json").read_text()) for folder in runs]

@@ -84,7 +84,7 @@ def train_variant(name: str, seed: int, runs: Path, extra: Sequence[str]) -> int
 def correct_items(folder: Path) -> dict[str, dict[str, bool]]:
     """Split -> id -> whether the answer was right."""
     found: dict[str, dict[str, bool]] = {}
-    for line in (folder / "items.jsonl").read_text().splitlines():
+    for line in (folder / "items.jsonl").read_bytes().split(b"\n")[:-1]:
         item = json.loads(line)
         found.setdefault(item["split"], {})[item["id"]] = item["correct"]
     return found
