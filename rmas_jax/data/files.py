@@ -75,7 +75,7 @@ def data_files(path: Path) -> dict[str, Files]:
             f"{shown}: holds {' and '.join(forms)} files; allowed is one form in a folder "
             "(data.files names a file or folder for each split)"
         )
-    if unread := [name for name in below if name.suffix in TABLES and _split_named(name)]:
+    if unread := [name for name in below if name.suffix.lower() in TABLES and _split_named(name)]:
         raise DataError(
             f"{shown}: holds {unread[0]}, whose name says that it is the split "
             f"{_split_named(unread[0])}, but rows are read from {READABLE} (data.files names a "
