@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import reprlib
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 BAD_INPUT = 2  # exit code
 MESSAGE_LIMIT = 2000  # characters of a message on a terminal
 CUT = " [...] "
+LISTED = 12  # lines of a list in a message
 
 
 class InputError(ValueError):
@@ -86,3 +88,9 @@ def shown(value: object, limit: int = 80) -> str:
     """A value for a message: its repr, cut at `limit` characters, whatever its size and depth."""
     text = _Short(limit).repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(lines: Sequence[str], at_most: int = LISTED) -> list[str]:
+    """The first lines of a list for a message, each of bounded length, and how many follow."""
+    more = len(lines) - at_most
+    return [clipped(line, 400) for line in lines[:at_most]] + [f"and {more:,} more"] * (more > 0)

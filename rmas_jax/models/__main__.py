@@ -20,16 +20,17 @@ from rmas_jax.agents import read_body
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, InputError, say_error
 from rmas_jax.models import (
     Decoder,
-    config_from_hf,
     empty_cache,
     load_pretrained,
     load_tokenizer,
 )
+from rmas_jax.models.directories import local_directory
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
-from rmas_jax.models.hf import CONFIG_FILE, DTYPES, WEIGHTS, local_directory, read_json
+from rmas_jax.models.hf import DTYPES, WEIGHTS, read_config
 from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.plain_text import check_text
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
 from rmas_jax.models.weights import CheckpointError
 from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
 from rmas_jax.sampling import row_keys, seen_tokens, speak
@@ -185,6 +186,12 @@ def generate(
     (hidden, cache), compile_read, run_read = timed(
         functools.partial(read, model, room=max_tokens - 1), params, ids
     )
+    if not jnp.isfinite(hidden).all():
+        raise ValueError(
+            f"the state after the prompt is NaN or infinite in {hidden.dtype.name}: the weights "
+            "are damaged, or --dtype is too narrow for this model; bfloat16 and float32 are wider "
+            "than float16"
+        )
 
     def write(params, hidden, cache, keys, seen):
         rules = {"sampling": sampling, "keys": keys, "seen": seen}
@@ -215,7 +222,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--max_tokens {options.max_tokens}: allowed is at least 1")
     source = {"revision": options.revision}
     directory = local_directory(options.path, patterns=("*.json",), **source)
-    config_from_hf(read_json(directory / CONFIG_FILE), source=str(directory / CONFIG_FILE))
+    rows = read_config(directory).vocab_size
     default, end_tokens = sampling_defaults(options.path, **source)
     sampling = chosen_sampling(options, default)
     date = chosen_date(options.date)
@@ -227,7 +234,10 @@ def run(options: argparse.Namespace) -> None:
         )
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
+    check_tokenizer(tokenizer, rows, source=options.path)
+    end_tokens = usable_ends(end_tokens, rows, tokenizer=tokenizer, source=options.path)
     ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)
+    check_ids(ids, rows, tokenizer=tokenizer, what=f"{options.path}: the prompt")
 
     mesh = None if options.mesh is None else chosen_mesh(options.mesh)
     start = time.perf_counter()
@@ -236,11 +246,6 @@ def run(options: argparse.Namespace) -> None:
     )
     jax.block_until_ready(params)
     print(describe_model(model, params, time.perf_counter() - start))
-    if max(ids) >= model.config.vocab_size:
-        raise ValueError(
-            f"{options.path}: the tokenizer made id {max(ids)}, "
-            f"the model's vocabulary has {model.config.vocab_size}"
-        )
     how = dataclasses.asdict(sampling) if sampling.temperature else {"greedy": True}
     if not sampling.temperature and sampling.repetition_penalty != 1:
         how["repetition_penalty"] = sampling.repetition_penalty

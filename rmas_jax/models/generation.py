@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from rmas_jax.models.hf import CONFIG_FILE, local_directory, read_json
+import numpy as np
+
+from rmas_jax.host.errors import shown
+from rmas_jax.models.directories import CONFIG_FILE, local_directory, read_json
 from rmas_jax.models.weights import CheckpointError
 
 GENERATION_FILE = "generation_config.json"
@@ -32,10 +34,11 @@ class SamplingConfig:
         for field, (allowed, is_allowed) in ALLOWED.items():
             value = getattr(self, field)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or not is_allowed(value):
-                raise ValueError(f"{field}={value!r}: allowed is {allowed}")
+            if not number or not abs(value) < LARGEST or not is_allowed(value):
+                raise ValueError(f"{field}={shown(value)}: allowed is {allowed}")
 
 
+LARGEST = float(np.finfo(np.float32).max)
 # Field -> the allowed values, in words and as a test.
 ALLOWED = {
     "temperature": ("a number of at least 0", lambda x: x >= 0),
@@ -85,10 +88,10 @@ def sampling_from_hf(raw: Mapping[str, Any]) -> SamplingConfig:
     for field, off in UNSUPPORTED.items():
         value = raw.get(field)
         if value is not None and value != off and value != []:
-            raise ValueError(f"{field}={value!r} is not supported; allowed is {off!r}")
+            raise ValueError(f"{field}={shown(value)} is not supported; allowed is {off!r}")
     samples = raw.get("do_sample") or False
     if not isinstance(samples, bool):
-        raise ValueError(f"do_sample={samples!r}: allowed are true and false")
+        raise ValueError(f"do_sample={shown(samples)}: allowed are true and false")
     fields = ALLOWED if samples else ("repetition_penalty",)
     given = {field: raw[field] for field in fields if raw.get(field) is not None}
     if samples:
@@ -103,7 +106,7 @@ def end_tokens_from_hf(raw: Mapping[str, Any]) -> tuple[int, ...]:
     ids = raw.get("eos_token_id")
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if any(type(token) is not int or token < 0 for token in listed):
-        raise ValueError(f"eos_token_id={ids!r}: allowed are an id and a list of ids")
+        raise ValueError(f"eos_token_id={shown(ids)}: allowed are an id and a list of ids")
     return tuple(dict.fromkeys(listed))
 
 

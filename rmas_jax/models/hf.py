@@ -1,30 +1,28 @@
-"""Decoders in and out of Hugging Face directories: `config.json` and safetensors, without torch."""
+"""Decoders in from Hugging Face directories: `config.json` and safetensors, without torch."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from rmas_jax.models.config import DecoderConfig, config_from_hf, config_to_hf
+from rmas_jax.host.errors import listed
+from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf
 from rmas_jax.models.decoder import Decoder
-from rmas_jax.models.int8 import is_large, is_quantised, quantised, require_qwix
+from rmas_jax.models.directories import CONFIG_FILE, local_directory, read_json
+from rmas_jax.models.int8 import is_large, quantised, require_qwix
 from rmas_jax.models.partition import closed, logical_axes, read_shard
+from rmas_jax.models.stored import StoredTensors, find_tensors, open_safetensors, weight_files
 from rmas_jax.models.weights import (
-    EMBEDDING,
     IGNORED,
+    QUANTISED,
     CheckpointError,
     Weight,
     embedding_name,
@@ -34,13 +32,19 @@ from rmas_jax.models.weights import (
 )
 from rmas_jax.sharding import auto_mesh, named_sharding
 
-CONFIG_FILE = "config.json"
-WEIGHT_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
-STORED_DTYPES = ("F32", "BF16", "F16")
-MAPPED_BYTES = 2**24  # of files that may be in memory at once, beside the tensor being read
+STORED_DTYPES = ("F64", "F32", "BF16", "F16")
+# Families whose activations leave the range of float16 on the way -> why.
+BEYOND_FLOAT16 = {
+    "gemma3_text": "embeddings are scaled up and the sums of layers pass float16's 65,504"
+}
+
+
+def read_config(directory: Path) -> DecoderConfig:
+    """The decoder that a checkpoint's `config.json` describes; raises as `load_pretrained`."""
+    path = directory / CONFIG_FILE
+    return config_from_hf(read_json(path), source=str(path))
 
 
 def load_pretrained(
@@ -71,9 +75,10 @@ def load_pretrained(
     Raises:
       ValueError: `dtype` or `weights` is none of those.
       ImportError: int8 needs a library that is not installed.
-      UnsupportedModelError: the architecture is not ported; no weight has been read.
+      UnsupportedModelError: the architecture is not ported, or not in `dtype`; no weight has been
+        read.
       CheckpointError: files are missing or damaged, or weights are missing, unexpected, duplicate
-        or misshapen; one error lists all such weights.
+        or misshapen, one error says which; or a number is beyond the range of `dtype`.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: allowed are {DTYPES}")
@@ -82,22 +87,35 @@ def load_pretrained(
     if weights == "int8":
         require_qwix()
     directory = local_directory(path, patterns=("*.json", "model*.safetensors"), revision=revision)
-    config_path = directory / CONFIG_FILE
-    config = config_from_hf(read_json(config_path), source=str(config_path))
+    config, config_path = read_config(directory), directory / CONFIG_FILE
+    if dtype == "float16" and config.model_type in BEYOND_FLOAT16:
+        raise UnsupportedModelError(
+            f"{config_path}: dtype='float16': not for {config.model_type}, whose "
+            f"{BEYOND_FLOAT16[config.model_type]}; allowed are float32 and bfloat16"
+        )
 
-    files = _weight_files(directory)
+    files = weight_files(directory)
+    if directory != Path(path) and not all(file.exists() for file in files):
+        names = tuple(file.relative_to(directory).as_posix() for file in files)
+        local_directory(path, patterns=names, revision=revision)  # in folders of a hub repository
     with contextlib.ExitStack() as stack:
-        opened = {file: _open(file, stack) for file in files}
-        homes, problems = _homes(opened)
+        opened = {file: open_safetensors(file, stack) for file in files}
+        homes, problems = find_tensors(opened)
+        if config.num_layers > len(homes):  # before a name is made for each
+            raise CheckpointError(
+                f"{config_path}: num_hidden_layers={config.num_layers}, and the weights are "
+                f"{len(homes)} tensors"
+            )
         table = weight_table(config, stored_prefix(homes))
         problems += _problems(config, table, {name: opened[home] for name, home in homes.items()})
     if problems:
         raise CheckpointError(
-            f"{directory}: the weights do not fit {config.model_type}:\n  " + "\n  ".join(problems)
+            f"{directory}: the weights do not fit {config.model_type}:\n  "
+            + "\n  ".join(listed(problems))
         )
     mesh = None if mesh is None else auto_mesh(mesh)
     params = {}
-    with _Stored(homes) as stored:
+    with StoredTensors(homes) as stored:
 
         def load(weight, dtype):
             target = None
@@ -113,156 +131,6 @@ def load_pretrained(
             else:
                 params[weight.path] = load(weight, dtype)
     return Decoder(config), traverse_util.unflatten_dict(params)
-
-
-def save_pretrained(
-    path: str | os.PathLike[str],
-    model: Decoder,
-    params: Mapping[str, Any],
-    *,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes `config.json` and `model.safetensors`, which transformers and `load_pretrained` read.
-
-    Args:
-      path: directory, made if it does not exist.
-      model: the decoder.
-      params: its parameters; each is stored in the dtype it has.
-      extra: fields of `config.json` that do not shape the decoder, such as `eos_token_id` and
-        `max_position_embeddings`. Fields that do are taken from the model.
-
-    Raises:
-      UnsupportedModelError: the family's `config.json` cannot express the configuration.
-      CheckpointError: `params` are in int8 or not those of `model`; nothing has been written.
-    """
-    c = model.config
-    flat = traverse_util.flatten_dict(dict(params))
-    if any(map(is_quantised, flat.values())):
-        raise CheckpointError(
-            "params are in int8, and what they were rounded from is gone: allowed are those of "
-            "load_pretrained without weights='int8'"
-        )
-    table = {weight.path: weight for weight in weight_table(c)}
-    problems = [f"missing: {'/'.join(key)}" for key in table.keys() - flat.keys()]
-    problems += [f"unexpected: {'/'.join(key)}" for key in flat.keys() - table.keys()]
-    for key in table.keys() & flat.keys():
-        expected = table[key].param_shape(c.num_layers)
-        if flat[key].shape != expected:
-            problems.append(f"misshapen: {'/'.join(key)} is {flat[key].shape}, not {expected}")
-    if problems:
-        raise CheckpointError(
-            "params are not those of the model:\n  " + "\n  ".join(sorted(problems))
-        )
-
-    tensors = {}
-    for key, weight in table.items():
-        param = np.asarray(flat[key])
-        for layer, name in enumerate(weight.names(c.num_layers)):
-            stored = weight.save(param[layer] if weight.is_stacked else param)
-            tensors[name] = np.ascontiguousarray(stored)  # save_file ignores strides
-    raw = {
-        # The decoder knows no special tokens; without these, transformers assumes the family's.
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        **(extra or {}),
-        **config_to_hf(c),
-        "dtype": tensors[EMBEDDING].dtype.name,
-    }
-
-    directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    # Each file appears under its name when it is complete.
-    partial = directory / f".{WEIGHT_FILE}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(directory / WEIGHT_FILE)
-    partial = directory / f".{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(raw, indent=2) + "\n")
-    partial.replace(directory / CONFIG_FILE)
-
-
-def local_directory(
-    path: str | os.PathLike[str], *, patterns: tuple[str, ...], revision: str | None = None
-) -> Path:
-    """The directory `path`, or a local snapshot of the hub repository of that id.
-
-    A hub id may carry its revision: "Qwen/Qwen3-0.6B@main". A directory of that name wins.
-
-    Raises:
-      CheckpointError: neither exists, or the hub cannot be reached.
-    """
-    directory = Path(path)
-    if directory.is_dir():
-        return directory
-    if directory.exists():
-        raise CheckpointError(f"{path}: is a file; allowed are a directory and a hub id")
-    repository, _, own_revision = str(path).partition("@")
-    if own_revision and revision:
-        raise CheckpointError(f"{path}: carries a revision, and {revision!r} is given beside it")
-    try:
-        snapshot = huggingface_hub.snapshot_download(
-            repository, revision=own_revision or revision, allow_patterns=list(patterns)
-        )
-    except Exception as error:  # the hub has many errors, and they share no base
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: no such directory, and not available from the hub: {reason}"
-        ) from error
-    return Path(snapshot)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a `CheckpointError` that names the file."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: holds a {type(raw).__name__}; allowed is an object")
-    return raw
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint; the single file goes first, as in transformers."""
-    if (directory / WEIGHT_FILE).exists():
-        return [directory / WEIGHT_FILE]
-    index = directory / INDEX_FILE
-    if not index.exists():
-        raise CheckpointError(f"{directory}: holds neither {WEIGHT_FILE} nor {INDEX_FILE}")
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(file, str) and Path(file).name == file for file in weight_map.values()
-    ):
-        raise CheckpointError(
-            f"{index}: weight_map must be an object of tensor names and names of files beside it"
-        )
-    return [directory / file for file in sorted(set(weight_map.values()))]
-
-
-def _open(path: Path, stack: contextlib.ExitStack) -> Any:
-    """An open safetensors file, which `stack` closes."""
-    try:
-        return stack.enter_context(safe_open(path, framework="numpy"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from None
-
-
-def _homes(files: Mapping[Path, Any]) -> tuple[dict[str, Path], list[str]]:
-    """Tensor name -> the file that holds it, and a line for each name in several files."""
-    found_in: dict[str, list[Path]] = {}
-    for path, file in files.items():
-        for name in file.keys():  # noqa: SIM118 (not a dict)
-            found_in.setdefault(name, []).append(path)
-    duplicates = [
-        f"duplicate: {name} is in {', '.join(path.name for path in paths)}"
-        for name, paths in found_in.items()
-        if len(paths) > 1
-    ]
-    return {name: paths[-1] for name, paths in found_in.items()}, duplicates
 
 
 def _problems(
@@ -285,6 +153,12 @@ def _problems(
             problems.append(f"misshapen: {name} is {tuple(stored.get_shape())}, not {shape}")
         if stored.get_dtype() not in STORED_DTYPES:
             problems.append(f"dtype: {name} is {stored.get_dtype()}; allowed are {STORED_DTYPES}")
+    if packed := [name for name in tensors if QUANTISED.fullmatch(name)]:
+        problems.insert(
+            0,
+            f"quantised: {packed[0]} belongs to packed weights (GPTQ, AWQ, fp8, bitsandbytes); "
+            "allowed are plain ones: dequantise the model in its library and save it again",
+        )
     prefix = stored_prefix(tensors)
     embedding, unembedding = embedding_name(prefix), unembedding_name(prefix)
     for name in tensors:
@@ -306,43 +180,10 @@ def _equal(first: Any, second: Any) -> bool:
     )
 
 
-class _Stored:
-    """The tensors of a checkpoint; a context, because files are open between two of them.
-
-    Files are mapped, and the pages that were read count as memory of the process until the file is
-    closed: all are closed whenever much has been read.
-    """
-
-    def __init__(self, homes: Mapping[str, Path]):
-        self._homes = homes
-        self._stack = contextlib.ExitStack()
-        self._files: dict[Path, Any] = {}
-        self._read = 0  # bytes, at most
-
-    def __enter__(self) -> _Stored:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stack.close()
-        self._files.clear()
-        self._read = 0
-
-    def get_slice(self, name: str) -> Any:
-        """What gives parts of a tensor; to be used up before the next call."""
-        if self._read > MAPPED_BYTES:
-            self.__exit__()
-        path = self._homes[name]
-        if path not in self._files:
-            self._files[path] = _open(path, self._stack)
-        stored = self._files[path].get_slice(name)
-        self._read += math.prod(stored.get_shape()) * 4
-        return stored
-
-
 def _load(
     weight: Weight,
     num_layers: int,
-    stored: _Stored,
+    stored: StoredTensors,
     target: jax.sharding.Sharding | None,
     dtype: np.dtype,
 ) -> jax.Array:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.models.weights import Weight
+from rmas_jax.models.weights import CheckpointError, Weight
 
 HEADS, KV_HEADS = ("heads", "head_dim"), ("kv_heads", "head_dim")
 # The last two names of a parameter's path -> the logical axis of each dimension, without that of
@@ -105,11 +106,27 @@ def read_shard(
       names: of the tensors in the checkpoint, in the order of the layers.
       get_slice: from such a name to what `read_part` takes.
       dtype: of the result.
+
+    Raises:
+      CheckpointError: a number is beyond the range of `dtype`; the message names the tensor.
     """
     if not weight.is_stacked:
-        return np.ascontiguousarray(read_part(weight, get_slice(names[0]), index), dtype)
+        return _cast(read_part(weight, get_slice(names[0]), index), dtype, names[0])
     layers, *rest = index
     out = np.empty([part.stop - part.start for part in index], dtype)
     for row, name in enumerate(names[layers]):
-        out[row] = read_part(weight, get_slice(name), tuple(rest))
+        out[row] = _cast(read_part(weight, get_slice(name), tuple(rest)), dtype, name)
+    return out
+
+
+def _cast(part: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """A part of the tensor `name` in a dtype whose range its numbers must not leave."""
+    with np.errstate(over="ignore"):
+        out = np.ascontiguousarray(part, dtype)
+    into = jnp.finfo(dtype)
+    if into.maxexp < jnp.finfo(part.dtype).maxexp and not np.isfinite(out).all():
+        raise CheckpointError(
+            f"{name}: holds NaN or numbers beyond {float(into.max):.5g}, the largest of "
+            f"{dtype.name}; a wider dtype keeps them"
+        )
     return out

@@ -80,16 +80,31 @@ TRANSFORMS: dict[str, tuple[Transform, Transform]] = {
 }
 
 # What a checkpoint may hold beside the decoder: buffers of older files, which are computed here;
-# the vision parts of multimodal checkpoints; Qwen3.5's layers for predicting several tokens.
+# the vision parts of multimodal checkpoints; Qwen3.5's layers for predicting several tokens; heads
+# that read the last hidden state (values of reinforcement learning, scores of reward models).
 IGNORED = re.compile(
-    r".*layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
+    r"|(.*\.)?(position_ids|masked_bias)"
     r"|(model\.)?(vision_tower|multi_modal_projector|visual)\..*"
     r"|mtp\..*"
+    r"|(v_head|value_head|score)\..*"
+)
+# Names that show packed weights, of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes.
+QUANTISED = re.compile(
+    r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|input_scale|SCB"
+    r"|weight\.(absmax|quant_map|quant_state\..*))"
 )
 PREFIX = "model."
 # What the decoder's names begin with -> what the vocabulary projection's name begins with: a text
-# model; the text tower of a checkpoint with vision; the same as older releases name it.
-PREFIXES = {PREFIX: "", "model.language_model.": "", "language_model.model.": "language_model."}
+# model; the text tower of a checkpoint with vision; the same as older releases name it; and the
+# two as saved without the model around them, which had the projection.
+PREFIXES = {
+    PREFIX: "",
+    "model.language_model.": "",
+    "language_model.model.": "language_model.",
+    "language_model.": "",
+    "": "",
+}
 
 
 def embedding_name(prefix: str = PREFIX) -> str:

@@ -113,7 +113,7 @@ def test_end_tokens_of_the_model_config(write, config, ends):
         ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size=3 is not supported"),
         ({"eos_token_id": "</s>"}, "eos_token_id='</s>': allowed are an id and a list"),
         ({"eos_token_id": [1, True]}, "eos_token_id"),
-        ([1], "holds a list"),
+        ([1], "must hold an object, got a list"),
     ],
 )
 def test_values_that_are_refused(write, raw, message):
@@ -127,7 +127,7 @@ def test_damaged_files(write, tmp_path):
     with pytest.raises(CheckpointError, match=r"/config\.json: eos_token_id=-1"):
         sampling_defaults(tmp_path)
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"generation_config\.json: not readable as JSON"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: must be JSON"):
         sampling_defaults(tmp_path)
     with pytest.raises(CheckpointError, match="no such directory"):
         sampling_defaults(tmp_path / "nowhere")

@@ -1,0 +1,72 @@
+"""Directories of checkpoints: on this machine or from the hub, and the JSON files in them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+
+from rmas_jax.host import reading
+from rmas_jax.host.errors import clipped
+from rmas_jax.models.weights import CheckpointError
+
+CONFIG_FILE = "config.json"
+MAX_CONFIG = reading.MEBIBYTE  # of config.json and its like; published ones have some KiB
+MAX_FILE = 256 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
+UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have bounds of theirs
+
+
+def local_directory(
+    path: str | os.PathLike[str], *, patterns: tuple[str, ...], revision: str | None = None
+) -> Path:
+    """The directory `path`, or a local snapshot of the hub repository of that id.
+
+    A hub id may carry its revision: "Qwen/Qwen3-0.6B@main". A directory of that name wins.
+
+    Raises:
+      CheckpointError: neither exists, or the hub cannot be reached; or the directory holds what a
+        reader could hang at (pipes, devices, sockets), or a file that `patterns` name is a link
+        that leads nowhere, or larger than any such file is.
+    """
+    directory = Path(path)
+    try:
+        found = os.stat(directory)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        found = None
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        _check_files(directory, patterns)
+        return directory
+    if found is not None:
+        raise CheckpointError(f"{path}: is a file; allowed are a directory and a hub id")
+    repository, _, own_revision = str(path).partition("@")
+    if own_revision and revision:
+        raise CheckpointError(f"{path}: carries a revision, and {revision!r} is given beside it")
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repository, revision=own_revision or revision, allow_patterns=list(patterns)
+        )
+    except Exception as error:  # the hub has many errors, and they share no base
+        reason = clipped(" ".join(str(error).split()), 600)
+        raise CheckpointError(
+            f"{clipped(str(path), 300)}: no such directory, and not available from the hub: "
+            f"{reason}"
+        ) from error
+    return Path(snapshot)
+
+
+def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:
+    """Refuses what libraries that open files by themselves would hang at, or read without end."""
+    for file in sorted(directory.iterdir()):
+        is_read = any(file.match(pattern) for pattern in patterns)
+        if file.is_dir() or not (is_read or file.exists()):
+            continue
+        at_most = MAX_FILE if is_read and file.suffix not in UNBOUNDED else None
+        reading.check_regular(file, at_most=at_most, error=CheckpointError)
+
+
+def read_json(path: Path, *, at_most: int = MAX_CONFIG) -> dict[str, Any]:
+    """A JSON object from a regular file, or a `CheckpointError` that names the file."""
+    return reading.read_json(path, at_most=at_most, error=CheckpointError)

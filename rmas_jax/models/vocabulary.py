@@ -1,0 +1,103 @@
+"""Token ids against the rows of an embedding: every id that a run reads or writes has one.
+
+Inside a compiled program an id without a row reads as NaN, or as another token's number, so ids are
+checked where they come from: tokenizers and templates at load, arrays where they are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmas_jax.host.errors import listed, shown
+from rmas_jax.models.weights import CheckpointError
+
+WAY_OUT = (
+    "resize the embedding (in transformers: model.resize_token_embeddings(len(tokenizer))), or use "
+    "the tokenizer that the model was trained with"
+)
+
+
+def check_tokenizer(tokenizer: Any, rows: int, *, source: str) -> None:
+    """Refuses a tokenizer that makes ids without a row of ordinary text.
+
+    Special tokens may lack one: no text is read as a special token, and checkpoints are published
+    with some that only other sizes of the model know (Gemma-3's `<image_soft_token>`). Where a
+    chat template has one all the same, `check_ids` finds it.
+
+    Args:
+      tokenizer: of an agent.
+      rows: of its embedding.
+      source: the checkpoint, for the error.
+
+    Raises:
+      CheckpointError: names the tokens.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    beyond = {i: t for t, i in tokenizer.get_vocab().items() if i >= rows and i not in special}
+    if beyond:
+        _refuse({i: beyond[i] for i in sorted(beyond)}, rows, f"{source}: the tokenizer has")
+
+
+def check_ids(ids: Iterable[int] | np.ndarray, rows: int, *, tokenizer: Any, what: str) -> None:
+    """Refuses ids without a row; `what` says in the error where they come from.
+
+    Raises:
+      CheckpointError: names the tokens.
+    """
+    found = np.unique(np.asarray(ids, np.int64))
+    if (beyond := found[found >= rows].tolist()) or (beyond := found[found < 0].tolist()):
+        _refuse({i: _text(tokenizer, i) for i in beyond}, rows, f"{what} has")
+
+
+def check_array(ids: Any, rows: int) -> None:
+    """Refuses an array of ids of which one has no row, where its values are known: not under jit.
+
+    Raises:
+      CheckpointError: gives the id.
+    """
+    if isinstance(ids, jax.Array) and (
+        isinstance(ids, jax.core.Tracer) or not ids.is_fully_addressable
+    ):
+        return
+    known = np.asarray(ids)
+    if known.size and not 0 <= known.min() <= known.max() < rows:
+        worst = known.min() if known.min() < 0 else known.max()
+        raise CheckpointError(
+            f"token id {worst}: the embedding has {rows} rows, allowed are 0 to {rows - 1}; "
+            f"{WAY_OUT}"
+        )
+
+
+def usable_ends(
+    end_tokens: Sequence[int], rows: int, *, tokenizer: Any, source: str
+) -> tuple[int, ...]:
+    """The end tokens that the model can write; the others end nothing.
+
+    Raises:
+      CheckpointError: there are end tokens, and none can be written.
+    """
+    usable = tuple(token for token in end_tokens if token < rows)
+    if end_tokens and not usable:
+        named = {token: _text(tokenizer, token) for token in end_tokens}
+        _refuse(named, rows, f"{source}: what ends a text is")
+    return usable
+
+
+def _text(tokenizer: Any, token: int) -> str | None:
+    """A token's text; None where the tokenizer has no such id."""
+    try:
+        return tokenizer.convert_ids_to_tokens(token)
+    except (IndexError, OverflowError):
+        return None
+
+
+def _refuse(tokens: dict[int, str | None], rows: int, where: str) -> None:
+    named = [f"{shown(text)} (id {shown(token)})" for token, text in tokens.items()]
+    raise CheckpointError(
+        f"{where} {', '.join(listed(named, 5))}, and the embedding has {rows} rows, for ids 0 to "
+        f"{rows - 1}: {WAY_OUT}"
+    )
