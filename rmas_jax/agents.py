@@ -58,17 +58,17 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
       slot_index: [T] which received vector stands at a position, -1 for a token.
 
     Raises:
-      ValueError: there is not one vector for each place, which a gather would answer silently.
+      ValueError: there are not as many vectors as places; a gather would take the last one again.
     """
-    places = max(slot_index, default=-1) + 1
-    if received.shape[1] != places:
+    places = sum(number >= 0 for number in slot_index)
+    if places != received.shape[1] or max(slot_index, default=-1) >= received.shape[1]:
         raise ValueError(
-            f"the slots of a prompt hold {places} vectors, and {received.shape[1]} came: prompts "
-            "must be encoded with slot_width = latent_steps of the system that reads them"
+            f"the prompt has slots for {places} vectors, and {received.shape[1]} reach them: "
+            "prompts must be encoded with slot_width=latent_steps"
         )
-    index = jnp.asarray(slot_index)
-    if not received.shape[1]:
+    if not places:
         return embeds
+    index = jnp.asarray(slot_index)
     vectors = received[:, jnp.maximum(index, 0)].astype(embeds.dtype)
     return jnp.where((index >= 0)[None, :, None], vectors, embeds)
 

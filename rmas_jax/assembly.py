@@ -21,9 +21,12 @@ from rmas_jax.interop import (
 )
 from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
 from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
+from rmas_jax.models.directories import local_directory
 from rmas_jax.models.generation import sampling_defaults
+from rmas_jax.models.hf import read_config
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
 from rmas_jax.prompts import (
     RolePrompt,
     StagePrompt,
@@ -94,10 +97,9 @@ def _texts(
     prompts = load_prompts(config.prompts, topology.edges, config.task)
     date = config.date or today()
     tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
-    for role, tokenizer in tokenizers.items():
-        encode_stage(tokenizer, prompts[role], [""], slot_width=config.latent_steps)
     ends = {
-        role: text_ends(config.agents[role], tokenizer) for role, tokenizer in tokenizers.items()
+        role: checked_ends(config.agents[role], tokenizer, prompts[role])
+        for role, tokenizer in tokenizers.items()
     }
     return prompts, tokenizers, ends
 
@@ -128,6 +130,26 @@ def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
     own = tokenizer.eos_token_id
     ends = (*ends, *(() if own is None else (own,)))
     return tuple(dict.fromkeys((turn_end(tokenizer, ends), *ends)))
+
+
+def checked_ends(source: str, tokenizer: Any, prompt: RolePrompt) -> tuple[int, ...]:
+    """The end tokens of an agent, once all ids that its run will meet have a row of the embedding.
+
+    These are the ids that any text can have, that its prompt has in its chat template, and that
+    ends its turn; see `rmas_jax.models.vocabulary`.
+
+    Raises:
+      CheckpointError: an id has none; or config, tokenizer or end tokens cannot be used.
+      PromptError: see `text_ends` and `encode_stage`.
+    """
+    rows = read_config(local_directory(source, patterns=("*.json",))).vocab_size
+    check_tokenizer(tokenizer, rows, source=source)
+    read = encode_stage(tokenizer, prompt, ["?"], slot_width=1)
+    ids = np.concatenate([read.prefix_ids.ravel(), read.body_ids.ravel()])
+    check_ids(ids, rows, tokenizer=tokenizer, what=f"{source}: the prompt in its chat template")
+    ends = text_ends(source, tokenizer)
+    check_ids(ends[:1], rows, tokenizer=tokenizer, what=f"{source}: the end of a turn")
+    return usable_ends(ends, rows, tokenizer=tokenizer, source=source)
 
 
 def checked_topology(config: SystemConfig) -> Topology:

@@ -17,7 +17,8 @@ from flax import struct
 from rmas_jax.agents import Reading, read_body, read_prefix, think
 from rmas_jax.channels import Channel
 from rmas_jax.conditional import zeros_unless
-from rmas_jax.models import Cache, Decoder
+from rmas_jax.models import Cache, CheckpointError, Decoder
+from rmas_jax.models.vocabulary import check_array
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.topology import System, edge_name
 
@@ -40,6 +41,25 @@ def read_prefixes(system: System, agents: Any, prompts: Mapping[str, StagePrompt
         )
         for role in system.topology.order
     }
+
+
+def check_prompts(
+    system: System,
+    prompts: Mapping[str, StagePrompt],
+    targets: Mapping[str, Targets] | None = None,
+) -> None:
+    """Refuses token ids without a row of their agent's embedding; under jit they are not known.
+
+    Raises:
+      CheckpointError: gives role and id.
+    """
+    for role, prompt in prompts.items():
+        text = [] if targets is None or role not in targets else [targets[role].ids]
+        for ids in (prompt.prefix_ids, prompt.body_ids, *text):
+            try:
+                check_array(ids, system.models[role].config.vocab_size)
+            except CheckpointError as error:
+                raise CheckpointError(f"{role}: {error}") from None
 
 
 def reading_of(

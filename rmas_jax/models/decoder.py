@@ -18,6 +18,7 @@ from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.int8 import as_array, dequantised
 from rmas_jax.models.layers import INIT, Layer, Period, Reading, RMSNorm
 from rmas_jax.models.rope import BOUNDED
+from rmas_jax.models.vocabulary import check_array
 
 
 class Decoder(nn.Module):
@@ -54,7 +55,12 @@ class Decoder(nn.Module):
             self.exit_bias = self.param("exit_bias", nn.initializers.zeros, (1,))
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them."""
+        """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them.
+
+        Raises:
+          CheckpointError: outside jit, an id that the embedding has no row of; under jit, NaN.
+        """
+        check_array(ids, self.config.vocab_size)
         rows = jax.tree.map(lambda table: jnp.take(table, ids, axis=0), self.embedding)
         out = dequantised(rows)
         return out * jnp.asarray(self.config.embed_scale, out.dtype)

@@ -132,7 +132,8 @@ def token_texts(tokenizer: Any) -> list[str]:
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     before = tokenizer.decode([anchor], **options)
-    texts = tokenizer.batch_decode([[anchor, i] for i in range(len(tokenizer))], **options)
+    count = max(tokenizer.get_vocab().values()) + 1  # len() counts no gaps between ids
+    texts = tokenizer.batch_decode([[anchor, i] for i in range(count)], **options)
     return [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
 
 
