@@ -170,7 +170,8 @@ def speak(
         if seen is not None:  # of a row that has ended, nobody asks
             seen = seen.at[jnp.arange(batch), token].set(True)
         if stops is not None:
-            heard = stops[heard, token]
+            # A padded vocabulary has ids behind the tokenizer's last; they add nothing to a text.
+            heard = jnp.where(token < stops.shape[1], stops[heard, token], heard)
             done |= heard == stops.shape[0] - 1
         if limits is not None:
             done |= lengths >= limits

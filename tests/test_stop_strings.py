@@ -109,3 +109,25 @@ def test_rows_stop_each_at_its_own_string_and_limit():
     cut = write(params, embeds, jnp.array([5, 1, 2]), never)
     np.testing.assert_array_equal(cut.lengths, [5, 1, 2])
     assert int(cut.step) == 5  # the loop ends with its longest row
+
+
+def test_an_id_behind_the_tokenizers_last_adds_nothing(tokenizer):
+    """Published models pad their vocabulary: logits are wider than the table."""
+    padded = max(tokenizer.get_vocab().values()) + 3
+    text = tokenizer("x <", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode([*text, padded]) == tokenizer.decode(text)
+
+    config = CONFIGS["critic"]
+    params = random_params(config, 3)
+    embeds = jax.random.normal(jax.random.key(0), (3, 4, config.width))
+    limits = jnp.array([8, 8, 8])
+    free = write(params, embeds, limits, jnp.zeros((3, config.vocab_size), jnp.int32)).tokens
+    first = int(free[0, 0])
+    # The last column that there is stops at once; the first token stands behind it.
+    narrow = jnp.zeros((2, first), jnp.int32).at[0, first - 1].set(1).at[1].set(1)
+    wide = jnp.zeros((2, config.vocab_size), jnp.int32).at[:, :first].set(narrow).at[1].set(1)
+    ours = write(params, embeds, limits, narrow)
+    expected = write(params, embeds, limits, wide)
+    assert int(expected.lengths[0]) > 1
+    np.testing.assert_array_equal(ours.lengths, expected.lengths)
+    np.testing.assert_array_equal(ours.tokens, expected.tokens)
