@@ -1,33 +1,35 @@
 """State dicts in torch's zip format, read and written without torch.
 
 A `.pt` file is a zip archive: `NAME/data.pkl` is a pickle of the dict, in which every tensor points
-to a storage `NAME/data/KEY` of raw little-endian numbers. A pickle can name any function to be
-called. This reader knows the three that a state dict needs and refuses every other by name, so
-nothing that a file brings along is ever run.
+to a storage `NAME/data/KEY` of raw little-endian numbers. The pickle is not run
+(`rmas_jax.interop.torch_pickle`), and nothing is read or made that is larger than the file.
 """
 
 from __future__ import annotations
 
-import collections
+import io
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from rmas_jax.host.errors import clipped, listed, shown
+from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, check_regular, open_regular, size
+from rmas_jax.interop.torch_pickle import STORAGES, TensorView, read_pickle
 from rmas_jax.models import CheckpointError
+from rmas_jax.models.stored import read_safetensors
+from rmas_jax.whole_files import write_whole
 
-STORAGES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(jnp.bfloat16),
-}
 SAFETENSORS = ".safetensors"
+MAX_FILE = 4 * GIBIBYTE  # links are some hundred MiB
+MAX_PICKLE = 4 * MEBIBYTE  # of some ten thousand tensors
+MAX_DIRECTORY = 4 * MEBIBYTE  # of an archive: the names and places of its files
+BROADCAST = 64 * MEBIBYTE  # what tensors may hold beyond their storages, by strides of zero
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -35,30 +37,25 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
       CheckpointError: there is no such file, it is damaged, it holds anything but tensors by name,
-        or it would have code run; the message says which.
+        it is larger than a link is or says that it is, or it would have code run; the message says
+        which.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
     if path.suffix == SAFETENSORS:
+        check_regular(path, at_most=MAX_FILE, error=CheckpointError)
+        return read_safetensors(path)
+    with open_regular(path, at_most=MAX_FILE, error=CheckpointError) as file:
         try:
-            return safetensors.numpy.load_file(path)
-        except Exception as error:  # the library raises one class of its own
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise CheckpointError(f"{path}: {damaged} is damaged (checksum)")
-            state = _unpickle(archive, path)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: not a file of torch.save (format since torch 1.6): {error}"
-        ) from None
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, np.ndarray) for name, value in state.items()
-    ):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not tensors by name")
-    return dict(state)
+            _check_directory(file, path)
+            with zipfile.ZipFile(file) as archive:
+                return _read_archive(archive, path)
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged archive makes its reader raise almost anything
+            raise CheckpointError(
+                f"{path}: not a file of torch.save (format since torch 1.6): "
+                f"{clipped(str(error), 200)}"
+            ) from None
 
 
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
@@ -75,69 +72,98 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     names = {dtype: name for name, dtype in STORAGES.items()}
     wrong = {name: a.dtype.name for name, a in arrays.items() if a.dtype not in names}
     if wrong and path.suffix != SAFETENSORS:
-        raise CheckpointError(f"{path}: {wrong}; allowed are {[d.name for d in names]}")
+        raise CheckpointError(
+            f"{path}: {', '.join(listed([f'{n} is {d}' for n, d in wrong.items()]))}; allowed are "
+            f"{', '.join(d.name for d in names)}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == SAFETENSORS:
-        path.write_bytes(safetensors.numpy.save(arrays))  # save_file's errors name no file
+        write_whole(path, safetensors.numpy.save(arrays))  # save_file's errors name no file
         return
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(f"{path.stem}/data.pkl", _pickle(arrays, names))
         archive.writestr(f"{path.stem}/byteorder", "little")
         for key, array in enumerate(arrays.values()):
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
             archive.writestr(f"{path.stem}/data/{key}", little.tobytes())
         archive.writestr(f"{path.stem}/version", "3\n")
+    write_whole(path, out.getvalue())
 
 
-def _unpickle(archive: zipfile.ZipFile, path: Path) -> Any:
-    """What the archive's pickle describes, with arrays in place of tensors."""
-    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+def _check_directory(file: BinaryIO, path: Path) -> None:
+    """Refuses an archive with a table of contents that is too large to be read.
+
+    Its size stands in records at the end of the file, behind which a comment may follow.
+    """
+    end = file.seek(0, 2)
+    file.seek(max(0, end - 2**17))
+    tail = file.read()
+    file.seek(0)
+    for mark, at, width in ((b"PK\5\6", 12, 4), (b"PK\6\6", 40, 8)):
+        found = tail.find(mark)
+        while found >= 0:
+            count = int.from_bytes(tail[found + at : found + at + width], "little")
+            if MAX_DIRECTORY < count < 256**width - 1:  # all ones: see the other record
+                raise CheckpointError(
+                    f"{path}: its table of contents must be at most {size(MAX_DIRECTORY)}, "
+                    f"is {size(count)}"
+                )
+            found = tail.find(mark, found + 1)
+
+
+def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    """The tensors of an archive."""
+    members = {info.filename: info.file_size for info in archive.infolist()}
+    whole, held = sum(info.file_size for info in archive.infolist()), archive.fp.seek(0, 2)
+    if whole > held:
+        raise CheckpointError(
+            f"{path}: holds {size(whole)} in {size(held)}; torch.save compresses nothing"
+        )
+    pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError(f"{path}: a zip archive, but not of torch.save (no data.pkl)")
+    if members[pickles[0]] > MAX_PICKLE:
+        raise CheckpointError(
+            f"{path}: data.pkl must be at most {size(MAX_PICKLE)}, is {size(members[pickles[0]])}"
+        )
+    if (damaged := archive.testzip()) is not None:
+        raise CheckpointError(f"{path}: {shown(damaged)} is damaged (checksum)")
     folder = pickles[0].removesuffix("data.pkl")
-    order = folder + "byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
-        raise CheckpointError(f"{path}: byte order {archive.read(order)!r}; allowed is little")
+    if (order := folder + "byteorder") in members and archive.read(order) != b"little":
+        raise CheckpointError(f"{path}: byte order {shown(archive.read(order))}; allowed is little")
+    state = read_pickle(archive.read(pickles[0]), source=str(path))
+    if not isinstance(state, dict) or not all(isinstance(x, TensorView) for x in state.values()):
+        what = type(state).__name__
+        if isinstance(state, dict):
+            what += f" with {shown(next(k for k, x in state.items() if type(x) is not TensorView))}"
+        raise CheckpointError(f"{path}: holds a {what}, not tensors by name")
 
-    def rebuild(storage, offset, size, stride, *_):
-        count = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if not (offset >= 0 and all(n > 0 for n in size) and all(step >= 0 for step in stride)):
-            raise CheckpointError(f"{path}: a tensor of shape {size} and strides {stride}")
-        if offset + count > len(storage):
-            raise CheckpointError(f"{path}: a tensor reaches beyond its storage")
-        steps = tuple(step * storage.itemsize for step in stride)
-        view = np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), steps)
-        return view.copy()
+    storages = {}
+    for name, view in state.items():
+        member = f"{folder}data/{view.storage.key}"
+        if member not in members:
+            raise CheckpointError(f"{path}: {shown(name)} is in {shown(member)}, which is missing")
+        if view.storage not in storages:
+            raw = archive.read(member)
+            whole_numbers = len(raw) - len(raw) % view.storage.dtype.itemsize
+            storages[view.storage] = np.frombuffer(raw[:whole_numbers], view.storage.dtype)
+    asked = sum(math.prod(x.shape) * x.storage.dtype.itemsize for x in state.values())
+    if asked > 2 * sum(x.nbytes for x in storages.values()) + BROADCAST:  # 2: tied tensors
+        raise CheckpointError(
+            f"{path}: its tensors are {size(asked)}, of {size(whole)} that the file holds"
+        )
+    return {name: _array(view, storages[view.storage], path) for name, view in state.items()}
 
-    known = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): rebuild,
-        ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-        **{("torch", name): dtype for name, dtype in STORAGES.items()},
-    }
 
-    class Reader(pickle.Unpickler):
-        def find_class(self, module, name):
-            if (module, name) in known:
-                return known[module, name]
-            raise CheckpointError(
-                f"{path}: its pickle asks for {module}.{name}, which is refused: a state dict "
-                "needs tensors alone, and anything else could run code"
-            )
-
-        def persistent_load(self, pid):
-            kind, dtype, key, *_ = pid
-            if kind != "storage" or not isinstance(dtype, np.dtype):
-                raise CheckpointError(f"{path}: unknown reference {pid!r}")
-            return np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
-
-    try:
-        with archive.open(pickles[0]) as file:
-            return Reader(file).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle makes its reader raise almost anything
-        raise CheckpointError(f"{path}: data.pkl is damaged: {error}") from None
+def _array(view: TensorView, storage: np.ndarray, path: Path) -> np.ndarray:
+    """The numbers that a tensor stands for."""
+    reach = 1 + sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True))
+    if view.offset + reach > len(storage):
+        raise CheckpointError(f"{path}: a tensor reaches beyond its storage")
+    steps = tuple(step * storage.itemsize for step in view.strides)
+    array = np.lib.stride_tricks.as_strided(storage[view.offset :], view.shape, steps)
+    return -array if view.is_negated else array.copy()
 
 
 def _pickle(arrays: Mapping[str, np.ndarray], names: Mapping[np.dtype, str]) -> bytes:
