@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorstore
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
-from safetensors.flax import load_file
 from safetensors.numpy import save
 
 from rmas_jax.models import CheckpointError
+from rmas_jax.models.stored import as_float32, read_safetensors
 from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.whole_files import write_whole
 
@@ -188,5 +189,11 @@ def save_links(path: str | Path, links: Any) -> None:
 
 
 def load_links(path: str | Path) -> Any:
-    """Reads what `save_links` wrote: {"inner": {role: params}, "outer": {edge: params}}."""
-    return unflatten_dict(load_file(path), sep="/")
+    """Reads what `save_links` wrote: {"inner": {role: params}, "outer": {edge: params}}, float32.
+
+    Raises:
+      CheckpointError: there is no such file, it is damaged, or holds anything but finite
+        floating-point numbers.
+    """
+    tensors = as_float32(read_safetensors(path), source=path)
+    return unflatten_dict({name: jnp.asarray(x) for name, x in tensors.items()}, sep="/")

@@ -22,6 +22,7 @@ from rmas_jax.interop.released import in_words
 from rmas_jax.interop.systems import Links
 from rmas_jax.interop.torch_state import SAFETENSORS
 from rmas_jax.links import INNER, VARIANTS
+from rmas_jax.models.stored import as_float32
 
 DESCRIPTION = """\
 Convert SRC to DST. What is converted shows in what the two are:
@@ -108,6 +109,7 @@ def convert(options: argparse.Namespace) -> None:
         print_links(links)
     else:
         state = read_state(src)
+        as_float32(state, source=src)  # only to check: a link keeps its dtype
         write_state(dst, state)
         for name, array in state.items():
             print(f"{name:<24} {array.dtype.name:<9} {list(array.shape)}")

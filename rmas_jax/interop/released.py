@@ -24,11 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.host.errors import listed, shown
 from rmas_jax.interop.torch_state import read_state, write_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.hf import local_directory, read_json
+from rmas_jax.models.directories import local_directory, read_json
+from rmas_jax.models.stored import as_float32
 from rmas_jax.topology import edge_name
+from rmas_jax.whole_files import write_whole
 
 VARIANTS = {  # upstream's name of a link's form -> ours
     INNER: {
@@ -63,6 +66,7 @@ EDGES = {  # upstream's key of an outer link -> (sender, receiver)
     "outer_tr": ("toolcaller", "reflector"),
 }
 KEYS = {edge_name(edge): key for key, edge in EDGES.items()}
+MAX_NAME = 255  # bytes of a file's name on any file system
 ADAPTER, ADAPTER_CONFIG = "adapter.pt", "adapter_config.json"
 INNER_CONFIG, OUTER_CONFIG = "innerlink_config.json", "outerlink_config.json"
 ENTRY = {"legacy_key": str, "filename": str, "adapter_type": str, "in_dim": int, "out_dim": int}
@@ -85,7 +89,8 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
       source: file named in errors.
 
     Raises:
-      CheckpointError: lists every tensor that is missing, unexpected or of another shape.
+      CheckpointError: lists every tensor that is missing, unexpected or of another shape, or else
+        every one whose numbers are not all finite floating-point ones.
     """
     wanted = {
         f"{module}.{STORED[name]}": (module, name, shape[::-1])  # a vector is its own reverse
@@ -101,11 +106,12 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
     ]
     if problems:
         raise CheckpointError(
-            f"{source}: not an {config.kind} link {in_words(config)}: {'; '.join(problems)}"
+            f"{source}: not an {config.kind} link {in_words(config)}: {'; '.join(listed(problems))}"
         )
+    numbers = as_float32(state, source=source)
     params: dict[str, dict[str, jax.Array]] = {}
     for stored, (module, name, _) in wanted.items():
-        params.setdefault(module, {})[name] = jnp.asarray(state[stored].astype(np.float32).T)
+        params.setdefault(module, {})[name] = jnp.asarray(numbers[stored].T)
     return params
 
 
@@ -132,7 +138,7 @@ def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
     tasks = _if_there(directory / INNER_CONFIG).get("tasks", {})
     if not isinstance(tasks, dict) or not all(isinstance(files, dict) for files in tasks.values()):
         raise CheckpointError(
-            f"{directory / INNER_CONFIG}: tasks: expected files by task, got {tasks!r}"
+            f"{directory / INNER_CONFIG}: tasks: expected files by task, got {shown(tasks)}"
         )
     names = [tasks[task].get(ADAPTER, ADAPTER)] if task in tasks else []
     names += [f"adapter({task}).pt"] if task else []
@@ -140,7 +146,7 @@ def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
     adapter_type = _if_there(directory / ADAPTER_CONFIG).get("adapter_type", "ln_res_adapter")
     variant = _variant(INNER, adapter_type, directory / ADAPTER_CONFIG)
     paths = _files(source, names)
-    if (path := next((path for path in paths if path.is_file()), None)) is None:
+    if (path := next((path for path in paths if path.exists()), None)) is None:
         raise CheckpointError(f"{source}: no inner link for task {task!r}; looked for {names}")
     state = read_state(path)
     width = state["proj1.bias"].size if "proj1.bias" in state else 0
@@ -166,7 +172,7 @@ def read_outer_links(source: str | Path, *, task: str | None = None) -> dict[str
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
-        raise CheckpointError("\n  ".join(problems))
+        raise CheckpointError("\n  ".join(listed(problems)))
     return links
 
 
@@ -176,7 +182,8 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
     described = read_json(path)
     if (tasks := described.get("tasks")) is not None:
         if not isinstance(tasks, dict) or not isinstance(tasks.get(task), dict):
-            raise CheckpointError(f"{path}: task {task!r}; it has {sorted(tasks)}")
+            held = shown([*tasks] if isinstance(tasks, dict) else tasks)
+            raise CheckpointError(f"{path}: task {task!r}; it has {held}")
         described = tasks[task]
     entries = described.get("adapters")
     if not isinstance(entries, list) or not entries:
@@ -187,11 +194,11 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
         for (field, kind), value in zip(ENTRY.items(), values, strict=True):
             if type(value) is not kind:
                 raise CheckpointError(
-                    f"{path}: {field} of an adapter: expected {kind.__name__}, got {value!r}"
+                    f"{path}: {field} of an adapter: expected {kind.__name__}, got {shown(value)}"
                 )
         key, _, adapter_type, in_width, out_width = values
         if key not in EDGES:
-            raise CheckpointError(f"{path}: legacy_key {key!r}; allowed are {sorted(EDGES)}")
+            raise CheckpointError(f"{path}: legacy_key {shown(key)}; allowed are {sorted(EDGES)}")
         if (edge := edge_name(EDGES[key])) in forms:
             raise CheckpointError(f"{path}: legacy_key {key!r} stands there twice")
         forms[edge] = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
@@ -244,23 +251,28 @@ def _upstream_name(config: LinkConfig) -> str:
 
 def _variant(kind: str, name: Any, path: Path) -> str:
     if name not in list(VARIANTS[kind]):
-        raise CheckpointError(f"{path}: adapter_type {name!r}; allowed are {[*VARIANTS[kind]]}")
+        raise CheckpointError(
+            f"{path}: adapter_type {shown(name)}; allowed are {[*VARIANTS[kind]]}"
+        )
     return VARIANTS[kind][name]
 
 
 def _files(source: str | Path, names: list[Any]) -> list[Path]:
     """Where files of a directory or hub id lie; a configuration must not point elsewhere."""
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{source}: file name {name!r} leads out of the directory")
+        is_name = isinstance(name, str) and Path(name).name == name and name not in ("", "..")
+        if not is_name or len(name.encode(errors="replace")) > MAX_NAME:
+            raise CheckpointError(
+                f"{source}: file name {shown(name)} leads out of the directory or is too long"
+            )
     directory = local_directory(source, patterns=tuple(map(glob.escape, names)))
     return [directory / name for name in names]
 
 
 def _if_there(path: Path) -> dict[str, Any]:
     """A JSON object; {} where there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path.exists() or path.is_symlink() else {}
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(value, indent=2) + "\n")

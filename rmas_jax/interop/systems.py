@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.host.errors import clipped, listed, shown
 from rmas_jax.interop.released import (
     EDGES,
     KEYS,
@@ -29,6 +30,7 @@ from rmas_jax.interop.released import (
 from rmas_jax.interop.torch_state import read_state
 from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
+from rmas_jax.models.stored import as_float32
 from rmas_jax.topology import edge_name
 
 NAME = re.compile(rf"({INNER}|{OUTER})/([^/]+)/(\w+)/(\w+)")  # kind, role or edge, module, array
@@ -63,7 +65,7 @@ def read_released_links(
     except CheckpointError as error:
         problems.append(str(error))
     if problems:
-        raise CheckpointError("links that cannot be read:\n  " + "\n  ".join(problems))
+        raise CheckpointError("links that cannot be read:\n  " + "\n  ".join(listed(problems)))
     return links
 
 
@@ -75,13 +77,14 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> Links:
       inner_variant: form of the inner links, where the tensors leave a choice.
 
     Raises:
-      CheckpointError: the file is damaged, holds anything but links, or a choice is left.
+      CheckpointError: the file is damaged, holds anything but links of finite floating-point
+        numbers, or a choice is left.
     """
     params: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
-    for name, array in read_state(path).items():
+    for name, array in as_float32(read_state(path), source=path).items():
         if (parts := NAME.fullmatch(name)) is None:
             raise CheckpointError(
-                f"{path}: {name!r} is no part of a system's links; "
+                f"{path}: {shown(name)} is no part of a system's links; "
                 "expected are names such as inner/planner/proj1/kernel"
             )
         kind, owner, module, part = parts.groups()
@@ -90,14 +93,16 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> Links:
     for (kind, owner), arrays in params.items():
         forms = _possible_forms(kind, arrays)
         if not forms:
-            raise CheckpointError(f"{path}: the tensors of {kind}/{owner} are those of no form")
+            raise CheckpointError(
+                f"{path}: the tensors of {clipped(f'{kind}/{owner}', 100)} are those of no form"
+            )
         if len(forms) > 1 and inner_variant is None:
             raise CheckpointError(
                 f"{path}: {kind}/{owner} may be any of {[form.variant for form in forms]}: "
                 "its tensors do not tell, so the form of inner links must be given"
             )
         form = next((form for form in forms if form.variant == inner_variant), forms[0])
-        links[kind][owner] = form, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)
+        links[kind][owner] = form, jax.tree.map(jnp.asarray, arrays)
     return links
 
 
@@ -140,7 +145,9 @@ def links_that_fit(links: Links, forms: Forms, *, source: str) -> dict[str, Any]
             if name in found and found[name] != config
         ]
     if problems:
-        raise CheckpointError(f"{source}: links that do not fit:\n  " + "\n  ".join(problems))
+        raise CheckpointError(
+            f"{source}: links that do not fit:\n  " + "\n  ".join(listed(problems))
+        )
     return {kind: {name: links[kind][name][1] for name in forms[kind]} for kind in forms}
 
 
