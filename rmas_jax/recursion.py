@@ -27,7 +27,7 @@ from rmas_jax.stages import (
     Targets,
     agent_dtype,
     arrivals,
-    check_prompts,
+    check_prompt_ids,
     deliver,
     no_feedback,
     nothing_received,
@@ -103,7 +103,7 @@ def run_rounds(
       truncate_steps: the same for the thoughts of a rollout, see `agents.think`.
     """
     topology, steps = system.topology, system.latent_steps
-    check_prompts(system, prompts, targets)
+    check_prompt_ids(system, prompts, targets)
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least 1")
     if teacher_forced:
@@ -197,7 +197,7 @@ def listen(
       tolerance: an item whose `Rounds.change` falls below it goes through no further round,
         whatever stands beside it; 0 never stops early.
     """
-    check_prompts(system, prompts)
+    check_prompt_ids(system, prompts)
     role = system.topology.answerer
     prompt, params = prompts[role], agents[role]
     batch, steps = prompt.body_ids.shape[0], system.latent_steps

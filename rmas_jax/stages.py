@@ -43,7 +43,7 @@ def read_prefixes(system: System, agents: Any, prompts: Mapping[str, StagePrompt
     }
 
 
-def check_prompts(
+def check_prompt_ids(
     system: System,
     prompts: Mapping[str, StagePrompt],
     targets: Mapping[str, Targets] | None = None,

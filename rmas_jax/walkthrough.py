@@ -23,7 +23,7 @@ from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.recursion import relative_change
 from rmas_jax.stages import (
     arrivals,
-    check_prompts,
+    check_prompt_ids,
     deliver,
     no_feedback,
     nothing_received,
@@ -94,7 +94,7 @@ def walk(
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least 1")
-    check_prompts(system, prompts)
+    check_prompt_ids(system, prompts)
     topology, answerer = system.topology, system.topology.answerer
     prefixes = _read_prefixes(system, agents, prompts)
     inbox = no_feedback(system, agents, prompts)
