@@ -82,6 +82,9 @@ class Decoder(nn.Module):
 
         Returns:
           Hidden states after the final norm [B, T, D]; with a cache, (hidden, new cache).
+
+        Raises:
+          UnsupportedModelError: there is room for more positions than `config.position_limit`.
         """
         given = cache is not None
         if not given:

@@ -347,6 +347,8 @@ HARMLESS: dict[str, str] = {
     "initializer_range": "of fresh weights",
     "attention_dropout": "of training; agents are frozen",
     "pretraining_tp": "transformers 5 does not read it",
+    "_attn_implementation": "which kernel computes attention",
+    "number_of_conv_states": "how many buffers a cache keeps",
     "pad_token_id": "of the tokenizer, as are the next two",
     "bos_token_id": "",
     "eos_token_id": "",

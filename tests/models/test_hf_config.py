@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
+import inspect
 import json
 import logging
+import re
 import time
 
 import numpy as np
@@ -65,6 +68,33 @@ def test_no_field_that_transformers_knows_is_overlooked(family):
         {"original_max_position_embeddings"} if family == "gemma3_text" else set()
     )
     assert not FIELDS[family].keys() & HARMLESS.keys()
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_no_field_that_transformers_computes_with_is_overlooked(family):
+    """As its source says, and that of masks, caches and rotations: `config.x`, `getattr(...)`."""
+    name = {"gemma3_text": "gemma3", "qwen3_5_text": "qwen3_5"}.get(family, family)
+    module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    parts = [transformers.masking_utils, transformers.cache_utils]
+    parts += [transformers.modeling_rope_utils]
+    parts += [
+        part
+        for own, part in vars(module).items()
+        if (inspect.isclass(part) or inspect.isfunction(part))
+        and part.__module__ == module.__name__
+        and not re.search("Vision|Conditional|MultiModal|(Gemma3|Qwen3_5)Model$", own)
+    ]
+    source = "\n".join(map(inspect.getsource, parts))
+    found = re.findall(r"config\.(\w+)|getattr\((?:self\.)?\w*config\w*, \"(\w+)\"", source)
+    names = {dotted or asked for dotted, asked in found}
+    assert {"rope_parameters", "is_causal", "sliding_window", "rms_norm_eps"} <= names
+    methods = {"default_theta", "get_text_config", "standardize_rope_params", "validate_rope"}
+    known = FIELDS[family].keys() | HARMLESS.keys() | INERT.keys()
+    elsewhere = {
+        "gemma3_text": {"original_max_position_embeddings", "hidden_act"},  # by other families
+        "mistral": {"layer_types"},  # a Mistral that has them is a Ministral
+    }
+    assert names - known - methods - {"json"} <= elsewhere.get(family, set())
 
 
 @pytest.mark.parametrize("family", KNOWN)
