@@ -11,7 +11,7 @@ import jax
 import pytest
 import yaml
 
-from experiments.ask import main
+from experiments.ask import build_asker, main, parser
 from rmas_jax.assembly import load_team, start_links
 from rmas_jax.checkpoints import save_links
 from rmas_jax.config import dump_config, load_config
@@ -61,6 +61,16 @@ def test_text_and_several_questions_from_standard_input(tmp_path, capsys, monkey
     assert [item["role"] for item in accounts[0]["crossed"]] == ["planner", "critic"]
     assert accounts[0]["crossed"][0]["text"] in shown
     assert not any(step["compiled"] for step in accounts[1]["steps"])
+
+
+def test_a_question_is_asked_on_the_day_of_the_run(tmp_path):
+    (tmp_path / "quickstart").mkdir()
+    identity = {"config": {"system": {"date": "2026-01-31"}}}
+    (tmp_path / "quickstart" / "identity.json").write_text(json.dumps(identity))
+    common = ["--config", CONFIG, "--channel", "text", "--set", f"output_dir={tmp_path}"]
+    for options, day in (([], "2026-01-31"), (["--set", "system.date='2020-02-29'"], "2020-02-29")):
+        asker = build_asker(parser().parse_args([*common, *options, "Who?"]))
+        assert {t.chat_date for t in asker.team.tokenizers.values()} == {day}
 
 
 def test_rollouts_share_the_latents(tmp_path, capsys, links):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.make_role_texts import main
-from rmas_jax.config import DataConfig
+from experiments.make_role_texts import dated, main
+from rmas_jax.config import DataConfig, load_config
 from rmas_jax.data import load_task, relay
 from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.prompts import today
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -152,6 +153,17 @@ def test_a_file_of_another_origin_is_not_touched(make, tmp_path, capsys):
     assert make(out) == BAD_INPUT
     assert "was not made by this command" in capsys.readouterr().err
     assert out.read_text() == "mine" and not list(tmp_path.glob("texts.jsonl.*"))
+
+
+def test_texts_have_the_date_on_which_they_were_begun(tmp_path):
+    config = load_config(CONFIG)
+    out = tmp_path / "texts.jsonl"
+    assert dated(config, out).system.date == today()
+    system = {"date": "2026-01-31"}
+    (tmp_path / "texts.jsonl.settings").write_text(json.dumps({"system": system}))
+    assert dated(config, out).system.date == "2026-01-31"
+    other = load_config(CONFIG, ["system.date='2020-02-29'"])
+    assert dated(other, out).system.date == "2020-02-29"
 
 
 def test_other_questions_do_not_count_as_done(make, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -345,7 +346,45 @@ def test_a_bad_file_is_named_with_role_and_field(tmp_path, content, words):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "nowhere.yaml", "/tmp/no/such/file.yaml"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('a: {first: "{question} \\ud800"}\nb: {first: x}', "without lone surrogates"),
+        ('a: {first: "{question} \\ue001"}\nb: {first: x}', "private characters U+E000 to U+E003"),
+        ("a: " + "[" * 5000, "nests deeper"),
+        ("a: \x00", "not valid YAML"),
+        ("a: {first: " + "1" * 6000 + "}\nb: {first: x}", "4300 digits"),
+        ("a: {first: 2026-13-45}\nb: {first: x}", "lacks ['question']"),
+    ],
+)
+def test_texts_that_no_prompt_can_hold_are_named(tmp_path, text, words):
+    path = write(tmp_path / "mine.yaml", text)
+    with pytest.raises(PromptError) as error:
+        load_prompts(path, EDGES)
+    assert path in str(error.value) and words in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev", "folder", "pipe"])
+def test_a_path_that_is_no_file_is_refused(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PromptError, match="must be a regular file"):
+        load_prompts(str(tmp_path / name), EDGES)  # an absolute name stays as it is
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nowhere",
+        "nowhere.yaml",
+        "/tmp/no/such/file.yaml",
+        "task_types",
+        "../relay",
+        "a\0b",
+        "\udcff",
+    ],
+)
 def test_an_unknown_file_is_answered_with_what_is_shipped(name):
     with pytest.raises(PromptError) as error:
         load_prompts(name, EDGES)

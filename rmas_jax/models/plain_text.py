@@ -62,14 +62,14 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
 
-def check_text(text: str, *, source: str = "a text") -> None:
+def check_text(text: str, *, source: str = "a text", error: type[InputError] = TextError) -> None:
     """Refuses lone surrogates, which UTF-8 has no bytes for."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise TextError(
+    except UnicodeEncodeError as reason:
+        raise error(
             f"{source}: must be Unicode without lone surrogates, got "
-            f"{shown(text[error.start])} at character {error.start}"
+            f"{shown(text[reason.start])} at character {reason.start}"
         ) from None
 
 

@@ -43,7 +43,7 @@ def template_of(tokenizer: Any) -> str:
             f"{tokenizer.name_or_path}: the chat template must be text, or several by name with "
             f"one that is called default, got {shown(tokenizer.chat_template)}"
         )
-    check_text(found, source=f"{tokenizer.name_or_path}: chat template")
+    check_text(found, source=f"{tokenizer.name_or_path}: chat template", error=PromptError)
     return found
 
 

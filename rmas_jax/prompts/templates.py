@@ -104,7 +104,7 @@ def _role_prompt(
             f"{'unknown' if unknown else 'missing'}; a role has system, first and later"
         )
     for form, text in entry.items():
-        check_text(text, source=f"{where}: {form}")
+        check_text(text, source=f"{where}: {form}", error=PromptError)
         if found := RESERVED.search(text):
             raise PromptError(
                 f"{where}: {form}: must not hold the private characters U+E000 to U+E003, got "

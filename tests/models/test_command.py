@@ -138,7 +138,7 @@ def test_a_raw_prompt_stands_behind_what_the_tokenizer_puts_before_every_text(co
     post = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": first}
     with_tokenizer(copy, post_processor=post, added_tokens=[marker("w36", special=True)])
     code, said, _ = call(copy, "--raw", prompt="w3 w36")  # a marker of one's own is obeyed
-    assert code == 0 and words(said) == expected(copy, [2, 3, 36])
+    assert code == 0 and words(said) == [word for word in expected(copy, [2, 3, 36]) if word]
 
 
 def test_markers_in_a_prompt_are_only_letters(copy, call):

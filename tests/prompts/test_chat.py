@@ -200,7 +200,7 @@ def test_a_template_that_renders_no_answer_ends_it_with_the_token_of_the_tokeniz
 )
 def test_a_template_must_be_text(tokenizer, template):
     with_template(tokenizer, template)
-    with pytest.raises(ValueError, match=f"{tokenizer.name_or_path}.*(must be text|surrogates)"):
+    with pytest.raises(PromptError, match=f"{tokenizer.name_or_path}.*(must be text|surrogates)"):
         template_of(tokenizer)
 
 
