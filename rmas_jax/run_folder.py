@@ -158,10 +158,11 @@ def dated(config: RunConfig) -> RunConfig:
     """The configuration with a date for chat templates: as set, as the run began, or today's."""
     if config.system.date is not None:
         return config
-    before = _stored(Path(config.output_dir) / config.name / IDENTITY)
-    began = before.get("config", {}).get("system", {}).get("date")
-    system = dataclasses.replace(config.system, date=began or today())
-    return dataclasses.replace(config, system=system)
+    began: Any = _stored(Path(config.output_dir) / config.name / IDENTITY)
+    for name in ("config", "system", "date"):  # a damaged identity is refused where it is compared
+        began = began.get(name) if isinstance(began, dict) else None
+    date = began if isinstance(began, str) else today()
+    return dataclasses.replace(config, system=dataclasses.replace(config.system, date=date))
 
 
 def trained_links(config: RunConfig) -> Path | None:
