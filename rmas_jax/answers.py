@@ -21,13 +21,20 @@ from rmas_jax.agents import Reading, write
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.models.plain_text import encode
 from rmas_jax.processes import from_first
-from rmas_jax.prompts import left_pad, task_types
+from rmas_jax.prompts import SENTINEL, encode_piece, left_pad, task_types
 from rmas_jax.sampling import GREEDY
 from rmas_jax.sharding import to_host
 from rmas_jax.stop_strings import stop_table
-from rmas_jax.tools import CLOSING_TAGS, Toolbox, limit_text, next_call, result_text
+from rmas_jax.tools import (
+    CLOSING_TAGS,
+    RESULT_TAGS,
+    Toolbox,
+    limit_text,
+    next_call,
+    result_text,
+)
 
 WIDTHS = 64  # texts to go on from are padded to a power of two times this: few programs
 
@@ -148,7 +155,7 @@ def write_texts(
                 continue
             calls[i] += 1
             result = from_first(functools.partial(toolbox.run, call))
-            rows.append(i, result_text(result, toolbox.max_characters))
+            rows.append_result(i, result_text(result, toolbox.max_characters))
             cursor[i] = len(rows.text(i))
 
     at_limit = (rows.written >= max_tokens) & ~rows.ended()
@@ -180,11 +187,21 @@ class _Rows:
         self.written += lengths
 
     def append(self, i: int, text: str) -> None:
-        """Adds text that somebody else wrote to row `i`, which thereby does not end."""
+        """Adds a text of ours to row `i`, which thereby does not end."""
+        self._go_on(i, encode(self.tokenizer, [text])[0])
+
+    def append_result(self, i: int, text: str) -> None:
+        """Adds the result of a tool, of which only the tags are ours."""
+        before, behind = RESULT_TAGS
+        mark = SENTINEL.format("question")
+        content = text.removeprefix(before).removesuffix(behind)
+        self._go_on(i, encode_piece(self.tokenizer, mark.join(RESULT_TAGS), [content])[0])
+
+    def _go_on(self, i: int, new: list[int]) -> None:
         ids = self.ids[i]
         if ids and ids[-1] in self.end_tokens:
             ids.pop()
-        ids += encode_plain(self.tokenizer, [text])[0]
+        ids += new
 
     def ended(self) -> np.ndarray:
         """Whether each row's text has come to its end [B]."""

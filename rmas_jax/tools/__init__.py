@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from rmas_jax.tools.bm25 import Bm25Search, read_corpus
-from rmas_jax.tools.protocol import CLOSING_TAGS, Call, limit_text, next_call, result_text
+from rmas_jax.tools.protocol import (
+    CLOSING_TAGS,
+    RESULT_TAGS,
+    Call,
+    limit_text,
+    next_call,
+    result_text,
+)
 from rmas_jax.tools.python import run_python
 from rmas_jax.tools.recorded import NotRecordedError, RecordedSearch
 from rmas_jax.tools.sandbox import PythonLimits, SandboxError, check_sandbox
@@ -20,6 +27,7 @@ from rmas_jax.tools.tavily import TavilySearch
 
 __all__ = [
     "CLOSING_TAGS",
+    "RESULT_TAGS",
     "Bm25Search",
     "Call",
     "NotRecordedError",

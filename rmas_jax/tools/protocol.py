@@ -10,6 +10,7 @@ import re
 
 TOOLS = ("python", "search")
 CLOSING_TAGS = tuple(f"</{tool}>" for tool in TOOLS)  # writing stops at these, in any case
+RESULT_TAGS = (" <result> ", " </result>")  # around what a tool returns
 _CALL = re.compile(rf"<({'|'.join(TOOLS)})>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _END_OF_RESULT = re.compile(r"</(?=\s*result\s*>)", re.IGNORECASE)
 
@@ -39,7 +40,7 @@ def result_text(result: str, max_characters: int) -> str:
     left_out = len(result) - max_characters
     if left_out > 0:
         result = f"{result[:max_characters]}\n[{left_out} more characters]"
-    return f" <result> {result} </result>"
+    return result.join(RESULT_TAGS)
 
 
 def limit_text(calls: int) -> str:
