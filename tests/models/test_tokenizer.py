@@ -233,7 +233,7 @@ def test_damaged_files_are_named_in_one_message(tmp_path, name):
         assert str(tmp_path) in str(error.value) and len(str(error.value)) < 1000, text[:99]
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("name", [*DAMAGE, "config.json"])
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "dangling", "loop", "large"])
 def test_files_that_are_no_ordinary_files_are_refused_by_name(tmp_path, name, kind):
     shapes.write(tmp_path, shapes.byte_level([]), shapes.CHATML)
