@@ -23,7 +23,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rmas_jax.data.rows import DataError
-from rmas_jax.host.errors import USER_ERRORS, clipped, shown
+from rmas_jax.host.errors import USER_ERRORS, clipped, describe, shown
+from rmas_jax.host.reading import MEBIBYTE, open_regular, read_bytes
 from rmas_jax.whole_files import write_whole
 
 Builder = tfds.core.GeneratorBasedBuilder
@@ -65,8 +66,12 @@ def prepare(folder: Path, make: Callable[[], Builder]) -> None:
             raise
         except Exception as error:  # of the writer of array_record files
             raise _unwritable(folder, error) from error
-        sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
-        write_whole(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+        try:
+            sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+            write_whole(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def damage(folder: Path) -> str | None:
@@ -74,20 +79,20 @@ def damage(folder: Path) -> str | None:
     if not folder.exists():
         return "not there"
     try:
-        sums = json.loads((folder / CHECKSUMS).read_bytes())
+        sums = json.loads(read_bytes(folder / CHECKSUMS, at_most=MEBIBYTE, error=DataError))
         for name, checksum in sums.items():
             if _checksum(folder / name) != checksum:
                 return f"{name} is not as it was written"
         more = {path.name for path in folder.iterdir()} - {*sums, CHECKSUMS}
-    except OSError as error:
-        return f"{Path(error.filename or folder).name}: {error.strerror}"
+    except (OSError, DataError) as error:
+        return describe(error)
     except (ValueError, AttributeError, TypeError, RecursionError):
         return f"{CHECKSUMS} is not as it was written"
     return f"{min(more)} was not written there" if more else None
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path, at_most=None, error=DataError) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

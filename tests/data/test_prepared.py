@@ -55,6 +55,7 @@ DAMAGES = {
     "gone": lambda path: path.unlink(),
     "a line more": lambda path: path.write_bytes(path.read_bytes() + b"{}\n"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
     "no UTF-8": lambda path: path.write_bytes(b"\xff\xfe"),
     "another type": lambda path: path.write_text("[1]"),
     "nested": lambda path: path.write_text("[" * 10**5),
