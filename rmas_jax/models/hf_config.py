@@ -44,6 +44,8 @@ def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
     for name, allowed in INERT.items():
         if name not in raw or name in read:
             continue
+        if name == "sliding_window" and raw.get("use_sliding_window") is False:
+            continue  # a Llama made of a Qwen, whose own word is that nothing slides
         if not any(type(raw[name]) is type(v) and raw[name] == v for v in allowed):
             raise UnsupportedModelError(
                 f"{name}={shown(raw[name])}: changes the model and is not supported here; "

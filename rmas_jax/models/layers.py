@@ -100,7 +100,7 @@ class Attention(nn.Module):
         kernel = self.param("o_kernel", INIT, (c.num_heads, c.head_dim, c.width))
         out = jnp.einsum("btnh,nhd->btd", mixed, as_array(kernel, x))
         if c.out_bias:
-            out += _bias(self, "o_bias", c.width, x)[None]
+            out += _bias(self, "o_bias", out)
         return out, (keys, values)
 
 
@@ -115,20 +115,20 @@ class FeedForward(nn.Module):
         gate = as_array(self.param("gate_kernel", INIT, (c.width, c.ffn_width)), x)
         up = as_array(self.param("up_kernel", INIT, (c.width, c.ffn_width)), x)
         down = as_array(self.param("down_kernel", INIT, (c.ffn_width, c.width)), x)
+        act = ACTIVATIONS[c.activation]
+
+        def biased(out, name):
+            return out + _bias(self, name, out) if c.ffn_bias else out
+
         flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
-        gate, up = flat @ gate, flat @ up
-        if c.ffn_bias:
-            gate += _bias(self, "gate_bias", c.ffn_width, x)
-            up += _bias(self, "up_bias", c.ffn_width, x)
-        out = (ACTIVATIONS[c.activation](gate) * up) @ down
-        if c.ffn_bias:
-            out += _bias(self, "down_bias", c.width, x)
-        return out.reshape(x.shape)
+        hidden = act(biased(flat @ gate, "gate_bias")) * biased(flat @ up, "up_bias")
+        return biased(hidden @ down, "down_bias").reshape(x.shape)
 
 
-def _bias(module: nn.Module, name: str, size: int, x: jax.Array) -> jax.Array:
-    """A bias [1, size] in the dtype of the activations."""
-    return module.param(name, nn.initializers.zeros, (size,)).astype(x.dtype)[None]
+def _bias(module: nn.Module, name: str, out: jax.Array) -> jax.Array:
+    """A bias for the last axis of `out`, in its dtype and with as many axes."""
+    bias = module.param(name, nn.initializers.zeros, out.shape[-1:]).astype(out.dtype)
+    return bias.reshape((1,) * (out.ndim - 1) + bias.shape)
 
 
 class Layer(nn.Module):

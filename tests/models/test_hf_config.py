@@ -6,10 +6,8 @@ import copy
 import dataclasses
 import importlib
 import inspect
-import json
 import logging
 import re
-import time
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ import torch
 import transformers
 from models.test_published_sizes import CONFIGS
 
-from rmas_jax.host.errors import MESSAGE_LIMIT
 from rmas_jax.models import UnsupportedModelError, config_from_hf
 from rmas_jax.models.config import config_to_hf
 from rmas_jax.models.hf_config import FIELDS, HARMLESS, INERT
@@ -168,6 +165,8 @@ def test_published_files_load_with_all_that_stands_in_them():
     }
     config = config_from_hf(nemo | vendor)
     assert (config.head_dim, config.window, config.sliding_layers) == (128, None, ())
+    made_of_qwen = {"use_sliding_window": False, "sliding_window": 4096}
+    assert config_from_hf(valid("llama", **made_of_qwen)) == config_from_hf(valid("llama"))
     old_llama = {name: nemo[name] for name in list(nemo)[1:6]} | {"model_type": "llama"}
     assert config_from_hf(old_llama).num_kv_heads == 32
 
@@ -334,132 +333,3 @@ def test_every_field_that_is_read_changes_the_decoder(family):
             value = {"full_attention": value}
         before = config_from_hf(valid(family, **needs))
         assert config_from_hf(valid(family, **{**needs, name: value})) != before, name
-
-
-# --- Types and sizes ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("family", "change", "message"),
-    [
-        ("llama", {"model_type": ["llama"]}, r"model_type=\['llama'\] is not supported"),
-        ("llama", {"rope_parameters": []}, r"rope_parameters=\[\]: must be an object or null"),
-        ("llama", {"rope_scaling": "yarn"}, "rope_scaling='yarn': must be an object"),
-        ("llama", {"rope_scaling": {"type": ["yarn"]}}, r"rope_scaling: type=\['yarn'\]"),
-        ("llama", {"rope_scaling": {"rope_type": None}}, "rope_type=None: must be one of"),
-        ("llama", {"rope_scaling": {"rope_type": "mrope"}}, "rope_type='mrope'"),
-        (
-            "llama",
-            {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}},
-            "'full_attention' is no rotary field of this family",
-        ),
-        ("llama", {"hidden_act": {}}, "hidden_act={}: must be one of 'silu'"),
-        ("llama", {"hidden_act": None}, "hidden_act=None"),
-        ("llama", {"hidden_size": 32.0}, "hidden_size=32.0: must be a whole number"),
-        ("llama", {"num_hidden_layers": True}, "num_hidden_layers=True"),
-        ("llama", {"tie_word_embeddings": 1}, "tie_word_embeddings=1: must be true or false"),
-        ("llama", {"tie_word_embeddings": "false"}, "tie_word_embeddings='false'"),
-        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps=nan: must be a number above 0"),
-        ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps=inf"),
-        ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps='1e-6'"),
-        ("llama", {"rope_theta": -1e4}, "rope_theta=-10000.0: must be a number above 0"),
-        ("llama", {"rope_theta": 0}, "rope_theta=0"),
-        ("llama", {"rope_theta": float("nan")}, "rope_theta=nan"),
-        ("llama", {"rope_theta": 10**400}, "rope_theta=a whole number of 400 digits"),
-        ("llama", {"rope_theta": None}, "rope_theta=None"),
-        ("llama", {"rope_parameters": {"rope_theta": None}}, "rope_theta=None"),
-        ("llama", {"layer_types": ["sliding_attention"] * 4}, "layer_types="),
-        ("llama", {"sliding_window": 5}, "sliding_window=5: changes the model"),
-        ("mistral", {"sliding_window": -4}, "sliding_window=-4: must be a whole number from 1"),
-        ("mistral", {"sliding_window": 2**40}, "sliding_window=1099511627776"),
-        ("mistral", {"num_key_value_heads": None}, "num_key_value_heads=None"),
-        ("mistral", {"layer_types": 4}, "layer_types=4: must be a list"),
-        ("mistral", {"layer_types": [1, 2, 3, 4]}, "layer_types="),
-        ("mistral", {"layer_types": [["full_attention"]] * 4}, "layer_types="),
-        ("qwen2", {"max_window_layers": "28"}, "max_window_layers='28'"),
-        ("qwen3", {"head_dim": None}, "head_dim=None: must be a whole number"),
-        ("qwen3", {"num_attention_heads": {}}, "num_attention_heads={}"),
-        ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern=0"),
-        ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0"),
-        ("gemma3_text", {"rope_parameters": {"rope_theta": 5.0}}, "'rope_theta' is not read"),
-        (
-            "gemma3_text",
-            {"rope_parameters": {"sliding_attention": 5}},
-            "rope_parameters: sliding_attention=5: must be an object or null",
-        ),
-        ("gemma3_text", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping=0.0"),
-        ("qwen3_5_text", {"full_attention_interval": 0}, "full_attention_interval=0"),
-        ("qwen3_5_text", {"partial_rotary_factor": 0.0}, "partial_rotary_factor=0.0"),
-        ("qwen3_5_text", {"linear_conv_kernel_dim": 10**6}, "linear_conv_kernel_dim=1000000"),
-        ("ouro", {"total_ut_steps": "4"}, "total_ut_steps='4': must be a whole number"),
-        ("ouro", {"total_ut_steps": 10**9}, "total_ut_steps=1000000000"),
-        ("ouro", {"early_exit_threshold": float("nan")}, "early_exit_threshold=nan"),
-        ("gemma3", {"hidden_size": "big"}, "text_config: hidden_size='big'"),
-    ],
-)
-def test_wrong_types_and_ranges_are_named(family, change, message):
-    with pytest.raises(UnsupportedModelError, match=message) as error:
-        config_from_hf(valid(family, **change), source="dir/config.json")
-    assert str(error.value).startswith("dir/config.json: ")
-    assert len(str(error.value)) <= MESSAGE_LIMIT
-
-
-def test_text_config_must_be_an_object():
-    for value in (None, [], "text", 5):
-        with pytest.raises(UnsupportedModelError, match=r"text_config=.*must be an object"):
-            config_from_hf({"model_type": "gemma3", "text_config": value})
-    with pytest.raises(UnsupportedModelError, match="'text_config' is missing"):
-        config_from_hf({"model_type": "qwen3_5"})
-
-
-@pytest.mark.parametrize("family", [*FIELDS, *TOWERS])
-def test_sizes_are_bounded_before_anything_is_allocated(family):
-    start = time.perf_counter()
-    sizes = [*SIZES, "linear_conv_kernel_dim"] if "qwen3_5" in family else [*SIZES]
-    for name in sizes:
-        for size in (10**7, 10**9, 10**15, 10**4000):
-            if (name, size) == ("vocab_size", 10**7):
-                continue
-            with pytest.raises(UnsupportedModelError, match=f"{name}=") as error:
-                config_from_hf(valid(family, **{name: size}))
-            assert len(str(error.value)) <= MESSAGE_LIMIT
-    assert time.perf_counter() - start < 5
-
-
-SWAPS = [
-    *(None, True, False, 0, 1, -1, 3, 10**7, 10**15, 10**400, 0.0, 0.5, 4096.0, -1.5, 1e308),
-    *(float("nan"), float("inf"), "", "4", "silu", "full_attention", "\ud800", "x" * 5000),
-    *([], [1], ["full_attention"] * 4, [[]], [None] * 9, {}, {"rope_type": "yarn"}, {"a": {}}),
-]
-NESTED = {"factor": 2.0, "rope_type": "yarn", "original_max_position_embeddings": 16}
-
-
-def test_swapped_types_end_in_one_message_or_a_decoder():
-    """Every field of every family, each with some of SWAPS, and inside of rotary objects."""
-    rng = np.random.default_rng(0)
-    tried = refused = 0
-    for family in [*FIELDS, *TOWERS]:
-        read = FIELDS.get(family, FIELDS.get(family + "_text"))
-        for name in [*read, *INERT, "model_type", "text_config", "eos_token_id"]:
-            for i in rng.permutation(len(SWAPS))[:6]:
-                raw = valid(family)
-                (raw if rng.integers(2) else raw.get("text_config", raw))[name] = SWAPS[i]
-                tried, refused = tried + 1, refused + _is_refused(raw)
-        for name in (*NESTED, "beta_fast", "truncate", "mscale", "short_factor", "rope_theta"):
-            for swap in SWAPS:
-                inside = {**NESTED, name: swap}
-                raw = valid(family, rope_scaling=inside)
-                tried, refused = tried + 1, refused + _is_refused(raw)
-    assert tried > 300
-    assert 0.5 < refused / tried < 1
-
-
-def _is_refused(raw: dict) -> bool:
-    json.dumps(raw)  # such a file can be
-    try:
-        config = config_from_hf(raw)
-    except UnsupportedModelError as error:
-        assert len(str(error)) <= MESSAGE_LIMIT
-        return True
-    assert hash(config) == hash(config)
-    return False
