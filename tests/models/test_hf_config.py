@@ -17,8 +17,10 @@ from models.test_published_sizes import CONFIGS
 
 from rmas_jax.models import UnsupportedModelError, config_from_hf
 from rmas_jax.models.config import config_to_hf
+from rmas_jax.models.hf_config import ACTIVATIONS as HF_ACTIVATIONS
 from rmas_jax.models.hf_config import FIELDS, HARMLESS, INERT
 from rmas_jax.models.hf_fields import REQUIRED
+from rmas_jax.models.layers import ACTIVATIONS
 
 SIZES = {
     "vocab_size": 61,
@@ -126,6 +128,15 @@ def test_null_is_allowed_where_transformers_allows_it(family):
         except Exception:
             allows = False
         assert field.null == allows, name
+
+
+@pytest.mark.parametrize("name", HF_ACTIVATIONS)
+def test_activations_are_those_of_transformers(name):
+    x = np.linspace(-6, 6, 200, dtype=np.float32)
+    expected = transformers.activations.ACT2FN[name](torch.tensor(x)).numpy()
+    np.testing.assert_allclose(ACTIVATIONS[HF_ACTIVATIONS[name]](x), expected, atol=2e-6)
+    others = {f: g for f, g in ACTIVATIONS.items() if f != HF_ACTIVATIONS[name]}
+    assert all(np.abs(other(x) - expected).max() > 1e-4 for other in others.values())
 
 
 def test_published_files_load_with_all_that_stands_in_them():

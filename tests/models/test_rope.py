@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,6 +124,23 @@ def test_layers_of_gemma3_have_their_own():
     both = {"full_attention": ROPES["llama3"], "sliding_attention": ROPES["linear"]}
     config = config_from_hf(SIZES | {"model_type": "gemma3_text", "rope_parameters": both})
     assert (config.rope_scaling.kind, config.local_rope_scaling.kind) == ("llama3", "linear")
+
+
+@pytest.mark.parametrize("inside", [{}, {"truncate": False}])
+@pytest.mark.parametrize("beside", [{}, {"truncate": False}])
+def test_gemma3_reads_truncate_beside_its_rotations(inside, beside, caplog):
+    """As transformers does, which looks for it there for every kind of layer."""
+    ropes = {"full_attention": YARN | inside, "sliding_attention": ROPES["linear"], **beside}
+    raw = SIZES | {"model_type": "gemma3_text", "num_key_value_heads": 4, "rope_parameters": ropes}
+    config = config_from_hf(raw)
+    theirs = transformers.AutoConfig.for_model(**copy.deepcopy(raw))
+    expected, _ = ROPE_INIT_FUNCTIONS["yarn"](theirs, layer_type="full_attention")
+    ours = rotary_frequencies(config.rope_theta, config.rotated_dim, config.rope_scaling)
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+    other = dataclasses.replace(config.rope_scaling, truncate=not config.rope_scaling.truncate)
+    other = rotary_frequencies(config.rope_theta, config.rotated_dim, other)
+    assert np.abs(np.log(other / ours)).max() > 0.01
+    assert ("truncate counts beside full_attention" in caplog.text) == bool(inside)
 
 
 @pytest.mark.parametrize(
