@@ -45,7 +45,7 @@ from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
-from rmas_jax.evaluation.grading import Grader, find_grader
+from rmas_jax.evaluation.grading import Grader, check_golds, find_grader, grading_of
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.json_rows import (
     FILE_LIMIT,
@@ -116,6 +116,7 @@ class Attempt(NamedTuple):
     """What a team wrote about one item."""
 
     texts: dict[str, list[str]]  # role -> one per round; the answerer's last is the answer
+    opening: str  # of the answer: see `answers.Texts`
     longest: int  # tokens of the longest text, its end included
 
 
@@ -227,7 +228,9 @@ def solve(
     lengths.append(solution.tokens - sum(lengths))  # of the answers
     return [
         Attempt(
-            {role: [texts[i] for texts in written] for role, written in by_role.items()}, longest
+            {role: [texts[i] for texts in written] for role, written in by_role.items()},
+            solution.opening,
+            longest,
         )
         for i, longest in enumerate(np.max(lengths, axis=0).tolist())
     ]
@@ -246,7 +249,7 @@ def judged(
         raise ValueError(f"a text has no end within {options.max_tokens} tokens")
     if options.accept == "any":
         texts = {role: texts[role] for role in roles if role != answerer}
-    elif not grade(texts[answerer][-1], item["answer"])[1]:
+    elif not grade(attempt.opening + texts[answerer][-1], item["answer"])[1]:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
     written = {names_of(role)[0]: said for role, said in texts.items()}
     row = {part: item[part] for part in PARTS} | written
@@ -285,7 +288,10 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     names = [item["id"] for item in items]
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
-    grade = find_grader(dataclasses.replace(config.data, dataset=str(options.questions)))
+    data = dataclasses.replace(config.data, dataset=str(options.questions))
+    grade = find_grader(data, config.system.task)
+    if options.accept == "right":
+        check_golds(grade, {str(options.questions): items})
     team = load_run_team(config)
     progress = Progress(
         options.out,
@@ -293,7 +299,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
             "questions": digest_of(items),
             "system": dataclasses.asdict(config.system),
             "weights": weights_digest(agent_sources(config), None),
-            "grading": config.data.grading,
+            "grading": grading_of(data, config.system.task),
             "accept": options.accept,
             "max_tokens": options.max_tokens,
             "sampling": dataclasses.asdict(sampling),

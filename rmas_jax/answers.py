@@ -27,6 +27,7 @@ from rmas_jax.prompts import SENTINEL, encode_piece, left_pad, task_types
 from rmas_jax.sampling import GREEDY
 from rmas_jax.sharding import to_host
 from rmas_jax.stop_strings import stop_table
+from rmas_jax.thinking import after_thinking, missing_end, opened_by, tag_ids
 from rmas_jax.tools import (
     CLOSING_TAGS,
     RESULT_TAGS,
@@ -36,12 +37,13 @@ from rmas_jax.tools import (
     result_text,
 )
 
+PROMPT_END = 16  # tokens of a prompt that may hold the tag of a thinking block at its end
 WIDTHS = 64  # texts to go on from are padded to a power of two times this: few programs
 
 
 @dataclasses.dataclass(frozen=True)
 class SecondTry:
-    """What is done with a text in which no answer can be found."""
+    """What is done with a text in which no answer can be found after its thinking."""
 
     answer: str  # regular expression that finds one
     opening: str  # begins the answer; the agent goes on from there
@@ -57,6 +59,7 @@ def second_try_of(task: str | None) -> SecondTry | None:
 class Texts(NamedTuple):
     """What an agent wrote, and what it cost."""
 
+    opening: str  # the tag of a thinking block that the prompt ends with: all texts start inside it
     texts: list[str]  # B, without special tokens and outer whitespace; with results of tools
     tokens: np.ndarray  # [B] int32 tokens it wrote, each a model step; end tokens included
     calls: np.ndarray  # [B] int32 tools it called
@@ -109,6 +112,7 @@ def write_texts(
       NonFiniteError: logits of the agent are NaN or infinite.
     """
     batch = reading.ids.shape[0]
+    opening = _opening(tokenizer, reading)
     rows = _Rows(tokenizer, batch, end_tokens)
     stops = None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
     pieces = 0
@@ -162,14 +166,23 @@ def write_texts(
     tried_again = np.zeros(batch, bool)
     if second_try is not None:
         for i in range(batch):
-            if not re.search(second_try.answer, rows.text(i), re.DOTALL):
+            text = opening + rows.text(i)
+            final = after_thinking(text)
+            if final is None or not re.search(second_try.answer, final, re.DOTALL):
                 tried_again[i] = True
-                rows.append(i, second_try.opening)
+                rows.append(i, missing_end(text) + second_try.opening)
         if tried_again.any():
             limits = np.where(tried_again, second_try.max_tokens, 0)
             go_on(limits, None, second_try.max_tokens)
     texts = [rows.text(i).strip() for i in range(batch)]
-    return Texts(texts, rows.written, calls, tried_again, at_limit)
+    return Texts(opening, texts, rows.written, calls, tried_again, at_limit)
+
+
+def _opening(tokenizer: Any, reading: Reading) -> str:
+    """The tag of a thinking block that the template of all rows ends with, or ""."""
+    ids, valid = to_host((reading.ids, reading.valid))
+    end = ids[0, -PROMPT_END:][valid[0, -PROMPT_END:]]
+    return opened_by(tokenizer.decode(end.tolist(), skip_special_tokens=False))
 
 
 class _Rows:
@@ -177,6 +190,9 @@ class _Rows:
 
     def __init__(self, tokenizer: Any, batch: int, end_tokens: tuple[int, ...]):
         self.tokenizer, self.end_tokens = tokenizer, end_tokens
+        self.tags = tag_ids(tokenizer)
+        added = tokenizer.added_tokens_decoder.items()
+        self.hidden = {i for i, token in added if token.special} - self.tags
         self.ids: list[list[int]] = [[] for _ in range(batch)]
         self.written = np.zeros(batch, np.int32)
 
@@ -208,7 +224,10 @@ class _Rows:
         return np.array([bool(ids) and ids[-1] in self.end_tokens for ids in self.ids])
 
     def text(self, i: int) -> str:
-        """The text of row `i`, without special tokens."""
+        """The text of row `i`, without special tokens but those of thinking."""
+        if not self.tags.isdisjoint(self.ids[i]):
+            shown = [token for token in self.ids[i] if token not in self.hidden]
+            return self.tokenizer.decode(shown, skip_special_tokens=False)
         return self.tokenizer.decode(self.ids[i], skip_special_tokens=True)
 
     def padded(self) -> dict[str, np.ndarray]:

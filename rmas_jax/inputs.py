@@ -16,7 +16,7 @@ from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.data import Row, Task, load_task
 from rmas_jax.evaluation.driver import in_order
 from rmas_jax.evaluation.entrants import Answering
-from rmas_jax.evaluation.grading import Grader, find_grader
+from rmas_jax.evaluation.grading import Grader, check_golds, find_grader
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.run_folder import agent_sources
 from rmas_jax.training.batches import (
@@ -43,8 +43,10 @@ class Inputs(NamedTuple):
 
 def read_inputs(config: RunConfig, task: Task) -> Inputs:
     """Reads and checks all that a run needs."""
-    grade, answering = find_grader(config.data), find_answering(config)
+    grade = find_grader(config.data, config.system.task)
+    answering = find_answering(config)
     splits = read_splits(task, config.evaluation.splits)
+    check_golds(grade, splits)
     chosen = config.evaluation
     in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
     team = load_run_team(config)

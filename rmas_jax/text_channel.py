@@ -43,6 +43,7 @@ class Message(NamedTuple):
 class TextSolution(NamedTuple):
     """What a text system wrote."""
 
+    opening: str  # of the answers: see `answers.Texts`
     answers: list[str]  # B
     tokens: np.ndarray  # [B] int32 tokens written over all stages, end tokens included
     messages: list[Message]  # in their order; the answers are not among them
@@ -225,4 +226,4 @@ def solve(
         stage=f"round {rounds}: answer",
     )
     tokens = written.tokens + sum(message.tokens for message in messages)
-    return TextSolution(written.texts, tokens, messages)
+    return TextSolution(written.opening, written.texts, tokens, messages)

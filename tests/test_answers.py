@@ -65,10 +65,11 @@ class Library:
 class Agent:
     """Decoder, parameters and tokenizer of an agent that follows a table."""
 
-    def __init__(self, folder, follows):
+    def __init__(self, folder, follows, more=(), special=()):
         write_tokenizer("llama", ["ask", "Final answer: \\boxed", "parcel 42"], folder, seed=0)
         self.tokenizer = load_tokenizer(folder)
-        self.tokenizer.add_tokens(list(WORDS))
+        self.tokenizer.add_tokens([*WORDS, *more])
+        self.tokenizer.add_tokens([*special], special_tokens=True)
         size = len(self.tokenizer)
         config = dataclasses.replace(
             CONFIGS["critic"], vocab_size=size, width=size, num_heads=1, num_kv_heads=1
@@ -91,9 +92,9 @@ class Agent:
         (token,) = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return token
 
-    def write(self, keys, **how):
-        batch = len(keys)
-        reading = reading_of(self.model, self.params, [[self.token("ask")]] * batch)
+    def write(self, keys, prompt=("ask",), **how):
+        row = [self.token(text) for text in prompt]
+        reading = reading_of(self.model, self.params, [row] * len(keys))
         how = {"max_tokens": MAX_TOKENS, "sampling": DRAWN, "keys": keys, **how}
         ends = (self.tokenizer.eos_token_id,)
         return write_texts(self.model, self.params, self.tokenizer, reading, end_tokens=ends, **how)
@@ -185,7 +186,11 @@ def test_a_text_that_is_cut_off_says_so(agent, keys):
     ("task", "answers", "others"),
     [
         ("math", (r"so \boxed{ \frac{1}{2} }", r"\boxed{41}"), ("41", r"\boxed{}", r"\boxed{")),
-        ("choice", (r"it is \boxed{B}", r"\boxed{(b).}"), ("B", r"\boxed{1}", r"\boxed{BC}")),
+        (
+            "choice",
+            (r"it is \boxed{B}", r"\boxed{(b).}", r"\boxed{\text{B}}"),
+            ("B", r"\boxed{1}", r"\boxed{BC}"),
+        ),
         ("code", ("```python\nx = 1\n```", "see ```x``` "), ("x = 1", "```python\nx = 1")),
         ("search", (r"\boxed{Bada Kor}",), ("Bada Kor",)),
     ],
@@ -195,6 +200,35 @@ def test_answers_are_found_by_type_of_task(task, answers, others):
     assert all(re.search(pattern, text, re.DOTALL) for text in answers)
     assert not any(re.search(pattern, text, re.DOTALL) for text in others)
     assert second_try_of("free") is None and second_try_of(None) is None
+
+
+def test_an_answer_in_a_thinking_block_is_tried_again_behind_it(tmp_path, keys):
+    """The block is closed first; one that the template opened begins the texts."""
+    words = ("<think>", " \\boxed{41}", "</think>")
+    follows = FOLLOWS | {" perhaps": "<think>", "<think>": words[1], words[1]: "end"}
+    thinker = Agent(tmp_path, follows | {"</think>": "end"}, words)
+    found = thinker.write(keys[2:], second_try=SECOND_TRY)
+    assert found.opening == "" and found.tried_again.tolist() == [True]
+    thought = "perhaps<think> \\boxed{41}"
+    assert found.texts[0].startswith(f"{thought}</think>\nFinal answer: \\boxed{{")
+    assert thinker.write(keys[2:]).texts == [thought]
+
+    ready = Agent(tmp_path, follows | {words[1]: "</think>", "</think>": " so \\boxed{42}"}, words)
+    found = ready.write(keys[2:], second_try=SECOND_TRY)
+    assert found.tried_again.tolist() == [False]
+    assert found.texts == [f"{thought}</think> so \\boxed{{42}}"]
+
+    found = thinker.write(keys[2:], prompt=("ask", "<think>"), second_try=SECOND_TRY)
+    assert found.opening == "<think>" and found.tried_again.tolist() == [True]
+    assert found.texts[0].startswith("\\boxed{41}</think>\nFinal answer: ")
+
+
+def test_tags_of_thinking_stay_where_they_are_special_tokens(tmp_path, keys):
+    words = ("[THINK]", " \\boxed{41}", "[/THINK]")
+    follows = FOLLOWS | {" perhaps": words[0], words[0]: words[1], words[1]: words[2]}
+    thinker = Agent(tmp_path, follows | {words[2]: "end"}, words[1:2], special=words[::2])
+    (text,) = thinker.write(keys[2:]).texts
+    assert text.replace(" ", "") == "perhaps[THINK]\\boxed{41}[/THINK]"
 
 
 def test_rollouts_share_what_was_read_and_differ_by_their_keys(agent):

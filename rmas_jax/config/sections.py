@@ -110,11 +110,12 @@ class DataConfig(Section):
         "name than those that are looked for (rmas_jax/data/rows.py)",
         None,
     )
-    grading: str = option(
-        "how answers to one's own questions are compared: as text, or as mathematics (needs the "
-        "extra eval); what stands in \\boxed{} is the answer, if something does",
-        "text",
-        choices=("text", "math"),
+    grading: str | None = option(
+        "how answers to one's own questions are compared: as text, as mathematics (needs the extra "
+        "eval), or as the letters of options; null: choice where system.task is choice, else text. "
+        "The answer is what stands in \\boxed{} or behind a last ####, if something does",
+        None,
+        choices=("text", "math", "choice"),
     )
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
 

@@ -226,10 +226,11 @@ def _grade_item(
     """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if there are several."""
     rollouts = []
     for written in answers.rollouts:
-        prediction, correct = grade(written.texts[i], item["answer"])
+        text = written.opening + written.texts[i]
+        prediction, correct = grade(text, item["answer"])
         rollouts.append(
             {
-                "text": written.texts[i],
+                "text": text,
                 "prediction": prediction,  # None: there is none to be read
                 "correct": correct,
                 "at_limit": bool(written.at_limit[i]),

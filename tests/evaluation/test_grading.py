@@ -1,11 +1,21 @@
 """Graders of one's own data."""
 
+import logging
 import sys
 
 import pytest
 
 from rmas_jax.config import ConfigError, DataConfig
-from rmas_jax.evaluation.grading import find_grader, grade_math, grade_relay, grade_text
+from rmas_jax.evaluation.grading import (
+    check_golds,
+    find_grader,
+    grade_choice,
+    grade_math,
+    grade_relay,
+    grade_text,
+)
+
+SOLUTION = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+24 = <<48+24=72>>72.\n#### 72"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +32,24 @@ from rmas_jax.evaluation.grading import find_grader, grade_math, grade_relay, gr
         (r"\boxed{}", "7", None, False),
         ("", "7", None, False),
         ("1.0", "1", "1.0", False),
+        (r"<think>\boxed{41}</think>It is \boxed{42}", "42", "42", True),
+        (r"\boxed{41}</think>\boxed{42}", "42", "42", True),  # the template opened the block
+        (r"<think>\boxed{42}</think>", "42", None, False),
+        (r"<think>so it is \boxed{42}", "42", None, False),
+        (r"\boxed{42} <think> or", "42", None, False),
+        ("<think>no</think>\n\nParis", "Paris", "Paris", True),
+        (r"\boxed{72}", "#### 72", "72", True),
+        (r"\boxed{72}", SOLUTION, "72", True),
+        (SOLUTION, "72", "72", True),
+        (r"\boxed{1234}", "#### 1,234", "1234", True),
+        (r"\boxed{\$1,234}", "#### 1234", r"\$1,234", True),
+        (r"\boxed{1{,}234.00}", "#### 1,234", "1{,}234.00", True),
+        (r"\boxed{12,34}", "#### 1234", "12,34", False),
+        (r"\boxed{73}", SOLUTION, "73", False),
+        (r"\boxed{24}", SOLUTION, "24", False),
+        (r"\boxed{72}", r"So it is 24 + 48 = \boxed{72}.", "72", True),
+        ("72", "1. #### First\n72", "72", False),  # a heading is no last line
+        (r"\boxed{-3}", "#### -3", "-3", True),
     ],
 )
 def test_texts(text, gold, prediction, is_right):
@@ -43,6 +71,10 @@ def test_texts(text, gold, prediction, is_right):
         (r"\(\frac{1}{2}\)", "0.5", True),
         ("1,000", "1000", True),
         ("", "7", False),
+        (r"\boxed{72}", SOLUTION, True),
+        (r"\boxed{72.0}", "#### 72", True),
+        (r"\boxed{24}", SOLUTION, False),
+        (r"<think>\boxed{7}</think>", "7", False),
     ],
 )
 def test_mathematics(text, gold, is_right):
@@ -72,6 +104,34 @@ def test_without_a_box_prose_is_not_searched_for_a_number(text, gold):
 def test_the_grader_is_chosen_by_the_data(monkeypatch):
     assert find_grader(DataConfig(grading="math")) is grade_relay
     assert find_grader(DataConfig(dataset="rows.jsonl")) is grade_text
+    assert find_grader(DataConfig(dataset="rows.jsonl"), "math") is grade_text
+    assert find_grader(DataConfig(dataset="rows.jsonl"), "choice") is grade_choice
+    assert find_grader(DataConfig(dataset="rows.jsonl", grading="text"), "choice") is grade_text
+    assert find_grader(DataConfig(dataset="rows.jsonl", grading="choice")) is grade_choice
     monkeypatch.setitem(sys.modules, "math_verify", None)  # not installed
     with pytest.raises(ConfigError, match=r"data\.grading=math .*rmas_jax\[eval\]"):
         find_grader(DataConfig(dataset="rows.jsonl", grading="math"))
+
+
+def test_the_phrase_of_the_embedded_task_stands_behind_its_thinking():
+    answer = "Kenal Bison, no gates left"
+    assert grade_relay(f"<think>Bada Kor, no gates left</think>{answer}", answer)[1]
+    assert grade_relay(f"<think>{answer}", answer) == (None, False)
+
+
+def test_gold_answers_that_cannot_be_read_are_said_with_the_first(caplog):
+    items = [{"id": str(i), "answer": gold} for i, gold in enumerate(("B", "2", "(C) x", "Paris"))]
+    with caplog.at_level(logging.WARNING):
+        check_golds(grade_choice, {"test": items})
+    (message,) = caplog.messages
+    assert message.startswith("test: 2 of 4 gold answers must be one letter: B, (B), B: Paris, ")
+    assert "got, as the first, '2' in the row '1'" in message and "data.grading=text" in message
+    with pytest.raises(ConfigError, match="dev: 2 of 2 gold answers must be one letter"):
+        check_golds(grade_choice, {"test": items[:1], "dev": items[1::2]})
+    caplog.clear()
+    check_golds(grade_text, {"test": [*items, {"id": "4", "answer": SOLUTION}]})
+    assert not caplog.messages
+    with pytest.raises(ConfigError, match=r"test: 1 of 1 gold answers .*data.grading=text"):
+        check_golds(grade_text, {"test": [{"id": "0", "answer": "<think>without an end"}]})
+    with pytest.raises(ConfigError, match="two words, and how many gates are left"):
+        check_golds(grade_relay, {"test": items})

@@ -1,0 +1,159 @@
+"""Letters of options, in what models write."""
+
+import re
+
+import pytest
+
+from rmas_jax.answers import second_try_of
+from rmas_jax.evaluation.grading import choice_of, grade_choice, grade_text
+
+# Each chooses B, and in a box.
+BOXED = [
+    r"\boxed{B}",
+    r"\boxed{(B)}",
+    r"\boxed{B.}",
+    r"\boxed{B)}",
+    r"\boxed{ b }",
+    r"\boxed{(b)}",
+    r"\boxed{[B]}",
+    r"\boxed{B,}",
+    r"\boxed{\text{B}}",
+    r"\boxed{\text{(B)}}",
+    r"\boxed{\textbf{B}}",
+    r"\boxed{\textbf{(B)}}",
+    r"\boxed{\textbf{(B)}\ 24}",
+    r"\boxed{\textbf{(B) } 24}",
+    r"\boxed{\mathbf{(B)}~\frac{1}{2}}",
+    r"\boxed{\mathrm{B}}",
+    r"\boxed{\boldsymbol{B}}",
+    r"\boxed{{\bf B}}",
+    r"\boxed{\left(B\right)}",
+    r"\boxed{\,B\,}",
+    r"\boxed{$B$}",
+    r"\boxed{B: Paris}",
+    r"\boxed{B. Paris}",
+    r"\boxed{B) Paris}",
+    r"\boxed{B - Paris}",
+    r"\boxed{B (Paris)}",
+    r"\boxed{(B) Paris}",
+    r"\boxed{\text{B: Paris}}",
+    r"\boxed{B\text{: Paris}}",
+    r"\boxed{Option B}",
+    r"\boxed{\text{Option B}}",
+    r"\boxed{\text{Answer: B}}",
+    r"\boxed{(B) P(A) = 0.5}",
+    r"\boxed{B: Vitamin C}",
+    r"\boxed{B: False}",
+    r"\boxed{B: x}",
+    r"$\boxed{B}$",
+    r"\[\boxed{\text{B}}\]",
+    r"**\boxed{B}**",
+    r"\boxed {B}",
+    r"\boxed{\boxed{B}}",
+    r"\boxed{A}? No, it must be \boxed{B}, I think.",
+]
+# Each chooses B, and is nothing but that.
+WHOLE = [
+    *("B", "b", "(B)", "B)", "B.", "[B]", "$B$", r"\(B\)", "**B**", "`B`", "'B'", '"B"', "\uff22"),
+    *("(B) Paris", "**(B) Paris**", "B: Paris", "B. Paris", "b) paris", "B) A dog", "(B) 3.5 m"),
+    *("Option B", "option (b)", "The answer is B.", "The answer is (B).", "Answer: B"),
+    *("**Answer: B**", "Final answer: **B**", "The correct answer is option B: Paris."),
+    *("So the answer is B", "Therefore, the answer is (B).", "I choose B", "I would go with B."),
+    *(
+        "B is correct",
+        "B is the correct answer.",
+        "<answer>B</answer>",
+        "答案:\uff08B\uff09",
+        "故选 B。",
+    ),
+    *("#### B", "It is cheap.\n#### (B)"),
+]
+# Behind thinking, or with more than this grader's second try is needed for.
+OTHER = [
+    r"<think>\boxed{A}</think> \boxed{B}",
+    "<think>A or C?</think>\n\nB",
+    "I compare A and C.</think>(B)",  # the template opened the block
+    r"\boxed{(B) not enough information}",
+    r"\boxed{(B) I and II only}",
+    r"\boxed{B} and \boxed{B}",
+]
+# None of these chooses one letter.
+NONE = [
+    *("", "Because", "Basic", "Paris", "A dog", "A cat sat.", "T-shirt", "X-ray", "B1", "B'", "1"),
+    *("A or B", "not B", "B and C", "either B", "B or C", "B, C", "B; C", "A/B", "A & B", "AB"),
+    *("A B", "A-B", "(A) or (B)", "(A) and (B)", "(A) Paris (B) Rome", "A: Paris, B: Rome"),
+    *("A) Paris\nB) Rome\nC) Oslo", "B?", "(B)?", "Maybe B", "maybe (B)", "N/A", "All of them"),
+    *("None of the above", "I think it is B or C", "I don't know", "U.S.", "e.g.", "A. B. Smith"),
+    *("B is wrong", "A. is wrong", "(B) is not correct", "The answer is not B", "B but not C"),
+    *("The answer is A or B", "The answer is a dog", "The answer is Because", "B. or C"),
+    *("The answer is A. No, the answer is B.", "A. Let me consider: C is right", "Let me think. B"),
+    *("Option A is wrong. Option B is right.", "#### A or B", "#### 2", "<think>B</think>"),
+    r"\boxed{}",
+    r"\boxed{2}",
+    r"\boxed{AB}",
+    r"\boxed{A or B}",
+    r"\boxed{A \text{ or } B}",
+    r"\boxed{A,B}",
+    r"\boxed{(A)(B)}",
+    r"\boxed{(A) or B}",
+    r"\boxed{\text{not B}}",
+    r"\boxed{\text{Because}}",
+    r"\boxed{B \text{ecause}}",
+    r"\boxed{\neg B}",
+    r"\boxed{~B}",
+    r"\boxed{\bar{B}}",
+    r"\boxed{B_1}",
+    r"\boxed{B=5}",
+    r"\boxed{B: C}",
+    r"\boxed{A: no, B: yes}",
+    r"\boxed{B (or C)}",
+    r"\boxed{A} or \boxed{B}",
+    r"$\boxed{A}$, $\boxed{B}$",
+    r"\boxed{B} or C",
+    r"The answer is not \boxed{B}",
+    r"\boxed{B",
+    r"<think>\boxed{B}",
+    r"\boxed{A} <think> or \boxed{B}",
+]
+
+
+@pytest.mark.parametrize("text", [*BOXED, *WHOLE, *OTHER])
+def test_one_letter_is_read(text):
+    assert grade_choice(text, "B") == ("B", True)
+    assert grade_choice(text, "(C) Rome") == ("B", False)
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_texts_without_one_letter_are_unparsed(text):
+    assert grade_choice(text, "B") == (None, False)
+    assert grade_choice("B", text) == ("B", False)
+
+
+@pytest.mark.parametrize("gold", ["B", "b", "(B)", "B: Paris", r"\boxed{B}", "We see.\n#### B"])
+def test_gold_answers_may_have_the_same_forms(gold):
+    assert grade_choice(r"\boxed{\text{B}}", gold) == ("B", True)
+
+
+def test_the_text_grader_takes_these_forms_for_other_answers():
+    """What the grader of letters is for."""
+    assert sum(grade_text(text, "B")[1] for text in BOXED) < 10
+
+
+def test_a_second_try_is_for_texts_without_a_box_that_can_be_read():
+    pattern = second_try_of("choice").answer
+    assert [text for text in BOXED if not re.search(pattern, text, re.DOTALL)] == []
+    others = (
+        r"\boxed{2}",
+        r"\boxed{AB}",
+        r"\boxed{\text{Because}}",
+        r"\boxed{A or B}",
+        r"\boxed{B",
+    )
+    assert not any(re.search(pattern, text, re.DOTALL) for text in (*WHOLE, *others))
+
+
+def test_long_texts_take_no_long_time():
+    parts = ("\\boxed{", "B. ", "(B) ", "####", " ", "<think>", "\\ ", "~", "{", "'", "so ", "$1,0")
+    for part in parts:
+        choice_of(part * 100_000)
+        choice_of("\\boxed{B}" + part * 100_000 + "\\boxed{B}")
