@@ -3,11 +3,11 @@
     python experiments/ask.py --config experiments/configs/quickstart.yaml "..."
     python experiments/ask.py --config ... --channel text --rounds 2 "..."
     python experiments/ask.py --config ... --inspect 3 "..."       what crosses edges, as tokens
-    python experiments/ask.py --config ... < questions.txt          a question per line
+    python experiments/ask.py --config ... < questions.txt          a question per line, in UTF-8
 
 The links are those of --links, those that a run of this configuration has trained, or those that
 `system.links` names. How tokens are chosen is what the answerer's checkpoint says, greedy where it
-says nothing.
+says nothing. A question that cannot be asked is refused by itself; the exit code is then 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,11 +30,21 @@ from rmas_jax.assembly import Team, load_links_for
 from rmas_jax.commands import (
     add_config_options,
     build_toolbox,
+    check_limits,
     load_run_team,
     use_compilation_cache,
 )
 from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.config.sections import (
+    MAX_LATENT_STEPS,
+    MAX_ROLLOUTS,
+    MAX_ROUNDS,
+    MAX_SEED,
+    MAX_TOKENS,
+)
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.questions import QuestionError, check_question, read_questions
+from rmas_jax.host.writing import check_output_file
 from rmas_jax.inspection import nearest_tokens
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
@@ -43,6 +53,18 @@ from rmas_jax.run_folder import dated, trained_links
 from rmas_jax.sampling import row_keys
 from rmas_jax.tools import Toolbox
 from rmas_jax.walkthrough import walk
+
+MAX_REFUSALS = 10  # of questions, that are shown
+# Option -> the least and the largest value.
+LIMITS = {
+    "rounds": (1, MAX_ROUNDS),
+    "latent_steps": (0, MAX_LATENT_STEPS),
+    "max_tokens": (1, MAX_TOKENS),
+    "rollouts": (1, MAX_ROLLOUTS),
+    "inspect": (0, 1_000),
+    "tolerance": (0.0, 1e9),
+    "seed": (0, MAX_SEED),
+}
 
 
 class Step(NamedTuple):
@@ -214,16 +236,15 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Any:
 
 def build_asker(options: argparse.Namespace) -> Asker:
     """Checks the options, then loads the team."""
-    for name, least in (("rounds", 1), ("latent_steps", 0), ("max_tokens", 1), ("rollouts", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} {value}: allowed is at least {least}")
+    check_limits(options, LIMITS)
+    if options.json is not None:
+        check_output_file(options.json, option="--json", error=ConfigError)
     for name in ("rounds", "latent_steps"):
         if (value := getattr(options, name)) is not None:
             options.overrides.append(f"system.{name}={value}")
     config = dated(load_config(options.config, options.overrides))
     if options.search and options.tavily:
-        raise ValueError("--search and --tavily: choose one")
+        raise ConfigError("--search and --tavily: choose one")
     toolbox = build_toolbox(python=options.python, search=options.search, tavily=options.tavily)
     if config.runtime.compilation_cache:
         use_compilation_cache()
@@ -231,7 +252,9 @@ def build_asker(options: argparse.Namespace) -> Asker:
     default, _ = sampling_defaults(config.system.agents[team.system.topology.answerer])
     sampling = chosen_sampling(options, default)
     if options.rollouts > 1 and not sampling.temperature:
-        raise ValueError(f"--rollouts {options.rollouts}: greedy answers are alike; --temperature?")
+        raise ConfigError(
+            f"--rollouts {options.rollouts}: greedy answers are alike; --temperature?"
+        )
     return Asker(
         team=team,
         links=links_of(config, team, options.links) if options.channel == "latent" else None,
@@ -289,22 +312,56 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
+def questions_of(options: argparse.Namespace) -> Iterator[str | QuestionError]:
+    """The questions, of the command line or of standard input, and errors where they cannot be
+    asked.
+
+    Raises:
+      QuestionError: there are none, or standard input holds something else.
+    """
+    if not options.questions:
+        if sys.stdin is None:
+            raise QuestionError("standard input must hold questions, is closed")
+        questions = iter(read_questions(sys.stdin.buffer, name="standard input"))
+        if (first := next(questions, None)) is None:
+            raise QuestionError("standard input must hold a question per line, got none")
+        yield first
+        yield from questions
+    for number, text in enumerate(options.questions, start=1):
+        try:
+            yield check_question(text, where=f"question {number}")
+        except QuestionError as error:
+            yield error
+
+
+def ask_all(asker: Asker, options: argparse.Namespace) -> int:
+    """Asks every question that can be asked; returns how many could not."""
+    refused = 0
+    for question in questions_of(options):
+        if isinstance(question, QuestionError):
+            refused += 1
+            if refused <= MAX_REFUSALS:
+                say_error(question)
+            continue
+        account = asker.ask(question)
+        show(account, inspect=bool(options.inspect))
+        if options.json:
+            with open(options.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(account) + "\n")
+    if refused > MAX_REFUSALS:
+        say_error(QuestionError(f"{refused} questions were refused, the first are named above"))
+    return refused
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 for bad input."""
+    """Returns the exit code: 0, or 2 for bad input, also of a single question."""
     options = parser().parse_args(arguments)
     try:
-        asker = build_asker(options)
-        questions = options.questions or (line.strip() for line in sys.stdin if line.strip())
-        for question in questions:
-            account = asker.ask(question)
-            show(account, inspect=bool(options.inspect))
-            if options.json:
-                with open(options.json, "a") as file:
-                    file.write(json.dumps(account) + "\n")
+        refused = ask_all(build_asker(options), options)
     except (*USER_ERRORS, ValueError) as error:
         say_error(error)
         return BAD_INPUT
-    return 0
+    return BAD_INPUT if refused else 0
 
 
 if __name__ == "__main__":

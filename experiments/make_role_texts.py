@@ -40,8 +40,9 @@ from tqdm import tqdm
 
 from rmas_jax import text_channel
 from rmas_jax.assembly import Team
-from rmas_jax.commands import add_config_options, load_run_team
+from rmas_jax.commands import add_config_options, check_limits, load_run_team
 from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.config.sections import MAX_BATCH, MAX_SEED, MAX_TOKENS
 from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
@@ -55,6 +56,7 @@ from rmas_jax.host.json_rows import (
     parse_line,
 )
 from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json
+from rmas_jax.host.writing import check_output_file
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage, take, today
@@ -63,6 +65,14 @@ from rmas_jax.sampling import GREEDY, row_keys
 from rmas_jax.whole_files import write_whole
 
 SETTINGS_LIMIT = MEBIBYTE
+
+# Option -> the least and the largest value.
+LIMITS = {
+    "attempts": (1, 1_000_000),
+    "max_tokens": (1, MAX_TOKENS),
+    "batch_size": (1, MAX_BATCH),
+    "seed": (0, MAX_SEED),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,15 +97,13 @@ def parser() -> argparse.ArgumentParser:
         default="right",
         help="which items are kept: those whose answer is right (by data.grading), or all (right)",
     )
+    out.add_argument("--attempts", type=int, default=1, metavar="N", help="per item, at most (1)")
     out.add_argument(
-        "--attempts", type=_positive, default=1, metavar="N", help="per item, at most (1)"
-    )
-    out.add_argument(
-        "--max_tokens", type=_positive, default=512, metavar="N", help="of a text, at most (512)"
+        "--max_tokens", type=int, default=512, metavar="N", help="of a text, at most (512)"
     )
     out.add_argument(
         "--batch_size",
-        type=_positive,
+        type=int,
         default=8,
         metavar="N",
         help="items at once (8); texts do not depend on it",
@@ -103,13 +111,6 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     add_sampling_options(out)
     return out
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: allowed is at least 1")
-    return value
 
 
 class Attempt(NamedTuple):
@@ -273,6 +274,8 @@ def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]
 
 def make(options: argparse.Namespace, config: RunConfig) -> str:
     """Makes all texts that are not made yet; returns a line on what there is then."""
+    check_limits(options, LIMITS)
+    check_output_file(options.out, option="--out", error=ConfigError, makes_folder=True)
     try:
         sampling = chosen_sampling(options, GREEDY)
     except ValueError as error:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from jax.sharding import Mesh
 
 from rmas_jax.assembly import Team, load_team
 from rmas_jax.config import ConfigError, RunConfig
+from rmas_jax.config.files import MAX_OVERRIDES
+from rmas_jax.host.errors import shown
 from rmas_jax.sharding import make_mesh
 from rmas_jax.tools import (
     Bm25Search,
@@ -31,17 +34,48 @@ PREEMPTED = 75  # as sysexits.h has it: try again
 log = logging.getLogger(__name__)
 
 
+class Collect(argparse.Action):
+    """Collects an option's values, of which argparse's own `append` copies all at each."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        values_before = getattr(namespace, self.dest)
+        if not values_before:
+            setattr(namespace, self.dest, [values])
+        elif len(values_before) < MAX_OVERRIDES:
+            values_before.append(values)
+        else:
+            parser.error(f"{option_string} must be given at most {MAX_OVERRIDES} times, got more")
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--config FILE` and `--set KEY=VALUE` (as `overrides`)."""
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
     parser.add_argument(
         "--set",
-        action="append",
+        action=Collect,
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
         help="changes a field, for example --set system.latent_steps=6; may be repeated",
     )
+
+
+def check_limits(options: argparse.Namespace, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Checks the numbers of a command line; an option that was left out (None) is within.
+
+    Args:
+      options: of the command line.
+      limits: option -> the least and the largest value.
+
+    Raises:
+      ConfigError: names the option, its value and what is allowed.
+    """
+    for name, (least, most) in limits.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:  # NaN is not
+            raise ConfigError(
+                f"--{name} must be at least {least:,} and at most {most:,}, got {shown(value)}"
+            )
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,10 @@ def links(tmp_path_factory):
     path = tmp_path_factory.mktemp("links") / "links.safetensors"
     save_links(path, start_links(team, start="aligned", key=jax.random.key(0)))
     return str(path)
+
+
+def standard_input(monkeypatch, raw):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
 
 
 def ask(tmp_path, capsys, *arguments):
@@ -55,7 +61,7 @@ def test_latents_step_by_step_and_what_they_are_near(tmp_path, capsys, links):
 
 
 def test_text_and_several_questions_from_standard_input(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", [f"{QUESTION}\n", "\n", f"{QUESTION}\n"])
+    standard_input(monkeypatch, f"{QUESTION}\n\n{QUESTION}\n".encode())
     shown, accounts = ask(tmp_path, capsys, "--channel", "text", "--rounds", "1")
     assert accounts[0]["answers"] == accounts[1]["answers"]
     assert [item["role"] for item in accounts[0]["crossed"]] == ["planner", "critic"]
@@ -108,7 +114,17 @@ def test_commands_run_as_files(script):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--rounds", "0"), "--rounds 0: allowed is at least 1"),
+        (("--rounds", "0"), "--rounds must be at least 1 and at most 16, got 0"),
+        (("--latent_steps", "1000000000"), "--latent_steps must be at least 0 and at most 16,384"),
+        (("--max_tokens", "1000000000000"), "--max_tokens must be at least 1 and at most 131,072"),
+        (("--rollouts", "1000000000"), "--rollouts must be at least 1 and at most 10,000"),
+        (("--inspect", "-1"), "--inspect must be at least 0 and at most 1,000, got -1"),
+        (("--tolerance", "nan"), "--tolerance must be at least 0.0 and at most"),
+        (("--seed", "-1"), "--seed must be at least 0 and at most 4,294,967,295, got -1"),
+        (("--json", "."), "--json .: must be a regular file, is a folder"),
+        (("--json", "missing/x.jsonl"), "--json missing/x.jsonl: its folder must exist"),
+        (("--json", "/dev/null"), "--json /dev/null: must be a regular file, is a device"),
+        (("--json", "n" * 300), "cannot be written (File name too long)"),
         (("--links", "nowhere.safetensors"), "nowhere.safetensors"),
         ((), "no links"),
         (("--channel", "text", "--rollouts", "2"), "greedy answers are alike"),
@@ -120,3 +136,95 @@ def test_bad_input_is_named(tmp_path, capsys, arguments, message):
     common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}"]
     assert main([*common, *arguments, QUESTION]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """What is asked, without a team: the list of questions."""
+    asked = []
+
+    class Echo:
+        def ask(self, question):
+            asked.append(question)
+            return {"question": question, "answers": [], "steps": [], "crossed": []}
+
+    monkeypatch.setattr("experiments.ask.build_asker", lambda options: Echo())
+    return asked
+
+
+BAD_LINES = [
+    (b"caf\xe9", "must be text in UTF-8, got invalid continuation byte at byte 3"),
+    (b"a\xffb", "must be text in UTF-8, got invalid start byte at byte 1"),
+    (b"\xed\xa0\x80", "must be text in UTF-8, got invalid continuation byte"),  # half of a pair
+    (b"a\0b", "must be text, got a NUL in 'a\\x00b'"),
+    (b"\xef\xbb\xbf", "must be a question, got '\\ufeff'"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_LINES)
+def test_a_line_that_is_no_question_is_refused_by_itself(
+    answered, capsys, monkeypatch, line, words
+):
+    standard_input(monkeypatch, b"one\n" + line + b"\n\ntwo\n")
+    assert main(["--config", CONFIG]) == BAD_INPUT
+    assert answered == ["one", "two"]
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: line 2 of standard input ") and words in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "questions"),
+    [
+        (b"\xef\xbb\xbfone\r\ntwo", ["one", "two"]),
+        ("one\u2028more\x85\x0cend\ntwo\n".encode(), ["one\u2028more\x85\x0cend", "two"]),
+        ("  ü 数 \n".encode(), ["ü 数"]),
+    ],
+)
+def test_lines_end_at_line_feeds_and_a_byte_order_mark_is_no_part(
+    answered, monkeypatch, raw, questions
+):
+    standard_input(monkeypatch, raw)
+    assert main(["--config", CONFIG]) == 0
+    assert answered == questions
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "standard input must hold a question per line, got none"),
+        (b"\n  \n", "standard input must hold a question per line, got none"),
+        ("one\ntwo\n".encode("utf-16"), "standard input must be text in UTF-8, begins as UTF-16"),
+        (b"x" * (2**20 + 1), "line 1 of standard input must be at most 1 MiB, is longer"),
+    ],
+)
+def test_standard_input_that_holds_no_questions(answered, capsys, monkeypatch, raw, words):
+    standard_input(monkeypatch, raw)
+    assert main(["--config", CONFIG]) == BAD_INPUT
+    assert words in capsys.readouterr().err and not answered
+
+
+def test_closed_and_unreadable_standard_input(answered, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["--config", CONFIG]) == BAD_INPUT
+    assert "standard input must hold questions, is closed" in capsys.readouterr().err
+
+
+def test_many_refusals_are_counted(answered, capsys, monkeypatch):
+    standard_input(monkeypatch, b"\xff" * 50 + b"\n" + (b"\xff" * 50 + b"\n") * 5000 + b"two")
+    assert main(["--config", CONFIG]) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert answered == ["two"] and len(message) < 2000
+    assert message.endswith("error: 5001 questions were refused, the first are named above\n")
+
+
+def test_questions_of_the_command_line_are_refused_by_themselves(answered, capsys):
+    latin = os.fsdecode(b"caf\xe9")
+    assert main(["--config", CONFIG, "one", latin, "", "a\0b", "\ufefftwo", " "]) == BAD_INPUT
+    assert answered == ["one", "two"]
+    messages = capsys.readouterr().err.splitlines()
+    assert messages == [
+        "error: question 2 must be text in UTF-8, got 'caf\\udce9'",
+        "error: question 3 must be a question, got ''",
+        "error: question 4 must be text, got a NUL in 'a\\x00b'",
+        "error: question 6 must be a question, got ' '",
+    ]

@@ -146,6 +146,42 @@ def test_wrong_types_are_refused(path, override):
         ("inner.learning_rate=0", "a number above 0"),
         ("data.train_size=0", "an integer of at least 1 or null"),
         ("outer.phases.0.rounds=17", "at most 16"),
+        ("system.latent_steps=1000000000", "at least 0 and at most 16384, got 1000000000"),
+        ("inner.steps=1000000000000000000", "at most 10000000, got 1000000000000000000"),
+        ("inner.batch_size=1000000000000", "at most 1048576, got 1000000000000"),
+        ("inner.passes=1000000000", "at most 100"),
+        ("outer.phases.0.steps=1000000000000000000", "at most 10000000"),
+        ("outer.phases.0.batch_size=1000000000000", "at most 65536"),
+        ("outer.checkpoint_every=1000000000000000000", "an integer of at least 1 and at most 2147"),
+        ("outer.validation_size=1000000000000", "at most 2147483647, got 1000000000000"),
+        ("data.train_size=1000000000000", "at most 2147483647 or null, got 1000000000000"),
+        ("evaluation.batch_size=1000000000000", "at most 65536"),
+        ("evaluation.max_new_tokens=1000000000000", "at most 131072"),
+        ("evaluation.rollouts=1000000000000", "at most 10000"),
+        ("evaluation.top_k=1000000000000", "at most 2147483647"),
+        ("runtime.mesh.data=1000000000000", "at most 65536"),
+        ("seed=" + "9" * 4000, "at most 4294967295, got a whole number of 4000 digits"),
+        ("inner.learning_rate=1e40", "a number above 0 and at most 1e+30, got 1e+40"),
+        ("name=" + "n" * 300, "of at most 100 bytes in UTF-8, without NUL, got 'nnn"),
+        ("name=" + "é" * 100, "of at most 100 bytes"),
+        ("name=" + "n" * 5000, "of at most 100 bytes"),
+        ("name=a/b", "text (not empty) that matches"),
+        ("name=..", "text (not empty) that matches"),
+        ("outer.phases.0.name=" + "n" * 300, "of at most 100 bytes"),
+        (
+            "output_dir=" + "n" * 5000,
+            "text (not empty) of at most 4096 bytes in UTF-8, without NUL",
+        ),
+        ('output_dir="a\\0b"', "of at most 4096 bytes in UTF-8, without NUL, got 'a\\x00b'"),
+        ('data.dataset="a\\ud800"', "without NUL, got 'a\\ud800'"),
+        ('system.agents.planner="a\\0b"', "of at most 4096 bytes in UTF-8, without NUL"),
+        ('system.agents={"a\\0b": c}', "of at most 4096 bytes in UTF-8, without NUL"),
+        ("evaluation.rounds=[" + "1, " * 1001 + "]", "expected at most 1000 items, got 1001"),
+        ("name=!!timestamp 2024-01-01", "text (not empty) that matches"),
+        ("name=!!binary aGk=", "text (not empty) that matches"),
+        ("data=!!set {a}", "expected a section with dataset, "),
+        ("evaluation.rounds=!!set {1}", "a list without repeats"),
+        ("data.files=" + "{a: " * 300 + "}" * 300, "got {'a': {'a': {'a': {...}}}}"),
         ("name=../elsewhere", "text (not empty) that matches"),
         ("evaluation.rounds=[]", "a list without repeats, not empty"),
         ("evaluation.rounds=[1, 1]", "a list without repeats, not empty"),
@@ -267,6 +303,18 @@ def test_a_system_that_is_only_used_has_no_training(path):
     assert "inner.batch_size: required and missing" in message_of(path, "inner.steps=5")
 
 
+def test_the_number_of_overrides_and_problems_and_the_depth_of_paths_are_limited(path):
+    assert "overrides must be at most 1000, got 1001" in message_of(path, *["seed=1"] * 1001)
+    message = message_of(path, ".".join("a" * 100_000) + "=1")
+    assert "a field's path must have at most 10 parts, got 100000" in message
+    assert len(message) < 1000
+    assert "no '999" in message_of(path, "outer.phases." + "9" * 5000 + ".steps=1")
+    path.write_text("".join(f"key{i}: {i}\n" for i in range(5000)))
+    message = message_of(path)
+    assert message.startswith(f"{path}: more than 20 problems, the first are\n  key0: unknown key")
+    assert message.count("\n") == 20
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", "a..b=1", ".seed=1"])
 def test_malformed_override(path, override):
     assert f"override {override!r}: expected field=value" in message_of(path, override)
@@ -357,4 +405,5 @@ def test_help_lists_every_field_with_its_meaning():
     assert described == {*dotted_names(RunConfig), "outer.phases"}
     assert all(line.startswith("    ") and line.strip() for line in lines[1::2])
     assert "seed: an integer of at least 0 and at most 4294967295 (default 0)" in lines
-    assert "inner.steps: an integer of at least 0 (required)" in lines
+    assert "inner.steps: an integer of at least 0 and at most 10000000 (required)" in lines
+    assert "outer.log_every: an integer of at least 1 (default 10)" in lines

@@ -139,6 +139,13 @@ def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
         (["--temperature", "-1"], "temperature=-1.0"),
         (["--questions", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--set", "system.topology=ring"], "'ring'"),
+        (["--attempts", "0"], "--attempts must be at least 1"),
+        (["--batch_size", "1000000000000"], "--batch_size must be at least 1 and at most 65,536"),
+        (["--max_tokens", "1000000000000"], "--max_tokens must be at least 1 and at most 131,072"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--out", "."], "--out .: must be a regular file, is a folder"),
+        (["--out", "/dev/null/x.jsonl"], "cannot be written (Not a directory)"),
+        (["--out", "n" * 300], "cannot be written (File name too long)"),
     ],
 )
 def test_bad_input_is_said_before_anything_is_made(make, tmp_path, capsys, options, words):

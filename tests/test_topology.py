@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+
 import pytest
 import yaml
 
@@ -42,6 +45,19 @@ def test_a_topology_that_cannot_run_is_named(changes, words):
         topology(**changes)
     assert str(error.value).startswith("mine: ")
     assert words in str(error.value)
+
+
+def test_roles_and_edges_are_limited():
+    names = tuple(f"r{i}" for i in range(30_000))
+    with pytest.raises(TopologyError, match="mine: roles must be at most 64, got 30000"):
+        topology(order=names, edges=tuple(itertools.pairwise(names)), answerer=names[-1])
+    with pytest.raises(TopologyError, match="mine: edges must be at most 4096, got 30000"):
+        topology(edges=(("a", "b"),) * 30_000)
+    with pytest.raises(TopologyError, match="mine: order must have at least one role, got none"):
+        topology(order=(), edges=())
+    many = names[:64]
+    edges = tuple((sender, many[-1]) for sender in many)
+    assert len(topology(order=many, edges=edges, answerer=many[-1]).stages) == 2
 
 
 def test_edges_to_the_same_or_an_earlier_stage_feed_back():
@@ -117,6 +133,13 @@ def test_a_file_of_ones_own(write):
         ({"edges": ["a -> b -> a"]}, "edges: expected sender -> receiver"),
         ({"edges": ["a -> "]}, "edges: expected sender -> receiver"),
         ({"edges": ["a -> x"]}, "names ['x']"),
+        ({"name": "a/b"}, "name: a name must have 1 to 100 characters, letters"),
+        ({"name": "n" * 101}, "name: a name must have 1 to 100 characters"),
+        ({"order": ["a", "../b"]}, "order: a name must have 1 to 100 characters"),
+        ({"order": ["a", ""]}, "order: a name must have"),
+        ({"order": ["a\0", "b"]}, "or _, got 'a\\x00'"),
+        ({"order": [[["a"] * 5000]]}, "order: expected a list of texts, got [[['a', 'a',"),
+        ({"name": None, "x" * 100: 1}, "has exactly the fields"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(write, changes, words):
@@ -124,6 +147,7 @@ def test_a_file_that_is_wrong_is_named(write, changes, words):
     with pytest.raises(TopologyError) as error:
         load_topology(path)
     assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
 def test_files_that_are_none(tmp_path):
@@ -152,4 +176,37 @@ def test_show_prints_and_draws(write, tmp_path, capsys):
     assert main(["show", str(write(edges=[]))]) == BAD_INPUT
     assert "nothing reaches the answerer" in capsys.readouterr().err
     assert main(["show", "mixture", "--out", str(tmp_path / "mixture.abc")]) == BAD_INPUT
-    assert "abc" in capsys.readouterr().err
+    assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("", "must end in .svg, .png, .pdf, got no extension"),
+        ("folder", "must end in .svg, .png, .pdf, got no extension"),  # was drawn to folder.png
+        ("folder.svg", "must be a regular file, is a folder"),
+        ("x.abc", "must end in .svg, .png, .pdf, got '.abc'"),
+        ("missing/x.svg", "missing does not"),
+        ("file/x.svg", "cannot be written (Not a directory)"),
+        ("pipe.svg", "must be a regular file, is a pipe"),
+        ("n" * 300 + ".svg", "cannot be written (File name too long)"),
+        ("a\0.svg", "must be text that a path can hold"),
+    ],
+)
+def test_pictures_are_drawn_to_files_alone(tmp_path, capsys, out, words):
+    for name in ("folder", "folder.svg"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe.svg")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["show", "mixture", "--out", f"{tmp_path}/{out}" if out else ""]) == BAD_INPUT
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: --out ") and words in shown.err and not shown.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_existing_picture_is_replaced(tmp_path):
+    out = tmp_path / "x.PNG"
+    out.write_text("before")
+    assert main(["show", "mixture", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG") and [*tmp_path.iterdir()] == [out]

@@ -12,9 +12,13 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.run import main as run
+from rmas_jax.config import ConfigError
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.report import write_report
 
 
@@ -31,8 +35,8 @@ def merge(runs: list[Path], into: Path) -> None:
     (into / "timings.json").write_text(json.dumps(mean))
 
 
-def main() -> int:
-    """Runs the seeds, pools them and writes the report."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the seeds, pools them and writes the report; the exit code is 2 for bad input."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +46,17 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    try:
+        check_output_folder(args.out, option="--out", error=ConfigError)
+        return pool(args)
+    except USER_ERRORS as error:
+        say_error(error)
+        return BAD_INPUT
+
+
+def pool(args: argparse.Namespace) -> int:
+    """Runs what is not run yet, then merges; returns the exit code of the first run that failed."""
     study, runs = args.out.name, Path("runs")
     folders = [runs / f"{study}-{seed}" for seed in args.seeds]
     for folder, seed in zip(folders, args.seeds, strict=True):

@@ -23,7 +23,10 @@ from typing import Any
 import numpy as np
 
 from experiments.run import main as run
+from rmas_jax.config import ConfigError
 from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.results import accuracy_interval
 
 CONFIG = "experiments/configs/training_choices.yaml"
@@ -152,8 +155,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int])
     return "\n".join([*lines, ""])
 
 
-def main() -> int:
-    """Runs all variants, pools them and writes the tables."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs all variants, pools them and writes the tables; the exit code is 2 for bad input."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -172,9 +175,19 @@ def main() -> int:
         f"{ALIGNED}, whose links the others start from",
     )
     parser.add_argument("--base", default=BASE, metavar="NAME", help="what others are held against")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.variants[0] != ALIGNED or args.base not in args.variants:
         parser.error(f"--variants starts with {ALIGNED} and has --base ({args.base})")
+    try:
+        check_output_folder(args.out, option="--out", error=ConfigError)
+        return pool(args)
+    except USER_ERRORS as error:
+        say_error(error)
+        return BAD_INPUT
+
+
+def pool(args: argparse.Namespace) -> int:
+    """Runs what is not run yet, then writes; returns the exit code of the first run that failed."""
     runs = Path("runs") / args.out.name
     for seed in args.seeds:
         for name in args.variants:

@@ -1,11 +1,17 @@
 """How a field of the configuration is described: its meaning, its default and what it allows."""
 
 import dataclasses
+import math
 import re
-import sys
 import typing
 from collections.abc import Iterator
 from typing import Any
+
+# What no field can have use for, and what no path holds; for fields without limits of their own.
+MAX_INT = 2**31 - 1
+MAX_FLOAT = 1e30  # what is computed with it stays in float32
+MAX_TEXT = 4096  # bytes, as many as a path can have
+MAX_ITEMS = 1000  # of a list or mapping
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text (not empty)"}
 
@@ -20,17 +26,18 @@ class Option:
     at_most: float | None = None
     above: float | None = None
     pattern: str | None = None  # a regular expression that the whole text matches
+    longest: int = MAX_TEXT  # bytes of a text
     distinct: bool = False  # a list has at least one item and no item twice
 
     def admits(self, kind: type, value: Any) -> bool:
         """Whether `value` is of the scalar type `kind` and within the limits."""
         if kind is float:
             # A bool is an int to Python, not to us; infinities and nan fail the comparison.
-            typed = type(value) in (int, float) and abs(value) <= sys.float_info.max
+            typed = type(value) in (int, float) and abs(value) <= MAX_FLOAT
         elif kind is str:
-            typed = isinstance(value, str) and bool(value.strip())
+            typed = isinstance(value, str) and bool(value.strip()) and self._is_writable(value)
         else:
-            typed = type(value) is kind
+            typed = type(value) is kind and abs(value) <= max(MAX_INT, self.at_most or 0)
         return (
             typed
             and (not self.choices or value in self.choices)
@@ -40,16 +47,30 @@ class Option:
             and (self.pattern is None or re.fullmatch(self.pattern, value) is not None)
         )
 
-    def allowed(self, expected: Any) -> str:
-        """In words, what a field of type `expected` takes."""
+    def _is_writable(self, text: str) -> bool:
+        """Whether a text can stand in a path or a file."""
+        try:
+            return len(text.encode()) <= self.longest and "\0" not in text
+        except UnicodeEncodeError:  # half of a pair of code units
+            return False
+
+    def allowed(self, expected: Any, got: Any = None) -> str:
+        """In words, what a field of type `expected` takes.
+
+        Limits that all fields have are named only where the value `got` is beyond them.
+        """
         kind, is_nullable = split_optional(expected)
         if dataclasses.is_dataclass(kind):
             text = f"a section with {', '.join(field.name for field in dataclasses.fields(kind))}"
         elif typing.get_origin(kind) is dict:
             text = "a mapping of names to text"
+            if isinstance(got, dict) and len(got) > MAX_ITEMS:
+                return f"at most {MAX_ITEMS} names"
         elif typing.get_origin(kind) is tuple:
             item = self.allowed(typing.get_args(kind)[0])
             text = f"a list{' without repeats, not empty' * self.distinct}; each item {item}"
+            if isinstance(got, list) and len(got) > MAX_ITEMS:
+                return f"at most {MAX_ITEMS} items"
         elif self.choices:
             text = f"one of {', '.join(self.choices)}"
         else:
@@ -62,7 +83,18 @@ class Option:
                 text += f" and at most {self.at_most}"
             if self.pattern is not None:
                 text += f" that matches {self.pattern}"
+            text += self._common_limit(kind, got)
         return text + " or null" * is_nullable
+
+    def _common_limit(self, kind: type, got: Any) -> str:
+        """The limit of all fields of a kind, where `got` is beyond it."""
+        if kind is str:
+            if isinstance(got, str) and not self._is_writable(got):
+                return f" of at most {self.longest} bytes in UTF-8, without NUL"
+            return f" of at most {self.longest} bytes" * (self.longest < MAX_TEXT)
+        most = {int: MAX_INT, float: MAX_FLOAT}.get(kind, math.inf)
+        is_beyond = type(got) in (int, float) and abs(got) > most
+        return f" and at most {most}" * (is_beyond and self.at_most is None)
 
 
 def option(help: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:

@@ -7,6 +7,7 @@ one `ConfigError`.
 import copy
 import dataclasses
 import difflib
+import itertools
 import json
 import os
 import typing
@@ -17,10 +18,14 @@ from typing import Any
 import draccus
 import yaml
 
-from rmas_jax.config.fields import KINDS, Option, Section, split_optional
+from rmas_jax.config.fields import KINDS, MAX_ITEMS, Option, Section, split_optional
 from rmas_jax.config.sections import RunConfig
-from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.errors import InputError, clipped, shown
 from rmas_jax.host.yaml_files import Dumper, parse_yaml, read_yaml
+
+MAX_OVERRIDES = 1000
+MAX_PROBLEMS = 20  # that are listed
+MAX_DEPTH = 10  # of a field's path
 
 
 class ConfigError(InputError):
@@ -42,9 +47,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file cannot be read, or something in it or in the overrides is not
             allowed. The message lists all problems found.
     """
+    if len(overrides) > MAX_OVERRIDES:
+        raise ConfigError(f"overrides must be at most {MAX_OVERRIDES}, got {len(overrides)}")
     tree = _read(Path(path))
     changed = {_apply(tree, override): override for override in overrides}
-    problems = list(_problems(RunConfig, tree, Option("the whole file"), ()))
+    found = _problems(RunConfig, tree, Option("the whole file"), ())
+    problems = list(itertools.islice(found, MAX_PROBLEMS + 1))
     if not problems:
         config = draccus.decode(RunConfig, tree)
         problems = list(_conflicts(config, ()))
@@ -53,12 +61,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         for where, message in problems:
             # The overrides that set this field, or the section around it, or something inside it.
             causes = [
-                f" (from override {override!r})"
+                f" (from override {shown(override, 500)})"
                 for field, override in changed.items()
                 if field[: len(where)] == where[: len(field)]
             ]
-            lines.append(".".join(where) + ": " * bool(where) + message + "".join(causes[-1:]))
+            name = clipped(".".join(where), 200)
+            lines.append(name + ": " * bool(where) + message + "".join(causes[-1:]))
         head = "" if len(lines) == 1 else f"{len(lines)} problems\n  "
+        if len(lines) > MAX_PROBLEMS:
+            head = f"more than {MAX_PROBLEMS} problems, the first are\n  "
+            del lines[MAX_PROBLEMS:]
         raise ConfigError(f"{path}: {head}" + "\n  ".join(lines))
     return config
 
@@ -109,6 +121,8 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
         return
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         yield from _section_problems(kind, value, path)
+    elif container in (dict, tuple) and isinstance(value, (dict, list)) and len(value) > MAX_ITEMS:
+        yield path, f"expected {limits.allowed(kind, value)}, got {len(value)}"
     elif container is dict and isinstance(value, dict):
         for key, item in value.items():
             yield from _problems(str, key, Option("a key"), (*path, str(key)))
@@ -122,7 +136,7 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
         advice = ""
         if kind is str and type(value) in (bool, int, float) and not limits.choices:
             advice = "; put it in quotes to make it text"
-        yield path, f"expected {limits.allowed(expected)}, got {_show(value)}{advice}"
+        yield path, f"expected {limits.allowed(expected, value)}, got {_show(value)}{advice}"
 
 
 def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Problem]:
@@ -132,7 +146,7 @@ def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Probl
             field = fields[key]
             yield from _problems(field.type, value, field.metadata["option"], (*path, key))
             continue
-        close = difflib.get_close_matches(str(key), fields, n=1)
+        close = difflib.get_close_matches(str(key)[:100], fields, n=1)
         close += [name for name, *_ in _described(RunConfig, "") if name.endswith(f".{key}")]
         advice = f"did you mean {' or '.join(close)}? " if close else ""
         yield (
@@ -164,23 +178,36 @@ def _apply(tree: Any, override: str) -> _Path:
     name, equals, text = override.partition("=")
     path = tuple(name.strip().split("."))
     if not equals or not all(path):
-        raise ConfigError(f"override {override!r}: expected field=value, such as inner.steps=200")
-    value = parse_yaml(text, source=f"override {shown(override)}", error=ConfigError)
+        raise ConfigError(
+            f"override {shown(override, 500)}: expected field=value, such as inner.steps=200"
+        )
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(
+            f"override {shown(override, 500)}: a field's path must have at most {MAX_DEPTH} parts, "
+            f"got {len(path)}"
+        )
+    value = parse_yaml(text, source=f"override {shown(override, 500)}", error=ConfigError)
     # What lies on the way is copied: a YAML anchor and its aliases are one object.
     for depth, part in enumerate(path):
         is_last = depth == len(path) - 1
         if isinstance(tree, dict):
             tree[part] = value if is_last else copy.copy(tree.get(part, {}))
             tree = tree[part]
-        elif isinstance(tree, list) and part.isdecimal() and int(part) < len(tree):
+        elif isinstance(tree, list) and _is_index(part, len(tree)):
             index = int(part)
             tree[index] = value if is_last else copy.copy(tree[index])
             tree = tree[index]
         else:
             around = ".".join(path[:depth]) or "the file"
             held = f"{len(tree)} items, counted from 0" if isinstance(tree, list) else _show(tree)
-            raise ConfigError(f"override {override!r}: no {part!r} in {around}, which is {held}")
+            raise ConfigError(
+                f"override {shown(override, 500)}: no {shown(part)} in {around}, which is {held}"
+            )
     return path
+
+
+def _is_index(part: str, count: int) -> bool:
+    return part.isdecimal() and len(part) <= len(str(count)) and int(part) < count
 
 
 def _read(path: Path) -> Any:
@@ -202,5 +229,4 @@ def _yaml_files_beside(path: Path) -> list[str]:
 
 def _show(value: Any) -> str:
     """`value` for a message: as YAML writes it, or nearly, and not too long."""
-    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return json.dumps(value) if value is None or isinstance(value, bool) else shown(value)

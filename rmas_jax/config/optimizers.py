@@ -1,10 +1,15 @@
 """Optimisers by the names and arguments that optax gives them: `adamw(b2=0.95)`."""
 
 import ast
+import functools
 import inspect
 from typing import Any
 
+import jax
 import optax
+
+from rmas_jax.config.fields import MAX_FLOAT
+from rmas_jax.host.errors import clipped, shown
 
 # Those of optax that need nothing but gradients and a learning rate.
 OPTIMIZERS = (
@@ -30,6 +35,7 @@ OPTIMIZERS = (
     "sign_sgd",
     "yogi",
 )
+MAX_CHARACTERS = 500  # of an optimiser; Python's parser has trouble with deep nesting
 EXPECTED = f"one of {', '.join(OPTIMIZERS)}, with numbers as arguments if wanted: adamw(b2=0.95)"
 
 
@@ -39,24 +45,55 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
       ValueError: it is none of `OPTIMIZERS`, or does not take such an argument.
     """
+    refused = ValueError(f"expected {EXPECTED}; got {shown(text)}")
+    if len(text) > MAX_CHARACTERS:
+        raise refused
     try:
         tree = ast.parse(text, mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
         name = call.func.id
         if call.args:
             raise ValueError("an argument without a name")
+        if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
+            raise ValueError("an argument given twice")
         arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, AttributeError, ValueError):
-        raise ValueError(f"expected {EXPECTED}; got {text!r}") from None
+    except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
+        raise refused from None
     if name not in OPTIMIZERS:
-        raise ValueError(f"expected {EXPECTED}; got {text!r}")
+        raise refused
     taken = [p for p in inspect.signature(getattr(optax, name)).parameters if p != "learning_rate"]
     for argument, value in arguments.items():
         if argument not in taken:
-            raise ValueError(f"{name} takes {', '.join(taken)}; got {argument!r}")
+            raise ValueError(f"{name} takes {', '.join(taken)}; got {shown(argument)}")
         if not isinstance(value, (bool, int, float)):
-            raise ValueError(f"{name}: {argument} is a number or a truth value; got {value!r}")
+            raise ValueError(f"{name}: {argument} is a number or a truth value; got {shown(value)}")
+        if not abs(value) <= MAX_FLOAT:  # NaN is not
+            raise ValueError(
+                f"{name}: {argument} must be a number of at most {MAX_FLOAT:g}, got {shown(value)}"
+            )
+    _try(name, arguments)
     return name, arguments
+
+
+@functools.lru_cache
+def _run_one_step(name: str, arguments: tuple[tuple[str, float], ...]) -> None:
+    weight = jax.ShapeDtypeStruct((2, 3), "float32")
+
+    def step(weight: jax.Array) -> jax.Array:
+        optimizer = getattr(optax, name)(0.1, **dict(arguments))
+        return optimizer.update(weight, optimizer.init(weight), weight)[0]
+
+    jax.eval_shape(step, weight)
+
+
+def _try(name: str, arguments: dict[str, Any]) -> None:
+    """Raises ValueError where optax cannot use the arguments; nothing is compiled or computed."""
+    try:
+        _run_one_step(name, tuple(arguments.items()))
+    except Exception as error:  # optax checks nothing: what comes is whatever JAX runs into
+        reason = clipped(str(error).partition("\n")[0], 200)
+        given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+        raise ValueError(f"{name}({given}): optax cannot use these arguments: {reason}") from None
 
 
 def build_optimizer(

@@ -18,7 +18,17 @@ METHODS = (
     "shuffled_latents",
     "single_agents",
 )
+# Larger values than anyone has use for would end in memory or time that no machine has.
 MAX_ROUNDS = 16
+MAX_LATENT_STEPS = 16_384
+MAX_TOKENS = 131_072  # of a text
+MAX_ROLLOUTS = 10_000
+MAX_BATCH = 65_536  # items
+MAX_STEPS = 10_000_000
+MAX_INNER_BATCH = 2**20  # tokens
+MAX_NAME = 100  # bytes; a file name may have 255, and some is put behind it
+MAX_DEVICES = 65_536
+MAX_SEED = 2**32 - 1
 SHARED_FOLDERS = ("data", "states")  # of output_dir, beside the folders of runs
 
 
@@ -42,7 +52,9 @@ class SystemConfig(Section):
         None,
         pattern=r"\d{4}-\d\d-\d\d",
     )
-    latent_steps: int = option("latent thoughts per stage; 0 passes nothing", 4, at_least=0)
+    latent_steps: int = option(
+        "latent thoughts per stage; 0 passes nothing", 4, at_least=0, at_most=MAX_LATENT_STEPS
+    )
     rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
     inner_link: str = option(
         "form of the links inside an agent", "ln_res", choices=INNER_LINK_FORMS
@@ -133,8 +145,10 @@ class DataConfig(Section):
 class InnerConfig(Section):
     """The inner loop: each agent's own link, trained alone."""
 
-    steps: int = option("optimiser steps; 0 leaves the inner links as they start", at_least=0)
-    batch_size: int = option("tokens per step", at_least=1)
+    steps: int = option(
+        "optimiser steps; 0 leaves the inner links as they start", at_least=0, at_most=MAX_STEPS
+    )
+    batch_size: int = option("tokens per step", at_least=1, at_most=MAX_INNER_BATCH)
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", at_least=0)
     items: int | None = option(
@@ -147,6 +161,7 @@ class InnerConfig(Section):
         "the system's own latent rounds, which drift from those",
         1,
         at_least=1,
+        at_most=100,
     )
     noise: float = option(
         "Gaussian noise on what a link reads, in units of its rms; keeps it from learning contexts",
@@ -172,7 +187,9 @@ class InnerConfig(Section):
 class PhaseConfig(Section):
     """One phase of the outer loop: the whole system, unrolled through its rounds."""
 
-    name: str = option("name of the phase in logs and checkpoints", pattern=r"[\w-]+")
+    name: str = option(
+        "name of the phase in logs and checkpoints", pattern=r"[\w-]+", longest=MAX_NAME
+    )
     latents: str = option(
         "thoughts from target texts, or from the system's own rollout",
         choices=("teacher_forced", "on_policy"),
@@ -191,8 +208,8 @@ class PhaseConfig(Section):
     truncate_steps: int | None = option(
         "thoughts of a rollout that a gradient passes through at most; null: all", None, at_least=1
     )
-    steps: int = option("optimiser steps", at_least=1)
-    batch_size: int = option("items per step", at_least=1)
+    steps: int = option("optimiser steps", at_least=1, at_most=MAX_STEPS)
+    batch_size: int = option("items per step", at_least=1, at_most=MAX_BATCH)
     accumulation: int = option(
         "parts of a batch whose gradients are added up one after another, to save memory",
         1,
@@ -295,8 +312,8 @@ class EvaluationConfig(Section):
         ("test", "test_unseen_entities"),
         distinct=True,
     )
-    batch_size: int = option("items per batch", 256, at_least=1)
-    max_new_tokens: int = option("longest answer, in tokens", 16, at_least=1)
+    batch_size: int = option("items per batch", 256, at_least=1, at_most=MAX_BATCH)
+    max_new_tokens: int = option("longest answer, in tokens", 16, at_least=1, at_most=MAX_TOKENS)
     temperature: float = option(
         "answers are drawn at this temperature; 0: the likeliest tokens", 0.0, at_least=0
     )
@@ -308,7 +325,10 @@ class EvaluationConfig(Section):
         at_most=1,
     )
     rollouts: int = option(
-        "answers to each question, from the same latents or messages, for pass@k", 1, at_least=1
+        "answers to each question, from the same latents or messages, for pass@k",
+        1,
+        at_least=1,
+        at_most=MAX_ROLLOUTS,
     )
     second_try: bool = option(
         "whether an answer is tried again where system.task finds none in it", True
@@ -336,10 +356,15 @@ class EvaluationConfig(Section):
 class MeshConfig(Section):
     """How many devices share what; the product is the number of devices that are used."""
 
-    data: int = option("devices that share a batch", 1, at_least=1)
-    fsdp: int = option("devices that share a batch and, by width, the weights", 1, at_least=1)
+    data: int = option("devices that share a batch", 1, at_least=1, at_most=MAX_DEVICES)
+    fsdp: int = option(
+        "devices that share a batch and, by width, the weights", 1, at_least=1, at_most=MAX_DEVICES
+    )
     model: int = option(
-        "devices that share the weights by heads, feed-forward and vocabulary", 1, at_least=1
+        "devices that share the weights by heads, feed-forward and vocabulary",
+        1,
+        at_least=1,
+        at_most=MAX_DEVICES,
     )
 
 
@@ -374,8 +399,8 @@ NO_OUTER = OuterConfig(phases=())
 class RunConfig(Section):
     """A whole run: train the links of a system, evaluate it, report."""
 
-    name: str = option("name of the run and of its folder", pattern=r"\w[\w.-]*")
-    seed: int = option("seed of everything random", 0, at_least=0, at_most=2**32 - 1)
+    name: str = option("name of the run and of its folder", pattern=r"\w[\w.-]*", longest=MAX_NAME)
+    seed: int = option("seed of everything random", 0, at_least=0, at_most=MAX_SEED)
     output_dir: str = option("folder that holds the folders of runs", "runs")
     system: SystemConfig = option("the agents and how they are linked")
     data: DataConfig = option("the problems", DataConfig())

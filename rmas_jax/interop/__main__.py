@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rmas_jax.checkpoints import save_links
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error, shown
+from rmas_jax.host.writing import check_output_file, check_output_folder
 from rmas_jax.interop import (
     links_that_fit,
     read_links,
@@ -22,8 +24,10 @@ from rmas_jax.interop.released import in_words
 from rmas_jax.interop.systems import Links
 from rmas_jax.interop.torch_state import SAFETENSORS
 from rmas_jax.links import INNER, VARIANTS
+from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32
 
+SUFFIXES = (".pt", SAFETENSORS)
 DESCRIPTION = """\
 Convert SRC to DST. What is converted shows in what the two are:
 
@@ -83,26 +87,38 @@ def convert(options: argparse.Namespace) -> None:
     """Does what the command line asks for and prints what was converted.
 
     Raises:
-      CheckpointError, ValueError, OSError: files or options that cannot be used.
+      CheckpointError, OSError: files or options that cannot be used.
     """
     src, dst = options.src, Path(options.dst)
-    is_file = dst.suffix in (".pt", SAFETENSORS)
+    is_file = dst.suffix in SUFFIXES
+    if is_file:
+        check_output_file(dst, option="DST", error=CheckpointError, makes_folder=True)
+    else:
+        _check_folder(options.dst)
     if options.task and not options.roles:
-        raise ValueError(f"--task {options.task}: only for a release, whose roles --role names")
+        raise CheckpointError(
+            f"--task {options.task}: only for a release, whose roles --role names"
+        )
     if options.inner_link and is_file:
-        raise ValueError(f"--inner_link {options.inner_link}: only where DST is a directory")
+        raise CheckpointError(f"--inner_link {options.inner_link}: only where DST is a directory")
     if options.roles:
         if dst.suffix != SAFETENSORS:
-            raise ValueError(f"DST {dst}: a release becomes one file that ends in {SAFETENSORS}")
+            raise CheckpointError(
+                f"DST {dst}: a release becomes one file that ends in {SAFETENSORS}"
+            )
         roles = dict(role.split("=", 1) for role in options.roles if "=" in role)
         if len(roles) < len(options.roles):
-            raise ValueError(f"--role {options.roles}: expected ROLE=SOURCE, each role once")
+            raise CheckpointError(
+                f"--role {shown(options.roles, 300)}: expected ROLE=SOURCE, each role once"
+            )
         links = read_released_links(src, roles, task=options.task)
         source = f"{src} and --role {', '.join(roles)}"
         save_links(dst, links_that_fit(links, released_forms(links), source=source))
         print_links(links)
     elif Path(src).is_dir():
-        raise ValueError(f"SRC {src}: a release; --role says where each role's inner link lies")
+        raise CheckpointError(
+            f"SRC {src}: a release; --role says where each role's inner link lies"
+        )
     elif not is_file:
         links = read_links(src, inner_variant=options.inner_link)
         write_released_links(dst, links)
@@ -113,6 +129,17 @@ def convert(options: argparse.Namespace) -> None:
         write_state(dst, state)
         for name, array in state.items():
             print(f"{name:<24} {array.dtype.name:<9} {list(array.shape)}")
+
+
+def _check_folder(dst: str) -> None:
+    """Refuses a DST that is to be a folder and cannot be one, or looks like a file's name."""
+    check_output_folder(dst, option="DST", error=CheckpointError)
+    end = Path(dst).suffix
+    if re.fullmatch(r"\.[A-Za-z]{2,5}", end) and not (dst.endswith("/") or Path(dst).is_dir()):
+        raise CheckpointError(
+            f"DST {dst}: must end in {' or '.join(SUFFIXES)}, or be a folder (then end it in /), "
+            f"got {end!r}"
+        )
 
 
 def print_links(links: Links) -> None:

@@ -6,9 +6,10 @@ import argparse
 import sys
 
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
-from rmas_jax.reporting.run_directory import read_run
+from rmas_jax.reporting.run_directory import RunFileError, read_run
 from rmas_jax.reporting.tables import terminal_table
 
 
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run = read_run(options.run_dir)
+        check_output_folder(options.run_dir, option="RUN_DIR", error=RunFileError)
         path = write(run)
     except USER_ERRORS as error:
         say_error(error)

@@ -20,14 +20,26 @@ class Call:
     """A call of a tool in a text."""
 
     tool: str  # of TOOLS
-    argument: str  # all between the tags
+    argument: str  # all between the tags, of which the last opening one counts
     end: int  # where the text goes on after the closing tag
 
 
 def next_call(text: str, start: int = 0) -> Call | None:
     """The first complete call that begins at or after `start`; None if there is none."""
     match = _CALL.search(text, start)
-    return match and Call(match[1].lower(), match[2], match.end())
+    return match and Call(match[1].lower(), _innermost(match[2], match[1]), match.end())
+
+
+def _innermost(argument: str, tool: str) -> str:
+    """The argument behind the last opening tag of the same tool: `<python> or <python>print(1)`.
+
+    A tag between quotes is part of the argument.
+    """
+    for tag in reversed(list(re.finditer(f"<{tool}>", argument, re.IGNORECASE))):
+        line = argument[argument.rfind("\n", 0, tag.start()) + 1 : tag.start()]
+        if not line.count('"') % 2 and not line.count("'") % 2:
+            return argument[tag.end() :]
+    return argument
 
 
 def result_text(result: str, max_characters: int) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-import textwrap
 
 from rmas_jax.tools.sandbox import PythonLimits, run_program
+from rmas_jax.tools.snippets import code_of
 
 OUT_OF_CPU = 128 + signal.SIGXCPU  # exit code
 
@@ -21,7 +21,8 @@ def run_python(
     modules of mathematics are imported already (`inside.PRELUDE`, sympy also as sp).
 
     Args:
-      code: Python; may be indented as a whole.
+      code: Python; may be indented as a whole, stand in Markdown's fences, or be a session with
+        prompts (`snippets`).
       limits: the defaults unless given.
       unsafe_without_sandbox: runs it with the caller's rights to files, network and processes.
 
@@ -29,8 +30,7 @@ def run_python(
       SandboxError: there is no sandbox here that holds; nothing was run.
     """
     limits = limits or PythonLimits()
-    code = textwrap.dedent(code).strip()
-    ended = run_program(code, limits, sandboxed=not unsafe_without_sandbox)
+    ended = run_program(code_of(code), limits, sandboxed=not unsafe_without_sandbox)
     parts = [ended.stdout.rstrip()]
     if ended.stderr.strip():
         parts.append(f"[stderr]\n{ended.stderr.rstrip()}")

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
-from rmas_jax.topology import load_topology, shipped_topologies
-from rmas_jax.topology.draw import as_text, save_figure
+from rmas_jax.host.writing import check_output_file
+from rmas_jax.topology import TopologyError, load_topology, shipped_topologies
+from rmas_jax.topology.draw import SUFFIXES, as_text, save_figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,11 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show.add_argument("--out", metavar="FILE", help="also draw it into FILE (.svg, .png, .pdf)")
     options = parser.parse_args(arguments)
     try:
+        if options.out is not None:
+            check_output_file(options.out, option="--out", error=TopologyError, suffixes=SUFFIXES)
         topology = load_topology(options.topology)
         print(as_text(topology))
-        if options.out:
+        if options.out is not None:
             save_figure(topology, options.out)
-    except (*USER_ERRORS, ValueError) as error:
+    except USER_ERRORS as error:
         say_error(error)
         return BAD_INPUT
     return 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from rmas_jax.topology.graph import Topology
+from rmas_jax.whole_files import write_whole
+
+SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def as_text(topology: Topology) -> str:
@@ -28,7 +32,7 @@ def save_figure(topology: Topology, path: str | Path) -> None:
 
     Args:
       topology: what is drawn.
-      path: ends in .svg, .png or another format of matplotlib.
+      path: ends in one of SUFFIXES.
     """
     from matplotlib.figure import Figure  # slow to import, and only pictures need it
     from matplotlib.patches import FancyArrowPatch
@@ -64,4 +68,6 @@ def save_figure(topology: Topology, path: str | Path) -> None:
     axes.set_ylim(-rows / 2 - 0.7, rows / 2 + 0.3)
     axes.set_title(f"{topology.name} (dashed: into the next round)", fontsize=10)
     axes.axis("off")
-    figure.savefig(path, bbox_inches="tight")
+    picture = io.BytesIO()  # a disk that is full leaves no half of it
+    figure.savefig(picture, format=Path(path).suffix.lower()[1:], bbox_inches="tight")
+    write_whole(Path(path), picture.getvalue())

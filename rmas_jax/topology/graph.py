@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 from flax import struct
@@ -10,6 +11,9 @@ from flax.core import FrozenDict
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import LinkConfig
 from rmas_jax.models import Decoder
+
+MAX_ROLES = 64  # each is a language model
+MAX_EDGES = MAX_ROLES**2
 
 
 class TopologyError(InputError):
@@ -30,6 +34,14 @@ class Topology:
     answerer: str  # the role that writes the answer; the last stage
 
     def __post_init__(self):
+        for what, found, most in (
+            ("roles", self.order, MAX_ROLES),
+            ("edges", self.edges, MAX_EDGES),
+        ):
+            if len(found) > most:
+                raise TopologyError(f"{self.name}: {what} must be at most {most}, got {len(found)}")
+        if not self.order:
+            raise TopologyError(f"{self.name}: order must have at least one role, got none")
         if len(set(self.order)) != len(self.order):
             raise TopologyError(f"{self.name}: a role stands twice in {self.order}")
         for edge in self.edges:
@@ -41,7 +53,9 @@ class Topology:
             raise TopologyError(
                 f"{self.name}: answerer {self.answerer!r} must be the last of {self.order}"
             )
-        if repeated := {edge for edge in self.edges if self.edges.count(edge) > 1}:
+        if repeated := {
+            edge for edge, count in collections.Counter(self.edges).items() if count > 1
+        }:
             raise TopologyError(f"{self.name}: more than one edge {sorted(repeated)}")
         if not any(receiver == self.answerer for _, receiver in self.edges):
             raise TopologyError(f"{self.name}: nothing reaches the answerer {self.answerer!r}")

@@ -1,0 +1,74 @@
+"""Questions from a command line or standard input: refused one by one, not all for one."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.reading import MEBIBYTE, size
+
+MAX_BYTES = MEBIBYTE  # of one question
+BOM = "\ufeff"
+
+
+class QuestionError(InputError):
+    """A question that cannot be asked."""
+
+
+def check_question(text: str, *, where: str) -> str:
+    """A question without outer whitespace and byte order mark.
+
+    Raises:
+      QuestionError: it is empty, or no text that can be written as UTF-8.
+    """
+    question = text.removeprefix(BOM).strip()
+    if not question:
+        raise QuestionError(f"{where} must be a question, got {shown(text)}")
+    try:
+        raw = question.encode()
+    except UnicodeEncodeError:  # a byte of the command line that is no UTF-8
+        raise QuestionError(f"{where} must be text in UTF-8, got {shown(text)}") from None
+    if "\0" in question:
+        raise QuestionError(f"{where} must be text, got a NUL in {shown(text)}")
+    if len(raw) > MAX_BYTES:
+        raise QuestionError(f"{where} must be at most {size(MAX_BYTES)}, got {size(len(raw))}")
+    return question
+
+
+def read_questions(stream: BinaryIO, *, name: str) -> Iterator[str | QuestionError]:
+    """A question per line, as soon as the line is there; its error where one cannot be asked.
+
+    Lines end at line feeds alone; empty ones are no questions.
+
+    Args:
+      stream: bytes.
+      name: of the stream, for messages.
+
+    Raises:
+      QuestionError: the stream as a whole holds no questions in UTF-8.
+    """
+    number = 0
+    while True:
+        try:
+            line = stream.readline(MAX_BYTES + 1)
+        except OSError as reason:
+            raise QuestionError(f"{name} cannot be read ({reason.strerror})") from None
+        number += 1
+        if not line:
+            return
+        where = f"line {number} of {name}"
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise QuestionError(f"{name} must be text in UTF-8, begins as UTF-16 does")
+        if len(line) > MAX_BYTES:
+            raise QuestionError(f"{where} must be at most {size(MAX_BYTES)}, is longer")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if text:
+                yield check_question(text, where=where)
+        except UnicodeDecodeError as reason:
+            place = f"{reason.reason} at byte {reason.start}"
+            yield QuestionError(f"{where} must be text in UTF-8, got {place}")
+        except QuestionError as error:
+            yield error

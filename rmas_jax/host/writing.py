@@ -1,0 +1,77 @@
+"""Files and folders that users name to be written: refused before any work is done for them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmas_jax.host.errors import InputError, clipped
+from rmas_jax.host.reading import check_regular
+
+Error = type[InputError]
+
+
+def check_output_file(
+    path: str | Path,
+    *,
+    option: str,
+    error: Error,
+    suffixes: Sequence[str] = (),
+    makes_folder: bool = False,
+) -> None:
+    """Refuses a path at which no regular file can be written.
+
+    Args:
+      path: of the file.
+      option: what names it, for the message.
+      error: the class of what is raised.
+      suffixes: those allowed; empty: any.
+      makes_folder: whether the folders above it are made where they are missing.
+    """
+    path = Path(path)
+    where = f"{option} {clipped(str(path), 300)}"
+    if suffixes and path.suffix.lower() not in suffixes:
+        end = f"{path.suffix!r}" if path.suffix else "no extension"
+        raise error(f"{where}: must end in {', '.join(suffixes)}, got {end}")
+    if _mode(path, where, error) is None:
+        _check_folder(path.resolve().parent, where, error, makes_folder=makes_folder)
+        return
+    try:
+        check_regular(path, at_most=None, error=error)
+    except InputError as reason:
+        raise error(f"{option} {reason}") from None
+    if not os.access(path, os.W_OK):
+        raise error(f"{where}: must be a file that can be written, is read-only")
+
+
+def check_output_folder(path: str | Path, *, option: str, error: Error) -> None:
+    """Refuses a path at which no folder is, or can be made, that can be written to."""
+    _check_folder(Path(path), f"{option} {clipped(str(path), 300)}", error, makes_folder=True)
+
+
+def _check_folder(folder: Path, where: str, error: Error, *, makes_folder: bool) -> None:
+    mode = _mode(folder, where, error)
+    if mode is None:
+        if not makes_folder:
+            raise error(f"{where}: its folder must exist, {clipped(str(folder), 300)} does not")
+        if os.path.islink(folder):
+            raise error(f"{where}: must be a folder, is a link that leads nowhere")
+        _check_folder(folder.absolute().parent, where, error, makes_folder=True)
+    elif not stat.S_ISDIR(mode):
+        raise error(f"{where}: must be a folder, {clipped(str(folder), 300)} is none")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        raise error(f"{where}: must be writable, {clipped(str(folder), 300)} is read-only")
+
+
+def _mode(path: Path, where: str, error: Error) -> int | None:
+    """What stands at a path; None where there is nothing."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as reason:
+        raise error(f"{where}: cannot be written ({reason.strerror})") from None
+    except ValueError:  # NUL, or half of a pair of code units
+        raise error(f"{where}: must be text that a path can hold") from None
