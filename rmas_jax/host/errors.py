@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 BAD_INPUT = 2  # exit code
-MESSAGE_LIMIT = 2000  # characters of a message on a terminal
+MESSAGE_LIMIT = 1950  # characters of a message; with `error: ` before it, below 2,000
 CUT = " [...] "
 LISTED = 12  # lines of a list in a message
 

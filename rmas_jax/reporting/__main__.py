@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print the report's path only")
     options = parser.parse_args(arguments)
     try:
-        run = read_run(options.run_dir)
         check_output_folder(options.run_dir, option="RUN_DIR", error=RunFileError)
+        run = read_run(options.run_dir)
         path = write(run)
     except USER_ERRORS as error:
         say_error(error)
