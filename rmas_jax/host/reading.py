@@ -62,7 +62,10 @@ def read_bytes(path: str | Path, *, at_most: int, error: Error) -> bytes:
     """The bytes of a regular file."""
     with open_regular(path, at_most=at_most, error=error) as file:
         try:
-            raw = file.read(at_most + 1)  # files of /proc say that their size is 0
+            # `read` takes the memory that it is allowed to before it reads.
+            raw = file.read(min(os.fstat(file.fileno()).st_size, at_most) + 1)
+            while len(raw) <= at_most and (more := file.read(MEBIBYTE)):
+                raw += more  # files of /proc say that their size is 0
         except OSError as reason:
             raise error(_unreadable(path, reason)) from None
     if len(raw) > at_most:
