@@ -47,6 +47,7 @@ from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
 from rmas_jax.evaluation.grading import Grader, check_golds, find_grader, grading_of
+from rmas_jax.host.atomic import write_whole
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.json_rows import (
     FILE_LIMIT,
@@ -62,7 +63,6 @@ from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampli
 from rmas_jax.prompts import encode_stage, take, today
 from rmas_jax.run_folder import agent_sources, weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
-from rmas_jax.whole_files import write_whole
 
 SETTINGS_LIMIT = MEBIBYTE
 

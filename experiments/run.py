@@ -7,15 +7,16 @@
 
 Stages run in order, and one that is finished is not run again: data, inner loop, outer loop (its
 phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
-written under OUTPUT_DIR/NAME. SIGTERM ends a run in good order; the same command goes on. Several
-processes, one per host, run as one: the first writes, and any may get the signal. Where
-`system.links` names links, training starts from those, and the inner loop leaves the outer ones
-alone; without training they are evaluated as they are.
+written under OUTPUT_DIR/NAME; a run of which all is finished is only read. SIGTERM ends a run in
+good order; the same command goes on. Several processes, one per host, run as one: the first writes,
+and any may get the signal. Where `system.links` names links, training starts from those, and the
+inner loop leaves the outer ones alone; without training they are evaluated as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import sys
@@ -38,8 +39,12 @@ from rmas_jax.commands import (
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Task
 from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.entrants import measured_at
 from rmas_jax.evaluation.gradients import gradient_norms
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe
+from rmas_jax.evaluation.record import lost
+from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.checksums import seal
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe, full_disk
 from rmas_jax.host.json_rows import json_line
 from rmas_jax.inputs import (
     Inputs,
@@ -53,12 +58,13 @@ from rmas_jax.inputs import (
 )
 from rmas_jax.models import CheckpointError
 from rmas_jax.processes import from_first, in_turn, is_first, together
-from rmas_jax.reporting.report import write
+from rmas_jax.reporting.report import REPORT, write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import MEASURED, RunFolder, dated, weights_digest
+from rmas_jax.run_folder import MEASURED, RunFolder, RunStep, dated, weights_digest
 from rmas_jax.sharding import to_host
+from rmas_jax.topology import load_topology
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.divergence import DivergedError, as_divergence
 from rmas_jax.training.inner_loop import run_inner_loop
@@ -67,18 +73,38 @@ from rmas_jax.training.plan import describe_run
 from rmas_jax.training.preemption import PreemptedError, sigterm_noted
 from rmas_jax.training.state_cache import StateCache
 
+ALIGNED, TRAINED = "links/aligned.safetensors", "links/trained.safetensors"
+INNER = RunStep.of_files("inner loop", ALIGNED)
+OUTER = RunStep.of_files("outer loop", TRAINED)
+GRADIENTS = RunStep.of_files("gradient norms", "gradients.json")
 log = logging.getLogger("rmas_jax")
+
+
+def planned_steps(config: RunConfig) -> list[RunStep]:
+    """The steps of a run, in order."""
+    chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
+    entrants = measured_at(
+        config.evaluation.methods,
+        config.evaluation.rounds,
+        order=load_topology(config.system.topology).order,
+        latent_steps=config.system.latent_steps,
+    )
+    splits = config.evaluation.splits
+    expected = [(*entrant, split, config.seed) for entrant in entrants for split in splits]
+    steps = [INNER, OUTER, RunStep("evaluation", lambda folder: lost(folder, expected), chosen)]
+    if config.evaluation.gradient_batch_size and config.system.latent_steps:
+        steps.append(GRADIENTS)
+    return [*steps, RunStep.of_files(REPORT, REPORT, "report.md", settings=chosen)]
 
 
 def list_bad_rows(task: Task, path: Path) -> None:
     """Writes which rows were left out, and says how many."""
     if task.bad_rows:
         first = task.bad_rows[0]
-        lines = [json_line(row._asdict()) for row in task.bad_rows]
-        path.write_bytes(b"".join(lines))
+        write_whole(path, b"".join(json_line(row._asdict()) for row in task.bad_rows))
         log.warning(
             "data: %d bad rows left out, listed in %s; the first: %s, line %d: %s",
-            len(lines),
+            len(task.bad_rows),
             path,
             *first,
         )
@@ -88,6 +114,24 @@ def keep_links(path: Path, links: Any) -> None:
     """Writes links, once."""
     whole = to_host(links)
     from_first(lambda: save_links(path, whole))
+
+
+def own_links(folder: Path, name: str) -> Any:
+    """Links that this run has written.
+
+    Raises:
+      CheckpointError: they are damaged; the message says what is done anew without them.
+    """
+    anew = {
+        ALIGNED: "the inner loop is then done anew",
+        TRAINED: "the outer loop then goes on from its checkpoints",
+    }
+    try:
+        return load_links(folder / name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; put back a copy, or delete it and run again: {anew[name]}"
+        ) from None
 
 
 def release(team: Team, links: Any, directory: Path) -> None:
@@ -109,9 +153,13 @@ def train(
     names = ("links", "inner", "outer")
     keys = dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
     tensorboard = folder.path / "tensorboard" if config.runtime.tensorboard else None
-    curves = together(lambda: Curves(folder.path / "metrics.jsonl", tensorboard=tensorboard))
-    aligned, trained = (folder.path / "links" / f"{n}.safetensors" for n in ("aligned", "trained"))
-    common = {"progress": config.runtime.progress and is_first(), "curves": curves}
+
+    @functools.cache  # a finished run writes none
+    def common() -> dict[str, Any]:
+        path = folder.path / "metrics.jsonl"
+        curves = together(lambda: Curves(path, tensorboard=tensorboard))
+        return {"progress": config.runtime.progress and is_first(), "curves": curves}
+
     cache = StateCache(
         Path(config.output_dir) / "states",
         limit_gib=config.inner.cache_gib,
@@ -134,13 +182,13 @@ def train(
             key=keys["inner"],
             cache=cache if config.inner.cache_gib else None,
             align_outer=given is None and config.system.outer_start == "aligned",
-            **common,
+            **common(),
         )
-        keep_links(aligned, links)
+        keep_links(folder.path / ALIGNED, links)
 
     def outer() -> None:
         data = encode_outer(config, team, task)
-        links = load_links(aligned)
+        links = own_links(folder.path, ALIGNED)
         for i, phase in enumerate(config.outer.phases):
             links = run_phase(
                 team,
@@ -151,14 +199,14 @@ def train(
                 key=jax.random.fold_in(keys["outer"], i),
                 directory=folder.path / "checkpoints" / phase.name,
                 sources=agents,
-                **common,
+                **common(),
             )
-        keep_links(trained, links)
-        release(team, load_links(trained), folder.path / "links" / "released")
+        keep_links(folder.path / TRAINED, links)
+        release(team, own_links(folder.path, TRAINED), folder.path / "links" / "released")
 
     with as_divergence("inner loop"):
-        folder.stage("inner loop", inner)
-    folder.stage("outer loop", outer)
+        folder.stage(INNER, inner)
+    folder.stage(OUTER, outer)
 
 
 def run(config: RunConfig, *, dry: bool = False) -> None:
@@ -177,18 +225,20 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         from_first(lambda: print("\n".join(plan)))
         return
     digest = weights_digest(inputs.agents, inputs.given)
-    with RunFolder(config, digest, task.version) as folder:
-        run_stages(config, task, inputs, folder)
+    steps = planned_steps(config)
+    with RunFolder(config, digest, task.version, steps) as folder:
+        run_stages(config, task, inputs, folder, steps)
 
 
-def run_stages(config: RunConfig, task: Task, inputs: Inputs, folder: RunFolder) -> None:
+def run_stages(
+    config: RunConfig, task: Task, inputs: Inputs, folder: RunFolder, steps: Sequence[RunStep]
+) -> None:
     """Trains, evaluates and reports, as far as that is not finished yet."""
     grade, answering, splits, team, given, agents = inputs
-    from_first(lambda: list_bad_rows(task, folder.path / "bad_rows.jsonl"))
+    if not folder.is_finished:
+        from_first(lambda: list_bad_rows(task, folder.path / "bad_rows.jsonl"))
     train(config, team, given, task, folder, agents)
-    aligned, trained = (
-        load_links(folder.path / "links" / f"{name}.safetensors") for name in ("aligned", "trained")
-    )
+    aligned, trained = (own_links(folder.path, name) for name in (ALIGNED, TRAINED))
 
     def measure() -> None:
         evaluate(
@@ -216,22 +266,24 @@ def run_stages(config: RunConfig, task: Task, inputs: Inputs, folder: RunFolder)
             data.targets[team.system.topology.answerer],
             rounds=config.system.rounds,
         )
-        text = json.dumps(norms, indent=2)
-        from_first(lambda: (folder.path / "gradients.json").write_text(text))
+        text = json.dumps([seal(row) for row in norms], indent=2)
+        from_first(lambda: write_whole(folder.path / "gradients.json", text))
 
-    chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
-    folder.stage("evaluation", measure, settings=chosen)
-    if config.evaluation.gradient_batch_size and config.system.latent_steps:
-        folder.stage("gradient norms", gradients)
-    from_first(lambda: report(folder.path))
+    def report() -> None:
+        from_first(lambda: write(read_run(folder.path)))
+
+    own = {"evaluation": measure, GRADIENTS.name: gradients, REPORT: report}
+    for step in steps:
+        if step.name in own:  # the others are those of `train`
+            folder.stage(step, own[step.name])
+    from_first(lambda: print_results(folder.path))
 
 
-def report(folder: Path) -> None:
-    """Writes the report of a run and prints its table."""
+def print_results(folder: Path) -> None:
+    """Prints the main table of a run and where its report is."""
     measured = read_run(folder)
-    written = write(measured)
     print(terminal_table(Results(measured.results, measured.items)))
-    print(f"\nreport: {written}")
+    print(f"\nreport: {folder / REPORT}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     for handler in logging.getLogger().handlers:  # grain's import has set one up before
         handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(is_no_traceback)
     log.setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         with sigterm_noted():
@@ -272,7 +325,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PreemptedError as error:
         say(f"stopped: {error}; the same command goes on from there")
         return PREEMPTED
+    except Exception as error:
+        if (full := full_disk(error)) is None:
+            raise
+        say("error:", describe(full))
+        return BAD_INPUT
     return 0
+
+
+def is_no_traceback(record: logging.LogRecord) -> bool:
+    """Leaves out what libraries log of an error that they also raise, once for each thread."""
+    return not record.exc_info
 
 
 def say(*message: object) -> None:

@@ -1,7 +1,8 @@
-"""Train states on disk, by orbax: saved in the background, the newest readable one restored."""
+"""Train states on disk, by orbax: saved in the background, the newest intact one restored."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -18,12 +19,20 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import save
 
+from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.checksums import seal, unseal
+from rmas_jax.host.errors import clipped, shown
+from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, parse_json, read_bytes, read_json
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32, read_safetensors
 from rmas_jax.processes import from_first, is_first, together
-from rmas_jax.whole_files import write_whole
+from rmas_jax.sharding import to_host
 
 RECORD = "record.json"  # beside the checkpoints
+RECORD_LIMIT = 64 * MEBIBYTE
+LINKS_LIMIT = 64 * GIBIBYTE
+# A safetensors file is the length of its header in 8 bytes, the header as JSON, and the arrays.
+HEADER_START, METADATA, DIGEST = 8, "__metadata__", "sha256"
 STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; what describes an array there
 log = logging.getLogger(__name__)
 
@@ -46,18 +55,25 @@ class CheckpointStore:
             agents come from), as JSON can hold it; written beside the checkpoints.
 
         Raises:
-          ValueError: the directory holds checkpoints that were made with something else.
+          CheckpointError: the directory holds checkpoints that were made with something else, or
+            whose record is damaged or gone.
         """
         self.directory = Path(directory).absolute()
         self.keep = keep
         self.made_with = dict(made_with or {})
         self.losses: dict[int, float] = {}  # step -> validation loss
+        self.digests: dict[int, list[list[int]]] = {}  # step -> digest of its state
+        record = self.directory / RECORD
+        # Before orbax, whose errors do not name the file.
+        if is_new := from_first(lambda: not record.exists()):
+            from_first(self._check_new)
+        else:
+            together(self._read_record)
+        from_first(self._check_files)
         self.checkpointer = ocp.training.Checkpointer(
             self.directory, preservation_policy=self, cleanup_tmp_directories=True
         )
-        if (self.directory / RECORD).is_file():
-            self._read_record()
-        else:
+        if is_new:
             self._write_record()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
@@ -74,21 +90,58 @@ class CheckpointStore:
         validated = [step for step in steps if math.isfinite(self.losses.get(step, math.nan))]
         return min(validated, key=self.losses.__getitem__, default=None)
 
-    def _read_record(self) -> None:
-        record = json.loads((self.directory / RECORD).read_text())
-        for name, value in self.made_with.items():
-            if record["made_with"].get(name) != value:
-                raise ValueError(
-                    f"{self.directory}: its checkpoints were made with {name}="
-                    f"{record['made_with'].get(name)}, this run has {value}; use another directory "
-                    "or remove it"
+    def _check_files(self) -> None:
+        """Refuses what is neither a file nor a folder; orbax would wait for what a pipe brings."""
+        for file in self.directory.rglob("*"):
+            if not file.is_dir() and not file.is_file():
+                raise CheckpointError(
+                    f"{file}: must be a regular file; put back a copy, or remove its checkpoint, "
+                    f"the folder in {self.directory}: training then goes on from the one before it"
                 )
-        self.losses = {int(step): loss for step, loss in record["validation_loss"].items()}
+
+    def _check_new(self) -> None:
+        """Checkpoints whose record is gone are not continued: nothing tells what they are of."""
+        if self.directory.is_dir() and any(f.name.isdecimal() for f in self.directory.iterdir()):
+            raise CheckpointError(f"{self.directory / RECORD}: no such file; {self._way_out()}")
+
+    def _way_out(self) -> str:
+        return (
+            f"put back a copy, or remove {self.directory} and run again: this phase is then "
+            "trained from its start"
+        )
+
+    def _read_record(self) -> None:
+        path = self.directory / RECORD
+        try:
+            record = read_json(path, at_most=RECORD_LIMIT, error=CheckpointError)
+            record = unseal(record, source=str(path), error=CheckpointError)
+            losses, digests = record["validation_loss"], record.get("digests", {})
+            self.losses = {int(step): float(loss) for step, loss in losses.items()}
+            self.digests = {int(step): digest for step, digest in digests.items()}
+            made_with = dict(record["made_with"].items())
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {self._way_out()}") from None
+        except (KeyError, AttributeError, TypeError, ValueError):
+            raise CheckpointError(
+                f"{path}: must hold made_with and validation_loss, from steps to numbers; "
+                f"{self._way_out()}"
+            ) from None
+        for name, value in self.made_with.items():
+            if made_with.get(name) != value:
+                raise CheckpointError(
+                    f"{self.directory}: its checkpoints were made with {name}="
+                    f"{shown(made_with.get(name))}, this run has {shown(value)}; use another "
+                    "directory or remove it"
+                )
 
     def _write_record(self) -> None:
         if is_first():
-            record = {"made_with": self.made_with, "validation_loss": self.losses}
-            write_whole(self.directory / RECORD, json.dumps(record, indent=2))
+            record = {
+                "made_with": self.made_with,
+                "validation_loss": self.losses,
+                "digests": self.digests,
+            }
+            write_whole(self.directory / RECORD, json.dumps(seal(record), indent=2))
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -103,7 +156,12 @@ class CheckpointStore:
         """
         if validation_loss is not None:
             self.losses[step] = validation_loss
-            self._write_record()
+        # Of those that are there, and of what may still be written.
+        there = {found.step for found in self.checkpointer.checkpoints}
+        newest = max(there, default=0)
+        self.digests = {s: d for s, d in self.digests.items() if s in there or s > newest}
+        self.digests[step] = state_digest(state)
+        self._write_record()  # before the checkpoint, which is none without its digest
         self.checkpointer.save_async(step, state, overwrite=True, force=True)
 
     def steps(self) -> tuple[int, ...]:
@@ -129,23 +187,16 @@ class CheckpointStore:
         saved = self.steps()
         for step in reversed(saved):
             try:
-                if jax.process_count() > 1:
-                    from_first(lambda step=step: self._check(step))
-                state = together(lambda step=step: self.restore(step, like))
-            except Exception as error:  # whatever a damaged file makes a reader raise
-                log.warning(
-                    "%s: checkpoint %d cannot be read (%s); trying the one before it",
-                    self.directory,
-                    step,
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
-                )
+                state = self.restore(step, like)
+            except CheckpointError as error:
+                log.warning("%s; trying the one before it", error)
             else:
                 self._remove_after(step)
                 return step, state
         if saved:
             raise CheckpointError(
                 f"{self.directory}: none of the checkpoints {', '.join(map(str, saved))} can be "
-                "read; put back a copy, or remove the folder to train from the start"
+                f"read; {self._way_out()}"
             )
         return None
 
@@ -155,7 +206,12 @@ class CheckpointStore:
         Loading is a work of all processes: one that finds its part damaged leaves the others
         waiting for it, and from then on they wait at different places.
         """
-        store = {"driver": "ocdbt", "base": f"file://{self.directory / str(step) / STATE}/"}
+        state = self.directory / str(step) / STATE
+        # Where these are damaged, orbax fails in threads, whose tracebacks it prints.
+        for file in (state / "_METADATA", *state.glob("array_metadatas/*")):
+            raw = read_bytes(file, at_most=RECORD_LIMIT, error=CheckpointError)
+            parse_json(raw, source=file.relative_to(self.directory), error=CheckpointError)
+        store = {"driver": "ocdbt", "base": f"file://{state}/"}
         names = [name.decode() for name in tensorstore.KvStore.open(store).result().list().result()]
         arrays = [name.removesuffix(ARRAY) for name in names if name.endswith(ARRAY)]
         if not arrays:
@@ -172,12 +228,70 @@ class CheckpointStore:
             self._write_record()
             self.checkpointer.reload()  # its own way to remove them may read what is damaged
 
+    def restore_best(self, like: Any) -> Any:
+        """The state of lowest validation loss; see `restore`."""
+        try:
+            return self.restore(self.best_step(), like)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; it is the best one; {self._way_out()}") from None
+
     def restore(self, step: int, like: Any) -> Any:
-        """The state of a step; see `restore_newest`."""
+        """The state of a step, as it was saved.
+
+        Args:
+          step: one of `steps`.
+          like: a state of the same shapes, dtypes and shardings.
+
+        Raises:
+          CheckpointError: it cannot be read, or is not what was saved.
+        """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
-        return self.checkpointer.load(step, abstract)
+        try:
+            from_first(lambda: self._check(step))
+            state = together(lambda: self.checkpointer.load(step, abstract))
+        except Exception as error:  # whatever a damaged file makes a reader raise
+            reason = clipped((str(error).splitlines() or [type(error).__name__])[0], 300)
+            raise CheckpointError(
+                f"{self.directory}: checkpoint {step} cannot be read ({reason})"
+            ) from None
+        if self.digests.get(step, digest := state_digest(state)) != digest:
+            raise CheckpointError(
+                f"{self.directory}: checkpoint {step} cannot be read (its numbers are not those "
+                "that were saved: their checksum is another)"
+            )
+        return state
+
+
+def state_digest(state: Any) -> list[list[int]]:
+    """Two checksums of 32 bits per array: one of them differs after any flipped bit.
+
+    They do not depend on how arrays are split over devices and processes, and are computed there.
+    """
+    return to_host(_leaf_sums(state)).tolist()
+
+
+@jax.jit
+def _leaf_sums(state: Any) -> jax.Array:
+    """Sums [leaves, 2] of all words, times odd numbers that depend on their places, modulo 2^32."""
+    return jnp.stack([_sums(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def _sums(leaf: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    bits = 8 * min(leaf.dtype.itemsize, 4)  # words of 8 bytes get an axis of two
+    words = jax.lax.bitcast_convert_type(leaf, f"uint{bits}").astype(jnp.uint32)
+    place = jnp.zeros((), jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * np.uint32(size % 2**32) + jax.lax.broadcasted_iota(
+            jnp.uint32, words.shape, axis
+        )
+    weights = (2 * place + 1, (place * np.uint32(0x9E3779B1)) | np.uint32(1))
+    return jnp.stack([(words * weight).sum(dtype=jnp.uint32) for weight in weights])
 
 
 def save_links(path: str | Path, links: Any) -> None:
@@ -185,15 +299,37 @@ def save_links(path: str | Path, links: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}
-    write_whole(path, save(arrays))  # save_file's errors name no file
+    digest = _content_digest(save(arrays))
+    write_whole(path, save(arrays, metadata={DIGEST: digest}))  # save_file's errors name no file
 
 
 def load_links(path: str | Path) -> Any:
     """Reads what `save_links` wrote: {"inner": {role: params}, "outer": {edge: params}}, float32.
 
     Raises:
-      CheckpointError: there is no such file, it is damaged, or holds anything but finite
-        floating-point numbers.
+      CheckpointError: there is no such file, it is not what was written, or holds anything but
+        finite floating-point numbers.
     """
-    tensors = as_float32(read_safetensors(path), source=path)
+    tensors = read_safetensors(path)
+    raw = read_bytes(path, at_most=LINKS_LIMIT, error=CheckpointError)
+    stored = _header(raw).get(METADATA, {}).get(DIGEST)
+    if stored is not None and stored != _content_digest(raw):
+        raise CheckpointError(f"{path}: is damaged: its checksum is not that of what it holds")
+    tensors = as_float32(tensors, source=path)
     return unflatten_dict({name: jnp.asarray(x) for name, x in tensors.items()}, sep="/")
+
+
+def _content_digest(raw: bytes) -> str:
+    """SHA-256 of a safetensors file without its metadata."""
+    header = {name: entry for name, entry in _header(raw).items() if name != METADATA}
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest.update(memoryview(raw)[_header_end(raw) :])
+    return digest.hexdigest()
+
+
+def _header(raw: bytes) -> dict[str, Any]:
+    return json.loads(raw[HEADER_START : _header_end(raw)])
+
+
+def _header_end(raw: bytes) -> int:
+    return HEADER_START + int.from_bytes(raw[:HEADER_START], "little")

@@ -7,11 +7,13 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
+import shutil
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,16 @@ import numpy as np
 
 from rmas_jax import __version__
 from rmas_jax.config import ConfigError, RunConfig, dump_config
+from rmas_jax.host.atomic import PARTIAL, write_whole
+from rmas_jax.host.checksums import read_sealed, seal_yaml, write_sealed
+from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.yaml_files import parse_yaml
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
-from rmas_jax.processes import from_first, together
+from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.prompts import load_prompts, today
 from rmas_jax.topology import load_topology
 from rmas_jax.training.preemption import end_if_due
-from rmas_jax.whole_files import PARTIAL, write_whole
 
 ENVIRONMENT, IDENTITY, LOCK = "environment.json", "identity.json", "lock"
 # What a run may change when it goes on: which measurements are made, of which each is kept under
@@ -39,24 +43,59 @@ UNCLAIMED = {LOCK, IDENTITY + PARTIAL}  # what a start may leave that was killed
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class RunStep:
+    """A step of a run, which is not run again once it is finished and its files are there."""
+
+    name: str
+    lost: Callable[[Path], str | None] = lambda folder: None  # what is gone or damaged of its files
+    settings: Any = None  # with others it runs again
+
+    @classmethod
+    def of_files(cls, name: str, *files: str, settings: Any = None) -> RunStep:
+        """A step that writes files, named within the folder."""
+
+        def lost(folder: Path) -> str | None:
+            gone = [str(folder / file) for file in files if not (folder / file).exists()]
+            return f"{gone[0]}: no such file" if gone else None
+
+        return cls(name, lost, settings)
+
+
 class RunFolder:
-    """The folder of a run: its configuration, its finished stages and how long they took.
+    """The folder of a run: its configuration, its finished steps and how long they took.
 
     Of several processes the first writes here and says what is finished. It keeps other starts of
-    the run out until this ends, as a context.
+    the run out until this ends, as a context. A run of which everything is finished is only read:
+    it takes no lock and writes nothing, so that it may lie where nothing can be written.
     """
 
-    def __init__(self, config: RunConfig, weights_digest: str, data_version: str):
+    def __init__(
+        self,
+        config: RunConfig,
+        weights_digest: str,
+        data_version: str,
+        steps: Sequence[RunStep] = (),
+    ):
         """Makes the folder, or finds that of an earlier start.
 
+        Args:
+          config: of the run.
+          weights_digest: see `weights_digest`.
+          data_version: of the run's data.
+          steps: of the run; where all are finished, nothing is written. The last one sums up the
+            others: it runs again where one of them has.
+
         Raises:
-          ConfigError: it holds something else, or another start of the run is under way; or
-            processes do not share it or run something else.
+          ConfigError: it holds something else, one of its files is damaged, or another start of the
+            run is under way; or processes do not share it or run something else.
         """
         self.path = Path(config.output_dir) / config.name
-        self.marks = self.path / "timings.json"  # finished stages and their seconds
+        self.marks = self.path / "timings.json"  # finished steps and their seconds
         self.asked = self.path / "stages.json"  # what may change, as it was when they finished
         self.unlock: Callable[[], Any] = lambda: None
+        self.last = steps[-1].name if steps else None
+        self.is_new = False  # whether this start has made the folder
         text = dump_config(config)
         whole = {
             "config": _tree(config),
@@ -68,33 +107,51 @@ class RunFolder:
         for section, names in (("evaluation", MEASURED), ("runtime", NO_MATTER)):
             for name in names:
                 del fixed[section][name]
-        identity = {**whole, "config": fixed}
-        firsts, found = from_first(lambda: (whole, self._claim(identity, text)))
+        identity = _as_json({**whole, "config": fixed})
+        firsts, self.is_finished, found = from_first(
+            lambda: (whole, *self._claim(identity, text, steps))
+        )
         together(lambda: self._check_shared(whole, firsts, found))
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Frees the folder; one that bad input kept empty of results is removed."""
+        refused = isinstance(error, InputError | ImportError)
+        if is_first() and self.is_new and refused and not self.marks.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
         self.unlock()
 
-    def _claim(self, identity: dict[str, Any], config: str) -> str:
-        """Makes the folder this run's; returns its environment as written."""
-        self._holds(identity)  # before anything is written into what is not ours
+    def _claim(
+        self, identity: dict[str, Any], config: str, steps: Sequence[RunStep]
+    ) -> tuple[bool, str]:
+        """Makes the folder this run's, unless there is nothing left to do in it.
+
+        Returns:
+          Whether all is finished; the environment as written.
+        """
+        # Before anything is written into what is not ours.
+        if self._holds(identity) and steps and all(self._is_done(step) for step in steps):
+            return True, self._environment()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
         if not self._holds(identity):  # another start may just have made it
-            write_whole(self.path / IDENTITY, json.dumps(identity, indent=2))
-        write_whole(self.path / "config.yaml", config)
-        found = json.dumps(environment(), indent=2)
-        write_whole(self.path / ENVIRONMENT, found)
-        return found
+            write_sealed(self.path / IDENTITY, identity)
+            self.is_new = True
+        write_whole(self.path / "config.yaml", seal_yaml(config))
+        write_sealed(self.path / ENVIRONMENT, environment())
+        return False, self._environment()
+
+    def _environment(self) -> str:
+        path = self.path / ENVIRONMENT
+        return path.read_text(errors="replace") if path.is_file() else ""
 
     def _holds(self, identity: dict[str, Any]) -> bool:
         """Whether the folder is this run's already; raises where it is something else's."""
         stored = self.path / IDENTITY
-        if stored.is_file():
-            before = _stored(stored)
+        if stored.exists():
+            before = read_identity(self.path)
             if before != identity:
                 raise ConfigError(
                     f"{self.path} holds another run's results; it differs in "
@@ -103,7 +160,7 @@ class RunFolder:
                 )
         elif self.path.is_dir() and {file.name for file in self.path.iterdir()} - UNCLAIMED:
             raise ConfigError(f"{self.path} is not empty and holds no run of ours")
-        return stored.is_file()
+        return stored.exists()
 
     def _lock(self) -> None:
         """Keeps other starts out until `unlock`, or until this object or the process is gone."""
@@ -126,40 +183,88 @@ class RunFolder:
                 "the processes were started for different runs; they differ in "
                 f"{', '.join(_differences(firsts, whole))}"
             )
-        seen = self.path / ENVIRONMENT
-        if not seen.is_file() or seen.read_text() != found:
+        if self._environment() != found:
             raise ConfigError(
                 f"output_dir: process {jax.process_index()} does not see in {self.path} what the "
                 "first process has written; allowed is a folder that all processes share"
             )
 
-    def stage(self, name: str, run: Callable[[], Any], *, settings: Any = None) -> None:
-        """Runs a stage, unless it was finished before with the same settings, and says which.
+    def stage(self, step: RunStep, run: Callable[[], Any]) -> None:
+        """Runs a step, unless it was finished before with the same settings, and says which.
 
         Raises:
+          ConfigError: the files that say what is finished are damaged.
           PreemptedError: SIGTERM came before it.
         """
-        settings = json.loads(json.dumps(settings))  # as it will be read again
-        done, asked = from_first(lambda: (_stored(self.marks), _stored(self.asked)))
-        if name in done and asked.get(name) == settings:
-            log.info("%s: finished before in %.0f s, reused", name, done[name])
-            return
-        end_if_due(f"before the stage {name!r}; what is finished is kept")
-        log.info("%s ...", name)
+        done, asked, lost = from_first(
+            lambda: (self._seconds(), self._settings(), step.lost(self.path))
+        )
+        if step.name in done and asked.get(step.name) == _as_json(step.settings):
+            if lost is None:
+                log.info("%s: finished before in %.0f s, reused", step.name, done[step.name])
+                return
+            log.warning("%s: finished before, and done anew: %s", step.name, lost)
+        end_if_due(f"before the stage {step.name!r}; what is finished is kept")
+        log.info("%s ...", step.name)
         started = time.perf_counter()
         run()
-        done[name] = round(done.get(name, 0) + time.perf_counter() - started, 1)
-        asked[name] = settings
-        from_first(lambda: write_whole(self.asked, json.dumps(asked, indent=2)))
-        from_first(lambda: write_whole(self.marks, json.dumps(done, indent=2)))
+        done.pop(self.last, None)
+        done[step.name] = round(done.get(step.name, 0) + time.perf_counter() - started, 1)
+        asked[step.name] = step.settings
+        from_first(lambda: write_sealed(self.asked, asked))
+        from_first(lambda: write_sealed(self.marks, done))
+
+    def _is_done(self, step: RunStep) -> bool:
+        is_marked = step.name in self._seconds()
+        return (
+            is_marked
+            and self._settings().get(step.name) == _as_json(step.settings)
+            and step.lost(self.path) is None
+        )
+
+    def _seconds(self) -> dict[str, float]:
+        """Finished steps and how long they took."""
+        way_out = (
+            "put back a copy, or delete it and run again: the inner loop is then done anew, phases "
+            "go on from their checkpoints, and what was measured stays"
+        )
+        found = read_sealed(self.marks, error=ConfigError, way_out=way_out)
+        for name, seconds in found.items():
+            is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+            if not (is_number and math.isfinite(seconds)):
+                raise ConfigError(
+                    f"{self.marks}: {name} must be a number of seconds, got {shown(seconds)}; "
+                    f"{way_out}"
+                )
+        return found
+
+    def _settings(self) -> dict[str, Any]:
+        """What may change between starts, by step, as it was when the step finished."""
+        way_out = "put back a copy, or delete it and run again: what was measured stays"
+        return read_sealed(self.asked, error=ConfigError, way_out=way_out)
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the run of a folder is, as `RunFolder` wrote it.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
+    way_out = f"put back a copy, or remove {folder} to run from the start"
+    return read_sealed(folder / IDENTITY, error=ConfigError, way_out=way_out)
+
+
+def _as_json(value: Any) -> Any:
+    """A value as it will be read again."""
+    return json.loads(json.dumps(value))
 
 
 def dated(config: RunConfig) -> RunConfig:
     """The configuration with a date for chat templates: as set, as the run began, or today's."""
     if config.system.date is not None:
         return config
-    began: Any = _stored(Path(config.output_dir) / config.name / IDENTITY)
-    for name in ("config", "system", "date"):  # a damaged identity is refused where it is compared
+    began: Any = read_identity(Path(config.output_dir) / config.name)
+    for name in ("config", "system", "date"):  # another shape is refused where it is compared
         began = began.get(name) if isinstance(began, dict) else None
     date = began if isinstance(began, str) else today()
     return dataclasses.replace(config, system=dataclasses.replace(config.system, date=date))
@@ -175,8 +280,15 @@ def trained_links(config: RunConfig) -> Path | None:
     links = folder / "links" / "trained.safetensors"
     if not links.is_file():
         return None
-    trained_for = _stored(folder / IDENTITY).get("config", {}).get("system", {})
     asked_for = _tree(config)["system"]
+    identity = read_identity(folder)
+    try:
+        trained_for = dict(identity["config"]["system"].items())
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{folder / IDENTITY}: must say for which system {links} was trained; put back a copy, "
+            "or name links with --links"
+        ) from None
     free = ("rounds", "latent_steps", "date")
     before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained_for, asked_for))
     if before != now:
@@ -191,15 +303,6 @@ def trained_links(config: RunConfig) -> Path | None:
 def _tree(config: RunConfig) -> dict[str, Any]:
     """A configuration as its file is read again."""
     return parse_yaml(dump_config(config), source="config.yaml", error=ConfigError)
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}: is not JSON ({error}); put back a copy, or remove the folder"
-        ) from None
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:

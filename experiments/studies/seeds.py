@@ -20,6 +20,7 @@ from rmas_jax.config import ConfigError
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.report import write_report
+from rmas_jax.reporting.run_directory import read_run
 
 
 def merge(runs: list[Path], into: Path) -> None:
@@ -30,8 +31,8 @@ def merge(runs: list[Path], into: Path) -> None:
     (into / "items.jsonl").write_bytes(b"".join((run / "items.jsonl").read_bytes() for run in runs))
     for name in ("metrics.jsonl", "gradients.json", "config.yaml", "environment.json"):
         shutil.copy(runs[0] / name, into / name)
-    seconds = [json.loads((folder / "timings.json").read_text()) for folder in runs]
-    mean = {stage: sum(times[stage] for times in seconds) / len(seconds) for stage in seconds[0]}
+    seconds = [read_run(folder).timings for folder in runs]
+    mean = {step: sum(times[step] for times in seconds) / len(seconds) for step in seconds[0]}
     (into / "timings.json").write_text(json.dumps(mean))
 
 

@@ -23,9 +23,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rmas_jax.data.rows import DataError
+from rmas_jax.host.atomic import write_whole
 from rmas_jax.host.errors import USER_ERRORS, clipped, describe, shown
 from rmas_jax.host.reading import MEBIBYTE, open_regular, read_bytes
-from rmas_jax.whole_files import write_whole
 
 Builder = tfds.core.GeneratorBasedBuilder
 

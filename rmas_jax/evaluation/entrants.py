@@ -59,6 +59,19 @@ class Entrant:
     answer: Callable[[Prompts, Keys], Answers]  # NonFiniteError: an agent's numbers are not finite
 
 
+def measured_at(
+    methods: Sequence[str], rounds: Sequence[int], *, order: Sequence[str], latent_steps: int
+) -> list[tuple[str, int]]:
+    """Names and rounds of the entrants that `entrants_of` makes for a team of these roles."""
+    found = []
+    for method in methods:
+        if method == "single_agents":
+            found += [(f"single_{role}", 1) for role in order]
+        elif method != "truncated_text" or latent_steps:
+            found += [(method, r) for r in rounds]
+    return found
+
+
 def entrants_of(
     team: Team,
     links: Any,

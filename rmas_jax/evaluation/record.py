@@ -1,18 +1,44 @@
-"""What an evaluation has measured so far, on disk: `items.jsonl` and `results.json`."""
+"""What an evaluation has measured so far, on disk: `items.jsonl` and `results.json`.
+
+A row of `results.json` holds the checksum of its items, and its own. Items that are not those that
+were measured cost their measurement alone, which is made anew; `results.json`, which no
+interruption can damage, is never guessed at.
+"""
 
 from __future__ import annotations
 
 import collections
+import itertools
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rmas_jax.host.atomic import append, write_whole
+from rmas_jax.host.checksums import checksum, seal, unseal
+from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes, read_text
 from rmas_jax.processes import from_first
-from rmas_jax.whole_files import write_whole
 
 Row = dict[str, Any]
-KEY = ("method", "rounds", "split", "seed")  # what makes a measurement
+KEY = {"method": str, "rounds": int, "split": str, "seed": int}  # what makes a measurement
+ITEMS_CRC32 = "items_crc32"
+FILE_LIMIT = 2 * GIBIBYTE
+log = logging.getLogger(__name__)
+
+
+class RecordError(InputError):
+    """A file of the record cannot be used; the message names it and the way out."""
+
+
+class _Found(NamedTuple):
+    """What both files hold."""
+
+    rows: list[Row]  # of what is done
+    items: list[Row]  # theirs
+    is_whole: bool  # nothing else is in the files
+    damage: list[str]  # what is lost beside what an interruption leaves
 
 
 def measurement(row: Row) -> tuple[Any, ...]:
@@ -24,26 +50,31 @@ class Record:
     """The two files, kept so that an evaluation can stop anywhere and go on later.
 
     Items are appended batch by batch; a measurement counts as done once its row stands in
-    `results.json` and all its items in `items.jsonl`. What an interruption left half done is
-    dropped on opening. The first process reads and writes, and all of them know the same rows.
+    `results.json` and all its items in `items.jsonl`, as they were measured. What an interruption
+    left half done is dropped on opening, and so is what is damaged, with a warning. The first
+    process reads and writes, and all of them know the same rows.
     """
 
     def __init__(self, directory: Path):
-        self.items_path, self.results_path = directory / "items.jsonl", directory / "results.json"
+        """Opens the files of a directory, or begins them.
+
+        Raises:
+          RecordError: `results.json` is damaged.
+        """
+        self.items_path, self.results_path = _paths(directory)
+        self.under_way: list[Row] = []  # items that no row stands for yet
         self.rows: list[Row] = from_first(self._open)
 
     def _open(self) -> list[Row]:
         """The rows of what is done; nothing else stays in either file."""
         self.items_path.parent.mkdir(parents=True, exist_ok=True)
-        rows = json.loads(self.results_path.read_text()) if self.results_path.exists() else []
-        items = _whole_lines(self.items_path) if self.items_path.exists() else []
-        counts = collections.Counter(measurement(item) for item in items)
-        rows = [row for row in rows if counts[measurement(row)] == row["n"]]
-        done = {measurement(row) for row in rows}
-        kept = [item for item in items if measurement(item) in done]
-        write_whole(self.items_path, "".join(map(_line, kept)))
-        write_whole(self.results_path, _table(rows))
-        return rows
+        found = _read(self.results_path, self.items_path)
+        for damage in found.damage:
+            log.warning("%s", damage)
+        if not found.is_whole:
+            write_whole(self.items_path, "".join(map(_line, found.items)))
+            write_whole(self.results_path, _table(found.rows))
+        return found.rows
 
     def has(self, key: tuple[Any, ...]) -> bool:
         """Whether a measurement is done."""
@@ -51,15 +82,13 @@ class Record:
 
     def add_items(self, items: Sequence[Row]) -> None:
         """Appends items of a measurement under way."""
-
-        def append() -> None:
-            with self.items_path.open("a", encoding="utf-8") as file:
-                file.writelines(map(_line, items))
-
-        from_first(append)
+        self.under_way += items
+        from_first(lambda: append(self.items_path, "".join(map(_line, items))))
 
     def finish(self, row: Row) -> None:
         """Adds the row of a measurement whose items are all appended."""
+        row = row | {ITEMS_CRC32: items_checksum(self.under_way)}
+        self.under_way = []
 
         def add() -> list[Row]:
             rows = [*self.rows, row]
@@ -69,15 +98,132 @@ class Record:
         self.rows = from_first(add)
 
 
+def lost(directory: Path, expected: Iterable[tuple[Any, ...]] = ()) -> str | None:
+    """What of an evaluation that was finished is damaged or gone; None: nothing.
+
+    Args:
+      directory: of the two files.
+      expected: the measurements of the evaluation.
+
+    Raises:
+      RecordError: `results.json` is damaged.
+    """
+    items, results = _paths(directory)
+    for path in (results, items):
+        if not path.exists():
+            return f"{path}: no such file; its measurements are made anew"
+    found = _read(results, items)
+    done = set(map(measurement, found.rows))
+    missing = (
+        f"{results}: has no row of {describe(dict(zip(KEY, key, strict=True)))}, which is measured "
+        "anew"
+        for key in expected
+        if key not in done
+    )
+    return next(itertools.chain(found.damage, missing), None)
+
+
+def items_checksum(items: Sequence[Row]) -> str:
+    """A checksum of a measurement's items, in order."""
+    return checksum([checksum(item) for item in items])
+
+
+def _paths(directory: Path) -> tuple[Path, Path]:
+    return directory / "items.jsonl", directory / "results.json"
+
+
+def _read(results: Path, items: Path) -> _Found:
+    rows = _rows(results) if results.exists() else []
+    lines = list(_lines(items)) if items.exists() else []
+    damage = [text for _, text in lines if text]
+    by_measurement: dict[tuple[Any, ...], list[Row]] = {}
+    for item, _ in lines:
+        if item is not None:
+            by_measurement.setdefault(measurement(item), []).append(item)
+    done = []
+    for row in rows:
+        own = by_measurement.get(measurement(row), [])
+        if len(own) != row["n"]:
+            reason = f"{len(own)} items of {row['n']}"
+        elif row.get(ITEMS_CRC32, own_checksum := items_checksum(own)) != own_checksum:
+            reason = "items that are not those that were measured (another checksum)"
+        else:
+            done.append(row)
+            continue
+        damage.append(f"{items}: has {reason} for {describe(row)}, which is measured anew")
+    kept = [item for row in done for item in by_measurement[measurement(row)]]
+    is_whole = results.exists() and items.exists() and len(done) == len(rows)
+    is_whole = is_whole and len(kept) == len(lines)
+    return _Found(done, kept, is_whole, damage)
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A measurement in words."""
+    return f"{row['method']}, rounds {row['rounds']}, {row['split']}, seed {row['seed']}"
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        rows = parse_json(
+            read_text(path, at_most=FILE_LIMIT, error=RecordError), source=path, error=RecordError
+        )
+        if not isinstance(rows, list):
+            raise RecordError(f"{path}: must hold a list of rows, got {shown(rows)}")
+        checked = [
+            _checked(row, KEY | {"n": int}, f"{path} row {number}")
+            for number, row in enumerate(rows, 1)
+        ]
+        counts = collections.Counter(map(measurement, checked))
+        for row in checked:
+            if counts[measurement(row)] > 1:
+                raise RecordError(f"{path}: has two rows of {describe(row)}")
+        return checked
+    except RecordError as error:
+        raise RecordError(
+            f"{error}; put back a copy, or delete it and run again: everything is then measured "
+            "anew"
+        ) from None
+
+
+def _lines(path: Path) -> Iterator[tuple[Row | None, str]]:
+    """Items of a file, or else what is wrong with their lines.
+
+    What follows the last line break was cut off by an interruption.
+    """
+    try:
+        raw = read_bytes(path, at_most=FILE_LIMIT, error=RecordError)
+    except RecordError as error:
+        raise RecordError(
+            f"{error}; put back a copy, or delete it and run again: everything is then measured "
+            "anew"
+        ) from None
+    whole, _, rest = raw.rpartition(b"\n")
+    for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
+        source = f"{path} line {number}"
+        try:
+            text = decode_text(line, source=source, error=RecordError)
+            item = parse_json(text, source=source, error=RecordError)
+            yield _checked(item, KEY, source), ""
+        except RecordError as error:
+            yield None, str(error)
+    if rest:
+        yield None, ""
+
+
+def _checked(row: Any, columns: Mapping[str, type], source: str) -> Row:
+    if not isinstance(row, dict):
+        raise RecordError(f"{source}: must be an object, got {shown(row)}")
+    for column, kind in columns.items():
+        if not isinstance(row.get(column), kind) or isinstance(row[column], bool):
+            raise RecordError(
+                f"{source}: {column} must be of type {kind.__name__}, got {shown(row.get(column))}"
+            )
+    return unseal(row, source=source, error=RecordError)
+
+
 def _table(rows: Sequence[Row]) -> str:
-    return json.dumps(rows, indent=1) + "\n"
+    return json.dumps([seal(row) for row in rows], indent=1) + "\n"
 
 
 def _line(item: Row) -> str:
     return json.dumps(item, ensure_ascii=False) + "\n"
-
-
-def _whole_lines(path: Path) -> list[Row]:
-    """Items of a file; a last line without its end was cut off by an interruption."""
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]

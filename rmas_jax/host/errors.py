@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import reprlib
 import sys
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ BAD_INPUT = 2  # exit code
 MESSAGE_LIMIT = 1950  # characters of a message; with `error: ` before it, below 2,000
 CUT = " [...] "
 LISTED = 12  # lines of a list in a message
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, and of a user's share of it
 
 
 class InputError(ValueError):
@@ -33,11 +36,35 @@ def describe(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         text = where + error.strerror
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             text += "; files that were finished before are whole: make room, then run this again"
     # JAX adds a note to what is raised while it traces: how to see more of a traceback.
     notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
     return clipped("\n".join([text, *notes]))
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """The full disk that an error is about, in whatever words a library says so; None: it is not.
+
+    Libraries that write by themselves, some in threads of their own, raise errors of other kinds.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        found = left.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        code = found.errno if isinstance(found, OSError) else None
+        if code in FULL and found.filename is not None:
+            return found
+        text = str(found)
+        for code in FULL:
+            if os.strerror(code) in text:
+                path = re.search(r"/[^\s\"';:]+", text)
+                return OSError(code, os.strerror(code), path and path[0])
+        left += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
+    return None
 
 
 def say_error(error: BaseException, *, file: TextIO | None = None) -> None:

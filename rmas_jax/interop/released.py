@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.host.atomic import write_whole
 from rmas_jax.host.errors import listed, shown
 from rmas_jax.interop.torch_state import read_state, write_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
@@ -31,7 +32,6 @@ from rmas_jax.models import CheckpointError
 from rmas_jax.models.directories import local_directory, read_json
 from rmas_jax.models.stored import as_float32
 from rmas_jax.topology import edge_name
-from rmas_jax.whole_files import write_whole
 
 VARIANTS = {  # upstream's name of a link's form -> ours
     INNER: {

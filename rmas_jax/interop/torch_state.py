@@ -18,12 +18,12 @@ from typing import BinaryIO
 import numpy as np
 import safetensors.numpy
 
+from rmas_jax.host.atomic import write_whole
 from rmas_jax.host.errors import clipped, listed, shown
 from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, check_regular, open_regular, size
 from rmas_jax.interop.torch_pickle import STORAGES, TensorView, read_pickle
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import read_safetensors
-from rmas_jax.whole_files import write_whole
 
 SAFETENSORS = ".safetensors"
 MAX_FILE = 4 * GIBIBYTE  # links are some hundred MiB

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
-from rmas_jax.host.writing import check_output_folder
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe, say_error
 from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
-from rmas_jax.reporting.run_directory import RunFileError, read_run
+from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
+
+# What keeps the files of a finished run as they are.
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,18 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print the report's path only")
     options = parser.parse_args(arguments)
     try:
-        check_output_folder(options.run_dir, option="RUN_DIR", error=RunFileError)
         run = read_run(options.run_dir)
-        path = write(run)
+        if not options.quiet:
+            if run.results:
+                print(terminal_table(Results(run.results, run.items)), end="\n\n")
+            for note in run.notes:
+                print(note)
+        print(write(run))
     except USER_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in READ_ONLY:
+            print("report: not written,", describe(error), file=sys.stderr)
+            return 0
         say_error(error)
         return BAD_INPUT
-    if not options.quiet:
-        if run.results:
-            print(terminal_table(Results(run.results, run.items)), end="\n\n")
-        for note in run.notes:
-            print(note)
-    print(path)
     return 0
 
 

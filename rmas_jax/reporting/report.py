@@ -15,6 +15,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from rmas_jax.host.atomic import write_whole
 from rmas_jax.reporting import figures, methods, tables
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
@@ -26,6 +27,8 @@ from rmas_jax.reporting.results import (
 )
 from rmas_jax.reporting.run_directory import Run, read_run
 from rmas_jax.reporting.table import Table
+
+REPORT = "report.html"  # and the name of the step that writes it, in `timings.json`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def write(run: Run) -> Path:
-    """`write_report` of a run that was read already."""
+    """`write_report` of a run that was read already; what has not changed is not written."""
     title = f"Run {run.directory.resolve().name}"
     sections = build_sections(run)
     page, markdown = render_html(title, sections), render_markdown(title, sections)
@@ -122,11 +125,17 @@ def write(run: Run) -> Path:
     if pictures:
         (run.directory / "figures").mkdir(exist_ok=True)
     for picture in pictures:
-        (run.directory / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-    (run.directory / "report.md").write_text(markdown, encoding="utf-8")
-    path = run.directory / "report.html"
-    path.write_text(page, encoding="utf-8")
+        _put(run.directory / "figures" / f"{picture.name}.png", picture.png)
+    _put(run.directory / "report.md", markdown.encode())
+    path = run.directory / REPORT
+    _put(path, page.encode())
     return path
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Writes a file, unless that is what it holds: a finished run may lie on a read-only disk."""
+    if not (path.is_file() and path.read_bytes() == content):
+        write_whole(path, content)
 
 
 def headline(results: Results) -> list[str]:
@@ -333,8 +342,9 @@ def _code(title: str, text: str) -> list[Block]:
 
 
 def _timings(timings: dict[str, float]) -> list[Block]:
+    timings = {step: seconds for step, seconds in timings.items() if step != REPORT}
     if not timings:
         return []
-    lines = [(stage, three_digits(seconds)) for stage, seconds in timings.items()]
+    lines = [(step, three_digits(seconds)) for step, seconds in timings.items()]
     lines.append(("sum", three_digits(sum(timings.values()))))
     return [TableBlock(Table("Wall time per stage", ("stage", "seconds"), tuple(lines)))]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from rmas_jax.host.atomic import write_whole
 from rmas_jax.topology.graph import Topology
-from rmas_jax.whole_files import write_whole
 
 SUFFIXES = (".svg", ".png", ".pdf")
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rmas_jax.config import ConfigError
-from rmas_jax.processes import is_first
-from rmas_jax.whole_files import write_whole
+from rmas_jax.host.atomic import append, write_whole
+from rmas_jax.host.checksums import seal, unseal
+from rmas_jax.host.errors import InputError
+from rmas_jax.host.reading import GIBIBYTE, parse_json, read_bytes
+from rmas_jax.processes import from_first, is_first
+
+FILE_LIMIT = 2 * GIBIBYTE
+log = logging.getLogger(__name__)
 
 
 class Curves:
@@ -40,20 +48,49 @@ class Curves:
             self.board = SummaryWriter(str(tensorboard))
 
     def truncate(self, series: str, step: int) -> None:
-        """Drops rows of a series from `step` on, and a last line that was not written out."""
-        if self.writes and self.path.is_file():
-            lines = [line for line in self.path.read_text().splitlines(True) if line[-1] == "\n"]
-            rows = map(json.loads, lines)
-            kept = [row for row in rows if row["series"] != series or row["step"] < step]
-            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        """Drops rows of a series from `step` on, and lines that are damaged, with a warning.
+
+        A last line that an interruption cut off goes without one.
+        """
+        from_first(lambda: self._truncate(series, step))
+
+    def _truncate(self, series: str, step: int) -> None:
+        if not self.path.exists():
+            return
+        try:
+            raw = read_bytes(self.path, at_most=FILE_LIMIT, error=InputError)
+        except InputError as error:
+            way_out = "put back a copy, or delete it: the curves so far are then lost"
+            raise InputError(f"{error}; {way_out}") from None
+        kept = [
+            json.dumps(seal(row)) + "\n"
+            for row in self._rows(raw)
+            if row["series"] != series or row["step"] < step
+        ]
+        if (content := "".join(kept).encode()) != raw:
+            write_whole(self.path, content)
+
+    def _rows(self, raw: bytes) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].splitlines(), 1):
+            source = f"{self.path}, line {number}"
+            try:
+                row = parse_json(line, source=source, error=InputError)
+                if not (
+                    isinstance(row, dict)
+                    and isinstance(row.get("series"), str)
+                    and isinstance(row.get("step"), int)
+                ):
+                    raise InputError(f"{source}: must be a row with a series and a step")
+                yield unseal(row, source=source, error=InputError)
+            except InputError as error:
+                log.warning("%s; this row of the curves is left out", error)
 
     def write(self, stage: str, series: str, step: int, **values: Any) -> None:
         """Adds a row; values are numbers or lists of numbers, None where one is not known."""
         if not self.writes:
             return
         row = {"stage": stage, "series": series, "step": step, **values}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(self.path, json.dumps(seal(row)) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 for i, number in enumerate(np.atleast_1d(value)):

@@ -82,7 +82,8 @@ def run_phase(
         is above `config.max_loss`; the message says where, and what is saved.
       PreemptedError: SIGTERM came; the step that ran is saved.
       ConfigError: see `Batches`.
-      ValueError: the directory's checkpoints were made with another key or other agents.
+      CheckpointError: the directory's checkpoints were made with another key or other agents, or
+        none can be read.
     """
     batches = phase_batches(team, phase, data, key=key)
     if batches.left_out:
@@ -154,7 +155,7 @@ def run_phase(
                     f"in {directory}"
                 )
         if config.links == "best":
-            state = store.restore(store.best_step(), state)
+            state = store.restore_best(state)
     return state.links
 
 

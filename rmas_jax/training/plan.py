@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from rmas_jax.assembly import Team
-from rmas_jax.config import PhaseConfig, RunConfig
+from rmas_jax.config import ConfigError, PhaseConfig, RunConfig
+from rmas_jax.host.checksums import read_sealed
 from rmas_jax.links import init_link
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.training.batches import Dialogues, TrainingData
@@ -63,9 +63,10 @@ def describe_run(
     )
     path = Path(config.output_dir) / config.name
     marks = path / "timings.json"
-    done = ", ".join(json.loads(marks.read_text())) if marks.is_file() else "nothing"
+    done = read_sealed(marks, error=ConfigError, way_out="put back a copy, or delete it")
+
     yield f"written to {path}: links, checkpoints, metrics.jsonl, items.jsonl, report.html"
-    yield f"finished there: {done}"
+    yield f"finished there: {', '.join(done) or 'nothing'}"
 
 
 def describe_team(team: Team) -> Iterator[str]:

@@ -27,6 +27,8 @@ import numpy as np
 
 from rmas_jax import __version__
 from rmas_jax.config import ConfigError
+from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.reading import check_regular, read_json
 from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.training.batches import Dialogues
 from rmas_jax.training.preemption import end_if_due
@@ -112,7 +114,7 @@ class StateCache:
         """Whether the entry is found, is there to be filled, has no place, or is to be awaited."""
         try:
             return self._prepare(stack, key, role, like)
-        except OSError as error:  # read only, full, or without locks
+        except (OSError, ConfigError) as error:  # read only, full, without locks, no folder of ours
             log.warning("states of %s are kept in memory: %s", role, error)
             return KEEP_IN_MEMORY
 
@@ -121,6 +123,8 @@ class StateCache:
     ) -> int:
         """Takes the lock, if it is free, and looks for the entry or makes one to be filled."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / LOCK).exists():  # opening a pipe would wait for its reader
+            check_regular(self.folder / LOCK, at_most=None, error=ConfigError)
         lock = stack.enter_context((self.folder / LOCK).open("w"))  # closing it unlocks it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +135,7 @@ class StateCache:
         shutil.rmtree(partial, ignore_errors=True)  # of a killed run: nobody else has the lock
         if entry.exists():
             if (reason := _damage(entry, like)) is None:
-                os.utime(entry)
+                _note_use(entry)
                 return FOUND
             log.warning("states in %s are damaged and read again: %s", entry, reason)
             shutil.rmtree(entry)
@@ -183,7 +187,8 @@ class StateCache:
         """Makes a filled entry one that is found."""
         partial = self.folder / PARTIAL
         checksum = _checksum(np.load(partial / STATES, mmap_mode="r"))
-        (partial / RECORD).write_text(json.dumps({"crc32": checksum}))
+        write_whole(partial / RECORD, json.dumps({"crc32": checksum}))
+        _note_use(partial)
         partial.rename(self.folder / key)
 
 
@@ -233,6 +238,12 @@ def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> s
     return digest.hexdigest()
 
 
+def _note_use(entry: Path) -> None:
+    """Sets an entry's time; what a file system sets by itself may be some milliseconds late."""
+    now = time.time_ns()
+    os.utime(entry, ns=(now, now))
+
+
 def _size(like: jax.ShapeDtypeStruct) -> int:
     return math.prod(like.shape) * like.dtype.itemsize + OVERHEAD
 
@@ -244,10 +255,12 @@ def _open(entry: Path, like: jax.ShapeDtypeStruct) -> np.ndarray:
 def _damage(entry: Path, like: jax.ShapeDtypeStruct) -> str | None:
     """What is wrong with an entry; None: nothing."""
     try:
+        record = read_json(entry / RECORD, at_most=OVERHEAD, error=ConfigError)
+        check_regular(entry / STATES, at_most=None, error=ConfigError)  # a pipe never ends
         states = _open(entry, like)
         if states.shape != like.shape:
             return f"their shape is {states.shape}, not {like.shape}"
-        if _checksum(states) != json.loads((entry / RECORD).read_text())["crc32"]:
+        if _checksum(states) != record["crc32"]:
             return "their checksum is another"
     except Exception as error:  # whatever a damaged file makes a reader raise
         return str(error)

@@ -16,6 +16,8 @@ from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.grading import GRADERS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.host.checksums import unseal
+from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.run_directory import read_run
@@ -81,6 +83,11 @@ def lines(directory):
     return [json.loads(line) for line in (directory / "items.jsonl").read_text().splitlines()]
 
 
+def results(directory):
+    rows = json.loads((directory / "results.json").read_text())
+    return [unseal(row, source="results.json", error=InputError) for row in rows]
+
+
 def of(rows, method, rounds=None):
     return [r for r in rows if r["method"] == method and rounds in (None, r["rounds"])]
 
@@ -94,6 +101,9 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     singles = {f"single_{role}" for role in load_topology("sequential").order}
     expected = {(m, r) for m in METHODS for r in ROUNDS if m != "single_agents"}
     expected |= {(m, 1) for m in singles}
+    order = load_topology("sequential").order
+    names = entrants.measured_at(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
+    assert len(names) == len(expected) and set(names) == expected
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
         (*key, split) for key in expected for split in EXAMPLES
     }
@@ -104,7 +114,7 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
 
 def test_rows_agree_with_items_and_the_report_takes_both(finished):
     directory, rows, items = finished
-    assert json.loads((directory / "results.json").read_text()) == rows
+    assert results(directory) == rows
     run = read_run(directory)  # checks columns, types and counts
     assert (run.results, run.items) == (rows, items)
     assert set(items[0]) >= {"question", "prediction", "gold", "tokens", "steps"}

@@ -194,8 +194,11 @@ def test_options_of_processes_that_do_not_fit(given, words, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda first, found: ({**first, "data": "other"}, found), "they differ in data"),
-        (lambda first, found: (first, f"{found} on another disk"), "that all processes share"),
+        (lambda first, *found: ({**first, "data": "other"}, *found), "they differ in data"),
+        (
+            lambda first, done, found: (first, done, f"{found} elsewhere"),
+            "that all processes share",
+        ),
     ],
 )
 def test_processes_that_do_not_share_a_run(tmp_path, monkeypatch, change, words):

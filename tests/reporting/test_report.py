@@ -1,8 +1,10 @@
 """The report: its page and its Markdown, the files it is made from, and the command."""
 
+import errno
 import html.parser
 import json
 import math
+import os
 
 import pytest
 from made_runs import (
@@ -15,6 +17,8 @@ from made_runs import (
 )
 from matplotlib.figure import Figure
 
+from rmas_jax.evaluation.record import items_checksum
+from rmas_jax.host import atomic
 from rmas_jax.reporting.__main__ import main
 from rmas_jax.reporting.report import headline, write_report
 from rmas_jax.reporting.results import Results
@@ -148,6 +152,56 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path, blank_figures):
     assert "is cut off and left out" in write_report(run).read_text()
 
 
+def test_items_that_are_not_those_that_were_measured_are_refused(tmp_path):
+    items = item_rows()[:N]
+    row = result_row(items[0]["method"], items[0]["rounds"], items[0]["split"], 0, 60)
+    row["items_crc32"] = items_checksum(items)
+    run = write_run(tmp_path / "run")
+    (run / "results.json").write_text(json.dumps([row]))
+    items[3]["correct"] = not items[3]["correct"]
+    (run / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    with pytest.raises(RunFileError, match=r"items\.jsonl: the items of .* run the same command"):
+        read_run(run)
+
+
+def test_damaged_lines_of_the_curves_are_left_out_with_a_note(tmp_path):
+    run = write_run(tmp_path / "run")
+    file = run / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    damaged = [b"\xff\n", b"[1]\n", b'{"stage": 1}\n', b"{\n"]
+    file.write_bytes(b"".join([*lines[:2], *damaged, *lines[2:]]))
+    read = read_run(run)
+    assert len(read.metrics) == len(lines)
+    assert [f"metrics.jsonl line {n}: " in " ".join(read.notes) for n in (3, 4, 5, 6)] == [
+        *3 * [True],
+        False,
+    ]
+    assert "metrics.jsonl: 1 more damaged lines are left out." in read.notes
+
+
+def test_a_report_that_is_there_already_is_not_written_again(tmp_path, blank_figures, monkeypatch):
+    run = write_run(tmp_path / "run")
+    write_report(run)
+    monkeypatch.setattr(atomic, "_opened", lambda *_: pytest.fail("a write"))
+    write_report(run)
+
+
+def test_on_a_read_only_disk_the_command_prints_what_it_cannot_write(
+    tmp_path, blank_figures, monkeypatch, capsys
+):
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    run = write_run(tmp_path / "run")
+    (run / "figures").mkdir()
+    monkeypatch.setattr(atomic, "_opened", read_only)
+    assert main([str(run)]) == 0
+    printed = capsys.readouterr()
+    assert "30.0 (24-37)" in printed.out
+    assert printed.err.startswith(f"report: not written, {run}/")
+    assert printed.err.endswith(": Read-only file system\n")
+
+
 def test_an_unfinished_measurement_is_left_out_item_by_item(tmp_path, blank_figures):
     run = write_run(tmp_path / "run")
     rows, items = result_rows(), item_rows()
@@ -255,7 +309,37 @@ def without_column(rows, column):
         ),
         ("items.jsonl", '{"method": 1}\n', r"items\.jsonl line 1: missing columns 'rounds'"),
         ("items.jsonl", "\nno\n", r"items\.jsonl line 2: is not JSON"),
-        ("timings.json", "[]", r"timings\.json: is a JSON list, must be an object"),
+        ("timings.json", "[]", r"timings\.json: is a JSON list, must be an object; put back"),
+        ("timings.json", '{"a": "1"}', r"timings\.json: entry 'a' is '1', must be float; put back"),
+        ("timings.json", '{"a": NaN}', r"timings\.json: entry 'a' is nan, must be finite"),
+        ("timings.json", '{"a": 1e308, "crc32": "0"}', r"timings\.json: is damaged: its checksum"),
+        ("environment.json", '{"jax": "0.1', r"environment\.json: is not JSON: .*; put back"),
+        ("config.yaml", "# crc32: 00000000\nseed: 1\n", r"config\.yaml: is damaged: .*; put back"),
+        (
+            "gradients.json",
+            "[[]]",
+            r"gradients\.json row 1: is a JSON list, must be an object; put",
+        ),
+        (
+            "results.json",
+            json.dumps([result_row("recursive_mas", 1, "test", 0, 10, at_limit="3")]),
+            r"row 1: column 'at_limit' is '3', must be int; put back a copy, or delete it",
+        ),
+        (
+            "results.json",
+            json.dumps([result_row("recursive_mas", 1, "test", 0, 10, seconds_per_item=10**400)]),
+            r"row 1: column 'seconds_per_item' is a whole number of 40\d digits, must be finite",
+        ),
+        (
+            "results.json",
+            json.dumps([result_row("recursive_mas", 1, "test", 0, 10) | {"crc32": "0"}]),
+            r"results\.json row 1: is damaged: its checksum is '0', must be .* measured anew",
+        ),
+        (
+            "items.jsonl",
+            json.dumps(item_rows()[0] | {"id": [1]}) + "\n",
+            r"items\.jsonl line 1: column 'id' is \[1\], must be text or a number; run the same",
+        ),
     ],
 )
 def test_a_bad_file_is_one_error_that_names_it_and_writes_nothing(tmp_path, name, text, message):

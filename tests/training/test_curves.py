@@ -30,6 +30,21 @@ def test_a_resumed_run_drops_what_it_writes_again(tmp_path):
     assert len(rows(curves.path)) == 7
 
 
+def test_damaged_lines_are_left_out_with_a_warning(tmp_path, caplog):
+    curves = Curves(tmp_path / "metrics.jsonl")
+    for step in range(5):
+        curves.write("outer", "a", step, loss=1.0)
+    lines = curves.path.read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0].replace(b"1.0", b"1.1")
+    lines[2] = b'{"stage": "outer", "ser\n'
+    lines[3] = b"\xff[]\n"
+    curves.path.write_bytes(b"".join(lines) + b"\0\0")
+    curves.truncate("a", 4)
+    assert [row["step"] for row in rows(curves.path)] == [1]
+    for number in (1, 3, 4):
+        assert f"{curves.path}, line {number}: " in caplog.text
+
+
 def test_tensorboard_gets_every_number(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event

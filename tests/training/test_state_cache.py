@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import threading
 
@@ -153,6 +154,20 @@ def test_a_damaged_entry_is_reported_and_read_again(tmp_path, caplog):
     reader = Reader(tmp_path)
     reader()
     assert reader.reads == 1
+
+
+@pytest.mark.parametrize("name", ["states.npy", "entry.json", "lock"])
+def test_a_pipe_where_a_file_should_be_is_not_waited_for(tmp_path, caplog, name):
+    Reader(tmp_path)()
+    (entry,) = entries(tmp_path)
+    pipe = (tmp_path if name == "lock" else entry) / name
+    pipe.unlink()
+    os.mkfifo(pipe)
+    reader = Reader(tmp_path)
+    np.testing.assert_array_equal(reader(), make())
+    assert reader.reads == 1
+    assert f"{pipe}: must be a regular file, is a pipe" in caplog.text
+    assert not pipe.is_fifo() or name == "lock"
 
 
 def test_what_breaks_off_leaves_nothing(tmp_path):

@@ -1,0 +1,81 @@
+"""Writing files: as a whole or not at all, or line by line. Errors name the file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rmas_jax.host.errors import InputError
+from rmas_jax.host.reading import check_regular
+
+PARTIAL = ".partial"  # behind a file's name while it is written; a killed run may leave one
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8, atomically.
+
+    A reader, or a killed process, sees either the old or the new content, also after a loss of
+    power. Only one process may write it at a time.
+
+    Raises:
+      InputError: something else than a regular file is there.
+      OSError: the disk is full, read-only, ...; names the file. The old content stays.
+    """
+    half = path.with_name(path.name + PARTIAL)
+    _check_replaceable(path)
+    with _errors_of(path):
+        try:
+            with _opened(half, os.O_TRUNC) as file:
+                _write(file, content.encode() if isinstance(content, str) else content)
+                os.fsync(file.fileno())
+            os.replace(half, path)
+        except OSError:
+            half.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, text: str) -> None:
+    """Adds text to a file, as UTF-8. A killed process may leave the beginning of it.
+
+    Raises:
+      InputError: something else than a regular file is there.
+      OSError: as for `write_whole`; nothing of the text stays.
+    """
+    with _errors_of(path), _opened(path, os.O_APPEND) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            _write(file, text.encode())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[io.FileIO]:
+    _check_replaceable(path)  # opening a pipe for writing waits for a reader
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
+    with open(descriptor, "wb", buffering=0) as file:
+        yield file
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.exists():
+        check_regular(path, at_most=None, error=InputError)
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a failed write names none
+        raise

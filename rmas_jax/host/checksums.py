@@ -1,0 +1,86 @@
+"""Checksums inside the JSON and the text that a run writes and reads again.
+
+A row holds its own checksum under CRC32, so that it stays checked where it is copied to. What has
+no checksum is taken as it is: rows of earlier versions, and those that users write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.reading import MEBIBYTE, read_json
+
+CRC32 = "crc32"
+FILE_LIMIT = 64 * MEBIBYTE
+_COMMENT = re.compile(rf"\A# {CRC32}: ([0-9a-f]{{8}})\n")
+
+
+def checksum(value: Any) -> str:
+    """The CRC-32 of what JSON holds of a value, whatever its layout and the order of its keys."""
+    plain = json.loads(json.dumps(value))  # keys are text, tuples are lists
+    return _crc32(json.dumps(plain, sort_keys=True))
+
+
+def seal(row: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own checksum."""
+    return row | {CRC32: checksum(row)}
+
+
+def unseal(row: dict[str, Any], *, source: str, error: type[InputError]) -> dict[str, Any]:
+    """A JSON object without its checksum, which fits if there is one.
+
+    Raises:
+      error: it does not fit; the message names `source`.
+    """
+    content = {key: value for key, value in row.items() if key != CRC32}
+    if CRC32 in row and row[CRC32] != checksum(content):
+        raise error(
+            f"{source}: is damaged: its checksum is {shown(row[CRC32])}, must be that of "
+            f"what it holds, {checksum(content)}"
+        )
+    return content
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object with its checksum, atomically."""
+    write_whole(path, json.dumps(seal(content), indent=2))
+
+
+def read_sealed(path: Path, *, error: type[InputError], way_out: str) -> dict[str, Any]:
+    """The JSON object in a file, without its checksum; an empty one where there is no file.
+
+    Raises:
+      error: the file is damaged; the message names it, what is wrong with it, and `way_out`.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = read_json(path, at_most=FILE_LIMIT, error=error)
+        return unseal(content, source=str(path), error=error)
+    except error as reason:
+        raise error(f"{reason}; {way_out}") from None
+
+
+def seal_yaml(text: str) -> str:
+    """A YAML text with its checksum as a comment in its first line."""
+    return f"# {CRC32}: {_crc32(text)}\n{text}"
+
+
+def unseal_yaml(text: str, *, source: str, error: type[InputError]) -> str:
+    """A YAML text without its checksum, which fits if there is one; raises as `unseal` does."""
+    content = _COMMENT.sub("", text)
+    if not text.strip():
+        raise error(f"{source}: is damaged: it is empty")
+    if (found := _COMMENT.match(text)) and found[1] != _crc32(content):
+        raise error(f"{source}: is damaged: its checksum is another")
+    return content
+
+
+def _crc32(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
