@@ -15,7 +15,7 @@ from rmas_jax.models.weights import CheckpointError
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG = reading.MEBIBYTE  # of config.json and its like; published ones have some KiB
-MAX_FILE = 256 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
+MAX_FILE = 128 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
 UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have bounds of theirs
 
 

@@ -115,8 +115,8 @@ def test_a_pipe_beside_the_files_is_no_trap_for_those_who_list_them(directory):
     ("file", "size", "at_most"),
     [
         ("config.json", 2 * MEBIBYTE, "1 MiB"),
-        ("config.json", 2**40, "256 MiB"),
-        ("tokenizer.json", 2**40, "256 MiB"),
+        ("config.json", 2**40, "128 MiB"),
+        ("tokenizer.json", 2**40, "128 MiB"),
         (INDEX, 33 * MEBIBYTE, "32 MiB"),
     ],
 )
