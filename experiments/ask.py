@@ -42,6 +42,7 @@ from rmas_jax.config.sections import (
     MAX_SEED,
     MAX_TOKENS,
 )
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
@@ -272,9 +273,7 @@ def build_asker(options: argparse.Namespace) -> Asker:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("questions", nargs="*", metavar="QUESTION", help="none: standard input")
     add_config_options(out)
     out.add_argument("--links", metavar="PATH", help="links as in system.links, to use instead")

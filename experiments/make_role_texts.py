@@ -48,6 +48,7 @@ from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
 from rmas_jax.evaluation.grading import Grader, check_golds, find_grader, grading_of
 from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.json_rows import (
     FILE_LIMIT,
@@ -77,7 +78,7 @@ LIMITS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="python -m experiments.make_role_texts",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

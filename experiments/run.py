@@ -44,6 +44,7 @@ from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.record import lost
 from rmas_jax.host.atomic import write_whole
 from rmas_jax.host.checksums import seal
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe, full_disk
 from rmas_jax.host.json_rows import json_line
 from rmas_jax.inputs import (
@@ -291,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Agents whose numbers are NaN or infinite are bad input to an evaluation; training diverges.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         epilog="fields of a configuration:\n\n" + field_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

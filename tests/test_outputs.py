@@ -5,6 +5,7 @@ import pytest
 from experiments.studies import seeds, training_choices
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop.__main__ import main as convert
+from rmas_jax.reporting.__main__ import main as report
 
 
 @pytest.mark.parametrize("study", [seeds, training_choices])
@@ -39,3 +40,12 @@ def test_links_are_converted_to_files_and_folders_alone(dst, words, tmp_path, ca
     message = capsys.readouterr().err
     assert message.startswith("error: DST ") and words in message
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "n" * 300, "n" * 5000, "missing", "file"])
+def test_a_report_needs_the_folder_of_a_run(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert report([str(tmp_path / folder)]) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and len(message) < 2000
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from experiments.run import main as run
 from rmas_jax.config import ConfigError
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.report import write_report
@@ -38,9 +39,7 @@ def merge(runs: list[Path], into: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the seeds, pools them and writes the report; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the report")
     parser.add_argument("--config", default="experiments/configs/quickstart.yaml", metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")

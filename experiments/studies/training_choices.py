@@ -25,6 +25,7 @@ import numpy as np
 from experiments.run import main as run
 from rmas_jax.config import ConfigError
 from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.results import accuracy_interval
@@ -157,9 +158,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int])
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all variants, pools them and writes the tables; the exit code is 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument(

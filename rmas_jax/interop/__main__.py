@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmas_jax.checkpoints import save_links
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error, shown
 from rmas_jax.host.writing import check_output_file, check_output_folder
 from rmas_jax.interop import (
@@ -53,7 +54,7 @@ The exit code is 0, or 2 when something cannot be read or does not fit; standard
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = argparse.ArgumentParser(prog="python -m rmas_jax.interop", description=__doc__)
+    out = Parser(prog="python -m rmas_jax.interop", description=__doc__)
     commands = out.add_subparsers(dest="command", required=True)
     convert = commands.add_parser(
         "convert",

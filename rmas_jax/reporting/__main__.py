@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import sys
 
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe, say_error
 from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
@@ -18,7 +18,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the report and prints its main table and path; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m rmas_jax.reporting",
         description="Write report.html, report.md and figures/ of a run again from its files.",
     )

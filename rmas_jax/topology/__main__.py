@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.topology import TopologyError, load_topology, shipped_topologies
@@ -18,7 +19,7 @@ from rmas_jax.topology.draw import SUFFIXES, as_text, save_figure
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m rmas_jax.topology",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,0 +1,28 @@
+"""Command lines within bounds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from rmas_jax.host.errors import clipped
+
+MAX_ARGUMENTS = 10_000
+ERROR_LIMIT = 500  # characters, beside the usage
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse's parser, whose messages are short whatever is given, and which takes no minutes."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Refuses more than MAX_ARGUMENTS; see argparse."""
+        args = sys.argv[1:] if args is None else list(args)
+        if len(args) > MAX_ARGUMENTS:
+            self.error(f"arguments must be at most {MAX_ARGUMENTS}, got {len(args)}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints usage and message, and exits with code 2."""
+        super().error(clipped(message, ERROR_LIMIT))
