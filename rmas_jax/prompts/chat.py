@@ -8,7 +8,6 @@ for blanks around them.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import itertools
 import json
@@ -54,8 +53,8 @@ def render_chat(tokenizer: Any, system: str, user: str) -> str:
     alone, the texts are given in one turn, or as parts.
 
     Args:
-      tokenizer: the agent's own; its `chat_date` is what `strftime_now` and `date_string` say, and
-        None is today's for `strftime_now` alone, as in transformers.
+      tokenizer: the agent's own; its `chat_date` is the day of `strftime_now`, None is today. Where
+        a template has a date of its own (Llama 3.1: 26 Jul 2024), it stays, as in transformers.
       system: text of the system role; empty: there is none.
       user: text of the user.
 
@@ -69,17 +68,9 @@ def render_chat(tokenizer: Any, system: str, user: str) -> str:
 
 def _variables(tokenizer: Any) -> str:
     """Variables that a template gets beside messages, and the date, as JSON."""
-    date = getattr(tokenizer, "chat_date", None)
     named = getattr(tokenizer, "special_tokens_map", {})
     variables = OPTIONS | {name: _texts(token) for name, token in named.items()}
-    if date is not None:
-        variables["date_string"] = _spoken(date)
-    return json.dumps([variables, date or today()])
-
-
-def _spoken(date: str) -> str:
-    """A date as the templates of Llama 3 write it: 26 Jul 2024."""
-    return datetime.date.fromisoformat(date).strftime("%d %b %Y")
+    return json.dumps([variables, getattr(tokenizer, "chat_date", None) or today()])
 
 
 def _texts(token: Any) -> Any:
