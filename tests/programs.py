@@ -126,7 +126,7 @@ def programs() -> Mapping[str, Callable[[], Any]]:
         return step.lower(link, config, state, *block, key=jax.random.key(0), noise=np.float32(0))
 
     def speak():
-        reading, _ = jax.eval_shape(listen, links, agents, prompts, jnp.int32(2))
+        reading = jax.eval_shape(listen, links, agents, prompts, jnp.int32(2)).reading
         return write_jitted.lower(system.models[answerer], agents[answerer], reading, **ends)
 
     def lowered(function, *args):

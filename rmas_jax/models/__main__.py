@@ -186,12 +186,6 @@ def generate(
     (hidden, cache), compile_read, run_read = timed(
         functools.partial(read, model, room=max_tokens - 1), params, ids
     )
-    if not jnp.isfinite(hidden).all():
-        raise ValueError(
-            f"the state after the prompt is NaN or infinite in {hidden.dtype.name}: the weights "
-            "are damaged, or --dtype is too narrow for this model; bfloat16 and float32 are wider "
-            "than float16"
-        )
 
     def write(params, hidden, cache, keys, seen):
         rules = {"sampling": sampling, "keys": keys, "seen": seen}
