@@ -35,7 +35,7 @@ from rmas_jax.commands import (
     use_compilation_cache,
 )
 from rmas_jax.config import ConfigError, RunConfig, load_config
-from rmas_jax.config.sections import (
+from rmas_jax.config.limits import (
     MAX_LATENT_STEPS,
     MAX_ROLLOUTS,
     MAX_ROUNDS,

@@ -42,7 +42,7 @@ from rmas_jax import text_channel
 from rmas_jax.assembly import Team
 from rmas_jax.commands import add_config_options, check_limits, load_run_team
 from rmas_jax.config import ConfigError, RunConfig, load_config
-from rmas_jax.config.sections import MAX_BATCH, MAX_SEED, MAX_TOKENS
+from rmas_jax.config.limits import MAX_BATCH, MAX_SEED, MAX_TOKENS
 from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
@@ -62,7 +62,7 @@ from rmas_jax.host.writing import check_output_file
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage, take, today
-from rmas_jax.run_folder import agent_sources, weights_digest
+from rmas_jax.run_identity import agent_sources, weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
 
 SETTINGS_LIMIT = MEBIBYTE

@@ -63,7 +63,8 @@ from rmas_jax.reporting.report import REPORT, write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import MEASURED, RunFolder, RunStep, dated, weights_digest
+from rmas_jax.run_folder import MEASURED, RunFolder, RunStep, dated
+from rmas_jax.run_identity import weights_digest
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import load_topology
 from rmas_jax.training.curves import Curves

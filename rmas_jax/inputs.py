@@ -18,7 +18,7 @@ from rmas_jax.evaluation.driver import in_order
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.grading import Grader, check_golds, find_grader
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.run_folder import agent_sources
+from rmas_jax.run_identity import agent_sources
 from rmas_jax.training.batches import (
     Dialogues,
     TrainingData,

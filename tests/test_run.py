@@ -18,7 +18,8 @@ from rmas_jax.commands import PREEMPTED
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_released_links
-from rmas_jax.run_folder import RunFolder, agent_sources, weights_digest
+from rmas_jax.run_folder import RunFolder
+from rmas_jax.run_identity import agent_sources, weights_digest
 from rmas_jax.training import outer_loop, state_cache
 
 ROOT = Path(__file__).parent.parent

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
-from rmas_jax import run_folder
+from rmas_jax import run_folder, run_identity
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.run_folder import RunFolder, agent_sources, dated, weights_digest
+from rmas_jax.run_folder import RunFolder, dated
+from rmas_jax.run_identity import agent_sources, weights_digest
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "experiments/configs/quickstart.yaml"
@@ -50,12 +52,25 @@ def test_an_agent_is_its_files_and_how_they_are_kept(planner_in, tmp_path):
     assert len({here, *others}) == 5
 
 
+def test_an_agent_is_its_shards_wherever_its_index_has_them(planner_in, tmp_path):
+    copy = shutil.copytree(AGENT, tmp_path / "copy")
+    (copy / "shards").mkdir()
+    shard = (copy / "model.safetensors").rename(copy / "shards" / "one.safetensors")
+    with safe_open(shard, framework="numpy") as file:
+        weight_map = dict.fromkeys(file.keys(), "shards/one.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = planner_in(copy)["digest"]
+    shard.write_bytes(shard.read_bytes()[:-1] + b" ")
+    assert planner_in(copy)["digest"] != before
+
+
 def test_a_commit_stands_for_the_files_of_the_hub(planner_in, tmp_path, monkeypatch):
     snapshots = tmp_path / "snapshots"
     for commit in ("c1", "c2"):
         snapshots.joinpath(commit).mkdir(parents=True)  # no weights: none are read
     monkeypatch.setattr(
-        run_folder, "local_directory", lambda source, patterns: snapshots / str(source)[-2:]
+        run_identity, "local_directory", lambda source, patterns: snapshots / str(source)[-2:]
     )
     one, other = planner_in("org/name@c1"), planner_in("org/name@c2")
     assert (one["revision"], other["revision"]) == ("c1", "c2")
@@ -164,10 +179,10 @@ def test_a_run_belongs_to_what_its_files_hold(files, monkeypatch, part, before, 
 def test_the_end_tokens_of_an_agent_are_part_of_a_run(files, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(CONFIG, files[1])
-    before = run_folder.contents(config)
+    before = run_identity.contents(config)
     for name in ("generation_config.json", "chat_template.jinja"):
         (tmp_path / "agent" / name).write_text("{}")
-        after = run_folder.contents(config)
+        after = run_identity.contents(config)
         assert after["tokenizers"]["planner"] != before["tokenizers"]["planner"]
         assert {**after, "tokenizers": 0} == {**before, "tokenizers": 0}
         before = after

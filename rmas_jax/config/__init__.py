@@ -5,19 +5,17 @@ Each field is declared once, with `option`: checking (`load_config`) and documen
 """
 
 from rmas_jax.config.files import ConfigError, dump_config, field_help, load_config
+from rmas_jax.config.limits import MAX_ROUNDS
 from rmas_jax.config.sections import (
-    MAX_ROUNDS,
     METHODS,
     DataConfig,
     EvaluationConfig,
-    InnerConfig,
     MeshConfig,
-    OuterConfig,
-    PhaseConfig,
     RunConfig,
     RuntimeConfig,
     SystemConfig,
 )
+from rmas_jax.config.training import InnerConfig, OuterConfig, PhaseConfig
 
 __all__ = [
     "MAX_ROUNDS",
