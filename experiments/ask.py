@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -42,15 +43,17 @@ from rmas_jax.config.limits import (
     MAX_SEED,
     MAX_TOKENS,
 )
+from rmas_jax.host.atomic import append
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.inspection import nearest_tokens
+from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.prompts import encode_stage
-from rmas_jax.run_folder import dated, trained_links
+from rmas_jax.run_folder import TRAINED_WAY_OUT, dated, trained_links
 from rmas_jax.sampling import row_keys
 from rmas_jax.tools import Toolbox
 from rmas_jax.walkthrough import walk
@@ -226,13 +229,19 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Any:
       ConfigError: there are none, or the run of this name has trained those of another system.
       CheckpointError: they cannot be read, or do not fit.
     """
-    named = file or trained_links(config) or config.system.links
+    trained = None if file else trained_links(config)
+    named = file or trained or config.system.links
     if named is None:
         raise ConfigError(
             f"no links: {config.output_dir}/{config.name} has trained none, and system.links is "
             "null. Train some (python experiments/run.py --config ...), or name a file with --links"
         )
-    return load_links_for(team, dataclasses.replace(config.system, links=str(named)))
+    try:
+        return load_links_for(team, dataclasses.replace(config.system, links=str(named)))
+    except CheckpointError as error:
+        if trained is None:
+            raise
+        raise CheckpointError(f"{error}; {TRAINED_WAY_OUT}") from None
 
 
 def build_asker(options: argparse.Namespace) -> Asker:
@@ -345,8 +354,7 @@ def ask_all(asker: Asker, options: argparse.Namespace) -> int:
         account = asker.ask(question)
         show(account, inspect=bool(options.inspect))
         if options.json:
-            with open(options.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(account) + "\n")
+            append(Path(options.json), json.dumps(account) + "\n")
     if refused > MAX_REFUSALS:
         say_error(QuestionError(f"{refused} questions were refused, the first are named above"))
     return refused

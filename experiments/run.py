@@ -27,7 +27,6 @@ from typing import Any
 import jax
 
 from rmas_jax.assembly import Team, check_prompts, start_links, write_release
-from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import (
     DIVERGED,
     PREEMPTED,
@@ -57,13 +56,14 @@ from rmas_jax.inputs import (
     make_output_dir,
     read_inputs,
 )
+from rmas_jax.link_files import load_links, save_links
 from rmas_jax.models import CheckpointError
 from rmas_jax.processes import from_first, in_turn, is_first, together
 from rmas_jax.reporting.report import REPORT, write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import MEASURED, RunFolder, RunStep, dated
+from rmas_jax.run_folder import MEASURED, TRAINED_WAY_OUT, RunFolder, RunStep, dated
 from rmas_jax.run_identity import weights_digest
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import load_topology
@@ -124,16 +124,14 @@ def own_links(folder: Path, name: str) -> Any:
     Raises:
       CheckpointError: they are damaged; the message says what is done anew without them.
     """
-    anew = {
-        ALIGNED: "the inner loop is then done anew",
-        TRAINED: "the outer loop then goes on from its checkpoints",
+    ways_out = {
+        ALIGNED: "put back a copy, or delete it and run again: the inner loop is then done anew",
+        TRAINED: TRAINED_WAY_OUT,
     }
     try:
         return load_links(folder / name)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}; put back a copy, or delete it and run again: {anew[name]}"
-        ) from None
+        raise CheckpointError(f"{error}; {ways_out[name]}") from None
 
 
 def release(team: Team, links: Any, directory: Path) -> None:

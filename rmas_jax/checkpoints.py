@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,24 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore
-from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
-from safetensors.numpy import save
 
 from rmas_jax.host.atomic import write_whole
 from rmas_jax.host.checksums import seal, unseal
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, parse_json, read_bytes, read_json
+from rmas_jax.host.reading import MEBIBYTE, parse_json, read_bytes, read_json
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.stored import as_float32, read_safetensors
 from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.sharding import to_host
 
 RECORD = "record.json"  # beside the checkpoints
 RECORD_LIMIT = 64 * MEBIBYTE
-LINKS_LIMIT = 64 * GIBIBYTE
-# A safetensors file is the length of its header in 8 bytes, the header as JSON, and the arrays.
-HEADER_START, METADATA, DIGEST = 8, "__metadata__", "sha256"
 STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; what describes an array there
 log = logging.getLogger(__name__)
 
@@ -292,44 +285,3 @@ def _sums(leaf: jax.Array) -> jax.Array:
         )
     weights = (2 * place + 1, (place * np.uint32(0x9E3779B1)) | np.uint32(1))
     return jnp.stack([(words * weight).sum(dtype=jnp.uint32) for weight in weights])
-
-
-def save_links(path: str | Path, links: Any) -> None:
-    """Writes the links of a system (host arrays) as one safetensors file, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}
-    digest = _content_digest(save(arrays))
-    write_whole(path, save(arrays, metadata={DIGEST: digest}))  # save_file's errors name no file
-
-
-def load_links(path: str | Path) -> Any:
-    """Reads what `save_links` wrote: {"inner": {role: params}, "outer": {edge: params}}, float32.
-
-    Raises:
-      CheckpointError: there is no such file, it is not what was written, or holds anything but
-        finite floating-point numbers.
-    """
-    tensors = read_safetensors(path)
-    raw = read_bytes(path, at_most=LINKS_LIMIT, error=CheckpointError)
-    stored = _header(raw).get(METADATA, {}).get(DIGEST)
-    if stored is not None and stored != _content_digest(raw):
-        raise CheckpointError(f"{path}: is damaged: its checksum is not that of what it holds")
-    tensors = as_float32(tensors, source=path)
-    return unflatten_dict({name: jnp.asarray(x) for name, x in tensors.items()}, sep="/")
-
-
-def _content_digest(raw: bytes) -> str:
-    """SHA-256 of a safetensors file without its metadata."""
-    header = {name: entry for name, entry in _header(raw).items() if name != METADATA}
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    digest.update(memoryview(raw)[_header_end(raw) :])
-    return digest.hexdigest()
-
-
-def _header(raw: bytes) -> dict[str, Any]:
-    return json.loads(raw[HEADER_START : _header_end(raw)])
-
-
-def _header_end(raw: bytes) -> int:
-    return HEADER_START + int.from_bytes(raw[:HEADER_START], "little")

@@ -32,6 +32,9 @@ ENVIRONMENT, IDENTITY, LOCK = "environment.json", "identity.json", "lock"
 # its own name, and what moves no number.
 MEASURED = ("methods", "rounds", "splits")
 NO_MATTER = ("progress", "tensorboard", "compilation_cache")
+TRAINED_WAY_OUT = (
+    "put back a copy, or delete it and run again: the outer loop then goes on from its checkpoints"
+)
 UNCLAIMED = {LOCK, IDENTITY + PARTIAL}  # what a start may leave that was killed at once
 log = logging.getLogger(__name__)
 
@@ -256,11 +259,21 @@ def dated(config: RunConfig) -> RunConfig:
     """The configuration with a date for chat templates: as set, as the run began, or today's."""
     if config.system.date is not None:
         return config
-    began: Any = read_identity(Path(config.output_dir) / config.name)
-    for name in ("config", "system", "date"):  # another shape is refused where it is compared
-        began = began.get(name) if isinstance(began, dict) else None
-    date = began if isinstance(began, str) else today()
+    identity = read_identity(Path(config.output_dir) / config.name)
+    return with_date(config, value_at(identity, "config", "system", "date"))
+
+
+def with_date(config: RunConfig, began: Any) -> RunConfig:
+    """The configuration with a date: as set, `began` if that is text, or today's."""
+    date = config.system.date or (began if isinstance(began, str) and began else today())
     return dataclasses.replace(config, system=dataclasses.replace(config.system, date=date))
+
+
+def value_at(tree: Any, *names: str) -> Any:
+    """What stands under nested names; None where nothing does, whatever shape the tree has."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def trained_links(config: RunConfig) -> Path | None:

@@ -18,9 +18,9 @@ from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
 from rmas_jax.assembly import Team
-from rmas_jax.checkpoints import save_links
 from rmas_jax.commands import PREEMPTED
 from rmas_jax.config import InnerConfig
+from rmas_jax.link_files import save_links
 from rmas_jax.sharding import make_mesh, replicated
 from rmas_jax.training import states
 from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_texts

@@ -15,9 +15,9 @@ import yaml
 
 from experiments.ask import build_asker, main, parser
 from rmas_jax.assembly import load_team, start_links
-from rmas_jax.checkpoints import save_links
 from rmas_jax.config import dump_config, load_config
 from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.link_files import save_links
 
 CONFIG = "experiments/configs/quickstart.yaml"
 QUESTION = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"

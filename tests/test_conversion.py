@@ -11,10 +11,10 @@ import pytest
 import torch
 from released import Adapter, CrossModelAdapter, assert_same_link, write_json, write_release
 
-from rmas_jax.checkpoints import save_links
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_links, read_released_links, read_state, write_state
 from rmas_jax.interop.__main__ import main
+from rmas_jax.link_files import save_links
 from rmas_jax.links import INNER
 
 WIDTH = {"expert": 4, "learner": 6}

@@ -16,10 +16,10 @@ import pytest
 from experiments.ask import main as ask
 from experiments.run import main, planned_steps
 from rmas_jax import run_folder
-from rmas_jax.checkpoints import load_links
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host import atomic
 from rmas_jax.host.errors import BAD_INPUT, MESSAGE_LIMIT
+from rmas_jax.link_files import load_links
 from rmas_jax.reporting.__main__ import main as report
 
 ROOT = Path(__file__).parent.parent

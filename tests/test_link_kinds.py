@@ -17,19 +17,18 @@ from released import write_release
 
 from experiments.ask import main as ask
 from rmas_jax.assembly import load_links_for, load_team, start_links
-from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.config import load_config
-from rmas_jax.host.errors import BAD_INPUT, MESSAGE_LIMIT
+from rmas_jax.host.errors import BAD_INPUT, MESSAGE_LIMIT, InputError
 from rmas_jax.interop import (
     read_inner_link,
     read_links,
     read_outer_links,
     read_released_links,
-    read_state,
     write_released_links,
 )
 from rmas_jax.interop.__main__ import main as convert
 from rmas_jax.interop.torch_state import write_state
+from rmas_jax.link_files import load_links, save_links
 from rmas_jax.links import INNER, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
 
@@ -159,12 +158,12 @@ def test_a_damaged_file_of_ours(links, damage):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_pipe_is_replaced_not_written_to(tmp_path, suffix):
-    """Opening it would wait for a reader; and a write that fails leaves what was there."""
+def test_a_pipe_is_not_written_to(tmp_path, suffix):
+    """Opening it would wait for a reader."""
     path = tmp_path / f"link{suffix}"
     os.mkfifo(path)
-    write_state(path, {"w": np.ones(3, np.float32)})
-    np.testing.assert_array_equal(read_state(path)["w"], np.ones(3))
+    with pytest.raises(InputError, match=rf"link\{suffix}: must be a regular file, is a pipe"):
+        write_state(path, {"w": np.ones(3, np.float32)})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -231,3 +230,32 @@ def test_a_link_that_is_read_can_be_written(links, tmp_path):
     write_released_links(tmp_path / "out", read_links(links))
     write_state(tmp_path / "one.pt", {"w": np.ones(3, np.float32)})
     assert convert(["convert", str(tmp_path / "one.pt"), str(tmp_path / "o.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("bit", [0, 5, 22])  # of a number
+def test_a_flipped_bit_is_found_wherever_links_are_read(team, links, tmp_path, capsys, bit):
+    whole = bytearray(links.read_bytes())
+    whole[-len(whole) // 3 // 4 * 4 + bit // 8] ^= 1 << bit % 8
+    links.write_bytes(whole)
+    assert np.isfinite(safetensors.numpy.load_file(links)[NAME]).all()
+    named = load_config(CONFIG, [f"system.links={links}"]).system
+    for read in (load_links, read_links, lambda _: load_links_for(team, named)):
+        with pytest.raises(CheckpointError, match=r"links\.safetensors: is damaged: its checksum"):
+            read(links)
+    out = tmp_path / "out"
+    common = ["--config", CONFIG, "--set", f"output_dir={out}", "Where?"]
+    for call in (
+        lambda: ask(["--links", str(links), *common]),
+        lambda: convert(["convert", str(links), str(out)]),
+    ):
+        assert call() == BAD_INPUT
+        assert "is damaged" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_metadata_may_be_null(links):
+    raw = links.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8:end]) | {"__metadata__": None}).encode()
+    links.write_bytes(len(header).to_bytes(8, "little") + header + raw[end:])
+    assert set(load_links(links)) == {"inner", "outer"}

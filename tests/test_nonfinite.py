@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import ask, run
 from rmas_jax.assembly import load_team, start_links
-from rmas_jax.checkpoints import save_links
 from rmas_jax.commands import DIVERGED
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.link_files import save_links
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"

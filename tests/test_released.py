@@ -23,9 +23,9 @@ from systems import CONFIGS as TINY
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax.assembly import Team, build_system, checked_topology, load_links_for, load_team
 from rmas_jax.channels import latent_channel
-from rmas_jax.checkpoints import save_links
 from rmas_jax.config import ConfigError, SystemConfig, load_config
 from rmas_jax.interop import read_released_links, read_state, write_state
+from rmas_jax.link_files import save_links
 from rmas_jax.links import link_shapes
 from rmas_jax.models import CheckpointError, Decoder, config_from_hf
 from rmas_jax.prompts import encode_stage, load_prompts, render_chat

@@ -13,11 +13,11 @@ import pytest
 from experiments.run import main, train
 from rmas_jax import inputs
 from rmas_jax.assembly import load_links_for, load_team, start_links
-from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.commands import PREEMPTED
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_released_links
+from rmas_jax.link_files import load_links, save_links
 from rmas_jax.run_folder import RunFolder
 from rmas_jax.run_identity import agent_sources, weights_digest
 from rmas_jax.training import outer_loop, state_cache

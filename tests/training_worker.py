@@ -21,8 +21,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from systems import build_pattern
 
 from rmas_jax.assembly import Team
-from rmas_jax.checkpoints import CheckpointStore, save_links
+from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
+from rmas_jax.link_files import save_links
 from rmas_jax.models import load_pretrained, save_pretrained
 from rmas_jax.processes import from_first
 from rmas_jax.sharding import make_mesh, to_host

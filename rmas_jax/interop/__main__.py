@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmas_jax.checkpoints import save_links
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error, shown
 from rmas_jax.host.writing import check_output_file, check_output_folder
@@ -24,6 +23,7 @@ from rmas_jax.interop import (
 from rmas_jax.interop.released import in_words
 from rmas_jax.interop.systems import Links
 from rmas_jax.interop.torch_state import SAFETENSORS
+from rmas_jax.link_files import save_links
 from rmas_jax.links import INNER, VARIANTS
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32

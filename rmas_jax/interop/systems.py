@@ -27,10 +27,9 @@ from rmas_jax.interop.released import (
     write_inner_link,
     write_outer_links,
 )
-from rmas_jax.interop.torch_state import read_state
+from rmas_jax.link_files import read_link_arrays
 from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.stored import as_float32
 from rmas_jax.topology import edge_name
 
 NAME = re.compile(rf"({INNER}|{OUTER})/([^/]+)/(\w+)/(\w+)")  # kind, role or edge, module, array
@@ -81,7 +80,7 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> Links:
         numbers, or a choice is left.
     """
     params: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
-    for name, array in as_float32(read_state(path), source=path).items():
+    for name, array in read_link_arrays(path).items():
         if (parts := NAME.fullmatch(name)) is None:
             raise CheckpointError(
                 f"{path}: {shown(name)} is no part of a system's links; "

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from rmas_jax import run_folder
-from rmas_jax.checkpoints import load_links, save_links
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host import atomic
 from rmas_jax.host.atomic import append, write_whole
 from rmas_jax.host.errors import InputError, describe
+from rmas_jax.link_files import load_links, save_links
 from rmas_jax.run_folder import RunFolder, RunStep
 from rmas_jax.training.curves import Curves
 

@@ -17,10 +17,10 @@ import pytest
 
 from experiments.run import main
 from rmas_jax import run_folder
-from rmas_jax.checkpoints import load_links
 from rmas_jax.commands import PREEMPTED
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.link_files import load_links
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "experiments/configs/quickstart.yaml"
