@@ -48,6 +48,7 @@ from rmas_jax.data.role_texts import read_files
 from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
 from rmas_jax.evaluation.grading import Grader, check_golds, find_grader, grading_of
 from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.checksums import is_sealed_well, read_sealed, seal, write_sealed
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.json_rows import (
@@ -57,15 +58,14 @@ from rmas_jax.host.json_rows import (
     json_line,
     parse_line,
 )
-from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json
+from rmas_jax.host.reading import open_regular
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.sampling_options import add_sampling_options, chosen_sampling
-from rmas_jax.prompts import encode_stage, take, today
+from rmas_jax.prompts import encode_stage, take
+from rmas_jax.run_folder import value_at, with_date
 from rmas_jax.run_identity import agent_sources, weights_digest
 from rmas_jax.sampling import GREEDY, row_keys
-
-SETTINGS_LIMIT = MEBIBYTE
 
 # Option -> the least and the largest value.
 LIMITS = {
@@ -127,39 +127,51 @@ def _settings_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.settings")
 
 
+def _settings_before(path: Path) -> dict[str, Any]:
+    """The settings with which texts were made; empty where none are.
+
+    Raises:
+      ConfigError: their file is damaged; the message says what helps.
+    """
+    try:
+        return read_sealed(_settings_of(path), error=ConfigError, way_out=_way_out(path))
+    except ConfigError as error:
+        raise ConfigError(f"--out {path}: {error}") from None
+
+
+def _missed_of(path: Path) -> Path:
+    """The file of the attempts that failed."""
+    return path.with_name(f"{path.name}.missed")
+
+
+def _way_out(path: Path) -> str:
+    files = f"{_missed_of(path).name} and {_settings_of(path).name}"
+    return f"choose another file, or remove it, {files}"
+
+
 def dated(config: RunConfig, path: Path) -> RunConfig:
     """The configuration with a date for chat templates: as set, as texts began, or today's."""
-    marks = _settings_of(path)
-    before = json.loads(marks.read_text()) if marks.exists() else {}
-    began = before.get("system", {}).get("date")
-    date = config.system.date or began or today()
-    return dataclasses.replace(config, system=dataclasses.replace(config.system, date=date))
+    return with_date(config, value_at(_settings_before(path), "system", "date"))
 
 
 class Progress:
     """What is made so far, on disk: kept items, failed attempts, and the settings of both."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
-        self.kept_path = path
-        self.missed_path = path.with_name(f"{path.name}.missed")
-        marks = _settings_of(path)
+        self.kept_path, self.missed_path = path, _missed_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        way_out = f"choose another file, or remove it, {self.missed_path.name} and {marks.name}"
-        before = None
-        if os.path.lexists(marks):
-            try:
-                before = read_json(marks, at_most=SETTINGS_LIMIT, error=ConfigError)
-            except ConfigError as error:
-                raise ConfigError(f"--out {path}: {error}; {way_out}") from None
-        elif os.path.lexists(path):
+        is_new = not os.path.lexists(_settings_of(path))
+        before = _settings_before(path)
+        if is_new and os.path.lexists(path):
             raise ConfigError(f"--out {path}: is there already, and was not made by this command")
-        if before is not None and before != settings:
+        if not is_new and before != settings:
             differ = [name for name in settings if before.get(name) != settings[name]]
             raise ConfigError(
-                f"--out {path}: was made with other settings ({', '.join(differ)}); {way_out}"
+                f"--out {path}: was made with other settings ({', '.join(differ)}); "
+                f"{_way_out(path)}"
             )
-        if before is None:
-            write_whole(marks, json.dumps(settings, indent=1) + "\n")
+        if is_new:
+            write_sealed(_settings_of(path), dict(settings))
         self.kept = {row["id"] for row in _whole_rows(path, ("id",))}
         self.failed: collections.Counter[str] = collections.Counter()
         for row in _whole_rows(self.missed_path, ("id", "attempt")):
@@ -167,14 +179,14 @@ class Progress:
 
     def keep(self, row: Row) -> None:
         """An item came out right."""
-        append_line(self.kept_path, row)
+        append_line(self.kept_path, seal(row))
         self.kept.add(row["id"])
 
     def miss(self, name: str, reason: str) -> None:
         """An attempt at an item failed."""
         self.failed[name] += 1
         line = {"id": name, "attempt": self.failed[name], "reason": reason}
-        append_line(self.missed_path, line)
+        append_line(self.missed_path, seal(line))
 
 
 def _whole_rows(path: Path, key: Sequence[str]) -> list[Row]:
@@ -193,7 +205,7 @@ def _whole_rows(path: Path, key: Sequence[str]) -> list[Row]:
             row = parse_line(line)
             values = tuple(row.get(name) for name in key) if isinstance(row, dict) else ()
             is_whole = [type(value) for value in values] == [str, int][: len(key)]
-            if is_whole and values not in rows:
+            if is_whole and values not in rows and is_sealed_well(row):
                 rows[values] = row
             else:
                 damaged.append(number)
@@ -277,6 +289,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     """Makes all texts that are not made yet; returns a line on what there is then."""
     check_limits(options, LIMITS)
     check_output_file(options.out, option="--out", error=ConfigError, makes_folder=True)
+    config = dated(config, options.out)
     try:
         sampling = chosen_sampling(options, GREEDY)
     except ValueError as error:
@@ -363,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         config = load_config(options.config, options.overrides)
-        print(make(options, dated(config, options.out)))
+        print(make(options, config))
     except USER_ERRORS as error:
         say_error(error)
         return BAD_INPUT

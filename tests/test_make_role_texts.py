@@ -1,6 +1,7 @@
 """Role texts from the embedded team's own work, kept, tried again, resumed."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,21 @@ def test_damaged_lines_are_made_anew_and_said(make, tmp_path, capsys):
         assert missed.read_bytes() == misses
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 10**5, "\0", "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        "[" * 10**5,
+        "\0",
+        "{}",
+        '{"system": 1}',
+        f'{{"a": {"1" * 5000}}}',
+    ],
+)
 def test_damaged_settings_are_refused_with_the_way_out(make, tmp_path, capsys, content):
     out, marks = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.settings"
     out.touch()
@@ -152,6 +167,38 @@ def test_bad_input_is_said_before_anything_is_made(make, tmp_path, capsys, optio
     assert make(tmp_path / "texts.jsonl", *options) == BAD_INPUT
     assert words in capsys.readouterr().err
     assert not list(tmp_path.glob("texts*"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_settings_that_are_no_file_are_not_waited_for(make, tmp_path, capsys, kind):
+    out, marks = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.settings"
+    {
+        "pipe": os.mkfifo,
+        "folder": os.mkdir,
+        "device": lambda path: path.symlink_to("/dev/zero"),
+    }[kind](marks)
+    assert make(out) == BAD_INPUT
+    assert f"must be a regular file, is a {kind}; choose another" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_in_texts_costs_that_item_and_in_settings_is_refused(make, tmp_path, capsys):
+    out, marks = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.settings"
+    assert make(out) == 0
+    whole, settings = out.read_bytes(), marks.read_text()
+    question = json.loads(whole.splitlines()[0])["question"].encode()
+    out.write_bytes(whole.replace(question, question[:-1] + b"!", 1))
+    assert make(out) == 0
+    assert "left out 1 lines" in capsys.readouterr().err
+    assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
+    marks.write_text(settings.replace(today(), "2020-02-29"))
+    assert make(out) == BAD_INPUT
+    assert "is damaged: its checksum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_texts_need_a_file(make, capsys, out):
+    assert make(out) == BAD_INPUT
+    assert "must be a regular file, is a folder" in capsys.readouterr().err
 
 
 def test_a_file_of_another_origin_is_not_touched(make, tmp_path, capsys):

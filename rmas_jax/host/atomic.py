@@ -29,7 +29,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     with _errors_of(path):
         try:
             with _opened(half, os.O_TRUNC) as file:
-                _write(file, content.encode() if isinstance(content, str) else content)
+                _write(file, _as_bytes(content))
                 os.fsync(file.fileno())
             os.replace(half, path)
         except OSError:
@@ -37,17 +37,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
             raise
 
 
-def append(path: Path, text: str) -> None:
-    """Adds text to a file, as UTF-8. A killed process may leave the beginning of it.
+def append(path: Path, content: str | bytes) -> None:
+    """Adds to a file, text as UTF-8. A killed process may leave the beginning of it.
 
     Raises:
       InputError: something else than a regular file is there.
-      OSError: as for `write_whole`; nothing of the text stays.
+      OSError: as for `write_whole`; nothing of the content stays.
     """
     with _errors_of(path), _opened(path, os.O_APPEND) as file:
         before = os.fstat(file.fileno()).st_size
         try:
-            _write(file, text.encode())
+            _write(file, _as_bytes(content))
         except OSError:
             file.truncate(before)
             raise
@@ -64,6 +64,10 @@ def _opened(path: Path, flags: int) -> Iterator[io.FileIO]:
 def _check_replaceable(path: Path) -> None:
     if path.exists():
         check_regular(path, at_most=None, error=InputError)
+
+
+def _as_bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
 
 
 def _write(file: io.FileIO, content: bytes) -> None:

@@ -38,13 +38,18 @@ def unseal(row: dict[str, Any], *, source: str, error: type[InputError]) -> dict
     Raises:
       error: it does not fit; the message names `source`.
     """
-    content = {key: value for key, value in row.items() if key != CRC32}
-    if CRC32 in row and row[CRC32] != checksum(content):
+    content = _without_checksum(row)
+    if not is_sealed_well(row):
         raise error(
             f"{source}: is damaged: its checksum is {shown(row[CRC32])}, must be that of "
             f"what it holds, {checksum(content)}"
         )
     return content
+
+
+def is_sealed_well(row: dict[str, Any]) -> bool:
+    """Whether the checksum of a JSON object fits, if it has one."""
+    return CRC32 not in row or row[CRC32] == checksum(_without_checksum(row))
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
@@ -80,6 +85,10 @@ def unseal_yaml(text: str, *, source: str, error: type[InputError]) -> str:
     if (found := _COMMENT.match(text)) and found[1] != _crc32(content):
         raise error(f"{source}: is damaged: its checksum is another")
     return content
+
+
+def _without_checksum(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != CRC32}
 
 
 def _crc32(text: str) -> str:

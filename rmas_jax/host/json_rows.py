@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rmas_jax.host.atomic import append
 from rmas_jax.host.errors import clipped, shown
 from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, Error, decode_text, open_regular, size
 
@@ -72,9 +73,8 @@ def json_line(value: Any) -> bytes:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Adds a value to a file of JSON lines."""
-    with path.open("ab") as file:
-        file.write(json_line(value))
+    """Adds a value to a file of JSON lines; raises as `append` does."""
+    append(path, json_line(value))
 
 
 def parse_line(line: bytes) -> Any:
