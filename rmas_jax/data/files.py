@@ -25,7 +25,8 @@ ENTRIES = 100_000  # files and folders below a data folder
 HIDDEN = (".", "__", "~$")
 # What the hub's tools write beside data.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-# Split -> the words, in names of files and of folders, that the hub's tools tell it by.
+# Split -> the words, in names of files and of folders, that the hub's tools tell it by; also in
+# front of `set` and `data` (testset).
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -50,12 +51,13 @@ def data_files(path: Path) -> dict[str, Files]:
     """Split -> its files: the file itself, or those in a folder and the folders below it.
 
     In a folder, a file's name says which split it is of (`test-00000.parquet`), or else the name of
-    a folder around it (`dev/rows.jsonl`, `train.parquet/part-0.parquet`). What names no split is
-    train, and so is a single file. Hidden files and folders (HIDDEN) are passed over, and so are
+    a folder around it (`dev/rows.jsonl`, `train.parquet/part-0.parquet`). Where nothing is called
+    train, what names no split is train, and so is a single file. Hidden files and folders (HIDDEN) are passed over, and so are
     folders that begin with `_`, in which Spark and Delta keep what is no data.
 
     Raises:
-      DataError: there is nothing to read, or there are files of several forms.
+      DataError: there is nothing to read, or there are files of several forms, or some that name no
+        split beside those of train.
     """
     shown = clipped(str(path), 300)
     if not os.path.isdir(path):
@@ -81,14 +83,22 @@ def data_files(path: Path) -> dict[str, Files]:
             f"{_split_named(unread[0])}, but rows are read from {READABLE} (data.files names a "
             "file or folder for each split)"
         )
+    named = {name: _split_named(name) for name in found}
+    unnamed = next((name for name in found if named[name] is None), None)
+    if unnamed is not None and "train" in named.values():  # what was held out may be among it
+        raise DataError(
+            f"{shown}: holds {clipped(_printable(unnamed), 300)}, whose name says no split, beside "
+            "files of train; put such files elsewhere, or name the file or folder of each split "
+            "(data.files)"
+        )
     splits: dict[str, list[tuple[str, Path]]] = {split: [] for split in SPLIT_WORDS}
     for name in found:
         check_regular(path / name, at_most=None, error=DataError)
-        splits[_split_named(name) or "train"].append((_printable(name), path / name))
-    told = {split: named for split, named in splits.items() if named}
+        splits[named[name] or "train"].append((_printable(name), path / name))
+    told = {split: some for split, some in splits.items() if some}
     return {
-        split: Files(f"{shown} ({split})" if len(told) > 1 else shown, tuple(named))
-        for split, named in told.items()
+        split: Files(f"{shown} ({split})" if len(told) > 1 else shown, tuple(some))
+        for split, some in told.items()
     }
 
 
@@ -151,7 +161,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def _split_named(name: PurePath) -> str | None:
     """The split that a file is of, by its name, or else by that of the nearest folder."""
     for part in reversed(name.parts):
-        for word in re.findall("[a-z]+", part.lower()):
+        for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part):  # TestData is two words
+            word = word.lower().removesuffix("set").removesuffix("data")
             for split, words in SPLIT_WORDS.items():
                 if word in words:
                     return split

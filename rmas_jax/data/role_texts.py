@@ -173,17 +173,21 @@ def split_of(question: str, shares: Mapping[str, float]) -> str:
 
 
 def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
-    """Takes out, and yields, rows whose id their split has already, or whose question stands in a
-    split that goes before theirs.
+    """Takes out, and yields, rows whose id their split has already, whose question stands in a
+    split that goes before theirs, and what another file of their split has too (`_content`).
     """
     asked: dict[str, str] = {}  # question -> split
     trained = ("validation", "train")
     for split in (*(split for split in splits if split not in trained), *trained):
-        kept, ids = [], set()
+        kept, ids, homes = [], set(), {}
         for read in splits[split]:
             question, name = " ".join(read.row["question"].split()), read.row["id"]
+            content = _content(read.row) if split in trained else question
             if (other := asked.setdefault(question, split)) != split:
                 yield BadRow(read.file, read.line, f"the same question stands in {other}")
+            elif (home := homes.setdefault(content, read.file)) != read.file:
+                same = "row" if split in trained else "question"
+                yield BadRow(read.file, read.line, f"the same {same} stands in {home}")
             elif name in ids:
                 yield BadRow(read.file, read.line, f"id: {name!r} stands here twice")
             else:
@@ -192,13 +196,24 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
         splits[split] = kept
 
 
+def _content(row: Row) -> bytes:
+    """A row's texts and answer, without its id, for comparison.
+
+    Copies of a file, and configurations of a data set in folders beside each other (MMLU's `all`),
+    would make rows count twice. Within a file, repeated rows are its author's will.
+    """
+    content = {name: value for name, value in row.items() if name != "id"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+
 class RoleTexts(tfds.core.GeneratorBasedBuilder):
     """Questions, answers and role texts from files."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Questions, answers and role texts.",
         "2.0.0": "No answers that are not a number, and whole ones without a point.",
+        "3.0.0": "No row that another file of its split has too.",
     }
 
     def __init__(

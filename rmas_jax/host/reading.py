@@ -19,6 +19,10 @@ from rmas_jax.host.errors import InputError, clipped
 KIBIBYTE, MEBIBYTE, GIBIBYTE = 2**10, 2**20, 2**30
 Error = type[InputError]
 
+# How the text begins that git-lfs leaves in the place of a file until that is fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_MOST = KIBIBYTE  # bytes of such a text
+
 # What is not a regular file -> what it is.
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -32,13 +36,15 @@ _KINDS = (
 def check_regular(path: str | Path, *, at_most: int | None, error: Error) -> int:
     """Refuses what is no regular file, or larger than `at_most` bytes; returns its size.
 
-    For libraries that open files themselves; everything else uses `open_regular`.
+    A file that git-lfs has not fetched yet is refused too. For libraries that open files themselves; everything else uses `open_regular`.
     """
     try:
         found = os.stat(path)
     except (OSError, ValueError) as reason:  # ValueError: a NUL in the path
         raise error(_unreadable(path, reason)) from None
     _check(path, found, at_most, error)
+    if len(LFS_POINTER) < found.st_size <= LFS_MOST and _begins_with(path, LFS_POINTER):
+        raise error(f"{_shown(path)}: is a pointer of git-lfs, the file is not here: git lfs pull")
     return found.st_size
 
 
@@ -113,6 +119,15 @@ def _check(path: str | Path, found: os.stat_result, at_most: int | None, error: 
         raise error(f"{_shown(path)}: must be a regular file, is {kind}")
     if at_most is not None and found.st_size > at_most:
         raise error(f"{_shown(path)}: must be at most {size(at_most)}, is {size(found.st_size)}")
+
+
+def _begins_with(path: str | Path, start: bytes) -> bool:
+    """Whether a small regular file begins so; one that cannot be read does not."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def _unreadable(path: str | Path, reason: OSError | ValueError) -> str:

@@ -109,7 +109,11 @@ def test_a_hidden_file_that_is_named_is_read(tmp_path):
             {"train": [0], "validation": [1]},
         ),
         (["train.jsonl.gz", "test.jsonl.gz"], {"train": [0], "test": [1]}),
-        (["Train.JSONL", "rows.JSONL"], {"train": [0, 1]}),
+        (["rows.JSONL", "Test.JSONL"], {"train": [0], "test": [1]}),
+        (
+            ["TrainData.jsonl", "testset.jsonl", "valset1.jsonl", "x_TestSet.jsonl"],
+            {"train": [0], "validation": [2], "test": [1, 3]},
+        ),
         (
             ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"],
             {"train": [0, 1]},
@@ -185,6 +189,19 @@ def test_a_split_in_a_form_that_is_not_read_is_refused(tmp_path):
     (tmp_path / "test.csv").write_text("question,answer\n")
     message = refused(data_files, tmp_path)
     assert "test.csv" in message and "the split test" in message and "data.files" in message
+
+
+@pytest.mark.parametrize(
+    "beside", ["heldout.jsonl", "latest.jsonl", "predictions/out.jsonl", "data.jsonl"]
+)
+def test_a_file_of_no_split_beside_files_of_train_is_refused(tmp_path, beside):
+    """Else what was held out would be trained on, and nothing would say so."""
+    write(tmp_path / "train.jsonl")
+    write(tmp_path / beside)
+    message = refused(data_files, tmp_path)
+    assert f"holds {beside}, whose name says no split" in message and "data.files" in message
+    (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")
+    assert names(tmp_path) == {"train": [beside], "test": ["test.jsonl"]}
 
 
 def test_what_is_there_instead_of_data_is_named(tmp_path):

@@ -174,6 +174,42 @@ def test_a_file_per_split(tmp_path):
     assert len(task.load("train")) + len(task.load("validation")) == 38
 
 
+@pytest.mark.parametrize(
+    ("copy", "more"),
+    [
+        ("train copy.jsonl", "test (1).jsonl"),  # of a file manager
+        ("all/train.jsonl", "all/test.jsonl"),  # configurations of a data set, as of MMLU
+    ],
+)
+def test_copies_of_files_do_not_count_twice(tmp_path, copy, more):
+    tested = [{"question": f"{i} * 2?", "answer": 2 * i} for i in range(9)]
+    folder = tmp_path / "rows"
+    for name, rows in [("train.jsonl", ROWS), ("test.jsonl", tested)]:
+        write(folder / name, rows)
+    alone = load(tmp_path, dataset=folder)
+    write(folder / copy, ROWS)
+    # Another answer to the same question: a second item all the same.
+    write(folder / more, [item | {"answer": "none"} for item in tested])
+    task = load(tmp_path, dataset=folder)
+    for split in ("train", "validation", "test"):
+        questions = sorted(row["question"] for row in alone.load(split))
+        assert sorted(row["question"] for row in task.load(split)) == questions
+    assert len(task.bad_rows) == COUNT + 9
+    assert {bad.reason.partition(" stands in ")[0] for bad in task.bad_rows} == {
+        "the same row",
+        "the same question",
+    }
+
+
+def test_several_texts_for_a_question_are_all_trained_on(tmp_path):
+    folder = tmp_path / "rows"
+    write(folder / "train-0.jsonl", ROWS + ROWS[:1])  # twice within a file: its author's will
+    write(folder / "train-1.jsonl", [row | {"plan": "Another plan."} for row in ROWS])
+    task = load(tmp_path, dataset=folder, test_share=0.0)
+    assert len(task.load("train") + task.load("validation")) == 2 * COUNT + 1
+    assert not task.bad_rows
+
+
 def test_roles_without_texts_and_with_texts_of_another(tmp_path):
     file = write(tmp_path / "rows.jsonl", ROWS)
     roles = ("planner", "reviewer", "judge")
