@@ -52,8 +52,9 @@ def data_files(path: Path) -> dict[str, Files]:
 
     In a folder, a file's name says which split it is of (`test-00000.parquet`), or else the name of
     a folder around it (`dev/rows.jsonl`, `train.parquet/part-0.parquet`). Where nothing is called
-    train, what names no split is train, and so is a single file. Hidden files and folders (HIDDEN) are passed over, and so are
-    folders that begin with `_`, in which Spark and Delta keep what is no data.
+    train, what names no split is train, and so is a single file. Hidden files and folders (HIDDEN)
+    are passed over, and so are folders that begin with `_`, in which Spark and Delta keep what is
+    no data.
 
     Raises:
       DataError: there is nothing to read, or there are files of several forms, or some that name no

@@ -36,15 +36,13 @@ _KINDS = (
 def check_regular(path: str | Path, *, at_most: int | None, error: Error) -> int:
     """Refuses what is no regular file, or larger than `at_most` bytes; returns its size.
 
-    A file that git-lfs has not fetched yet is refused too. For libraries that open files themselves; everything else uses `open_regular`.
+    For libraries that open files themselves; everything else uses `open_regular`.
     """
     try:
         found = os.stat(path)
     except (OSError, ValueError) as reason:  # ValueError: a NUL in the path
         raise error(_unreadable(path, reason)) from None
     _check(path, found, at_most, error)
-    if len(LFS_POINTER) < found.st_size <= LFS_MOST and _begins_with(path, LFS_POINTER):
-        raise error(f"{_shown(path)}: is a pointer of git-lfs, the file is not here: git lfs pull")
     return found.st_size
 
 
@@ -57,7 +55,13 @@ def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> Bina
         raise error(_unreadable(path, reason)) from None
     file = os.fdopen(descriptor, "rb")
     try:
-        _check(path, os.fstat(descriptor), at_most, error)  # another file may have come between
+        found = os.fstat(descriptor)
+        _check(path, found, at_most, error)  # another file may have come between
+        if found.st_size <= LFS_MOST and file.peek(LFS_MOST).startswith(LFS_POINTER):
+            raise error(
+                f"{_shown(path)}: is a pointer of git-lfs, and the file is not here; git lfs pull "
+                "fetches it"
+            )
     except InputError:
         file.close()
         raise
@@ -119,15 +123,6 @@ def _check(path: str | Path, found: os.stat_result, at_most: int | None, error: 
         raise error(f"{_shown(path)}: must be a regular file, is {kind}")
     if at_most is not None and found.st_size > at_most:
         raise error(f"{_shown(path)}: must be at most {size(at_most)}, is {size(found.st_size)}")
-
-
-def _begins_with(path: str | Path, start: bytes) -> bool:
-    """Whether a small regular file begins so; one that cannot be read does not."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(start)) == start
-    except OSError:
-        return False
 
 
 def _unreadable(path: str | Path, reason: OSError | ValueError) -> str:

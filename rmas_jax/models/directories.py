@@ -10,10 +10,11 @@ from typing import Any
 import huggingface_hub
 
 from rmas_jax.host import reading
-from rmas_jax.host.errors import clipped
+from rmas_jax.host.errors import clipped, shown
 from rmas_jax.models.weights import CheckpointError
 
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"
 MAX_CONFIG = reading.MEBIBYTE  # of config.json and its like; published ones have some KiB
 MAX_FILE = 128 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
 UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have bounds of theirs
@@ -70,3 +71,19 @@ def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:
 def read_json(path: Path, *, at_most: int = MAX_CONFIG) -> dict[str, Any]:
     """A JSON object from a regular file, or a `CheckpointError` that names the file."""
     return reading.read_json(path, at_most=at_most, error=CheckpointError)
+
+
+def check_no_adapter(directory: Path) -> None:
+    """Refuses adapters of PEFT, such as LoRA, which transformers puts onto the model that it loads.
+
+    Releases of RecursiveMAS have a file of the same name and another content beside the weights.
+
+    Raises:
+      CheckpointError: names the file and the way out.
+    """
+    path = directory / ADAPTER_FILE
+    if path.exists() and (kind := read_json(path).get("peft_type")) is not None:
+        raise CheckpointError(
+            f"{path}: describes an adapter of PEFT (peft_type={shown(kind)}), which is not applied "
+            "here; merge it (in PEFT: merge_and_unload) and save the model into a folder of its own"
+        )

@@ -20,6 +20,7 @@ from rmas_jax.models.hf_config import (
     ROPE_COMMON,
     ROPE_FIELDS,
     ROPE_HARMLESS,
+    ROPE_IDLE,
     ROPE_KIND,
     THETA,
     WHOLE_HEAD,
@@ -51,7 +52,8 @@ def read_rope(
     kind = read_fields(rope, {"rope_type": ROPE_KIND(older)}, where=where)["rope_type"]
     where = f"{where}rope_type={kind!r}: "
     table = ROPE_FIELDS[kind]
-    known = {name for fields in ROPE_FIELDS.values() for name in fields} | {*ROPE_HARMLESS}
+    known = {name for fields in ROPE_FIELDS.values() for name in fields}
+    known |= {*ROPE_HARMLESS, *ROPE_IDLE}
     unknown = rope.keys() - known - {*ROPE_COMMON}
     if unknown:
         raise UnsupportedModelError(

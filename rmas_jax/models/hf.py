@@ -16,7 +16,7 @@ from flax import traverse_util
 from rmas_jax.host.errors import listed
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf
 from rmas_jax.models.decoder import Decoder
-from rmas_jax.models.directories import CONFIG_FILE, local_directory, read_json
+from rmas_jax.models.directories import CONFIG_FILE, check_no_adapter, local_directory, read_json
 from rmas_jax.models.int8 import is_large, quantised, require_qwix
 from rmas_jax.models.partition import closed, logical_axes, read_shard
 from rmas_jax.models.stored import StoredTensors, find_tensors, open_safetensors, weight_files
@@ -43,6 +43,7 @@ BEYOND_FLOAT16 = {
 
 def read_config(directory: Path) -> DecoderConfig:
     """The decoder that a checkpoint's `config.json` describes; raises as `load_pretrained`."""
+    check_no_adapter(directory)
     path = directory / CONFIG_FILE
     return config_from_hf(read_json(path), source=str(path))
 

@@ -95,6 +95,9 @@ ROPE_KIND = one_of(*ROPE_FIELDS)
 # Of any kind; `type` is the older name. Text has one position on each of the axes of `mrope`.
 ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 ROPE_HARMLESS = ("mrope_section", "mrope_interleaved", "finetuned")
+# What other programs compute with and transformers does not: the authors' code of yarn (also in
+# DeepSeek-R1-0528-Qwen3-8B), older files of Phi-3, Hunyuan.
+ROPE_IDLE = ("attn_factor", "extrapolation_factor", "short_mscale", "long_mscale", "alpha")
 
 # --- Families -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.reading import MEBIBYTE, check_regular, read_json, read_text
+from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json, read_text
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.weights import CheckpointError
 
@@ -73,7 +73,7 @@ def _check_files(directory: Path) -> None:
     """Refuses files that a tokenizer would be read from and that are none of their kind."""
     for name in (*VOCABULARIES, CONFIG_FILE):  # transformers looks into the last one, too
         if os.path.lexists(directory / name):
-            check_regular(directory / name, at_most=MOST_BYTES, error=CheckpointError)
+            open_regular(directory / name, at_most=MOST_BYTES, error=CheckpointError).close()
     found = {}
     for name in OBJECTS:
         if os.path.lexists(directory / name):

@@ -244,6 +244,19 @@ def test_fields_of_another_rotation_are_named(caplog):
     assert "does not use factor, original_max_position_embeddings" in caplog.text
 
 
+def test_rotary_fields_of_other_programs_are_named(caplog):
+    """As in DeepSeek-R1-0528-Qwen3-8B: transformers says that it does not know `attn_factor`."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    raw = valid("qwen3", rope_scaling=rope)
+    plain = config_from_hf(raw)
+    assert not caplog.records
+    raw["rope_scaling"] = rope | {"attn_factor": 0.878, "extrapolation_factor": 1}
+    assert config_from_hf(raw) == plain
+    assert "does not use attn_factor, extrapolation_factor" in caplog.text
+    with pytest.raises(UnsupportedModelError, match="'atn_factor' is no rotary field"):
+        config_from_hf(valid("qwen3", rope_scaling=rope | {"atn_factor": 1}))
+
+
 # --- What changes a model and is not read ---------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from rmas_jax.models import (
     DecoderConfig,
     UnsupportedModelError,
     load_pretrained,
+    load_tokenizer,
     save_pretrained,
 )
 from rmas_jax.models.__main__ import main
@@ -196,6 +197,33 @@ def test_weights_of_other_kinds_are_refused_by_name(copy, dtype):
         load_pretrained(directory)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_not_left_out_without_a_word(copy, alone):
+    """Transformers, with PEFT, puts it onto the model that it loads."""
+    directory = copy("llama")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "owner/base", "r": 16}
+    (directory / "adapter_config.json").write_text(json.dumps(adapter))
+    if alone:
+        (directory / "config.json").unlink()
+        (directory / WEIGHTS).rename(directory / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: .*'LORA'.*merge_and_unload"):
+        load_pretrained(directory)
+    if not alone:  # that of a link, as releases have it
+        (directory / "adapter_config.json").write_text('{"adapter_type": "ln_res_adapter"}')
+        load_pretrained(directory)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", WEIGHTS])
+def test_what_git_lfs_has_not_fetched_is_named(copy, file):
+    directory = copy("llama")
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
+    (directory / "pytorch_model.bin").write_text(pointer)  # nobody reads it
+    load_pretrained(directory)
+    (directory / file).write_text(pointer)
+    with pytest.raises(CheckpointError, match=f"{file}: is a pointer of git-lfs"):
+        load_tokenizer(directory) if file.startswith("tok") else load_pretrained(directory)
+
+
 def test_weights_of_torch_alone_are_pointed_to(copy):
     directory = copy("llama")
     (directory / WEIGHTS).rename(directory / "pytorch_model.bin")
@@ -254,5 +282,5 @@ def test_states_that_leave_float16_end_the_command(tmp_path, capsys):
     common = [str(tmp_path), "--raw", "--prompt", "w3 w4", "--max_tokens", "2", "--dtype"]
     assert main([*common, "float16"]) == BAD_INPUT
     said = capsys.readouterr().err
-    assert "NaN or infinite in float16" in said and said.count("\n") == 1
+    assert "pass the range of float16" in said and said.count("\n") == 1
     assert main([*common, "bfloat16"]) == 0
