@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rmas_jax.data.rows import DataError
 from rmas_jax.host.errors import clipped
 from rmas_jax.host.json_rows import FILE_LIMIT
@@ -42,7 +44,11 @@ class ParquetRows:
             self._parquet = pyarrow.parquet.ParquetFile(
                 self._file,
                 metadata=metadata,
-                read_dictionary=[leaf.path for leaf in leaves if leaf.physical_type == TEXT],
+                read_dictionary=[
+                    leaf.path
+                    for i, leaf in enumerate(leaves)
+                    if leaf.physical_type == TEXT and not _is_delta(metadata, i)
+                ],
                 pre_buffer=False,
             )
             self.fields = self._parquet.schema_arrow.names
@@ -81,9 +87,8 @@ class ParquetRows:
         """One group of rows after another: lists keep their dictionaries only within one."""
         try:
             for group in range(self._parquet.num_row_groups):
-                yield from self._parquet.iter_batches(
-                    BATCH_ROWS, row_groups=[group], columns=columns
-                )
+                rows = _batch_rows(self._parquet.metadata, group)
+                yield from self._parquet.iter_batches(rows, row_groups=[group], columns=columns)
         except Exception as error:  # of many kinds, where a file is damaged
             raise self._unreadable(error) from None
 
@@ -120,6 +125,29 @@ class ParquetRows:
         return DataError(f"{self._path}: cannot be read: {clipped(str(error), 300)}")
 
 
+def _is_delta(metadata: pyarrow.parquet.FileMetaData, leaf: int) -> bool:
+    """Whether a column's texts, one in each row, are written as differences (version 2 of parquet).
+
+    pyarrow cannot keep these in a dictionary.
+    """
+    groups = range(metadata.num_row_groups)
+    encodings = {e for g in groups for e in metadata.row_group(g).column(leaf).encodings}
+    return metadata.schema.column(leaf).max_repetition_level == 0 and any(
+        encoding.startswith("DELTA_") for encoding in encodings
+    )
+
+
+def _batch_rows(metadata: pyarrow.parquet.FileMetaData, group: int) -> int:
+    """Rows that can be decoded at a time: a difference of no bytes may repeat the largest text."""
+    columns = range(metadata.num_columns)
+    sizes = [
+        metadata.row_group(group).column(leaf).total_uncompressed_size
+        for leaf in columns
+        if metadata.schema.column(leaf).physical_type == TEXT and _is_delta(metadata, leaf)
+    ]
+    return max(1, min(BATCH_ROWS, DECODED_LIMIT // max(1, sum(sizes))))
+
+
 def decoded_size(array: pyarrow.Array) -> int:
     """Bytes of what an array stands for, each value of a dictionary as often as it is used."""
     import pyarrow.compute
@@ -147,11 +175,29 @@ def _text_kinds() -> tuple[Callable[[pyarrow.DataType], bool], ...]:
 
 
 def _rows_of(batch: pyarrow.RecordBatch) -> Iterator[dict[str, Any] | ValueError]:
+    batch = _shortened(batch)
     try:
         yield from batch.to_pylist()
     except Exception:  # a value that Python has none for: text that is no UTF-8, the year 146,000
         for i in range(batch.num_rows):
             yield _row(batch, i)
+
+
+def _shortened(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """The same with floats of 16 and 32 bits as the shortest number that they stand for.
+
+    0.1 of 32 bits is 0.10000000149011612 as a number of Python, and nobody answers that.
+    """
+    import pyarrow
+    from pyarrow import types
+
+    for i, column in enumerate(batch.columns):
+        kind = np.float16 if types.is_float16(column.type) else np.float32
+        if not (types.is_float16(column.type) or types.is_float32(column.type)):
+            continue
+        found = [None if value is None else float(str(kind(value))) for value in column.to_pylist()]
+        batch = batch.set_column(i, batch.schema.names[i], pyarrow.array(found, pyarrow.float64()))
+    return batch
 
 
 def _row(batch: pyarrow.RecordBatch, i: int) -> dict[str, Any] | ValueError:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from rmas_jax.host.errors import InputError, clipped, shown
@@ -162,8 +163,8 @@ def in_every_round(texts: Sequence[str], rounds: int) -> list[str]:
 def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
     """The row's difficulty; 0 where it has none, or none that can be used and nobody asked for."""
     value = content.get(columns.parts.get("difficulty"))
-    if isinstance(value, float) and value.is_integer():  # as columns with gaps have them
-        value = int(value)
+    if _is_fraction(value) and math.isfinite(value) and value % 1 == 0:
+        value = int(value)  # as columns with gaps have them
     if type(value) is int and value in INT32:
         return value
     if value is not None and columns.is_difficulty_chosen:
@@ -175,7 +176,7 @@ def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
 
 def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> str:
     value = content.get(field)
-    if numbers and (type(value) is int or (type(value) is float and math.isfinite(value))):
+    if numbers and (type(value) is int or (_is_fraction(value) and math.isfinite(value))):
         value = _number(value)
     if value is None:
         raise ValueError(f"{field}: missing")
@@ -191,7 +192,15 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
     return value
 
 
-def _number(value: float) -> str:
+def _is_fraction(value: Any) -> bool:
+    """Whether a value is of a type of numbers that have a point."""
+    return type(value) in (float, Decimal)
+
+
+def _number(value: float | Decimal) -> str:
     """A number as text; a whole one without the point that a column with gaps gives to all."""
+    if isinstance(value, Decimal):  # 38 digits at most; a column gives all of them as many places
+        text = f"{value:f}"
+        return text.rstrip("0").removesuffix(".") if "." in text else text
     is_exact = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
     return str(int(value) if is_exact else value)

@@ -104,7 +104,9 @@ def _number(text: str) -> Decimal | None:
 
 
 JOIN_WIDTH = 40  # characters around a box in which it may be denied, or joined to another
-_BETWEEN = re.compile(r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*", re.IGNORECASE)
+_BETWEEN = re.compile(
+    r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*|(?:[ $*]|\\[,;:! ()])*", re.IGNORECASE
+)
 _FURTHER = re.compile(r"[\s$*]*(?i:or|and)[\s$*]+(?i:option\s+)?\(?[A-HJ-Z](?!\w|\s+[a-z])")
 _DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNORECASE)
 
@@ -126,7 +128,7 @@ def _is_one_of_several(text: str) -> bool:
     if _DENIED.search(text, max(0, start - JOIN_WIDTH), start) or _FURTHER.match(text, end + 1):
         return True
     _, other, other_end = last[0]
-    if not 0 < start - other_end < JOIN_WIDTH:
+    if not other_end < start < other_end + JOIN_WIDTH:
         return False
     is_joined = _BETWEEN.fullmatch(text, other_end + 1, start) is not None
     return is_joined and text[other:other_end] != text[inside:end]

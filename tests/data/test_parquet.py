@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -177,3 +178,40 @@ def test_no_change_of_bytes_ends_in_another_error(tmp_path, seed):
         except DataError as error:
             assert str(path) in str(error)
     assert 0 < is_read < 50
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_texts_that_are_written_as_differences_are_read(tmp_path, encoding):
+    """As Spark and Arrow's Rust writer have them in version 2 of parquet."""
+    path = tmp_path / "x.parquet"
+    table = TABLE.select(["text", "gaps", "whole"])
+    options = {"column_encoding": {"text": encoding, "gaps": encoding}}
+    pyarrow.parquet.write_table(table, path, use_dictionary=False, row_group_size=100, **options)
+    assert read(path) == table.to_pylist()
+
+
+def test_a_text_that_differences_repeat_is_bounded(tmp_path, monkeypatch):
+    path = tmp_path / "x.parquet"
+    table = pyarrow.table({"text": ["x" * 10**5] * 2000})
+    options = {"column_encoding": "DELTA_BYTE_ARRAY", "compression": "none"}
+    pyarrow.parquet.write_table(table, path, use_dictionary=False, **options)
+    assert path.stat().st_size < 10**6
+    monkeypatch.setattr(parquet, "DECODED_LIMIT", 10**7)
+    before = pyarrow.total_allocated_bytes()
+    peaks = []
+    monkeypatch.setattr(
+        parquet,
+        "decoded_size",
+        lambda array: peaks.append(pyarrow.total_allocated_bytes()) or decoded_size(array),
+    )
+    assert "must decode to at most" in refused(path)
+    assert max(peaks) - before < 2 * 10**7  # of 2 x 10^8
+
+
+def test_small_floats_are_the_numbers_that_were_written(tmp_path):
+    path = tmp_path / "x.parquet"
+    numbers = [0.1, 58.1, None, 3.0, float("inf")]
+    for kind in (pyarrow.float16(), pyarrow.float32(), pyarrow.float64()):
+        column = pyarrow.array([None if x is None else np.float64(x) for x in numbers]).cast(kind)
+        pyarrow.parquet.write_table(pyarrow.table({"a": column}), path)
+        assert [row["a"] for row in read(path)] == numbers

@@ -1,6 +1,7 @@
 """What is read from a row, and which rows are bad."""
 
 import math
+from decimal import Decimal
 
 import pytest
 
@@ -140,6 +141,23 @@ def test_whole_numbers_of_a_column_with_gaps_are_written_without_a_point():
     assert (found["answer"], found["solver_text"], found["id"]) == ("3", ["3"], "-12")
     assert read(ROW | {"answer": 1e300})["answer"] == "1e+300"  # not digits that nobody gave
     assert read(ROW | {"answer": 10**400})["answer"] == f"1{'0' * 400}"  # no float is as large
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("72.00", "72"),
+        ("-0.50", "-0.5"),
+        ("1E+3", "1000"),
+        ("12345678901234567890.1", "12345678901234567890.1"),
+    ],
+)
+def test_decimals_are_numbers(value, text):
+    """As databases have them in parquet."""
+    assert read(ROW | {"answer": Decimal(value)})["answer"] == text
+    assert read(ROW | {"difficulty": Decimal("3.00")})["difficulty"] == 3
+    with pytest.raises(ValueError, match="expected text or a finite number"):
+        read(ROW | {"answer": Decimal("NaN")})
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ BOXED = [
     r"\boxed {B}",
     r"\boxed{\boxed{B}}",
     r"\boxed{A}? No, it must be \boxed{B}, I think.",
+    "\\boxed{A}\n\nWait. That is wrong.\n\n\\boxed{B}",
 ]
 # Each chooses B, and is nothing but that.
 WHOLE = [
@@ -109,6 +110,8 @@ NONE = [
     r"\boxed{B (or C)}",
     r"\boxed{A} or \boxed{B}",
     r"$\boxed{A}$, $\boxed{B}$",
+    r"\boxed{A}\boxed{B}",
+    r"\(\boxed{A}\)\ \(\boxed{B}\)",
     r"\boxed{B} or C",
     r"The answer is not \boxed{B}",
     r"\boxed{B",
