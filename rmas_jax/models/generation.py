@@ -74,6 +74,9 @@ UNSUPPORTED = {
     "forced_eos_token_id": None,
     "stop_strings": None,
     "watermarking_config": None,
+    "constraints": None,
+    "dola_layers": None,
+    "token_healing": False,
 }
 
 

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json, read_text
-from rmas_jax.models.hf import CONFIG_FILE, local_directory
+from rmas_jax.host.reading import MEBIBYTE, check_regular, open_regular, read_json, read_text
+from rmas_jax.models.directories import CONFIG_FILE, MAX_FILE, local_directory
 from rmas_jax.models.weights import CheckpointError
 
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 OBJECTS = (SETTINGS, "special_tokens_map.json", "added_tokens.json")  # each a JSON object
 VOCABULARIES = (TOKENIZER, "tokenizer.model", "vocab.json", "merges.txt", "tekken.json")
-MOST_BYTES = 128 * MEBIBYTE  # of a vocabulary; those of 260,000 tokens have 35 MB
 MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
 # Numbers, accents, ligatures, blanks, line ends, cases and scripts: what tokenizers treat apart.
 PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
@@ -73,7 +72,9 @@ def _check_files(directory: Path) -> None:
     """Refuses files that a tokenizer would be read from and that are none of their kind."""
     for name in (*VOCABULARIES, CONFIG_FILE):  # transformers looks into the last one, too
         if os.path.lexists(directory / name):
-            open_regular(directory / name, at_most=MOST_BYTES, error=CheckpointError).close()
+            check_regular(directory / name, at_most=MAX_FILE, error=CheckpointError)
+    if (directory / TOKENIZER).exists():  # the others may be pointers of git-lfs
+        open_regular(directory / TOKENIZER, at_most=MAX_FILE, error=CheckpointError).close()
     found = {}
     for name in OBJECTS:
         if os.path.lexists(directory / name):

@@ -9,7 +9,13 @@ import pytest
 from transformers import GenerationConfig
 
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.generation import SamplingConfig, sampling_defaults, sampling_from_hf
+from rmas_jax.models.generation import (
+    ALLOWED,
+    UNSUPPORTED,
+    SamplingConfig,
+    sampling_defaults,
+    sampling_from_hf,
+)
 
 # generation_config.json as published for models of the families that are ported.
 QWEN = {
@@ -111,6 +117,8 @@ def test_end_tokens_of_the_model_config(write, config, ends):
         ({"num_beams": 4}, "num_beams=4 is not supported; allowed is 1"),
         ({"do_sample": True, "typical_p": 0.9}, "typical_p=0.9 is not supported"),
         ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size=3 is not supported"),
+        ({"dola_layers": "high"}, "dola_layers='high' is not supported"),
+        ({"token_healing": True}, "token_healing=True is not supported"),
         ({"eos_token_id": "</s>"}, "eos_token_id='</s>': allowed are an id and a list"),
         ({"eos_token_id": [1, True]}, "eos_token_id"),
         ([1], "must hold an object, got a list"),
@@ -120,6 +128,26 @@ def test_values_that_are_refused(write, raw, message):
     with pytest.raises(CheckpointError, match=r"generation_config\.json: ") as error:
         sampling_defaults(write(raw))
     assert message in str(error.value)
+
+
+# Of transformers, without effect on the text of one sequence: of lengths (a run has its own), of
+# beams, of outputs and caches, of drafts (whose tokens are checked), of how the file came about.
+HARMLESS = """
+    max_length max_new_tokens max_time do_sample early_stopping length_penalty diversity_penalty
+    low_memory num_return_sequences renormalize_logits remove_invalid_values output_attentions
+    output_hidden_states output_scores output_logits return_dict_in_generate use_cache
+    cache_implementation cache_config max_cache_len compile_config disable_compile
+    continuous_batching_config prefill_chunk_size use_mtp is_assistant num_assistant_tokens
+    num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens
+    max_matching_ngram_size assistant_early_exit assistant_lookbehind target_lookbehind
+    assistant_ensemble_weight speculation_type pad_token_id bos_token_id eos_token_id
+    decoder_start_token_id _from_model_config transformers_version
+"""
+
+
+def test_every_option_of_transformers_is_known():
+    """A new one that changes a text would be left out without a word."""
+    assert vars(GenerationConfig()).keys() - {*UNSUPPORTED, *ALLOWED, *HARMLESS.split()} == set()
 
 
 def test_damaged_files(write, tmp_path):

@@ -217,7 +217,8 @@ def test_an_adapter_is_not_left_out_without_a_word(copy, alone):
 def test_what_git_lfs_has_not_fetched_is_named(copy, file):
     directory = copy("llama")
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
-    (directory / "pytorch_model.bin").write_text(pointer)  # nobody reads it
+    for unread in ("pytorch_model.bin", "tokenizer.model", "model.fp16.safetensors"):
+        (directory / unread).write_text(pointer)
     load_pretrained(directory)
     (directory / file).write_text(pointer)
     with pytest.raises(CheckpointError, match=f"{file}: is a pointer of git-lfs"):
