@@ -195,7 +195,13 @@ def test_rounds_without_a_way_back(tmp_path, capsys):
     )
     message = refused(tmp_path, capsys, f"system.topology={path}")
     assert "system.rounds=3" in message and "line" in message
-    message = refused(tmp_path, capsys, f"system.topology={path}", "system.rounds=1")
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(
+        'planner: {first: "{question}"}\ncritic: {first: "{question} {planner}"}\n'
+        'solver: {first: "{question} {critic}"}\n'
+    )
+    line = (f"system.topology={path}", f"system.prompts={prompts}", "system.rounds=1")
+    message = refused(tmp_path, capsys, *line)
     assert "outer.phases.0.rounds=" in message and "line" in message
 
 

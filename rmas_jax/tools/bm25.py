@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class Bm25Search:
             import bm25s
         except ImportError as error:
             raise ImportError(NEEDS_EXTRA.format("Bm25Search", "bm25s")) from error
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import asks for all it can say
         self._documents = tuple(documents)
         texts = (f"{document.title} {document.text}" for document in self._documents)
         words = words_of(texts, is_query=False)
