@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path, PurePath
@@ -61,11 +62,43 @@ def data_files(path: Path) -> dict[str, Files]:
         split beside those of train.
     """
     shown = clipped(str(path), 300)
+    splits = _by_split(path)
+    unnamed = splits.pop(None, [])
+    if unnamed and "train" in splits:  # what was held out may be among it
+        raise DataError(
+            f"{shown}: holds {clipped(unnamed[0][0], 300)}, whose name says no split, beside files "
+            "of train; put it elsewhere, or name the file or folder of each split (data.files)"
+        )
+    splits = ({"train": unnamed} if unnamed else {}) | splits
+    return {
+        split: Files(f"{shown} ({split})" if len(splits) > 1 else shown, tuple(some))
+        for split, some in splits.items()
+    }
+
+
+def files_of_one_split(path: Path) -> Files:
+    """The file itself, or all files of a folder, which are of one split, whichever it is.
+
+    Raises:
+      DataError: as in `data_files`, but for names that say no split; the files are of several.
+    """
+    splits = _by_split(path)
+    if len(told := dict.fromkeys(split or "train" for split in splits)) > 1:
+        raise DataError(
+            f"{path}: holds files of the splits {', '.join(told)}; name the file or folder of "
+            "each (data.files), or the folder alone (data.dataset)"
+        )
+    return Files(clipped(str(path), 300), tuple(sorted(itertools.chain(*splits.values()))))
+
+
+def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
+    """Split, or None for what names none -> names and paths of its files, at least one."""
+    shown = clipped(str(path), 300)
     if not os.path.isdir(path):
         check_regular(path, at_most=None, error=DataError)
         if suffix_of(path) is None:
             raise DataError(f"{shown}: rows are read from {READABLE}; this is none of these")
-        return {"train": Files(shown, ((_printable(path.name), path),))}
+        return {None: [(_printable(path.name), path)]}
     below = _names_below(path)
     found = {name: suffix for name in below if (suffix := suffix_of(name)) is not None}
     forms = [suffix for suffix in SUFFIXES if suffix in found.values()]
@@ -84,39 +117,11 @@ def data_files(path: Path) -> dict[str, Files]:
             f"{_split_named(unread[0])}, but rows are read from {READABLE} (data.files names a "
             "file or folder for each split)"
         )
-    named = {name: _split_named(name) for name in found}
-    unnamed = next((name for name in found if named[name] is None), None)
-    if unnamed is not None and "train" in named.values():  # what was held out may be among it
-        raise DataError(
-            f"{shown}: holds {clipped(_printable(unnamed), 300)}, whose name says no split, beside "
-            "files of train; put such files elsewhere, or name the file or folder of each split "
-            "(data.files)"
-        )
-    splits: dict[str, list[tuple[str, Path]]] = {split: [] for split in SPLIT_WORDS}
+    splits: dict[str | None, list[tuple[str, Path]]] = {s: [] for s in (None, *SPLIT_WORDS)}
     for name in found:
         check_regular(path / name, at_most=None, error=DataError)
-        splits[named[name] or "train"].append((_printable(name), path / name))
-    told = {split: some for split, some in splits.items() if some}
-    return {
-        split: Files(f"{shown} ({split})" if len(told) > 1 else shown, tuple(some))
-        for split, some in told.items()
-    }
-
-
-def files_of_one_split(path: Path) -> Files:
-    """The file itself, or all files of a folder, which are of one split, whichever it is.
-
-    Raises:
-      DataError: as in `data_files`; the files are of several splits.
-    """
-    splits = data_files(path)
-    if len(splits) > 1:
-        raise DataError(
-            f"{path}: holds files of the splits {', '.join(splits)}; name the file or folder of "
-            "each (data.files), or the folder alone (data.dataset)"
-        )
-    (files,) = splits.values()
-    return files
+        splits[_split_named(name)].append((_printable(name), path / name))
+    return {split: some for split, some in splits.items() if some}
 
 
 def _names_below(folder: Path) -> list[PurePath]:

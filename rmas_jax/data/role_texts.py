@@ -154,9 +154,10 @@ def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
         if not reads:
             share = f"{source.shares[split]:g} of " if split in source.shares else ""
             where = source.files.get(split, source.files["train"]).where
+            left_out = f"{len(bad)} others are bad, the first: {bad[0].reason}; " if bad else ""
             raise DataError(
-                f"{where}: no row is left for the split {split!r}, {share}"
-                f"{len(train)} rows; give it a file of its own (data.files)"
+                f"{where}: no row is left for the split {split!r}, {share}{len(train)} rows; "
+                f"{left_out}give it a file of its own (data.files)"
             )
     return {split: [read.row for read in reads] for split, reads in splits.items()}, bad
 

@@ -200,6 +200,8 @@ def test_a_file_of_no_split_beside_files_of_train_is_refused(tmp_path, beside):
     write(tmp_path / beside)
     message = refused(data_files, tmp_path)
     assert f"holds {beside}, whose name says no split" in message and "data.files" in message
+    # Who names the folder as that of one split has said what all of it is.
+    assert {name for name, _ in files_of_one_split(tmp_path).named} == {"train.jsonl", beside}
     (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")
     assert names(tmp_path) == {"train": [beside], "test": ["test.jsonl"]}
 
