@@ -32,6 +32,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "reflector": ("deliberation_reflector", "reflector", "answer"),
     "toolcaller": ("deliberation_toolcaller", "toolcaller", "answer"),
 }
+# Field -> the field beside which it is only a part of a question (Alpaca's form of instructions).
+HALVES = {"input": "instruction"}
 PARTS = ("id", "question", "answer", "difficulty")
 EXACT = 2**53  # up to here, floats hold every whole number
 INT32 = range(-(2**31), 2**31)  # how a difficulty is stored
@@ -78,7 +80,7 @@ def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
 def looked_for(roles: Sequence[str], chosen: Mapping[str, str]) -> set[str]:
     """All fields that `choose_columns` may find."""
     names = {name for part in (*PARTS, *roles) for name in names_of(part, answers=True)}
-    return names | set(chosen.values())
+    return names | set(chosen.values()) | set(HALVES.values())
 
 
 def choose_columns(
@@ -101,6 +103,11 @@ def choose_columns(
         names = (chosen[part],) if part in chosen else names
         if name := next((name for name in names if name in present), None):
             found[part] = name
+            if (half := HALVES.get(name)) in present and part not in chosen:
+                raise DataError(
+                    f"{where}: the {part} would be {name}, which is only a part of it beside "
+                    f"{half}; choose one (data.text_fields), or write both into one field"
+                )
         elif part in chosen or part in ("question", "answer"):
             raise DataError(
                 f"{where}: no row has the {part}, looked for as {' or '.join(names)}; fields here "

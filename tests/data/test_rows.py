@@ -173,3 +173,16 @@ def test_a_missing_column_is_named(present, chosen, words):
     with pytest.raises(DataError) as error:
         choose_columns(present, SEQUENTIAL, chosen, where="rows.jsonl")
     assert all(word in str(error.value) for word in ["rows.jsonl", *words])
+
+
+def test_half_a_question_is_not_taken_for_one():
+    """Alpaca's files: the instruction would be left out."""
+    present = {"instruction", "input", "answer"}
+    with pytest.raises(DataError, match=r"rows.jsonl: the question would be input, .* instruction"):
+        choose_columns(present, SEQUENTIAL, {}, where="rows.jsonl")
+    for field in ("instruction", "input"):
+        chosen = choose_columns(present, SEQUENTIAL, {"question": field}, where="rows.jsonl")
+        assert chosen.parts["question"] == field
+    assert choose_columns(present | {"prompt"}, SEQUENTIAL, {}, where="x").parts["question"] == (
+        "prompt"
+    )
