@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import json
 import logging
-import math
 import os
 import shutil
 import time
@@ -32,6 +31,7 @@ ENVIRONMENT, IDENTITY, LOCK = "environment.json", "identity.json", "lock"
 # its own name, and what moves no number.
 MEASURED = ("methods", "rounds", "splits")
 NO_MATTER = ("progress", "tensorboard", "compilation_cache")
+MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (
     "put back a copy, or delete it and run again: the outer loop then goes on from its checkpoints"
 )
@@ -52,8 +52,9 @@ class RunStep:
         """A step that writes files, named within the folder."""
 
         def lost(folder: Path) -> str | None:
-            gone = [str(folder / file) for file in files if not (folder / file).exists()]
-            return f"{gone[0]}: no such file" if gone else None
+            gone = [folder / file for file in files if not (folder / file).is_file()]
+            what = "no regular file" if gone and gone[0].exists() else "no such file"
+            return f"{gone[0]}: {what}" if gone else None
 
         return cls(name, lost, settings)
 
@@ -227,7 +228,7 @@ class RunFolder:
         found = read_sealed(self.marks, error=ConfigError, way_out=way_out)
         for name, seconds in found.items():
             is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-            if not (is_number and math.isfinite(seconds)):
+            if not (is_number and 0 <= seconds < MAX_SECONDS):  # NaN is not
                 raise ConfigError(
                     f"{self.marks}: {name} must be a number of seconds, got {shown(seconds)}; "
                     f"{way_out}"

@@ -25,34 +25,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import tensorflow_datasets  # noqa: F401 (all that is slow to import, before the fork)
 import transformers  # noqa: F401
+from begun import go_on, keep_texts, read_questions, read_run, replay
 
 import rmas_jax.interop.__main__
 import rmas_jax.models.__main__
 import rmas_jax.reporting.__main__
 import rmas_jax.topology.__main__
-from rmas_jax.config import load_config
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
-from rmas_jax.inputs import find_data, make_output_dir, read_inputs
 
 ADDRESSES = 4 * 2**30  # bytes that a child may map, beside what this process has
 SECONDS = 60
 
 
-def read_run(arguments: list[str]) -> int:
-    """What `experiments/run.py` does before it trains: reads and checks all that a run needs."""
-    path, *overrides = arguments
-    try:
-        config = load_config(path, overrides)
-        make_output_dir(config.output_dir)
-        read_inputs(config, find_data(config))
-    except USER_ERRORS as error:
-        say_error(error)
-        return BAD_INPUT
-    return 0
-
-
 TARGETS = {
-    "read_run": read_run,
+    **{made.__name__: made for made in (read_run, go_on, read_questions, keep_texts, replay)},
     "model": rmas_jax.models.__main__.main,
     "topology": rmas_jax.topology.__main__.main,
     "convert": rmas_jax.interop.__main__.main,

@@ -158,6 +158,8 @@ def test_a_damaged_file_of_a_finished_run_is_one_message_with_the_way_out(output
         ("identity.json", "[]"),
         ("timings.json", '{"inner loop": "1"}'),
         ("timings.json", '{"inner loop": NaN}'),
+        ("timings.json", f'{{"inner loop": {10**400}}}'),
+        ("timings.json", '{"inner loop": -5}'),
         ("stages.json", '"x"'),
         ("results.json", '[{"method": "recursive_mas"}]'),
         ("gradients.json", '[{"link": 1, "round": "1", "channel": "latent", "norm": 1}]'),

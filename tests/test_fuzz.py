@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import begun
 import hypothesis
 import jax
 import numpy as np
@@ -27,7 +28,11 @@ from released import Adapter
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from rmas_jax.assembly import load_team, start_links
+from rmas_jax.config import load_config
+from rmas_jax.data.records import CHECKSUMS
 from rmas_jax.host.errors import MESSAGE_LIMIT
+from rmas_jax.link_files import save_links
 from rmas_jax.links import INNER, OUTER, LinkConfig, init_link
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +41,11 @@ AGENTS = ROOT / "rmas_jax/assets/embedded"
 PEAK_MIB = 4096
 MAY_WRITE = {"runs", "released", "state.safetensors", "report.html", "report.md", "figures"}
 EXAMPLES = {"ci": 200, "slow": 2000}  # over all cases, by their weights
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
 
 
 class Worker:
@@ -54,8 +64,9 @@ class Worker:
             env={**os.environ, "PYTHONPATH": path, "XLA_FLAGS": ""},
         )
 
-    def run(self, target: str, arguments: list[str]) -> dict[str, Any]:
+    def run(self, target: str, arguments: list[str], stdin: bytes = b"") -> dict[str, Any]:
         request = {"target": target, "arguments": arguments, "folder": str(self.folder)}
+        request["stdin"] = stdin.hex()
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -81,6 +92,7 @@ class Case(NamedTuple):
     arguments: list[str]
     valid: bytes
     changed: st.SearchStrategy[str | bytes] | None = None  # None: of bytes alone
+    on_stdin: bool = False  # whether the command gets the content there, and no file
 
 
 def reads(folder: Path, *overrides: str, config: Path = TEAM / "run.yaml") -> list[str]:
@@ -216,11 +228,84 @@ def in_run(name: str) -> Callable[[Path], Case]:
         changed = of_bytes(valid)
         if name.endswith(".jsonl"):
             changed |= of_one_line([json.loads(line) for line in valid.splitlines()])
-        else:
+        elif name.endswith(".json"):
             changed |= of_tree(json.loads(valid))
         return Case(run / name, "report", [str(run), "--quiet"], valid, changed)
 
     return case
+
+
+def in_begun_run(name: str) -> Callable[[Path], Case]:
+    """A case of a file in the folder of a run that goes on."""
+
+    def case(folder: Path) -> Case:
+        arguments = reads(folder)
+        assert begun.go_on(arguments) == 0
+        file = folder / "runs" / "custom-team" / name
+        valid = file.read_bytes()
+        changed = of_bytes(valid)
+        if name.endswith(".json"):
+            changed |= of_tree(json.loads(valid))
+        return Case(file, "go_on", arguments, valid, changed)
+
+    return case
+
+
+def prepared(folder: Path) -> Case:
+    """The checksums of prepared data."""
+    arguments = reads(folder)
+    assert begun.read_run(arguments) == 0
+    (file,) = (folder / "runs" / "data").rglob(CHECKSUMS)
+    valid = file.read_bytes()
+    return Case(file, "read_run", arguments, valid, of_tree(json.loads(valid)) | of_bytes(valid))
+
+
+def asks(folder: Path, *options: str) -> list[str]:
+    """Arguments of the target `read_questions`."""
+    config, *overrides = reads(folder)
+    return ["--config", config, *(part for x in overrides for part in ("--set", x)), *options]
+
+
+def questions(folder: Path) -> Case:
+    valid = "Where?\nWhy, \u201cthen\u201d?\n\n答案\n".encode()
+    arguments = asks(folder, "--channel=text")
+    return Case(folder / "stdin", "read_questions", arguments, valid, on_stdin=True)
+
+
+def asked_links(folder: Path) -> Case:
+    file = folder / "links.safetensors"
+    team = load_team(load_config(TEAM / "run.yaml").system)
+    save_links(file, jax.device_get(start_links(team, start="identity", key=jax.random.key(0))))
+    return Case(
+        file, "read_questions", asks(folder, "--links", str(file), "Where?"), file.read_bytes()
+    )
+
+
+def role_texts(name: str) -> Callable[[Path], Case]:
+    """A case of a file that `make_role_texts` wrote and goes on with."""
+
+    def case(folder: Path) -> Case:
+        (folder / "q.jsonl").write_bytes(lines_of(rows()[:3]))
+        options = ["--questions", str(folder / "q.jsonl"), "--out", str(folder / "texts.jsonl")]
+        arguments = asks(folder, *options, "--accept=any", "--quiet")
+        assert begun.keep_texts(arguments) == 0
+        file = folder / name
+        valid = file.read_bytes()
+        if name.endswith(".jsonl"):
+            changed = of_one_line([json.loads(line) for line in valid.splitlines()])
+        else:
+            changed = of_tree(json.loads(valid))
+        return Case(file, "keep_texts", arguments, valid, changed | of_bytes(valid))
+
+    return case
+
+
+def recorded(folder: Path) -> Case:
+    file = folder / "searches.jsonl"
+    results = [{"title": "x", "url": "y", "text": "z"}]
+    searches = [{"query": f"Query {i}", "results": results} for i in range(5)]
+    valid = lines_of(searches)
+    return Case(file, "replay", [str(file)], valid, of_one_line(searches) | of_bytes(valid))
 
 
 # Case -> its share of the examples.
@@ -254,6 +339,20 @@ CASES: dict[str, tuple[Callable[[Path], Case], float]] = {
     "metrics": (in_run("metrics.jsonl"), 0.5),
     "gradients": (in_run("gradients.json"), 0.5),
     "timings": (in_run("timings.json"), 0.5),
+    "environment": (in_run("environment.json"), 0.25),
+    "used_configuration": (in_run("config.yaml"), 0.25),
+    "begun_identity": (in_begun_run("identity.json"), 0.5),
+    "begun_timings": (in_begun_run("timings.json"), 0.5),
+    "begun_stages": (in_begun_run("stages.json"), 0.5),
+    "begun_curves": (in_begun_run("metrics.jsonl"), 0.25),
+    "begun_links": (in_begun_run("links/aligned.safetensors"), 0.5),
+    "begun_record": (in_begun_run("checkpoints/phase/record.json"), 0.5),
+    "prepared": (prepared, 0.5),
+    "questions": (questions, 1),
+    "asked_links": (asked_links, 1),
+    "role_texts": (role_texts("texts.jsonl"), 0.75),
+    "role_texts_settings": (role_texts("texts.jsonl.settings"), 0.5),
+    "recorded": (recorded, 0.5),
 }
 
 
@@ -276,7 +375,7 @@ def run(worker: Worker, case: Case, content: str | bytes) -> dict[str, Any]:
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     case.file.write_bytes(raw)
     before = {*folder.iterdir()}
-    found = worker.run(case.target, case.arguments)
+    found = worker.run(case.target, case.arguments, raw if case.on_stdin else b"")
     new = {path.name for path in folder.iterdir()} - {path.name for path in before}
     assert new <= MAY_WRITE, f"left behind: {new}"
     for name in MAY_WRITE & new:
@@ -336,6 +435,8 @@ def test_what_is_no_regular_file(kind, worker, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         case = make(folder)
+        if case.on_stdin:
+            continue
         case.file.unlink(missing_ok=True)
         IRREGULAR[kind](case.file)
         found = worker.run(case.target, case.arguments)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from rmas_jax import run_folder, run_identity
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.run_folder import RunFolder, dated
+from rmas_jax.run_folder import RunFolder, RunStep, dated
 from rmas_jax.run_identity import agent_sources, weights_digest
 
 ROOT = Path(__file__).parent.parent
@@ -186,3 +186,11 @@ def test_the_end_tokens_of_an_agent_are_part_of_a_run(files, tmp_path, monkeypat
         assert after["tokenizers"]["planner"] != before["tokenizers"]["planner"]
         assert {**after, "tokenizers": 0} == {**before, "tokenizers": 0}
         before = after
+
+
+def test_what_is_no_regular_file_is_no_file_of_a_step(tmp_path):
+    step = RunStep.of_files("report", "a", "b")
+    (tmp_path / "a").touch()
+    assert step.lost(tmp_path) == f"{tmp_path / 'b'}: no such file"
+    (tmp_path / "b").mkdir()
+    assert step.lost(tmp_path) == f"{tmp_path / 'b'}: no regular file"
