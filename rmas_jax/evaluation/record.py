@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rmas_jax.host.atomic import append, write_whole
 from rmas_jax.host.checksums import checksum, seal, unseal
-from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.errors import InputError, listed, shown
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes, read_text
 from rmas_jax.processes import from_first
 
@@ -69,7 +69,7 @@ class Record:
         """The rows of what is done; nothing else stays in either file."""
         self.items_path.parent.mkdir(parents=True, exist_ok=True)
         found = _read(self.results_path, self.items_path)
-        for damage in found.damage:
+        for damage in listed(found.damage):
             log.warning("%s", damage)
         if not found.is_whole:
             write_whole(self.items_path, "".join(map(_line, found.items)))

@@ -57,7 +57,7 @@ class Bm25Search:
             import bm25s
         except ImportError as error:
             raise ImportError(NEEDS_EXTRA.format("Bm25Search", "bm25s")) from error
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import asks for all it can say
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
         self._documents = tuple(documents)
         texts = (f"{document.title} {document.text}" for document in self._documents)
         words = words_of(texts, is_query=False)

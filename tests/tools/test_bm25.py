@@ -128,3 +128,8 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
     with pytest.raises(ImportError, match=r"bm25s: pip install 'rmas_jax\[search\]'"):
         Bm25Search([SearchResult("", "", "a")])
+
+
+def test_an_index_is_built_without_a_word_in_the_log(corpus, caplog):
+    Bm25Search(read_corpus(corpus))
+    assert not caplog.records
