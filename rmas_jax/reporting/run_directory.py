@@ -59,6 +59,10 @@ GRADIENT_COLUMNS = {"link": str, "round": int, "channel": str, "norm": float}
 LARGEST = 1e300  # beyond it, sums are infinite
 NO_COLUMNS: Mapping[str, Kind] = {}
 MAY_BE_INFINITE = {"loss", "norm"}
+LARGEST_WHOLE = 2**53  # beyond it, figures lose digits
+# A figure or a line of a table is made for each value of these columns.
+GROUPS = ("method", "rounds", "split", "stage", "series", "link", "channel")
+MOST_GROUPS = 100
 FILE_LIMIT = 2 * GIBIBYTE
 # What is done anew where a file is deleted, or what else helps.
 RUN_AGAIN = "put back a copy, or delete it and run the same command again: "
@@ -160,6 +164,7 @@ class _Reader:
                 _checked(f"{path} row {number}", row, columns, optional)
                 for number, row in enumerate(rows, 1)
             ]
+            _check_groups(path, checked)
         return self._noted(name, checked, part)
 
     def lines(self, name: str, columns: Mapping[str, Kind], part: str) -> list[Row]:
@@ -168,6 +173,7 @@ class _Reader:
                 _checked(where, _parse(line, where), columns)
                 for where, line in self._lines(name, part)
             ]
+            _check_groups(self.directory / name, rows)
         return self._noted(name, rows, part)
 
     def curves(self, name: str, columns: Mapping[str, Kind], part: str) -> list[Row]:
@@ -179,6 +185,8 @@ class _Reader:
                 rows.append(_checked(where, _parse(line, where), columns, OPTIONAL_METRIC_COLUMNS))
             except RunFileError as error:
                 damaged.append(f"{error}; this row of the curves is left out.")
+        with _way_out(name):
+            _check_groups(self.directory / name, rows)
         self.notes += damaged[:3]
         if len(damaged) > 3:
             self.notes.append(f"{name}: {len(damaged) - 3} more damaged lines are left out.")
@@ -313,8 +321,23 @@ def _check_row(where: str, row: Any, columns: Mapping[str, Kind], unit: str = "c
         if not fits:
             name = getattr(kind, "__name__", "text or a number")
             raise RunFileError(f"{where}: {unit} {column!r} is {shown(value)}, must be {name}")
+        if kind is int and abs(value) > LARGEST_WHOLE:
+            limit = f"{LARGEST_WHOLE:,}"
+            raise RunFileError(
+                f"{where}: {unit} {column!r} is {shown(value)}, must be at most {limit}"
+            )
         if kind is float and column not in MAY_BE_INFINITE and not abs(value) < LARGEST:
             raise RunFileError(f"{where}: {unit} {column!r} is {shown(value)}, must be finite")
+
+
+def _check_groups(path: Path, rows: list[Row]) -> None:
+    for column in GROUPS:
+        found = len({row[column] for row in rows if column in row})
+        if found > MOST_GROUPS:
+            raise RunFileError(
+                f"{path}: column {column!r} must have at most {MOST_GROUPS} different values, has "
+                f"{found:,}"
+            )
 
 
 def _check_results(path: Path, rows: list[Row]) -> None:
