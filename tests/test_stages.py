@@ -47,7 +47,7 @@ def test_prompts_with_slots_of_another_width_are_refused(tiny, width):
     }
     channel = latent_channel(tiny.system, tiny.links)
     for rounds in (1, 2):
-        with pytest.raises(ValueError, match=rf"and {LATENT_STEPS} came.*slot_width = latent_step"):
+        with pytest.raises(ValueError, match=rf"and {LATENT_STEPS} reach them.*slot_width="):
             jax.eval_shape(
                 lambda agents, prompts, rounds=rounds: run_rounds(
                     tiny.system, agents, channel, prompts, rounds=rounds
