@@ -63,7 +63,7 @@ from rmas_jax.reporting.report import REPORT, write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.run_folder import MEASURED, TRAINED_WAY_OUT, RunFolder, RunStep, dated
+from rmas_jax.run_folder import MEASURED, TRAINED_WAY_OUT, RunFolder, RunStep, dated, with_date
 from rmas_jax.run_identity import weights_digest
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import load_topology
@@ -213,7 +213,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    config = from_first(lambda: dated(config))
+    config = with_date(config, from_first(lambda: dated(config).system.date))
     together(lambda: check_prompts(config.system))
     in_turn(lambda: make_output_dir(config.output_dir))
     task = in_turn(lambda: find_data(config))  # the first process prepares it
