@@ -81,10 +81,10 @@ def test_empty_lines_are_no_rows_and_are_counted(tmp_path):
 
 FAULTS = {
     DEEP: "nests deeper",
-    '{"a": ' + '{"b":' * 5000 + "1" + "}" * 5001: "nests deeper",
+    '{"a": ' + '{"b":' * 50_000 + "1" + "}" * 50_001: "nests deeper",
     f'{{"a": {LONG_NUMBER}}}': "more digits",
     f"[{LONG_NUMBER}]": "more digits",
-    '{"a": 1,}': "Expecting property name",
+    '{"a": 1,,}': "Expecting property name",
     '{"a" 1}': "Expecting ':'",
     '{"a": "\x00"}': "Invalid control character",
     "nonsense": "Expecting value",
