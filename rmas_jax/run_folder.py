@@ -52,7 +52,9 @@ class RunStep:
         """A step that writes files, named within the folder."""
 
         def lost(folder: Path) -> str | None:
-            gone = [folder / file for file in files if not (folder / file).is_file()]
+            paths = [folder / file for file in files]
+            # A pipe in the place of a file is refused where it is read, with the way out.
+            gone = [path for path in paths if path.is_dir() or not path.exists()]
             what = "no regular file" if gone and gone[0].exists() else "no such file"
             return f"{gone[0]}: {what}" if gone else None
 

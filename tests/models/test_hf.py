@@ -115,7 +115,7 @@ def test_shards_equal_one_file(oracle, copy):
 def test_other_files_do_not_disturb(oracle, copy):
     """Files of PEFT and of RecursiveMAS, which stand beside the weights of released roles."""
     directory = copy()
-    (directory / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 16}')
+    (directory / "adapter_config.json").write_text('{"adapter_type": "ln_res_adapter"}')
     (directory / "adapter_model.safetensors").write_text("junk")
     (directory / "innerlink_config.json").write_text('{"hidden_size": 1, "num_hidden_layers": 1}')
     (directory / "outerlink_config.json").write_text("{not json")
