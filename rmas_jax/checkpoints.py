@@ -16,12 +16,12 @@ import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal, unseal
 from rmas_jax.host.errors import clipped, shown
+from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
 from rmas_jax.host.reading import MEBIBYTE, parse_json, read_bytes, read_json
 from rmas_jax.models import CheckpointError
-from rmas_jax.processes import from_first, is_first, together
 from rmas_jax.sharding import to_host
 
 RECORD = "record.json"  # beside the checkpoints
@@ -58,11 +58,11 @@ class CheckpointStore:
         self.digests: dict[int, list[list[int]]] = {}  # step -> digest of its state
         record = self.directory / RECORD
         # Before orbax, whose errors do not name the file.
-        if is_new := from_first(lambda: not record.exists()):
-            from_first(self._check_new)
+        if is_new := broadcast_from_first(lambda: not record.exists()):
+            broadcast_from_first(self._check_new)
         else:
-            together(self._read_record)
-        from_first(self._check_files)
+            on_all(self._read_record)
+        broadcast_from_first(self._check_files)
         self.checkpointer = ocp.training.Checkpointer(
             self.directory, preservation_policy=self, cleanup_tmp_directories=True
         )
@@ -134,7 +134,7 @@ class CheckpointStore:
                 "validation_loss": self.losses,
                 "digests": self.digests,
             }
-            write_whole(self.directory / RECORD, json.dumps(seal(record), indent=2))
+            write_atomic(self.directory / RECORD, json.dumps(seal(record), indent=2))
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -217,7 +217,9 @@ class CheckpointStore:
         newer = [other for other in self.steps() if other > step]
         if newer:
             self.losses = {s: loss for s, loss in self.losses.items() if s <= step}
-            from_first(lambda: [shutil.rmtree(self.directory / str(other)) for other in newer])
+            broadcast_from_first(
+                lambda: [shutil.rmtree(self.directory / str(other)) for other in newer]
+            )
             self._write_record()
             self.checkpointer.reload()  # its own way to remove them may read what is damaged
 
@@ -242,8 +244,8 @@ class CheckpointStore:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         try:
-            from_first(lambda: self._check(step))
-            state = together(lambda: self.checkpointer.load(step, abstract))
+            broadcast_from_first(lambda: self._check(step))
+            state = on_all(lambda: self.checkpointer.load(step, abstract))
         except Exception as error:  # whatever a damaged file makes a reader raise
             reason = clipped((str(error).splitlines() or [type(error).__name__])[0], 300)
             raise CheckpointError(

@@ -9,13 +9,13 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from experiments import ask, make_role_texts, run
 from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.cli import ask, role_texts, run
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
-from rmas_jax.inputs import find_data, make_output_dir, read_inputs
-from rmas_jax.link_files import save_links
-from rmas_jax.run_folder import RunFolder, RunStep, dated
+from rmas_jax.interop.link_files import save_links
+from rmas_jax.runs.folder import RunFolder, RunStep, dated
+from rmas_jax.runs.resolve import find_data, make_output_dir, read_inputs
 from rmas_jax.tools.recorded import RecordedSearch
 from rmas_jax.training.curves import Curves
 
@@ -80,15 +80,15 @@ def read_questions(arguments: list[str]) -> int:
 
 
 def keep_texts(arguments: list[str]) -> int:
-    """`experiments/make_role_texts.py`, whose team writes the same about everything."""
+    """`experiments/role_texts.py`, whose team writes the same about everything."""
 
     def solve(team, prompts, *, rounds, **_):
         texts = {role: ["words"] * rounds for role in team.system.topology.order}
         count = len(jax.tree.leaves(prompts)[0])
-        return [make_role_texts.Attempt(texts, "", 1)] * count
+        return [role_texts.Attempt(texts, "", 1)] * count
 
-    with mock.patch.object(make_role_texts, "solve", solve):
-        return make_role_texts.main(arguments)
+    with mock.patch.object(role_texts, "solve", solve):
+        return role_texts.main(arguments)
 
 
 def replay(arguments: list[str]) -> int:

@@ -27,10 +27,10 @@ import tensorflow_datasets  # noqa: F401 (all that is slow to import, before the
 import transformers  # noqa: F401
 from begun import go_on, keep_texts, read_questions, read_run, replay
 
-import rmas_jax.interop.__main__
-import rmas_jax.models.__main__
-import rmas_jax.reporting.__main__
-import rmas_jax.topology.__main__
+import rmas_jax.cli.convert
+import rmas_jax.cli.model
+import rmas_jax.cli.report
+import rmas_jax.cli.topology
 
 ADDRESSES = 4 * 2**30  # bytes that a child may map, beside what this process has
 SECONDS = 60
@@ -38,10 +38,10 @@ SECONDS = 60
 
 TARGETS = {
     **{made.__name__: made for made in (read_run, go_on, read_questions, keep_texts, replay)},
-    "model": rmas_jax.models.__main__.main,
-    "topology": rmas_jax.topology.__main__.main,
-    "convert": rmas_jax.interop.__main__.main,
-    "report": rmas_jax.reporting.__main__.main,
+    "model": rmas_jax.cli.model.main,
+    "topology": rmas_jax.cli.topology.main,
+    "convert": rmas_jax.cli.convert.main,
+    "report": rmas_jax.cli.report.main,
 }
 
 

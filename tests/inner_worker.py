@@ -17,19 +17,21 @@ import numpy as np
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
-from rmas_jax.assembly import Team
-from rmas_jax.commands import PREEMPTED
+from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.config import InnerConfig
-from rmas_jax.link_files import save_links
+from rmas_jax.host.preemption import PreemptedError
+from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import make_mesh, replicated
-from rmas_jax.training import states
-from rmas_jax.training.batches import TrainingData, encode_dialogues, encode_texts
+from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.inner_loop import run_inner_loop
-from rmas_jax.training.preemption import PreemptedError
-from rmas_jax.training.state_cache import StateCache
+from rmas_jax.training.data.batches import TrainingData, encode_dialogues, encode_texts
+from rmas_jax.training.inner.loop import run_inner_loop
+from rmas_jax.training.states import token_states
+from rmas_jax.training.states.cache import StateCache
 
-CONFIG = InnerConfig(steps=5, batch_size=8, learning_rate=1e-2, warmup_steps=1, passes=2, noise=0.1)
+CONFIG = InnerConfig(
+    steps=5, batch_size=8, learning_rate=1e-2, warmup_steps=1, repeats=2, noise=0.1
+)
 FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
 EXAMPLES = [
     {
@@ -118,7 +120,7 @@ def main() -> None:
     for name in ("cold", "warm"):
         trained = train(team, links, folder / "metrics.jsonl", states=folder / "states")
         save_links(folder / f"{name}-{process}.safetensors", trained)
-        states.read_texts = never_read
+        token_states.read_texts = never_read
     if process == processes - 1:
         signal.raise_signal(signal.SIGTERM)
     try:

@@ -18,7 +18,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 12,  # not hidden_size / heads
-    # At the default of 0.02 a model is so tame that a wrong rotary base passes as rounding.
+    # At the default of 0.02 a model is so tame that a wrong rotary base loops as rounding.
     "initializer_range": 0.2,
     "bos_token_id": None,
     "eos_token_id": None,

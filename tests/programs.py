@@ -20,15 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax import recursion
-from rmas_jax.answers import write_jitted
-from rmas_jax.assembly import Team, load_team, start_links
-from rmas_jax.channels import latent_channel
+from rmas_jax.agents.answers import write_jitted
 from rmas_jax.config import InnerConfig, PhaseConfig, load_config
 from rmas_jax.prompts import encode_stage
-from rmas_jax.training.batches import TrainingData, encode_examples
-from rmas_jax.training.inner import regress_block, start_link
-from rmas_jax.training.outer import outer_step, start_phase
+from rmas_jax.rounds import recursion
+from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.team import Team, load_team, start_links
+from rmas_jax.training.data.batches import TrainingData, encode_examples
+from rmas_jax.training.inner.step import regress_block, start_link
+from rmas_jax.training.outer.step import outer_step, start_phase
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = Path(__file__).with_name("programs.json")

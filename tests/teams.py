@@ -15,10 +15,10 @@ from flax.core import FrozenDict
 from systems import CONFIGS, LATENT_STEPS, ROLE_PROMPTS, build_tiny_system, random_params
 
 from experiments.embedded.make_tokenizers import write_tokenizer
-from rmas_jax.assembly import Team
 from rmas_jax.models import Decoder, load_tokenizer
 from rmas_jax.models.tokenizer import surfaces
 from rmas_jax.prompts import StagePrompt, encode_stage, split_template
+from rmas_jax.team import Team
 
 QUESTIONS = ("w", "where does the parcel end ?", "from a to b")  # ragged
 CAPACITY = 96  # the reference reads every prompt in an array of this length

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
 from rmas_jax.checkpoints import CheckpointStore, state_digest
-from rmas_jax.link_files import load_links, save_links
+from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.models import CheckpointError
 from rmas_jax.sharding import make_mesh
 

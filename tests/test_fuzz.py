@@ -28,12 +28,12 @@ from released import Adapter
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from rmas_jax.assembly import load_team, start_links
 from rmas_jax.config import load_config
 from rmas_jax.data.records import CHECKSUMS
 from rmas_jax.host.errors import MESSAGE_LIMIT
-from rmas_jax.link_files import save_links
+from rmas_jax.interop.link_files import save_links
 from rmas_jax.links import INNER, OUTER, LinkConfig, init_link
+from rmas_jax.team import load_team, start_links
 
 ROOT = Path(__file__).parent.parent
 TEAM = ROOT / "experiments/configs/custom_team"

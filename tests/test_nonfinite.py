@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from experiments import ask, run
-from rmas_jax.assembly import load_team, start_links
-from rmas_jax.commands import DIVERGED
+from rmas_jax.cli import ask, run
+from rmas_jax.cli.options import DIVERGED
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.host.nonfinite import NonFiniteError
-from rmas_jax.link_files import save_links
+from rmas_jax.interop.link_files import save_links
+from rmas_jax.team import load_team, start_links
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -31,7 +31,7 @@ SMALL = [
     "system.rounds=2",
     "inner.items=4",
     "inner.steps=2",
-    "inner.passes=1",
+    "inner.repeats=1",
     "inner.warmup_steps=0",
     "outer.phases.0.rounds=1",
     "outer.phases.0.steps=1",

@@ -22,11 +22,11 @@ from systems import QUESTIONS, short_prompts
 from torch import nn
 
 from experiments.embedded.make_tokenizers import write_tokenizer
-from rmas_jax.assembly import Team, load_team
 from rmas_jax.config import SystemConfig
 from rmas_jax.interop import link_from_state
 from rmas_jax.models import load_tokenizer
 from rmas_jax.prompts import RolePrompt
+from rmas_jax.team import Team, load_team
 from rmas_jax.topology import Topology, edge_name, load_topology
 
 LATENT_STEPS = 3

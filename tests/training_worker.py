@@ -20,18 +20,18 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from systems import build_pattern
 
-from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
-from rmas_jax.link_files import save_links
+from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.host.processes import broadcast_from_first
+from rmas_jax.interop.link_files import save_links
 from rmas_jax.models import load_pretrained, save_pretrained
-from rmas_jax.processes import from_first
+from rmas_jax.rounds.stages import Targets
 from rmas_jax.sharding import make_mesh, to_host
-from rmas_jax.stages import Targets
-from rmas_jax.training import outer_loop
-from rmas_jax.training.batches import TrainingData
+from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.preemption import PreemptedError, sigterm_noted
+from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.outer import loop as outer_loop
 
 PREEMPTED = 75
 
@@ -102,7 +102,7 @@ def go_back(folder: Path, sizes: tuple[int, int, int]) -> None:
     with CheckpointStore(folder, keep=2) as store:
         for step in (1, 2):
             store.save(step, state(step))
-    from_first(damage)
+    broadcast_from_first(damage)
     with CheckpointStore(folder, keep=2) as store:
         step, found = store.restore_newest(state(0))
         same = jax.tree.map(np.array_equal, to_host(found), to_host(state(step)))

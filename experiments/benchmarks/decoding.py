@@ -37,9 +37,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.agents.sampling import speak
 from rmas_jax.models import Decoder, empty_cache, load_pretrained, seal
 from rmas_jax.models.hf import WEIGHTS
-from rmas_jax.sampling import speak
 
 TORCH = "torch"
 CONTENDERS = {"scanned": False, "unrolled": True}  # -> unroll_layers

@@ -32,9 +32,9 @@ import numpy as np
 
 from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.models import Decoder, config_from_hf
-from rmas_jax.training.batches import Dialogues, length_groups
-from rmas_jax.training.inner import states_before
-from rmas_jax.training.packing import packed_batches
+from rmas_jax.training.data.batches import Dialogues, length_groups
+from rmas_jax.training.data.packing import packed_batches
+from rmas_jax.training.states.token_states import states_before
 
 BATCH_ROWS = 256
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]

@@ -45,10 +45,10 @@ from rmas_jax.interop import link_from_state, read_state
 from rmas_jax.links import INNER, OUTER, LinkConfig
 from rmas_jax.models import load_pretrained
 from rmas_jax.prompts import StagePrompt, left_pad
-from rmas_jax.stages import Targets
+from rmas_jax.rounds.stages import Targets
 from rmas_jax.topology import System, edge_name, load_topology
-from rmas_jax.training.batches import TrainingData
-from rmas_jax.training.outer import outer_step, start_phase
+from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.outer.step import outer_step, start_phase
 
 TORCH = "torch"
 # Contender -> what it changes in the phase, given the batch size.

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.run import main as run
+from rmas_jax.cli.run import main as run
 from rmas_jax.config import ConfigError
 from rmas_jax.evaluation.metrics import paired_difference
 from rmas_jax.host.command_line import Parser

@@ -42,7 +42,7 @@ class SystemConfig(Section):
         "who works with whom: a topology of the package, or the path of a YAML file", "sequential"
     )
     prompts: str = option("a prompt set of the package, or the path of a YAML file", "relay")
-    task: str | None = option(
+    task_type: str | None = option(
         "type of task, for prompt sets that serve several: math, choice, code, search, free", None
     )
     date: str | None = option(
@@ -123,8 +123,8 @@ class DataConfig(Section):
     )
     grading: str | None = option(
         "how answers to one's own questions are compared: as text, as mathematics (needs the extra "
-        "eval), or as the letters of options; null: choice where system.task is choice, else text. "
-        "The answer is what stands in \\boxed{} or behind a last ####, if something does",
+        "eval), or as the letters of options; null: choice where system.task_type is choice, else "
+        "text. The answer is what stands in \\boxed{} or behind a last ####, if something does",
         None,
         choices=("text", "math", "choice"),
     )
@@ -170,8 +170,8 @@ class EvaluationConfig(Section):
         at_least=1,
         at_most=MAX_ROLLOUTS,
     )
-    second_try: bool = option(
-        "whether an answer is tried again where system.task finds none in it", True
+    answer_retry: bool = option(
+        "whether an answer is tried again where system.task_type finds none in it", True
     )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
     search: str | None = option("JSON-lines corpus that answerers may search", None)
@@ -253,8 +253,8 @@ class RunConfig(Section):
             why = "expected {}, as system.latent_steps=0 has no thoughts"
             if self.outer.phases:
                 yield "outer.phases", why.format("none")
-            if self.inner.passes > 1:
-                yield "inner.passes", why.format("1")
+            if self.inner.repeats > 1:
+                yield "inner.repeats", why.format("1")
         devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
         for i, phase in enumerate(self.outer.phases):
             if phase.batch_size % (devices * phase.accumulation):

@@ -23,7 +23,7 @@ class InnerConfig(Section):
     )
     cosine_weight: float = option("weight of the cosine distance", 1.0, at_least=0)
     mse_weight: float = option("weight of the mean squared error", 0.1, at_least=0)
-    passes: int = option(
+    repeats: int = option(
         "trainings in a row: the first on states that read text, later ones also on the states of "
         "the system's own latent rounds, which drift from those",
         1,
@@ -148,7 +148,7 @@ class OuterConfig(Section):
     log_every: int = option("steps between log lines", 10, at_least=1)
     validation_every: int = option("steps between validations", 50, at_least=1)
     validation_size: int = option("validation items", 128, at_least=1)
-    links: str = option(
+    keep: str = option(
         "links that a phase ends with: those of its last step, or of lowest validation loss",
         "last",
         choices=("last", "best"),

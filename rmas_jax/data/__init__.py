@@ -1,4 +1,4 @@
-"""Task data: the embedded task, published data sets, and one's own files, as rows of one form."""
+"""Data sets: the embedded one, published ones, and one's own files, as rows of one format."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from rmas_jax.host.errors import shown
 
 SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as tfds has them
 
-__all__ = ["BadRow", "DataError", "Row", "Task", "load_task"]
+__all__ = ["BadRow", "DataError", "Dataset", "Row", "load_dataset"]
 
 
-class Task(NamedTuple):
+class Dataset(NamedTuple):
     """A data set whose rows have id, question, answer, difficulty and the roles' texts."""
 
     load: Callable[[str], list[Row]]  # split, or a part of one such as test[:500] -> rows
@@ -40,7 +40,9 @@ class Task(NamedTuple):
     bad_rows: Sequence[BadRow] = ()  # what was left out
 
 
-def load_task(config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir: Path) -> Task:
+def load_dataset(
+    config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir: Path
+) -> Dataset:
     """Finds, checks and prepares the data of a run.
 
     Args:
@@ -76,10 +78,10 @@ def load_task(config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir
     # Every training row has texts of the same roles.
     first = load("train[:1]")[0]
     texts = {role: text_key(role) for role in roles if first[text_key(role)]}
-    return Task(load, texts, version, builder.bad_rows())
+    return Dataset(load, texts, version, builder.bad_rows())
 
 
-def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Task:
+def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
     """The embedded task; a role that it does not know may be given the texts of one that it does.
 
     Its rows have texts for `TEXT_ROUNDS` rounds.
@@ -106,7 +108,7 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
         return rows
 
     texts = {role: text_key(role) for role in columns.texts}
-    return Task(load, texts, str(Relay.VERSION))
+    return Dataset(load, texts, str(Relay.VERSION))
 
 
 def _files(config: DataConfig) -> dict[str, Files]:

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rmas_jax.data.rows import DataError
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import USER_ERRORS, clipped, describe, shown
 from rmas_jax.host.reading import MEBIBYTE, open_regular, read_bytes
 
@@ -68,7 +68,7 @@ def prepare(folder: Path, make: Callable[[], Builder]) -> None:
             raise _unwritable(folder, error) from error
         try:
             sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
-            write_whole(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+            write_atomic(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -10,7 +10,7 @@ every method needs alike. Where questions have several answers, accuracy, tokens
 of the first one, seconds are of all, and `pass_at_k` is the share of questions with a right one.
 
 How first answers came about is counted too: nothing could be read from one (`unparsed`), it was cut
-off at the limit of tokens (`at_limit`), it took a second try (`second_try`).
+off at the limit of tokens (`at_limit`), it took a second try (`answer_retry`).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from rmas_jax.assembly import Team
+from rmas_jax.agents.sampling import row_keys
 from rmas_jax.config import ConfigError
 from rmas_jax.evaluation.entrants import (
     Answering,
     Answers,
-    Entrant,
     Keys,
+    MethodRun,
     Prompts,
-    entrants_of,
+    method_runs,
     programs,
 )
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
 from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.host.preemption import end_if_due
 from rmas_jax.prompts import encode_stage, take
-from rmas_jax.sampling import row_keys
-from rmas_jax.training.preemption import end_if_due
+from rmas_jax.team import Team
 
 ORDER_SEED = 0  # of the order in which the items of a split are run
 
@@ -89,7 +89,7 @@ def evaluate(
       NonFiniteError: an agent's numbers are NaN or infinite: no answers count that come from them.
     """
     examples = in_order(examples, methods=methods, batch_size=batch_size)
-    entrants = list(entrants_of(team, links, aligned_links, methods, rounds, answering))
+    entrants = list(method_runs(team, links, aligned_links, methods, rounds, answering))
     record = Record(Path(directory))
     pending = [
         (entrant, split)
@@ -163,7 +163,7 @@ def in_order(
     return examples
 
 
-def _timed(entrant: Entrant, batch: Prompts, keys: Keys) -> tuple[Answers, float]:
+def _timed(entrant: MethodRun, batch: Prompts, keys: Keys) -> tuple[Answers, float]:
     """Answers to a batch, and the seconds they take once all they need is compiled.
 
     Running again gives the same answers, but for tools that do not: their programs are few too, as
@@ -215,7 +215,7 @@ def _check_neighbours(examples: Mapping[str, Sequence[Mapping[str, Any]]], batch
 
 
 def _grade_item(
-    entrant: Entrant,
+    entrant: MethodRun,
     split: str,
     seed: int,
     item: Mapping[str, Any],
@@ -234,7 +234,7 @@ def _grade_item(
                 "prediction": prediction,  # None: there is none to be read
                 "correct": correct,
                 "at_limit": bool(written.at_limit[i]),
-                "second_try": bool(written.tried_again[i]),
+                "answer_retry": bool(written.retried[i]),
             }
         )
     row = {
@@ -253,7 +253,7 @@ def _grade_item(
     return row | {"rollouts": rollouts} if len(rollouts) > 1 else row
 
 
-def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> Row:
+def _result(entrant: MethodRun, items: Sequence[Row], seconds_per_item: float) -> Row:
     """The row of `results.json` for the items of one measurement."""
     method, rounds, split, seed = measurement(items[0])
     n, correct = len(items), sum(item["correct"] for item in items)
@@ -270,7 +270,7 @@ def _result(entrant: Entrant, items: Sequence[Row], seconds_per_item: float) -> 
         "ci_high": interval.high,
         "unparsed": sum(item["prediction"] is None for item in items),
         "at_limit": sum(item["at_limit"] for item in items),
-        "second_try": sum(item["second_try"] for item in items),
+        "answer_retry": sum(item["answer_retry"] for item in items),
         "tokens_per_item": sum(item["tokens"] for item in items) / n,
         "steps_per_item": sum(item["steps"] for item in items) / n,
         "seconds_per_item": seconds_per_item,

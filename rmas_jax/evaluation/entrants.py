@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rmas_jax import recursion, text_channel
-from rmas_jax.agents import Reading
-from rmas_jax.answers import SecondTry, Texts, write_texts
-from rmas_jax.assembly import Team
-from rmas_jax.channels import either, latent_channel, shuffled
+from rmas_jax.agents.agent import PromptInput
+from rmas_jax.agents.answers import AnswerRetry, Texts, write_texts
+from rmas_jax.agents.sampling import GREEDY
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.sampling import GREEDY
+from rmas_jax.rounds import recursion, text_channel
+from rmas_jax.rounds.channels import latent_channel, select_channel, shuffled
 from rmas_jax.sharding import put_batch, put_whole, to_host
+from rmas_jax.team import Team
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import System
 
@@ -34,7 +34,7 @@ class Answering:
     sampling: SamplingConfig = GREEDY
     rollouts: int = 1  # K answers to a question, from the same latents or messages
     toolbox: Toolbox | None = None
-    second_try: SecondTry | None = None
+    answer_retry: AnswerRetry | None = None
 
 
 class Answers(NamedTuple):
@@ -49,7 +49,7 @@ Keys = Sequence[jax.Array | None]  # per rollout: [B] PRNG keys, where tokens ar
 
 
 @dataclasses.dataclass(frozen=True)
-class Entrant:
+class MethodRun:
     """A method at one number of rounds, ready to run."""
 
     method: str
@@ -59,10 +59,10 @@ class Entrant:
     answer: Callable[[Prompts, Keys], Answers]  # NonFiniteError: an agent's numbers are not finite
 
 
-def measured_at(
+def planned_methods(
     methods: Sequence[str], rounds: Sequence[int], *, order: Sequence[str], latent_steps: int
 ) -> list[tuple[str, int]]:
-    """Names and rounds of the entrants that `entrants_of` makes for a team of these roles."""
+    """Names and rounds of the entrants that `method_runs` makes for a team of these roles."""
     found = []
     for method in methods:
         if method == "single_agents":
@@ -72,14 +72,14 @@ def measured_at(
     return found
 
 
-def entrants_of(
+def method_runs(
     team: Team,
     links: Any,
     aligned_links: Any,
     methods: Sequence[str],
     rounds: Sequence[int],
     answering: Answering,
-) -> Iterator[Entrant]:
+) -> Iterator[MethodRun]:
     """The methods that were asked for, at each number of rounds."""
     steps = team.system.latent_steps
     links, aligned_links = put_whole((links, aligned_links), team.mesh)
@@ -87,7 +87,7 @@ def entrants_of(
         if method == "single_agents":
             for role in team.system.topology.order:
                 answer = functools.partial(_alone, team, role=role, answering=answering)
-                yield Entrant(f"single_{role}", 1, 0, 0, answer)
+                yield MethodRun(f"single_{role}", 1, 0, 0, answer)
             continue
         if method == "truncated_text" and steps == 0:
             continue  # a text of no tokens passes nothing: that is no_latents
@@ -97,7 +97,7 @@ def entrants_of(
                 answer = functools.partial(
                     _in_text, team, rounds=r, answering=answering, max_message_tokens=cut
                 )
-                yield Entrant(method, r, 0, answering.max_tokens, answer)
+                yield MethodRun(method, r, 0, answering.max_tokens, answer)
                 continue
             if method not in ("recursive_mas", "aligned_links", "no_latents", "shuffled_latents"):
                 raise ValueError(f"method {method!r} does not exist")
@@ -110,7 +110,7 @@ def entrants_of(
                 answering=answering,
                 shuffle=method == "shuffled_latents",
             )
-            yield Entrant(method, r, passed, passed, answer)
+            yield MethodRun(method, r, passed, passed, answer)
 
 
 @functools.partial(jax.jit, static_argnames="system")
@@ -128,7 +128,7 @@ def _listen(
     Rounds and control are data: all latent methods of the same M run one compiled program.
     """
     channel = latent_channel(system, links)
-    channel = either(shuffle, shuffled(channel), channel)
+    channel = select_channel(shuffle, shuffled(channel), channel)
     return recursion.listen(system, agents, channel, prompts, rounds=rounds)
 
 
@@ -141,7 +141,7 @@ def programs() -> int:
 
 
 def _written(
-    team: Team, role: str, reading: Reading, keys: Keys, answering: Answering
+    team: Team, role: str, reading: PromptInput, keys: Keys, answering: Answering
 ) -> list[Texts]:
     """What an agent writes in each rollout."""
     return [
@@ -155,7 +155,7 @@ def _written(
             sampling=answering.sampling,
             keys=of_rollout,
             toolbox=answering.toolbox,
-            second_try=answering.second_try,
+            answer_retry=answering.answer_retry,
             role=role,
         )
         for of_rollout in keys

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.assembly import Team
-from rmas_jax.channels import either, latent_channel, softmax_channel
 from rmas_jax.host.nonfinite import first_fault, gradient_fault
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.recursion import crossing_probes, run_rounds
+from rmas_jax.rounds.channels import latent_channel, select_channel, softmax_channel
+from rmas_jax.rounds.recursion import crossing_probes, run_rounds
+from rmas_jax.rounds.stages import Targets
 from rmas_jax.sharding import put_batch, put_whole, to_host
-from rmas_jax.stages import Targets
+from rmas_jax.team import Team
 from rmas_jax.topology import System, edge_name
 
 
@@ -39,7 +39,9 @@ def _norms(
 
     Which channel it is, is data: compiling takes longer than running, and one program does both.
     """
-    channel = either(latent, latent_channel(system, links), softmax_channel(system, agents, shared))
+    channel = select_channel(
+        latent, latent_channel(system, links), softmax_channel(system, agents, shared)
+    )
     answerer = system.topology.answerer
 
     def loss(probes):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from rmas_jax.agents.thinking_tags import after_thinking
 from rmas_jax.config import ConfigError, DataConfig
 from rmas_jax.data import relay
 from rmas_jax.evaluation.choices import letter_of
 from rmas_jax.host.errors import shown
-from rmas_jax.thinking import after_thinking
 
 # text of a system, gold text -> (what it answers, or None if that cannot be read; is it right)
 Grader = Callable[[str, str], tuple[str | None, bool]]

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rmas_jax.host.atomic import append, write_whole
+from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.checksums import checksum, seal, unseal
 from rmas_jax.host.errors import InputError, listed, shown
+from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes, read_text
-from rmas_jax.processes import from_first
 
 Row = dict[str, Any]
 KEY = {"method": str, "rounds": int, "split": str, "seed": int}  # what makes a measurement
@@ -63,7 +63,7 @@ class Record:
         """
         self.items_path, self.results_path = _paths(directory)
         self.under_way: list[Row] = []  # items that no row stands for yet
-        self.rows: list[Row] = from_first(self._open)
+        self.rows: list[Row] = broadcast_from_first(self._open)
 
     def _open(self) -> list[Row]:
         """The rows of what is done; nothing else stays in either file."""
@@ -72,8 +72,8 @@ class Record:
         for damage in listed(found.damage):
             log.warning("%s", damage)
         if not found.is_whole:
-            write_whole(self.items_path, "".join(map(_line, found.items)))
-            write_whole(self.results_path, _table(found.rows))
+            write_atomic(self.items_path, "".join(map(_line, found.items)))
+            write_atomic(self.results_path, _table(found.rows))
         return found.rows
 
     def has(self, key: tuple[Any, ...]) -> bool:
@@ -83,7 +83,7 @@ class Record:
     def add_items(self, items: Sequence[Row]) -> None:
         """Appends items of a measurement under way."""
         self.under_way += items
-        from_first(lambda: append(self.items_path, "".join(map(_line, items))))
+        broadcast_from_first(lambda: append(self.items_path, "".join(map(_line, items))))
 
     def finish(self, row: Row) -> None:
         """Adds the row of a measurement whose items are all appended."""
@@ -92,10 +92,10 @@ class Record:
 
         def add() -> list[Row]:
             rows = [*self.rows, row]
-            write_whole(self.results_path, _table(rows))
+            write_atomic(self.results_path, _table(rows))
             return rows
 
-        self.rows = from_first(add)
+        self.rows = broadcast_from_first(add)
 
 
 def lost(directory: Path, expected: Iterable[tuple[Any, ...]] = ()) -> str | None:

@@ -14,7 +14,7 @@ from rmas_jax.host.reading import check_regular
 PARTIAL = ".partial"  # behind a file's name while it is written; a killed run may leave one
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file, text as UTF-8, atomically.
 
     A reader, or a killed process, sees either the old or the new content, also after a loss of
@@ -42,7 +42,7 @@ def append(path: Path, content: str | bytes) -> None:
 
     Raises:
       InputError: something else than a regular file is there.
-      OSError: as for `write_whole`; nothing of the content stays.
+      OSError: as for `write_atomic`; nothing of the content stays.
     """
     with _errors_of(path), _opened(path, os.O_APPEND) as file:
         before = os.fstat(file.fileno()).st_size

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.reading import MEBIBYTE, read_json
 
@@ -54,7 +54,7 @@ def is_sealed_well(row: dict[str, Any]) -> bool:
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON object with its checksum, atomically."""
-    write_whole(path, json.dumps(seal(content), indent=2))
+    write_atomic(path, json.dumps(seal(content), indent=2))
 
 
 def read_sealed(path: Path, *, error: type[InputError], way_out: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import listed, shown
 from rmas_jax.interop.torch_state import read_state, write_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, link_shapes
@@ -275,4 +275,4 @@ def _if_there(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=2) + "\n")
+    write_atomic(path, json.dumps(value, indent=2) + "\n")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.host.errors import clipped, listed, shown
+from rmas_jax.interop.link_files import read_link_arrays
 from rmas_jax.interop.released import (
     EDGES,
     KEYS,
@@ -27,7 +28,6 @@ from rmas_jax.interop.released import (
     write_inner_link,
     write_outer_links,
 )
-from rmas_jax.link_files import read_link_arrays
 from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, link_shapes
 from rmas_jax.models import CheckpointError
 from rmas_jax.topology import edge_name

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import safetensors.numpy
 
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import clipped, listed, shown
 from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, check_regular, open_regular, size
 from rmas_jax.interop.torch_pickle import STORAGES, TensorView, read_pickle
@@ -78,7 +78,7 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == SAFETENSORS:
-        write_whole(path, safetensors.numpy.save(arrays))  # save_file's errors name no file
+        write_atomic(path, safetensors.numpy.save(arrays))  # save_file's errors name no file
         return
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
@@ -88,7 +88,7 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
             archive.writestr(f"{path.stem}/data/{key}", little.tobytes())
         archive.writestr(f"{path.stem}/version", "3\n")
-    write_whole(path, out.getvalue())
+    write_atomic(path, out.getvalue())
 
 
 def _check_directory(file: BinaryIO, path: Path) -> None:

@@ -42,7 +42,7 @@ LIMITS = {
     "linear_key_dim": 2**14,
     "linear_value_dim": 2**14,
     "conv_width": 256,
-    "passes": 1024,
+    "loops": 1024,
 }
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 
@@ -102,7 +102,7 @@ class DecoderConfig:
     linear_key_dim: int = 0  # size of one such key head
     linear_value_dim: int = 0  # and of one value head
     conv_width: int = 0  # positions that the convolution of a linear layer sees
-    passes: int | None = None  # of a looped decoder, which has an exit gate; None: not looped
+    loops: int | None = None  # of a looped decoder, which has an exit gate; None: not looped
 
     def __post_init__(self):
         for field, hf_field in SIZES.items():
@@ -152,8 +152,8 @@ class DecoderConfig:
                 raise UnsupportedModelError("linear_conv_kernel_dim=1: must be at least 2")
             if all(self.linear_layers):
                 raise UnsupportedModelError("layer_types: must have at least one with attention")
-        if self.passes is not None:
-            check_size("passes", "total_ut_steps", self.passes)
+        if self.loops is not None:
+            check_size("loops", "total_ut_steps", self.loops)
 
     @property
     def rotated_dim(self) -> int:
@@ -184,16 +184,16 @@ class DecoderConfig:
         )
 
     @property
-    def num_passes(self) -> int:
+    def num_loops(self) -> int:
         """How often the layers are applied."""
-        return self.passes or 1
+        return self.loops or 1
 
     @property
     def num_linear_states(self) -> int:
         """Linear layers, one for each pass."""
-        return self.num_passes * sum(self.linear_layers)
+        return self.num_loops * sum(self.linear_layers)
 
     @property
     def num_kv_caches(self) -> int:
         """Layers with attention, one for each pass."""
-        return self.num_passes * (self.num_layers - sum(self.linear_layers))
+        return self.num_loops * (self.num_layers - sum(self.linear_layers))

@@ -165,7 +165,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         raw["rope_theta"] = c.rope_theta
         if c.rope_scaling != UNSCALED:
             raw["rope_scaling"] = _rope_to_hf(c.rope_scaling)
-        raw["total_ut_steps"] = c.passes
+        raw["total_ut_steps"] = c.loops
     read_back = config_from_hf(raw)
     lost = [
         f"{field.name}={getattr(c, field.name)!r}"

@@ -16,7 +16,7 @@ from flax import linen as nn
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.int8 import as_array, dequantised
-from rmas_jax.models.layers import INIT, Layer, Period, Reading, RMSNorm
+from rmas_jax.models.layers import INIT, CallContext, Layer, Period, RMSNorm
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
 
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
         self.final_norm = RMSNorm(c.norm_eps, c.unit_offset_norm)
         if not c.tie_embeddings:
             self.unembed_kernel = self.param("unembed_kernel", INIT, (c.width, c.vocab_size))
-        if c.passes is not None:
+        if c.loops is not None:
             self.exit_kernel = self.param("exit_kernel", INIT, (c.width, 1))
             self.exit_bias = self.param("exit_bias", nn.initializers.zeros, (1,))
 
@@ -114,11 +114,11 @@ class Decoder(nn.Module):
           valid: [B, T] bool, False on padding.
 
         Returns:
-          [B, T, passes] float32, of sum 1: a pass stops with the gate's probability if none
+          [B, T, loops] float32, of sum 1: a pass stops with the gate's probability if none
           before it has, and the last one stops in any case.
         """
-        if self.config.passes is None:
-            raise ValueError(f"{self.config.model_type} has no exit gate: passes=None")
+        if self.config.loops is None:
+            raise ValueError(f"{self.config.model_type} has no exit gate: loops=None")
         cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
         hidden, _ = self._read(embeds, valid, cache)
         kernel, bias = self.exit_kernel.astype(jnp.float32), self.exit_bias.astype(jnp.float32)
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
         return jnp.moveaxis(reached * jnp.concatenate([stops, first]), 0, -1)
 
     def _read(self, embeds, valid, cache, segments=None):
-        """Hidden states after the final norm of every pass [passes, B, T, D], and the cache.
+        """Hidden states after the final norm of every pass [loops, B, T, D], and the cache.
 
         With segments, see `read_packed`, the cache is empty; what comes back of it means nothing.
         """
@@ -175,14 +175,14 @@ class Decoder(nn.Module):
                 see & (positions[:, :, None] - b.positions[:, None, :] < c.window)
                 for see, b in zip(visible, blocks, strict=True)
             )
-        hidden, (keys_values, state) = self._run_passes(
+        hidden, (keys_values, state) = self._run_loops(
             embeds,
             (
                 tuple((b.keys, b.values) for b in cache.past),
                 (tail.keys, tail.values),
                 cache.state and (cache.state.conv, cache.state.memory),
             ),
-            Reading(cache.used, positions, valid, visible, near, fresh),
+            CallContext(cache.used, positions, valid, visible, near, fresh),
         )
         if moved:
             back = jnp.argsort(order, axis=1)[None, :, :, None]
@@ -206,39 +206,39 @@ class Decoder(nn.Module):
                 "the frequencies would depend on the longest text of the batch"
             )
 
-    def _run_passes(self, x, of_layers, reading):
+    def _run_loops(self, x, of_layers, reading):
         """Runs the layers as often as the decoder loops.
 
         Args:
           x: [B, T, D].
           of_layers: the cache's past, tail and linear states, with the layers in front.
-          reading: see `Reading`.
+          reading: see `CallContext`.
 
         Returns:
-          What comes out of the final norm [passes, B, T, D], and the new tail and states.
+          What comes out of the final norm [loops, B, T, D], and the new tail and states.
         """
         c = self.config
         periods = (c.num_layers // c.period,) if c.period > 1 else ()
-        passes = (c.num_passes,) if c.num_passes > 1 else ()
+        loops = (c.num_loops,) if c.num_loops > 1 else ()
         sliding = jnp.asarray(c.sliding_layers or (False,) * c.num_layers)
         sliding = _split(sliding, periods)
 
-        def one_pass(decoder, x, of_layers):
+        def one_loop(decoder, x, of_layers):
             x, new = decoder.layers(x, (*of_layers, sliding), reading)
             x = decoder.final_norm(x)
             return x, (x, new)
 
-        of_layers = _split(of_layers, passes + periods)
-        if passes:
-            one_pass = nn.scan(
-                one_pass,
+        of_layers = _split(of_layers, loops + periods)
+        if loops:
+            one_loop = nn.scan(
+                one_loop,
                 variable_broadcast="params",
                 split_rngs={"params": False},
-                length=c.num_passes,
-                unroll=c.num_passes if self.unroll_layers else 1,
+                length=c.num_loops,
+                unroll=c.num_loops if self.unroll_layers else 1,
             )
-        _, (hidden, new) = one_pass(self, x, of_layers)
-        return (hidden if passes else hidden[None]), _join(new, len(passes + periods) + 1)
+        _, (hidden, new) = one_loop(self, x, of_layers)
+        return (hidden if loops else hidden[None]), _join(new, len(loops + periods) + 1)
 
 
 def _split(tree: Any, sizes: tuple[int, ...]) -> Any:

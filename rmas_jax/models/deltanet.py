@@ -229,7 +229,7 @@ class GatedDeltaNet(nn.Module):
         rate = jax.nn.sigmoid((x @ kernels["rate"]).astype(jnp.float32))
         rate = jnp.where(real, rate, 0)  # pads write nothing
         slope = jax.nn.softplus((x @ kernels["decay"]).astype(jnp.float32) + decay_bias[None, None])
-        decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no time passes
+        decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no time loops
 
         if time == 1:
             of_token = (v[:, 0] for v in (query, key, value, decay, rate))

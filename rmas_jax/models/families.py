@@ -298,20 +298,20 @@ def _qwen3_5(f: Fields, say: Say) -> DecoderConfig:
 
 
 def _ouro(f: Fields, say: Say) -> DecoderConfig:
-    """Ouro, the looped decoder (arXiv 2510.25741): all passes run, whatever the exit gate says.
+    """Ouro, the looped decoder (arXiv 2510.25741): all loops run, whatever the exit gate says.
 
     No release of transformers has this family. Fields, weight names and order of operations follow
     the model code that is published with the checkpoints, as read in a public copy
     (LoopedLMs/ouro_rl on GitHub); no published checkpoint has been loaded here.
     """
-    passes = f["total_ut_steps"]
+    loops = f["total_ut_steps"]
     threshold, step = f["early_exit_threshold"], f["early_exit_step"]
     if threshold is not None and threshold < 1:
         raise UnsupportedModelError(f"early_exit_threshold={threshold!r}: must be at least 1")
-    if step is not None and 0 <= step < passes - 1:
+    if step is not None and 0 <= step < loops - 1:
         raise UnsupportedModelError(f"early_exit_step={step!r}: must be null (the last pass)")
     return _decoder(
-        "ouro", f, sandwich_norms=True, passes=passes, **_windows_of_qwen(f), **_rope(f, say)
+        "ouro", f, sandwich_norms=True, loops=loops, **_windows_of_qwen(f), **_rope(f, say)
     )
 
 

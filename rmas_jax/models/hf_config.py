@@ -244,7 +244,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "ouro": _QWEN
     | _OWN_HEAD_DIM
     | {
-        "total_ut_steps": whole(1, LIMITS["passes"])(4),
+        "total_ut_steps": whole(1, LIMITS["loops"])(4),
         "early_exit_threshold": number(-1e30, 1e30)(1.0, null=True),
         "early_exit_step": whole(-(2**31), 2**31 - 1)(None, null=True),
     },

@@ -25,7 +25,7 @@ ACTIVATIONS = {
 }
 
 
-class Reading(NamedTuple):
+class CallContext(NamedTuple):
     """What all layers of one call share."""
 
     start: jax.Array  # [] int32; slot of the tail that the first position gets
@@ -58,9 +58,9 @@ class Attention(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, rope, past, tail, reading, visible):
+    def __call__(self, x, rope, past, tail, context, visible):
         c = self.config
-        start, positions = reading.start, reading.positions
+        start, positions = context.start, context.positions
 
         def project(name, heads, size=c.head_dim):
             kernel = self.param(f"{name}_kernel", INIT, (c.width, heads, size))
@@ -138,7 +138,7 @@ class Layer(nn.Module):
     linear: bool = False
 
     @nn.compact
-    def __call__(self, x, of_layer, reading: Reading):
+    def __call__(self, x, of_layer, context: CallContext):
         """`of_layer` is the layer's share of the cache and whether it slides.
 
         Returns what goes on to the next layer, and the layer's new tail and linear state.
@@ -152,16 +152,16 @@ class Layer(nn.Module):
         normed = norm("attention_norm")(x)
         if self.linear:
             mixed, state = GatedDeltaNet(c, name="linear")(
-                normed, reading.valid, state, reading.fresh
+                normed, context.valid, state, context.fresh
             )
         else:
-            rope, visible = self._rope(sliding), reading.visible
+            rope, visible = self._rope(sliding), context.visible
             if c.sliding_layers:
                 visible = tuple(
                     jnp.where(sliding, near, all_)
-                    for near, all_ in zip(reading.near, visible, strict=True)
+                    for near, all_ in zip(context.near, visible, strict=True)
                 )
-            mixed, tail = Attention(c, name="attention")(normed, rope, past, tail, reading, visible)
+            mixed, tail = Attention(c, name="attention")(normed, rope, past, tail, context, visible)
         if c.sandwich_norms:
             mixed = norm("attention_out_norm")(mixed)
         x = x + mixed
@@ -194,7 +194,7 @@ class Period(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, of_period, reading: Reading):
+    def __call__(self, x, of_period, context: CallContext):
         """As `Layer`, with one more axis in front: attention layers apart from linear ones."""
         past, tail, state, sliding = of_period
         tails, states = [], []
@@ -204,7 +204,7 @@ class Period(nn.Module):
                 mine = (None, None, _at(state, len(states)), sliding[place])
             else:
                 mine = (_at(past, len(tails)), _at(tail, len(tails)), None, sliding[place])
-            x, (new_tail, new_state) = layer(x, mine, reading)
+            x, (new_tail, new_state) = layer(x, mine, context)
             if linear:
                 states.append(new_state)
             else:

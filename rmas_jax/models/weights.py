@@ -176,7 +176,7 @@ def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, .
     row(prefix + "norm.weight", (d,), "final_norm/weight")
     if not c.tie_embeddings:
         row(unembedding_name(prefix), (v, d), "unembed_kernel", (d, v), "transpose")
-    if c.passes is not None:
+    if c.loops is not None:
         row(prefix + "early_exit_gate.weight", (1, d), "exit_kernel", (d, 1), "transpose")
         row(prefix + "early_exit_gate.bias", (1,), "exit_bias")
 

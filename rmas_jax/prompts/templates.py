@@ -37,7 +37,7 @@ class RolePrompt:
 
 @functools.cache
 def task_types() -> dict[str, dict[str, Any]]:
-    """Type of task -> place in a prompt -> its text, and `second_try` (see the file)."""
+    """Type of task -> place in a prompt -> its text, and `answer_retry` (see the file)."""
     return yaml.safe_load(resources.files("rmas_jax.prompts").joinpath(TASK_TYPES).read_text())
 
 
@@ -127,7 +127,7 @@ def _role_prompt(
 def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) -> str:
     """Puts the texts of a type of task into their places; a role of the same name goes first."""
     types = task_types()
-    places = {place for texts in types.values() for place in texts} - {"second_try", *roles}
+    places = {place for texts in types.values() for place in texts} - {"answer_retry", *roles}
     used = places.intersection(FIELD.findall(text))
     if used and task is None:
         raise PromptError(

@@ -15,7 +15,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, methods, tables
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
@@ -135,7 +135,7 @@ def write(run: Run) -> Path:
 def _put(path: Path, content: bytes) -> None:
     """Writes a file, unless that is what it holds: a finished run may lie on a read-only disk."""
     if not (path.is_file() and path.read_bytes() == content):
-        write_whole(path, content)
+        write_atomic(path, content)
 
 
 def headline(results: Results) -> list[str]:

@@ -38,7 +38,7 @@ OPTIONAL_METRIC_COLUMNS = {"accuracy": float, "seed": int}
 OPTIONAL_RESULT_COLUMNS = {
     "unparsed": int,
     "at_limit": int,
-    "second_try": int,
+    "answer_retry": int,
     "rollouts": int,
     "rollout_accuracy": float,
     "pass_at_k": float,

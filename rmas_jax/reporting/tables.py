@@ -76,7 +76,7 @@ def rollout_table(rows: Sequence[Row]) -> Table | None:
 ENDINGS = {
     "unparsed": "nothing could be read",
     "at_limit": "cut off at the limit of tokens",
-    "second_try": "written in a second try",
+    "answer_retry": "written in a second try",
 }
 
 

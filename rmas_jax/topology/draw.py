@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from rmas_jax.host.atomic import write_whole
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.topology.graph import Topology
 
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -70,4 +70,4 @@ def save_figure(topology: Topology, path: str | Path) -> None:
     axes.axis("off")
     picture = io.BytesIO()  # a disk that is full leaves no half of it
     figure.savefig(picture, format=Path(path).suffix.lower()[1:], bbox_inches="tight")
-    write_whole(Path(path), picture.getvalue())
+    write_atomic(Path(path), picture.getvalue())

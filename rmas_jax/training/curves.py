@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from rmas_jax.config import ConfigError
-from rmas_jax.host.atomic import append, write_whole
+from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.checksums import seal, unseal
 from rmas_jax.host.errors import InputError
+from rmas_jax.host.processes import broadcast_from_first, is_first
 from rmas_jax.host.reading import GIBIBYTE, parse_json, read_bytes
-from rmas_jax.processes import from_first, is_first
 
 FILE_LIMIT = 2 * GIBIBYTE
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Curves:
 
         A last line that an interruption cut off goes without one.
         """
-        from_first(lambda: self._truncate(series, step))
+        broadcast_from_first(lambda: self._truncate(series, step))
 
     def _truncate(self, series: str, step: int) -> None:
         if not self.path.exists():
@@ -68,7 +68,7 @@ class Curves:
             if row["series"] != series or row["step"] < step
         ]
         if (content := "".join(kept).encode()) != raw:
-            write_whole(self.path, content)
+            write_atomic(self.path, content)
 
     def _rows(self, raw: bytes) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].splitlines(), 1):

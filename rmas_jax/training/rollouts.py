@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rmas_jax.assembly import Team
-from rmas_jax.channels import latent_channel
 from rmas_jax.host.nonfinite import first_fault
-from rmas_jax.recursion import Rounds, run_rounds
+from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.recursion import Rounds, run_rounds
 from rmas_jax.sharding import batch_shards, put_batch, to_host
+from rmas_jax.team import Team
 from rmas_jax.topology import System
-from rmas_jax.training.batches import TrainingData, length_groups, row_lengths, trim
+from rmas_jax.training.data.batches import TrainingData, length_groups, row_lengths, trim
 
 
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))

@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, load_task, records, role_texts
+from rmas_jax.data import DataError, load_dataset, records, role_texts
 from rmas_jax.host.errors import describe
 
 ROLES = ("planner", "critic", "solver")
@@ -33,13 +33,15 @@ def rows(tmp_path):
 
 def load(path, data_dir, **config):
     config = {"test_share": 0.4} | config
-    return load_task(
+    return load_dataset(
         DataConfig(dataset=str(path), **config), roles=ROLES, rounds=2, data_dir=data_dir
     )
 
 
-def everything(task):
-    return [task.load(split) for split in ("train", "validation", "test")], list(task.bad_rows)
+def everything(dataset):
+    return [dataset.load(split) for split in ("train", "validation", "test")], list(
+        dataset.bad_rows
+    )
 
 
 def flip(path):
@@ -101,8 +103,8 @@ def test_folders_that_are_half_there_are_made_anew(rows, tmp_path, caplog):
 
 def test_the_embedded_task_is_checked_too(tmp_path, caplog):
     def train():
-        task = load_task(DataConfig(), roles=ROLES, rounds=1, data_dir=tmp_path)
-        return task.load("train[:50]")
+        dataset = load_dataset(DataConfig(), roles=ROLES, rounds=1, data_dir=tmp_path)
+        return dataset.load("train[:50]")
 
     wanted = train()
     (path,) = tmp_path.glob("relay/*/*train*")
@@ -125,11 +127,11 @@ WRITE = """
 import sys
 from pathlib import Path
 from rmas_jax.config import DataConfig
-from rmas_jax.data import load_task
+from rmas_jax.data import load_dataset
 from rmas_jax.host.errors import USER_ERRORS, say_error
 dataset, out = sys.argv[1:]
 try:
-    load_task(DataConfig(dataset=dataset), roles=("planner", "critic", "solver"), rounds=2,
+    load_dataset(DataConfig(dataset=dataset), roles=("planner", "critic", "solver"), rounds=2,
               data_dir=Path(out) / "data")
 except USER_ERRORS as error:
     say_error(error)
@@ -178,7 +180,7 @@ def test_two_at_once_prepare_once(rows, tmp_path, monkeypatch):
 
 
 def test_parts_of_splits_are_those_of_tfds(rows, tmp_path):
-    task = load(rows, tmp_path / "data")
+    dataset = load(rows, tmp_path / "data")
     (folder,) = (tmp_path / "data").glob("*/role_texts/*")
     builder = tfds.builder_from_directory(str(folder))
     count = builder.info.splits["test"].num_examples
@@ -188,18 +190,18 @@ def test_parts_of_splits_are_those_of_tfds(rows, tmp_path):
     for start, stop in itertools.product(bounds, bounds):
         part = f"test[{start}:{stop}]"
         if (start, stop) == ("", ""):  # tfds refuses it
-            assert task.load(part) == task.load("test")
+            assert dataset.load(part) == dataset.load("test")
             continue
         if start and stop and start.endswith("%") != stop.endswith("%"):  # tfds: both percent
             with pytest.raises(DataError, match="both ends must be rows, or both percent"):
-                task.load(part)
+                dataset.load(part)
             continue
         try:
             wanted = [bytes(r["id"]).decode() for r in builder.as_data_source(split=part)]
         except ValueError as error:  # tfds has no source of no rows
             assert "0 length" in str(error)
             wanted = []
-        assert [row["id"] for row in task.load(part)] == wanted, part
+        assert [row["id"] for row in dataset.load(part)] == wanted, part
 
 
 NO_PARTS = ("test+train", "test + train", "test[:2]+test[2:4]", "all", "tset", "TEST", "", " test")
@@ -209,26 +211,26 @@ NO_PARTS += ("test[::2]", "[:3]", "test[:1_0]", "test\0", "t\ud800", "x" * 5000)
 
 @pytest.mark.parametrize("split", [*NO_PARTS, f"test[:{'9' * 5000}]"])
 def test_what_is_no_split_and_no_part_of_one_is_refused(rows, tmp_path, split):
-    task = load(rows, tmp_path / "data")
+    dataset = load(rows, tmp_path / "data")
     with pytest.raises(DataError) as error:
-        task.load(split)
+        dataset.load(split)
     message = describe(error.value)
     assert "must be one of 'train', 'test', 'validation'" in message and len(message) < 500
 
 
 @pytest.mark.parametrize("bound", ["500", "-500", "101%", "-101%", "999999999999999"])
 def test_a_part_must_lie_within_its_split(rows, tmp_path, bound):
-    task = load(rows, tmp_path / "data")
+    dataset = load(rows, tmp_path / "data")
     for part in (f"test[:{bound}]", f"test[{bound}:]"):
         with pytest.raises(DataError, match=f"{bound} must be between"):
-            task.load(part)
+            dataset.load(part)
 
 
 @pytest.mark.parametrize("name", ["all", "", "../x", "a/b", "te st", "test[:5]", "a.b", "x" * 300])
 def test_names_of_splits_are_names(rows, tmp_path, name):
     files = {"train": str(rows), name: str(rows)}
     with pytest.raises(DataError, match="the name of a split must be letters"):
-        load_task(
+        load_dataset(
             DataConfig(dataset="files", files=files), roles=ROLES, rounds=1, data_dir=tmp_path
         )
 

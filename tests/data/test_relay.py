@@ -1,4 +1,4 @@
-"""The relay task: word classes, splits, role texts, ceilings and the answer's form."""
+"""The relay dataset: word classes, splits, role texts, ceilings and the answer's form."""
 
 from __future__ import annotations
 

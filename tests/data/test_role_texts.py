@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, load_task, published
+from rmas_jax.data import DataError, load_dataset, published
 from rmas_jax.topology import load_topology
 
 ROLES = ("planner", "critic", "solver")
@@ -37,7 +37,9 @@ def write(path, rows):
 def load(tmp_path, *, roles=ROLES, rounds=2, **config):
     config = {"dataset": "files"} | config if "files" in config else config
     config = {name: str(v) if name == "dataset" else v for name, v in config.items()}
-    return load_task(DataConfig(**config), roles=roles, rounds=rounds, data_dir=tmp_path / "data")
+    return load_dataset(
+        DataConfig(**config), roles=roles, rounds=rounds, data_dir=tmp_path / "data"
+    )
 
 
 def everything(task):
@@ -221,7 +223,7 @@ def test_roles_without_texts_and_with_texts_of_another(tmp_path):
 
 
 def test_the_embedded_task_serves_other_roles(tmp_path):
-    task = load_task(
+    task = load_dataset(
         DataConfig(text_fields={"opener": "plan"}),
         roles=("opener", "judge"),
         rounds=2,
@@ -232,7 +234,7 @@ def test_the_embedded_task_serves_other_roles(tmp_path):
     assert item["judge_text"] == [item["answer"]] * 2
     assert len(set(item["opener_text"])) > 1
     with pytest.raises(DataError, match="4 rounds, not for 5"):
-        load_task(DataConfig(), roles=ROLES, rounds=5, data_dir=tmp_path)
+        load_dataset(DataConfig(), roles=ROLES, rounds=5, data_dir=tmp_path)
 
 
 def test_bad_rows_are_listed_and_left_out(tmp_path):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rmas_jax.answers import second_try_of
+from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.evaluation.grading import choice_of, grade_choice, grade_text
 
 # Each chooses B, and in a box.
@@ -143,7 +143,7 @@ def test_the_text_grader_takes_these_forms_for_other_answers():
 
 
 def test_a_second_try_is_for_texts_without_a_box_that_can_be_read():
-    pattern = second_try_of("choice").answer
+    pattern = answer_retry_of("choice").answer
     assert [text for text in BOXED if not re.search(pattern, text, re.DOTALL)] == []
     others = (
         r"\boxed{2}",

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from teams import build_team, encode
 
-from rmas_jax import answers, recursion, text_channel
-from rmas_jax.answers import SecondTry
-from rmas_jax.channels import latent_channel
+from rmas_jax.agents import answers
+from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.config import METHODS
 from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.grading import GRADERS
@@ -21,6 +20,8 @@ from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.run_directory import read_run
+from rmas_jax.rounds import recursion, text_channel
+from rmas_jax.rounds.channels import latent_channel
 from rmas_jax.sharding import make_mesh, put_whole
 from rmas_jax.topology import load_topology
 
@@ -102,7 +103,7 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     expected = {(m, r) for m in METHODS for r in ROUNDS if m != "single_agents"}
     expected |= {(m, 1) for m in singles}
     order = load_topology("sequential").order
-    names = entrants.measured_at(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
+    names = entrants.planned_methods(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
     assert len(names) == len(expected) and set(names) == expected
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
         (*key, split) for key in expected for split in EXAMPLES
@@ -124,7 +125,7 @@ def test_rows_agree_with_items_and_the_report_takes_both(finished):
         assert row["correct"] == sum(r["correct"] for r in own)
         assert (row["ci_low"], row["ci_high"]) == wilson_interval(row["correct"], row["n"])
         assert row["unparsed"] == sum(r["prediction"] is None for r in own)
-        assert row["at_limit"] == sum(r["at_limit"] for r in own) and row["second_try"] == 0
+        assert row["at_limit"] == sum(r["at_limit"] for r in own) and row["answer_retry"] == 0
         assert row["tokens_per_item"] == pytest.approx(np.mean([r["tokens"] for r in own]))
         assert row["steps_per_item"] == pytest.approx(np.mean([r["steps"] for r in own]))
         assert row["seconds_per_item"] > 0
@@ -257,7 +258,7 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     first, second = ({r["text"] for r in part} for part in (items[:BATCH], items[BATCH:]))
     assert second - first  # there is one in the second batch that the first batch lacks
     known = "|".join(map(re.escape, sorted(first)))
-    second_try = SecondTry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
+    answer_retry = AnswerRetry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
 
     runs = []
     answer = entrants._in_latents
@@ -266,7 +267,7 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
         "_in_latents",
         lambda *a, **k: (runs.append(entrants.programs()), answer(*a, **k))[1],
     )
-    how["second_try"] = second_try
+    how["answer_retry"] = answer_retry
     jax.clear_caches()
     rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
     # The first batch compiles and runs again; the second one does so for its second try.
@@ -285,15 +286,15 @@ def test_a_batch_runs_until_nothing_is_compiled():
         return entrants.Answers([len(texts)], None, None)
 
     jax.clear_caches()
-    written, seconds = driver._timed(entrants.Entrant("m", 1, 0, 0, answer), {}, [None])
+    written, seconds = driver._timed(entrants.MethodRun("m", 1, 0, 0, answer), {}, [None])
     assert written.rollouts == [5] and not list(widths) and seconds > 0
 
 
 def test_endings_of_answers_are_counted(contest, tmp_path):
     examples = {"test": EXAMPLES["test"]}
-    how = {"rounds": (1,), "examples": examples, "second_try": SecondTry("$^", " it is", 1)}
+    how = {"rounds": (1,), "examples": examples, "answer_retry": AnswerRetry("$^", " it is", 1)}
     (row,), items = contest(tmp_path, ["no_latents"], **how)
-    assert row["second_try"] == row["n"] and all(item["second_try"] for item in items)
+    assert row["answer_retry"] == row["n"] and all(item["answer_retry"] for item in items)
     for item in items:
         assert item["at_limit"] is (item["tokens"] == MAX_TOKENS + 1)  # and that of the second try
     assert row["at_limit"] == sum(item["at_limit"] for item in items) > 0

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmas_jax import run_folder
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host import atomic
-from rmas_jax.host.atomic import append, write_whole
+from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.errors import InputError, describe
-from rmas_jax.link_files import load_links, save_links
-from rmas_jax.run_folder import RunFolder, RunStep
+from rmas_jax.interop.link_files import load_links, save_links
+from rmas_jax.runs import folder as run_folder
+from rmas_jax.runs.folder import RunFolder, RunStep
 from rmas_jax.training.curves import Curves
 
 ROOT = Path(__file__).parents[2]
@@ -66,21 +66,21 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_file_is_the_old_or_the_new_one(tmp_path, killed):
     path = tmp_path / "a.json"
-    write_whole(path, "ä")
+    write_atomic(path, "ä")
     assert path.read_bytes() == "ä".encode()
-    killed(lambda: write_whole(path, b"other"))
+    killed(lambda: write_atomic(path, b"other"))
     assert path.read_bytes() == "ä".encode()
-    write_whole(path, b"other")
+    write_atomic(path, b"other")
     assert path.read_bytes() == b"other"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_full_disk_is_said_with_the_path_and_leaves_what_was_there(tmp_path, full):
     whole, lines = tmp_path / "a.json", tmp_path / "a.jsonl"
-    write_whole(whole, "old")
+    write_atomic(whole, "old")
     append(lines, "old\n")
     for path, call in (
-        (whole, lambda: write_whole(whole, "other")),
+        (whole, lambda: write_atomic(whole, "other")),
         (lines, lambda: append(lines, "other\n")),
     ):
         before = path.read_bytes()
@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_with_the_path_and_leaves_what_was_there(tmp_path, f
 def test_what_is_no_regular_file_is_neither_replaced_nor_waited_for(tmp_path, make, name):
     make(tmp_path / name)
     with pytest.raises(InputError, match=rf"{name}: must be a regular file, is a (pipe|folder)"):
-        write_whole(tmp_path / "a", "text")
+        write_atomic(tmp_path / "a", "text")
     if name == "a":
         with pytest.raises(InputError, match="must be a regular file"):
             append(tmp_path / "a", "text")

@@ -1,14 +1,14 @@
 import pytest
 
-from experiments import ask, make_role_texts, run
 from experiments.studies import seeds, training_choices
-from rmas_jax.interop.__main__ import main as convert
-from rmas_jax.reporting.__main__ import main as report
-from rmas_jax.topology.__main__ import main as topology
+from rmas_jax.cli import ask, role_texts, run
+from rmas_jax.cli.convert import main as convert
+from rmas_jax.cli.report import main as report
+from rmas_jax.cli.topology import main as topology
 
 COMMANDS = {
     "ask": ask.main,
-    "make_role_texts": make_role_texts.main,
+    "make_role_texts": role_texts.main,
     "run": run.main,
     "seeds": seeds.main,
     "training_choices": training_choices.main,

@@ -22,7 +22,7 @@ from rmas_jax.models.rope import RopeScaling
 from rmas_jax.models.weights import weight_table
 
 TOLERANCE = 1e-4
-# Without windows; with them and two rotary bases; with linear layers; with several passes.
+# Without windows; with them and two rotary bases; with linear layers; with several loops.
 FAMILIES = ["llama", "gemma3", "qwen3_5", "ouro"]
 
 
@@ -220,7 +220,7 @@ CHANGES = {
     "linear_key_dim": 5,
     "linear_value_dim": 4,
     "conv_width": 2,
-    "passes": 2,
+    "loops": 2,
 }
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -290,7 +290,7 @@ def test_field_of_config_changes_the_output(field):
         "sandwich_norms",
         "gated_attention",
         "linear_value_heads",
-        "passes",
+        "loops",
     ],
 )
 def test_weight_table_is_the_parameter_tree(field):
@@ -312,7 +312,7 @@ def test_weight_table_is_the_parameter_tree(field):
         ("linear_key_dim", 0, "linear_key_head_dim=0: must be a whole number from 1"),
         ("linear_key_heads", 3, "linear_num_value_heads=4 is not a multiple"),
         ("conv_width", 1, "linear_conv_kernel_dim=1"),
-        ("passes", 0, "total_ut_steps=0"),
+        ("loops", 0, "total_ut_steps=0"),
         ("rotary_fraction", 0.5, "even number of rotated dimensions"),
     ],
 )

@@ -13,9 +13,8 @@ import pytest
 from flax import traverse_util
 from systems import CONFIGS, random_params
 
-from rmas_jax.agents import think
-from rmas_jax.assembly import load_team
-from rmas_jax.channels import latent_channel
+from rmas_jax.agents.agent import think
+from rmas_jax.agents.sampling import speak
 from rmas_jax.config import load_config
 from rmas_jax.models import (
     CheckpointError,
@@ -28,9 +27,10 @@ from rmas_jax.models import (
 )
 from rmas_jax.models.int8 import SHARED_AXES, is_large, is_quantised, quantised
 from rmas_jax.models.weights import weight_table
-from rmas_jax.recursion import run_rounds
-from rmas_jax.sampling import speak
+from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.recursion import run_rounds
 from rmas_jax.sharding import make_mesh
+from rmas_jax.team import load_team
 
 SIZES = {
     "vocab_size": 40,

@@ -130,7 +130,7 @@ def test_hidden_states_and_logits_equal_torch(oracle, case):
         ("gemma3", {"window": None, "sliding_layers": (), "local_rope_theta": None}),
         ("gemma3-linear", {"rope_scaling": RopeScaling("linear", 4.0)}),
         ("qwen3_5", {"rotary_fraction": 0.5}),
-        ("ouro", {"passes": 2}),
+        ("ouro", {"loops": 2}),
     ],
 )
 def test_tolerance_notices_a_wrong_decoder(oracle, case, change):

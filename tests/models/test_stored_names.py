@@ -16,6 +16,7 @@ from checkpoint_files import WEIGHTS, edit_weights, shard
 from oracles import build_torch_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from rmas_jax.cli.model import main
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.models import (
     CheckpointError,
@@ -26,7 +27,6 @@ from rmas_jax.models import (
     load_tokenizer,
     save_pretrained,
 )
-from rmas_jax.models.__main__ import main
 
 IDS = np.array([[5, 3, 8, 1, 40, 2, 9]])
 INDEX = "model.safetensors.index.json"

@@ -13,19 +13,19 @@ from systems import CONFIGS, random_params
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
-from experiments.ask import main as ask
-from rmas_jax.assembly import load_team
+from rmas_jax.agents.stop_strings import stop_table
+from rmas_jax.cli.ask import main as ask
+from rmas_jax.cli.model import main as show_model
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.models import CheckpointError, Decoder
-from rmas_jax.models.__main__ import main as show_model
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.models.vocabulary import check_array, check_ids, check_tokenizer, usable_ends
 from rmas_jax.prompts import encode_stage
-from rmas_jax.recursion import run_rounds
-from rmas_jax.stages import Targets
-from rmas_jax.stop_strings import stop_table
-from rmas_jax.walkthrough import walk
+from rmas_jax.rounds.recursion import run_rounds
+from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.trace import trace_rounds
+from rmas_jax.team import load_team
 
 CONFIG = "experiments/configs/quickstart.yaml"
 ROWS = 604  # of the planner's embedding
@@ -173,7 +173,7 @@ def test_rounds_over_ids_without_a_row_are_refused(tiny_system, place, beyond):
         run_rounds(system, tiny.agents, None, prompts, rounds=1, targets=targets)
     if place != "target":
         with pytest.raises(CheckpointError, match=rf"critic: token id {beyond}: .* 37 rows"):
-            walk(system, tiny.agents, tiny.links, prompts, rounds=1)
+            trace_rounds(system, tiny.agents, tiny.links, prompts, rounds=1)
 
 
 def test_an_embedding_has_no_rows_beyond_its_last():
@@ -195,7 +195,7 @@ def test_slots_of_another_width_than_the_latent_steps_are_refused(tiny_system):
             for role, prompt in tiny.role_prompts.items()
         }
         with pytest.raises(ValueError, match=f"slots for {width} vectors, and 3 reach them"):
-            walk(tiny.system, tiny.agents, tiny.links, prompts, rounds=1)
+            trace_rounds(tiny.system, tiny.agents, tiny.links, prompts, rounds=1)
 
 
 # --- Vocabularies with gaps -----------------------------------------------------------------------

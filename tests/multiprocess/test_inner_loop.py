@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import training_worker
 
-from rmas_jax.commands import PREEMPTED
-from rmas_jax.link_files import load_links
+from rmas_jax.cli.options import PREEMPTED
+from rmas_jax.interop.link_files import load_links
 from rmas_jax.sharding import make_mesh
 
 WORKER = Path(inner_worker.__file__)

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.run import main
-from rmas_jax import run_folder
-from rmas_jax.commands import PREEMPTED
+from rmas_jax.cli.options import PREEMPTED
+from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host.errors import BAD_INPUT
-from rmas_jax.link_files import load_links
+from rmas_jax.interop.link_files import load_links
+from rmas_jax.runs import folder as run_folder
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -28,7 +28,7 @@ TIMEOUT_S = 600  # of processes that wait for each other
 TINY = [
     "inner.items=8",
     "inner.steps=4",
-    "inner.passes=2",
+    "inner.repeats=2",
     "inner.warmup_steps=1",
     "outer.phases.0.steps=2",
     "system.rounds=2",
@@ -202,7 +202,7 @@ def test_options_of_processes_that_do_not_fit(given, words, capsys):
     ],
 )
 def test_processes_that_do_not_share_a_run(tmp_path, monkeypatch, change, words):
-    monkeypatch.setattr(run_folder, "from_first", lambda call: change(*call()))
+    monkeypatch.setattr(run_folder, "broadcast_from_first", lambda call: change(*call()))
     config = load_config(CONFIG, [f"output_dir={tmp_path}"])
     with pytest.raises(ConfigError, match=words):
         run_folder.RunFolder(config, "digest", "1.0")

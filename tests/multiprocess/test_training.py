@@ -16,7 +16,7 @@ import pytest
 import training_worker
 from systems import build_pattern
 
-from rmas_jax.link_files import load_links
+from rmas_jax.interop.link_files import load_links
 
 WORKER = Path(training_worker.__file__)
 TIMEOUT_S = 600  # of processes that wait for each other

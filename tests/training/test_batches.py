@@ -9,8 +9,8 @@ from systems import build_pattern
 from teams import build_team
 
 from rmas_jax.config import ConfigError
-from rmas_jax.stages import Targets
-from rmas_jax.training.batches import (
+from rmas_jax.rounds.stages import Targets
+from rmas_jax.training.data.batches import (
     BUCKETS,
     Batches,
     TrainingData,
@@ -20,7 +20,7 @@ from rmas_jax.training.batches import (
     length_groups,
     row_lengths,
 )
-from rmas_jax.training.outer import outer_loss
+from rmas_jax.training.outer.step import outer_loss
 
 FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
 EXAMPLES = [

@@ -17,14 +17,14 @@ import pytest
 import torch_reference as reference
 from torch_reference import LATENT_STEPS, QUESTIONS, Twins, build_twins, links_of
 
-from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
 from rmas_jax.prompts import encode_stage
-from rmas_jax.recursion import run_rounds
-from rmas_jax.stages import Targets
+from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.recursion import run_rounds
+from rmas_jax.rounds.stages import Targets
 from rmas_jax.topology import edge_name
-from rmas_jax.training.batches import TrainingData
-from rmas_jax.training.outer import outer_step, start_phase
+from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.outer.step import outer_step, start_phase
 
 ROUNDS = 2
 # Of the norm of a gradient. Measured: 2e-4 at most; where torch's gradient stops between the

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rmas_jax.links import INNER, LinkConfig, apply_link, init_link
-from rmas_jax.training.inner import regression_loss, states_before
+from rmas_jax.training.inner.step import regression_loss
+from rmas_jax.training.states.token_states import states_before
 
 LINK = LinkConfig(INNER, "ln_res", 8, 8)
 

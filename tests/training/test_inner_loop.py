@@ -11,13 +11,15 @@ import pytest
 from inner_worker import CONFIG, EXAMPLES, FIELDS, never_read, team_on, train
 from teams import build_team
 
-from rmas_jax import assembly
+from rmas_jax import team as team_module
 from rmas_jax.config import ConfigError
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.sharding import make_mesh
-from rmas_jax.training import inner_loop, state_cache, states
 from rmas_jax.training.divergence import DivergedError
-from rmas_jax.training.inner import states_before
+from rmas_jax.training.inner import loop as inner_loop
+from rmas_jax.training.states import cache as state_cache
+from rmas_jax.training.states import token_states
+from rmas_jax.training.states.token_states import states_before
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_all_links_are_trained_and_curves_say_how(team_and_links, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "all").read_text().splitlines()]
     for name in (*links["inner"], *links["outer"]):
         assert [row["step"] for row in rows if row["series"] == name] == [0, 2, 4, 5, 7, 9]
-    config = dataclasses.replace(CONFIG, passes=1)
+    config = dataclasses.replace(CONFIG, repeats=1)
     kept = train(team, links, tmp_path / "inner", config, align_outer=False)
     assert same(kept["outer"], links["outer"]) and not same(kept["inner"], links["inner"])
 
@@ -69,7 +71,7 @@ def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypat
 
 def test_an_outer_link_reads_what_is_sent(team_and_links, tmp_path):
     team, links = team_and_links
-    config = dataclasses.replace(CONFIG, passes=1)
+    config = dataclasses.replace(CONFIG, repeats=1)
     hidden = team._replace(system=team.system.replace(sent_vectors="outer_of_hidden"))
     one, other = (train(t, links, tmp_path / str(i), config) for i, t in enumerate((team, hidden)))
     assert same(one["inner"], other["inner"])
@@ -90,22 +92,22 @@ def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, 
 
 
 def test_an_aligned_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch):
-    monkeypatch.setattr(assembly, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
+    monkeypatch.setattr(team_module, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
     with pytest.raises(ConfigError, match="planner->critic: its ends share no token"):
-        assembly.start_links(team_and_links[0], start="aligned", key=jax.random.key(0))
+        team_module.start_links(team_and_links[0], start="aligned", key=jax.random.key(0))
 
 
 def test_cached_states_are_not_read_again_and_make_the_same_links(
     team_and_links, tmp_path, monkeypatch
 ):
     team, links = team_and_links
-    config, traces = dataclasses.replace(CONFIG, passes=1), []
+    config, traces = dataclasses.replace(CONFIG, repeats=1), []
 
     def counted(*args, **options):
         traces.append(args)
         return states_before(*args, **options)
 
-    monkeypatch.setattr(states, "states_before", counted)
+    monkeypatch.setattr(token_states, "states_before", counted)
 
     def run(name, **options):
         """The links, and whether an agent read: to ask for shapes traces once for each role."""
@@ -130,14 +132,14 @@ def test_states_that_no_memory_holds_are_refused_before_any_are_read(
 ):
     team, links = team_and_links
     monkeypatch.setattr(state_cache, "physical_memory", lambda: 1000)
-    monkeypatch.setattr(states, "read_texts", never_read)
+    monkeypatch.setattr(token_states, "read_texts", never_read)
     with pytest.raises(ConfigError, match=r"planner: .*inner.items.*inner.cache_gib"):
         train(team, links, tmp_path / "metrics")
 
 
 def test_links_are_the_same_on_one_device_and_on_eight(tmp_path):
     """From the same states bit for bit, and where those are read on eight devices, nearly."""
-    config = dataclasses.replace(CONFIG, passes=1)
+    config = dataclasses.replace(CONFIG, repeats=1)
     (one, start), (eight, _) = (
         team_on(make_mesh(size, devices=jax.devices()[:size]), tmp_path / "team") for size in (1, 8)
     )
@@ -179,7 +181,7 @@ def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_pat
     """Texts that nobody reads: the links alone meet the token, as what they learn to predict."""
     team, links = team_and_links
     token = team.tokenizers["critic"]("plan about", add_special_tokens=False)["input_ids"][-1]
-    healthy = {role: states.text_states for role in FIELDS}
+    healthy = {role: token_states.text_states for role in FIELDS}
     monkeypatch.setattr(
         inner_loop, "text_states", lambda _, role, *rest: healthy[role](team, role, *rest)
     )

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from systems import BASE, CONFIGS, build_pattern
 
-from rmas_jax import stages
 from rmas_jax.config import PhaseConfig
 from rmas_jax.models import Decoder
-from rmas_jax.stages import Targets, token_losses
-from rmas_jax.training.batches import TrainingData
-from rmas_jax.training.outer import outer_step, start_phase
+from rmas_jax.rounds import stages
+from rmas_jax.rounds.stages import Targets, token_losses
+from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.outer.step import outer_step, start_phase
 
 MEBIBYTE = 2**20
 

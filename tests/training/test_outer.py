@@ -8,13 +8,13 @@ import optax
 import pytest
 from systems import QUESTIONS, build_pattern
 
-from rmas_jax import stages
-from rmas_jax.channels import latent_channel
 from rmas_jax.config import PhaseConfig
-from rmas_jax.recursion import crossing_probes, run_rounds
-from rmas_jax.stages import Targets, token_losses
-from rmas_jax.training.batches import Batches, TrainingData
-from rmas_jax.training.outer import make_optimizer, outer_loss, outer_step, start_phase
+from rmas_jax.rounds import stages
+from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.recursion import crossing_probes, run_rounds
+from rmas_jax.rounds.stages import Targets, token_losses
+from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.outer.step import make_optimizer, outer_loss, outer_step, start_phase
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -80,8 +80,8 @@ def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, d
         )
 
     last, details = loss()
-    assert details["loss"].keys() == details["right"].keys() == {"learner"}
-    for values in details["loss"]["learner"], details["right"]["learner"]:
+    assert details["loss"].keys() == details["exact_match"].keys() == {"learner"}
+    for values in details["loss"]["learner"], details["exact_match"]["learner"]:
         np.testing.assert_array_equal(np.isnan(values), [True, False])  # the first was not read
     np.testing.assert_allclose(last, details["loss"]["learner"][-1], rtol=1e-6)
     weighted, details = loss(round_weights=(3.0, 1.0))

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from systems import QUESTIONS, build_pattern
 
-from rmas_jax.assembly import Team
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
-from rmas_jax.stages import Targets
-from rmas_jax.training import outer_loop
-from rmas_jax.training.batches import Batches, TrainingData
+from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.rounds.stages import Targets
+from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.outer_loop import DivergedError, largest_loss, run_phase
-from rmas_jax.training.preemption import PreemptedError, sigterm_noted
+from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.outer import loop as outer_loop
+from rmas_jax.training.outer.loop import DivergedError, largest_loss, run_phase
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -196,7 +196,7 @@ def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path, monkeypatch):
         like = outer_loop.compile_step(tiny_team(tiny), PHASE, tiny.links)[0]
         assert same(best, store.restore(2, like).links)
     assert not same(best, last)
-    assert same(best, run(tiny, data, folders[1], links="best"))
+    assert same(best, run(tiny, data, folders[1], keep="best"))
 
 
 def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):
@@ -208,7 +208,9 @@ def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):
     assert training["edge_grad_norm/learner->expert"][1] == 0
     assert training["host_bytes"] > 2**26  # python and jax alone take more
     for role in tiny.agents:
-        assert len(validation[f"text_loss/{role}"]) == len(validation[f"text_right/{role}"]) == 2
+        assert (
+            len(validation[f"text_loss/{role}"]) == len(validation[f"text_exact_match/{role}"]) == 2
+        )
     assert validation["text_loss/learner"][-1] == pytest.approx(validation["loss"], abs=1e-5)
 
 

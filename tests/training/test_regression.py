@@ -15,10 +15,10 @@ from systems import random_link
 
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import INNER, OUTER, LinkConfig, apply_link
-from rmas_jax.training import regression
-from rmas_jax.training.inner import Through, regress_block, regression_loss
-from rmas_jax.training.regression import Pairs, Training, steps_per_block, train_side_by_side
-from rmas_jax.training.states import TokenStates
+from rmas_jax.training.inner import regression
+from rmas_jax.training.inner.regression import Pairs, Training, steps_per_block, train_side_by_side
+from rmas_jax.training.inner.step import UpstreamLink, regress_block, regression_loss
+from rmas_jax.training.states.token_states import TokenStates
 
 CONFIG = InnerConfig(steps=23, batch_size=16, learning_rate=1e-2, warmup_steps=5, noise=0.1)
 KEY = jax.random.key(1)
@@ -41,10 +41,10 @@ def pairs():
 
 @pytest.fixture
 def through():
-    return Through(link=SENDER, params=random_link(SENDER, 3))
+    return UpstreamLink(link=SENDER, params=random_link(SENDER, 3))
 
 
-def train(pairs, config=CONFIG, *, key=KEY, through=None, device=None, params=None):
+def train(pairs, config=CONFIG, *, key=KEY, upstream=None, device=None, params=None):
     training = Training(
         LINK,
         random_link(LINK, 2) if params is None else params,
@@ -52,16 +52,16 @@ def train(pairs, config=CONFIG, *, key=KEY, through=None, device=None, params=No
         config,
         key=key,
         device=device or jax.devices()[0],
-        through=through,
+        upstream=through,
     )
     return train_side_by_side({"link": training}, lambda steps: None)["link"]
 
 
-def by_definition(pairs, config, through):
+def by_definition(pairs, config, upstream):
     """One step after the other, from all pairs in one array."""
     hidden = np.concatenate(pairs.states.parts)[pairs.numbers]
-    if through is not None:
-        hidden = apply_link(through.link, through.params, hidden)
+    if upstream is not None:
+        hidden = apply_link(upstream.link, upstream.params, hidden)
     target = pairs.table[pairs.ids]
     rms = np.sqrt(np.mean(np.square(hidden)))
     rows = jax.random.randint(KEY, (config.steps, config.batch_size), 0, len(hidden))
@@ -109,18 +109,18 @@ class Case(NamedTuple):
     [Case(1, False, True), Case(4, True, True), Case(4, False, False), Case(100, True, False)],
     ids=str,
 )
-def test_blocks_train_as_all_pairs_in_one_array_do(pairs, through, monkeypatch, case):
+def test_blocks_train_as_all_pairs_in_one_array_do(pairs, upstream, monkeypatch, case):
     monkeypatch.setattr(regression, "BLOCK_BYTES", case.steps_per_block * STEP_BYTES)
     config = CONFIG if case.has_noise else dataclasses.replace(CONFIG, noise=0.0)
     link = through if case.passes_a_link else None
-    params, curves = train(pairs, config, through=link)
+    params, curves = train(pairs, config, upstream=link)
     expected, losses = by_definition(pairs, config, link)
     assert curves["loss"].shape == curves["grad_norm"].shape == (config.steps,)
     np.testing.assert_allclose(curves["loss"], losses, rtol=1e-5)
     assert curves["loss"][-1] < 0.9 * curves["loss"][0]
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), params, expected)
     # The control: other rows are drawn with another key.
-    other, _ = train(pairs, config, key=jax.random.key(2), through=link)
+    other, _ = train(pairs, config, key=jax.random.key(2), upstream=link)
     assert np.abs(other["proj1"]["kernel"] - params["proj1"]["kernel"]).max() > 1e-2
 
 

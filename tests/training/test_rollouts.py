@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from systems import build_pattern
 
-from rmas_jax.assembly import Team
 from rmas_jax.config import PhaseConfig
+from rmas_jax.rounds.stages import Targets
 from rmas_jax.sharding import make_mesh, put_whole
-from rmas_jax.stages import Targets
-from rmas_jax.training import outer_loop, rollouts
-from rmas_jax.training.batches import BUCKETS, TrainingData
+from rmas_jax.team import Team
+from rmas_jax.training import rollouts
+from rmas_jax.training.data.batches import BUCKETS, TrainingData
+from rmas_jax.training.outer import loop as outer_loop
 from rmas_jax.training.rollouts import even_batches
 
 PHASE = PhaseConfig(
@@ -106,7 +107,7 @@ def test_a_validation_that_does_not_divide_is_split_over_the_devices_all_the_sam
         held.append((len(ids), ids.addressable_shards[0].data.shape[0]))
         zeros = {role: np.zeros((rounds, len(ids))) for role in tiny.agents}
         finite = np.ones((rounds, len(ids), len(tiny.agents)), bool)
-        return SimpleNamespace(losses=zeros, right=zeros, finite=finite)
+        return SimpleNamespace(losses=zeros, exact_match=zeros, finite=finite)
 
     monkeypatch.setattr(rollouts, "roll_out", note)
     monkeypatch.setattr(rollouts, "to_host", lambda tree: tree)

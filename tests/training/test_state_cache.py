@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from rmas_jax.config import ConfigError
-from rmas_jax.training import state_cache
-from rmas_jax.training.batches import Dialogues
-from rmas_jax.training.preemption import PreemptedError, sigterm_noted
-from rmas_jax.training.state_cache import GIBIBYTE, OVERHEAD, StateCache, check_room
+from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.training.data.batches import Dialogues
+from rmas_jax.training.states import cache as state_cache
+from rmas_jax.training.states.cache import GIBIBYTE, OVERHEAD, StateCache, check_room
 
 ROWS, WIDTH = 10, 1024
 AGENTS = {"planner": "digest a", "critic": "digest b", "solver": "digest b"}

@@ -12,13 +12,19 @@ import pytest
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
-from rmas_jax.stages import Targets
-from rmas_jax.training import packing, rollouts, states
-from rmas_jax.training.batches import Dialogues, TrainingData
-from rmas_jax.training.inner import states_before
-from rmas_jax.training.inner_loop import embedding_table, own_pairs, translations
-from rmas_jax.training.preemption import PreemptedError, sigterm_noted
-from rmas_jax.training.states import TokenStates, rollout_states, text_states
+from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.rounds.stages import Targets
+from rmas_jax.training import rollouts
+from rmas_jax.training.data import packing
+from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.inner.loop import embedding_table, inner_pairs, outer_pairs
+from rmas_jax.training.states import token_states
+from rmas_jax.training.states.token_states import (
+    TokenStates,
+    rollout_states,
+    states_before,
+    text_states,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +48,13 @@ def dialogues():
 def noted(monkeypatch):
     """Shapes of the batches that are read."""
     shapes = []
-    put_batch = states.put_batch
+    put_batch = token_states.put_batch
 
     def note(batch, mesh):
         shapes.append(batch[0].shape)
         return put_batch(batch, mesh)
 
-    monkeypatch.setattr(states, "put_batch", note)
+    monkeypatch.setattr(token_states, "put_batch", note)
     return shapes
 
 
@@ -82,7 +88,7 @@ def test_a_dialogue_that_occurs_several_times_is_read_once_and_learned_from_as_o
         text_states(team, "critic", read) for read in (dialogues.replace(rows=rows), every_time)
     )
     assert len(once.ids) == dialogues.target.sum() < len(often.ids) == len(once.learned)
-    for learn in (own_pairs, functools.partial(translations, counterpart=counterpart)):
+    for learn in (inner_pairs, functools.partial(outer_pairs, counterpart=counterpart)):
         ours, expected = learn(once, table=table), learn(often, table=table)
         np.testing.assert_array_equal(ours.ids, expected.ids)
         drawn = np.arange(len(expected.ids))
@@ -119,7 +125,7 @@ def test_rollouts_count_every_item_once_however_they_are_batched(team_and_links,
 
     def all_right(*args, **options):
         out = roll_out(*args, **options)
-        return out.replace(right=jax.tree.map(jnp.ones_like, out.right))
+        return out.replace(exact_match=jax.tree.map(jnp.ones_like, out.exact_match))
 
     monkeypatch.setattr(rollouts, "roll_out", all_right)
     shape = (len(QUESTIONS), 2, LATENT_STEPS)

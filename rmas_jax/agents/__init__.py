@@ -1,0 +1,1 @@
+"""An agent: what it reads, thinks and writes."""

@@ -1,0 +1,238 @@
+"""How an agent's text comes about: written, with tools called on the way, and a second try where no
+answer can be found in it.
+
+    prompt, latents | text </python> | <result> .. </result> | text | Final answer: \\boxed{ | text
+    written by:       agent            tool                    agent  the second try           agent
+
+Between these pieces the text leaves the device; what has been read of the prompt's prefix stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmas_jax.agents.agent import PromptInput, write
+from rmas_jax.agents.sampling import GREEDY
+from rmas_jax.agents.stop_strings import stop_table
+from rmas_jax.agents.thinking_tags import after_thinking, missing_end, opened_by, tag_ids
+from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.host.processes import broadcast_from_first
+from rmas_jax.models import Decoder
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.models.plain_text import encode
+from rmas_jax.prompts import SENTINEL, encode_piece, left_pad, task_types
+from rmas_jax.sharding import to_host
+from rmas_jax.tools import (
+    CLOSING_TAGS,
+    RESULT_TAGS,
+    Toolbox,
+    limit_text,
+    next_call,
+    result_text,
+)
+
+PROMPT_END = 16  # tokens of a prompt that may hold the tag of a thinking block at its end
+WIDTHS = 64  # texts to go on from are padded to a power of two times this: few programs
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerRetry:
+    """What is done with a text in which no answer can be found after its thinking."""
+
+    answer: str  # regular expression that finds one
+    opening: str  # begins the answer; the agent goes on from there
+    max_tokens: int  # of what it adds
+
+
+def answer_retry_of(task: str | None) -> AnswerRetry | None:
+    """That of a type of task; None for tasks whose answers have no form."""
+    described = task_types().get(task, {}).get("answer_retry")
+    return described and AnswerRetry(**described)
+
+
+class Texts(NamedTuple):
+    """What an agent wrote, and what it cost."""
+
+    opening: str  # the tag of a thinking block that the prompt ends with: all texts start inside it
+    texts: list[str]  # B, without special tokens and outer whitespace; with results of tools
+    tokens: np.ndarray  # [B] int32 tokens it wrote, each a model step; end tokens included
+    calls: np.ndarray  # [B] int32 tools it called
+    retried: np.ndarray  # [B] bool
+    at_limit: np.ndarray  # [B] bool; cut off at `max_tokens`, before any second try
+
+
+write_jitted = jax.jit(write, static_argnames=("model", "end_tokens", "max_tokens", "sampling"))
+_stop_table = functools.lru_cache(maxsize=8)(stop_table)
+_next_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
+JITTED = (write_jitted, _next_keys)  # what a text may compile, when it first comes to it
+
+
+def write_texts(
+    model: Decoder,
+    params: Any,
+    tokenizer: Any,
+    reading: PromptInput,
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
+    toolbox: Toolbox | None = None,
+    answer_retry: AnswerRetry | None = None,
+    role: str = "answerer",
+    stage: str = "answer",
+) -> Texts:
+    """Writes a text per row. Not to be jitted: tools and tokenizers run on the host.
+
+    Several rollouts share what was read, latents included: call it once for each, with other keys.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      tokenizer: its own.
+      reading: what comes before its text, batch B.
+      end_tokens: ids that end a text.
+      max_tokens: tokens of a text at most, over all its pieces but the second try.
+      sampling: how a token is chosen.
+      keys: [B] PRNG keys, where tokens are drawn.
+      toolbox: what may be called; a row pauses at a closing tag, whatever the others do. Of several
+        processes the first one calls.
+      answer_retry: what is done with a text that lacks an answer; the agent still sees its prompt
+        and what it received (upstream lets it see its text alone).
+      role: of the agent, and
+      stage: what it writes, both for an error.
+
+    Raises:
+      NonFiniteError: logits of the agent are NaN or infinite.
+    """
+    batch = reading.ids.shape[0]
+    opening = _opening(tokenizer, reading)
+    rows = _Rows(tokenizer, batch, end_tokens)
+    stops = None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
+    pieces = 0
+
+    def go_on(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
+        """Lets rows write up to their limits [B]; a limit of 0 leaves a row as it is."""
+        nonlocal pieces
+        said = rows.padded() if any(rows.ids) else {}
+        piece_keys = keys if keys is None or not pieces else _next_keys(keys, pieces)
+        speech = write_jitted(
+            model,
+            params,
+            reading,
+            **said,
+            end_tokens=end_tokens,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            keys=piece_keys,
+            limits=limits.astype(np.int32),
+            stops=stops,
+        )
+        tokens, lengths, finite = to_host((speech.tokens, speech.lengths, speech.finite))
+        if not finite.all():
+            raise NonFiniteError(role, f"{stage}: logits", np.flatnonzero(~finite).tolist())
+        rows.add(tokens, lengths)
+        pieces += 1
+
+    calls, cursor = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
+    limits = np.full(batch, max_tokens)
+    while limits.any():
+        written = rows.written.copy()
+        writing = limits > 0
+        go_on(limits, stops, max_tokens)
+        limits = np.where(writing, limits - (rows.written - written), 0)
+        for i in np.flatnonzero(writing):
+            text = rows.text(i)
+            call = None if toolbox is None else next_call(text, int(cursor[i]))
+            if call is None:
+                limits[i] = 0
+                continue
+            if calls[i] == toolbox.max_calls:
+                rows.append(i, limit_text(toolbox.max_calls))
+                limits[i] = 0
+                continue
+            calls[i] += 1
+            result = broadcast_from_first(functools.partial(toolbox.run, call))
+            rows.append_result(i, result_text(result, toolbox.max_characters))
+            cursor[i] = len(rows.text(i))
+
+    at_limit = (rows.written >= max_tokens) & ~rows.ended()
+    retried = np.zeros(batch, bool)
+    if answer_retry is not None:
+        for i in range(batch):
+            text = opening + rows.text(i)
+            final = after_thinking(text)
+            if final is None or not re.search(answer_retry.answer, final, re.DOTALL):
+                retried[i] = True
+                rows.append(i, missing_end(text) + answer_retry.opening)
+        if retried.any():
+            limits = np.where(retried, answer_retry.max_tokens, 0)
+            go_on(limits, None, answer_retry.max_tokens)
+    texts = [rows.text(i).strip() for i in range(batch)]
+    return Texts(opening, texts, rows.written, calls, retried, at_limit)
+
+
+def _opening(tokenizer: Any, reading: PromptInput) -> str:
+    """The tag of a thinking block that the template of all rows ends with, or ""."""
+    ids, valid = to_host((reading.ids, reading.valid))
+    end = ids[0, -PROMPT_END:][valid[0, -PROMPT_END:]]
+    return opened_by(tokenizer.decode(end.tolist(), skip_special_tokens=False))
+
+
+class _Rows:
+    """Token ids of every row's text so far, and how many of them the agent wrote."""
+
+    def __init__(self, tokenizer: Any, batch: int, end_tokens: tuple[int, ...]):
+        self.tokenizer, self.end_tokens = tokenizer, end_tokens
+        self.tags = tag_ids(tokenizer)
+        added = tokenizer.added_tokens_decoder.items()
+        self.hidden = {i for i, token in added if token.special} - self.tags
+        self.ids: list[list[int]] = [[] for _ in range(batch)]
+        self.written = np.zeros(batch, np.int32)
+
+    def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        """Adds what the agent wrote: tokens [B, W] up to lengths [B]."""
+        for ids, row, length in zip(self.ids, tokens.tolist(), lengths.tolist(), strict=True):
+            ids += row[:length]
+        self.written += lengths
+
+    def append(self, i: int, text: str) -> None:
+        """Adds a text of ours to row `i`, which thereby does not end."""
+        self._go_on(i, encode(self.tokenizer, [text])[0])
+
+    def append_result(self, i: int, text: str) -> None:
+        """Adds the result of a tool, of which only the tags are ours."""
+        before, behind = RESULT_TAGS
+        mark = SENTINEL.format("question")
+        content = text.removeprefix(before).removesuffix(behind)
+        self._go_on(i, encode_piece(self.tokenizer, mark.join(RESULT_TAGS), [content])[0])
+
+    def _go_on(self, i: int, new: list[int]) -> None:
+        ids = self.ids[i]
+        if ids and ids[-1] in self.end_tokens:
+            ids.pop()
+        ids += new
+
+    def ended(self) -> np.ndarray:
+        """Whether each row's text has come to its end [B]."""
+        return np.array([bool(ids) and ids[-1] in self.end_tokens for ids in self.ids])
+
+    def text(self, i: int) -> str:
+        """The text of row `i`, without special tokens but those of thinking."""
+        if not self.tags.isdisjoint(self.ids[i]):
+            shown = [token for token in self.ids[i] if token not in self.hidden]
+            return self.tokenizer.decode(shown, skip_special_tokens=False)
+        return self.tokenizer.decode(self.ids[i], skip_special_tokens=True)
+
+    def padded(self) -> dict[str, np.ndarray]:
+        """All rows as `write` takes them. One without a text gets a token; it writes nothing."""
+        longest = max(map(len, self.ids))
+        width = WIDTHS * 2 ** max(0, (longest - 1) // WIDTHS).bit_length()
+        ids, valid = left_pad([row or [0] for row in self.ids], width)
+        return {"continuation_ids": ids, "continuation_valid": valid}

@@ -1,0 +1,213 @@
+"""Decoding text: sampler rules, and a `lax.while_loop` that stops when every row has stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rmas_jax.models import Cache, Decoder
+from rmas_jax.models.generation import SamplingConfig
+
+GREEDY = SamplingConfig()
+LEAST_TEMPERATURE = 1e-6  # as good as greedy; logits divided by less may overflow
+
+
+def penalise_repetition(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
+    """Makes tokens [B, V] that were seen less likely: positive logits shrink, negative ones grow.
+
+    `seen` is [B, V] bool.
+    """
+    return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
+    """Rules out all but the k likeliest tokens of [B, V], and their equals."""
+    least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][:, -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
+    """Rules out all but the fewest likeliest tokens of [B, V] whose probability reaches p."""
+    order = jnp.argsort(logits, axis=-1)  # the likeliest last
+    ordered = jnp.take_along_axis(logits, order, axis=-1)
+    out = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) <= 1 - p
+    out = out.at[:, -1].set(False)
+    out = jnp.put_along_axis(jnp.zeros_like(out), order, out, axis=-1, inplace=False)
+    return jnp.where(out, -jnp.inf, logits)
+
+
+def keep_min_p(logits: jax.Array, share: float) -> jax.Array:
+    """Rules out tokens of [B, V] below this share of the likeliest one's probability."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    least = share * jnp.max(probabilities, axis=-1, keepdims=True)
+    return jnp.where(probabilities < least, -jnp.inf, logits)
+
+
+def apply_rules(
+    logits: jax.Array, sampling: SamplingConfig, seen: jax.Array | None = None
+) -> jax.Array:
+    """Logits [B, V] of the distribution that `sampling` draws from, ruled out tokens at -inf.
+
+    A rule that is off costs nothing; a greedy choice has none but the repetition penalty.
+    """
+    if sampling.repetition_penalty != 1 and seen is not None:
+        logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return logits
+    if sampling.temperature != 1:
+        logits = logits / max(sampling.temperature, LEAST_TEMPERATURE)
+    if sampling.top_k:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p:
+        logits = keep_min_p(logits, sampling.min_p)
+    return logits
+
+
+def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """A PRNG key [B] for each row from its number [B], such as the place of an item in its data.
+
+    A row then draws the same whatever stands beside it.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
+
+
+def draw(logits: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
+    """A token [B] for each row of logits [B, V], by the row's key [B] and the step's number."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+    return jax.vmap(jax.random.categorical)(keys, logits)
+
+
+def seen_tokens(ids: jax.Array, valid: jax.Array, vocab_size: int) -> jax.Array:
+    """Which tokens a prompt holds, [B, V] bool, from ids and valid [B, T]."""
+    seen = jnp.zeros((ids.shape[0], vocab_size + 1), bool)
+    places = jnp.where(valid, ids, vocab_size)  # pads go to a column that is cut off
+    return seen.at[jnp.arange(ids.shape[0])[:, None], places].set(True)[:, :vocab_size]
+
+
+@struct.dataclass
+class DecodeState:
+    """State of the decode loop."""
+
+    tokens: jax.Array  # [B, W] int32; what was written, 0 after a row's end
+    lengths: jax.Array  # [B] int32; tokens written, the end token included
+    done: jax.Array  # [B] bool; the row has written an end token
+    step: jax.Array  # [] int32; columns of `tokens` written; each but the first cost a model step
+    cache: Cache  # its tail has room for W - 1 positions
+    finite: jax.Array  # [B] bool; the logits of all its tokens were; a row ends where they are not
+    seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if they are penalised
+    stop_state: jax.Array | None = None  # [B] int32; how much of a stop string stands at the end
+
+
+def speak(
+    model: Decoder,
+    params: Any,
+    hidden: jax.Array,
+    cache: Cache,
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
+    seen: jax.Array | None = None,
+    limits: jax.Array | None = None,
+    stops: jax.Array | None = None,
+) -> DecodeState:
+    """Writes until every row has ended.
+
+    Args:
+      model: the agent's decoder.
+      params: its parameters.
+      hidden: [B, D] state at the last position read.
+      cache: what was read, with room for `max_tokens` - 1 positions.
+      end_tokens: ids that end a row; none is allowed.
+      max_tokens: W, tokens at most; at least 1.
+      sampling: how a token is chosen; greedily unless told.
+      keys: [B] PRNG keys, one per row (`row_keys`); needed unless the temperature is 0.
+      seen: [B, V] bool, the tokens of the prompt (`seen_tokens`), for the repetition penalty;
+        without it only what is written here is penalised. Latents are no tokens.
+      limits: [B] int32, tokens of each row at most, if fewer than `max_tokens`; a row of 0 writes
+        nothing.
+      stops: [S, V] int32 from `stop_strings.stop_table`: a row also ends where its text has one of
+        these strings.
+
+    Raises:
+      ValueError: the temperature is above 0 and there are no keys, or there is not one per row.
+    """
+    batch = hidden.shape[0]
+    if sampling.temperature > 0 and (keys is None or keys.shape[:1] != (batch,)):
+        given = "none" if keys is None else f"keys of shape {keys.shape}"
+        raise ValueError(
+            f"temperature={sampling.temperature} needs a PRNG key for each of {batch} rows: "
+            f"{given} given; `row_keys` makes them"
+        )
+    if sampling.repetition_penalty == 1:
+        seen = None
+    elif seen is None:
+        seen = jnp.zeros((batch, model.config.vocab_size), bool)
+    ends = jnp.asarray(end_tokens, jnp.int32)
+    finished = cache.past
+
+    def choose(hidden, state):
+        """The next token of every row, and what is known of the rows then."""
+        raw = model.apply({"params": params}, hidden[:, None], method="unembed")[:, 0]
+        logits = apply_rules(raw, sampling, state.seen)
+        if sampling.temperature > 0:
+            token = draw(logits, keys, state.step)
+        else:
+            token = jnp.argmax(logits, axis=-1)
+        # NaN and infinity stand above all other logits: where there are any, one is chosen.
+        chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
+        finite = state.finite & (state.done | jnp.isfinite(chosen))
+        token = jnp.where(state.done, 0, token).astype(jnp.int32)
+        lengths = state.lengths + ~state.done
+        done = state.done | ~finite | jnp.any(token[:, None] == ends[None, :], axis=1)
+        seen, stop_state = state.seen, state.stop_state
+        if seen is not None:  # of a row that has ended, nobody asks
+            seen = seen.at[jnp.arange(batch), token].set(True)
+        if stops is not None:
+            # A padded vocabulary has ids behind the tokenizer's last; they add nothing to a text.
+            stop_state = jnp.where(token < stops.shape[1], stops[stop_state, token], stop_state)
+            done |= stop_state == stops.shape[0] - 1
+        if limits is not None:
+            done |= lengths >= limits
+        return state.replace(
+            tokens=state.tokens.at[:, state.step].set(token),
+            lengths=lengths,
+            done=done,
+            step=state.step + 1,
+            finite=finite,
+            seen=seen,
+            stop_state=stop_state,
+        )
+
+    def running(state: DecodeState) -> jax.Array:
+        return (state.step < max_tokens) & ~jnp.all(state.done)
+
+    def write(state: DecodeState) -> DecodeState:
+        last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
+        embeds = model.apply({"params": params}, last, method="embed")
+        # A row that has ended reads padding: its later positions are never looked at.
+        hidden, cache = model.apply(
+            {"params": params}, embeds, ~state.done[:, None], state.cache.replace(past=finished)
+        )
+        return choose(hidden[:, 0], state.replace(cache=cache.replace(past=())))
+
+    start = DecodeState(
+        tokens=jnp.zeros((batch, max_tokens), jnp.int32),
+        lengths=jnp.zeros(batch, jnp.int32),
+        done=jnp.zeros(batch, bool) if limits is None else limits <= 0,
+        step=jnp.zeros((), jnp.int32),
+        cache=cache.replace(past=()),  # finished blocks are closed over, not carried
+        finite=jnp.ones(batch, bool),
+        seen=seen,
+        stop_state=None if stops is None else jnp.zeros(batch, jnp.int32),
+    )
+    start = choose(hidden, start)
+    if max_tokens == 1:  # no step to compile, and no room for one
+        return start
+    return jax.lax.while_loop(running, write, start)

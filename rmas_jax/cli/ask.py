@@ -1,0 +1,370 @@
+"""Asks a team a question, and shows what every stage did.
+
+    rmas ask --config experiments/configs/quickstart.yaml "..."
+    rmas ask --config ... --channel text --rounds 2 "..."
+    rmas ask --config ... --inspect 3 "..."       what crosses edges, as tokens
+    rmas ask --config ... < questions.txt          a question per line, in UTF-8
+
+The links are those of --links, those that a run of this configuration has trained, or those that
+`system.links` names. How tokens are chosen is what the answerer's checkpoint says, greedy where it
+says nothing. A question that cannot be asked is refused by itself; the exit code is then 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmas_jax.agents.agent import PromptInput
+from rmas_jax.agents.answers import AnswerRetry, answer_retry_of, write_jitted, write_texts
+from rmas_jax.agents.nearest_tokens import nearest_tokens
+from rmas_jax.agents.sampling import row_keys
+from rmas_jax.cli.options import add_config_options, check_limits
+from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.config.limits import (
+    MAX_LATENT_STEPS,
+    MAX_ROLLOUTS,
+    MAX_ROUNDS,
+    MAX_SEED,
+    MAX_TOKENS,
+)
+from rmas_jax.host.atomic import append
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.questions import QuestionError, check_question, read_questions
+from rmas_jax.host.writing import check_output_file
+from rmas_jax.models import CheckpointError
+from rmas_jax.models.generation import SamplingConfig, sampling_defaults
+from rmas_jax.prompts import encode_stage
+from rmas_jax.rounds import text_channel
+from rmas_jax.rounds.trace import trace_rounds
+from rmas_jax.runs.folder import TRAINED_WAY_OUT, dated, find_trained_links
+from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
+from rmas_jax.team import Team, load_links_for
+from rmas_jax.tools import Toolbox
+
+MAX_REFUSALS = 10  # of questions, that are shown
+# Option -> the least and the largest value.
+LIMITS = {
+    "rounds": (1, MAX_ROUNDS),
+    "latent_steps": (0, MAX_LATENT_STEPS),
+    "max_tokens": (1, MAX_TOKENS),
+    "rollouts": (1, MAX_ROLLOUTS),
+    "inspect": (0, 1_000),
+    "tolerance": (0.0, 1e9),
+    "seed": (0, MAX_SEED),
+}
+
+
+class Step(NamedTuple):
+    """A line of the account: a stage, or the answer."""
+
+    round: int  # from 1
+    role: str
+    did: str
+    seconds: float
+    compiled: bool  # whether the seconds include compilation
+
+
+@dataclasses.dataclass(frozen=True)
+class Asker:
+    """A team, and how it is asked."""
+
+    team: Team
+    links: Any  # None in the text channel
+    rounds: int
+    tolerance: float  # of the early stop; latent channel
+    max_tokens: int  # of a text
+    rollouts: int
+    sampling: SamplingConfig  # of the answerer
+    seed: int
+    toolbox: Toolbox | None
+    answer_retry: AnswerRetry | None
+    inspected: int  # tokens shown per latent
+
+    def ask(self, question: str) -> dict[str, Any]:
+        """The account of a question: answers, steps, and what crossed the edges."""
+        listen = self._in_text if self.links is None else self._in_latents
+        reading, rounds, steps, crossed = listen(question)
+        team, role = self.team, self.team.system.topology.answerer
+        answers = []
+        for rollout in range(self.rollouts):
+            key = jax.random.fold_in(jax.random.key(self.seed), rollout)
+            known, started = write_jitted._cache_size(), time.perf_counter()
+            written = write_texts(
+                team.system.models[role],
+                team.agents[role],
+                team.tokenizers[role],
+                reading,
+                end_tokens=team.end_tokens[role],
+                max_tokens=self.max_tokens,
+                sampling=self.sampling,
+                keys=row_keys(key, np.arange(1)) if self.sampling.temperature else None,
+                toolbox=self.toolbox,
+                answer_retry=self.answer_retry,
+                role=role,
+                stage=f"round {rounds}: answer",
+            )
+            seconds = time.perf_counter() - started
+            did = f"answers: {written.tokens[0]} tokens"
+            did += f", {written.calls[0]} tool calls" if self.toolbox else ""
+            did += ", tried again" if written.retried[0] else ""
+            steps.append(Step(rounds, role, did, seconds, write_jitted._cache_size() > known))
+            answers.append(written.texts[0])
+        return {
+            "question": question,
+            "answers": answers,
+            "steps": [step._asdict() for step in steps],
+            "crossed": crossed,
+        }
+
+    def _prompts(self, question: str, slot_width: int) -> dict[str, Any]:
+        return {
+            role: encode_stage(
+                self.team.tokenizers[role], prompt, [question], slot_width=slot_width
+            )
+            for role, prompt in self.team.prompts.items()
+        }
+
+    def _in_latents(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
+        system = self.team.system
+        walked = trace_rounds(
+            system,
+            self.team.agents,
+            self.links,
+            self._prompts(question, system.latent_steps),
+            rounds=self.rounds,
+            tolerance=self.tolerance,
+        )
+        rounds = len(walked.change) or self.rounds
+        steps, crossed = [], []
+        for stage in walked.stages:
+            did = f"thinks: {system.latent_steps} latents, no token"
+            steps.append(Step(stage.round + 1, stage.role, did, stage.seconds, stage.compiled))
+            for name, vectors in stage.sent.items():
+                crossed.append({"round": stage.round + 1, "edge": name})
+                if self.inspected:
+                    crossed[-1]["nearest"] = self._nearest(name, vectors[0])
+        for index, change in enumerate(walked.change[1:], start=2):
+            crossed.append({"round": index, "change": float(change[0])})
+        return walked.reading, rounds, steps, crossed
+
+    def _nearest(self, edge: str, vectors: np.ndarray) -> list[list[tuple[str, float]]]:
+        """Per latent of an edge, the receiver's tokens nearest to it and their cosines."""
+        receiver = edge.partition("->")[2]
+        found = nearest_tokens(
+            self.team.system.models[receiver],
+            self.team.agents[receiver],
+            vectors,
+            count=self.inspected,
+        )
+        decode = self.team.tokenizers[receiver].decode
+        return [
+            [(decode([token]), round(near, 3)) for token, near in zip(*row, strict=True)]
+            for row in zip(*(x.tolist() for x in jax.device_get(found)), strict=True)
+        ]
+
+    def _in_text(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
+        known = write_jitted._cache_size()
+        reading, messages = text_channel.listen(
+            self.team.system,
+            self.team.agents,
+            self.team.tokenizers,
+            self._prompts(question, self.max_tokens),
+            rounds=self.rounds,
+            end_tokens=self.team.end_tokens,
+            max_tokens=self.max_tokens,
+        )
+        compiled = write_jitted._cache_size() > known
+        steps = [
+            Step(m.round + 1, m.role, f"writes: {m.tokens[0]} tokens", m.seconds, compiled)
+            for m in messages
+        ]
+        crossed = [{"round": m.round + 1, "role": m.role, "text": m.texts[0]} for m in messages]
+        return reading, self.rounds, steps, crossed
+
+
+def show(account: dict[str, Any], *, inspect: bool) -> None:
+    """Prints an account."""
+    steps = [Step(**step) for step in account["steps"]]
+    print(f"\n{account['question']}\n")
+    for step in steps:
+        note = "  (compilation included)" if step.compiled else ""
+        print(f"  round {step.round}  {step.role:<12} {step.did:<32} {step.seconds:8.3f} s{note}")
+    print(f"  all      {'':<12} {'':<32} {sum(step.seconds for step in steps):8.3f} s")
+    for item in account["crossed"]:
+        if "change" in item:
+            print(
+                f"  round {item['round']}: what reaches the answerer moved by {item['change']:.3f}"
+            )
+        elif "text" in item:
+            print(f"  round {item['round']}, {item['role']}: {item['text']!r}")
+        elif inspect:
+            print(f"  round {item['round']}, {item['edge']}:")
+            for i, tokens in enumerate(item["nearest"], start=1):
+                print(f"    {i:3}  " + "  ".join(f"{text!r} {near:.2f}" for text, near in tokens))
+    for answer in account["answers"]:
+        print(f"\n{answer}")
+
+
+def links_of(config: RunConfig, team: Team, file: str | None) -> Any:
+    """The links to use.
+
+    Raises:
+      ConfigError: there are none, or the run of this name has trained those of another system.
+      CheckpointError: they cannot be read, or do not fit.
+    """
+    trained = None if file else find_trained_links(config)
+    named = file or trained or config.system.links
+    if named is None:
+        raise ConfigError(
+            f"no links: {config.output_dir}/{config.name} has trained none, and system.links is "
+            "null. Train some (python experiments/run.py --config ...), or name a file with --links"
+        )
+    try:
+        return load_links_for(team, dataclasses.replace(config.system, links=str(named)))
+    except CheckpointError as error:
+        if trained is None:
+            raise
+        raise CheckpointError(f"{error}; {TRAINED_WAY_OUT}") from None
+
+
+def build_asker(options: argparse.Namespace) -> Asker:
+    """Checks the options, then loads the team."""
+    check_limits(options, LIMITS)
+    if options.json is not None:
+        check_output_file(options.json, option="--json", error=ConfigError)
+    for name in ("rounds", "latent_steps"):
+        if (value := getattr(options, name)) is not None:
+            options.overrides.append(f"system.{name}={value}")
+    config = dated(load_config(options.config, options.overrides))
+    if options.search and options.tavily:
+        raise ConfigError("--search and --tavily: choose one")
+    toolbox = build_toolbox(python=options.python, search=options.search, tavily=options.tavily)
+    if config.runtime.compilation_cache:
+        use_compilation_cache()
+    team = load_run_team(config)
+    default, _ = sampling_defaults(config.system.agents[team.system.topology.answerer])
+    sampling = chosen_sampling(options, default)
+    if options.rollouts > 1 and not sampling.temperature:
+        raise ConfigError(
+            f"--rollouts {options.rollouts}: greedy answers are alike; --temperature?"
+        )
+    return Asker(
+        team=team,
+        links=links_of(config, team, options.links) if options.channel == "latent" else None,
+        rounds=config.system.rounds,
+        tolerance=options.tolerance,
+        max_tokens=options.max_tokens,
+        rollouts=options.rollouts,
+        sampling=sampling,
+        seed=options.seed,
+        toolbox=toolbox,
+        answer_retry=None if options.no_second_try else answer_retry_of(config.system.task_type),
+        inspected=options.inspect,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its `--help` is the manual."""
+    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("questions", nargs="*", metavar="QUESTION", help="none: standard input")
+    add_config_options(out)
+    out.add_argument("--links", metavar="PATH", help="links as in system.links, to use instead")
+    out.add_argument(
+        "--channel", choices=("latent", "text"), default="latent", help="what crosses edges"
+    )
+    out.add_argument("--rounds", type=int, metavar="R", help="(system.rounds)")
+    out.add_argument("--latent_steps", type=int, metavar="M", help="(system.latent_steps)")
+    out.add_argument("--max_tokens", type=int, default=512, metavar="N", help="of a text (512)")
+    out.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="go through no further round once what reaches the answerer moves by less than this "
+        "share (0: all rounds)",
+    )
+    out.add_argument(
+        "--rollouts", type=int, default=1, metavar="K", help="answers from the same latents (1)"
+    )
+    out.add_argument(
+        "--no_second_try",
+        action="store_true",
+        help="leave a text in which system.task_type finds no answer as it is",
+    )
+    out.add_argument(
+        "--inspect", type=int, default=0, metavar="K", help="show the K tokens next to each latent"
+    )
+    out.add_argument("--json", metavar="FILE", help="also append everything as a JSON line")
+    tools = out.add_argument_group("tools that the answerer may call")
+    tools.add_argument("--python", action="store_true", help="Python, in a sandbox")
+    tools.add_argument("--search", metavar="FILE", help="a JSON-lines corpus (text, title, url)")
+    tools.add_argument("--tavily", action="store_true", help="the web (key in TAVILY_API_KEY)")
+    add_sampling_options(out)
+    return out
+
+
+def questions_of(options: argparse.Namespace) -> Iterator[str | QuestionError]:
+    """The questions, of the command line or of standard input, and errors where they cannot be
+    asked.
+
+    Raises:
+      QuestionError: there are none, or standard input holds something else.
+    """
+    if not options.questions:
+        if sys.stdin is None:
+            raise QuestionError("standard input must hold questions, is closed")
+        questions = iter(read_questions(sys.stdin.buffer, name="standard input"))
+        if (first := next(questions, None)) is None:
+            raise QuestionError("standard input must hold a question per line, got none")
+        yield first
+        yield from questions
+    for number, text in enumerate(options.questions, start=1):
+        try:
+            yield check_question(text, where=f"question {number}")
+        except QuestionError as error:
+            yield error
+
+
+def ask_all(asker: Asker, options: argparse.Namespace) -> int:
+    """Asks every question that can be asked; returns how many could not."""
+    refused = 0
+    for question in questions_of(options):
+        if isinstance(question, QuestionError):
+            refused += 1
+            if refused <= MAX_REFUSALS:
+                say_error(question)
+            continue
+        account = asker.ask(question)
+        show(account, inspect=bool(options.inspect))
+        if options.json:
+            append(Path(options.json), json.dumps(account) + "\n")
+    if refused > MAX_REFUSALS:
+        say_error(QuestionError(f"{refused} questions were refused, the first are named above"))
+    return refused
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input, also of a single question."""
+    options = parser().parse_args(arguments)
+    try:
+        refused = ask_all(build_asker(options), options)
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
+        return BAD_INPUT
+    return BAD_INPUT if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

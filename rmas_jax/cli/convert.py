@@ -1,0 +1,164 @@
+"""Converts links between the released PyTorch layout and ours, without running pickles."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error, shown
+from rmas_jax.host.writing import check_output_file, check_output_folder
+from rmas_jax.interop import (
+    links_that_fit,
+    read_links,
+    read_released_links,
+    read_state,
+    released_forms,
+    write_released_links,
+    write_state,
+)
+from rmas_jax.interop.link_files import save_links
+from rmas_jax.interop.released import in_words
+from rmas_jax.interop.systems import Links
+from rmas_jax.interop.torch_state import SAFETENSORS
+from rmas_jax.links import INNER, VARIANTS
+from rmas_jax.models import CheckpointError
+from rmas_jax.models.stored import as_float32
+
+SUFFIXES = (".pt", SAFETENSORS)
+DESCRIPTION = """\
+Convert SRC to DST. What is converted shows in what the two are:
+
+  one link     SRC and DST are state dicts, .pt or .safetensors
+  a release    SRC is the directory or hub id of its outer links, --role says where each role's
+               inner link lies, DST is our .safetensors file (system.links of a run)
+  our links    SRC is a .safetensors file that a run wrote, DST is a directory: it gets a folder for
+               each role and outer/, as the release has them
+
+No pickle is run and torch is not needed, in either direction.
+"""
+EXAMPLES = """\
+examples:
+  rmas convert outer_12.pt outer_12.safetensors
+  rmas convert RecursiveMAS/Distillation-Outerlinks links.safetensors \\
+      --role expert=RecursiveMAS/Distillation-Expert-Qwen3.5-9B \\
+      --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task math
+  rmas convert runs/mine/links/trained.safetensors released/
+
+The exit code is 0, or 2 when something cannot be read or does not fit; standard error says why.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its `--help` is the manual."""
+    out = Parser(prog="rmas convert", description=__doc__)
+    commands = out.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser(
+        "convert",
+        help="read SRC, write DST, and list what was converted",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument("src", metavar="SRC", help="a file, a directory or a hub id")
+    convert.add_argument("dst", metavar="DST", help="the file or directory to write")
+    convert.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        dest="roles",
+        metavar="ROLE=SOURCE",
+        help="directory or hub id of a role's inner link (in its agent's); once for each role",
+    )
+    convert.add_argument(
+        "--task", choices=("math", "code"), help="which links, where a release has some for each"
+    )
+    convert.add_argument(
+        "--inner_link",
+        choices=VARIANTS[INNER],
+        help="form of the inner links of a .safetensors file, where its tensors do not tell",
+    )
+    return out
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Does what the command line asks for and prints what was converted.
+
+    Raises:
+      CheckpointError, OSError: files or options that cannot be used.
+    """
+    src, dst = options.src, Path(options.dst)
+    is_file = dst.suffix in SUFFIXES
+    if is_file:
+        check_output_file(dst, option="DST", error=CheckpointError, makes_folder=True)
+    else:
+        _check_folder(options.dst)
+    if options.task and not options.roles:
+        raise CheckpointError(
+            f"--task {options.task}: only for a release, whose roles --role names"
+        )
+    if options.inner_link and is_file:
+        raise CheckpointError(f"--inner_link {options.inner_link}: only where DST is a directory")
+    if options.roles:
+        if dst.suffix != SAFETENSORS:
+            raise CheckpointError(
+                f"DST {dst}: a release becomes one file that ends in {SAFETENSORS}"
+            )
+        roles = dict(role.split("=", 1) for role in options.roles if "=" in role)
+        if len(roles) < len(options.roles):
+            raise CheckpointError(
+                f"--role {shown(options.roles, 300)}: expected ROLE=SOURCE, each role once"
+            )
+        links = read_released_links(src, roles, task=options.task)
+        source = f"{src} and --role {', '.join(roles)}"
+        save_links(dst, links_that_fit(links, released_forms(links), source=source))
+        print_links(links)
+    elif Path(src).is_dir():
+        raise CheckpointError(
+            f"SRC {src}: a release; --role says where each role's inner link lies"
+        )
+    elif not is_file:
+        links = read_links(src, inner_variant=options.inner_link)
+        write_released_links(dst, links)
+        print_links(links)
+    else:
+        state = read_state(src)
+        as_float32(state, source=src)  # only to check: a link keeps its dtype
+        write_state(dst, state)
+        for name, array in state.items():
+            print(f"{name:<24} {array.dtype.name:<9} {list(array.shape)}")
+
+
+def _check_folder(dst: str) -> None:
+    """Refuses a DST that is to be a folder and cannot be one, or looks like a file's name."""
+    check_output_folder(dst, option="DST", error=CheckpointError)
+    end = Path(dst).suffix
+    if re.fullmatch(r"\.[A-Za-z]{2,5}", end) and not (dst.endswith("/") or Path(dst).is_dir()):
+        raise CheckpointError(
+            f"DST {dst}: must end in {' or '.join(SUFFIXES)}, or be a folder (then end it in /), "
+            f"got {end!r}"
+        )
+
+
+def print_links(links: Links) -> None:
+    """A line for each link."""
+    for kind, named in links.items():
+        for name, (config, _) in named.items():
+            print(f"{kind} {name:<24} {in_words(config)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    try:
+        convert(parser().parse_args(arguments))
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

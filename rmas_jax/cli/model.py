@@ -1,0 +1,273 @@
+"""Loads a checkpoint, says what it is, and lets it write: the first thing to try with a model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.agents.agent import read_body
+from rmas_jax.agents.sampling import row_keys, seen_tokens, speak
+from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, InputError, say_error
+from rmas_jax.models import (
+    Decoder,
+    empty_cache,
+    load_pretrained,
+    load_tokenizer,
+)
+from rmas_jax.models.directories import local_directory
+from rmas_jax.models.generation import SamplingConfig, sampling_defaults
+from rmas_jax.models.hf import DTYPES, WEIGHTS, read_config
+from rmas_jax.models.int8 import is_quantised
+from rmas_jax.models.plain_text import check_text
+from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
+from rmas_jax.models.weights import CheckpointError
+from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
+from rmas_jax.sharding import MESH_AXES, make_mesh
+
+DESCRIPTION = """\
+Load a Hugging Face checkpoint as a JAX decoder, say what was loaded, and let it answer a prompt.
+
+PATH is a directory with config.json, safetensors weights and a tokenizer, or a hub id, which is
+downloaded once (HF_HUB_OFFLINE=1 uses what is there already). The prompt is put into the
+checkpoint's chat template as a user's turn; --raw leaves it as it is, which base models need, as
+they have no template.
+
+How tokens are chosen comes from the checkpoint's generation_config.json (greedy where there is
+none); each option below overrides one rule of it, and --temperature makes it sample.
+"""
+EXAMPLES = """\
+examples:
+  rmas model Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
+  rmas model ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
+  rmas model ./my-model --prompt "2 + 2 =" --greedy --max_tokens 8 --mesh 1,1,4
+  rmas model ./my-model --prompt "Hello" --dtype bfloat16 --weights int8
+
+The exit code is 0, or 2 when the checkpoint or an option is not usable; standard error says why.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its `--help` is the manual."""
+    out = argparse.ArgumentParser(
+        prog="rmas model",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("path", metavar="PATH", help="directory of the checkpoint, or a hub id")
+    out.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
+    out.add_argument("--raw", action="store_true", help="do not use the chat template")
+    out.add_argument(
+        "--date", metavar="DAY", help="YYYY-MM-DD, for chat templates that say it (today)"
+    )
+    out.add_argument("--max_tokens", type=int, default=64, metavar="N", help="at most (64)")
+    out.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights (float32)")
+    out.add_argument("--weights", choices=WEIGHTS, help="keep matrices in int8, scales in --dtype")
+    out.add_argument(
+        "--mesh", metavar="D,F,M", help="split over devices: sizes of data, fsdp and model"
+    )
+    out.add_argument("--revision", help="branch, tag or commit of a hub id")
+    add_sampling_options(out)
+    return out
+
+
+def chosen_mesh(text: str) -> jax.sharding.Mesh:
+    """The mesh that `--mesh` asks for."""
+    sizes = text.split(",")
+    if len(sizes) != len(MESH_AXES) or not all(size.isdecimal() for size in sizes):
+        raise ValueError(
+            f"--mesh {text}: allowed are three sizes, such as 1,1,{len(jax.devices())}"
+        )
+    return make_mesh(*map(int, sizes))
+
+
+def describe_model(model: Decoder, params: Any, seconds: float) -> str:
+    """What was loaded, on three lines: the decoder, its size, and where it lies."""
+    c = model.config
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(params, is_leaf=is_quantised))
+    leaves = jax.tree.leaves(params)
+    size = sum(x.nbytes for x in leaves)
+    dtypes = sorted({x.dtype.name for x in leaves})
+    devices = sorted(set().union(*(x.devices() for x in leaves)), key=lambda d: d.id)
+    here = {device: 0 for device in devices}
+    for leaf in leaves:
+        for shard in leaf.addressable_shards:
+            here[shard.device] += shard.data.nbytes
+    sharded = sum(not x.sharding.is_fully_replicated for x in leaves)
+    places = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    return (
+        f"model    {c.model_type}: {c.num_layers} layers, width {c.width}, "
+        f"vocabulary {c.vocab_size}\n"
+        f"weights  {count:,} parameters, {', '.join(dtypes)}, {size / 2**20:,.1f} MiB, "
+        f"loaded in {seconds:.1f} s\n"
+        f"devices  {places}, {max(here.values()) / 2**20:,.1f} MiB on the fullest; "
+        f"{sharded} of {len(leaves)} arrays are sharded"
+    )
+
+
+def chosen_date(text: str | None) -> str:
+    """The day that `--date` asks for, or today's."""
+    try:
+        return today() if text is None else datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"--date {text}: must be a day as YYYY-MM-DD") from None
+
+
+def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
+    """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, as it stands.
+
+    In a turn, markers are only letters; a raw prompt may write its own, behind what the tokenizer
+    puts before every text.
+    """
+    check_text(prompt, source="--prompt")
+    if raw:
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        field = "{question}"
+        [turn] = split_template(tokenizer, RolePrompt("", field, field), field)
+        [ids] = encode_piece(tokenizer, turn, [prompt])
+    if not ids:
+        raise ValueError("--prompt: is empty, and the model needs at least one token")
+    return ids
+
+
+def read(model: Decoder, params: Any, ids: jax.Array, *, room: int) -> tuple[jax.Array, Any]:
+    """The state at the last token of ids [B, T], and a cache with room for `room` more."""
+    batch, time = ids.shape
+    return read_body(
+        model,
+        params,
+        empty_cache(model.config, batch, 0, dtype=params["embedding"].dtype),
+        ids=ids,
+        valid=jnp.ones(ids.shape, bool),
+        received=jnp.zeros((batch, 0, model.config.width)),
+        slot_index=(-1,) * time,
+        room=room,
+    )
+
+
+def timed(function: Any, *args: Any) -> tuple[Any, float, float]:
+    """What a function of arrays returns, and the seconds it took to compile and to run."""
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*args).compile()
+    middle = time.perf_counter()
+    out = jax.block_until_ready(compiled(*args))
+    return out, middle - start, time.perf_counter() - middle
+
+
+def generate(
+    model: Decoder,
+    params: Any,
+    ids: Sequence[int],
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig,
+    seed: int,
+) -> tuple[list[int], str]:
+    """New token ids after a prompt's, and a line on how long it took."""
+    ids = jnp.asarray([ids], jnp.int32)
+    keys = row_keys(jax.random.key(seed), np.arange(1)) if sampling.temperature else None
+    seen = None
+    if sampling.repetition_penalty != 1:
+        seen = seen_tokens(ids, jnp.ones(ids.shape, bool), model.config.vocab_size)
+    (hidden, cache), compile_read, run_read = timed(
+        functools.partial(read, model, room=max_tokens - 1), params, ids
+    )
+
+    def write(params, hidden, cache, keys, seen):
+        rules = {"sampling": sampling, "keys": keys, "seen": seen}
+        ends = {"end_tokens": end_tokens, "max_tokens": max_tokens}
+        speech = speak(model, params, hidden, cache, **ends, **rules)
+        return speech.tokens, speech.lengths, speech.finite
+
+    (tokens, lengths, finite), compile_write, run_write = timed(
+        write, params, hidden, cache, keys, seen
+    )
+    count = int(lengths[0])
+    if not finite.all():
+        raise InputError(
+            f"the model's logits for new token {count} are NaN or infinite: its weights may be "
+            f"damaged, or its hidden states pass the range of {hidden.dtype} (float16 ends at "
+            "65,504; --dtype float32 and bfloat16 do not)"
+        )
+    return np.asarray(tokens)[0, :count].tolist(), (
+        f"time     compiled in {compile_read + compile_write:.1f} s; "
+        f"read {ids.size} tokens in {run_read:.3f} s ({ids.size / run_read:,.1f}/s), "
+        f"wrote {count} in {run_write:.3f} s ({count / run_write:,.1f}/s)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Loads, describes, writes. What is wrong with the options is said before weights are read."""
+    if options.max_tokens < 1:
+        raise ValueError(f"--max_tokens {options.max_tokens}: allowed is at least 1")
+    source = {"revision": options.revision}
+    directory = local_directory(options.path, patterns=("*.json",), **source)
+    rows = read_config(directory).vocab_size
+    default, end_tokens = sampling_defaults(options.path, **source)
+    sampling = chosen_sampling(options, default)
+    date = chosen_date(options.date)
+    tokenizer = load_tokenizer(options.path, needs_chat_template=False, date=date, **source)
+    if not options.raw and not tokenizer.chat_template:
+        raise CheckpointError(
+            f"{options.path}: the tokenizer has no chat template, as those of base models; with "
+            "--raw the model goes on from the prompt as it stands"
+        )
+    if tokenizer.eos_token_id is not None:
+        end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
+    check_tokenizer(tokenizer, rows, source=options.path)
+    end_tokens = usable_ends(end_tokens, rows, tokenizer=tokenizer, source=options.path)
+    ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)
+    check_ids(ids, rows, tokenizer=tokenizer, what=f"{options.path}: the prompt")
+
+    mesh = None if options.mesh is None else chosen_mesh(options.mesh)
+    start = time.perf_counter()
+    model, params = load_pretrained(
+        options.path, options.dtype, mesh, weights=options.weights, **source
+    )
+    jax.block_until_ready(params)
+    print(describe_model(model, params, time.perf_counter() - start))
+    how = dataclasses.asdict(sampling) if sampling.temperature else {"greedy": True}
+    if not sampling.temperature and sampling.repetition_penalty != 1:
+        how["repetition_penalty"] = sampling.repetition_penalty
+    print("sampling " + ", ".join(f"{name}={value}" for name, value in how.items()), end="")
+    print(f"; ends at {list(end_tokens)}, at most {options.max_tokens} tokens", flush=True)
+    tokens, times = generate(
+        model,
+        params,
+        ids,
+        end_tokens=end_tokens,
+        max_tokens=options.max_tokens,
+        sampling=sampling,
+        seed=options.seed,
+    )
+    print(f"{times}\n")
+    print(tokenizer.decode(tokens, skip_special_tokens=True).strip())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        run(options)
+    except (*USER_ERRORS, ValueError) as error:
+        say_error(error)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""What commands share: options, exit codes, joining other processes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from rmas_jax.config import ConfigError
+from rmas_jax.config.files import MAX_OVERRIDES
+from rmas_jax.host.errors import shown
+
+DIVERGED = 3  # exit codes, beside `BAD_INPUT`
+PREEMPTED = 75  # as sysexits.h has it: try again
+
+
+class Collect(argparse.Action):
+    """Collects an option's values, of which argparse's own `append` copies all at each."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        values_before = getattr(namespace, self.dest)
+        if not values_before:
+            setattr(namespace, self.dest, [values])
+        elif len(values_before) < MAX_OVERRIDES:
+            values_before.append(values)
+        else:
+            parser.error(f"{option_string} must be given at most {MAX_OVERRIDES} times, got more")
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config FILE` and `--set KEY=VALUE` (as `overrides`)."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--set",
+        action=Collect,
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="changes a field, for example --set system.latent_steps=6; may be repeated",
+    )
+
+
+def check_limits(options: argparse.Namespace, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Checks the numbers of a command line; an option that was left out (None) is within.
+
+    Args:
+      options: of the command line.
+      limits: option -> the least and the largest value.
+
+    Raises:
+      ConfigError: names the option, its value and what is allowed.
+    """
+    for name, (least, most) in limits.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:  # NaN is not
+            raise ConfigError(
+                f"--{name} must be at least {least:,} and at most {most:,}, got {shown(value)}"
+            )
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which of several processes this one is."""
+    group = parser.add_argument_group(
+        "several processes",
+        "One per host, each started with the same command (but for --process). They split one mesh "
+        "over all their devices, and share OUTPUT_DIR.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="where JAX finds the three by itself: TPU pods, Slurm, Open MPI",
+    )
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Joins the other processes, if the options say that there are some; first of all JAX calls.
+
+    Where one does not come, JAX itself ends the others after five minutes.
+
+    Raises:
+      ConfigError: an option is missing or wrong, or JAX finds no processes by itself.
+    """
+    given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if args.distributed:
+        if len(missing) < len(given):
+            raise ConfigError("--distributed goes without --coordinator, --processes and --process")
+    elif len(missing) == len(given):
+        return
+    else:
+        _check_processes(missing, **given)
+    # The backend of CPUs that reaches other processes; accelerators have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(*given.values())
+    except (ValueError, RuntimeError) as error:
+        how = "--distributed" if args.distributed else f"--coordinator {args.coordinator}"
+        raise ConfigError(f"{how}: cannot join the other processes: {error}") from None
+    sys.excepthook = _end_at_once
+
+
+def _check_processes(missing: list[str], coordinator: str, processes: int, process: int) -> None:
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} missing: --coordinator, --processes and --process go together"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"--coordinator {coordinator}: allowed is HOST:PORT, like 10.0.0.1:8476")
+    if processes < 1:
+        raise ConfigError(f"--processes {processes}: allowed is at least 1")
+    if not 0 <= process < processes:
+        raise ConfigError(
+            f"--process {process}: allowed is 0 to {processes - 1} (--processes {processes})"
+        )
+
+
+def _end_at_once(*error: Any) -> None:
+    """Ends a process that failed without waiting for the others, which fail when it is gone."""
+    sys.__excepthook__(*error)
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,388 @@
+"""Makes role texts for questions and answers: what a team's agents say while they solve them.
+
+    rmas role-texts --config experiments/configs/custom_team/run.yaml \\
+        --questions my_questions.jsonl --out my_role_texts.jsonl --attempts 4 --temperature 0.7
+
+The team of a run's configuration works on every question in text, for as many rounds as the run
+trains, and what each role wrote in each round becomes its text. The file that comes out is one to
+train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
+no `data.text_fields`.
+
+The agents are not shown the right answer. A plan that was written with the answer in view tends to
+hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
+item is kept if the team's own answer is right (rejection sampling), and tried again if it is not,
+with other random numbers, up to --attempts times. What never came out right is left out, so hard
+questions become rarer: the last line says how many were kept. With --accept any, for answers that
+cannot be compared, every text is kept, and the answerer's text is the given answer. An attempt with
+a text that is empty or has no end within --max_tokens never counts.
+
+Interrupted? Run the same command again: finished items are kept, and the others get the random
+numbers that they would have got. The file --out has a line per item; what did not come out right
+stands in --out.missed, and what both were made with in --out.settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from rmas_jax.agents.sampling import GREEDY, row_keys
+from rmas_jax.cli.options import add_config_options, check_limits
+from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.config.limits import MAX_BATCH, MAX_SEED, MAX_TOKENS
+from rmas_jax.data.files import files_of_one_split
+from rmas_jax.data.role_texts import read_files
+from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
+from rmas_jax.evaluation.grading import Grader, check_golds, find_grader, grading_of
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.checksums import is_sealed_well, read_sealed, seal, write_sealed
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.json_rows import (
+    FILE_LIMIT,
+    append_line,
+    drop_half_line,
+    json_line,
+    parse_line,
+)
+from rmas_jax.host.reading import open_regular
+from rmas_jax.host.writing import check_output_file
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import encode_stage, take
+from rmas_jax.rounds import text_channel
+from rmas_jax.runs.folder import value_at, with_date
+from rmas_jax.runs.identity import agent_sources, weights_digest
+from rmas_jax.runs.resources import load_run_team
+from rmas_jax.team import Team
+
+# Option -> the least and the largest value.
+LIMITS = {
+    "attempts": (1, 1_000_000),
+    "max_tokens": (1, MAX_TOKENS),
+    "batch_size": (1, MAX_BATCH),
+    "seed": (0, MAX_SEED),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its `--help` is the manual."""
+    out = Parser(
+        prog="rmas role-texts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_options(out)
+    out.add_argument(
+        "--questions",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="JSON, JSON lines or parquet, with a question and an answer per row",
+    )
+    out.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="is made")
+    out.add_argument(
+        "--accept",
+        choices=("right", "any"),
+        default="right",
+        help="which items are kept: those whose answer is right (by data.grading), or all (right)",
+    )
+    out.add_argument("--attempts", type=int, default=1, metavar="N", help="per item, at most (1)")
+    out.add_argument(
+        "--max_tokens", type=int, default=512, metavar="N", help="of a text, at most (512)"
+    )
+    out.add_argument(
+        "--batch_size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="items at once (8); texts do not depend on it",
+    )
+    out.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_sampling_options(out)
+    return out
+
+
+class Attempt(NamedTuple):
+    """What a team wrote about one item."""
+
+    texts: dict[str, list[str]]  # role -> one per round; the answerer's last is the answer
+    opening: str  # of the answer: see `answers.Texts`
+    longest: int  # tokens of the longest text, its end included
+
+
+def _settings_of(path: Path) -> Path:
+    """The file of the settings with which texts were made."""
+    return path.with_name(f"{path.name}.settings")
+
+
+def _settings_before(path: Path) -> dict[str, Any]:
+    """The settings with which texts were made; empty where none are.
+
+    Raises:
+      ConfigError: their file is damaged; the message says what helps.
+    """
+    try:
+        return read_sealed(_settings_of(path), error=ConfigError, way_out=_way_out(path))
+    except ConfigError as error:
+        raise ConfigError(f"--out {path}: {error}") from None
+
+
+def _missed_of(path: Path) -> Path:
+    """The file of the attempts that failed."""
+    return path.with_name(f"{path.name}.missed")
+
+
+def _way_out(path: Path) -> str:
+    files = f"{_missed_of(path).name} and {_settings_of(path).name}"
+    return f"choose another file, or remove it, {files}"
+
+
+def dated(config: RunConfig, path: Path) -> RunConfig:
+    """The configuration with a date for chat templates: as set, as texts began, or today's."""
+    return with_date(config, value_at(_settings_before(path), "system", "date"))
+
+
+class Progress:
+    """What is made so far, on disk: kept items, failed attempts, and the settings of both."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self.kept_path, self.missed_path = path, _missed_of(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not os.path.lexists(_settings_of(path))
+        before = _settings_before(path)
+        if is_new and os.path.lexists(path):
+            raise ConfigError(f"--out {path}: is there already, and was not made by this command")
+        if not is_new and before != settings:
+            differ = [name for name in settings if before.get(name) != settings[name]]
+            raise ConfigError(
+                f"--out {path}: was made with other settings ({', '.join(differ)}); "
+                f"{_way_out(path)}"
+            )
+        if is_new:
+            write_sealed(_settings_of(path), dict(settings))
+        self.kept = {row["id"] for row in _whole_rows(path, ("id",))}
+        self.failed: collections.Counter[str] = collections.Counter()
+        for row in _whole_rows(self.missed_path, ("id", "attempt")):
+            self.failed[row["id"]] = max(self.failed[row["id"]], int(row["attempt"]))
+
+    def keep(self, row: Row) -> None:
+        """An item came out right."""
+        append_line(self.kept_path, seal(row))
+        self.kept.add(row["id"])
+
+    def miss(self, name: str, reason: str) -> None:
+        """An attempt at an item failed."""
+        self.failed[name] += 1
+        line = {"id": name, "attempt": self.failed[name], "reason": reason}
+        append_line(self.missed_path, seal(line))
+
+
+def _whole_rows(path: Path, key: Sequence[str]) -> list[Row]:
+    """Rows of a file that this command wrote, one for each key.
+
+    The file loses a last line that an interruption cut off; then, and with a warning, lines that
+    are damaged or stand there twice. What they were about is made again, as it was.
+    """
+    if not os.path.lexists(path):
+        return []
+    drop_half_line(path, error=ConfigError)
+    rows: dict[tuple[Any, ...], Row] = {}
+    damaged = []
+    with open_regular(path, at_most=FILE_LIMIT, error=ConfigError) as file:
+        for number, line in enumerate(file, start=1):
+            row = parse_line(line)
+            values = tuple(row.get(name) for name in key) if isinstance(row, dict) else ()
+            is_whole = [type(value) for value in values] == [str, int][: len(key)]
+            if is_whole and values not in rows and is_sealed_well(row):
+                rows[values] = row
+            else:
+                damaged.append(number)
+    if damaged:
+        write_atomic(path, b"".join(map(json_line, rows.values())))
+        print(
+            f"{path}: left out {len(damaged)} lines that were damaged or there twice, the first: "
+            f"line {damaged[0]}",
+            file=sys.stderr,
+        )
+    return list(rows.values())
+
+
+def solve(
+    team: Team, prompts: Any, *, rounds: int, max_tokens: int, sampling: SamplingConfig, keys: Any
+) -> list[Attempt]:
+    """An attempt at each of B items."""
+    solution = text_channel.solve(
+        team.system,
+        team.agents,
+        team.tokenizers,
+        prompts,
+        rounds=rounds,
+        end_tokens=team.end_tokens,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        keys=keys,
+    )
+    by_role: dict[str, list[list[str]]] = {role: [] for role in team.system.topology.order}
+    for message in solution.messages:
+        by_role[message.role].append(message.texts)
+    by_role[team.system.topology.answerer].append(solution.answers)
+    lengths = [message.tokens for message in solution.messages]
+    lengths.append(solution.tokens - sum(lengths))  # of the answers
+    return [
+        Attempt(
+            {role: [texts[i] for texts in written] for role, written in by_role.items()},
+            solution.opening,
+            longest,
+        )
+        for i, longest in enumerate(np.max(lengths, axis=0).tolist())
+    ]
+
+
+def judged(
+    item: Row, attempt: Attempt, roles: Sequence[str], grade: Grader, options: argparse.Namespace
+) -> Row:
+    """The row that is kept, with every text in the field where training looks for it.
+
+    Raises:
+      ValueError: why the item is not kept.
+    """
+    texts, answerer = attempt.texts, roles[-1]
+    if attempt.longest >= options.max_tokens:
+        raise ValueError(f"a text has no end within {options.max_tokens} tokens")
+    if options.accept == "any":
+        texts = {role: texts[role] for role in roles if role != answerer}
+    elif not grade(attempt.opening + texts[answerer][-1], item["answer"])[1]:
+        raise ValueError(f"answered {texts[answerer][-1]!r}")
+    written = {names_of(role)[0]: said for role, said in texts.items()}
+    row = {part: item[part] for part in PARTS} | written
+    columns = choose_columns(row.keys(), roles, {}, where="what the agents wrote")
+    normalise(row, columns, place=item["id"], rounds=1)  # as it will be read
+    return row
+
+
+def digest_of(items: Sequence[Row]) -> str:
+    """Changes with any item's id, question or answer."""
+    told = [[item[part] for part in ("id", "question", "answer")] for item in items]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Numbers [size] of every batch and how many count; a last one is filled with its first."""
+    for start in range(0, len(items), size):
+        part = items[start : start + size]
+        yield np.array([*part, *part[:1] * (size - len(part))]), len(part)
+
+
+def make(options: argparse.Namespace, config: RunConfig) -> str:
+    """Makes all texts that are not made yet; returns a line on what there is then."""
+    check_limits(options, LIMITS)
+    check_output_file(options.out, option="--out", error=ConfigError, makes_folder=True)
+    config = dated(config, options.out)
+    try:
+        sampling = chosen_sampling(options, GREEDY)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if options.attempts > 1 and not sampling.temperature:
+        raise ConfigError(
+            f"--attempts {options.attempts}: greedy attempts are all alike; set --temperature"
+        )
+    fields = {part: f for part, f in (config.data.text_fields or {}).items() if part in PARTS}
+    files = files_of_one_split(options.questions)
+    reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1)
+    items = [read.row for read in reads]
+    names = [item["id"] for item in items]
+    if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
+    data = dataclasses.replace(config.data, dataset=str(options.questions))
+    grade = find_grader(data, config.system.task_type)
+    if options.accept == "right":
+        check_golds(grade, {str(options.questions): items})
+    team = load_run_team(config)
+    progress = Progress(
+        options.out,
+        {
+            "questions": digest_of(items),
+            "system": dataclasses.asdict(config.system),
+            "weights": weights_digest(agent_sources(config), None),
+            "grading": grading_of(data, config.system.task_type),
+            "accept": options.accept,
+            "max_tokens": options.max_tokens,
+            "sampling": dataclasses.asdict(sampling),
+            "seed": options.seed,
+        },
+    )
+    roles, rounds = team.system.topology.order, config.system.rounds
+    prompts = {
+        role: encode_stage(
+            team.tokenizers[role],
+            prompt,
+            [item["question"] for item in items],
+            slot_width=options.max_tokens,
+        )
+        for role, prompt in team.prompts.items()
+    }
+
+    def is_open(name: str) -> bool:
+        return name not in progress.kept and progress.failed[name] < options.attempts
+
+    bar = tqdm(
+        total=len(items),
+        initial=sum(not is_open(name) for name in names),
+        unit="item",
+        disable=options.quiet,
+    )
+    key = jax.random.key(options.seed)
+    while pending := [i for i, name in enumerate(names) if is_open(name)]:
+        for batch, count in batches(pending, options.batch_size):
+            keys = None
+            if sampling.temperature:  # by item and attempt, whatever is run beside it
+                attempts = np.array([progress.failed[names[i]] for i in batch])
+                keys = jax.vmap(jax.random.fold_in)(row_keys(key, batch), attempts)
+            said = solve(
+                team,
+                take(prompts, batch),
+                rounds=rounds,
+                max_tokens=options.max_tokens,
+                sampling=sampling,
+                keys=keys,
+            )
+            for i, attempt in zip(batch[:count], said, strict=False):
+                try:
+                    progress.keep(judged(items[i], attempt, roles, grade, options))
+                except ValueError as error:
+                    progress.miss(names[i], str(error))
+                bar.update(not is_open(names[i]))
+            bar.set_postfix(kept=len(progress.kept))
+    bar.close()
+    left_out = f"; {len(bad)} bad rows left out, the first: {bad[0]}" if bad else ""
+    kept = sum(name in progress.kept for name in names)
+    return f"{options.out}: {kept} of {len(items)} items kept{left_out}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    options = parser().parse_args(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        print(make(options, config))
+    except USER_ERRORS as error:
+        say_error(error)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Several processes as one: the first decides and writes, and an error in one ends all.
+
+On several hosts each runs a process, and all go through the same code. They meet in every
+computation on the mesh, so none may take a turn that the others do not take. Whatever they could
+disagree in (files, tools, what one host lacks) goes through this module. All processes call its
+functions in the same order; in a process that is alone they do nothing but call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+T = TypeVar("T")
+
+LONGEST_WAIT_S = 24 * 3600  # for a process that prepares data, or runs tools, before all go on
+_meetings = itertools.count()
+
+
+def is_first() -> bool:
+    """Whether this is the process that decides and writes."""
+    return jax.process_index() == 0
+
+
+def broadcast_from_first(call: Callable[[], T]) -> T:
+    """What a call returns in the first process, in all of them; the others do not call.
+
+    Args:
+      call: what it returns can be pickled. What it raises is raised in all processes.
+    """
+    if jax.process_count() == 1:
+        return call()
+    return _meet(*(_outcome(call) if is_first() else (None, None)))[0]
+
+
+def on_all(call: Callable[[], T]) -> T:
+    """Calls in every process; what is raised in one is raised in all, before any goes on.
+
+    Args:
+      call: for this process alone, such as reading files; it communicates with no other.
+
+    Returns:
+      What the call returned here.
+    """
+    if jax.process_count() == 1:
+        return call()
+    value, error = _outcome(call)
+    _meet(None, error)
+    return value
+
+
+def first_then_others(call: Callable[[], T]) -> T:
+    """As `together`, but the others wait for the first process, and find what it has written."""
+    if is_first():
+        value = on_all(call)
+        meet()
+        return value
+    meet()
+    return on_all(call)
+
+
+def meet() -> None:
+    """Waits for all processes."""
+    on_all(lambda: None)
+
+
+def _outcome(call: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return call(), None
+    except Exception as error:
+        return None, error
+
+
+def _meet(value: Any, error: Exception | None) -> list[Any]:
+    """The values of all processes, in every one of them.
+
+    Raises:
+      Exception: this process's error, or else that of the first process that has one.
+    """
+    # The barrier waits for as long as it takes; a collective of CPUs gives up after 30 seconds.
+    name, everyone = f"rmas_jax {next(_meetings)}", set(range(jax.process_count()))
+    multihost.sync_global_processes(name, timeout=LONGEST_WAIT_S, processes=everyone)
+    own = np.frombuffer(pickle.dumps((value, _portable(error))), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(own.size))
+    width = 1 << int(sizes.max()).bit_length()  # of few kinds: each is compiled
+    rows = multihost_utils.process_allgather(np.pad(own, (0, width - own.size)))
+    met = [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    if error is not None:
+        raise error
+    for process, (_, raised) in enumerate(met):
+        if raised is not None:
+            raised.add_note(f"(in process {process})")
+            raise raised
+    return [other for other, _ in met]
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """The error, or its text where it does not survive pickling."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")

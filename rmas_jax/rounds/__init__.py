@@ -1,0 +1,1 @@
+"""Rounds of agents: stages, channels and the scan over rounds."""

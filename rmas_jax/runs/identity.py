@@ -1,0 +1,120 @@
+"""What a run is made of, as digests: its agents, links and files; and what it ran on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmas_jax import __version__
+from rmas_jax.config import RunConfig
+from rmas_jax.models.hf import CONFIG_FILE, local_directory
+from rmas_jax.models.stored import weight_files
+from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
+from rmas_jax.prompts import load_prompts
+from rmas_jax.topology import load_topology
+
+
+def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
+    """Role -> where its agent comes from, and what it is; reads weights that lie in a directory.
+
+    Returns:
+      By role: "source", the directory or hub id; "revision", the commit, from the hub; "digest", of
+      all that the agent's states depend on: configuration and weights, for which a commit stands,
+      and how `runtime` keeps them.
+    """
+    kept = f"{config.runtime.dtype} {config.runtime.weights}"
+    sources = {}
+    for role, source in config.system.agents.items():
+        directory = local_directory(source, patterns=(CONFIG_FILE,))
+        commit = _commit(directory)
+        digest = hashlib.sha256(f"{kept} {commit}".encode())
+        if commit is None:
+            for file in (directory / CONFIG_FILE, *weight_files(directory)):
+                name = file.relative_to(directory)
+                digest.update(f" {name} {_file_digest(file)}".encode())
+        sources[role] = {"source": source, "revision": commit, "digest": digest.hexdigest()}
+    return sources
+
+
+def _commit(directory: Path) -> str | None:
+    """The commit that a directory of an agent is a snapshot of, where it is from the hub."""
+    return directory.name if directory.parent.name == "snapshots" else None
+
+
+def contents(config: RunConfig) -> dict[str, Any]:
+    """What stands in the files that a configuration names, beside weights and data, as digests.
+
+    Returns:
+      "topology"; "prompts" and "tokenizers" by role; "corpus", of `evaluation.search`, or None.
+
+    Raises:
+      TopologyError, PromptError, CheckpointError, OSError: one of them cannot be read.
+    """
+    system, corpus = config.system, config.evaluation.search
+    topology = load_topology(system.topology)
+    prompts = load_prompts(system.prompts, topology.edges, system.task_type)
+    return {
+        "topology": _text_digest(dataclasses.asdict(topology)),
+        "prompts": {role: _text_digest(dataclasses.asdict(prompts[role])) for role in prompts},
+        "tokenizers": {role: _tokenizer_digest(source) for role, source in system.agents.items()},
+        "corpus": None if corpus is None else _file_digest(Path(corpus)),
+    }
+
+
+def _text_digest(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _tokenizer_digest(source: str) -> str:
+    """A digest of how an agent's texts become ids, and of what ends them.
+
+    A commit of the hub stands for its files. `config.json` is part of the weights' digest.
+    """
+    directory = local_directory(source, patterns=TOKENIZER_FILES)
+    if _commit(directory) is not None:
+        return _text_digest(directory.name)
+    files = {file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)}
+    return _text_digest(
+        [(f.name, _file_digest(f)) for f in sorted(files) if f.is_file() and f.name != CONFIG_FILE]
+    )
+
+
+def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -> str:
+    """A digest of `agent_sources` and of links that are given: a run belongs to its weights."""
+    digest = hashlib.sha256(
+        json.dumps({role: agents[role]["digest"] for role in sorted(agents)}).encode()
+    )
+    for array in jax.tree.leaves(given):
+        digest.update(np.asarray(array))
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on."""
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+    return {
+        "rmas_jax": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "devices": ", ".join(str(device) for device in jax.devices()),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

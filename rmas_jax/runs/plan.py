@@ -1,0 +1,176 @@
+"""What training would do, without doing it: sizes, shapes, steps and device memory."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmas_jax.config import ConfigError, PhaseConfig, RunConfig
+from rmas_jax.host.checksums import read_sealed
+from rmas_jax.links import init_link
+from rmas_jax.sharding import batch_shards, put_batch
+from rmas_jax.team import Team
+from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.outer.loop import compile_step, phase_batches, validation_rows
+from rmas_jax.training.rollouts import even_batches, roll_out
+from rmas_jax.training.states.cache import GIBIBYTE, check_room
+from rmas_jax.training.states.token_states import state_bytes
+
+MEBIBYTE = 2**20
+
+
+def describe_run(
+    config: RunConfig,
+    team: Team,
+    dialogues: Mapping[str, Dialogues],
+    data: tuple[TrainingData, TrainingData] | None,
+) -> Iterator[str]:
+    """Yields the plan of a run, line by line.
+
+    Args:
+      config: of the run.
+      team: its agents, with links of any values.
+      dialogues: by role, what the inner loop reads; none without steps.
+      data: what the outer loop trains on and validates on; None where it has no phases.
+
+    Raises:
+      ConfigError: states of the dialogues have no room.
+    """
+    mesh, devices = config.runtime.mesh, jax.devices()
+    yield (
+        f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} of {len(devices)} "
+        f"{devices[0].device_kind} devices"
+    )
+    yield from describe_team(team)
+    inner, evaluation = config.inner, config.evaluation
+    yield (
+        f"inner loop: {inner.repeats} x {inner.steps} steps of {inner.batch_size} tokens per link, "
+        f"from the texts of {inner.items or 'all'} items"
+    )
+    yield from describe_states(team, dialogues, inner.cache_gib)
+    for phase in config.outer.phases:
+        key = jax.random.key(config.seed)
+        yield from describe_phase(team, phase, *data, key=key)
+    yield (
+        f"evaluation: {', '.join(evaluation.methods)} at rounds "
+        f"{', '.join(map(str, evaluation.rounds))} on {', '.join(evaluation.splits)}"
+    )
+    path = Path(config.output_dir) / config.name
+    marks = path / "timings.json"
+    done = read_sealed(marks, error=ConfigError, way_out="put back a copy, or delete it")
+
+    yield f"written to {path}: links, checkpoints, metrics.jsonl, items.jsonl, report.html"
+    yield f"finished there: {', '.join(done) or 'nothing'}"
+
+
+def describe_team(team: Team) -> Iterator[str]:
+    """Yields a line per agent and per link."""
+    for role in team.system.topology.order:
+        params = team.agents[role]
+        leaves = jax.tree.leaves(params)
+        dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
+        held = _held(params) / MEBIBYTE
+        yield (
+            f"agent {role}: {team.system.models[role].config.model_type}, {_count(params):,} "
+            f"parameters, {dtypes}, {held:.1f} MiB on each device"
+        )
+    for part, links in empty_links(team).items():
+        for name, params in links.items():
+            variant = getattr(team.system, part)[name].variant
+            yield f"{part} link {name}: {variant}, {_count(params):,} parameters, float32"
+
+
+def describe_states(
+    team: Team, dialogues: Mapping[str, Dialogues], cache_gib: float
+) -> Iterator[str]:
+    """Yields what the agents' states over their texts take, on disk or in memory."""
+    sizes = {role: state_bytes(team, role, read) for role, read in dialogues.items()}
+    for role, size in sizes.items():
+        read = dialogues[role]
+        yield (
+            f"  states of {role}: {int(read.target.sum()):,}, {size / GIBIBYTE:.2f} GiB, from "
+            f"{len(read.ids):,} texts of up to {read.ids.shape[1]:,} tokens, prompt included"
+        )
+    check_room(sizes, int(cache_gib * GIBIBYTE))
+
+
+def describe_phase(
+    team: Team,
+    phase: PhaseConfig,
+    data: TrainingData,
+    validation: TrainingData,
+    *,
+    key: jax.Array,
+) -> Iterator[str]:
+    """Yields what a phase of the outer loop reads in a step, and the memory that takes.
+
+    The step and a validation are compiled for the longest batches, not run.
+    """
+    batches = phase_batches(team, phase, data, key=key)
+    longest = batches.longest()
+    yield (
+        f"phase {phase.name}: {phase.latents}, {phase.rounds} rounds, {phase.steps} steps of "
+        f"{phase.batch_size} items (accumulation={phase.accumulation}); {len(data)} items, "
+        f"{batches.steps_per_epoch} steps per epoch, groups by length: {len(batches.groups)}"
+    )
+    for role in team.system.topology.order:
+        prompt = longest.prompts[role]
+        read = f"prefix {prompt.prefix_ids.shape[1]}, body {prompt.body_ids.shape[2]}"
+        text = longest.targets.get(role)
+        written = "no text" if text is None else f"text {text.ids.shape[2]}"
+        yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
+    state, step = compile_step(team, phase, empty_links(team))
+    batch = put_batch(longest, team.mesh)
+    memory = step.lower(team.system, phase, team.agents, batch, state).compile().memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    yield (
+        f"  memory per device, by the compiler, longest batch: "
+        f"{(kept + memory.temp_size_in_bytes) / MEBIBYTE:.1f} MiB, of which "
+        f"{kept / MEBIBYTE:.1f} MiB agents, train state and batch"
+    )
+    validated = even_batches(
+        validation, batch_size=validation_rows(phase), shards=batch_shards(team.mesh)
+    )
+    longest = max((batch for batch, _ in validated), key=_elements)
+    batch = put_batch(longest, team.mesh)
+    program = roll_out.lower(team.system, team.agents, state.links, batch, rounds=phase.rounds)
+    memory = program.compile().memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    waiting = _held(state.optimizer)  # until training goes on
+    yield (
+        f"  memory per device of a validation, {len(longest)} items at once: "
+        f"{(needed + waiting) / MEBIBYTE:.1f} MiB"
+    )
+
+
+def empty_links(team: Team) -> dict[str, Any]:
+    """Zeros of the shapes of all links."""
+    return {
+        part: {
+            name: jax.tree.map(
+                jnp.zeros_like,
+                jax.eval_shape(functools.partial(init_link, link), jax.random.key(0)),
+            )
+            for name, link in getattr(team.system, part).items()
+        }
+        for part in ("inner", "outer")
+    }
+
+
+def _held(tree: Any) -> int:
+    """Bytes on each device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _elements(batch: TrainingData) -> int:
+    return sum(array.size for array in jax.tree.leaves(batch))
+
+
+def _count(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,79 @@
+"""What a run uses beside its files: devices, the team on them, tools, the compilation cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from rmas_jax.config import ConfigError, RunConfig
+from rmas_jax.sharding import make_mesh
+from rmas_jax.team import Team, load_team
+from rmas_jax.tools import (
+    Bm25Search,
+    PythonLimits,
+    TavilySearch,
+    Toolbox,
+    check_sandbox,
+    read_corpus,
+)
+
+log = logging.getLogger(__name__)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> Toolbox | None:
+    """The tools that are offered to an answerer; None where there are none.
+
+    Raises:
+      ConfigError: a corpus that cannot be read.
+      SandboxError, SearchError: Python cannot be run safely here, or the web not be searched.
+    """
+    if not (python or search or tavily):
+        return None
+    if python:
+        check_sandbox()
+    provider = TavilySearch() if tavily else None
+    if search:
+        try:
+            provider = Bm25Search(read_corpus(search))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"search: {error}") from None
+    return Toolbox(python=PythonLimits() if python else None, search=provider)
+
+
+def load_run_team(config: RunConfig) -> Team:
+    """The team of a run, kept on the devices as `runtime` says."""
+    runtime = config.runtime
+    return load_team(
+        config.system, dtype=runtime.dtype, mesh=mesh_of(config), weights=runtime.weights
+    )
+
+
+def mesh_of(config: RunConfig) -> Mesh:
+    """The mesh of a run: one process may take the first devices only, several take all.
+
+    Raises:
+      ConfigError: the sizes do not fit the number of devices.
+    """
+    sizes, devices = dataclasses.asdict(config.runtime.mesh), jax.devices()
+    needed, processes = math.prod(sizes.values()), jax.process_count()
+    if needed < len(devices) and processes == 1:
+        log.warning("runtime.mesh uses %d of %d devices", needed, len(devices))
+        devices = devices[:needed]
+    try:
+        return make_mesh(**sizes, devices=devices)
+    except ValueError as error:
+        of = f" of all {processes} processes" if processes > 1 else ""
+        raise ConfigError(f"runtime.mesh: {error}{of}") from None

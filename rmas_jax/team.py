@@ -1,0 +1,312 @@
+"""From a configuration to a system that can run: agents, tokenizers, prompts, links."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
+
+from rmas_jax.config import ConfigError, SystemConfig
+from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.interop import (
+    links_that_fit,
+    read_links,
+    read_released_links,
+    write_released_links,
+)
+from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
+from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
+from rmas_jax.models.directories import local_directory
+from rmas_jax.models.generation import sampling_defaults
+from rmas_jax.models.hf import read_config
+from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
+from rmas_jax.prompts import (
+    RolePrompt,
+    StagePrompt,
+    encode_stage,
+    load_prompts,
+    today,
+    turn_end,
+)
+from rmas_jax.sharding import to_host
+from rmas_jax.topology import System, Topology, edge_name, load_topology
+
+
+class Team(NamedTuple):
+    """A system with everything it runs on."""
+
+    system: System  # static
+    agents: dict[str, Any]  # role -> frozen parameters
+    tokenizers: dict[str, Any]  # by role
+    prompts: dict[str, RolePrompt]  # by role
+    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
+    mesh: jax.sharding.Mesh | None = None  # devices that hold the agents; None is the default one
+
+
+def load_team(
+    config: SystemConfig,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    weights: str | None = None,
+) -> Team:
+    """Loads what `system` names; `dtype`, `mesh` and `weights` as in `load_pretrained`.
+
+    Raises:
+      ConfigError, TopologyError: topology, agents and rounds do not fit each other.
+      CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
+        prompt set cannot be used; before any weight is read where the cause shows before.
+    """
+    topology = checked_topology(config)
+    prompts, tokenizers, end_tokens = _texts(config, topology)
+    loaded = {
+        role: load_pretrained(config.agents[role], dtype, mesh, weights=weights)
+        for role in topology.order
+    }
+    system = build_system(config, topology, {role: model for role, (model, _) in loaded.items()})
+    return Team(
+        system=system,
+        agents={role: params for role, (_, params) in loaded.items()},
+        tokenizers=tokenizers,
+        prompts=prompts,
+        end_tokens=end_tokens,
+        mesh=mesh,
+    )
+
+
+def check_prompts(config: SystemConfig) -> None:
+    """Renders every prompt of a system once: what is wrong with it shows before anything is made.
+
+    Raises:
+      ConfigError, TopologyError, CheckpointError, PromptError: as `load_team`.
+    """
+    _texts(config, checked_topology(config))
+
+
+def _texts(
+    config: SystemConfig, topology: Topology
+) -> tuple[dict[str, RolePrompt], dict[str, Any], dict[str, tuple[int, ...]]]:
+    """By role: prompts, which fit the chat templates, tokenizers, and ids that end a text."""
+    prompts = load_prompts(config.prompts, topology.edges, config.task_type)
+    date = config.date or today()
+    tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
+    ends = {
+        role: checked_ends(config.agents[role], tokenizer, prompts[role])
+        for role, tokenizer in tokenizers.items()
+    }
+    return prompts, tokenizers, ends
+
+
+def encode_prompts(team: Team, questions: Sequence[str]) -> dict[str, StagePrompt]:
+    """What every role of a team reads for B questions, with slots as wide as its thoughts.
+
+    With text in the slots, which are then as wide as its messages, use `prompts.encode_stage`.
+    """
+    return {
+        role: encode_stage(
+            team.tokenizers[role], prompt, questions, slot_width=team.system.latent_steps
+        )
+        for role, prompt in team.prompts.items()
+    }
+
+
+def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end an agent's text; the first is what ends its turn, and the texts it learns from.
+
+    They are those of its generation configuration, and its tokenizer's. Upstream takes the
+    tokenizer's alone, which for Gemma is not the end of a turn.
+
+    Raises:
+      PromptError: there is none.
+    """
+    _, ends = sampling_defaults(source)
+    own = tokenizer.eos_token_id
+    ends = (*ends, *(() if own is None else (own,)))
+    return tuple(dict.fromkeys((turn_end(tokenizer, ends), *ends)))
+
+
+def checked_ends(source: str, tokenizer: Any, prompt: RolePrompt) -> tuple[int, ...]:
+    """The end tokens of an agent, once all ids that its run will meet have a row of the embedding.
+
+    These are the ids that any text can have, that its prompt has in its chat template, and that
+    ends its turn; see `rmas_jax.models.vocabulary`.
+
+    Raises:
+      CheckpointError: an id has none; or config, tokenizer or end tokens cannot be used.
+      PromptError: see `text_ends` and `encode_stage`.
+    """
+    rows = read_config(local_directory(source, patterns=("*.json",))).vocab_size
+    check_tokenizer(tokenizer, rows, source=source)
+    read = encode_stage(tokenizer, prompt, ["?"], slot_width=1)
+    ids = np.concatenate([read.prefix_ids.ravel(), read.body_ids.ravel()])
+    check_ids(ids, rows, tokenizer=tokenizer, what=f"{source}: the prompt in its chat template")
+    ends = text_ends(source, tokenizer)
+    check_ids(ends[:1], rows, tokenizer=tokenizer, what=f"{source}: the end of a turn")
+    return usable_ends(ends, rows, tokenizer=tokenizer, source=source)
+
+
+def checked_topology(config: SystemConfig) -> Topology:
+    """The topology that `system` names.
+
+    Raises:
+      ConfigError, TopologyError: it has other roles than `system.agents`, or rounds without a way
+        back.
+    """
+    topology = load_topology(config.topology)
+    if set(config.agents) != set(topology.order):
+        raise ConfigError(
+            f"system.agents: the {topology.name} topology has exactly the roles "
+            f"{', '.join(topology.order)}, got {', '.join(config.agents) or 'none'}"
+        )
+    if config.rounds > 1 and not topology.feedback_edges:
+        raise ConfigError(
+            f"system.rounds={config.rounds}: no edge of the {topology.name} topology leads back, "
+            "so all rounds would be alike; use 1 round, or add an edge to an earlier role"
+        )
+    return topology
+
+
+def build_system(config: SystemConfig, topology: Topology, models: Mapping[str, Decoder]) -> System:
+    """The system that `system` describes, with links as wide as its agents."""
+    width = {role: model.config.width for role, model in models.items()}
+    return System(
+        topology=topology,
+        models=FrozenDict(models),
+        inner=FrozenDict(
+            {
+                role: LinkConfig(INNER, config.inner_link, width[role], width[role])
+                for role in topology.order
+            }
+        ),
+        outer=FrozenDict(
+            {
+                edge_name(edge): LinkConfig(
+                    OUTER, config.outer_link, width[edge[0]], width[edge[1]]
+                )
+                for edge in topology.edges
+            }
+        ),
+        latent_steps=config.latent_steps,
+        sent_vectors=config.sent_vectors,
+    )
+
+
+def load_links_for(team: Team, config: SystemConfig) -> dict[str, Any]:
+    """The links that `system.links` names.
+
+    They are a `.safetensors` file of ours, or the outer links of a release, whose inner links lie
+    beside the agents. Their forms are those of the files, and must be `system.inner_link` and
+    `system.outer_link`.
+
+    Returns:
+      {"inner": {role: parameters}, "outer": {edge name: parameters}}, float32.
+
+    Raises:
+      ConfigError: `system.links` is null.
+      CheckpointError: lists every link that cannot be read or, if all can, every one that is
+        missing, not needed, or of another form or width than the system's.
+    """
+    if config.links is None:
+        raise ConfigError("system.links: expected a file, directory or hub id of links, got null")
+    if Path(config.links).suffix == ".safetensors":
+        links = read_links(config.links, inner_variant=config.inner_link)
+    else:
+        links = read_released_links(config.links, config.agents, task=config.links_task)
+    forms = {INNER: team.system.inner, OUTER: team.system.outer}
+    return links_that_fit(links, forms, source=f"system.links={config.links}")
+
+
+def write_release(team: Team, links: Mapping[str, Any], directory: str | Path) -> None:
+    """Writes links as a release has them: a folder for each role, and `outer/`.
+
+    Args:
+      team: the system they belong to.
+      links: {"inner": {role: parameters}, "outer": {edge name: parameters}}.
+      directory: made if it does not exist.
+
+    Raises:
+      CheckpointError: upstream has no such roles or edges; nothing is written.
+    """
+    forms = {INNER: team.system.inner, OUTER: team.system.outer}
+    write_released_links(
+        directory,
+        {
+            kind: {name: (form, links[kind][name]) for name, form in of_kind.items()}
+            for kind, of_kind in forms.items()
+        },
+    )
+
+
+def start_links(
+    team: Team, *, start: str, key: jax.Array, texts: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Links before any training.
+
+    Args:
+      team: the system and its agents.
+      start: how outer links start: "torch_default", "identity", or "aligned": the translation, by
+        least squares, of the input embeddings of tokens that two vocabularies share. Inner links
+        start with torch's defaults, as the inner loop trains them.
+      key: PRNG key.
+      texts: role -> what it may write; an aligned start then fits the tokens of these texts alone
+        (a link has fewer parameters than a vocabulary has tokens).
+
+    Raises:
+      ConfigError: the ends of an edge that is to be aligned share no token.
+      NonFiniteError: their embeddings of such tokens are NaN or infinite, or too large.
+    """
+    system = team.system
+    keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
+    init = jax.jit(init_link, static_argnums=0, static_argnames="start")
+    align = jax.jit(align_link, static_argnums=0)
+    inner = {role: init(system.inner[role], next(keys)) for role in system.topology.order}
+    outer = {}
+    for edge in system.topology.edges:
+        link = system.outer[edge_name(edge)]
+        fresh = init(link, next(keys), start="identity" if start == "identity" else "torch_default")
+        if start == "aligned":
+            written = None if texts is None else texts[edge[0]]
+            source, target = shared_embeddings(team, edge, texts=written)
+            if not len(source):
+                raise ConfigError(
+                    f"system.outer_start=aligned: {edge_name(edge)}: its ends share no token of "
+                    "the texts; allowed are torch_default and identity"
+                )
+            for role, embeddings in zip(edge, (source, target), strict=True):
+                if not np.isfinite(embeddings).all():
+                    where = f"input embeddings, to which link {edge_name(edge)} is aligned"
+                    raise NonFiniteError(role, where)
+            fresh = align(link, fresh, source, target)
+            if not all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(fresh))):
+                where = f"link {edge_name(edge)} aligned to {edge[1]} by least squares"
+                raise NonFiniteError(edge[0], where)
+        outer[edge_name(edge)] = fresh
+    return {"inner": inner, "outer": outer}
+
+
+def shared_embeddings(
+    team: Team, edge: tuple[str, str], *, texts: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Input embeddings [n, D] and [n, D'] of the tokens that both ends of an edge have.
+
+    With `texts`, only of tokens that the sender would use to write them. They are on the host.
+    """
+    ids = shared_tokens(*(team.tokenizers[role] for role in edge))
+    if texts is not None:
+        rows = encode_plain(team.tokenizers[edge[0]], texts)
+        used = np.isin(ids[0], np.unique(np.concatenate([np.asarray(row) for row in rows])))
+        ids = tuple(own[used] for own in ids)
+    embeddings = tuple(
+        team.system.models[role]
+        .apply({"params": team.agents[role]}, jnp.asarray(own)[None], method="embed")[0]
+        .astype(jnp.float32)
+        for role, own in zip(edge, ids, strict=True)
+    )
+    return to_host(embeddings)

@@ -1,0 +1,310 @@
+"""Questions and role texts as arrays on the host: tokenised once, then read in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from flax import struct
+
+from rmas_jax.config import ConfigError
+from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.prompts import (
+    RolePrompt,
+    StagePrompt,
+    encode_piece,
+    encode_stage,
+    left_pad,
+    split_template,
+)
+from rmas_jax.rounds.stages import Targets
+from rmas_jax.topology import Topology
+
+BUCKETS = 4  # groups of rows by length, at most
+BATCHES_AHEAD = 2  # made before they are asked for
+
+
+@struct.dataclass
+class TrainingData:
+    """A split, or a batch of it; indexed by row."""
+
+    prompts: dict[str, StagePrompt]  # by role, N rows
+    targets: dict[str, Targets]  # by role that has texts, N rows, R rounds
+
+    def __len__(self) -> int:
+        return next(iter(self.targets.values())).ids.shape[0]
+
+    def rows(self, index: Any) -> TrainingData:
+        """The given rows."""
+        return jax.tree.map(lambda array: array[index], self)
+
+
+def encode_once(tokenizer: Any, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Token ids of texts [N][R]; a text that serves several rounds is tokenised once."""
+    distinct = list(dict.fromkeys(text for item in texts for text in item))
+    ids = dict(zip(distinct, encode_plain(tokenizer, distinct), strict=True))
+    return [[ids[text] for text in item] for item in texts]
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Targets:
+    """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the token `end`, padded right."""
+    rows = [[*row, end] for item in encode_once(tokenizer, texts) for row in item]
+    width = max(map(len, rows))
+    ids = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    lengths = np.array([len(row) for row in rows])
+    valid = np.arange(width)[None, :] < lengths[:, None]
+    shape = (len(texts), len(texts[0]), width)
+    return Targets(ids=ids.reshape(shape), valid=valid.reshape(shape))
+
+
+def encode_examples(
+    examples: Sequence[Mapping[str, Any]],
+    tokenizers: Mapping[str, Any],
+    prompts: Mapping[str, RolePrompt],
+    *,
+    ends: Mapping[str, int],
+    text_fields: Mapping[str, str],
+    slot_width: int,
+) -> TrainingData:
+    """Tokenises a split for every role.
+
+    Args:
+      examples: rows with "question" and, under each role's field, one text per round.
+      tokenizers: by role.
+      prompts: by role.
+      ends: role -> token that ends its texts.
+      text_fields: role -> field of its texts; roles without texts get no targets.
+      slot_width: vectors per slot.
+    """
+    questions = [example["question"] for example in examples]
+    return TrainingData(
+        prompts={
+            role: encode_stage(tokenizers[role], prompts[role], questions, slot_width=slot_width)
+            for role in prompts
+        },
+        targets={
+            role: encode_texts(
+                tokenizers[role], [example[field] for example in examples], ends[role]
+            )
+            for role, field in text_fields.items()
+        },
+    )
+
+
+def trim(data: TrainingData, *, text_width: int = 0) -> TrainingData:
+    """Leaves out columns that are padding in every row, which changes no row's loss.
+
+    Args:
+      data: host arrays.
+      text_width: columns of role texts to keep in any case (teacher forcing needs M).
+    """
+    prompts = {}
+    for role, prompt in data.prompts.items():
+        slots = np.asarray(prompt.slot_index)
+        prefix = prompt.prefix_valid.any(axis=0)
+        body = prompt.body_valid.any(axis=(0, 1)) | (slots >= 0)
+        prompts[role] = prompt.replace(
+            prefix_ids=prompt.prefix_ids[:, prefix],
+            prefix_valid=prompt.prefix_valid[:, prefix],
+            body_ids=prompt.body_ids[..., body],
+            body_valid=prompt.body_valid[..., body],
+            slot_index=tuple(slots[body].tolist()),
+        )
+    targets = {}
+    for role, target in data.targets.items():
+        width = max(text_width, int(target.valid.sum(axis=-1).max()))
+        targets[role] = Targets(ids=target.ids[..., :width], valid=target.valid[..., :width])
+    return TrainingData(prompts=prompts, targets=targets)
+
+
+class Batches:
+    """What every step reads: a function of a key and the step alone.
+
+    A resumed run therefore reads what the uninterrupted one would have read, and no iterator has a
+    state to save. Rows of similar length are read together: each of at most `BUCKETS` groups, each
+    up to half as long as the one before, is padded to its own longest row, so that little is padded
+    and as many programs are compiled.
+
+    A group is a stream of passes over its rows, each pass in a new order, that is cut into batches:
+
+        a group of 3, batches of 2:   2 0 1 | 1 2 0 | ...   ->   (2 0) (1 1) (2 0) ...
+
+    So all rows of a group have been seen equally often up to one, at every step, and a batch across
+    two passes may hold a row twice. Groups take turns in proportion to their sizes, which grain
+    rounds to a hundredth of the smallest. An epoch is only a number of steps: those that read as
+    many rows as there are, rounded up.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        *,
+        batch_size: int,
+        key: jax.Array,
+        text_width: int = 0,
+        needs_texts: bool = False,
+    ):
+        """Cuts a split into groups.
+
+        Args:
+          data: the split.
+          batch_size: rows of a batch.
+          key: of the order.
+          text_width: see `trim`.
+          needs_texts: leaves out rows with a text, of any role in any round, of fewer tokens than
+            `text_width`.
+
+        Raises:
+          ConfigError: there are fewer rows than a batch has.
+        """
+        rows = np.arange(len(data))
+        if needs_texts:
+            shortest = [target.valid.sum(axis=-1).min(axis=-1) for target in data.targets.values()]
+            rows = np.flatnonzero(np.min(shortest, axis=0) >= text_width)
+        self.left_out = len(data) - len(rows)
+        if len(rows) < batch_size:
+            why = f", {self.left_out} with texts of fewer than {text_width} tokens left out"
+            raise ConfigError(
+                f"batch_size={batch_size}: there are {len(rows)} items to train on"
+                f"{why if self.left_out else ''}"
+            )
+        lengths = row_lengths(data)[rows]
+        self.groups = [rows[group] for group in length_groups(lengths, batch_size)]
+        trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
+        # Grain adds the pass to a seed, so these must not be neighbours.
+        random = np.random.default_rng(jax.random.key_data(key).tolist())
+        seeds = random.integers(2**32, size=len(self.groups)).tolist()
+        streams = [
+            grain.MapDataset.source([(group, member) for member in range(len(rows))])
+            .shuffle(seed)
+            .repeat()
+            .batch(batch_size, drop_remainder=True, batch_fn=np.array)
+            for group, (rows, seed) in enumerate(zip(self.groups, seeds, strict=True))
+        ]
+        self.batch_size = batch_size
+        self.steps_per_epoch = math.ceil(len(rows) / batch_size)
+        # Step -> group and member [batch_size, 2].
+        self._members = grain.MapDataset.mix(streams, [len(rows) for rows in self.groups])
+        self._trimmed = trimmed
+        self._batches = self._members.map(lambda found: trimmed[found[0, 0]].rows(found[:, 1]))
+
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers [batch_size] of a step in the split."""
+        group, members = self._members[step].T
+        return self.groups[group[0]][members]
+
+    def __getitem__(self, step: int) -> TrainingData:
+        """The batch of a step, on the host."""
+        return self._batches[step]
+
+    def longest(self) -> TrainingData:
+        """A batch of the largest shapes that any step reads."""
+        batches = [rows.rows(np.arange(self.batch_size)) for rows in self._trimmed]
+        return max(batches, key=lambda batch: sum(x.size for x in jax.tree.leaves(batch)))
+
+    @contextlib.contextmanager
+    def read_ahead(self, first: int, stop: int) -> Iterator[Iterator[TrainingData]]:
+        """Gives the batches of steps `first` to `stop - 1` in order.
+
+        A thread makes the next ones while a step runs; it ends with the context.
+        """
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
+        with contextlib.closing(iter(self._batches[first:stop].to_iter_dataset(options))) as ahead:
+            yield ahead
+
+
+def row_lengths(data: TrainingData) -> np.ndarray:
+    """Tokens of each row [N], of all roles and rounds together."""
+    marks = [valid for p in data.prompts.values() for valid in (p.prefix_valid, p.body_valid)]
+    marks += [target.valid for target in data.targets.values()]
+    return sum(valid.reshape(len(valid), -1).sum(axis=1) for valid in marks)
+
+
+def length_groups(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Row numbers by length: in (L/2, L], in (L/4, L/2], ..., longest first.
+
+    A group that does not fill a batch joins its longer neighbour, the longest its shorter one.
+    """
+    halvings = np.floor(np.log2(lengths.max() / lengths)).astype(int)
+    halvings = np.minimum(halvings, BUCKETS - 1)
+    groups: list[np.ndarray] = []
+    waiting = np.zeros(0, int)
+    for group in reversed(range(BUCKETS)):
+        waiting = np.concatenate([waiting, np.flatnonzero(halvings == group)])
+        if len(waiting) >= batch_size:
+            groups.append(waiting)
+            waiting = np.zeros(0, int)
+    if len(waiting):
+        groups.append(np.concatenate([groups.pop(), waiting]))
+    return groups[::-1]
+
+
+@struct.dataclass
+class Dialogues:
+    """Whole exchanges, prompt and role text in one row, padded on the left."""
+
+    ids: Any  # [n, T] int32
+    valid: Any  # [n, T] bool
+    target: Any  # [n, T] bool; tokens of the role text, its end token included
+    rows: Any = None  # [m] int; rows that are learned from, one for each time; None: each once
+
+
+def encode_dialogues(
+    examples: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    prompt: RolePrompt,
+    *,
+    topology: Topology,
+    role: str,
+    end: int,
+    text_fields: Mapping[str, str],
+    rounds: int,
+) -> Dialogues:
+    """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
+
+    A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
+    it stays empty where the sender has no texts. A role text ends in the token `end`. Texts that
+    serve several rounds make the same dialogue in several: it is there once, and `rows` tells in
+    which places, round by round.
+    """
+    pieces = [split_template(tokenizer, prompt, form) for form in (prompt.first, prompt.later)]
+    questions = [example["question"] for example in examples]
+    around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
+    senders = [form[1::2] for form in pieces]
+    feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
+    wrote = {  # by role, [N][R] token ids
+        other: encode_once(tokenizer, [example[text_fields[other]] for example in examples])
+        for other in {*senders[0], *senders[1], role} & text_fields.keys()
+    }
+    number: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt and text -> row
+    rows = []
+    for r in range(rounds):
+        form = min(r, 1)
+        for i in range(len(examples)):
+            read = [*around[form][0][i]]
+            for sender, after in zip(senders[form], around[form][1:], strict=True):
+                sent = r - (sender in feedback)
+                read += wrote[sender][i][sent] if sender in wrote and sent >= 0 else []
+                read += after[i]
+            dialogue = tuple(read), (*wrote[role][i][r], end)
+            rows.append(number.setdefault(dialogue, len(number)))
+    ids, valid = left_pad([[*read, *text] for read, text in number])
+    lengths = np.array([len(text) for _, text in number])
+    target = np.arange(ids.shape[1])[None, :] >= ids.shape[1] - lengths[:, None]
+    return Dialogues(ids=ids, valid=valid, target=target, rows=np.array(rows))
+
+
+def learned_tokens(dialogues: Dialogues) -> np.ndarray:
+    """Numbers of the tokens of role texts, as they are counted through, for each time [M]."""
+    counts = dialogues.target.sum(axis=1)
+    if dialogues.rows is None:
+        return np.arange(counts.sum())
+    ends = np.cumsum(counts)
+    return np.concatenate([np.arange(ends[row] - counts[row], ends[row]) for row in dialogues.rows])

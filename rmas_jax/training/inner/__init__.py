@@ -1,0 +1,1 @@
+"""The inner loop: each link alone, on states of texts."""

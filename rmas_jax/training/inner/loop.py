@@ -1,0 +1,202 @@
+"""The inner loop as a whole: what is read, paired and trained, and in which order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from rmas_jax.config import ConfigError, InnerConfig
+from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.host.preemption import end_if_due
+from rmas_jax.host.processes import on_all
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.sharding import to_host
+from rmas_jax.team import Team
+from rmas_jax.topology import edge_name
+from rmas_jax.training.curves import Curves
+from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.divergence import DivergedError
+from rmas_jax.training.inner.regression import Pairs, Training, train_side_by_side
+from rmas_jax.training.inner.step import UpstreamLink
+from rmas_jax.training.states.cache import StateCache, check_room
+from rmas_jax.training.states.token_states import (
+    TokenStates,
+    rollout_states,
+    state_bytes,
+    text_states,
+)
+
+
+def run_inner_loop(
+    team: Team,
+    links: Any,
+    dialogues: Mapping[str, Dialogues],
+    data: TrainingData | None,
+    config: InnerConfig,
+    *,
+    rounds: int,
+    key: jax.Array,
+    curves: Curves,
+    cache: StateCache | None = None,
+    align_outer: bool = True,
+    log_every: int = 10,
+    progress: bool = True,
+) -> Any:
+    """Trains every agent's inner link on its role texts, and aligns the outer links.
+
+    The links of a part train side by side, each on the next device of this process; of several
+    processes each trains them all, to the same numbers.
+
+    Args:
+      team: the system and its agents.
+      links: where they start.
+      dialogues: by role; what the first pass reads. Of no use without steps.
+      data: the same items as prompts with slots, for later passes; None: there are none.
+      config: of the regressions.
+      rounds: R of the later passes' rollouts.
+      key: order of the batches.
+      curves: gets the losses.
+      cache: keeps the states of dialogues; None keeps them in memory.
+      align_outer: whether outer links learn to send a token's vector to where the receiver
+        expects that token, for tokens that both have. Otherwise they stay as they start.
+      log_every: steps between rows of the curves.
+      progress: whether to show a bar.
+
+    Returns:
+      All links; those that were trained lie on the host.
+
+    Raises:
+      PreemptedError: SIGTERM came.
+      NonFiniteError: states or embeddings of an agent are NaN or infinite.
+      DivergedError: a link's loss or gradient is.
+      ConfigError: the states of texts have no room, or the texts of an edge's sender hold no token
+        that both its ends have.
+    """
+    system, topology = team.system, team.system.topology
+    edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
+    for name in (*topology.order, *map(edge_name, topology.edges)):
+        curves.truncate(name, 0)
+    links = {part: dict(params) for part, params in links.items()}
+    if config.steps == 0:
+        return links
+    sizes = {role: state_bytes(team, role, dialogues[role]) for role in topology.order}
+    on_all(lambda: check_room(sizes, 0 if cache is None else cache.limit))
+    devices = jax.local_devices()[:1] if team.mesh is None else team.mesh.local_devices
+    states = {role: text_states(team, role, dialogues[role], cache) for role in topology.order}
+    tables = {role: embedding_table(team, role) for role in topology.order}
+    counterparts = {name: counterpart_ids(team, edge) for name, edge in edges.items()}
+    bar = tqdm(
+        total=config.repeats * (len(topology.order) + len(edges)) * config.steps,
+        desc="inner loop",
+        unit="step",
+        disable=not progress,
+    )
+
+    def report(steps: int) -> None:
+        bar.update(steps)
+        end_if_due("in the inner loop, which starts again")
+
+    number = itertools.count()
+    for i in range(config.repeats):
+        if i:  # a thought of a role without texts stands for no token
+            for role, rolled in rollout_states(team, links, data, rounds=rounds).items():
+                states[role] = states[role].with_part(*rolled)
+        for part in ("inner", "outer"):  # what an outer link reads is what inner ones have become
+            if part == "inner":
+                pairs_by_link = {
+                    role: inner_pairs(states[role], tables[role]) for role in topology.order
+                }
+            else:
+                pairs_by_link = {
+                    name: outer_pairs(states[sender], counterparts[name], tables[receiver])
+                    for name, (sender, receiver) in edges.items()
+                }
+            if empty := [name for name, pairs in pairs_by_link.items() if not len(pairs.ids)]:
+                raise ConfigError(
+                    f"{part} links {', '.join(empty)}: no token to learn from, as no token of the "
+                    "sender's texts is in the receiver's vocabulary; system.outer_start may be "
+                    "torch_default or identity"
+                )
+            trainings = {
+                name: Training(
+                    getattr(system, part)[name],
+                    links[part][name],
+                    pairs,
+                    config,
+                    key=jax.random.fold_in(key, next(number)),
+                    device=devices[k % len(devices)],
+                    upstream=None if part == "inner" else upstream_link(team, links, edges[name]),
+                )
+                for k, (name, pairs) in enumerate(pairs_by_link.items())
+            }
+            for name, (params, logged) in train_side_by_side(trainings, report).items():
+                work = f"pass {i + 1}, {part} link {name}"
+                target = name if part == "inner" else edges[name][1]
+                check_training(work, target, pairs_by_link[name], logged)
+                links[part][name] = params
+                for step in range(0, config.steps, log_every):
+                    values = {curve: float(v[step]) for curve, v in logged.items()}
+                    curves.write("inner", name, i * config.steps + step, **values)
+    bar.close()
+    return links
+
+
+def check_training(work: str, target: str, pairs: Pairs, logged: Mapping[str, np.ndarray]) -> None:
+    """Whether a link's curves are finite; `target` is the role towards whose tokens it learned.
+
+    Raises:
+      NonFiniteError: they are not, as the embeddings of such tokens are not.
+      DivergedError: they are not for another reason.
+    """
+    finite = np.isfinite(logged["loss"]) & np.isfinite(logged["grad_norm"])
+    if finite.all():
+        return
+    tokens = np.unique(pairs.ids)
+    if len(broken := tokens[~np.isfinite(pairs.table[tokens]).all(axis=1)]):
+        names = [f"token {token}" for token in broken.tolist()]
+        raise NonFiniteError(target, "input embeddings", within=work, items=names)
+    step = int(np.argmin(finite))
+    raise DivergedError(
+        f"inner loop, {work}, step {step}: loss {logged['loss'][step]}, gradient norm "
+        f"{logged['grad_norm'][step]}; inner.learning_rate may be too high"
+    )
+
+
+def embedding_table(team: Team, role: str) -> np.ndarray:
+    """An agent's input embeddings [V, D] on the host (scaled, where the family scales them)."""
+    model = team.system.models[role]
+    vocabulary = np.arange(model.config.vocab_size)[None]
+    return to_host(model.apply({"params": team.agents[role]}, vocabulary, method="embed")[0])
+
+
+def counterpart_ids(team: Team, edge: tuple[str, str]) -> np.ndarray:
+    """What the receiver calls each of the sender's tokens [V]; -1 where it has none such."""
+    sender, receiver = edge
+    mine, theirs = shared_tokens(team.tokenizers[sender], team.tokenizers[receiver])
+    counterpart = np.full(team.system.models[sender].config.vocab_size, -1)
+    counterpart[mine] = theirs
+    return counterpart
+
+
+def inner_pairs(states: TokenStates, table: np.ndarray) -> Pairs:
+    """What an inner link learns: towards the agent's own embeddings, from all tokens."""
+    return Pairs(states, states.learned, states.ids[states.learned], table)
+
+
+def outer_pairs(states: TokenStates, counterpart: np.ndarray, table: np.ndarray) -> Pairs:
+    """What an outer link learns: towards the receiver's embeddings, from tokens that it has."""
+    ids = counterpart[states.ids[states.learned]]
+    known = ids >= 0
+    return Pairs(states, states.learned[known], ids[known], table)
+
+
+def upstream_link(team: Team, links: Any, edge: tuple[str, str]) -> UpstreamLink | None:
+    """What a thought passes before it enters an edge: the sender's inner link, or nothing."""
+    if team.system.sent_vectors == "outer_of_hidden":
+        return None
+    return UpstreamLink(link=team.system.inner[edge[0]], params=links["inner"][edge[0]])

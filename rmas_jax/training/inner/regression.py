@@ -1,0 +1,128 @@
+"""Links that train side by side, on states that stay on the host."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.config import InnerConfig
+from rmas_jax.links import LinkConfig, apply_link
+from rmas_jax.training.inner.step import UpstreamLink, regress_block, start_link
+from rmas_jax.training.states.token_states import TokenStates
+
+BLOCK_BYTES = 2**26  # of what goes to a device at once
+_regress = jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2)
+_send = jax.jit(apply_link, static_argnums=0)
+
+
+class Pairs(NamedTuple):
+    """What a link reads, and what it should make of it."""
+
+    states: TokenStates
+    numbers: np.ndarray  # [m] which of the states
+    ids: np.ndarray  # [m] the tokens they stand for, as the receiver counts them
+    table: np.ndarray  # [V, D'] the receiver's input embeddings
+
+    @property
+    def bytes(self) -> int:
+        """Of one pair."""
+        return self.states.parts[0][:1].nbytes + self.table[:1].nbytes
+
+    def take(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States [..., D] and embeddings [..., D'] of pairs [...]."""
+        return self.states.take(self.numbers[drawn]), self.table[self.ids[drawn]]
+
+
+class Training:
+    """One link that trains on a device of its own, a block of steps at a time.
+
+    The host gathers the rows of a block while the device works on the one before: neither holds
+    more than two, however many pairs there are. All blocks have one shape, so that a link compiles
+    once.
+    """
+
+    def __init__(
+        self,
+        link: LinkConfig,
+        params: Any,
+        pairs: Pairs,
+        config: InnerConfig,
+        *,
+        key: jax.Array,
+        device: jax.Device,
+        upstream: UpstreamLink | None = None,
+    ):
+        """Args:
+        link: an inner or an outer link.
+        params: its parameters at the start; they are copied.
+        pairs: what it learns from, with replacement; there are some.
+        config: of the regression; at least one step.
+        key: of the rows that are drawn, all of them at once, and of the noise.
+        device: where parameters and blocks lie.
+        upstream: the link that states pass before this one reads them.
+        """
+        self.pairs, self.config, self.device = pairs, config, device
+        shape = (config.steps, config.batch_size)
+        self.drawn = np.asarray(jax.random.randint(key, shape, 0, len(pairs.ids)))
+        self.block = steps_per_block(config, pairs.bytes)
+        key, through = jax.device_put((key, upstream), device)
+        noise = config.noise * _rms(pairs, upstream) if config.noise else 0.0
+        self.state = jax.device_put(start_link(jax.tree.map(jnp.copy, params), config), device)
+        self.step = functools.partial(
+            _regress, link, config, key=key, noise=np.float32(noise), upstream=through
+        )
+        self.curves: list[dict[str, jax.Array]] = []  # of the blocks that were sent
+
+    def advance(self) -> int:
+        """Sends the next block; returns its number of steps, 0 when there are none left."""
+        drawn = self.drawn[len(self.curves) * self.block :][: self.block]
+        if not len(drawn):
+            return 0
+        if len(self.curves) > 1:
+            jax.block_until_ready(self.curves[-2])
+        # The last block is filled up with rows that are not read.
+        rows = np.resize(drawn, (self.block, self.config.batch_size))
+        hidden, target = jax.device_put(self.pairs.take(rows), self.device)
+        self.state, curves = self.step(self.state, hidden, target)
+        self.curves.append(curves)
+        return len(drawn)
+
+    def result(self) -> tuple[Any, dict[str, np.ndarray]]:
+        """The parameters, and curves {"loss", "grad_norm"} [steps], on the host."""
+        params, curves = jax.device_get((self.state.params, self.curves))
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts)[: self.config.steps], *curves)
+        return params, joined
+
+
+def train_side_by_side(
+    trainings: Mapping[str, Training], report: Callable[[int], Any]
+) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
+    """Sends blocks in turn, and tells `report` how many steps; returns every link's result."""
+    while steps := sum(training.advance() for training in trainings.values()):
+        report(steps)
+    return {name: training.result() for name, training in trainings.items()}
+
+
+def steps_per_block(config: InnerConfig, pair_bytes: int) -> int:
+    """Steps whose rows fit into `BLOCK_BYTES`, at least one; blocks are about equally long."""
+    most = max(1, BLOCK_BYTES // (config.batch_size * pair_bytes))
+    return math.ceil(config.steps / math.ceil(config.steps / most))
+
+
+def _rms(pairs: Pairs, upstream: UpstreamLink | None) -> float:
+    """Root mean square of what a link reads, over all pairs."""
+    total, count = 0.0, 0
+    rows = max(1, BLOCK_BYTES // pairs.bytes)
+    for start in range(0, len(pairs.numbers), rows):
+        read = pairs.states.take(pairs.numbers[start : start + rows])
+        if upstream is not None:
+            read = np.asarray(_send(upstream.link, upstream.params, read))
+        total += float(np.square(read, dtype=np.float32).sum(dtype=np.float64))
+        count += read.size
+    return math.sqrt(total / count)

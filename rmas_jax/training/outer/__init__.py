@@ -1,0 +1,1 @@
+"""The outer loop: all links together, through the unrolled rounds."""

@@ -1,0 +1,1 @@
+"""Hidden states of role texts, which the inner loop learns from."""

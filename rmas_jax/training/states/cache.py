@@ -1,0 +1,274 @@
+"""States of role texts on disk: an agent reads its texts once, whatever number of runs needs them.
+
+FOLDER/KEY/states.npy   [n, D], opened as a memory map; bfloat16 lies there as two bytes
+FOLDER/KEY/entry.json   its checksum; the folder's time is that of its last use
+FOLDER/partial/         an entry that is being written, or that a killed run has left
+FOLDER/lock             held by whoever looks for an entry or writes one
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rmas_jax import __version__
+from rmas_jax.config import ConfigError
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.preemption import end_if_due
+from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
+from rmas_jax.host.reading import check_regular, read_json
+from rmas_jax.training.data.batches import Dialogues
+
+GIBIBYTE = 2**30
+OVERHEAD = 4096  # bytes of an entry beside its states, at most
+CHECKED_AT_ONCE = 2**26  # bytes
+STATES, RECORD, PARTIAL, LOCK = "states.npy", "entry.json", "partial", "lock"
+WAIT_S = 1  # before it is seen again whether another run has ended
+FOUND, MAKE, KEEP_IN_MEMORY, WAIT = range(4)
+
+log = logging.getLogger(__name__)
+
+
+class StateCache:
+    """States by what they were made from: the agent, the tokens and the dtype.
+
+    An entry is there as a whole or not at all, and none is trusted unless its checksum fits. The
+    mesh is not part of what identifies states, though it may move their last bits. Runs may share
+    a folder; one waits while another reads texts, and then finds what that has read. Of the
+    processes of a run the first writes and decides; all need to see the folder.
+    """
+
+    def __init__(self, folder: Path, *, limit_gib: float, agents: Mapping[str, str]):
+        """Writes nothing yet.
+
+        Args:
+          folder: made if it does not exist.
+          limit_gib: all entries together are no larger; those not used for longest make way, but
+            none that this object has given out.
+          agents: role -> what identifies the agent with its weights, as `agent_sources` has it.
+        """
+        self.folder = folder
+        self.limit = int(limit_gib * GIBIBYTE)
+        self.agents = agents
+        self.used: set[str] = set()  # keys of what was given out
+        self.in_memory: dict[str, int] = {}  # role -> bytes of what had no place
+
+    def states(
+        self,
+        role: str,
+        dialogues: Dialogues,
+        like: jax.ShapeDtypeStruct,
+        chunks: Iterable[tuple[np.ndarray, np.ndarray]],
+    ) -> np.ndarray:
+        """The states of a role's texts, read only, from the disk if they are there.
+
+        Args:
+          role: whose they are.
+          dialogues: what it reads.
+          like: their shape [n, D] and dtype.
+          chunks: makes them, as `fill` takes them; is not touched if they are found.
+
+        Raises:
+          ConfigError: they have no place on the disk, and none in memory.
+          FileNotFoundError: a process of the run does not see the folder.
+          PreemptedError: SIGTERM came while texts were read; what has been read is dropped.
+        """
+        key = entry_key(self.agents[role], dialogues, like)
+        with contextlib.ExitStack() as stack:
+            plan = broadcast_from_first(lambda: self._plan(stack, key, role, like))
+            if plan == WAIT:
+                log.info("waits for another run, which looks into or adds to %s", self.folder)
+            while plan == WAIT:
+                end_if_due("while another run read texts")
+                time.sleep(WAIT_S)
+                plan = broadcast_from_first(lambda: self._plan(stack, key, role, like))
+            if plan == KEEP_IN_MEMORY:
+                stack.close()  # no other run waits for this
+                self.in_memory[role] = _size(like)
+                on_all(lambda: check_room(self.in_memory))
+                return fill(np.empty(like.shape, like.dtype), chunks)
+            if plan == MAKE:
+                self._read(like, chunks)
+                broadcast_from_first(lambda: self._finish(key))
+            self.used.add(key)
+            # Before the lock is free: then other runs may remove the entry, which stays open here.
+            return on_all(lambda: _open(self.folder / key, like))
+
+    def _plan(
+        self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
+    ) -> int:
+        """Whether the entry is found, is there to be filled, has no place, or is to be awaited."""
+        try:
+            return self._prepare(stack, key, role, like)
+        except (OSError, ConfigError) as error:  # read only, full, without locks, no folder of ours
+            log.warning("states of %s are kept in memory: %s", role, error)
+            return KEEP_IN_MEMORY
+
+    def _prepare(
+        self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
+    ) -> int:
+        """Takes the lock, if it is free, and looks for the entry or makes one to be filled."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / LOCK).exists():  # opening a pipe would wait for its reader
+            check_regular(self.folder / LOCK, at_most=None, error=ConfigError)
+        lock = stack.enter_context((self.folder / LOCK).open("w"))  # closing it unlocks it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stack.close()
+            return WAIT
+        partial, entry = self.folder / PARTIAL, self.folder / key
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed run: nobody else has the lock
+        if entry.exists():
+            if (reason := _damage(entry, like)) is None:
+                _note_use(entry)
+                return FOUND
+            log.warning("states in %s are damaged and read again: %s", entry, reason)
+            shutil.rmtree(entry)
+        if not self._make_room(_size(like), role):
+            return KEEP_IN_MEMORY
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)  # unless it becomes the entry
+        partial.mkdir()
+        np.lib.format.open_memmap(partial / STATES, "w+", like.dtype, like.shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with (partial / STATES).open("r+b") as file:  # a full disk is an error here, not later
+                os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
+        return MAKE
+
+    def _make_room(self, size: int, role: str) -> bool:
+        """Removes what was not used for longest; False, and nothing removed, if it cannot do."""
+        entries = sorted(
+            (entry for entry in self.folder.iterdir() if (entry / RECORD).exists()),
+            key=lambda entry: entry.stat().st_mtime_ns,
+        )
+        sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
+        in_use = sum(sizes[entry] for entry in entries if entry.name in self.used)
+        if in_use + size > self.limit:
+            log.info(
+                "states of %s are kept in memory: they take %.2f GiB, and inner.cache_gib leaves "
+                "%.2f GiB beside those of other roles",
+                role,
+                size / GIBIBYTE,
+                max(0, self.limit - in_use) / GIBIBYTE,
+            )
+            return False
+        total = sum(sizes.values())
+        for entry in entries:
+            if total + size > self.limit and entry.name not in self.used:
+                shutil.rmtree(entry)
+                total -= sizes[entry]
+        return True
+
+    def _read(
+        self, like: jax.ShapeDtypeStruct, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """Fills the entry; processes behind the first only take part in the reading."""
+        if is_first():
+            states = np.load(self.folder / PARTIAL / STATES, mmap_mode="r+")
+            fill(states.view(like.dtype), chunks)
+        else:
+            collections.deque(chunks, maxlen=0)
+
+    def _finish(self, key: str) -> None:
+        """Makes a filled entry one that is found."""
+        partial = self.folder / PARTIAL
+        checksum = _checksum(np.load(partial / STATES, mmap_mode="r"))
+        write_atomic(partial / RECORD, json.dumps({"crc32": checksum}))
+        _note_use(partial)
+        partial.rename(self.folder / key)
+
+
+def fill(out: np.ndarray, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Writes chunks, row numbers [k] and rows [k, D], into `out` [n, D], and returns it."""
+    for numbers, rows in chunks:
+        out[numbers] = rows
+    return out
+
+
+def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
+    """Refuses states that neither the disk nor the memory has room for.
+
+    Args:
+      sizes: role -> bytes of its states, in the order in which they are made.
+      limit: bytes that may lie on the disk; what has no room there is kept in memory.
+
+    Raises:
+      ConfigError: that is more than the machine has.
+    """
+    kept, memory = {}, physical_memory()
+    for role, size in sizes.items():
+        if size + OVERHEAD <= limit:
+            limit -= size + OVERHEAD
+        else:
+            kept[role] = size
+    if sum(kept.values()) > memory:
+        named = ", ".join(f"{role}: {size / GIBIBYTE:.2f} GiB" for role, size in kept.items())
+        raise ConfigError(
+            f"states of texts that would be kept in memory ({named}) take more than the "
+            f"{memory / GIBIBYTE:.2f} GiB that this machine has: fewer items (inner.items) have "
+            "fewer states, and a larger inner.cache_gib keeps them on the disk"
+        )
+
+
+def physical_memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> str:
+    """A digest of all that states depend on."""
+    digest = hashlib.sha256(f"{__version__} {agent} {like.shape} {like.dtype}".encode())
+    for array in (dialogues.ids, dialogues.valid, dialogues.target):
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _note_use(entry: Path) -> None:
+    """Sets an entry's time; what a file system sets by itself may be some milliseconds late."""
+    now = time.time_ns()
+    os.utime(entry, ns=(now, now))
+
+
+def _size(like: jax.ShapeDtypeStruct) -> int:
+    return math.prod(like.shape) * like.dtype.itemsize + OVERHEAD
+
+
+def _open(entry: Path, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    return np.asarray(np.load(entry / STATES, mmap_mode="r")).view(like.dtype)
+
+
+def _damage(entry: Path, like: jax.ShapeDtypeStruct) -> str | None:
+    """What is wrong with an entry; None: nothing."""
+    try:
+        record = read_json(entry / RECORD, at_most=OVERHEAD, error=ConfigError)
+        check_regular(entry / STATES, at_most=None, error=ConfigError)  # a pipe never ends
+        states = _open(entry, like)
+        if states.shape != like.shape:
+            return f"their shape is {states.shape}, not {like.shape}"
+        if _checksum(states) != record["crc32"]:
+            return "their checksum is another"
+    except Exception as error:  # whatever a damaged file makes a reader raise
+        return str(error)
+    return None
+
+
+def _checksum(states: np.ndarray) -> int:
+    crc, rows = 0, max(1, CHECKED_AT_ONCE // max(1, states[:1].nbytes))
+    for start in range(0, len(states), rows):
+        crc = zlib.crc32(np.ascontiguousarray(states[start : start + rows]).view(np.uint8), crc)
+    return crc

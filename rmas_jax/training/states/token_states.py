@@ -1,0 +1,163 @@
+"""What links learn from: an agent's states over its role texts, and over its own latent rounds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.host.preemption import end_if_due
+from rmas_jax.models import Decoder
+from rmas_jax.rounds.stages import agent_dtype
+from rmas_jax.sharding import batch_shards, put_batch, to_host
+from rmas_jax.team import Team
+from rmas_jax.training.data.batches import Dialogues, TrainingData, learned_tokens
+from rmas_jax.training.data.limits import rows_at_once
+from rmas_jax.training.data.packing import packed_batches
+from rmas_jax.training.rollouts import roll_outs
+from rmas_jax.training.states.cache import StateCache, fill
+
+
+class TokenStates(NamedTuple):
+    """Predicted tokens, and the states before them in parts that are counted through."""
+
+    parts: tuple[np.ndarray, ...]  # each [n_i, D], in the agent's dtype; may be a memory map
+    ids: np.ndarray  # [n] int32
+    learned: np.ndarray  # [m] numbers in 0..n-1; those that are learned from, one for each time
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """States [..., D] of tokens [...]."""
+        if len(self.parts) == 1:
+            return self.parts[0][numbers]
+        out = np.empty((*numbers.shape, self.parts[0].shape[1]), self.parts[0].dtype)
+        start = 0
+        for part in self.parts:
+            is_here = (numbers >= start) & (numbers < start + len(part))
+            out[is_here] = part[numbers[is_here] - start]
+            start += len(part)
+        return out
+
+    def with_part(self, part: np.ndarray, ids: np.ndarray) -> TokenStates:
+        """These tokens, and others behind them, each of which is learned from once."""
+        number = len(self.ids) + np.arange(len(ids))
+        return TokenStates(
+            (*self.parts, part),
+            np.concatenate([self.ids, ids]),
+            np.concatenate([self.learned, number]),
+        )
+
+
+def states_before(model: Decoder, params: Any, ids: jax.Array, segments: jax.Array) -> jax.Array:
+    """The states [B, T - 1, D] from which an agent would write all tokens but the first column.
+
+    Args:
+      model: the agent's decoder.
+      params: its frozen parameters.
+      ids: [B, T] dialogues, several in a row.
+      segments: [B, T] int32, see `Decoder.read_packed`.
+    """
+    embeds = model.apply({"params": params}, ids, method="embed")
+    return model.apply({"params": params}, embeds, segments, method="read_packed")[:, :-1]
+
+
+def text_states(
+    team: Team, role: str, dialogues: Dialogues, cache: StateCache | None = None
+) -> TokenStates:
+    """The tokens of a role's texts, in order, from the cache or else read by the frozen agent."""
+    model, params = team.system.models[role], team.agents[role]
+    ids = dialogues.ids[dialogues.target]
+    row = jax.ShapeDtypeStruct((1, 2), np.int32)
+    one = jax.eval_shape(functools.partial(states_before, model), params, row, row)
+    like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
+    chunks = read_texts(team, role, dialogues)
+    if cache is None:
+        read = fill(np.empty(like.shape, like.dtype), chunks)
+    else:
+        read = cache.states(role, dialogues, like, chunks)
+    return TokenStates((read,), ids, learned_tokens(dialogues))
+
+
+def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
+    """What the states of a role's texts take."""
+    dtype = agent_dtype(team.agents[role])
+    return int(dialogues.target.sum()) * team.system.models[role].config.width * dtype.itemsize
+
+
+def read_texts(
+    team: Team, role: str, dialogues: Dialogues
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
+
+    Dialogues are packed (`packed_batches`) into batches of as many rows as `rows_at_once` allows.
+
+    Raises:
+      NonFiniteError: a state is NaN or infinite.
+    """
+    model, params = team.system.models[role], team.agents[role]
+    read = jax.jit(functools.partial(states_before, model))
+    batches = packed_batches(
+        dialogues,
+        width=model.config.width,
+        heads=model.config.num_heads,
+        shards=batch_shards(team.mesh),
+    )
+    for batch in batches:
+        end_if_due("while texts are read, which starts again")
+        hidden = to_host(read(params, *put_batch((batch.ids, batch.segments), team.mesh)))
+        numbers = batch.numbers[:, 1:]
+        states = hidden[numbers >= 0]
+        if not np.isfinite(states).all():
+            raise NonFiniteError(role, "states of the role texts that it reads")
+        yield numbers[numbers >= 0], states
+
+
+def rollout_states(
+    team: Team, links: object, data: TrainingData, *, rounds: int, batch_size: int | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Runs the system in latents and pairs every thought with the token it stands for.
+
+    Thoughts drift over rounds; pairs of drifted thoughts teach the links to lead back (dataset
+    aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
+    count: what is lost cannot be paired. No gradient passes through the rollout.
+
+    Args:
+      team: the system and its agents.
+      links: of the rollout.
+      data: items.
+      rounds: R.
+      batch_size: items at once; None: as many as `rows_at_once` allows of the longest of them, the
+        texts of all roles together, whose caches exist side by side.
+
+    Returns:
+      Role -> thoughts [n, D] and ids [n] of the tokens, by round, item and place, however items are
+      batched; roles without texts are left out.
+    """
+    if batch_size is None:
+        heads = max(model.config.num_heads for model in team.system.models.values())
+        batch_size = rows_at_once(_longest_item(data), heads)
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.targets}
+    for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
+        for role, hidden in out.thoughts.items():  # [R, B, M, D]
+            ids, valid = (
+                np.moveaxis(x[:, :rounds, : hidden.shape[2]], 1, 0)
+                for x in (batch.targets[role].ids, batch.targets[role].valid)
+            )
+            keep = valid & out.exact_match[role][..., None] & (rows >= 0)[None, :, None]
+            r, b, m = np.nonzero(keep)
+            found[role].append((r, rows[b], m, ids[keep], hidden[r, b, m]))
+    joined = {}
+    for role, parts in found.items():
+        r, row, m, ids, thoughts = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.lexsort((m, row, r))
+        joined[role] = thoughts[order], ids[order]
+    return joined
+
+
+def _longest_item(data: TrainingData) -> int:
+    """Columns of an item: of every role the prompt, in one form, and a text."""
+    prompts = [p.prefix_ids.shape[-1] + p.body_ids.shape[-1] for p in data.prompts.values()]
+    return sum(prompts) + sum(target.ids.shape[-1] for target in data.targets.values())

@@ -1,0 +1,422 @@
+"""Greedy text, against a loop that reads everything anew and against torch; rules and draws."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from systems import CONFIGS, cut_at_ends, naive_text
+from transformers.generation import logits_process
+
+from rmas_jax.agents.agent import read_body, read_prefix
+from rmas_jax.agents.sampling import (
+    GREEDY,
+    apply_rules,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    row_keys,
+    seen_tokens,
+    speak,
+)
+from rmas_jax.models import Decoder, empty_cache, load_pretrained, seal
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import left_pad
+
+ROLES = sorted(CONFIGS)
+PROMPTS = ([3, 1, 4, 1, 5, 9, 2], [6], [5, 8, 9])
+MAX_TOKENS = 6
+NEVER = 1000  # no token of the vocabulary
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="max_tokens")
+def _write(system, role, params, ids, valid, ends, *, max_tokens):
+    nothing = jnp.zeros((len(ids), 0), jnp.int32)
+    hidden, cache = read_body(
+        system.models[role],
+        params,
+        read_prefix(system.models[role], params, nothing, nothing > 0),
+        ids=ids,
+        valid=valid,
+        received=jnp.zeros((len(ids), 0, system.width(role))),
+        slot_index=(-1,) * ids.shape[1],
+        room=max_tokens - 1,
+    )
+    return speak(system.models[role], params, hidden, cache, end_tokens=ends, max_tokens=max_tokens)
+
+
+def write(tiny, role, ends, *, rows=PROMPTS, max_tokens=MAX_TOKENS):
+    """Ends enter as an array, so that all sets of three share one compilation."""
+    ids, valid = left_pad(rows)
+    ends = np.resize(ends, 3)
+    return _write(tiny.system, role, tiny.agents[role], ids, valid, ends, max_tokens=max_tokens)
+
+
+@functools.cache
+def endless(tiny, role):
+    rows = [tiny.embed(role, ids) for ids in PROMPTS]
+    return naive_text(tiny.system.models[role], tiny.agents[role], rows, MAX_TOKENS)
+
+
+@functools.cache
+def ends_of(tiny, role):
+    """End tokens at which rows stop at different steps, all before the last."""
+    tokens = endless(tiny, role)
+    for ends in itertools.product(*tokens[:, 1:-1].tolist()):
+        lengths = cut_at_ends(tokens, ends)[1]
+        if lengths.max() < MAX_TOKENS and len(set(lengths)) == len(PROMPTS):
+            return ends
+    raise AssertionError(f"no such tokens in {tokens}")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_text_equals_the_naive_greedy_loop(tiny_system, role):
+    expected = endless(tiny_system, role)
+    assert len(np.unique(expected)) > 4  # no model that repeats itself
+    speech = write(tiny_system, role, (NEVER,))
+    np.testing.assert_array_equal(speech.tokens, expected)
+    np.testing.assert_array_equal(speech.lengths, [MAX_TOKENS] * len(PROMPTS))
+    assert not np.any(speech.done) and speech.step == MAX_TOKENS
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_rows_stop_each_at_its_own_end_and_the_loop_at_the_last(tiny_system, role):
+    ends = ends_of(tiny_system, role)
+    tokens, lengths = cut_at_ends(endless(tiny_system, role), ends)
+    speech = write(tiny_system, role, ends)
+    np.testing.assert_array_equal(speech.tokens, tokens)  # zeros after the end
+    np.testing.assert_array_equal(speech.lengths, lengths)  # the end token is counted
+    assert np.all(speech.done)
+    assert speech.step == lengths.max() < MAX_TOKENS
+
+
+def test_a_row_writes_the_same_alone(tiny_system):
+    """Rows that have ended, and pads, have no influence."""
+    ends = ends_of(tiny_system, "solver")
+    many = write(tiny_system, "solver", ends)
+    first = int(np.argmin(many.lengths))  # after its end other rows went on
+    alone = write(tiny_system, "solver", ends, rows=PROMPTS[first : first + 1])
+    np.testing.assert_array_equal(alone.tokens[0], many.tokens[first])
+    assert alone.lengths[0] == many.lengths[first] == alone.step < many.step
+
+
+def test_a_row_that_never_ends_runs_to_the_maximum(tiny_system):
+    tokens = endless(tiny_system, "critic")
+    end = next(int(t) for t in tokens[0] if not np.isin(t, tokens[1:]).all())
+    speech = write(tiny_system, "critic", (end,))
+    expected, lengths = cut_at_ends(tokens, (end,))
+    np.testing.assert_array_equal(speech.tokens, expected)
+    np.testing.assert_array_equal(speech.done, np.isin(tokens, end).any(axis=1))
+    np.testing.assert_array_equal(speech.lengths, lengths)
+
+
+def test_one_token(tiny_system):
+    speech = write(tiny_system, "critic", (NEVER,), max_tokens=1)
+    np.testing.assert_array_equal(speech.tokens, endless(tiny_system, "critic")[:, :1])
+    assert speech.step == 1
+
+
+# --- Rules, against transformers ------------------------------------------------------------------
+
+LOGITS = np.random.default_rng(0).normal(scale=3, size=(5, 40)).astype(np.float32)
+TEXT = np.random.default_rng(1).integers(0, 40, (5, 9))
+TEXT_VALID = np.arange(9)[None, :] >= np.array([[0], [3], [8], [0], [5]])  # left pads
+# Ours -> the classes of transformers, in the order in which `generate` applies them.
+RULES = {
+    "repetition_penalty": lambda x: logits_process.RepetitionPenaltyLogitsProcessor(
+        x, prompt_ignore_length=torch.tensor((~TEXT_VALID).sum(1))
+    ),
+    "temperature": logits_process.TemperatureLogitsWarper,
+    "top_k": logits_process.TopKLogitsWarper,
+    "top_p": logits_process.TopPLogitsWarper,
+    "min_p": logits_process.MinPLogitsWarper,
+}
+
+
+def ours_and_theirs(logits, **rules):
+    seen = seen_tokens(jnp.asarray(TEXT), jnp.asarray(TEXT_VALID), logits.shape[-1])
+    sampling = SamplingConfig(**{"temperature": 1.0} | rules)
+    expected = torch.tensor(logits)
+    for name, build in RULES.items():
+        if name in rules:
+            expected = build(rules[name])(torch.tensor(TEXT), expected)
+    return np.asarray(apply_rules(jnp.asarray(logits), sampling, seen)), expected.numpy()
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.7},
+        {"temperature": 0.6},
+        {"temperature": 2.5},
+        {"top_k": 1},
+        {"top_k": 7},
+        {"top_k": 1000},
+        {"top_p": 0.0},
+        {"top_p": 0.5},
+        {"top_p": 0.95},
+        {"min_p": 0.1},
+        {"min_p": 1.0},
+        {"repetition_penalty": 1.5, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05},
+        {"repetition_penalty": 1.1, "temperature": 1.8, "top_k": 12, "top_p": 0.9, "min_p": 0.2},
+    ],
+    ids=str,
+)
+def test_rules_equal_those_of_transformers(rules):
+    ours, theirs = ours_and_theirs(LOGITS, **rules)
+    np.testing.assert_array_equal(np.isinf(ours), np.isinf(theirs))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert rules == {"top_k": 1000} or np.any(ours != LOGITS)
+    assert np.all(np.isfinite(ours).any(axis=1))  # something is left to draw
+
+
+def test_equal_logits_are_ruled_out_as_in_transformers():
+    logits = np.repeat(np.float32([[2, 1, 1, 1, 1, 0, 0, -3]]), 5, axis=0)
+    for rules in ({"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.36}, {"top_k": 6, "top_p": 0.7}):
+        ours, theirs = ours_and_theirs(logits, **rules)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rules_that_are_off_leave_no_trace():
+    seen = jnp.ones(LOGITS.shape, bool)
+    logits = jnp.asarray(LOGITS)
+    assert apply_rules(logits, GREEDY, seen) is logits
+    assert apply_rules(logits, SamplingConfig(temperature=1.0), seen) is logits
+    # Greedy text has no use for rules that keep the likeliest token.
+    assert apply_rules(logits, SamplingConfig(top_k=3, top_p=0.5, min_p=0.1), seen) is logits
+
+
+def test_order_of_the_rules_matters_here():
+    """The control of the two combinations above: in another order, other tokens are left."""
+    logits = jnp.asarray(LOGITS)
+    ours = apply_rules(logits, SamplingConfig(temperature=2.0, top_k=12, top_p=0.8, min_p=0.2))
+    other = keep_top_k(keep_top_p(keep_min_p(logits, 0.2), 0.8) / 2.0, 12)
+    assert np.any(np.isinf(ours) != np.isinf(other))
+
+
+# --- Greedy text, against torch -------------------------------------------------------------------
+
+TORCH_CASES = ["llama", "qwen3-window", "gemma3"]  # of conftest.CASES; a line per layer kind
+TORCH_LENGTHS = (9, 4, 1)
+TORCH_TOKENS = 10
+PENALTY = SamplingConfig(repetition_penalty=1.4)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="sampling")
+def _go_on(model, params, embeds, valid, ends, *, sampling=GREEDY, keys=None, seen=None):
+    batch, time, _ = embeds.shape
+    cache = empty_cache(model.config, batch, time)
+    hidden, cache = model.apply({"params": params}, embeds, valid, cache)
+    cache = seal(cache, model.config, TORCH_TOKENS - 1)
+    options = {"end_tokens": ends, "max_tokens": TORCH_TOKENS, "sampling": sampling}
+    speech = speak(model, params, hidden[:, -1], cache, **options, keys=keys, seen=seen)
+    return speech.tokens, speech.lengths
+
+
+def ragged(seed=2):
+    time = max(TORCH_LENGTHS)
+    ids = np.random.default_rng(seed).integers(1, 61, (len(TORCH_LENGTHS), time))
+    valid = np.arange(time)[None, :] >= time - np.array(TORCH_LENGTHS)[:, None]
+    return np.where(valid, ids, 0), valid
+
+
+def torch_text(theirs, valid, ends=None, penalty=1.0, **inputs):
+    """New tokens [B, W] of torch, 0 after a row's end."""
+    tokens = theirs.generate(
+        **{name: torch.tensor(value) for name, value in inputs.items()},
+        attention_mask=torch.tensor(valid).long(),
+        do_sample=False,
+        max_new_tokens=TORCH_TOKENS,
+        pad_token_id=0,
+        eos_token_id=ends,
+        repetition_penalty=penalty,
+    ).numpy()
+    tokens = tokens[:, valid.shape[1] if "input_ids" in inputs else 0 :]
+    return np.pad(tokens, ((0, 0), (0, TORCH_TOKENS - tokens.shape[1])))
+
+
+@pytest.mark.parametrize("case", TORCH_CASES)
+def test_greedy_text_equals_torch(oracle, case):
+    theirs = oracle(case).model
+    model, params = load_pretrained(oracle(case).directory)
+    ids, valid = ragged()
+    embeds = model.apply({"params": params}, ids, method="embed")
+    never = np.array([NEVER, NEVER])
+    free = torch_text(theirs, valid, input_ids=ids)
+    ours, lengths = _go_on(model, params, embeds, valid, never)
+    np.testing.assert_array_equal(ours, free)
+    np.testing.assert_array_equal(lengths, TORCH_TOKENS)
+    assert len(np.unique(free)) > 3  # not one token for ever
+
+    # Two end tokens: spoken in the middle of two rows.
+    ends = np.array([free[0, TORCH_TOKENS // 2], free[1, TORCH_TOKENS // 3]])
+    stopped = torch_text(theirs, valid, ends.tolist(), input_ids=ids)
+    ours, lengths = _go_on(model, params, embeds, valid, ends)
+    np.testing.assert_array_equal(ours, stopped)
+    np.testing.assert_array_equal(lengths, cut_at_ends(free, ends)[1])
+    assert len(set(lengths.tolist())) > 1
+
+    # Embeddings that no token has. Gemma scales the embeddings of tokens only, in torch too.
+    noise = np.random.default_rng(3).normal(size=embeds.shape).astype(np.float32)
+    latents = np.asarray(embeds) * np.float32(0.7) + noise * np.float32(0.3)
+    expected = torch_text(theirs, valid, inputs_embeds=latents)
+    np.testing.assert_array_equal(_go_on(model, params, latents, valid, never)[0], expected)
+    assert np.any(expected != free)
+
+
+@pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with `inputs_embeds`")
+def test_penalised_text_equals_torch(oracle):
+    theirs = oracle("llama").model
+    model, params = load_pretrained(oracle("llama").directory)
+    ids, valid = ragged(seed=3)
+    embeds = model.apply({"params": params}, ids, method="embed")
+    never = np.array([NEVER, NEVER])
+    seen = seen_tokens(jnp.asarray(ids), jnp.asarray(valid), model.config.vocab_size)
+    assert seen.sum(1).tolist() == [len(set(r[v])) for r, v in zip(ids, valid, strict=True)]
+    penalty = PENALTY.repetition_penalty
+
+    free = torch_text(theirs, valid, input_ids=ids)
+    expected = torch_text(theirs, valid, penalty=penalty, input_ids=ids)
+    ours = _go_on(model, params, embeds, valid, never, sampling=PENALTY, seen=seen)[0]
+    np.testing.assert_array_equal(ours, expected)
+    # Without ids only what was written counts. Rows with pads have no oracle: for as many tokens
+    # as a row has pads, transformers then forgets what it wrote.
+    alone = torch_text(theirs, valid[:1], penalty=penalty, inputs_embeds=np.asarray(embeds[:1]))
+    nothing = jnp.zeros_like(seen)
+    ours = _go_on(model, params, embeds, valid, never, sampling=PENALTY, seen=nothing)[0]
+    np.testing.assert_array_equal(ours[:1], alone)
+    assert np.any(expected != free) and np.any(alone != free[:1]) and np.any(alone != expected[:1])
+
+
+# --- Sampled text ---------------------------------------------------------------------------------
+
+
+def test_draws_follow_the_distribution():
+    logits = jnp.asarray(LOGITS[:1, :6] / 3)
+    left = apply_rules(logits, SamplingConfig(temperature=1.0, top_k=4))
+    keys = row_keys(jax.random.key(0), jnp.arange(4000))
+    for step in (0, 7):
+        tokens = draw(jnp.repeat(left, 4000, axis=0), keys, step)
+        frequency = np.bincount(tokens, minlength=6) / 4000
+        expected = np.asarray(jax.nn.softmax(left))[0]
+        np.testing.assert_allclose(frequency, expected, atol=0.03)
+        assert np.all(frequency[expected == 0] == 0) and np.sum(expected == 0) == 2
+    assert np.abs(np.asarray(jax.nn.softmax(logits))[0] - expected).max() > 0.03
+    assert np.any(tokens != draw(jnp.repeat(left, 4000, axis=0), keys, 0))  # steps differ
+
+
+def test_a_row_draws_the_same_alone(oracle):
+    model, params = load_pretrained(oracle("llama").directory)
+    ids, valid = ragged()
+    embeds = model.apply({"params": params}, ids, method="embed")
+    rules = SamplingConfig(temperature=1.5, top_k=30, top_p=0.9)
+    never = np.array([NEVER, NEVER])
+
+    def write(rows, key=0):
+        rows = np.array(rows)
+        keys = row_keys(jax.random.key(key), rows)
+        return np.asarray(
+            _go_on(model, params, embeds[rows], valid[rows], never, sampling=rules, keys=keys)[0]
+        )
+
+    together = write([0, 1, 2])
+    np.testing.assert_array_equal(write([2])[0], together[2])
+    np.testing.assert_array_equal(write([2, 0, 1]), together[[2, 0, 1]])
+    assert np.any(write([0, 1, 2], key=1) != together)
+    assert np.any(together != torch_text(oracle("llama").model, valid, input_ids=ids))
+    assert np.any(write([0, 0, 0]) != write([0, 1, 2]))
+
+
+# --- What is paid, and what is refused ------------------------------------------------------------
+
+
+def traced(sampling, **options):
+    """The program of `speak` as text, for two rows of the tiny critic."""
+    config = CONFIGS["critic"]
+    model = Decoder(config)
+    embeds = jnp.zeros((2, 1, config.width))
+    params = jax.eval_shape(model.init, jax.random.key(0), embeds, jnp.ones((2, 1), bool))
+
+    def write(params, embeds):
+        cache = empty_cache(config, 2, 3)
+        ends = {"end_tokens": (1, 2), "max_tokens": 4}
+        given = {"sampling": sampling} if sampling else {}
+        return speak(model, params, embeds[:, 0], cache, **ends, **given, **options)
+
+    return str(jax.make_jaxpr(write)(params["params"], embeds))
+
+
+def test_greedy_text_pays_for_no_rule():
+    greedy = traced(None)
+    marks = (" sort[", "top_k[", "random_bits", "threefry", "bool[2,37]")
+    assert not any(mark in greedy for mark in marks)
+    assert traced(SamplingConfig(top_k=5, top_p=0.3, min_p=0.2)) == greedy
+    keys = row_keys(jax.random.key(0), jnp.arange(2))
+    assert traced(GREEDY, keys=keys, seen=jnp.ones((2, 37), bool)) == greedy
+    paying = traced(SamplingConfig(temperature=0.5, top_k=5, top_p=0.3), keys=keys)
+    assert all(mark in paying for mark in marks[:2])
+    assert "bool[2,37]" in traced(PENALTY)
+
+
+def test_sampling_without_a_key_for_each_row_is_refused():
+    with pytest.raises(ValueError, match=r"temperature=0.5 needs a PRNG key.*2 rows: none given"):
+        traced(SamplingConfig(temperature=0.5))
+    with pytest.raises(ValueError, match=r"2 rows: keys of shape \(3,\) given"):
+        traced(SamplingConfig(temperature=0.5), keys=row_keys(jax.random.key(0), jnp.arange(3)))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01},
+        {"repetition_penalty": 1.3},
+    ],
+)
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_row_ends_at_logits_that_are_not_finite(tiny_system, rules, bad):
+    """The second row's second token is one that the agent has no finite embedding of."""
+    model, params = tiny_system.system.models["critic"], tiny_system.agents["critic"]
+    sampling, keys = SamplingConfig(**rules), row_keys(jax.random.key(0), jnp.arange(3))
+
+    @jax.jit
+    def text(params):
+        ids = jnp.asarray([[3, 1], [6, 36], [5, 8]])
+        cache = empty_cache(model.config, *ids.shape)
+        embeds = model.apply({"params": params}, ids, method="embed")
+        hidden, cache = model.apply({"params": params}, embeds, ids >= 0, cache)
+        cache = seal(cache, model.config, MAX_TOKENS - 1)
+        how = {"sampling": sampling, "keys": keys}
+        return speak(
+            model, params, hidden[:, -1], cache, end_tokens=(), max_tokens=MAX_TOKENS, **how
+        )
+
+    def broken(name, where):
+        return params | {name: params[name].at[where].set(bad)}
+
+    expected = text(params)
+    speech = text(broken("embedding", 36))
+    assert np.all(expected.finite) and np.all(expected.lengths == MAX_TOKENS)
+    assert 36 not in np.asarray(expected.tokens[::2])  # a control: nobody else reads it
+    np.testing.assert_array_equal(speech.finite, [True, False, True])
+    np.testing.assert_array_equal(speech.lengths, [MAX_TOKENS, 1, MAX_TOKENS])
+    np.testing.assert_array_equal(speech.tokens[::2], expected.tokens[::2])
+
+    column = text(broken("unembed_kernel", (slice(None), 4)))  # of one sign or the other
+    assert not np.all(column.finite)
+    np.testing.assert_array_equal(column.finite, column.lengths == MAX_TOKENS)
+
+
+def test_a_temperature_near_zero_takes_the_likeliest():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 37)), jnp.float32)
+    for temperature in (1e-6, 1e-30, 5e-324):
+        scaled = apply_rules(logits, SamplingConfig(temperature=temperature, top_p=0.9))
+        tokens = draw(scaled, row_keys(jax.random.key(0), jnp.arange(4)), jnp.zeros((), int))
+        np.testing.assert_array_equal(tokens, np.argmax(logits, axis=-1))

@@ -1,0 +1,409 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rmas_jax.config import ConfigError, RunConfig, dump_config, field_help, load_config
+
+PHASE = {
+    "name": "warm",
+    "latents": "on_policy",
+    "rounds": 2,
+    "steps": 100,
+    "batch_size": 8,
+    "learning_rate": 3e-4,
+}
+
+
+def minimal() -> dict:
+    """The required fields and nothing else."""
+    return {
+        "name": "tiny",
+        "system": {"agents": {"planner": "a", "critic": "b", "solver": "c"}},
+        "inner": {"steps": 20, "batch_size": 4, "learning_rate": 0.001, "warmup_steps": 2},
+        "outer": {"phases": [dict(PHASE)]},
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(minimal()))
+    return file
+
+
+def message_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_defaults_fill_what_the_file_leaves_out(path):
+    config = load_config(path)
+    assert config.name == "tiny"
+    assert config.system.latent_steps == 4
+    assert config.data.train_size is None
+    assert config.evaluation.rounds == (1, 2, 3, 4)
+    assert config.outer.phases[0].learning_rate == 3e-4
+    assert config.outer.phases[0].round_weights == ()
+
+
+def test_configuration_is_frozen(path):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config(path).seed = 1
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(path):
+    config = load_config(
+        path,
+        [
+            "inner.steps=30",
+            "inner.steps=40",
+            "data.train_size=7",
+            "system.agents.planner=models/x=y",
+            "outer.phases.0.learning_rate=1e-3",
+            "evaluation.rounds=[2, 3]",
+        ],
+    )
+    assert config.inner.steps == 40
+    assert config.data.train_size == 7
+    assert config.system.agents["planner"] == "models/x=y"
+    assert config.outer.phases[0].learning_rate == 0.001
+    assert config.evaluation.rounds == (2, 3)
+    assert config.inner.batch_size == 4
+
+
+def test_override_of_one_alias_leaves_the_others(path):
+    phase = "latents: on_policy, rounds: 2, steps: 20, batch_size: 1, learning_rate: 1"
+    system = "agents: {planner: a, critic: b, solver: c}"
+    path.write_text(
+        f"name: tiny\nsystem: {{{system}}}\n"
+        "inner: {steps: 20, batch_size: 4, learning_rate: 0.1, warmup_steps: 2}\n"
+        f"outer: {{phases: [{{name: a, round_weights: &weights [1, 2], {phase}}},"
+        f" {{name: b, round_weights: *weights, {phase}}}]}}\n"
+    )
+    config = load_config(path, ["outer.phases.0.round_weights.1=5"])
+    assert [phase.round_weights for phase in config.outer.phases] == [(1, 5), (1, 2)]
+
+
+def test_an_integer_is_a_fine_float(path):
+    rate = load_config(path, ["inner.learning_rate=1"]).inner.learning_rate
+    assert rate == 1.0 and isinstance(rate, float)
+
+
+def test_null_stands_for_the_whole_split(path):
+    assert load_config(path, ["data.train_size=5", "data.train_size=null"]).data.train_size is None
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=three",
+        "seed=1.5",
+        "seed=1e3",
+        "seed=true",
+        "seed='3'",
+        "seed=yes",
+        "seed=null",
+        "seed=",
+        "seed=[1]",
+        "inner.learning_rate=fast",
+        "inner.learning_rate=true",
+        "inner.learning_rate=.nan",
+        "inner.learning_rate=.inf",
+        "inner.learning_rate=1" + "0" * 400,
+        "runtime.progress=yes",
+        "runtime.progress=1",
+        "output_dir=3",
+        "output_dir=' '",
+        "data.train_size=many",
+        "evaluation.rounds=3",
+        "evaluation.rounds='123'",
+        "evaluation.splits=test",
+        "data=relay",
+        "data=null",
+        "system.agents=[a, b, c]",
+        "outer.phases={name: warm}",
+    ],
+)
+def test_wrong_types_are_refused(path, override):
+    field = override.partition("=")[0]
+    message = message_of(path, override)
+    assert message.startswith(f"{path}: {field}: expected ")
+    assert ", got " in message
+    assert f"(from override {override!r})" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("seed=-1", "an integer of at least 0"),
+        ("seed=4294967296", "at most 4294967295"),
+        ("system.rounds=0", "an integer of at least 1 and at most 16"),
+        ("system.rounds=17", "an integer of at least 1 and at most 16"),
+        ("system.latent_steps=-1", "an integer of at least 0"),
+        ("inner.learning_rate=0", "a number above 0"),
+        ("data.train_size=0", "an integer of at least 1 or null"),
+        ("outer.phases.0.rounds=17", "at most 16"),
+        ("system.latent_steps=1000000000", "at least 0 and at most 16384, got 1000000000"),
+        ("inner.steps=1000000000000000000", "at most 10000000, got 1000000000000000000"),
+        ("inner.batch_size=1000000000000", "at most 1048576, got 1000000000000"),
+        ("inner.repeats=1000000000", "at most 100"),
+        ("outer.phases.0.steps=1000000000000000000", "at most 10000000"),
+        ("outer.phases.0.batch_size=1000000000000", "at most 65536"),
+        ("outer.checkpoint_every=1000000000000000000", "an integer of at least 1 and at most 2147"),
+        ("outer.validation_size=1000000000000", "at most 2147483647, got 1000000000000"),
+        ("data.train_size=1000000000000", "at most 2147483647 or null, got 1000000000000"),
+        ("evaluation.batch_size=1000000000000", "at most 65536"),
+        ("evaluation.max_new_tokens=1000000000000", "at most 131072"),
+        ("evaluation.rollouts=1000000000000", "at most 10000"),
+        ("evaluation.top_k=1000000000000", "at most 2147483647"),
+        ("runtime.mesh.data=1000000000000", "at most 65536"),
+        ("seed=" + "9" * 4000, "at most 4294967295, got a whole number of 4000 digits"),
+        ("inner.learning_rate=1e40", "a number above 0 and at most 1e+30, got 1e+40"),
+        ("name=" + "n" * 300, "of at most 100 bytes in UTF-8, without NUL, got 'nnn"),
+        ("name=" + "é" * 100, "of at most 100 bytes"),
+        ("name=" + "n" * 5000, "of at most 100 bytes"),
+        ("name=a/b", "text (not empty) that matches"),
+        ("name=..", "text (not empty) that matches"),
+        ("outer.phases.0.name=" + "n" * 300, "of at most 100 bytes"),
+        (
+            "output_dir=" + "n" * 5000,
+            "text (not empty) of at most 4096 bytes in UTF-8, without NUL",
+        ),
+        ('output_dir="a\\0b"', "of at most 4096 bytes in UTF-8, without NUL, got 'a\\x00b'"),
+        ('data.dataset="a\\ud800"', "without NUL, got 'a\\ud800'"),
+        ('system.agents.planner="a\\0b"', "of at most 4096 bytes in UTF-8, without NUL"),
+        ('system.agents={"a\\0b": c}', "of at most 4096 bytes in UTF-8, without NUL"),
+        ("evaluation.rounds=[" + "1, " * 1001 + "]", "expected at most 1000 items, got 1001"),
+        ("name=!!timestamp 2024-01-01", "text (not empty) that matches"),
+        ("name=!!binary aGk=", "text (not empty) that matches"),
+        ("data=!!set {a}", "expected a section with dataset, "),
+        ("evaluation.rounds=!!set {1}", "a list without repeats"),
+        ("data.files=" + "{a: " * 300 + "}" * 300, "got {'a': {'a': {'a': {...}}}}"),
+        ("name=../elsewhere", "text (not empty) that matches"),
+        ("evaluation.rounds=[]", "a list without repeats, not empty"),
+        ("evaluation.rounds=[1, 1]", "a list without repeats, not empty"),
+    ],
+)
+def test_values_out_of_range_are_refused(path, override, allowed):
+    message = message_of(path, override)
+    assert override.partition("=")[0] in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("system.inner_link=ln", "one of linear, linear_res, mlp, mlp_res, ln_res,"),
+        ("system.outer_link=ln2", "one of linear, linear_res, mlp, mlp_res, ln_res, ln,"),
+        ("runtime.dtype=float16", "one of float32, bfloat16"),
+        ("runtime.weights=int4", "one of int8 or null"),
+    ],
+)
+def test_choices_are_listed_when_missed(path, override, allowed):
+    assert allowed in message_of(path, override)
+
+
+def test_the_item_of_a_list_is_named(path):
+    message = message_of(path, "evaluation.methods=[recursive_mas, magic]")
+    assert "evaluation.methods.1: expected one of recursive_mas, " in message
+    assert "got 'magic'" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["name=states"], "name: states is a folder that all runs in output_dir share"),
+        (["inner.warmup_steps=20"], "inner.warmup_steps: expected fewer than steps (20), got 20"),
+        (["outer.phases.0.steps=5"], "outer.phases.0.warmup_steps: expected fewer than steps (5)"),
+        (["outer.phases.0.round_weights=[1]"], "round_weights: expected none or one per round (2)"),
+        (["outer.phases.0.round_weights=[0, 0]"], "round_weights: all are 0"),
+        (["inner.cosine_weight=0", "inner.mse_weight=0"], "inner.cosine_weight: "),
+        (
+            ["system.outer_link=mlp"],
+            "system.outer_start: aligned is for linear_res, mlp_res, ln_res",
+        ),
+        (["system.latent_steps=0"], "outer.phases: expected none, as system.latent_steps=0 has no"),
+        (
+            ["system.latent_steps=0", "outer.phases=[]", "inner.repeats=2"],
+            "inner.repeats: expected 1",
+        ),
+        (
+            ["outer.phases.0.latents=teacher_forced", "outer.phases.0.truncate_steps=2"],
+            "outer.phases.0.truncate_steps: of no use: feedback=draft rolls nothing out",
+        ),
+        (
+            ["outer.phases.0.optimizer=sgd(weight_decay=0.1)"],
+            "outer.phases.0.optimizer: sgd takes momentum, nesterov, ",
+        ),
+        (["outer.phases.0.feedback=gold"], "outer.phases.0.feedback: gold is for teacher_forced"),
+        (
+            ["outer.phases.0.accumulation=3"],
+            "outer.phases.0.accumulation: expected a divisor of batch_size (8), got 3",
+        ),
+        (
+            ["runtime.mesh={data: 2, fsdp: 2}", "outer.phases.0.accumulation=4"],
+            "outer.phases.0.batch_size: expected a multiple of 16 (runtime.mesh: data x fsdp = 4",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(path, overrides, expected):
+    assert expected in message_of(path, *overrides)
+
+
+def test_no_inner_training_needs_no_shorter_warmup(path):
+    assert load_config(path, ["inner.steps=0"]).inner.steps == 0
+
+
+def test_phase_names_are_distinct(path):
+    path.write_text(yaml.safe_dump(minimal() | {"outer": {"phases": [PHASE, PHASE]}}))
+    assert "outer.phases: more than one phase is called warm" in message_of(path)
+
+
+def test_unknown_key_in_the_file(path):
+    tree = minimal()
+    tree["inner"]["stpes"] = 7
+    path.write_text(yaml.safe_dump(tree))
+    message = message_of(path)
+    assert message.startswith(f"{path}: inner.stpes: unknown key (value 7); did you mean steps?")
+    assert "learning_rate" in message
+    assert "override" not in message
+
+
+def test_unknown_key_in_an_override(path):
+    message = message_of(path, "outer.phases.0.stpes=7")
+    assert "outer.phases.0.stpes: unknown key (value 7); did you mean steps?" in message
+    assert "(from override 'outer.phases.0.stpes=7')" in message
+    assert "outr: unknown key" in message_of(path, "outr.phases.0.steps=7")
+
+
+def test_unknown_key_that_exists_elsewhere(path):
+    assert "did you mean system.latent_steps?" in message_of(path, "latent_steps=2")
+
+
+def test_missing_required_fields(path):
+    tree = minimal()
+    del tree["system"]["agents"], tree["inner"]["steps"], tree["outer"]["phases"]
+    path.write_text(yaml.safe_dump(tree))
+    message = message_of(path)
+    assert message.startswith(f"{path}: 3 problems\n")
+    assert "system.agents: required and missing" in message
+    assert "inner.steps: required and missing; expected an integer of at least 0" in message
+    assert "outer.phases: required and missing" in message
+
+
+def test_a_system_that_is_only_used_has_no_training(path):
+    tree = minimal()
+    del tree["inner"], tree["outer"]
+    path.write_text(yaml.safe_dump(tree))
+    config = load_config(path)
+    assert config.inner.steps == 0 and config.outer.phases == ()
+    assert "inner.batch_size: required and missing" in message_of(path, "inner.steps=5")
+
+
+def test_the_number_of_overrides_and_problems_and_the_depth_of_paths_are_limited(path):
+    assert "overrides must be at most 1000, got 1001" in message_of(path, *["seed=1"] * 1001)
+    message = message_of(path, ".".join("a" * 100_000) + "=1")
+    assert "a field's path must have at most 10 parts, got 100000" in message
+    assert len(message) < 1000
+    assert "no '999" in message_of(path, "outer.phases." + "9" * 5000 + ".steps=1")
+    path.write_text("".join(f"key{i}: {i}\n" for i in range(5000)))
+    message = message_of(path)
+    assert message.startswith(f"{path}: more than 20 problems, the first are\n  key0: unknown key")
+    assert message.count("\n") == 20
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "a..b=1", ".seed=1"])
+def test_malformed_override(path, override):
+    assert f"override {override!r}: expected field=value" in message_of(path, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("seed.deep=1", "no 'deep' in seed"),
+        ("inner.steps.x=1", "no 'x' in inner.steps, which is 20"),
+        ("outer.phases.1.steps=1", "no '1' in outer.phases, which is 1 items, counted from 0"),
+        ("outer.phases.warm.steps=1", "no 'warm' in outer.phases"),
+        ("seed=[1", "not valid YAML"),
+    ],
+)
+def test_override_that_reaches_nowhere(path, override, reason):
+    overrides = ["seed=1", override]
+    message = message_of(path, *overrides)
+    assert message.startswith(f"override {override!r}: ")
+    assert reason in message
+
+
+def test_missing_file_names_its_neighbours(path):
+    message = message_of(path.with_name("runs.yaml"))
+    assert "runs.yaml: no such file" in message
+    assert "in the same folder: run.yaml" in message
+
+
+def test_folder_for_a_file(path):
+    assert "must be a regular file, is a folder" in message_of(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed: [1", "not valid YAML in line "),
+        ("seed: 1\nseed: 2\n", "not valid YAML in line 2, column 1: the key 'seed' is given twice"),
+        ("a: !!python/object:os.system {}", "not valid YAML in line 1"),
+        ("a: !!int x", "not valid YAML"),
+        ("", "expected a section with name, seed"),
+        ("- 1", "expected a section with name, seed"),
+    ],
+)
+def test_invalid_yaml(path, text, reason):
+    path.write_text(text)
+    message = message_of(path)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+
+
+def test_file_that_is_not_text(path):
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "must be text in UTF-8" in message_of(path)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["inner.learning_rate=1e-05", "outer.phases.0.round_weights=[0.1, 1]"],
+        ["system.prompts='yes'", "output_dir='1e-3'", "data.dataset='null'", "name='007'"],
+        ["system.prompts='007: # ü'", "output_dir='2024'", "data.train_size=5"],
+        ["outer.phases=[]"],
+    ],
+)
+def test_dump_loads_back_as_equal(path, tmp_path, overrides):
+    config = load_config(path, overrides)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(copy) == config
+
+
+def dotted_names(section: type, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(section):
+        inner = next((t for t in getattr(field.type, "__args__", ()) if t is not ...), field.type)
+        if dataclasses.is_dataclass(inner):
+            number = "" if inner is field.type else "N."
+            names += dotted_names(inner, f"{prefix}{field.name}.{number}")
+        else:
+            names.append(prefix + field.name)
+    return names
+
+
+def test_help_lists_every_field_with_its_meaning():
+    lines = field_help().splitlines()
+    described = {line.partition(":")[0] for line in lines[::2]}
+    assert described == {*dotted_names(RunConfig), "outer.phases"}
+    assert all(line.startswith("    ") and line.strip() for line in lines[1::2])
+    assert "seed: an integer of at least 0 and at most 4294967295 (default 0)" in lines
+    assert "inner.steps: an integer of at least 0 and at most 10000000 (required)" in lines
+    assert "outer.log_every: an integer of at least 1 (default 10)" in lines

@@ -1,0 +1,151 @@
+"""Recursive-TextMAS against its definition: one item, one agent and one token at a time."""
+
+import numpy as np
+import pytest
+from teams import QUESTIONS, build_team, encode, write_naively
+
+from rmas_jax.agents import answers
+from rmas_jax.prompts import FIRST, LATER, take
+from rmas_jax.rounds import text_channel
+
+MAX_TOKENS = 4
+SLOT_WIDTH = 13  # a token that is no text becomes three bytes in another vocabulary
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory):
+    return build_team(tmp_path_factory.mktemp("team"))[0]
+
+
+@pytest.fixture(scope="module")
+def ends(team):
+    """So many ids end a text that some texts are shorter than others."""
+    return {role: tuple(range(0, len(team.tokenizers[role]), 4)) for role in team.tokenizers}
+
+
+def solve(team, ends, prompts, rounds, **options):
+    return text_channel.solve(
+        team.system,
+        team.agents,
+        team.tokenizers,
+        prompts,
+        rounds=rounds,
+        end_tokens=ends,
+        max_tokens=MAX_TOKENS,
+        **options,
+    )
+
+
+def solve_naively(team, ends, question, rounds, max_message_tokens=MAX_TOKENS):
+    """Messages per round, and tokens over all stages."""
+    order = team.system.topology.order
+    newest, messages, total = dict.fromkeys(order, ""), [], 0
+    for r in range(rounds):
+        for role in order:
+            last = r == rounds - 1 and role == order[-1]
+            newest[role], count = write_naively(
+                team,
+                role,
+                question,
+                newest,
+                later=r > 0,
+                ends=ends[role],
+                max_tokens=MAX_TOKENS if last else max_message_tokens,
+                slot_width=SLOT_WIDTH,
+            )
+            total += count
+        messages.append(dict(newest))
+    return messages, total
+
+
+@pytest.mark.parametrize(("rounds", "options"), [(1, {}), (2, {}), (2, {"max_message_tokens": 2})])
+def test_it_is_the_plain_exchange_of_texts(team, ends, rounds, options):
+    found = solve(team, ends, encode(team, QUESTIONS, SLOT_WIDTH), rounds, **options)
+    for i, question in enumerate(QUESTIONS):
+        messages, tokens = solve_naively(team, ends, question, rounds, **options)
+        said = [(m.round, m.role, m.texts[i]) for m in found.messages]
+        said.append((rounds - 1, "solver", found.answers[i]))
+        assert said == [
+            (r, role, text) for r, of in enumerate(messages) for role, text in of.items()
+        ]
+        assert found.tokens[i] == tokens
+    assert len(set(found.tokens.tolist())) > 1  # texts do end early
+
+
+def test_a_batch_of_one_is_a_batch_of_many(team, ends):
+    prompts = encode(team, QUESTIONS, SLOT_WIDTH)
+    together = solve(team, ends, prompts, 2)
+    for i in range(len(QUESTIONS)):
+        alone = solve(team, ends, take(prompts, slice(i, i + 1)), 2)
+        assert alone.answers == together.answers[i : i + 1]
+        assert alone.tokens == together.tokens[i]
+
+
+def test_more_rounds_compile_nothing(team, ends):
+    prompts = encode(team, QUESTIONS, SLOT_WIDTH)
+    solve(team, ends, prompts, 2)
+    before = answers.write_jitted._cache_size(), text_channel._read_prefix._cache_size()
+    solve(team, ends, prompts, 3)
+    assert before == (answers.write_jitted._cache_size(), text_channel._read_prefix._cache_size())
+
+
+def test_without_an_end_truncated_messages_cost_m_steps_each(team):
+    never = {role: (-1,) for role in team.tokenizers}
+    found = solve(team, never, encode(team, QUESTIONS, SLOT_WIDTH), 2, max_message_tokens=2)
+    assert found.tokens.tolist() == [5 * 2 + MAX_TOKENS] * len(QUESTIONS)
+    assert [message.tokens.tolist() for message in found.messages] == [[2, 2, 2]] * 5
+
+
+def test_an_agent_alone_reads_nothing_in_its_slot(team, ends):
+    for role in team.system.topology.order:
+        agent = team.system.models[role], team.agents[role], team.tokenizers[role]
+        reading = text_channel.read_alone(*agent, encode(team, QUESTIONS, 0)[role])
+        how = {"end_tokens": ends[role], "max_tokens": MAX_TOKENS}
+        found = answers.write_texts(*agent, reading, **how)
+        for i, question in enumerate(QUESTIONS):
+            nothing = dict.fromkeys(team.system.topology.order, "")
+            text, tokens = write_naively(
+                team,
+                role,
+                question,
+                nothing,
+                later=False,
+                ends=ends[role],
+                max_tokens=MAX_TOKENS,
+                slot_width=0,
+            )
+            assert (found.texts[i], found.tokens[i]) == (text, tokens)
+
+
+def test_slots_are_filled_per_row(team):
+    tokenizer = team.tokenizers["planner"]
+    prompt = encode(team, QUESTIONS, 3)["planner"]
+    messages = {"solver": ["", " parcel", "a to b from a"]}
+    slots = np.asarray(prompt.slot_index) >= 0
+
+    ids, valid = text_channel.fill_slots(tokenizer, prompt, LATER, messages)
+    assert valid[:, slots].sum(axis=1).tolist() == [0, 1, 3]
+    assert tokenizer.decode(ids[1, slots][-1:]) == " parcel"
+    assert tokenizer.decode(ids[2, slots]) == tokenizer.decode(
+        tokenizer("a to b from a", add_special_tokens=False)["input_ids"][:3]
+    )
+    np.testing.assert_array_equal(ids[:, ~slots], prompt.body_ids[:, LATER][:, ~slots])
+
+    _, valid = text_channel.fill_slots(tokenizer, prompt, FIRST, messages)
+    assert not valid[:, slots].any()  # the first form of the planner has no slot
+    assert not np.any(prompt.body_ids[:, :, slots])  # the prompt itself is as it was
+
+
+def test_special_tokens_in_a_message_are_only_letters(team):
+    tokenizer, prompt = team.tokenizers["planner"], encode(team, ["w"], 99)["planner"]
+    slots = np.asarray(prompt.slot_index) >= 0
+    message = f"a {tokenizer.eos_token} b"
+    ids, valid = text_channel.fill_slots(tokenizer, prompt, LATER, {"solver": [message]})
+    found = ids[0, slots & valid[0]]
+    assert tokenizer.decode(found) == message and tokenizer.eos_token_id not in found
+
+
+@pytest.mark.parametrize("options", [{"rounds": 0}, {"rounds": 1, "max_message_tokens": 0}])
+def test_impossible_limits_are_named(team, ends, options):
+    with pytest.raises(ValueError, match=r"(rounds|max_tokens)=0"):
+        solve(team, ends, encode(team, QUESTIONS, 2), **options)

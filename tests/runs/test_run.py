@@ -1,0 +1,340 @@
+"""The main job: what a user sees of it, from bad input to a finished and a repeated run."""
+
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rmas_jax.cli.options import PREEMPTED
+from rmas_jax.cli.run import main, train
+from rmas_jax.config import ConfigError, load_config
+from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.interop import read_released_links
+from rmas_jax.interop.link_files import load_links, save_links
+from rmas_jax.runs import resolve as inputs
+from rmas_jax.runs.folder import RunFolder
+from rmas_jax.runs.identity import agent_sources, weights_digest
+from rmas_jax.team import load_links_for, load_team, start_links
+from rmas_jax.training.outer import loop as outer_loop
+from rmas_jax.training.states import cache as state_cache
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "experiments/configs/quickstart.yaml"
+AGENT = Path("rmas_jax/assets/embedded/planner")
+TINY = [
+    "inner.items=8",
+    "inner.steps=4",
+    "inner.repeats=2",
+    "inner.warmup_steps=1",
+    "outer.phases.0.steps=2",
+    "outer.phases.0.batch_size=2",
+    "outer.phases.0.warmup_steps=1",
+    "outer.validation_size=4",
+    "data.train_size=16",
+    "evaluation.splits=['test[:6]', 'test_unseen_entities[:6]']",
+    "evaluation.batch_size=4",
+    "evaluation.rounds=[1,2]",
+    "evaluation.gradient_batch_size=2",
+    "runtime.progress=false",
+    "runtime.compilation_cache=false",
+]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def run(tmp_path, *overrides, options=()):
+    settings = [f"output_dir={tmp_path / 'runs'}", *TINY, *overrides]
+    changes = [part for item in settings for part in ("--set", item)]
+    return main(["--config", CONFIG, *changes, *options])
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """A copy of an agent to damage, and the override that uses it."""
+    copy = tmp_path / "agent"
+    shutil.copytree(AGENT, copy)
+    return copy, f"system.agents.planner={copy}"
+
+
+def refused(tmp_path, capsys, *overrides):
+    assert run(tmp_path, *overrides) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "Traceback" not in message
+    assert not (tmp_path / "runs" / "quickstart" / "links").exists()
+    return message
+
+
+def test_a_key_that_does_not_exist(tmp_path, capsys):
+    assert "system.latent_step" in refused(tmp_path, capsys, "system.latent_step=4")
+
+
+def test_a_value_of_the_wrong_type(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "system.latent_steps=four")
+    assert "system.latent_steps" in message and "four" in message
+
+
+def test_a_configuration_file_that_is_not_there(capsys):
+    assert main(["--config", "nowhere.yaml"]) == BAD_INPUT
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_a_model_directory_that_is_not_there(tmp_path, capsys):
+    message = refused(tmp_path, capsys, f"system.agents.planner={tmp_path}/nobody")
+    assert f"{tmp_path}/nobody" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["output_dir=/dev/null/runs"], "output_dir=/dev/null/runs: cannot be made"),
+        (
+            ["system.latent_steps=16", "outer.phases.0.latents=teacher_forced"],
+            "16 with texts of fewer than 16 tokens left out",
+        ),
+    ],
+)
+def test_what_training_could_not_do_is_found_before_it(tmp_path, capsys, overrides, words):
+    assert words in refused(tmp_path, capsys, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("outer.phases.0.batch_size=17", "there are 16 items to train on"),
+        ("evaluation.batch_size=1", "shuffled_latents needs at least 2"),
+    ],
+)
+def test_batches_that_do_not_fit_are_found_before_training(tmp_path, capsys, override, words):
+    message = refused(tmp_path, capsys, override)
+    assert override in message and words in message
+
+
+def test_the_puzzles_are_no_problems_of_a_task(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "system.prompts=sequential", "system.task_type=math")
+    assert "data.dataset=relay" in message and "system.task_type=math" in message
+
+
+def test_int8_without_its_library(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    message = refused(tmp_path, capsys, "runtime.weights=int8")
+    assert message.count("\n") == 1 and "rmas_jax[int8]" in message
+
+
+def test_damaged_weights(tmp_path, capsys, agent):
+    folder, override = agent
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors" in refused(tmp_path, capsys, override)
+
+
+def test_an_unsupported_family(tmp_path, capsys, agent):
+    folder, override = agent
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "rwkv"}))
+    message = refused(tmp_path, capsys, override)
+    assert "rwkv" in message and str(folder) in message
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+        ("{{ 'x' * 10**10 }}", "takes more memory than it may"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes one of the texts"),
+        ("{% if messages | length > 5 %}{{ messages[0].content }}{% endif %}", "leaves out"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_found_before_anything_is_made(
+    tmp_path, capsys, agent, template, words
+):
+    directory, override = agent
+    (directory / "chat_template.jinja").write_text(template)
+    message = refused(tmp_path, capsys, override)
+    assert str(directory) in message and words in message and len(message) < 2000
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_date_that_is_no_day(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "system.date='2026-02-30'")
+    assert "system.date: expected a day as YYYY-MM-DD, got 2026-02-30" in message
+
+
+def test_a_slot_that_a_template_lacks(tmp_path, capsys):
+    text = (ROOT / "rmas_jax/prompts/relay.yaml").read_text().replace("{planner}", "the plan")
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(text)
+    message = refused(tmp_path, capsys, f"system.prompts={prompts}")
+    assert "critic" in message and "planner" in message and str(prompts) in message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("system.topology=ring", "'ring' is no topology"),
+        ("system.topology=mixture", "exactly the roles math, code, science, summarizer"),
+        ("system.agents.judge=d", "exactly the roles planner, critic, solver"),
+    ],
+)
+def test_agents_that_are_not_those_of_the_topology(tmp_path, capsys, override, words):
+    assert words in refused(tmp_path, capsys, override)
+
+
+def test_rounds_without_a_way_back(tmp_path, capsys):
+    path = tmp_path / "line.yaml"
+    path.write_text(
+        "{name: line, order: [planner, critic, solver], answerer: solver, "
+        "edges: [planner -> critic, critic -> solver]}"
+    )
+    message = refused(tmp_path, capsys, f"system.topology={path}")
+    assert "system.rounds=3" in message and "line" in message
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(
+        'planner: {first: "{question}"}\ncritic: {first: "{question} {planner}"}\n'
+        'solver: {first: "{question} {critic}"}\n'
+    )
+    line = (f"system.topology={path}", f"system.prompts={prompts}", "system.rounds=1")
+    message = refused(tmp_path, capsys, *line)
+    assert "outer.phases.0.rounds=" in message and "line" in message
+
+
+def test_a_split_that_does_not_exist(tmp_path, capsys):
+    message = refused(tmp_path, capsys, "evaluation.splits=[tset]")
+    assert "evaluation.splits" in message and "'tset'" in message and "'validation'" in message
+
+
+def test_a_folder_that_is_not_ours(tmp_path, capsys):
+    folder = tmp_path / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    (folder / "diary.txt").write_text("dear diary")
+    assert str(folder) in refused(tmp_path, capsys)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
+    assert run(tmp_path, "outer.phases.0.batch_size=4", options=("--dry_run",)) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "mesh: data=1 x fsdp=1 x model=1 of 8 cpu devices",
+        "agent planner: qwen3, 174,240 parameters, float32, 0.7 MiB on each device",
+        "outer link solver->planner: ln_res, 27,200 parameters",
+        "phase on_policy: on_policy, 3 rounds, 2 steps of 4 items (accumulation=1); 16 items",
+        "  states of planner: ",
+        "memory per device, by the compiler",
+        "memory per device of a validation, 4 items at once: ",
+        f"written to {tmp_path / 'runs' / 'quickstart'}",
+    ):
+        assert words in printed, words
+    assert not (tmp_path / "runs" / "quickstart").exists()
+
+
+def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(state_cache, "physical_memory", lambda: 1000)
+    assert run(tmp_path, "inner.cache_gib=0", options=("--dry_run",)) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert "planner: 0.00 GiB" in message and "inner.cache_gib" in message
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes", "phases", "encoded"),
+    [(0, 2, 0, []), (2, 1, 0, []), (2, 2, 0, [8]), (0, 1, 1, [16, 4])],
+)
+def test_nothing_is_encoded_that_is_not_read(tmp_path, monkeypatch, steps, passes, phases, encoded):
+    seen = []
+    monkeypatch.setattr(inputs, "encode", lambda team, task, items: seen.append(len(items)))
+    monkeypatch.setattr(inputs, "encode_dialogues", lambda *args, **options: None)
+    settings = [f"inner.steps={steps}", f"inner.repeats={passes}", "inner.warmup_steps=0"]
+    config = load_config(CONFIG, [*TINY, *settings, *([] if phases else ["outer.phases=[]"])])
+    task = inputs.find_data(config)
+    team = load_team(config.system)
+    dialogues, data = inputs.encode_inner(config, team, task)
+    assert len(dialogues) == (3 if steps else 0)
+    assert (inputs.encode_outer(config, team, task) is None) == (phases == 0)
+    assert seen == encoded and data is None
+
+
+def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
+    tmp_path, capsys, caplog, monkeypatch
+):
+    folder = tmp_path / "runs" / "quickstart"
+    original = outer_loop.put_batch
+
+    def ask_to_end(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(outer_loop, "put_batch", ask_to_end)
+    assert run(tmp_path) == PREEMPTED
+    assert "after step 0 of 2 and is saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    assert run(tmp_path) == 0
+    for name in ("report.html", "report.md", "config.yaml", "environment.json", "gradients.json"):
+        assert (folder / name).stat().st_size > 0, name
+    released = folder / "links" / "released"
+    roles = ("planner", "critic", "solver")
+    found = read_released_links(released / "outer", {role: released / role for role in roles})
+    trained = load_links(folder / "links" / "trained.safetensors")
+    params = {kind: {name: link[1] for name, link in of.items()} for kind, of in found.items()}
+    jax.tree.map(np.testing.assert_array_equal, params, trained)
+    rows = json.loads((folder / "results.json").read_text())
+    columns = (
+        "method rounds latent_steps split n correct accuracy ci_low ci_high tokens_per_item "
+        "steps_per_item seconds_per_item seed"
+    )
+    assert all(set(columns.split()) <= set(row) for row in rows)
+    assert {row["split"] for row in rows} == {"test[:6]", "test_unseen_entities[:6]"}
+    items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    assert len(items) == sum(row["n"] for row in rows)
+    assert str(folder / "report.html") in capsys.readouterr().out
+
+    before = (folder / "items.jsonl").stat().st_mtime_ns
+    assert run(tmp_path) == 0
+    assert (folder / "items.jsonl").stat().st_mtime_ns == before
+    for stage in ("inner loop", "outer loop", "evaluation"):
+        assert f"{stage}: finished before" in caplog.text
+
+    progress = "runtime.progress=true"  # moves no number
+    assert run(tmp_path, "evaluation.splits=['test[:3]', 'test[:6]']", progress) == 0
+    more = json.loads((folder / "results.json").read_text())
+    assert more[: len(rows)] == rows and {row["split"] for row in more[len(rows) :]} == {"test[:3]"}
+    assert len(more) > len(rows)
+
+    assert run(tmp_path, "seed=1") == BAD_INPUT
+    message = capsys.readouterr().err
+    assert "holds another run's results" in message and "seed" in message
+
+
+def test_training_starts_from_links_that_are_given(tmp_path, capsys):
+    file = tmp_path / "given.safetensors"
+    settings = [
+        f"system.links={file}",
+        f"output_dir={tmp_path}",
+        "inner.steps=0",
+        "inner.repeats=1",
+    ]
+    untrained = "outer.phases=[]"
+    config = load_config(CONFIG, [*TINY, *settings, untrained])
+    team = load_team(config.system)
+    save_links(file, start_links(team, start="identity", key=jax.random.key(0)))
+    assert "needed is mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
+
+    given = load_links_for(team, config.system)
+    task = inputs.find_data(config)
+    agents = agent_sources(config)
+    folder = RunFolder(config, weights_digest(agents, given), task.version)
+    train(config, team, given, task, folder, agents)
+    for name in ("aligned", "trained"):
+        assert (folder.path / "links" / f"{name}.safetensors").read_bytes() == file.read_bytes()
+    other = jax.tree.map(lambda x: x + 1, given)
+    with pytest.raises(ConfigError, match="holds another run's results; it differs in weights"):
+        RunFolder(config, weights_digest(agents, other), task.version)
+    with pytest.raises(ConfigError, match="holds another run's results; it differs in data"):
+        RunFolder(config, weights_digest(agents, given), "other")

@@ -1,0 +1,197 @@
+"""What a run belongs to: the agents' weights, wherever they lie, and how they are kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from rmas_jax.config import ConfigError, load_config
+from rmas_jax.runs import folder as run_folder
+from rmas_jax.runs import identity as run_identity
+from rmas_jax.runs.folder import RunFolder, RunStep, dated
+from rmas_jax.runs.identity import agent_sources, weights_digest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "experiments/configs/quickstart.yaml"
+AGENT = ROOT / "rmas_jax/assets/embedded/planner"
+
+
+@pytest.fixture
+def planner_in(monkeypatch):
+    """Function from a directory and overrides to the planner's source."""
+    monkeypatch.chdir(ROOT)
+
+    def find(directory, *overrides):
+        config = load_config(CONFIG, [f"system.agents.planner={directory}", *overrides])
+        return agent_sources(config)["planner"]
+
+    return find
+
+
+def test_an_agent_is_its_files_and_how_they_are_kept(planner_in, tmp_path):
+    copy = shutil.copytree(AGENT, tmp_path / "copy")
+    here = planner_in(AGENT)["digest"]
+    assert planner_in(copy) == {"source": str(copy), "revision": None, "digest": here}
+    others = [
+        planner_in(copy, "runtime.dtype=bfloat16")["digest"],
+        planner_in(copy, "runtime.weights=int8")["digest"],
+    ]
+    for name in ("config.json", "model.safetensors"):
+        file = copy / name
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + b" ")
+        others.append(planner_in(copy)["digest"])
+        file.write_bytes(before)
+    (copy / "tokenizer_config.json").unlink()  # states depend on ids, and those stand for it
+    assert planner_in(copy)["digest"] == here
+    assert len({here, *others}) == 5
+
+
+def test_an_agent_is_its_shards_wherever_its_index_has_them(planner_in, tmp_path):
+    copy = shutil.copytree(AGENT, tmp_path / "copy")
+    (copy / "shards").mkdir()
+    shard = (copy / "model.safetensors").rename(copy / "shards" / "one.safetensors")
+    with safe_open(shard, framework="numpy") as file:
+        weight_map = dict.fromkeys(file.keys(), "shards/one.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = planner_in(copy)["digest"]
+    shard.write_bytes(shard.read_bytes()[:-1] + b" ")
+    assert planner_in(copy)["digest"] != before
+
+
+def test_a_commit_stands_for_the_files_of_the_hub(planner_in, tmp_path, monkeypatch):
+    snapshots = tmp_path / "snapshots"
+    for commit in ("c1", "c2"):
+        snapshots.joinpath(commit).mkdir(parents=True)  # no weights: none are read
+    monkeypatch.setattr(
+        run_identity, "local_directory", lambda source, patterns: snapshots / str(source)[-2:]
+    )
+    one, other = planner_in("org/name@c1"), planner_in("org/name@c2")
+    assert (one["revision"], other["revision"]) == ("c1", "c2")
+    assert one["digest"] != other["digest"]
+
+
+def test_a_run_belongs_to_agents_and_given_links():
+    agents = {"a": {"digest": "1"}, "b": {"digest": "2"}}
+    swapped = {"a": {"digest": "2"}, "b": {"digest": "1"}}
+    links = {"inner": {"a": np.ones(3, np.float32)}}
+    digests = [weights_digest(agents, None), weights_digest(swapped, None)]
+    digests.append(weights_digest(agents, links))
+    assert len(set(digests)) == 3
+    assert weights_digest(dict(reversed(agents.items())), links) == digests[2]
+
+
+def test_a_run_is_started_once_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(CONFIG, [f"output_dir={tmp_path}"])
+    with RunFolder(config, "digest", "1.0") as first:
+        with pytest.raises(ConfigError, match=r"quickstart is in use by another start of this run"):
+            RunFolder(config, "digest", "1.0")
+        assert json.loads((first.path / "identity.json").read_text())["data"] == "1.0"
+    with RunFolder(config, "digest", "1.0") as again:
+        assert again.path == first.path
+
+
+def test_a_run_has_the_date_of_its_first_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(CONFIG, [f"output_dir={tmp_path}"])
+    assert config.system.date is None
+    monkeypatch.setattr(run_folder, "today", lambda: "2026-01-31")
+    first = dated(config)
+    assert first.system.date == "2026-01-31"
+    RunFolder(first, "digest", "1.0")
+    assert "date: 2026-01-31" in (tmp_path / "quickstart" / "config.yaml").read_text()
+    monkeypatch.setattr(run_folder, "today", lambda: "2026-02-01")
+    assert dated(config) == first  # midnight has passed, and the run goes on
+    RunFolder(dated(config), "digest", "1.0")
+    assert dated(load_config(tmp_path / "quickstart" / "config.yaml")) == first
+    other = load_config(CONFIG, [f"output_dir={tmp_path}", "system.date='2020-02-29'"])
+    assert dated(other) == other
+    with pytest.raises(ConfigError, match=r"it differs in system\.date\. Choose"):
+        RunFolder(dated(other), "digest", "1.0")
+    new = load_config(CONFIG, [f"output_dir={tmp_path}", "name=new"])
+    assert dated(new).system.date == "2026-02-01"
+
+
+def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    RunFolder(load_config(CONFIG, [f"output_dir={tmp_path}"]), "digest", "1.0")
+    assert "No locks available): start no second run there" in caplog.text
+
+
+@pytest.fixture
+def files(tmp_path):
+    """By part of the identity: a copy of what a run reads; and the overrides that name them."""
+    package = ROOT / "rmas_jax"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "a document"}\n')
+    copies = {
+        "topology": shutil.copy(package / "topology/sequential.yaml", tmp_path / "topology.yaml"),
+        "prompts": shutil.copy(package / "prompts/relay.yaml", tmp_path / "prompts.yaml"),
+        "tokenizers": shutil.copytree(AGENT, tmp_path / "agent") / "tokenizer_config.json",
+        "corpus": corpus,
+    }
+    overrides = [
+        f"output_dir={tmp_path / 'runs'}",
+        f"system.topology={copies['topology']}",
+        f"system.prompts={copies['prompts']}",
+        f"system.agents.planner={tmp_path / 'agent'}",
+        f"evaluation.search={corpus}",
+    ]
+    return copies, overrides
+
+
+@pytest.mark.parametrize(
+    ("part", "before", "after", "words"),
+    [
+        ("topology", "name: sequential", "name: other", "topology"),
+        ("prompts", "the red gate", "the grey gate", "prompts.planner"),
+        ("tokenizers", "{", '{"model_max_length": 7, ', "tokenizers.planner"),
+        ("corpus", "a document", "another one", "corpus"),
+    ],
+)
+def test_a_run_belongs_to_what_its_files_hold(files, monkeypatch, part, before, after, words):
+    monkeypatch.chdir(ROOT)
+    copies, overrides = files
+    config = load_config(CONFIG, overrides)
+    RunFolder(config, "digest", "1.0")
+    copy = copies[part]
+    text = copy.read_text()
+    copy.write_text(f"{text}\n")  # YAML and JSON hold what they held
+    if part in ("topology", "prompts"):
+        RunFolder(config, "digest", "1.0")
+    assert before in text
+    copy.write_text(text.replace(before, after, 1))
+    with pytest.raises(ConfigError, match=rf"it differs in {words}\. Choose"):
+        RunFolder(config, "digest", "1.0")
+
+
+def test_the_end_tokens_of_an_agent_are_part_of_a_run(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(CONFIG, files[1])
+    before = run_identity.contents(config)
+    for name in ("generation_config.json", "chat_template.jinja"):
+        (tmp_path / "agent" / name).write_text("{}")
+        after = run_identity.contents(config)
+        assert after["tokenizers"]["planner"] != before["tokenizers"]["planner"]
+        assert {**after, "tokenizers": 0} == {**before, "tokenizers": 0}
+        before = after
+
+
+def test_what_is_no_regular_file_is_no_file_of_a_step(tmp_path):
+    step = RunStep.of_files("report", "a", "b")
+    (tmp_path / "a").touch()
+    assert step.lost(tmp_path) == f"{tmp_path / 'b'}: no such file"
+    (tmp_path / "b").mkdir()
+    assert step.lost(tmp_path) == f"{tmp_path / 'b'}: no regular file"
