@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 LN_EPS = 1e-5  # torch.nn.LayerNorm's default
 INNER, OUTER = "inner", "outer"
@@ -21,6 +22,14 @@ VARIANTS = {
     INNER: ("linear", "linear_res", "mlp", "mlp_res", "ln_res"),
     OUTER: ("linear", "linear_res", "mlp", "mlp_res", "ln", "ln_res"),
 }
+
+
+@struct.dataclass
+class Links:
+    """Parameters of all links of a system, float32; see `link_shapes`."""
+
+    inner: dict[str, Any]  # by role
+    outer: dict[str, Any]  # by edge name
 
 
 @dataclasses.dataclass(frozen=True)

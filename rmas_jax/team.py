@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
+from rmas_jax.agents.agent import Agent, load_agent
+from rmas_jax.agents.member import Member
 from rmas_jax.config import ConfigError, SystemConfig
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.interop import (
@@ -19,8 +22,8 @@ from rmas_jax.interop import (
     read_released_links,
     write_released_links,
 )
-from rmas_jax.links import INNER, OUTER, LinkConfig, align_link, init_link
-from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
+from rmas_jax.links import INNER, OUTER, LinkConfig, Links, align_link, init_link
+from rmas_jax.models import load_tokenizer
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.generation import sampling_defaults
 from rmas_jax.models.hf import read_config
@@ -39,15 +42,34 @@ from rmas_jax.sharding import to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 
-class Team(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Team:
     """A system with everything it runs on."""
 
     system: System  # static
-    agents: dict[str, Any]  # role -> frozen parameters
-    tokenizers: dict[str, Any]  # by role
-    prompts: dict[str, RolePrompt]  # by role
-    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
+    members: Mapping[str, Member]  # by role, in the order of their turns
     mesh: jax.sharding.Mesh | None = None  # devices that hold the agents; None is the default one
+
+    @property
+    def agents(self) -> dict[str, Agent]:
+        """The agents by role, as functions of arrays take them."""
+        return {role: member.agent for role, member in self.members.items()}
+
+    def encode(
+        self, questions: Sequence[str], *, slot_width: int | None = None
+    ) -> dict[str, StagePrompt]:
+        """What every role reads for B questions: its prompt as arrays on the host.
+
+        Args:
+          questions: any texts.
+          slot_width: positions of a slot; None: one for each latent thought. Messages in text
+            need as many as they may have tokens.
+        """
+        width = self.system.latent_steps if slot_width is None else slot_width
+        return {
+            role: encode_stage(member.tokenizer, member.template, questions, slot_width=width)
+            for role, member in self.members.items()
+        }
 
 
 def load_team(
@@ -66,19 +88,18 @@ def load_team(
     """
     topology = checked_topology(config)
     prompts, tokenizers, end_tokens = _texts(config, topology)
-    loaded = {
-        role: load_pretrained(config.agents[role], dtype, mesh, weights=weights)
+    members = {
+        role: Member(
+            role=role,
+            agent=load_agent(config.agents[role], dtype, mesh, weights=weights),
+            tokenizer=tokenizers[role],
+            template=prompts[role],
+            end_tokens=end_tokens[role],
+        )
         for role in topology.order
     }
-    system = build_system(config, topology, {role: model for role, (model, _) in loaded.items()})
-    return Team(
-        system=system,
-        agents={role: params for role, (_, params) in loaded.items()},
-        tokenizers=tokenizers,
-        prompts=prompts,
-        end_tokens=end_tokens,
-        mesh=mesh,
-    )
+    width = {role: member.agent.width for role, member in members.items()}
+    return Team(build_system(config, topology, width), members, mesh)
 
 
 def check_prompts(config: SystemConfig) -> None:
@@ -102,19 +123,6 @@ def _texts(
         for role, tokenizer in tokenizers.items()
     }
     return prompts, tokenizers, ends
-
-
-def encode_prompts(team: Team, questions: Sequence[str]) -> dict[str, StagePrompt]:
-    """What every role of a team reads for B questions, with slots as wide as its thoughts.
-
-    With text in the slots, which are then as wide as its messages, use `prompts.encode_stage`.
-    """
-    return {
-        role: encode_stage(
-            team.tokenizers[role], prompt, questions, slot_width=team.system.latent_steps
-        )
-        for role, prompt in team.prompts.items()
-    }
 
 
 def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
@@ -173,12 +181,10 @@ def checked_topology(config: SystemConfig) -> Topology:
     return topology
 
 
-def build_system(config: SystemConfig, topology: Topology, models: Mapping[str, Decoder]) -> System:
-    """The system that `system` describes, with links as wide as its agents."""
-    width = {role: model.config.width for role, model in models.items()}
+def build_system(config: SystemConfig, topology: Topology, width: Mapping[str, int]) -> System:
+    """The system that `system` describes, with links as wide as its agents (by role)."""
     return System(
         topology=topology,
-        models=FrozenDict(models),
         inner=FrozenDict(
             {
                 role: LinkConfig(INNER, config.inner_link, width[role], width[role])
@@ -198,15 +204,12 @@ def build_system(config: SystemConfig, topology: Topology, models: Mapping[str, 
     )
 
 
-def load_links_for(team: Team, config: SystemConfig) -> dict[str, Any]:
+def load_links_for(team: Team, config: SystemConfig) -> Links:
     """The links that `system.links` names.
 
     They are a `.safetensors` file of ours, or the outer links of a release, whose inner links lie
     beside the agents. Their forms are those of the files, and must be `system.inner_link` and
     `system.outer_link`.
-
-    Returns:
-      {"inner": {role: parameters}, "outer": {edge name: parameters}}, float32.
 
     Raises:
       ConfigError: `system.links` is null.
@@ -223,12 +226,12 @@ def load_links_for(team: Team, config: SystemConfig) -> dict[str, Any]:
     return links_that_fit(links, forms, source=f"system.links={config.links}")
 
 
-def write_release(team: Team, links: Mapping[str, Any], directory: str | Path) -> None:
+def write_release(team: Team, links: Links, directory: str | Path) -> None:
     """Writes links as a release has them: a folder for each role, and `outer/`.
 
     Args:
       team: the system they belong to.
-      links: {"inner": {role: parameters}, "outer": {edge name: parameters}}.
+      links: of all roles and edges.
       directory: made if it does not exist.
 
     Raises:
@@ -238,7 +241,7 @@ def write_release(team: Team, links: Mapping[str, Any], directory: str | Path) -
     write_released_links(
         directory,
         {
-            kind: {name: (form, links[kind][name]) for name, form in of_kind.items()}
+            kind: {name: (form, getattr(links, kind)[name]) for name, form in of_kind.items()}
             for kind, of_kind in forms.items()
         },
     )
@@ -246,7 +249,7 @@ def write_release(team: Team, links: Mapping[str, Any], directory: str | Path) -
 
 def start_links(
     team: Team, *, start: str, key: jax.Array, texts: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, Any]:
+) -> Links:
     """Links before any training.
 
     Args:
@@ -288,7 +291,7 @@ def start_links(
                 where = f"link {edge_name(edge)} aligned to {edge[1]} by least squares"
                 raise NonFiniteError(edge[0], where)
         outer[edge_name(edge)] = fresh
-    return {"inner": inner, "outer": outer}
+    return Links(inner, outer)
 
 
 def shared_embeddings(
@@ -298,15 +301,14 @@ def shared_embeddings(
 
     With `texts`, only of tokens that the sender would use to write them. They are on the host.
     """
-    ids = shared_tokens(*(team.tokenizers[role] for role in edge))
+    members = [team.members[role] for role in edge]
+    ids = shared_tokens(*(member.tokenizer for member in members))
     if texts is not None:
-        rows = encode_plain(team.tokenizers[edge[0]], texts)
+        rows = encode_plain(members[0].tokenizer, texts)
         used = np.isin(ids[0], np.unique(np.concatenate([np.asarray(row) for row in rows])))
         ids = tuple(own[used] for own in ids)
     embeddings = tuple(
-        team.system.models[role]
-        .apply({"params": team.agents[role]}, jnp.asarray(own)[None], method="embed")[0]
-        .astype(jnp.float32)
-        for role, own in zip(edge, ids, strict=True)
+        member.agent.embed(jnp.asarray(own)[None])[0].astype(jnp.float32)
+        for member, own in zip(members, ids, strict=True)
     )
     return to_host(embeddings)

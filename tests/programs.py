@@ -22,9 +22,8 @@ import numpy as np
 
 from rmas_jax.agents.answers import write_jitted
 from rmas_jax.config import InnerConfig, PhaseConfig, load_config
-from rmas_jax.prompts import encode_stage
 from rmas_jax.rounds import recursion
-from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.team import Team, load_team, start_links
 from rmas_jax.training.data.batches import TrainingData, encode_examples
 from rmas_jax.training.inner.step import regress_block, start_link
@@ -78,9 +77,7 @@ def training_data(team: Team) -> TrainingData:
     ]
     return encode_examples(
         items,
-        team.tokenizers,
-        team.prompts,
-        ends={role: ends[0] for role, ends in team.end_tokens.items()},
+        team.members,
         text_fields={role: f"{role}_text" for role in roles},
         slot_width=team.system.latent_steps,
     )
@@ -91,25 +88,22 @@ def programs() -> Mapping[str, Callable[[], Any]]:
     team = load_team(load_config(ROOT / "experiments/configs/quickstart.yaml").system)
     links = start_links(team, start="torch_default", key=jax.random.key(0))
     system, agents = team.system, team.agents
-    prompts = {
-        role: encode_stage(team.tokenizers[role], prompt, QUESTIONS, slot_width=system.latent_steps)
-        for role, prompt in team.prompts.items()
-    }
+    prompts = team.encode(QUESTIONS)
     answerer = system.topology.answerer
-    ends = {"end_tokens": team.end_tokens[answerer], "max_tokens": 8}
+    ends = {"end_tokens": team.members[answerer].end_tokens, "max_tokens": 8}
 
     def listen(links, agents, prompts, rounds):
         return recursion.listen(
-            system, agents, latent_channel(system, links), prompts, rounds=rounds
+            system, agents, LatentChannel(system, links), prompts, rounds=rounds
         )
 
     def solve(links, agents, prompts, rounds):
-        channel = latent_channel(system, links)
+        channel = LatentChannel(system, links)
         return recursion.solve(system, agents, channel, prompts, rounds=rounds, **ends)
 
     def run_rounds(links, agents, prompts):
         return recursion.run_rounds(
-            system, agents, latent_channel(system, links), prompts, rounds=2
+            system, agents, LatentChannel(system, links), prompts, recursion.Unroll(rounds=2)
         ).received
 
     def outer(latents):
@@ -119,15 +113,15 @@ def programs() -> Mapping[str, Callable[[], Any]]:
 
     def inner():
         config = InnerConfig(steps=4, batch_size=8, learning_rate=1e-3, warmup_steps=1)
-        link, params = system.inner["planner"], links["inner"]["planner"]
+        link, params = system.inner["planner"], links.inner["planner"]
         block = jnp.zeros((4, 8, link.in_width)), jnp.zeros((4, 8, link.out_width))
         step = jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2)
         state = start_link(params, config)
         return step.lower(link, config, state, *block, key=jax.random.key(0), noise=np.float32(0))
 
     def speak():
-        reading = jax.eval_shape(listen, links, agents, prompts, jnp.int32(2)).reading
-        return write_jitted.lower(system.models[answerer], agents[answerer], reading, **ends)
+        prompt = jax.eval_shape(listen, links, agents, prompts, jnp.int32(2)).prompt
+        return write_jitted.lower(agents[answerer], prompt, **ends)
 
     def lowered(function, *args):
         return lambda: jax.jit(function).lower(*args)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
-from rmas_jax.links import INNER, OUTER, LinkConfig, apply_link, link_shapes
+from rmas_jax.agents.agent import Agent
+from rmas_jax.links import INNER, OUTER, LinkConfig, Links, apply_link, link_shapes
 from rmas_jax.models import Decoder, DecoderConfig
 from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
 from rmas_jax.topology import System, Topology, edge_name, load_topology
@@ -102,8 +103,8 @@ class TinySystem:
     """A system filled in, with prompts and the naive way to run it."""
 
     system: System
-    agents: Any  # role -> decoder parameters
-    links: Any  # {"inner": by role, "outer": by edge name}
+    agents: dict[str, Agent]  # by role
+    links: Links
     tokenizer: WordTokenizer
     role_prompts: Mapping[str, RolePrompt]
 
@@ -116,8 +117,8 @@ class TinySystem:
 
     def embed(self, role: str, ids: Sequence[int]) -> np.ndarray:
         """Input embeddings [t, D] of token ids."""
-        table = np.asarray(self.agents[role]["embedding"])
-        scale = self.system.models[role].config.embed_scale
+        table = np.asarray(self.agents[role].params["embedding"])
+        scale = self.agents[role].config.embed_scale
         return table[np.asarray(ids, int)] * table.dtype.type(scale)
 
     def slots(self, role: str, *, later: bool) -> list[str]:
@@ -135,6 +136,11 @@ class TinySystem:
     def _parts(self, role: str, *, later: bool) -> list[str]:
         prompt = self.role_prompts[role]
         return split_template(self.tokenizer, prompt, prompt.later if later else prompt.first)
+
+
+def random_agent(config: DecoderConfig, seed: int) -> Agent:
+    """A decoder with `random_params`."""
+    return Agent(Decoder(config), random_params(config, seed))
 
 
 def random_params(config: DecoderConfig, seed: int) -> dict:
@@ -216,22 +222,21 @@ def build_team_of(
         )
         for sender, receiver in topology.edges
     }
-    links = {
-        "inner": {role: random_link(config, i) for i, (role, config) in enumerate(inner.items())},
-        "outer": {
+    links = Links(
+        inner={role: random_link(config, i) for i, (role, config) in enumerate(inner.items())},
+        outer={
             name: random_link(config, len(inner) + i)
             for i, (name, config) in enumerate(outer.items())
         },
-    }
+    )
     return TinySystem(
         system=System(
             topology=topology,
-            models=FrozenDict({role: Decoder(config) for role, config in configs.items()}),
             inner=FrozenDict(inner),
             outer=FrozenDict(outer),
             latent_steps=latent_steps,
         ),
-        agents={role: random_params(config, i) for i, (role, config) in enumerate(configs.items())},
+        agents={role: random_agent(config, i) for i, (role, config) in enumerate(configs.items())},
         links=links,
         tokenizer=WordTokenizer(),
         role_prompts=role_prompts,
@@ -241,45 +246,44 @@ def build_team_of(
 _apply_link = jax.jit(apply_link, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _read(model: Decoder, params: Any, embeds: jax.Array, valid: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, embeds, valid)
+@jax.jit
+def _read(agent: Agent, embeds: jax.Array, valid: jax.Array) -> jax.Array:
+    return agent.read(embeds, valid)[0]
 
 
-def read_whole(model: Decoder, params: Any, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+def read_whole(agent: Agent, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Hidden states [t, D] of ragged rows of embeddings [t, D], without a cache."""
     embeds = np.zeros((len(rows), CAPACITY, rows[0].shape[-1]), rows[0].dtype)
     valid = np.zeros((len(rows), CAPACITY), bool)
     for i, row in enumerate(rows):
         embeds[i, : len(row)], valid[i, : len(row)] = row, True
-    hidden = np.asarray(_read(model, params, embeds, valid))
+    hidden = np.asarray(_read(agent, embeds, valid))
     return [states[: len(row)] for states, row in zip(hidden, rows, strict=True)]
 
 
 def naive_thoughts(
-    model: Decoder, params: Any, feed: Callable, rows: Sequence[np.ndarray], steps: int
+    agent: Agent, feed: Callable, rows: Sequence[np.ndarray], steps: int
 ) -> np.ndarray:
     """Latent thoughts [B, M, D]: the whole row is read again for each."""
     thoughts = []
     for _ in range(steps):
-        hidden = np.stack([states[-1] for states in read_whole(model, params, rows)])
+        hidden = np.stack([states[-1] for states in read_whole(agent, rows)])
         thoughts.append(hidden)
         fed = np.asarray(feed(hidden[:, None]))
         rows = [np.concatenate([row, new]) for row, new in zip(rows, fed, strict=True)]
     return np.stack(thoughts, axis=1)
 
 
-def naive_text(
-    model: Decoder, params: Any, rows: Sequence[np.ndarray], max_tokens: int
-) -> np.ndarray:
+def naive_text(agent: Agent, rows: Sequence[np.ndarray], max_tokens: int) -> np.ndarray:
     """Greedy tokens [B, W], never ending: the whole row is read again for each."""
-    kernel = params["embedding"].T if model.config.tie_embeddings else params["unembed_kernel"]
+    params, config = agent.params, agent.config
+    kernel = params["embedding"].T if config.tie_embeddings else params["unembed_kernel"]
     kernel, table = np.asarray(kernel), np.asarray(params["embedding"])
     tokens = []
     for _ in range(max_tokens):
-        hidden = np.stack([states[-1] for states in read_whole(model, params, rows)])
+        hidden = np.stack([states[-1] for states in read_whole(agent, rows)])
         tokens.append(np.argmax(hidden @ kernel, axis=-1))
-        fed = table[tokens[-1]] * np.float32(model.config.embed_scale)
+        fed = table[tokens[-1]] * np.float32(config.embed_scale)
         rows = [np.concatenate([row, new[None]]) for row, new in zip(rows, fed, strict=True)]
     return np.stack(tokens, axis=1)
 
@@ -302,7 +306,7 @@ def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
     inbox, received, losses = {}, [], []
     for r in range(rounds):
         for role in topology.order:
-            model, params = system.models[role], agents[role]
+            agent = agents[role]
             senders = tiny.slots(role, later=r > 0)
             bodies = [
                 tiny.body(
@@ -310,29 +314,31 @@ def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
                 )
                 for i, question in enumerate(QUESTIONS)
             ]
-            feed = functools.partial(_apply_link, system.inner[role], links["inner"][role])
+            feed = functools.partial(_apply_link, system.inner[role], links.inner[role])
             if texts is not None:
                 wholes = [
                     np.concatenate([body, tiny.embed(role, text[r])])
                     for body, text in zip(bodies, texts[role], strict=True)
                 ]
-                read = read_whole(model, params, wholes)
+                read = read_whole(agent, wholes)
                 # The state at the last prompt token, then those at the tokens of the text.
                 states = [s[len(body) - 1 :] for s, body in zip(read, bodies, strict=True)]
             if teacher_forced:
                 thoughts = np.stack([s[:steps] for s in states])
             else:
-                thoughts = naive_thoughts(model, params, feed, bodies, steps)
+                thoughts = naive_thoughts(agent, feed, bodies, steps)
             for edge in topology.edges:
                 if edge[0] == role:
                     sent = thoughts if system.sent_vectors == "outer_of_hidden" else feed(thoughts)
                     name = edge_name(edge)
-                    sent = _apply_link(system.outer[name], links["outer"][name], sent)
+                    sent = _apply_link(system.outer[name], links.outer[name], sent)
                     inbox[edge] = np.asarray(sent)
             if role == topology.answerer:
                 received.append(np.concatenate([inbox[s, role] for s in senders], axis=1))
                 if texts is not None:
-                    kernel = np.asarray(params["embedding"]).T  # the solver's embeddings are tied
+                    kernel = np.asarray(
+                        agent.params["embedding"]
+                    ).T  # the solver's embeddings are tied
                     logits = [s[:-1] @ kernel for s in states]
                     losses.append(
                         [

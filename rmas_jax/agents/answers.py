@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rmas_jax.agents.agent import PromptInput, write
+from rmas_jax.agents.member import Member
+from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY
 from rmas_jax.agents.stop_strings import stop_table
 from rmas_jax.agents.thinking_tags import after_thinking, missing_end, opened_by, tag_ids
+from rmas_jax.agents.writing import write
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.processes import broadcast_from_first
-from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode
 from rmas_jax.prompts import SENTINEL, encode_piece, left_pad, task_types
@@ -67,25 +68,21 @@ class Texts(NamedTuple):
     at_limit: np.ndarray  # [B] bool; cut off at `max_tokens`, before any second try
 
 
-write_jitted = jax.jit(write, static_argnames=("model", "end_tokens", "max_tokens", "sampling"))
+write_jitted = jax.jit(write, static_argnames=("end_tokens", "max_tokens", "sampling"))
 _stop_table = functools.lru_cache(maxsize=8)(stop_table)
 _next_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 JITTED = (write_jitted, _next_keys)  # what a text may compile, when it first comes to it
 
 
 def write_texts(
-    model: Decoder,
-    params: Any,
-    tokenizer: Any,
-    reading: PromptInput,
+    member: Member,
+    prompt: PromptInput,
     *,
-    end_tokens: tuple[int, ...],
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
     toolbox: Toolbox | None = None,
     answer_retry: AnswerRetry | None = None,
-    role: str = "answerer",
     stage: str = "answer",
 ) -> Texts:
     """Writes a text per row. Not to be jitted: tools and tokenizers run on the host.
@@ -93,11 +90,8 @@ def write_texts(
     Several rollouts share what was read, latents included: call it once for each, with other keys.
 
     Args:
-      model: the agent's decoder.
-      params: its parameters.
-      tokenizer: its own.
-      reading: what comes before its text, batch B.
-      end_tokens: ids that end a text.
+      member: who writes.
+      prompt: what stands before its text, batch B.
       max_tokens: tokens of a text at most, over all its pieces but the second try.
       sampling: how a token is chosen.
       keys: [B] PRNG keys, where tokens are drawn.
@@ -105,14 +99,14 @@ def write_texts(
         processes the first one calls.
       answer_retry: what is done with a text that lacks an answer; the agent still sees its prompt
         and what it received (upstream lets it see its text alone).
-      role: of the agent, and
-      stage: what it writes, both for an error.
+      stage: what it writes, for an error.
 
     Raises:
       NonFiniteError: logits of the agent are NaN or infinite.
     """
-    batch = reading.ids.shape[0]
-    opening = _opening(tokenizer, reading)
+    batch = prompt.ids.shape[0]
+    tokenizer, end_tokens = member.tokenizer, member.end_tokens
+    opening = _opening(tokenizer, prompt)
     rows = _Rows(tokenizer, batch, end_tokens)
     stops = None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
     pieces = 0
@@ -120,13 +114,12 @@ def write_texts(
     def go_on(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
         """Lets rows write up to their limits [B]; a limit of 0 leaves a row as it is."""
         nonlocal pieces
-        said = rows.padded() if any(rows.ids) else {}
+        so_far = rows.padded() if any(rows.ids) else {}
         piece_keys = keys if keys is None or not pieces else _next_keys(keys, pieces)
-        speech = write_jitted(
-            model,
-            params,
-            reading,
-            **said,
+        state = write_jitted(
+            member.agent,
+            prompt,
+            **so_far,
             end_tokens=end_tokens,
             max_tokens=max_tokens,
             sampling=sampling,
@@ -134,9 +127,9 @@ def write_texts(
             limits=limits.astype(np.int32),
             stops=stops,
         )
-        tokens, lengths, finite = to_host((speech.tokens, speech.lengths, speech.finite))
+        tokens, lengths, finite = to_host((state.tokens, state.lengths, state.finite))
         if not finite.all():
-            raise NonFiniteError(role, f"{stage}: logits", np.flatnonzero(~finite).tolist())
+            raise NonFiniteError(member.role, f"{stage}: logits", np.flatnonzero(~finite).tolist())
         rows.add(tokens, lengths)
         pieces += 1
 
@@ -178,9 +171,9 @@ def write_texts(
     return Texts(opening, texts, rows.written, calls, retried, at_limit)
 
 
-def _opening(tokenizer: Any, reading: PromptInput) -> str:
+def _opening(tokenizer: Any, prompt: PromptInput) -> str:
     """The tag of a thinking block that the template of all rows ends with, or ""."""
-    ids, valid = to_host((reading.ids, reading.valid))
+    ids, valid = to_host((prompt.ids, prompt.valid))
     end = ids[0, -PROMPT_END:][valid[0, -PROMPT_END:]]
     return opened_by(tokenizer.decode(end.tolist(), skip_special_tokens=False))
 

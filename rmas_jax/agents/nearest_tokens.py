@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rmas_jax.models import Decoder
+from rmas_jax.agents.agent import Agent
 
 
-@functools.partial(jax.jit, static_argnames=("model", "count"))
-def nearest_tokens(
-    model: Decoder, params: Any, vectors: jax.Array, *, count: int
-) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames="count")
+def nearest_tokens(agent: Agent, vectors: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
     """The tokens nearest to vectors in an agent's input space, by cosine.
 
     A vector that crosses an edge lives in the receiver's input space, so it is the receiver's
@@ -22,17 +19,14 @@ def nearest_tokens(
     are trained to be useful, and nothing makes their vectors stand for single tokens.
 
     Args:
-      model: the receiver's decoder.
-      params: its parameters.
+      agent: the receiver.
       vectors: [..., D].
       count: k, how many tokens.
 
     Returns:
       Token ids [..., k] int32, nearest first, and their cosines [..., k] float32.
     """
-    vocabulary = jnp.arange(model.config.vocab_size)[None]
-    embeddings = model.apply({"params": params}, vocabulary, method="embed")[0]
-    cosine = _unit(vectors) @ _unit(embeddings).T
+    cosine = _unit(vectors) @ _unit(agent.embedding_table()).T
     # A token without a finite embedding is near to nothing; NaN would come before all others.
     cosine = jnp.where(jnp.isnan(cosine), -jnp.inf, cosine)
     nearness, ids = jax.lax.top_k(cosine, count)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rmas_jax.models import Cache, Decoder
+from rmas_jax.agents.agent import Agent
+from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 
 GREEDY = SamplingConfig()
@@ -104,8 +103,7 @@ class DecodeState:
 
 
 def speak(
-    model: Decoder,
-    params: Any,
+    agent: Agent,
     hidden: jax.Array,
     cache: Cache,
     *,
@@ -120,8 +118,7 @@ def speak(
     """Writes until every row has ended.
 
     Args:
-      model: the agent's decoder.
-      params: its parameters.
+      agent: who writes.
       hidden: [B, D] state at the last position read.
       cache: what was read, with room for `max_tokens` - 1 positions.
       end_tokens: ids that end a row; none is allowed.
@@ -148,13 +145,13 @@ def speak(
     if sampling.repetition_penalty == 1:
         seen = None
     elif seen is None:
-        seen = jnp.zeros((batch, model.config.vocab_size), bool)
+        seen = jnp.zeros((batch, agent.config.vocab_size), bool)
     ends = jnp.asarray(end_tokens, jnp.int32)
     finished = cache.past
 
     def choose(hidden, state):
         """The next token of every row, and what is known of the rows then."""
-        raw = model.apply({"params": params}, hidden[:, None], method="unembed")[:, 0]
+        raw = agent.unembed(hidden[:, None])[:, 0]
         logits = apply_rules(raw, sampling, state.seen)
         if sampling.temperature > 0:
             token = draw(logits, keys, state.step)
@@ -190,10 +187,9 @@ def speak(
 
     def write(state: DecodeState) -> DecodeState:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-        embeds = model.apply({"params": params}, last, method="embed")
         # A row that has ended reads padding: its later positions are never looked at.
-        hidden, cache = model.apply(
-            {"params": params}, embeds, ~state.done[:, None], state.cache.replace(past=finished)
+        hidden, cache = agent.read(
+            agent.embed(last), ~state.done[:, None], state.cache.replace(past=finished)
         )
         return choose(hidden[:, 0], state.replace(cache=cache.replace(past=())))
 

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rmas_jax.agents.agent import PromptInput
 from rmas_jax.agents.answers import AnswerRetry, answer_retry_of, write_jitted, write_texts
 from rmas_jax.agents.nearest_tokens import nearest_tokens
+from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import row_keys
 from rmas_jax.cli.options import add_config_options, check_limits
 from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
@@ -43,10 +43,11 @@ from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
+from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
-from rmas_jax.prompts import encode_stage
 from rmas_jax.rounds import text_channel
+from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.runs.folder import TRAINED_WAY_OUT, dated, find_trained_links
 from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
@@ -81,7 +82,7 @@ class Asker:
     """A team, and how it is asked."""
 
     team: Team
-    links: Any  # None in the text channel
+    links: Links | None  # None in the text channel
     rounds: int
     tolerance: float  # of the early stop; latent channel
     max_tokens: int  # of a text
@@ -95,24 +96,20 @@ class Asker:
     def ask(self, question: str) -> dict[str, Any]:
         """The account of a question: answers, steps, and what crossed the edges."""
         listen = self._in_text if self.links is None else self._in_latents
-        reading, rounds, steps, crossed = listen(question)
-        team, role = self.team, self.team.system.topology.answerer
+        prompt, rounds, steps, crossed = listen(question)
+        role = self.team.system.topology.answerer
         answers = []
         for rollout in range(self.rollouts):
             key = jax.random.fold_in(jax.random.key(self.seed), rollout)
             known, started = write_jitted._cache_size(), time.perf_counter()
             written = write_texts(
-                team.system.models[role],
-                team.agents[role],
-                team.tokenizers[role],
-                reading,
-                end_tokens=team.end_tokens[role],
+                self.team.members[role],
+                prompt,
                 max_tokens=self.max_tokens,
                 sampling=self.sampling,
                 keys=row_keys(key, np.arange(1)) if self.sampling.temperature else None,
                 toolbox=self.toolbox,
                 answer_retry=self.answer_retry,
-                role=role,
                 stage=f"round {rounds}: answer",
             )
             seconds = time.perf_counter() - started
@@ -128,47 +125,34 @@ class Asker:
             "crossed": crossed,
         }
 
-    def _prompts(self, question: str, slot_width: int) -> dict[str, Any]:
-        return {
-            role: encode_stage(
-                self.team.tokenizers[role], prompt, [question], slot_width=slot_width
-            )
-            for role, prompt in self.team.prompts.items()
-        }
-
     def _in_latents(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
         system = self.team.system
-        walked = trace_rounds(
+        trace = trace_rounds(
             system,
             self.team.agents,
-            self.links,
-            self._prompts(question, system.latent_steps),
+            LatentChannel(system, self.links),
+            self.team.encode([question]),
             rounds=self.rounds,
             tolerance=self.tolerance,
         )
-        rounds = len(walked.change) or self.rounds
+        rounds = len(trace.change) or self.rounds
         steps, crossed = [], []
-        for stage in walked.stages:
+        for stage in trace.stages:
             did = f"thinks: {system.latent_steps} latents, no token"
             steps.append(Step(stage.round + 1, stage.role, did, stage.seconds, stage.compiled))
             for name, vectors in stage.sent.items():
                 crossed.append({"round": stage.round + 1, "edge": name})
                 if self.inspected:
                     crossed[-1]["nearest"] = self._nearest(name, vectors[0])
-        for index, change in enumerate(walked.change[1:], start=2):
+        for index, change in enumerate(trace.change[1:], start=2):
             crossed.append({"round": index, "change": float(change[0])})
-        return walked.reading, rounds, steps, crossed
+        return trace.prompt, rounds, steps, crossed
 
     def _nearest(self, edge: str, vectors: np.ndarray) -> list[list[tuple[str, float]]]:
         """Per latent of an edge, the receiver's tokens nearest to it and their cosines."""
-        receiver = edge.partition("->")[2]
-        found = nearest_tokens(
-            self.team.system.models[receiver],
-            self.team.agents[receiver],
-            vectors,
-            count=self.inspected,
-        )
-        decode = self.team.tokenizers[receiver].decode
+        receiver = self.team.members[edge.partition("->")[2]]
+        found = nearest_tokens(receiver.agent, vectors, count=self.inspected)
+        decode = receiver.tokenizer.decode
         return [
             [(decode([token]), round(near, 3)) for token, near in zip(*row, strict=True)]
             for row in zip(*(x.tolist() for x in jax.device_get(found)), strict=True)
@@ -176,13 +160,11 @@ class Asker:
 
     def _in_text(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
         known = write_jitted._cache_size()
-        reading, messages = text_channel.listen(
-            self.team.system,
-            self.team.agents,
-            self.team.tokenizers,
-            self._prompts(question, self.max_tokens),
+        prompt, messages = text_channel.listen(
+            self.team.system.topology,
+            self.team.members,
+            self.team.encode([question], slot_width=self.max_tokens),
             rounds=self.rounds,
-            end_tokens=self.team.end_tokens,
             max_tokens=self.max_tokens,
         )
         compiled = write_jitted._cache_size() > known
@@ -191,7 +173,7 @@ class Asker:
             for m in messages
         ]
         crossed = [{"round": m.round + 1, "role": m.role, "text": m.texts[0]} for m in messages]
-        return reading, self.rounds, steps, crossed
+        return prompt, self.rounds, steps, crossed
 
 
 def show(account: dict[str, Any], *, inspect: bool) -> None:
@@ -217,7 +199,7 @@ def show(account: dict[str, Any], *, inspect: bool) -> None:
         print(f"\n{answer}")
 
 
-def links_of(config: RunConfig, team: Team, file: str | None) -> Any:
+def links_of(config: RunConfig, team: Team, file: str | None) -> Links:
     """The links to use.
 
     Raises:

@@ -22,7 +22,7 @@ from rmas_jax.interop import (
 )
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.interop.released import in_words
-from rmas_jax.interop.systems import Links
+from rmas_jax.interop.systems import FoundLinks
 from rmas_jax.interop.torch_state import SAFETENSORS
 from rmas_jax.links import INNER, VARIANTS
 from rmas_jax.models import CheckpointError
@@ -143,7 +143,7 @@ def _check_folder(dst: str) -> None:
         )
 
 
-def print_links(links: Links) -> None:
+def print_links(links: FoundLinks) -> None:
     """A line for each link."""
     for kind, named in links.items():
         for name, (config, _) in named.items():

@@ -16,16 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.agents.agent import read_body
+from rmas_jax.agents.agent import Agent, load_agent
+from rmas_jax.agents.reading import PromptInput, read_body
 from rmas_jax.agents.sampling import row_keys, seen_tokens, speak
 from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, InputError, say_error
-from rmas_jax.models import (
-    Decoder,
-    empty_cache,
-    load_pretrained,
-    load_tokenizer,
-)
+from rmas_jax.models import Cache, load_tokenizer
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.hf import DTYPES, WEIGHTS, read_config
@@ -93,11 +89,11 @@ def chosen_mesh(text: str) -> jax.sharding.Mesh:
     return make_mesh(*map(int, sizes))
 
 
-def describe_model(model: Decoder, params: Any, seconds: float) -> str:
+def describe_agent(agent: Agent, seconds: float) -> str:
     """What was loaded, on three lines: the decoder, its size, and where it lies."""
-    c = model.config
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(params, is_leaf=is_quantised))
-    leaves = jax.tree.leaves(params)
+    c = agent.config
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(agent, is_leaf=is_quantised))
+    leaves = jax.tree.leaves(agent)
     size = sum(x.nbytes for x in leaves)
     dtypes = sorted({x.dtype.name for x in leaves})
     devices = sorted(set().union(*(x.devices() for x in leaves)), key=lambda d: d.id)
@@ -143,19 +139,17 @@ def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
     return ids
 
 
-def read(model: Decoder, params: Any, ids: jax.Array, *, room: int) -> tuple[jax.Array, Any]:
+def read(agent: Agent, ids: jax.Array, *, room: int) -> tuple[jax.Array, Cache]:
     """The state at the last token of ids [B, T], and a cache with room for `room` more."""
     batch, time = ids.shape
-    return read_body(
-        model,
-        params,
-        empty_cache(model.config, batch, 0, dtype=params["embedding"].dtype),
+    prompt = PromptInput(
+        prefix=agent.empty_cache(batch, 0),
         ids=ids,
         valid=jnp.ones(ids.shape, bool),
-        received=jnp.zeros((batch, 0, model.config.width)),
+        received=jnp.zeros((batch, 0, agent.width)),
         slot_index=(-1,) * time,
-        room=room,
     )
+    return read_body(agent, prompt, room=room)
 
 
 def timed(function: Any, *args: Any) -> tuple[Any, float, float]:
@@ -168,8 +162,7 @@ def timed(function: Any, *args: Any) -> tuple[Any, float, float]:
 
 
 def generate(
-    model: Decoder,
-    params: Any,
+    agent: Agent,
     ids: Sequence[int],
     *,
     end_tokens: tuple[int, ...],
@@ -182,19 +175,19 @@ def generate(
     keys = row_keys(jax.random.key(seed), np.arange(1)) if sampling.temperature else None
     seen = None
     if sampling.repetition_penalty != 1:
-        seen = seen_tokens(ids, jnp.ones(ids.shape, bool), model.config.vocab_size)
+        seen = seen_tokens(ids, jnp.ones(ids.shape, bool), agent.config.vocab_size)
     (hidden, cache), compile_read, run_read = timed(
-        functools.partial(read, model, room=max_tokens - 1), params, ids
+        functools.partial(read, room=max_tokens - 1), agent, ids
     )
 
-    def write(params, hidden, cache, keys, seen):
+    def write(agent, hidden, cache, keys, seen):
         rules = {"sampling": sampling, "keys": keys, "seen": seen}
         ends = {"end_tokens": end_tokens, "max_tokens": max_tokens}
-        speech = speak(model, params, hidden, cache, **ends, **rules)
-        return speech.tokens, speech.lengths, speech.finite
+        state = speak(agent, hidden, cache, **ends, **rules)
+        return state.tokens, state.lengths, state.finite
 
     (tokens, lengths, finite), compile_write, run_write = timed(
-        write, params, hidden, cache, keys, seen
+        write, agent, hidden, cache, keys, seen
     )
     count = int(lengths[0])
     if not finite.all():
@@ -235,19 +228,16 @@ def run(options: argparse.Namespace) -> None:
 
     mesh = None if options.mesh is None else chosen_mesh(options.mesh)
     start = time.perf_counter()
-    model, params = load_pretrained(
-        options.path, options.dtype, mesh, weights=options.weights, **source
-    )
-    jax.block_until_ready(params)
-    print(describe_model(model, params, time.perf_counter() - start))
+    agent = load_agent(options.path, options.dtype, mesh, weights=options.weights, **source)
+    jax.block_until_ready(agent)
+    print(describe_agent(agent, time.perf_counter() - start))
     how = dataclasses.asdict(sampling) if sampling.temperature else {"greedy": True}
     if not sampling.temperature and sampling.repetition_penalty != 1:
         how["repetition_penalty"] = sampling.repetition_penalty
     print("sampling " + ", ".join(f"{name}={value}" for name, value in how.items()), end="")
     print(f"; ends at {list(end_tokens)}, at most {options.max_tokens} tokens", flush=True)
     tokens, times = generate(
-        model,
-        params,
+        agent,
         ids,
         end_tokens=end_tokens,
         max_tokens=options.max_tokens,

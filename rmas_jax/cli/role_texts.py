@@ -61,7 +61,7 @@ from rmas_jax.host.json_rows import (
 from rmas_jax.host.reading import open_regular
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import encode_stage, take
+from rmas_jax.prompts import take
 from rmas_jax.rounds import text_channel
 from rmas_jax.runs.folder import value_at, with_date
 from rmas_jax.runs.identity import agent_sources, weights_digest
@@ -225,12 +225,10 @@ def solve(
 ) -> list[Attempt]:
     """An attempt at each of B items."""
     solution = text_channel.solve(
-        team.system,
-        team.agents,
-        team.tokenizers,
+        team.system.topology,
+        team.members,
         prompts,
         rounds=rounds,
-        end_tokens=team.end_tokens,
         max_tokens=max_tokens,
         sampling=sampling,
         keys=keys,
@@ -325,15 +323,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         },
     )
     roles, rounds = team.system.topology.order, config.system.rounds
-    prompts = {
-        role: encode_stage(
-            team.tokenizers[role],
-            prompt,
-            [item["question"] for item in items],
-            slot_width=options.max_tokens,
-        )
-        for role, prompt in team.prompts.items()
-    }
+    prompts = team.encode([item["question"] for item in items], slot_width=options.max_tokens)
 
     def is_open(name: str) -> bool:
         return name not in progress.kept and progress.failed[name] < options.attempts

@@ -41,7 +41,7 @@ from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
-from rmas_jax.prompts import encode_stage, take
+from rmas_jax.prompts import take
 from rmas_jax.team import Team
 
 ORDER_SEED = 0  # of the order in which the items of a split are run
@@ -103,10 +103,7 @@ def evaluate(
     @functools.cache
     def encoded(slot_width: int) -> Prompts:
         """All splits at once, so that all have the same widths."""
-        return {
-            role: encode_stage(team.tokenizers[role], prompt, questions, slot_width=slot_width)
-            for role, prompt in team.prompts.items()
-        }
+        return team.encode(questions, slot_width=slot_width)
 
     total = sum(len(list(batches(len(examples[split]), batch_size))) for _, split in pending)
     with tqdm(total=total, disable=not progress, unit="batch") as bar:

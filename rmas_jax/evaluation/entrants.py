@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from rmas_jax.agents.agent import PromptInput
+from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import AnswerRetry, Texts, write_texts
+from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY
 from rmas_jax.host.nonfinite import earliest_fault
+from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds import recursion, text_channel
-from rmas_jax.rounds.channels import latent_channel, select_channel, shuffled
+from rmas_jax.rounds.channels import LatentChannel, SelectChannel, ShuffledChannel
 from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.team import Team
 from rmas_jax.tools import Toolbox
@@ -74,8 +76,8 @@ def planned_methods(
 
 def method_runs(
     team: Team,
-    links: Any,
-    aligned_links: Any,
+    links: Links,
+    aligned_links: Links,
     methods: Sequence[str],
     rounds: Sequence[int],
     answering: Answering,
@@ -104,7 +106,7 @@ def method_runs(
             passed = 0 if method == "no_latents" else steps
             answer = functools.partial(
                 _in_latents,
-                team._replace(system=team.system.replace(latent_steps=passed)),
+                dataclasses.replace(team, system=team.system.replace(latent_steps=passed)),
                 aligned_links if method == "aligned_links" else links,
                 rounds=r,
                 answering=answering,
@@ -116,8 +118,8 @@ def method_runs(
 @functools.partial(jax.jit, static_argnames="system")
 def _listen(
     system: System,
-    agents: Any,
-    links: Any,
+    agents: Mapping[str, Agent],
+    links: Links,
     prompts: Prompts,
     *,
     rounds: jax.Array,
@@ -127,8 +129,8 @@ def _listen(
 
     Rounds and control are data: all latent methods of the same M run one compiled program.
     """
-    channel = latent_channel(system, links)
-    channel = select_channel(shuffle, shuffled(channel), channel)
+    channel = LatentChannel(system, links)
+    channel = SelectChannel(shuffle, ShuffledChannel(channel), channel)
     return recursion.listen(system, agents, channel, prompts, rounds=rounds)
 
 
@@ -141,22 +143,18 @@ def programs() -> int:
 
 
 def _written(
-    team: Team, role: str, reading: PromptInput, keys: Keys, answering: Answering
+    team: Team, role: str, prompt: PromptInput, keys: Keys, answering: Answering
 ) -> list[Texts]:
     """What an agent writes in each rollout."""
     return [
         write_texts(
-            team.system.models[role],
-            team.agents[role],
-            team.tokenizers[role],
-            reading,
-            end_tokens=team.end_tokens[role],
+            team.members[role],
+            prompt,
             max_tokens=answering.max_tokens,
             sampling=answering.sampling,
             keys=of_rollout,
             toolbox=answering.toolbox,
             answer_retry=answering.answer_retry,
-            role=role,
         )
         for of_rollout in keys
     ]
@@ -164,7 +162,7 @@ def _written(
 
 def _in_latents(
     team: Team,
-    links: Any,
+    links: Links,
     prompts: Prompts,
     keys: Keys,
     *,
@@ -184,7 +182,7 @@ def _in_latents(
     )
     if fault := earliest_fault(topology.order, to_host(outcome.fault)):
         raise fault.error()
-    rollouts = _written(team, topology.answerer, outcome.reading, keys, answering)
+    rollouts = _written(team, topology.answerer, outcome.prompt, keys, answering)
     tokens = rollouts[0].tokens
     thoughts = (len(topology.order) * rounds - 1) * system.latent_steps
     return Answers(rollouts, tokens, thoughts + tokens)
@@ -199,28 +197,20 @@ def _in_text(
     answering: Answering,
     max_message_tokens: int | None,
 ) -> Answers:
-    reading, messages = text_channel.listen(
-        team.system,
-        team.agents,
-        team.tokenizers,
+    prompt, messages = text_channel.listen(
+        team.system.topology,
+        team.members,
         prompts,
         rounds=rounds,
-        end_tokens=team.end_tokens,
         max_tokens=max_message_tokens or answering.max_tokens,
         mesh=team.mesh,
     )
-    rollouts = _written(team, team.system.topology.answerer, reading, keys, answering)
+    rollouts = _written(team, team.system.topology.answerer, prompt, keys, answering)
     tokens = rollouts[0].tokens + sum(message.tokens for message in messages)
     return Answers(rollouts, tokens, tokens)  # stages follow each other, and a token is a step
 
 
 def _alone(team: Team, prompts: Prompts, keys: Keys, *, role: str, answering: Answering) -> Answers:
-    reading = text_channel.read_alone(
-        team.system.models[role],
-        team.agents[role],
-        team.tokenizers[role],
-        prompts[role],
-        mesh=team.mesh,
-    )
-    rollouts = _written(team, role, reading, keys, answering)
+    prompt = text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh)
+    rollouts = _written(team, role, prompt, keys, answering)
     return Answers(rollouts, rollouts[0].tokens, rollouts[0].tokens)

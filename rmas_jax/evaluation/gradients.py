@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.host.nonfinite import first_fault, gradient_fault
+from rmas_jax.links import Links
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.rounds.channels import latent_channel, select_channel, softmax_channel
-from rmas_jax.rounds.recursion import crossing_probes, run_rounds
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.channels import LatentChannel, SelectChannel, SoftmaxChannel
+from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
+from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System, edge_name
@@ -24,8 +26,8 @@ from rmas_jax.topology import System, edge_name
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
 def _norms(
     system: System,
-    agents: Any,
-    links: Any,
+    agents: Mapping[str, Agent],
+    links: Links,
     shared: Mapping[str, Any],
     prompts: Mapping[str, StagePrompt],
     target: Targets,
@@ -39,9 +41,7 @@ def _norms(
 
     Which channel it is, is data: compiling takes longer than running, and one program does both.
     """
-    channel = select_channel(
-        latent, latent_channel(system, links), softmax_channel(system, agents, shared)
-    )
+    channel = SelectChannel(latent, LatentChannel(system, links), SoftmaxChannel(agents, shared))
     answerer = system.topology.answerer
 
     def loss(probes):
@@ -50,11 +50,11 @@ def _norms(
             agents,
             channel,
             prompts,
-            rounds=rounds,
-            targets={answerer: target},
+            Unroll(rounds=rounds),
+            Supervision({answerer: target}),
             probes=probes,
         )
-        return out.losses[answerer][-1].sum(), out.finite
+        return out.scores[answerer].loss[-1].sum(), out.finite
 
     probes = crossing_probes(system, rounds=rounds, batch=len(target.ids))
     gradients, finite = jax.grad(loss, has_aux=True)(probes)
@@ -66,7 +66,7 @@ def _norms(
 
 
 def gradient_norms(
-    team: Team, links: Any, prompts: Mapping[str, StagePrompt], target: Targets, *, rounds: int
+    team: Team, links: Links, prompts: Mapping[str, StagePrompt], target: Targets, *, rounds: int
 ) -> list[dict[str, Any]]:
     """Gradient of the answer's cross-entropy at what crosses every edge, for both channels.
 
@@ -91,7 +91,7 @@ def gradient_norms(
     """
     topology = team.system.topology
     shared = {
-        edge_name(edge): shared_tokens(*(team.tokenizers[role] for role in edge))
+        edge_name(edge): shared_tokens(*(team.members[role].tokenizer for role in edge))
         for edge in topology.edges
     }
     prompts, target = put_batch((prompts, target), team.mesh)

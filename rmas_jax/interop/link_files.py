@@ -13,7 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save
 
 from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.errors import clipped
 from rmas_jax.host.reading import GIBIBYTE, read_bytes
+from rmas_jax.links import INNER, OUTER, Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32, read_safetensors
 
@@ -22,23 +24,28 @@ LIMIT = 64 * GIBIBYTE
 HEADER_START, METADATA, DIGEST = 8, "__metadata__", "sha256"
 
 
-def save_links(path: str | Path, links: Any) -> None:
+def save_links(path: str | Path, links: Links) -> None:
     """Writes the links of a system (host arrays) as one safetensors file, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(x) for name, x in flatten_dict(links, sep="/").items()}
+    arrays = {name: np.asarray(x) for name, x in flatten_dict(vars(links), sep="/").items()}
     digest = _content_digest(save(arrays))
     write_atomic(path, save(arrays, metadata={DIGEST: digest}))  # save_file's errors name no file
 
 
-def load_links(path: str | Path) -> Any:
-    """Reads what `save_links` wrote: {"inner": {role: params}, "outer": {edge: params}}, float32.
+def load_links(path: str | Path) -> Links:
+    """Reads what `save_links` wrote.
 
     Raises:
-      CheckpointError: as for `read_link_arrays`.
+      CheckpointError: as for `read_link_arrays`, or it holds anything but inner and outer links.
     """
     arrays = read_link_arrays(path)
-    return unflatten_dict({name: jnp.asarray(x) for name, x in arrays.items()}, sep="/")
+    found = unflatten_dict({name: jnp.asarray(x) for name, x in arrays.items()}, sep="/")
+    if found.keys() != {INNER, OUTER}:
+        raise CheckpointError(
+            f"{path}: must hold {INNER} and {OUTER} links, got {clipped(', '.join(found), 200)}"
+        )
+    return Links(**found)
 
 
 def read_link_arrays(path: str | Path) -> dict[str, np.ndarray]:

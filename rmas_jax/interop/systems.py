@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,20 +27,20 @@ from rmas_jax.interop.released import (
     write_inner_link,
     write_outer_links,
 )
-from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, link_shapes
+from rmas_jax.links import INNER, OUTER, VARIANTS, LinkConfig, Links, link_shapes
 from rmas_jax.models import CheckpointError
 from rmas_jax.topology import edge_name
 
 NAME = re.compile(rf"({INNER}|{OUTER})/([^/]+)/(\w+)/(\w+)")  # kind, role or edge, module, array
 OUTER_FOLDER = "outer"  # of a release that we write, beside one folder per role
 
-Links = Mapping[str, Mapping[str, Link]]  # "inner" and "outer" -> role or edge name -> link
+FoundLinks = Mapping[str, Mapping[str, Link]]  # "inner" and "outer" -> role or edge name -> link
 Forms = Mapping[str, Mapping[str, LinkConfig]]
 
 
 def read_released_links(
     outer: str | Path, roles: Mapping[str, str | Path], *, task: str | None = None
-) -> Links:
+) -> FoundLinks:
     """The links of a released system.
 
     Args:
@@ -68,7 +67,7 @@ def read_released_links(
     return links
 
 
-def read_links(path: str | Path, *, inner_variant: str | None = None) -> Links:
+def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLinks:
     """The links in a file of ours, with the forms that their tensors tell.
 
     Args:
@@ -117,8 +116,8 @@ def _possible_forms(kind: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -
     return [form for form in forms if link_shapes(form) == shapes]
 
 
-def links_that_fit(links: Links, forms: Forms, *, source: str) -> dict[str, Any]:
-    """Parameters {"inner": {role}, "outer": {edge name}} of links that are just those needed.
+def links_that_fit(links: FoundLinks, forms: Forms, *, source: str) -> Links:
+    """The parameters of links that are just those needed.
 
     Args:
       links: what there is.
@@ -147,10 +146,10 @@ def links_that_fit(links: Links, forms: Forms, *, source: str) -> dict[str, Any]
         raise CheckpointError(
             f"{source}: links that do not fit:\n  " + "\n  ".join(listed(problems))
         )
-    return {kind: {name: links[kind][name][1] for name in forms[kind]} for kind in forms}
+    return Links(**{kind: {name: links[kind][name][1] for name in forms[kind]} for kind in forms})
 
 
-def released_forms(links: Links) -> Forms:
+def released_forms(links: FoundLinks) -> Forms:
     """The forms with which links make up a whole released system.
 
     Inner links say which roles there are and how wide; every edge that upstream has between them
@@ -172,7 +171,7 @@ def released_forms(links: Links) -> Forms:
     return {INNER: inner, OUTER: outer}
 
 
-def write_released_links(directory: str | Path, links: Links) -> None:
+def write_released_links(directory: str | Path, links: FoundLinks) -> None:
     """Writes what `read_released_links` and upstream read: ROLE/ for each role, and outer/.
 
     Raises:

@@ -1,85 +1,108 @@
-"""What agents feed back to themselves and send to each other: latents, or something to compare."""
+"""Channels: what agents feed back to themselves and send to each other.
+
+A channel is any value with the two methods of `Channel` that passes through `jit`; a
+`flax.struct.dataclass` does. The latent channel is RecursiveMAS; others stand beside it for
+comparison.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from rmas_jax.links import apply_link
+from rmas_jax.agents.agent import Agent
+from rmas_jax.links import Links, apply_link
 from rmas_jax.topology import System, edge_name
 
 
-class Channel(NamedTuple):
-    """What an agent feeds back to itself and what it sends; both differentiable.
+class Channel(Protocol):
+    """How thoughts return and travel; both ways are differentiable."""
 
-    The latent channel is `latent_channel`; others stand beside it for comparison.
+    def feed(self, role: str, hidden: jax.Array) -> jax.Array:
+        """A role's hidden states [B, T, D] -> its next input embeddings [B, T, D]."""
+
+    def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
+        """A sender's thoughts [B, M, D] -> vectors [B, M, D'] for the receiver's slot."""
+
+
+@struct.dataclass
+class LatentChannel:
+    """RecursiveLinks: thoughts return through the inner link, and travel as outer(inner(H))
+    (upstream) or outer(H) (the paper's text), as `system.sent_vectors` says.
     """
 
-    feed: Callable[[str, jax.Array], jax.Array]  # role, hidden [B, T, D] -> embeddings [B, T, D]
-    send: Callable[[tuple[str, str], jax.Array], jax.Array]  # edge, [B, M, D] -> [B, M, D']
+    system: System = struct.field(pytree_node=False)
+    links: Links
 
+    def feed(self, role: str, hidden: jax.Array) -> jax.Array:
+        """Through the inner link (paper eq. 3)."""
+        return apply_link(self.system.inner[role], self.links.inner[role], hidden)
 
-def latent_channel(system: System, links: Any) -> Channel:
-    """RecursiveLinks as the channel: thoughts return through the inner link, and travel as
-    outer(inner(H)) (upstream) or outer(H) (the paper's text), as `system.sent_vectors` says.
-    """
-
-    def feed(role, hidden):
-        return apply_link(system.inner[role], links["inner"][role], hidden)
-
-    def send(edge, thoughts):
-        if system.sent_vectors == "outer_of_inner":
-            thoughts = feed(edge[0], thoughts)
+    def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
+        """Through the outer link (paper eq. 4)."""
+        if self.system.sent_vectors == "outer_of_inner":
+            thoughts = self.feed(edge[0], thoughts)
         name = edge_name(edge)
-        return apply_link(system.outer[name], links["outer"][name], thoughts)
-
-    return Channel(feed, send)
+        return apply_link(self.system.outer[name], self.links.outer[name], thoughts)
 
 
-def softmax_channel(system: System, agents: Any, shared_tokens: Mapping[str, Any]) -> Channel:
-    """Differentiable text: every vector is the expected embedding of the next token.
+@struct.dataclass
+class SoftmaxChannel:
+    """Differentiable text: every vector is the expected embedding of the next token."""
 
-    Args:
-      system: the system.
-      agents: parameters by role.
-      shared_tokens: edge name -> (ids of the sender, ids of the receiver) of tokens that both
-        vocabularies have; probability of other tokens is dropped in a transfer.
-    """
+    agents: Mapping[str, Agent]  # by role
+    # Edge name -> ids [n] of the sender and of the receiver of tokens that both vocabularies have;
+    # probability of other tokens is dropped in a transfer.
+    shared_tokens: Mapping[str, tuple[jax.Array, jax.Array]]
 
-    def probabilities(role, hidden):
-        model, params = system.models[role], {"params": agents[role]}
-        return jax.nn.softmax(model.apply(params, hidden, method="unembed"), axis=-1)
+    def feed(self, role: str, hidden: jax.Array) -> jax.Array:
+        """The agent's own expected embedding."""
+        return self._probabilities(role, hidden) @ self.agents[role].embedding_table()
 
-    def embeddings(role, ids):
-        return system.models[role].apply({"params": agents[role]}, ids[None], method="embed")[0]
-
-    def feed(role, hidden):
-        vocabulary = jnp.arange(system.models[role].config.vocab_size)
-        return probabilities(role, hidden) @ embeddings(role, vocabulary)
-
-    def send(edge, thoughts):
+    def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
+        """The receiver's expected embedding."""
         sender, receiver = edge
-        mine, theirs = shared_tokens[edge_name(edge)]
-        return probabilities(sender, thoughts)[..., mine] @ embeddings(receiver, theirs)
+        own, other = self.shared_tokens[edge_name(edge)]
+        embeddings = self.agents[receiver].embed(other[None])[0]
+        return self._probabilities(sender, thoughts)[..., own] @ embeddings
 
-    return Channel(feed, send)
-
-
-def select_channel(condition: jax.Array | bool, first: Channel, second: Channel) -> Channel:
-    """The first channel where `condition` holds, else the second: a choice that may be data."""
-    return Channel(
-        feed=lambda *turn: jnp.where(condition, first.feed(*turn), second.feed(*turn)),
-        send=lambda *turn: jnp.where(condition, first.send(*turn), second.send(*turn)),
-    )
+    def _probabilities(self, role: str, hidden: jax.Array) -> jax.Array:
+        return jax.nn.softmax(self.agents[role].unembed(hidden), axis=-1)
 
 
-def shuffled(channel: Channel) -> Channel:
+@struct.dataclass
+class SelectChannel:
+    """The first channel where a condition holds, else the second: a choice that may be data."""
+
+    condition: jax.Array | bool  # [] bool
+    first: Channel
+    second: Channel
+
+    def feed(self, role: str, hidden: jax.Array) -> jax.Array:
+        """See `Channel`; both channels compute."""
+        vectors = self.first.feed(role, hidden), self.second.feed(role, hidden)
+        return jnp.where(self.condition, *vectors)
+
+    def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
+        """See `Channel`; both channels compute."""
+        vectors = self.first.send(edge, thoughts), self.second.send(edge, thoughts)
+        return jnp.where(self.condition, *vectors)
+
+
+@struct.dataclass
+class ShuffledChannel:
     """A null control: every receiver gets the thoughts of the item before it in the batch."""
 
-    def send(edge, thoughts):
-        return jnp.roll(channel.send(edge, thoughts), 1, axis=0)
+    channel: Channel
 
-    return channel._replace(send=send)
+    def feed(self, role: str, hidden: jax.Array) -> jax.Array:
+        """As the channel does."""
+        return self.channel.feed(role, hidden)
+
+    def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
+        """What the channel sends for the item before."""
+        return jnp.roll(self.channel.send(edge, thoughts), 1, axis=0)

@@ -1,176 +1,223 @@
 """One agent's turn in a round: what reaches its slots, what it reads and thinks, what it sends.
 
-inbox --> arrivals --> take_turn: read, think --> deliver --> inbox
+inbox --> arrivals --> think_turn or scored_turn --> deliver --> inbox
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from rmas_jax.agents.agent import PromptInput, read_body, read_prefix, think
-from rmas_jax.models import Cache, CheckpointError, Decoder
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
+from rmas_jax.agents.thinking import think
+from rmas_jax.models import Cache, CheckpointError
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.conditional import cond_or_zeros
+from rmas_jax.rounds.supervision import Targets, TextScore, read_text, score_text
 from rmas_jax.topology import System, edge_name
-
-LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
 
 
 @struct.dataclass
-class Targets:
-    """What one role should write in every round, for training."""
+class Stages:
+    """What all turns have in common: nothing here changes from round to round."""
 
-    ids: jax.Array  # [B, R, W] int32, padded on the right
-    valid: jax.Array  # [B, R, W] bool
+    system: System = struct.field(pytree_node=False)
+    agents: Mapping[str, Agent]  # by role
+    channel: Channel
+    prompts: Mapping[str, StagePrompt]  # by role, batch B
+    prefixes: Mapping[str, Cache]  # by role; serve all rounds and the answer
 
 
-def read_prefixes(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
-    """Reads every role's prefix; the caches serve all rounds and the answer."""
+@struct.dataclass
+class Turn:
+    """What an agent's turn results in."""
+
+    thoughts: jax.Array  # [B, M, D]
+    score: TextScore | None = None  # of its text; None: it is never scored
+
+
+def begin(
+    system: System,
+    agents: Mapping[str, Agent],
+    channel: Channel,
+    prompts: Mapping[str, StagePrompt],
+    prefixes: Mapping[str, Cache] | None = None,
+) -> Stages:
+    """Reads every role's prefix, unless that was done before."""
+    if prefixes is None:
+        prefixes = read_prefixes(system, agents, prompts)
+    return Stages(system, agents, channel, prompts, prefixes)
+
+
+def read_prefixes(
+    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
+) -> dict[str, Cache]:
+    """Reads every role's prefix."""
     return {
-        role: read_prefix(
-            system.models[role], agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid
-        )
+        role: read_prefix(agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid)
         for role in system.topology.order
     }
 
 
-def check_prompt_ids(
+def check_prompts(
     system: System,
+    agents: Mapping[str, Agent],
     prompts: Mapping[str, StagePrompt],
     targets: Mapping[str, Targets] | None = None,
 ) -> None:
-    """Refuses token ids without a row of their agent's embedding; under jit they are not known.
+    """Holds prompts and texts against the system and its agents.
 
     Raises:
-      CheckpointError: gives role and id.
+      ValueError: a prompt's slots are not as wide as thoughts are many; gives role and widths.
+      CheckpointError: a token id has no row of its agent's embedding; gives role and id. Under jit,
+        ids are not known.
     """
     for role, prompt in prompts.items():
-        text = [] if targets is None or role not in targets else [targets[role].ids]
-        for ids in (prompt.prefix_ids, prompt.body_ids, *text):
+        slots = sum(number >= 0 for number in prompt.slot_index)
+        if slots != (needed := len(prompt.senders) * system.latent_steps):
+            raise ValueError(
+                f"prompts[{role!r}]: slots must be {system.latent_steps} wide (latent_steps), "
+                f"{needed} positions for {len(prompt.senders)} senders, got {slots}: encode them "
+                "with slot_width=latent_steps"
+            )
+        texts = [] if targets is None or role not in targets else [targets[role].ids]
+        for ids in (prompt.prefix_ids, prompt.body_ids, *texts):
             try:
-                check_array(ids, system.models[role].config.vocab_size)
+                check_array(ids, agents[role].config.vocab_size)
             except CheckpointError as error:
                 raise CheckpointError(f"{role}: {error}") from None
 
 
-def reading_of(
-    prompt: StagePrompt, prefix: Cache, received: jax.Array, *, form: jax.Array | int
+def prompt_input(
+    prompt: StagePrompt, prefix: Cache, received: jax.Array, *, kind: jax.Array | int
 ) -> PromptInput:
-    """A prompt in form FIRST or LATER with latents [B, S, D] in its slots."""
+    """A prompt of a FIRST or LATER round with latents [B, S, D] in its slots."""
     return PromptInput(
         prefix=prefix,
-        ids=jnp.take(prompt.body_ids, form, axis=1),
-        valid=jnp.take(prompt.body_valid, form, axis=1),
+        ids=jnp.take(prompt.body_ids, kind, axis=1),
+        valid=jnp.take(prompt.body_valid, kind, axis=1),
         received=received,
         slot_index=prompt.slot_index,
     )
 
 
-def arrivals(
-    system: System, agents: Any, prompt: StagePrompt, inbox: Mapping[str, jax.Array], role: str
-) -> jax.Array:
+def arrivals(stages: Stages, inbox: Mapping[str, jax.Array], role: str) -> jax.Array:
     """What reaches a role's slots [B, S, D], from what crossed the edges last (by edge name).
 
     In the order of the slots in the prompt, which need not be that of the edges.
     """
-    shape = prompt.body_ids.shape[0], 0, system.width(role)
+    prompt, agent = stages.prompts[role], stages.agents[role]
     names = [edge_name((sender, role)) for sender in prompt.senders]
-    nothing = jnp.zeros(shape, agent_dtype(agents[role]))
+    nothing = jnp.zeros((prompt.body_ids.shape[0], 0, agent.width), agent.dtype)
     return jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
 
 
-def take_turn(
-    system: System,
-    agents: Any,
-    channel: Channel,
-    prompt: StagePrompt,
-    prefix: Cache,
+def think_turn(
+    stages: Stages,
     role: str,
-    *,
-    form: jax.Array | int,
     arrived: jax.Array,
-    target: Targets | None = None,
-    is_scored: jax.Array | bool = True,
-    teacher_forced: bool = False,
-    thinks: jax.Array | bool = True,
+    *,
+    kind: jax.Array | int,
+    is_needed: jax.Array | bool = True,
     truncate_steps: int | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-    """One stage: reads the prompt in form FIRST or LATER with what arrived [B, S, D], and thinks.
+) -> jax.Array:
+    """A turn without a text: reads the prompt with what arrived, and thinks.
 
-    A text is read only as far as its loss or teacher-forced thoughts need it. What is no `bool` but
-    an array is decided on the device, so that one program serves rounds that differ in it.
+    What is no `bool` but an array is decided on the device, so that one program serves rounds that
+    differ in it.
 
     Args:
-      system, agents, channel: the system.
-      prompt: of the role, batch B.
-      prefix: of the role, from `read_prefixes`.
+      stages: the system.
       role: who takes the turn.
-      form: of the prompt.
-      arrived: from `arrivals`.
-      target: the role's text of this round.
-      is_scored: whether the text has a loss.
-      teacher_forced: whether thoughts are the states over the text.
-      thinks: where there is no target, whether thoughts are needed; zeros if not.
-      truncate_steps: see `agents.think`.
+      arrived: [B, S, D], from `arrivals`.
+      kind: of the round, FIRST or LATER.
+      is_needed: whether thoughts are; zeros if not.
+      truncate_steps: see `think`.
 
     Returns:
-      Thoughts [B, M, D]; and the (loss [B], exact_match [B]) of the text: None if it is never
-      scored, zeros where an array says that it is not.
+      Thoughts [B, M, D].
     """
-    steps, model, params = system.latent_steps, system.models[role], agents[role]
-    width = 0 if target is None else target.ids.shape[1]
-    feed = functools.partial(channel.feed, role)
-    roll_out = functools.partial(
-        think, model, params, feed, steps=steps, truncate_steps=truncate_steps
-    )
+    steps = stages.system.latent_steps
 
-    def read():
-        return read_body(
-            model,
-            params,
-            prefix,
-            ids=jnp.take(prompt.body_ids, form, axis=1),
-            valid=jnp.take(prompt.body_valid, form, axis=1),
-            received=arrived,
-            slot_index=prompt.slot_index,
-            room=max(steps, width) - 1,
-        )
+    def thoughts():
+        hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
+        return _think(stages, role, hidden, cache, truncate_steps)
 
-    if target is None:
-        if thinks is True:
-            return roll_out(*read()), None
-        nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
-        return jax.lax.cond(thinks, lambda: roll_out(*read()), lambda: nothing), None
-    hidden, cache = read()
-    needed = width if is_scored is True else steps if teacher_forced else 1
-    states, after = read_text(model, params, target, hidden[:, None], cache, upto=needed)
+    if is_needed is True:
+        return thoughts()
+    nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
+    return jax.lax.cond(is_needed, thoughts, lambda: nothing)
+
+
+def scored_turn(
+    stages: Stages,
+    role: str,
+    arrived: jax.Array,
+    target: Targets,
+    *,
+    kind: jax.Array | int,
+    is_scored: jax.Array | bool = True,
+    is_forced: bool = False,
+    truncate_steps: int | None = None,
+) -> Turn:
+    """A turn with a text, for training: reads the prompt, scores the text, and thinks.
+
+    A text is read only as far as its loss or teacher-forced thoughts need it.
+
+    Args:
+      stages, role, arrived, kind, truncate_steps: as for `think_turn`.
+      target: the role's text of this round, [B, W].
+      is_scored: whether the text has a loss: an array is decided on the device, with zeros where
+        it says no.
+      is_forced: whether thoughts are the states over the text, instead of a rollout.
+    """
+    agent, steps, width = stages.agents[role], stages.system.latent_steps, target.ids.shape[1]
+    hidden, cache = _read(stages, role, arrived, kind=kind, room=max(steps, width) - 1)
+    needed = width if is_scored is True else steps if is_forced else 1
+    states, after = read_text(agent, target, hidden[:, None], cache, upto=needed)
 
     def score():
-        return text_losses(
-            model, params, target, read_text(model, params, target, states, after)[0]
-        )
+        return score_text(agent, target, read_text(agent, target, states, after)[0])
 
-    written = None
+    found = None
     if is_scored is True:
-        written = score()
+        found = score()
     elif is_scored is not False:
-        written = cond_or_zeros(is_scored, score)
-    return (states[:, :steps] if teacher_forced else roll_out(hidden, cache)), written
+        found = cond_or_zeros(is_scored, score)
+    if is_forced:
+        return Turn(states[:, :steps], found)
+    return Turn(_think(stages, role, hidden, cache, truncate_steps), found)
+
+
+def _read(
+    stages: Stages, role: str, arrived: jax.Array, *, kind: jax.Array | int, room: int
+) -> tuple[jax.Array, Cache]:
+    prompt = prompt_input(stages.prompts[role], stages.prefixes[role], arrived, kind=kind)
+    return read_body(stages.agents[role], prompt, room=room)
+
+
+def _think(
+    stages: Stages, role: str, hidden: jax.Array, cache: Cache, truncate_steps: int | None
+) -> jax.Array:
+    return think(
+        stages.agents[role],
+        functools.partial(stages.channel.feed, role),
+        hidden,
+        cache,
+        steps=stages.system.latent_steps,
+        truncate_steps=truncate_steps,
+    )
 
 
 def deliver(
-    system: System,
-    agents: Any,
-    channel: Channel,
+    stages: Stages,
     role: str,
     thoughts: jax.Array,
     *,
@@ -178,11 +225,11 @@ def deliver(
 ) -> dict[str, jax.Array]:
     """What a role's thoughts [B, M, D] become on each of its edges: edge name -> [B, M, D']."""
     sent = {}
-    for edge in system.topology.edges:
+    for edge in stages.system.topology.edges:
         if edge[0] == role:
             name = edge_name(edge)
-            vectors = channel.send(edge, thoughts) + (probes or {}).get(name, 0.0)
-            sent[name] = vectors.astype(agent_dtype(agents[edge[1]]))
+            vectors = stages.channel.send(edge, thoughts) + (probes or {}).get(name, 0.0)
+            sent[name] = vectors.astype(stages.agents[edge[1]].dtype)
     return sent
 
 
@@ -193,98 +240,22 @@ def rows_finite(*arrays: jax.Array) -> jax.Array:
     )
 
 
-def read_text(
-    model: Decoder,
-    params: Any,
-    target: Targets,
-    states: jax.Array,
-    cache: Cache,
-    *,
-    upto: int | None = None,
-) -> tuple[jax.Array, Cache]:
-    """Reads on in a given text, after its prompt or where it was left.
-
-    Args:
-      model: the agent's decoder.
-      params: its parameters.
-      target: the text, [B, W].
-      states: [B, w, D] that predict its first w tokens; the first is that of the last prompt token.
-      cache: with the w - 1 tokens that were read for them.
-      upto: tokens to have states of, at least w; None is all W.
-
-    Returns:
-      States [B, upto, D], and the cache.
-    """
-    tokens = slice(states.shape[1] - 1, (upto or target.ids.shape[1]) - 1)
-    ids, valid = target.ids[:, tokens], target.valid[:, tokens]
-    if ids.shape[1] == 0:
-        return states, cache
-    embeds = model.apply({"params": params}, ids, method="embed")
-    read, cache = model.apply({"params": params}, embeds, valid, cache)
-    return jnp.concatenate([states, read], axis=1), cache
-
-
-def text_losses(
-    model: Decoder, params: Any, target: Targets, states: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Mean cross-entropy of a text [B], and whether greedy decoding writes it [B].
-
-    `states` [B, W, D] predict each of its tokens.
-    """
-    losses, hits = token_losses(model, params, states, target.ids)
-    losses = (losses * target.valid).sum(1) / target.valid.sum(1)
-    return losses, jnp.all(hits | ~target.valid, axis=1)
-
-
-def token_losses(
-    model: Decoder, params: Any, states: jax.Array, ids: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of tokens [B, W] under the states [B, W, D] before them, and greedy hits.
-
-    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: longer texts are
-    scanned in chunks of positions, and a chunk's logits are computed again for its gradient.
-    """
-    batch, width = ids.shape
-    chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * model.config.vocab_size)))
-
-    def of_chunk(_, scanned):
-        states, ids = scanned
-        logits = model.apply({"params": params}, states, method="unembed")
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
-        return None, (losses, jnp.argmax(logits, axis=-1) == ids)
-
-    if chunk == width:
-        return of_chunk(None, (states, ids))[1]
-    count = -(-width // chunk)
-
-    def split(x):  # [B, W, ...] -> [chunks, B, C, ...]
-        padding = [(0, 0), (0, count * chunk - width)] + [(0, 0)] * (x.ndim - 2)
-        return jnp.pad(x, padding).reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
-
-    of_chunk = jax.checkpoint(of_chunk, prevent_cse=False)
-    _, out = jax.lax.scan(of_chunk, None, (split(states), split(ids)))
-    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :width] for x in out)
-
-
-def no_feedback(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> dict:
+def no_feedback(
+    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
+) -> dict[str, jax.Array]:
     """Feedback edges before the first round: zeros, which no first prompt has a slot for."""
     batch = prompts[system.topology.answerer].body_ids.shape[0]
     return {
         edge_name((sender, role)): jnp.zeros(
-            (batch, system.latent_steps, system.width(role)), agent_dtype(agents[role])
+            (batch, system.latent_steps, agents[role].width), agents[role].dtype
         )
         for sender, role in system.topology.feedback_edges
     }
 
 
-def nothing_received(system: System, agents: Any, prompts: Mapping[str, StagePrompt]) -> jax.Array:
+def nothing_received(
+    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
+) -> jax.Array:
     """[B, 0, D]: what reaches the answerer where nothing is passed."""
     role = system.topology.answerer
-    return jnp.zeros(
-        (prompts[role].body_ids.shape[0], 0, system.width(role)), agent_dtype(agents[role])
-    )
-
-
-def agent_dtype(params: Any) -> Any:
-    """Of an agent's embeddings, and so of what it reads."""
-    return params["embedding"].dtype
+    return jnp.zeros((prompts[role].body_ids.shape[0], 0, agents[role].width), agents[role].dtype)

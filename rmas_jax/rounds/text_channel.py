@@ -19,15 +19,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rmas_jax.agents import answers
-from rmas_jax.agents.agent import PromptInput, read_prefix
 from rmas_jax.agents.answers import write_texts
+from rmas_jax.agents.member import Member
+from rmas_jax.agents.reading import PromptInput, read_prefix
 from rmas_jax.agents.sampling import GREEDY
-from rmas_jax.models import Cache, Decoder
+from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
 from rmas_jax.sharding import put_batch
-from rmas_jax.topology import System
+from rmas_jax.topology import Topology
 
 
 class Message(NamedTuple):
@@ -49,13 +50,13 @@ class TextSolution(NamedTuple):
     messages: list[Message]  # in their order; the answers are not among them
 
 
-_read_prefix = jax.jit(read_prefix, static_argnames="model")
+_read_prefix = jax.jit(read_prefix)
 _stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # other draws at every stage
 JITTED = (*answers.JITTED, _read_prefix, _stage_keys)  # what a team in text may compile
 
 
 def fill_slots(
-    tokenizer: Any, prompt: StagePrompt, form: int, messages: Mapping[str, Sequence[str]]
+    tokenizer: Any, prompt: StagePrompt, kind: int, messages: Mapping[str, Sequence[str]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Puts texts into a body's slots, each row padded on the left to the slot's width.
 
@@ -64,58 +65,53 @@ def fill_slots(
     Args:
       tokenizer: the reader's.
       prompt: B rows, with room for W tokens per slot; what does not fit is cut at its end.
-      form: FIRST or LATER.
+      kind: of the round, FIRST or LATER.
       messages: sender -> B texts; an empty one leaves its slot empty.
 
     Returns:
       ids [B, T] int32 and valid [B, T] bool.
     """
-    ids, valid = prompt.body_ids[:, form].copy(), prompt.body_valid[:, form].copy()
+    ids, valid = prompt.body_ids[:, kind].copy(), prompt.body_valid[:, kind].copy()
     slots = np.flatnonzero(np.asarray(prompt.slot_index) >= 0)
     for at, sender in zip(np.split(slots, len(prompt.senders) or 1), prompt.senders, strict=False):
         rows = encode_plain(tokenizer, messages[sender])
         ids[:, at], message_valid = left_pad([row[: at.size] for row in rows], at.size)
-        valid[:, at] &= message_valid  # a slot that this form lacks stays invalid
+        valid[:, at] &= message_valid  # a slot that this kind of round lacks stays invalid
     return ids, valid
 
 
-def _prefix(model: Decoder, params: Any, prompt: StagePrompt, mesh: Mesh | None) -> Cache:
-    return _read_prefix(model, params, *put_batch((prompt.prefix_ids, prompt.prefix_valid), mesh))
+def _prefix(member: Member, prompt: StagePrompt, mesh: Mesh | None) -> Cache:
+    return _read_prefix(member.agent, *put_batch((prompt.prefix_ids, prompt.prefix_valid), mesh))
 
 
 def read_messages(
-    model: Decoder,
-    tokenizer: Any,
+    member: Member,
     prompt: StagePrompt,
     prefix: Cache,
     *,
-    form: int,
+    kind: int,
     messages: Mapping[str, Sequence[str]],
     mesh: Mesh | None = None,
 ) -> PromptInput:
-    """What an agent reads: its prompt in form FIRST or LATER with messages (sender -> B texts)."""
-    ids, valid = fill_slots(tokenizer, prompt, form, messages)
-    nothing = np.zeros((len(ids), 0, model.config.width), np.float32)  # the slots hold tokens
+    """A prompt of a FIRST or LATER round with messages (sender -> B texts) in its slots."""
+    ids, valid = fill_slots(member.tokenizer, prompt, kind, messages)
+    nothing = np.zeros((len(ids), 0, member.agent.width), np.float32)  # the slots hold tokens
     return PromptInput(prefix, *put_batch((ids, valid, nothing), mesh), (-1,) * ids.shape[1])
 
 
-def read_alone(
-    model: Decoder, params: Any, tokenizer: Any, prompt: StagePrompt, *, mesh: Mesh | None = None
-) -> PromptInput:
+def read_alone(member: Member, prompt: StagePrompt, *, mesh: Mesh | None = None) -> PromptInput:
     """What an agent by itself reads: its first-round prompt, with nothing in the slots."""
-    prefix = _prefix(model, params, prompt, mesh)
+    prefix = _prefix(member, prompt, mesh)
     nothing = {sender: [""] * len(prompt.body_ids) for sender in prompt.senders}
-    return read_messages(model, tokenizer, prompt, prefix, form=FIRST, messages=nothing, mesh=mesh)
+    return read_messages(member, prompt, prefix, kind=FIRST, messages=nothing, mesh=mesh)
 
 
 def listen(
-    system: System,
-    agents: Mapping[str, Any],
-    tokenizers: Mapping[str, Any],
+    topology: Topology,
+    members: Mapping[str, Member],
     prompts: Mapping[str, StagePrompt],
     *,
     rounds: int,
-    end_tokens: Mapping[str, tuple[int, ...]],
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
@@ -127,12 +123,10 @@ def listen(
     share latents.
 
     Args:
-      system: topology and decoders; its links and latent steps are not used.
-      agents: frozen parameters by role.
-      tokenizers: by role.
+      topology: who writes to whom.
+      members: by role.
       prompts: by role, batch B, as numpy arrays, laid out with W positions per slot.
       rounds: R, at least 1.
-      end_tokens: role -> ids that end its text.
       max_tokens: tokens of a message at most: with M of them an agent passes on what it can say in
         the time of M latent thoughts.
       sampling: how the tokens of messages are chosen.
@@ -144,22 +138,20 @@ def listen(
       NonFiniteError: logits of an agent are NaN or infinite.
     """
     if rounds < 1 or max_tokens < 1:
-        raise ValueError(f"rounds={rounds}, max_tokens={max_tokens} of a message: at least 1 each")
-    topology, models = system.topology, system.models
-    prefixes = {
-        role: _prefix(models[role], agents[role], prompts[role], mesh) for role in topology.order
-    }
+        raise ValueError(
+            f"rounds and max_tokens of a message must be at least 1, got {rounds} and {max_tokens}"
+        )
+    prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in topology.order}
     # A reader gets what each sender wrote last: in this round if it stands before the reader.
     newest = {role: [""] * len(prompts[role].body_ids) for role in topology.order}
     messages = []
     for index in range(rounds):
         for role in topology.order:
-            reading = read_messages(
-                models[role],
-                tokenizers[role],
+            prompt = read_messages(
+                members[role],
                 prompts[role],
                 prefixes[role],
-                form=FIRST if index == 0 else LATER,
+                kind=FIRST if index == 0 else LATER,
                 messages=newest,
                 mesh=mesh,
             )
@@ -167,31 +159,25 @@ def listen(
                 break  # it answers; it is the last in order
             started = time.perf_counter()
             written = write_texts(
-                models[role],
-                agents[role],
-                tokenizers[role],
-                reading,
-                end_tokens=end_tokens[role],
+                members[role],
+                prompt,
                 max_tokens=max_tokens,
                 sampling=sampling,
                 keys=None if keys is None else _stage_keys(keys, len(messages)),
-                role=role,
                 stage=f"round {index + 1}: message",
             )
             seconds = time.perf_counter() - started
             newest[role] = written.texts
             messages.append(Message(index, role, written.texts, written.tokens, seconds))
-    return reading, messages
+    return prompt, messages
 
 
 def solve(
-    system: System,
-    agents: Mapping[str, Any],
-    tokenizers: Mapping[str, Any],
+    topology: Topology,
+    members: Mapping[str, Member],
     prompts: Mapping[str, StagePrompt],
     *,
     rounds: int,
-    end_tokens: Mapping[str, tuple[int, ...]],
     max_tokens: int,
     max_message_tokens: int | None = None,
     sampling: SamplingConfig = GREEDY,
@@ -201,28 +187,21 @@ def solve(
 
     Args as there, and `max_message_tokens`, if messages are shorter than `max_tokens`.
     """
-    role = system.topology.answerer
-    reading, messages = listen(
-        system,
-        agents,
-        tokenizers,
+    prompt, messages = listen(
+        topology,
+        members,
         prompts,
         rounds=rounds,
-        end_tokens=end_tokens,
         max_tokens=max_tokens if max_message_tokens is None else max_message_tokens,
         sampling=sampling,
         keys=keys,
     )
     written = write_texts(
-        system.models[role],
-        agents[role],
-        tokenizers[role],
-        reading,
-        end_tokens=end_tokens[role],
+        members[topology.answerer],
+        prompt,
         max_tokens=max_tokens,
         sampling=sampling,
         keys=None if keys is None else _stage_keys(keys, len(messages)),
-        role=role,
         stage=f"round {rounds}: answer",
     )
     tokens = written.tokens + sum(message.tokens for message in messages)

@@ -9,32 +9,34 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.agents.agent import PromptInput
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import PromptInput
 from rmas_jax.host.nonfinite import Fault
-from rmas_jax.models import Cache
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
-from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.recursion import relative_change
 from rmas_jax.rounds.stages import (
+    Stages,
     arrivals,
-    check_prompt_ids,
+    begin,
+    check_prompts,
     deliver,
     no_feedback,
     nothing_received,
+    prompt_input,
     read_prefixes,
-    reading_of,
-    take_turn,
+    think_turn,
 )
 from rmas_jax.topology import System
 
 
-class Stage(NamedTuple):
+class TracedStage(NamedTuple):
     """What one agent did at one stage."""
 
     round: int  # from 0
@@ -47,38 +49,24 @@ class Stage(NamedTuple):
 class Trace(NamedTuple):
     """Rounds of latent collaboration, as they went."""
 
-    reading: PromptInput  # what the answerer reads before it writes
-    stages: list[Stage]  # in their order
+    prompt: PromptInput  # what the answerer reads before it writes
+    stages: list[TracedStage]  # in their order
     change: list[np.ndarray]  # per round: [B] relative change of what reached the answerer
 
 
 _read_prefixes = jax.jit(read_prefixes, static_argnames="system")
 
 
-@functools.partial(jax.jit, static_argnames=("system", "role"))
-def _stage(
-    system: System,
-    agents: Any,
-    links: Any,
-    prompt: StagePrompt,
-    prefix: Cache,
-    arrived: jax.Array,
-    form: int,
-    *,
-    role: str,
-) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames="role")
+def _turn(stages: Stages, arrived: jax.Array, kind: int, *, role: str) -> dict[str, jax.Array]:
     """What a role sends when this has arrived."""
-    channel = latent_channel(system, links)
-    thoughts, _ = take_turn(
-        system, agents, channel, prompt, prefix, role, form=form, arrived=arrived
-    )
-    return deliver(system, agents, channel, role, thoughts)
+    return deliver(stages, role, think_turn(stages, role, arrived, kind=kind))
 
 
 def trace_rounds(
     system: System,
-    agents: Any,
-    links: Any,
+    agents: Mapping[str, Agent],
+    channel: Channel,
     prompts: Mapping[str, StagePrompt],
     *,
     rounds: int,
@@ -93,38 +81,37 @@ def trace_rounds(
       NonFiniteError: what a stage sent is NaN or infinite.
     """
     if rounds < 1:
-        raise ValueError(f"rounds={rounds}: at least 1")
-    check_prompt_ids(system, prompts)
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    check_prompts(system, agents, prompts)
     topology, answerer = system.topology, system.topology.answerer
     prefixes = _read_prefixes(system, agents, prompts)
+    stages = begin(system, agents, channel, prompts, prefixes)
     inbox = no_feedback(system, agents, prompts)
     received = nothing_received(system, agents, prompts)
-    stages: list[Stage] = []
+    traced: list[TracedStage] = []
     change: list[np.ndarray] = []
 
     def turn(index: int, role: str, arrived: jax.Array) -> None:
-        form = FIRST if index == 0 else LATER
-        prompt, prefix = prompts[role], prefixes[role]
-        known, started = _stage._cache_size(), time.perf_counter()
-        sent = _stage(system, agents, links, prompt, prefix, arrived, form, role=role)
-        on_host = jax.device_get(sent)
+        kind = FIRST if index == 0 else LATER
+        known, started = _turn._cache_size(), time.perf_counter()
+        on_host = jax.device_get(_turn(stages, arrived, kind, role=role))
         seconds = time.perf_counter() - started
         finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
         if not np.all(finite):
             raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
-        stages.append(Stage(index, role, on_host, seconds, _stage._cache_size() > known))
+        traced.append(TracedStage(index, role, on_host, seconds, _turn._cache_size() > known))
         inbox.update(on_host)  # where the first round's zeros are, too: nothing compiles twice
 
     for index in range(rounds if system.latent_steps else 0):
         for role in topology.order[:-1]:
-            turn(index, role, arrivals(system, agents, prompts[role], inbox, role))
-        arrived = arrivals(system, agents, prompts[answerer], inbox, answerer)
+            turn(index, role, arrivals(stages, inbox, role))
+        arrived = arrivals(stages, inbox, answerer)
         before = received if index else jnp.zeros_like(arrived)
         change.append(np.asarray(relative_change(before, arrived)))
         received = arrived
         if index == rounds - 1 or (index > 0 and change[-1].max() < tolerance):
             break
         turn(index, answerer, received)
-    form = FIRST if rounds == 1 else LATER
-    reading = reading_of(prompts[answerer], prefixes[answerer], received, form=form)
-    return Trace(reading, stages, change)
+    kind = FIRST if rounds == 1 else LATER
+    prompt = prompt_input(prompts[answerer], prefixes[answerer], received, kind=kind)
+    return Trace(prompt, traced, change)

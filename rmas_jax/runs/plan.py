@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rmas_jax.config import ConfigError, PhaseConfig, RunConfig
 from rmas_jax.host.checksums import read_sealed
-from rmas_jax.links import init_link
+from rmas_jax.links import LinkConfig, Links, init_link
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.data.batches import Dialogues, TrainingData
@@ -72,15 +72,15 @@ def describe_run(
 def describe_team(team: Team) -> Iterator[str]:
     """Yields a line per agent and per link."""
     for role in team.system.topology.order:
-        params = team.agents[role]
-        leaves = jax.tree.leaves(params)
+        agent = team.agents[role]
+        leaves = jax.tree.leaves(agent)
         dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
-        held = _held(params) / MEBIBYTE
+        held = _held(agent) / MEBIBYTE
         yield (
-            f"agent {role}: {team.system.models[role].config.model_type}, {_count(params):,} "
+            f"agent {role}: {agent.config.model_type}, {_count(agent):,} "
             f"parameters, {dtypes}, {held:.1f} MiB on each device"
         )
-    for part, links in empty_links(team).items():
+    for part, links in vars(empty_links(team)).items():
         for name, params in links.items():
             variant = getattr(team.system, part)[name].variant
             yield f"{part} link {name}: {variant}, {_count(params):,} parameters, float32"
@@ -149,18 +149,17 @@ def describe_phase(
     )
 
 
-def empty_links(team: Team) -> dict[str, Any]:
+def empty_links(team: Team) -> Links:
     """Zeros of the shapes of all links."""
-    return {
-        part: {
-            name: jax.tree.map(
-                jnp.zeros_like,
-                jax.eval_shape(functools.partial(init_link, link), jax.random.key(0)),
-            )
-            for name, link in getattr(team.system, part).items()
-        }
-        for part in ("inner", "outer")
-    }
+
+    def zeros(link: LinkConfig) -> Any:
+        shapes = jax.eval_shape(functools.partial(init_link, link), jax.random.key(0))
+        return jax.tree.map(jnp.zeros_like, shapes)
+
+    return Links(
+        inner={role: zeros(link) for role, link in team.system.inner.items()},
+        outer={edge: zeros(link) for edge, link in team.system.outer.items()},
+    )
 
 
 def _held(tree: Any) -> int:

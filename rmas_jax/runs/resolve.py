@@ -145,9 +145,7 @@ def encode(team: Team, dataset: Dataset, items: Sequence[Any]) -> TrainingData:
     """Items of the data as a team's agents read and write them."""
     return encode_examples(
         items,
-        team.tokenizers,
-        team.prompts,
-        ends={role: ends[0] for role, ends in team.end_tokens.items()},
+        team.members,
         text_fields=dataset.text_fields,
         slot_width=team.system.latent_steps,
     )
@@ -169,11 +167,8 @@ def encode_inner(
     dialogues = {
         role: encode_dialogues(
             items,
-            team.tokenizers[role],
-            team.prompts[role],
+            team.members[role],
             topology=team.system.topology,
-            role=role,
-            end=team.end_tokens[role][0],
             text_fields={**dataset.text_fields, role: field},
             rounds=config.system.rounds,
         )

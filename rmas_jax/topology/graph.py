@@ -10,7 +10,6 @@ from flax.core import FrozenDict
 
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import LinkConfig
-from rmas_jax.models import Decoder
 
 MAX_ROLES = 64  # each is a language model
 MAX_EDGES = MAX_ROLES**2
@@ -98,10 +97,9 @@ def edge_name(edge: tuple[str, str]) -> str:
 
 @struct.dataclass
 class System:
-    """A topology filled in with agents and links: everything static, hashable."""
+    """A topology filled in with links and a number of thoughts: everything static, hashable."""
 
     topology: Topology = struct.field(pytree_node=False)
-    models: FrozenDict[str, Decoder] = struct.field(pytree_node=False)  # by role
     inner: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by role
     outer: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by edge name
     latent_steps: int = struct.field(pytree_node=False)  # M
@@ -109,4 +107,4 @@ class System:
 
     def width(self, role: str) -> int:
         """D of a role's agent."""
-        return self.models[role].config.width
+        return self.inner[role].in_width

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.links import Links
 
 
 class DivergedError(RuntimeError):
@@ -31,11 +32,11 @@ def _finite(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
-def broken_links(links: Any) -> list[str]:
+def broken_links(links: Links) -> list[str]:
     """Names of the links that are not finite, such as "outer link a->b"."""
     return [
         f"{part} link {name}"
-        for part, params in jax.device_get(_finite(links)).items()
-        for name, finite in params.items()
+        for part, by_name in vars(jax.device_get(_finite(links))).items()
+        for name, finite in by_name.items()
         if not np.all(jax.tree.leaves(finite))
     ]

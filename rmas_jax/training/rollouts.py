@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.host.nonfinite import first_fault
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import Rounds, run_rounds
+from rmas_jax.links import Links
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Rounds, Unroll, run_rounds
+from rmas_jax.rounds.supervision import Supervision
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System
@@ -21,15 +23,21 @@ from rmas_jax.training.data.batches import TrainingData, length_groups, row_leng
 
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
 def roll_out(
-    system: System, agents: Any, links: Any, batch: TrainingData, *, rounds: int
+    system: System,
+    agents: Mapping[str, Agent],
+    links: Links,
+    batch: TrainingData,
+    *,
+    rounds: int,
 ) -> Rounds:
     """The rounds on the system's own latents, without gradients; one program per batch shape."""
-    channel = latent_channel(system, links)
-    return run_rounds(system, agents, channel, batch.prompts, rounds=rounds, targets=batch.targets)
+    channel = LatentChannel(system, links)
+    supervision = Supervision(batch.targets, keep_thoughts=True)
+    return run_rounds(system, agents, channel, batch.prompts, Unroll(rounds=rounds), supervision)
 
 
 def roll_outs(
-    team: Team, links: Any, data: TrainingData, *, rounds: int, batch_size: int
+    team: Team, links: Links, data: TrainingData, *, rounds: int, batch_size: int
 ) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
     """Yields the batches of `even_batches`, and what the rounds make of them, on the host.
 

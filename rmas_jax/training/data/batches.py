@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from flax import struct
 
+from rmas_jax.agents.member import Member
 from rmas_jax.config import ConfigError
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import (
-    RolePrompt,
     StagePrompt,
     encode_piece,
     encode_stage,
     left_pad,
     split_template,
 )
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.topology import Topology
 
 BUCKETS = 4  # groups of rows by length, at most
@@ -66,10 +66,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Ta
 
 def encode_examples(
     examples: Sequence[Mapping[str, Any]],
-    tokenizers: Mapping[str, Any],
-    prompts: Mapping[str, RolePrompt],
+    members: Mapping[str, Member],
     *,
-    ends: Mapping[str, int],
     text_fields: Mapping[str, str],
     slot_width: int,
 ) -> TrainingData:
@@ -77,21 +75,21 @@ def encode_examples(
 
     Args:
       examples: rows with "question" and, under each role's field, one text per round.
-      tokenizers: by role.
-      prompts: by role.
-      ends: role -> token that ends its texts.
+      members: by role.
       text_fields: role -> field of its texts; roles without texts get no targets.
       slot_width: vectors per slot.
     """
     questions = [example["question"] for example in examples]
     return TrainingData(
         prompts={
-            role: encode_stage(tokenizers[role], prompts[role], questions, slot_width=slot_width)
-            for role in prompts
+            role: encode_stage(member.tokenizer, member.template, questions, slot_width=slot_width)
+            for role, member in members.items()
         },
         targets={
             role: encode_texts(
-                tokenizers[role], [example[field] for example in examples], ends[role]
+                members[role].tokenizer,
+                [example[field] for example in examples],
+                members[role].end_tokens[0],
             )
             for role, field in text_fields.items()
         },
@@ -258,23 +256,21 @@ class Dialogues:
 
 def encode_dialogues(
     examples: Sequence[Mapping[str, Any]],
-    tokenizer: Any,
-    prompt: RolePrompt,
+    member: Member,
     *,
     topology: Topology,
-    role: str,
-    end: int,
     text_fields: Mapping[str, str],
     rounds: int,
 ) -> Dialogues:
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
     A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts. A role text ends in the token `end`. Texts that
+    it stays empty where the sender has no texts. A role text ends in the first end token. Texts that
     serve several rounds make the same dialogue in several: it is there once, and `rows` tells in
     which places, round by round.
     """
-    pieces = [split_template(tokenizer, prompt, form) for form in (prompt.first, prompt.later)]
+    role, tokenizer, prompt = member.role, member.tokenizer, member.template
+    pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]
     questions = [example["question"] for example in examples]
     around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
     senders = [form[1::2] for form in pieces]
@@ -293,7 +289,7 @@ def encode_dialogues(
                 sent = r - (sender in feedback)
                 read += wrote[sender][i][sent] if sender in wrote and sent >= 0 else []
                 read += after[i]
-            dialogue = tuple(read), (*wrote[role][i][r], end)
+            dialogue = tuple(read), (*wrote[role][i][r], member.end_tokens[0])
             rows.append(number.setdefault(dialogue, len(number)))
     ids, valid = left_pad([[*read, *text] for read, text in number])
     lengths = np.array([len(text) for _, text in number])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from rmas_jax.config import ConfigError, InnerConfig
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import on_all
+from rmas_jax.links import Links
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.sharding import to_host
 from rmas_jax.team import Team
@@ -34,7 +34,7 @@ from rmas_jax.training.states.token_states import (
 
 def run_inner_loop(
     team: Team,
-    links: Any,
+    links: Links,
     dialogues: Mapping[str, Dialogues],
     data: TrainingData | None,
     config: InnerConfig,
@@ -46,7 +46,7 @@ def run_inner_loop(
     align_outer: bool = True,
     log_every: int = 10,
     progress: bool = True,
-) -> Any:
+) -> Links:
     """Trains every agent's inner link on its role texts, and aligns the outer links.
 
     The links of a part train side by side, each on the next device of this process; of several
@@ -81,9 +81,9 @@ def run_inner_loop(
     edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
     for name in (*topology.order, *map(edge_name, topology.edges)):
         curves.truncate(name, 0)
-    links = {part: dict(params) for part, params in links.items()}
     if config.steps == 0:
         return links
+    links = Links(dict(links.inner), dict(links.outer))  # trained ones take their places
     sizes = {role: state_bytes(team, role, dialogues[role]) for role in topology.order}
     on_all(lambda: check_room(sizes, 0 if cache is None else cache.limit))
     devices = jax.local_devices()[:1] if team.mesh is None else team.mesh.local_devices
@@ -125,7 +125,7 @@ def run_inner_loop(
             trainings = {
                 name: Training(
                     getattr(system, part)[name],
-                    links[part][name],
+                    getattr(links, part)[name],
                     pairs,
                     config,
                     key=jax.random.fold_in(key, next(number)),
@@ -138,7 +138,7 @@ def run_inner_loop(
                 work = f"pass {i + 1}, {part} link {name}"
                 target = name if part == "inner" else edges[name][1]
                 check_training(work, target, pairs_by_link[name], logged)
-                links[part][name] = params
+                getattr(links, part)[name] = params
                 for step in range(0, config.steps, log_every):
                     values = {curve: float(v[step]) for curve, v in logged.items()}
                     curves.write("inner", name, i * config.steps + step, **values)
@@ -169,16 +169,14 @@ def check_training(work: str, target: str, pairs: Pairs, logged: Mapping[str, np
 
 def embedding_table(team: Team, role: str) -> np.ndarray:
     """An agent's input embeddings [V, D] on the host (scaled, where the family scales them)."""
-    model = team.system.models[role]
-    vocabulary = np.arange(model.config.vocab_size)[None]
-    return to_host(model.apply({"params": team.agents[role]}, vocabulary, method="embed")[0])
+    return to_host(team.agents[role].embedding_table())
 
 
 def counterpart_ids(team: Team, edge: tuple[str, str]) -> np.ndarray:
     """What the receiver calls each of the sender's tokens [V]; -1 where it has none such."""
-    sender, receiver = edge
-    mine, theirs = shared_tokens(team.tokenizers[sender], team.tokenizers[receiver])
-    counterpart = np.full(team.system.models[sender].config.vocab_size, -1)
+    sender = edge[0]
+    mine, theirs = shared_tokens(*(team.members[role].tokenizer for role in edge))
+    counterpart = np.full(team.agents[sender].config.vocab_size, -1)
     counterpart[mine] = theirs
     return counterpart
 
@@ -195,8 +193,8 @@ def outer_pairs(states: TokenStates, counterpart: np.ndarray, table: np.ndarray)
     return Pairs(states, states.learned[known], ids[known], table)
 
 
-def upstream_link(team: Team, links: Any, edge: tuple[str, str]) -> UpstreamLink | None:
+def upstream_link(team: Team, links: Links, edge: tuple[str, str]) -> UpstreamLink | None:
     """What a thought passes before it enters an edge: the sender's inner link, or nothing."""
     if team.system.sent_vectors == "outer_of_hidden":
         return None
-    return UpstreamLink(link=team.system.inner[edge[0]], params=links["inner"][edge[0]])
+    return UpstreamLink(link=team.system.inner[edge[0]], params=links.inner[edge[0]])

@@ -170,7 +170,7 @@ def peak_memory() -> dict[str, int]:
 
 def largest_loss(team: Team, phase: PhaseConfig) -> float:
     """Twice the loss of guessing among all tokens, for each text that counts in it."""
-    guessing = {role: math.log(m.config.vocab_size) for role, m in team.system.models.items()}
+    guessing = {role: math.log(agent.config.vocab_size) for role, agent in team.agents.items()}
     of_texts = phase.role_text_weight * sum(guessing.values()) / len(guessing)
     return 2 * (guessing[team.system.topology.answerer] + of_texts)
 
@@ -233,14 +233,16 @@ def _validate(team: Team, links: Any, data: TrainingData, phase: PhaseConfig) ->
     """Loss of the last round's answer; by role and round, loss and share of right texts."""
     size = validation_rows(phase)
     parts = [
-        jax.tree.map(lambda x, counts=rows >= 0: x[:, counts], (out.losses, out.exact_match))
+        jax.tree.map(lambda x, counts=rows >= 0: x[:, counts], out.scores)
         for _, out, rows in roll_outs(team, links, data, rounds=phase.rounds, batch_size=size)
     ]
-    losses, exact_match = jax.tree.map(
-        lambda *of_part: np.concatenate(of_part, axis=1).mean(1), *parts
-    )
-    loss = float(losses[team.system.topology.answerer][-1])
-    return {"loss": loss, **_flat({"text_loss": losses, "text_exact_match": exact_match})}
+    scores = jax.tree.map(lambda *of_part: np.concatenate(of_part, axis=1).mean(1), *parts)
+    loss = float(scores[team.system.topology.answerer].loss[-1])
+    by_role = {
+        f"text_{name}": {role: getattr(score, name) for role, score in scores.items()}
+        for name in ("loss", "exact_match")
+    }
+    return {"loss": loss, **_flat(by_role)}
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from flax.core import FrozenDict
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.config import PhaseConfig
 from rmas_jax.config.optimizers import build_optimizer
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import crossing_probes, run_rounds
+from rmas_jax.links import Links
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
+from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.topology import System
 from rmas_jax.training.data.batches import TrainingData
 
@@ -24,7 +28,7 @@ class OuterState:
     """What a step changes, and what a checkpoint holds."""
 
     step: jax.Array  # [] int32; steps taken in this phase
-    links: Any  # {"inner": {role: params}, "outer": {edge: params}}, float32
+    links: Links
     optimizer: Any  # optax state of the trained links
 
 
@@ -41,86 +45,103 @@ def make_optimizer(phase: PhaseConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(phase.max_grad_norm), rule)
 
 
-def trainable_links(phase: PhaseConfig, links: Any) -> Any:
-    """The part of the links that a phase trains: outer links, and inner ones if it says so."""
-    return links if phase.train_inner_links else {"outer": links["outer"]}
+def trainable_links(phase: PhaseConfig, links: Links) -> Links:
+    """The links that a phase trains: outer ones, and inner ones if it says so."""
+    return links if phase.train_inner_links else links.replace(inner={})
 
 
-def start_phase(phase: PhaseConfig, links: Any) -> OuterState:
+def with_trained(links: Links, trained: Links) -> Links:
+    """All links, those that were trained as they are now."""
+    return Links(links.inner | trained.inner, links.outer | trained.outer)
+
+
+def phase_unroll(phase: PhaseConfig) -> Unroll:
+    """How a phase unrolls the rounds."""
+    return Unroll(
+        rounds=phase.rounds,
+        remat=phase.remat,
+        truncate_rounds=phase.truncate_rounds,
+        truncate_steps=phase.truncate_steps,
+    )
+
+
+def start_phase(phase: PhaseConfig, links: Links) -> OuterState:
     """State before the first step of a phase."""
     optimizer = make_optimizer(phase).init(trainable_links(phase, links))
     return OuterState(step=jnp.zeros((), jnp.int32), links=links, optimizer=optimizer)
 
 
+def phase_supervision(
+    phase: PhaseConfig, targets: Mapping[str, Targets], *, answerer: str
+) -> Supervision:
+    """Which texts a phase scores in which rounds, and where its thoughts come from.
+
+    A teacher-forced answerer feeds back the states over its own text of the round ("draft"), over
+    its last text, which is then its target in every round ("gold": upstream's, a leak), or a
+    rollout, which has seen no text ("rollout").
+    """
+    is_forced = phase.latents == "teacher_forced"
+    if is_forced and phase.feedback == "gold":
+        final = jax.tree.map(lambda x: jnp.broadcast_to(x[:, -1:], x.shape), targets[answerer])
+        targets = {**targets, answerer: final}
+    scored = {answerer: tuple(weight > 0 for weight in round_weights(phase))}
+    if phase.role_text_weight:
+        scored = dict.fromkeys(targets, (True,) * phase.rounds)
+    return Supervision(
+        targets=targets,
+        scored=FrozenDict(scored),
+        teacher_forced=is_forced,
+        rollout_feedback=phase.feedback == "rollout",
+    )
+
+
+def round_weights(phase: PhaseConfig) -> tuple[float, ...]:
+    """Weight [R] of the answerer's text in each round; the last round alone unless told."""
+    return phase.round_weights or (0.0,) * (phase.rounds - 1) + (1.0,)
+
+
 def outer_loss(
     system: System,
-    agents: Any,
-    links: Any,
+    phase: PhaseConfig,
+    agents: Mapping[str, Agent],
+    links: Links,
     batch: TrainingData,
     *,
-    rounds: int,
-    teacher_forced: bool,
-    feedback: str = "draft",
-    round_weights: tuple[float, ...] = (),
-    role_text_weight: float = 0.0,
     probes: Mapping[str, jax.Array] | None = None,
-    remat: bool = False,
-    truncate_rounds: int | None = None,
-    truncate_steps: int | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Cross-entropy of the answer, through all rounds (paper eq. 6).
 
     Args:
-      system: the system.
-      agents: frozen parameters by role.
-      links: parameters of all links.
+      system: the system (static).
+      phase: says how rounds are unrolled and what is supervised (static).
+      agents: by role.
+      links: all of them.
       batch: prompts and role texts.
-      rounds: R.
-      teacher_forced: thoughts from role texts (upstream) instead of the system's own rollout.
-      feedback: of a teacher-forced answerer: the states over its own text of the round ("draft"),
-        over its last text, which is then its target in every round ("gold": upstream's, a leak), or
-        a rollout, which has seen no text ("rollout").
-      round_weights: weight of the answerer's text in each round; () is the last round alone.
-      role_text_weight: weight of the mean loss of every role's text in every round.
       probes: see `run_rounds`.
-      remat: recompute rounds in the backward pass.
-      truncate_rounds: rounds that a gradient passes through; None is all.
-      truncate_steps: thoughts of a rollout that it passes through; None is all.
 
     Returns:
       The loss, and {"loss": {role: [R]}, "exact_match": {role: [R]}}, batch means of the texts that
       the loss reads; NaN in rounds in which it does not read them; and "faults" [R, N], the share
       of items in which a stage was not finite (`Rounds.finite`).
     """
-    targets, answerer = batch.targets, system.topology.answerer
-    if teacher_forced and feedback == "gold":
-        final = jax.tree.map(lambda x: jnp.broadcast_to(x[:, -1:], x.shape), targets[answerer])
-        targets = {**targets, answerer: final}
-    weights = round_weights or (0.0,) * (rounds - 1) + (1.0,)
-    scored = {answerer: tuple(weight > 0 for weight in weights)}
-    if role_text_weight:
-        scored = dict.fromkeys(targets, (True,) * rounds)
+    answerer = system.topology.answerer
+    supervision = phase_supervision(phase, batch.targets, answerer=answerer)
     out = run_rounds(
         system,
         agents,
-        latent_channel(system, links),
+        LatentChannel(system, links),
         batch.prompts,
-        rounds=rounds,
-        targets=targets if teacher_forced else {role: targets[role] for role in scored},
-        scored=scored,
-        teacher_forced=teacher_forced,
-        rollout_feedback=feedback == "rollout",
+        phase_unroll(phase),
+        supervision,
         probes=probes,
-        remat=remat,
-        truncate_rounds=truncate_rounds,
-        truncate_steps=truncate_steps,
     )
-    by_role = {role: loss.mean(axis=1) for role, loss in out.losses.items()}  # [R]
+    weights = round_weights(phase)
+    by_role = {role: score.loss.mean(axis=1) for role, score in out.scores.items()}  # [R]
     loss = (by_role[answerer] * jnp.asarray(weights)).sum() / sum(weights)
-    if role_text_weight:
-        loss += role_text_weight * sum(x.mean() for x in by_role.values()) / len(by_role)
-    exact_match = {role: x.mean(axis=1) for role, x in out.exact_match.items()}
-    known = {role: jnp.asarray(scored[role]) for role in by_role}
+    if phase.role_text_weight:
+        loss += phase.role_text_weight * sum(x.mean() for x in by_role.values()) / len(by_role)
+    exact_match = {role: score.exact_match.mean(axis=1) for role, score in out.scores.items()}
+    known = {role: jnp.asarray(supervision.scored[role]) for role in by_role}
     details = {"loss": by_role, "exact_match": exact_match}
     details = {
         name: {role: jnp.where(known[role], x, jnp.nan) for role, x in values.items()}
@@ -130,7 +151,11 @@ def outer_loss(
 
 
 def outer_step(
-    system: System, phase: PhaseConfig, agents: Any, batch: TrainingData, state: OuterState
+    system: System,
+    phase: PhaseConfig,
+    agents: Mapping[str, Agent],
+    batch: TrainingData,
+    state: OuterState,
 ) -> tuple[OuterState, dict[str, Any]]:
     """One optimiser step on a batch.
 
@@ -149,21 +174,8 @@ def outer_step(
     """
 
     def loss_of(trained, probes, batch):
-        return outer_loss(
-            system,
-            agents,
-            state.links | trained,
-            batch,
-            rounds=phase.rounds,
-            teacher_forced=phase.latents == "teacher_forced",
-            feedback=phase.feedback,
-            round_weights=phase.round_weights,
-            role_text_weight=phase.role_text_weight,
-            probes=probes,
-            remat=phase.remat,
-            truncate_rounds=phase.truncate_rounds,
-            truncate_steps=phase.truncate_steps,
-        )
+        links = with_trained(state.links, trained)
+        return outer_loss(system, phase, agents, links, batch, probes=probes)
 
     def value_and_grad(trained, batch):
         """Loss and metrics, with the squared norm of what reaches each edge in each round."""
@@ -177,12 +189,14 @@ def outer_step(
     trained = trainable_links(phase, state.links)
     (loss, details), grads = _mean_over_parts(value_and_grad, trained, batch, phase.accumulation)
     updates, optimizer = make_optimizer(phase).update(grads, state.optimizer, trained)
-    links = state.links | optax.apply_updates(trained, updates)
+    links = with_trained(state.links, optax.apply_updates(trained, updates))
     metrics = {
         "loss": loss,
         "grad_norm": optax.tree.norm(grads),
         "link_grad_norm": {
-            name: optax.tree.norm(g) for part in grads.values() for name, g in part.items()
+            name: optax.tree.norm(grad)
+            for part in (grads.inner, grads.outer)
+            for name, grad in part.items()
         },
         # Each item's loss has a part in the mean over items, in a part of the batch or in all.
         "edge_grad_norm": {

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
-from rmas_jax.models import Decoder
-from rmas_jax.rounds.stages import agent_dtype
+from rmas_jax.links import Links
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.training.data.batches import Dialogues, TrainingData, learned_tokens
@@ -51,27 +50,24 @@ class TokenStates(NamedTuple):
         )
 
 
-def states_before(model: Decoder, params: Any, ids: jax.Array, segments: jax.Array) -> jax.Array:
+def states_before(agent: Agent, ids: jax.Array, segments: jax.Array) -> jax.Array:
     """The states [B, T - 1, D] from which an agent would write all tokens but the first column.
 
     Args:
-      model: the agent's decoder.
-      params: its frozen parameters.
+      agent: who reads.
       ids: [B, T] dialogues, several in a row.
       segments: [B, T] int32, see `Decoder.read_packed`.
     """
-    embeds = model.apply({"params": params}, ids, method="embed")
-    return model.apply({"params": params}, embeds, segments, method="read_packed")[:, :-1]
+    return agent.read_packed(agent.embed(ids), segments)[:, :-1]
 
 
 def text_states(
     team: Team, role: str, dialogues: Dialogues, cache: StateCache | None = None
 ) -> TokenStates:
     """The tokens of a role's texts, in order, from the cache or else read by the frozen agent."""
-    model, params = team.system.models[role], team.agents[role]
     ids = dialogues.ids[dialogues.target]
     row = jax.ShapeDtypeStruct((1, 2), np.int32)
-    one = jax.eval_shape(functools.partial(states_before, model), params, row, row)
+    one = jax.eval_shape(states_before, team.agents[role], row, row)
     like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
     chunks = read_texts(team, role, dialogues)
     if cache is None:
@@ -83,8 +79,8 @@ def text_states(
 
 def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
     """What the states of a role's texts take."""
-    dtype = agent_dtype(team.agents[role])
-    return int(dialogues.target.sum()) * team.system.models[role].config.width * dtype.itemsize
+    agent = team.agents[role]
+    return int(dialogues.target.sum()) * agent.width * agent.dtype.itemsize
 
 
 def read_texts(
@@ -97,17 +93,17 @@ def read_texts(
     Raises:
       NonFiniteError: a state is NaN or infinite.
     """
-    model, params = team.system.models[role], team.agents[role]
-    read = jax.jit(functools.partial(states_before, model))
+    agent = team.agents[role]
+    read = jax.jit(states_before)
     batches = packed_batches(
         dialogues,
-        width=model.config.width,
-        heads=model.config.num_heads,
+        width=agent.width,
+        heads=agent.config.num_heads,
         shards=batch_shards(team.mesh),
     )
     for batch in batches:
         end_if_due("while texts are read, which starts again")
-        hidden = to_host(read(params, *put_batch((batch.ids, batch.segments), team.mesh)))
+        hidden = to_host(read(agent, *put_batch((batch.ids, batch.segments), team.mesh)))
         numbers = batch.numbers[:, 1:]
         states = hidden[numbers >= 0]
         if not np.isfinite(states).all():
@@ -116,7 +112,7 @@ def read_texts(
 
 
 def rollout_states(
-    team: Team, links: object, data: TrainingData, *, rounds: int, batch_size: int | None = None
+    team: Team, links: Links, data: TrainingData, *, rounds: int, batch_size: int | None = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Runs the system in latents and pairs every thought with the token it stands for.
 
@@ -137,7 +133,7 @@ def rollout_states(
       batched; roles without texts are left out.
     """
     if batch_size is None:
-        heads = max(model.config.num_heads for model in team.system.models.values())
+        heads = max(agent.config.num_heads for agent in team.agents.values())
         batch_size = rows_at_once(_longest_item(data), heads)
     found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.targets}
     for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
@@ -146,7 +142,7 @@ def rollout_states(
                 np.moveaxis(x[:, :rounds, : hidden.shape[2]], 1, 0)
                 for x in (batch.targets[role].ids, batch.targets[role].valid)
             )
-            keep = valid & out.exact_match[role][..., None] & (rows >= 0)[None, :, None]
+            keep = valid & out.scores[role].exact_match[..., None] & (rows >= 0)[None, :, None]
             r, b, m = np.nonzero(keep)
             found[role].append((r, rows[b], m, ids[keep], hidden[r, b, m]))
     joined = {}

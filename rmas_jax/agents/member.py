@@ -1,0 +1,20 @@
+"""A member of a team: an agent in its role, with all that turns texts into its ids and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.prompts import RolePrompt
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """An agent in a role; lives on the host, its agent on the devices."""
+
+    role: str
+    agent: Agent
+    tokenizer: Any
+    template: RolePrompt  # of its prompts
+    end_tokens: tuple[int, ...]  # ids that end its text; the first ends its turn

@@ -1,0 +1,88 @@
+"""How an agent reads a prompt: the prefix once for all rounds, then the body with vectors in slots.
+
+prefix            body
+. . q q q q q     . l l | z z z z | . s s s      . padding, q prefix, l lead, z slot, s suffix
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.models import Cache, seal
+
+
+@struct.dataclass
+class PromptInput:
+    """All that an agent reads before it writes: its prompt, with something in the slots."""
+
+    prefix: Cache  # from `read_prefix`
+    ids: jax.Array  # [B, T] int32; the body; anything where latents stand
+    valid: jax.Array  # [B, T] bool
+    received: jax.Array  # [B, S, D] latents of all slots; S is 0 where the slots hold tokens
+    slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T], see `place`
+
+
+def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
+    """Reads the part of a prompt that no round changes.
+
+    Args:
+      agent: who reads.
+      ids: [B, P] token ids, padded on the left.
+      valid: [B, P] bool.
+
+    Returns:
+      A cache whose only finished block is the prefix.
+    """
+    embeds = agent.embed(ids)
+    cache = agent.empty_cache(*ids.shape)
+    if not ids.shape[1]:  # the first and later prompts have no common start
+        return seal(cache, agent.config, 0)
+    _, cache = agent.read(embeds, valid, cache)
+    return seal(cache, agent.config, 0)
+
+
+def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -> jax.Array:
+    """Puts received vectors at a body's slots.
+
+    Args:
+      embeds: [B, T, D] embeddings of the body's tokens.
+      received: [B, S, D] vectors of all slots, in order.
+      slot_index: [T] which received vector stands at a position, -1 for a token.
+
+    Raises:
+      ValueError: there are not as many vectors as places; a gather would take the last one again.
+    """
+    places = sum(number >= 0 for number in slot_index)
+    if places != received.shape[1] or max(slot_index, default=-1) >= received.shape[1]:
+        raise ValueError(
+            f"the prompt has slots for {places} vectors, and {received.shape[1]} reach them: "
+            "prompts must be encoded with slot_width=latent_steps"
+        )
+    if not places:
+        return embeds
+    index = jnp.asarray(slot_index)
+    vectors = received[:, jnp.maximum(index, 0)].astype(embeds.dtype)
+    return jnp.where((index >= 0)[None, :, None], vectors, embeds)
+
+
+def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Array, Cache]:
+    """Reads what follows the prefix: `[lead | slots | suffix]`.
+
+    Args:
+      agent: who reads.
+      prompt: the body's last position is valid in every row; the prefix is not changed, so that
+        every round starts from it.
+      room: how many single steps will follow.
+
+    Returns:
+      The last hidden state [B, D] and a cache with room for `room` positions.
+    """
+    embeds = place(agent.embed(prompt.ids), prompt.received, prompt.slot_index)
+    cache = prompt.prefix.replace(
+        tail=agent.empty_cache(*prompt.ids.shape).tail, used=jnp.zeros((), jnp.int32)
+    )
+    hidden, cache = agent.read(embeds, prompt.valid, cache)
+    return hidden[:, -1], seal(cache, agent.config, room)

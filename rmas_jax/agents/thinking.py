@@ -1,0 +1,57 @@
+"""Latent thoughts: hidden states that return as the next input embeddings (paper eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.models import Cache
+
+
+def think(
+    agent: Agent,
+    feed: Callable[[jax.Array], jax.Array],
+    hidden: jax.Array,
+    cache: Cache,
+    *,
+    steps: int,
+    truncate_steps: int | None = None,
+) -> jax.Array:
+    """Makes latent thoughts: each hidden state returns as the next input.
+
+    The first thought is the state at the last prompt token, so M thoughts take M - 1 model steps;
+    what the last one would feed back is never run.
+
+    Args:
+      agent: who thinks.
+      feed: hidden states [B, T, D] -> input embeddings [B, T, D]; the inner link.
+      hidden: [B, D] state at the last position read.
+      cache: what was read, with room for `steps` - 1 positions.
+      steps: M, at least 1.
+      truncate_steps: thoughts that a gradient passes through on its way back, itself included:
+        after every so many, what the next ones come from (states and cache) is taken without a
+        gradient. None: all.
+
+    Returns:
+      [B, M, D] hidden states.
+    """
+    if steps == 1:  # the state there is: no step to compile, and no room for one
+        return hidden[:, None]
+    valid = jnp.ones((hidden.shape[0], 1), bool)
+
+    def step(carry, index):
+        thought = carry[0]
+        if truncate_steps is not None:
+            is_cut = (index + 1) % truncate_steps == 0
+            carry = jax.tree.map(lambda x: jnp.where(is_cut, jax.lax.stop_gradient(x), x), carry)
+        hidden, now = carry
+        out, now = agent.read(feed(hidden[:, None]), valid, now.replace(past=cache.past))
+        return (out[:, 0], now.replace(past=())), thought
+
+    # The finished blocks are closed over: only the tail of M positions is carried.
+    start = (hidden, cache.replace(past=()))
+    (last, _), thoughts = jax.lax.scan(step, start, jnp.arange(steps - 1))
+    return jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)

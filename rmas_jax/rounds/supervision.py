@@ -1,0 +1,115 @@
+"""What is supervised: texts that roles should write, and how they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from flax.core import FrozenDict
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.models import Cache
+
+LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
+
+
+@struct.dataclass
+class Targets:
+    """What one role should write in every round."""
+
+    ids: jax.Array  # [B, R, W] int32, padded on the right
+    valid: jax.Array  # [B, R, W] bool
+
+
+@struct.dataclass
+class Supervision:
+    """Texts that rounds are scored on, and whether thoughts come from them."""
+
+    targets: Mapping[str, Targets]  # by role; teacher forcing needs those of all, with W >= M
+    # Role -> for each round, whether its text has a loss; roles that are not here have none. Texts
+    # are read only as far as losses and teacher-forced thoughts need them. None: all, in all rounds.
+    scored: FrozenDict[str, tuple[bool, ...]] | None = struct.field(pytree_node=False, default=None)
+    # Thoughts are the states over the role's text instead of a rollout (upstream's outer loop, but
+    # from the last prompt token on, as in inference).
+    teacher_forced: bool = struct.field(pytree_node=False, default=False)
+    # With `teacher_forced`, the answerer's thoughts are a rollout all the same: what it feeds back
+    # has not seen its text.
+    rollout_feedback: bool = struct.field(pytree_node=False, default=False)
+    # Whether the thoughts of roles with a text are kept, `Rounds.thoughts`.
+    keep_thoughts: bool = struct.field(pytree_node=False, default=False)
+
+    def forces(self, role: str, *, is_answerer: bool) -> bool:
+        """Whether a role's thoughts come from its text."""
+        return self.teacher_forced and not (self.rollout_feedback and is_answerer)
+
+
+NO_SUPERVISION = Supervision(targets={})
+
+
+@struct.dataclass
+class TextScore:
+    """How well an agent would write a text."""
+
+    loss: jax.Array  # [B] mean cross-entropy of its tokens
+    exact_match: jax.Array  # [B] bool; greedy decoding would write it
+
+
+def read_text(
+    agent: Agent, target: Targets, states: jax.Array, cache: Cache, *, upto: int | None = None
+) -> tuple[jax.Array, Cache]:
+    """Reads on in a given text, after its prompt or where it was left.
+
+    Args:
+      agent: who reads.
+      target: the text, [B, W].
+      states: [B, w, D] that predict its first w tokens; the first is that of the last prompt token.
+      cache: with the w - 1 tokens that were read for them.
+      upto: tokens to have states of, at least w; None is all W.
+
+    Returns:
+      States [B, upto, D], and the cache.
+    """
+    tokens = slice(states.shape[1] - 1, (upto or target.ids.shape[1]) - 1)
+    ids, valid = target.ids[:, tokens], target.valid[:, tokens]
+    if ids.shape[1] == 0:
+        return states, cache
+    read, cache = agent.read(agent.embed(ids), valid, cache)
+    return jnp.concatenate([states, read], axis=1), cache
+
+
+def score_text(agent: Agent, target: Targets, states: jax.Array) -> TextScore:
+    """Scores a text [B, W] under the states [B, W, D] that predict each of its tokens."""
+    losses, hits = token_losses(agent, states, target.ids)
+    losses = (losses * target.valid).sum(1) / target.valid.sum(1)
+    return TextScore(losses, jnp.all(hits | ~target.valid, axis=1))
+
+
+def token_losses(agent: Agent, states: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of tokens [B, W] under the states [B, W, D] before them, and greedy hits.
+
+    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: longer texts are
+    scanned in chunks of positions, and a chunk's logits are computed again for its gradient.
+    """
+    batch, width = ids.shape
+    chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * agent.config.vocab_size)))
+
+    def of_chunk(_, scanned):
+        states, ids = scanned
+        logits = agent.unembed(states)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+        return None, (losses, jnp.argmax(logits, axis=-1) == ids)
+
+    if chunk == width:
+        return of_chunk(None, (states, ids))[1]
+    count = -(-width // chunk)
+
+    def split(x):  # [B, W, ...] -> [chunks, B, C, ...]
+        padding = [(0, 0), (0, count * chunk - width)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    of_chunk = jax.checkpoint(of_chunk, prevent_cse=False)
+    _, out = jax.lax.scan(of_chunk, None, (split(states), split(ids)))
+    return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :width] for x in out)
