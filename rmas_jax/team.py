@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from rmas_jax.prompts import (
     RolePrompt,
     StagePrompt,
     encode_stage,
+    exact_width,
     load_prompts,
     today,
     turn_end,
@@ -56,7 +57,11 @@ class Team:
         return {role: member.agent for role, member in self.members.items()}
 
     def encode(
-        self, questions: Sequence[str], *, slot_width: int | None = None
+        self,
+        questions: Sequence[str],
+        *,
+        slot_width: int | None = None,
+        block_width: Callable[[int], int] = exact_width,
     ) -> dict[str, StagePrompt]:
         """What every role reads for B questions: its prompt as arrays on the host.
 
@@ -64,10 +69,17 @@ class Team:
           questions: any texts.
           slot_width: positions of a slot; None: one for each latent thought. Messages in text
             need as many as they may have tokens.
+          block_width: see `encode_stage`; `declared_width` for questions that come one by one.
         """
         width = self.system.latent_steps if slot_width is None else slot_width
         return {
-            role: encode_stage(member.tokenizer, member.template, questions, slot_width=width)
+            role: encode_stage(
+                member.tokenizer,
+                member.template,
+                questions,
+                slot_width=width,
+                block_width=block_width,
+            )
             for role, member in self.members.items()
         }
 

@@ -71,7 +71,6 @@ class Texts(NamedTuple):
 write_jitted = jax.jit(write, static_argnames=("end_tokens", "max_tokens", "sampling"))
 _stop_table = functools.lru_cache(maxsize=8)(stop_table)
 _next_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
-JITTED = (write_jitted, _next_keys)  # what a text may compile, when it first comes to it
 
 
 def write_texts(

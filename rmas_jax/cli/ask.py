@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rmas_jax.agents.answers import AnswerRetry, answer_retry_of, write_jitted, write_texts
+from rmas_jax.agents.answers import AnswerRetry, answer_retry_of, write_texts
 from rmas_jax.agents.nearest_tokens import nearest_tokens
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import row_keys
@@ -40,6 +40,7 @@ from rmas_jax.config.limits import (
 )
 from rmas_jax.host.atomic import append
 from rmas_jax.host.command_line import Parser
+from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
@@ -101,7 +102,7 @@ class Asker:
         answers = []
         for rollout in range(self.rollouts):
             key = jax.random.fold_in(jax.random.key(self.seed), rollout)
-            known, started = write_jitted._cache_size(), time.perf_counter()
+            known, started = compilations(), time.perf_counter()
             written = write_texts(
                 self.team.members[role],
                 prompt,
@@ -116,7 +117,7 @@ class Asker:
             did = f"answers: {written.tokens[0]} tokens"
             did += f", {written.calls[0]} tool calls" if self.toolbox else ""
             did += ", tried again" if written.retried[0] else ""
-            steps.append(Step(rounds, role, did, seconds, write_jitted._cache_size() > known))
+            steps.append(Step(rounds, role, did, seconds, compilations() > known))
             answers.append(written.texts[0])
         return {
             "question": question,
@@ -159,7 +160,7 @@ class Asker:
         ]
 
     def _in_text(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
-        known = write_jitted._cache_size()
+        known = compilations()
         prompt, messages = text_channel.listen(
             self.team.system.topology,
             self.team.members,
@@ -167,7 +168,7 @@ class Asker:
             rounds=self.rounds,
             max_tokens=self.max_tokens,
         )
-        compiled = write_jitted._cache_size() > known
+        compiled = compilations() > known
         steps = [
             Step(m.round + 1, m.role, f"writes: {m.tokens[0]} tokens", m.seconds, compiled)
             for m in messages

@@ -34,11 +34,11 @@ from rmas_jax.evaluation.entrants import (
     MethodRun,
     Prompts,
     method_runs,
-    programs,
 )
 from rmas_jax.evaluation.grading import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
+from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.prompts import take
@@ -167,10 +167,10 @@ def _timed(entrant: MethodRun, batch: Prompts, keys: Keys) -> tuple[Answers, flo
     texts are padded to powers of two.
     """
     while True:
-        known, started = programs(), time.perf_counter()
+        known, started = compilations(), time.perf_counter()
         answers = entrant.answer(batch, keys)  # on the host: the device has finished
         seconds = time.perf_counter() - started
-        if programs() == known:
+        if compilations() == known:
             return answers, seconds
 
 

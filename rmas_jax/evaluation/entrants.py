@@ -134,14 +134,6 @@ def _listen(
     return recursion.listen(system, agents, channel, prompts, rounds=rounds)
 
 
-JITTED = (_listen, *text_channel.JITTED)
-
-
-def programs() -> int:
-    """How many programs entrants have compiled so far, all of them together."""
-    return sum(function._cache_size() for function in JITTED)
-
-
 def _written(
     team: Team, role: str, prompt: PromptInput, keys: Keys, answering: Answering
 ) -> list[Texts]:

@@ -13,7 +13,7 @@ round body serves all rounds.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -97,8 +97,29 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
+def declared_width(tokens: int) -> int:
+    """The width to which a block of tokens is padded where programs must be few.
+
+    Multiples of 8 up to 64, then 96, 128, 192, 256, 384, ...: at most half as wide again.
+    """
+    if tokens <= 64:
+        return -(-tokens // 8) * 8
+    power = 1 << (tokens - 1).bit_length()
+    return 3 * power // 4 if tokens <= 3 * power // 4 else power
+
+
+def exact_width(tokens: int) -> int:
+    """The width of the longest row, for batches that are encoded once."""
+    return tokens
+
+
 def encode_stage(
-    tokenizer: Any, prompt: RolePrompt, questions: Sequence[str], *, slot_width: int
+    tokenizer: Any,
+    prompt: RolePrompt,
+    questions: Sequence[str],
+    *,
+    slot_width: int,
+    block_width: Callable[[int], int] = exact_width,
 ) -> StagePrompt:
     """Tokenises a role's prompt for a batch of questions.
 
@@ -107,6 +128,8 @@ def encode_stage(
       prompt: templates of the role.
       questions: B texts; any text is safe: it moves no slot and ends no turn.
       slot_width: vectors per slot (M).
+      block_width: tokens of the longest row of a block -> width that the block gets. With
+        `declared_width`, questions that come one by one meet few shapes, and so few programs.
     """
     parts = {FIRST: prompt.first, LATER: prompt.later}
     parts = {form: split_template(tokenizer, prompt, text) for form, text in parts.items()}
@@ -129,7 +152,7 @@ def encode_stage(
         for a, b in zip(texts[FIRST][0], texts[LATER][0], strict=True)
     ]
     prefix_ids, prefix_valid = left_pad(
-        [row[:n] for row, n in zip(texts[LATER][0], shared, strict=True)]
+        [row[:n] for row, n in zip(texts[LATER][0], shared, strict=True)], block_width(max(shared))
     )
     blocks: dict[int, list[list[list[int]]]] = {}
     for form, rows in texts.items():
@@ -141,7 +164,7 @@ def encode_stage(
             blocks[form] = [rest, *rows[1:]]
     ids, valid, slot_index = [], [], []
     for k in range(len(senders) + 1):
-        width = max(len(row) for form in blocks for row in blocks[form][k])
+        width = block_width(max(len(row) for form in blocks for row in blocks[form][k]))
         padded = [left_pad(blocks[form][k], width) for form in (FIRST, LATER)]
         ids.append(np.stack([p[0] for p in padded], axis=1))
         valid.append(np.stack([p[1] for p in padded], axis=1))

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rmas_jax.agents import answers
 from rmas_jax.agents.answers import write_texts
 from rmas_jax.agents.member import Member
 from rmas_jax.agents.reading import PromptInput, read_prefix
@@ -52,7 +51,6 @@ class TextSolution(NamedTuple):
 
 _read_prefix = jax.jit(read_prefix)
 _stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # other draws at every stage
-JITTED = (*answers.JITTED, _read_prefix, _stage_keys)  # what a team in text may compile
 
 
 def fill_slots(

@@ -17,6 +17,7 @@ import numpy as np
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput
+from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import Fault
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.rounds.channels import Channel
@@ -93,13 +94,13 @@ def trace_rounds(
 
     def turn(index: int, role: str, arrived: jax.Array) -> None:
         kind = FIRST if index == 0 else LATER
-        known, started = _turn._cache_size(), time.perf_counter()
+        known, started = compilations(), time.perf_counter()
         on_host = jax.device_get(_turn(stages, arrived, kind, role=role))
         seconds = time.perf_counter() - started
         finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
         if not np.all(finite):
             raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
-        traced.append(TracedStage(index, role, on_host, seconds, _turn._cache_size() > known))
+        traced.append(TracedStage(index, role, on_host, seconds, compilations() > known))
         inbox.update(on_host)  # where the first round's zeros are, too: nothing compiles twice
 
     for index in range(rounds if system.latent_steps else 0):

@@ -10,7 +10,7 @@ from tokenizer_shapes import PLAIN, SPECIAL, byte_level, sentencepiece_bpe
 
 from rmas_jax.models import load_tokenizer
 from rmas_jax.models.plain_text import TextError, encode
-from rmas_jax.prompts import LATER, RolePrompt, encode_stage
+from rmas_jax.prompts import FIRST, LATER, RolePrompt, declared_width, encode_stage
 
 PROMPT = RolePrompt("You help.", "{question}\nGo.", "{question}\nPlan: {a}.\nGo.")
 M = 3
@@ -91,3 +91,25 @@ def test_several_places_of_a_question_are_all_spelt(r1):
     stage = encode_stage(r1, prompt, ["<think>x"], slot_width=0)
     assert "<think>x or <think>x?" in r1.decode(tokens(stage))
     assert tokens(stage).count(r1.convert_tokens_to_ids("<think>")) == 1
+
+
+def test_declared_widths_are_few_and_at_most_half_as_wide_again():
+    widths = [declared_width(n) for n in range(1, 2049)]
+    assert all(n <= width for n, width in enumerate(widths, 1))
+    assert all(width <= 1.5 * n for n, width in enumerate(widths, 1) if n > 16)
+    assert len(set(widths)) == 18 and declared_width(0) == 0
+
+
+def test_questions_that_come_one_by_one_have_few_shapes_and_the_same_tokens(r1):
+    questions = ["Who is he?", "Who is it?", "Who is it who asks whether it is he?"]
+    exact = [encode_stage(r1, PROMPT, [question], slot_width=M) for question in questions]
+    padded = [
+        encode_stage(r1, PROMPT, [question], slot_width=M, block_width=declared_width)
+        for question in questions
+    ]
+    assert len({(p.prefix_ids.shape, p.body_ids.shape) for p in padded[:2]}) == 1
+    for kind in (FIRST, LATER):
+        assert [tokens(p, form=kind) for p in padded] == [tokens(p, form=kind) for p in exact]
+    for stage in padded:
+        assert stage.body_valid[:, :, -1].all()  # the last position is a real token
+        assert [i for i in stage.slot_index if i >= 0] == [*range(M)]
