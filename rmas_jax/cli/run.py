@@ -61,7 +61,6 @@ from rmas_jax.runs.resolve import (
     encode_inner,
     encode_outer,
     find_data,
-    learned_fields,
     make_output_dir,
     read_inputs,
 )
@@ -168,9 +167,10 @@ def train(
 
     def inner() -> None:
         examples = dataset.load("train")[: config.data.train_size]
+        order, answerer = team.system.topology.order, team.system.topology.answerer
         texts = {
-            role: [text for example in examples for text in example[field]]
-            for role, field in learned_fields(team, dataset).items()
+            role: [text for example in examples for text in example.texts_to_learn(role, answerer)]
+            for role in order
         }
         links = run_inner_loop(
             team,

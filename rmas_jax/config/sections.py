@@ -121,12 +121,11 @@ class DataConfig(Section):
         "name than those that are looked for (rmas_jax/data/rows.py)",
         None,
     )
-    grading: str | None = option(
-        "how answers to one's own questions are compared: as text, as mathematics (needs the extra "
-        "eval), or as the letters of options; null: choice where system.task_type is choice, else "
+    grader: str | None = option(
+        "how answers are compared (rmas_jax/evaluation/graders): text, math (needs the extra eval) "
+        "or choice, the letters of options; null: choice where system.task_type is choice, else "
         "text. The answer is what stands in \\boxed{} or behind a last ####, if something does",
         None,
-        choices=("text", "math", "choice"),
     )
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
 

@@ -1,4 +1,4 @@
-"""Data sets: the embedded one, published ones, and one's own files, as rows of one format."""
+"""Data sets: the embedded one, published ones, and one's own files, as `Example`s."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ from typing import NamedTuple
 
 from rmas_jax.config import DataConfig
 from rmas_jax.data import records
+from rmas_jax.data.examples import Example
 from rmas_jax.data.files import Files, data_files, files_of_one_split
 from rmas_jax.data.published import PUBLISHED, download, is_published
 from rmas_jax.data.relay import TEXT_ROUNDS
 from rmas_jax.data.relay_dataset import TEXT_FIELDS, Relay
 from rmas_jax.data.role_texts import RoleTexts, Source, read_source
-from rmas_jax.data.rows import (
-    PARTS,
-    BadRow,
-    DataError,
-    Row,
-    choose_columns,
-    in_every_round,
-    text_key,
-)
+from rmas_jax.data.rows import PARTS, BadRow, DataError, choose_columns, to_example
 from rmas_jax.host.errors import shown
 
 SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as tfds has them
 
-__all__ = ["BadRow", "DataError", "Dataset", "Row", "load_dataset"]
+__all__ = ["BadRow", "DataError", "Dataset", "Example", "load_dataset"]
 
 
 class Dataset(NamedTuple):
-    """A data set whose rows have id, question, answer, difficulty and the roles' texts."""
+    """A data set, prepared on disk."""
 
-    load: Callable[[str], list[Row]]  # split, or a part of one such as test[:500] -> rows
-    text_fields: Mapping[str, str]  # role -> field with its texts, one per round; not every role
+    load: Callable[[str], list[Example]]  # split, or a part of one such as test[:500]
+    text_roles: tuple[str, ...]  # that every training example has texts of, one per round
     version: str  # another one is other data
     bad_rows: Sequence[BadRow] = ()  # what was left out
 
@@ -70,21 +63,19 @@ def load_dataset(
     records.prepare(folder, lambda: RoleTexts(roles, *read_source(source), **options))
     builder = RoleTexts(roles, **options)
 
-    def load(split: str) -> list[Row]:
-        rows = records.read_split(builder, split)
-        keys = [text_key(role) for role in roles]
-        return [row | {key: in_every_round(row[key], rounds) for key in keys} for row in rows]
+    def load(split: str) -> list[Example]:
+        return [example.in_rounds(rounds) for example in builder.read(split)]
 
-    # Every training row has texts of the same roles.
-    first = load("train[:1]")[0]
-    texts = {role: text_key(role) for role in roles if first[text_key(role)]}
+    # Every training example has texts of the same roles.
+    (first,) = load("train[:1]")
+    texts = tuple(role for role in roles if role in first.texts)
     return Dataset(load, texts, version, builder.bad_rows())
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
     """The embedded task; a role that it does not know may be given the texts of one that it does.
 
-    Its rows have texts for `TEXT_ROUNDS` rounds.
+    It has texts for `TEXT_ROUNDS` rounds.
     """
     if rounds > TEXT_ROUNDS:
         raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
@@ -97,18 +88,12 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
     records.prepare(records.folder_of(Relay, data_dir), make)
     builder = make()
 
-    def load(split: str) -> list[Row]:
-        rows = []
-        for row in records.read_split(builder, split):
-            texts = {
-                text_key(role): [row[field]] * rounds if field == "answer" else row[field]
-                for role, field in columns.texts.items()
-            }
-            rows.append({part: row[part] for part in PARTS} | texts)
-        return rows
+    def load(split: str) -> list[Example]:
+        rows = records.read_split(builder, split)
+        examples = (to_example(row, columns, place=row["id"], rounds=rounds) for row in rows)
+        return [example.in_rounds(rounds) for example in examples]
 
-    texts = {role: text_key(role) for role in columns.texts}
-    return Dataset(load, texts, str(Relay.VERSION))
+    return Dataset(load, tuple(columns.texts), str(Relay.VERSION))
 
 
 def _files(config: DataConfig) -> dict[str, Files]:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from rmas_jax.agents.sampling import row_keys
 from rmas_jax.config import ConfigError
+from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.entrants import (
     Answering,
     Answers,
@@ -36,7 +37,7 @@ from rmas_jax.evaluation.entrants import (
     method_runs,
     programs,
 )
-from rmas_jax.evaluation.grading import Grader
+from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, Row, measurement
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -51,7 +52,7 @@ def evaluate(
     team: Team,
     links: Any,
     aligned_links: Any,
-    examples: Mapping[str, Sequence[Mapping[str, Any]]],
+    examples: Mapping[str, Sequence[Example]],
     grade: Grader,
     directory: str | Path,
     *,
@@ -68,7 +69,7 @@ def evaluate(
       team: the system, its agents, tokenizers and prompts.
       links: parameters of the trained links.
       aligned_links: parameters of the links before outer training.
-      examples: split -> items with "id", "question", "answer" and "difficulty".
+      examples: split -> its examples.
       grade: tells who is right.
       directory: gets `items.jsonl` and `results.json`.
       methods: names of `config.METHODS`.
@@ -97,7 +98,7 @@ def evaluate(
         for split in examples
         if not record.has((entrant.method, entrant.rounds, split, seed))
     ]
-    questions = [item["question"] for items in examples.values() for item in items]
+    questions = [item.question for items in examples.values() for item in items]
     starts = dict(zip(examples, np.cumsum([0, *map(len, examples.values())]), strict=False))
 
     @functools.cache
@@ -125,7 +126,7 @@ def evaluate(
                 try:
                     answers, batch_seconds = _timed(entrant, batch, keys)
                 except NonFiniteError as error:
-                    ids = [items[row]["id"] for row in rows]
+                    ids = [items[row].id for row in rows]
                     raise error.inside(f"evaluation of {work}", ids) from None
                 seconds += batch_seconds
                 rows_run += len(rows)
@@ -141,11 +142,11 @@ def evaluate(
 
 
 def in_order(
-    examples: Mapping[str, Sequence[Mapping[str, Any]]],
+    examples: Mapping[str, Sequence[Example]],
     *,
     methods: Sequence[str],
     batch_size: int,
-) -> dict[str, list[Mapping[str, Any]]]:
+) -> dict[str, list[Example]]:
     """The items of every split in the order in which they are run.
 
     Raises:
@@ -198,13 +199,13 @@ def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield rows, kept
 
 
-def _check_neighbours(examples: Mapping[str, Sequence[Mapping[str, Any]]], batch_size: int) -> None:
+def _check_neighbours(examples: Mapping[str, Sequence[Example]], batch_size: int) -> None:
     """The shuffled control gives every item the thoughts of another question."""
     if batch_size < 2:
         raise ConfigError(f"evaluation.batch_size={batch_size}: shuffled_latents needs at least 2")
     for split, items in examples.items():
         for rows, kept in batches(len(items), batch_size):
-            asked = [items[row]["question"] for row in rows]
+            asked = [items[row].question for row in rows]
             for i in range(kept):
                 if asked[i] == asked[i - 1]:
                     raise ConfigError(
@@ -218,7 +219,7 @@ def _grade_item(
     entrant: MethodRun,
     split: str,
     seed: int,
-    item: Mapping[str, Any],
+    item: Example,
     grade: Grader,
     answers: Answers,
     i: int,
@@ -227,7 +228,7 @@ def _grade_item(
     rollouts = []
     for written in answers.rollouts:
         text = written.opening + written.texts[i]
-        prediction, correct = grade(text, item["answer"])
+        prediction, correct = grade(text, item.answer)
         rollouts.append(
             {
                 "text": text,
@@ -242,11 +243,11 @@ def _grade_item(
         "rounds": entrant.rounds,
         "split": split,
         "seed": seed,
-        "id": item["id"],
-        "question": item["question"],
+        "id": item.id,
+        "question": item.question,
         **rollouts[0],
-        "gold": item["answer"],
-        "difficulty": item["difficulty"],
+        "gold": item.answer,
+        "difficulty": item.difficulty,
         "tokens": int(answers.tokens[i]),
         "steps": int(answers.steps[i]),
     }

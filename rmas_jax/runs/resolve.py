@@ -11,10 +11,10 @@ import jax
 
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import ConfigError, RunConfig
-from rmas_jax.data import Dataset, Row, load_dataset
+from rmas_jax.data import Dataset, Example, load_dataset
 from rmas_jax.evaluation.driver import in_order
 from rmas_jax.evaluation.entrants import Answering
-from rmas_jax.evaluation.grading import Grader, check_golds, find_grader
+from rmas_jax.evaluation.graders import Grader, check_golds, default_grader, find_grader
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.runs.identity import agent_sources
 from rmas_jax.runs.resources import build_toolbox, load_run_team
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
 
     grade: Grader
     answering: Answering
-    splits: dict[str, list[Row]]  # what is evaluated
+    splits: dict[str, list[Example]]  # what is evaluated
     team: Team
     given: Any  # links to start from, or None
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
@@ -43,7 +43,8 @@ class Inputs(NamedTuple):
 
 def read_inputs(config: RunConfig, dataset: Dataset) -> Inputs:
     """Reads and checks all that a run needs."""
-    grade = find_grader(config.data, config.system.task_type)
+    name = config.data.grader or default_grader(config.data.dataset, config.system.task_type)
+    grade = find_grader(name, where="data.grader")
     answering = find_answering(config)
     splits = read_splits(dataset, config.evaluation.splits)
     check_golds(grade, splits)
@@ -58,20 +59,20 @@ def read_inputs(config: RunConfig, dataset: Dataset) -> Inputs:
     return Inputs(grade, answering, splits, team, given, agent_sources(config))
 
 
-def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Row]]:
+def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Example]]:
     """What is evaluated, by split or part of one; parts may overlap.
 
     Raises:
       ConfigError: there is no such split or part, or the same one under two names.
     """
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[Example]] = {}
     read: dict[tuple[str, ...], str] = {}  # split and its ids -> how it is called
     for name in names:
         try:
             splits[name] = dataset.load(name)
         except ValueError as error:
             raise ConfigError(f"evaluation.splits: {error}") from None
-        items = (name.partition("[")[0], *(row["id"] for row in splits[name]))
+        items = (name.partition("[")[0], *(example.id for example in splits[name]))
         if (other := read.setdefault(items, name)) != name and splits[name]:
             raise ConfigError(
                 f"evaluation.splits: {other!r} and {name!r} are the same items, which would be "
@@ -112,7 +113,7 @@ def find_data(config: RunConfig) -> Dataset:
                 f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
                 "train on (data.train_size)"
             )
-    if lacking := [role for role in roles if role not in dataset.text_fields]:
+    if lacking := [role for role in roles if role not in dataset.text_roles]:
         for phase in config.outer.phases:
             if phase.latents == "teacher_forced":
                 raise ConfigError(
@@ -148,15 +149,8 @@ def encode(team: Team, dataset: Dataset, items: Sequence[Any]) -> TrainingData:
         team.tokenizers,
         team.prompts,
         ends={role: ends[0] for role, ends in team.end_tokens.items()},
-        text_fields=dataset.text_fields,
         slot_width=team.system.latent_steps,
     )
-
-
-def learned_fields(team: Team, dataset: Dataset) -> dict[str, str]:
-    """What each role learns to write: its own texts or, where there are none, the answerer's."""
-    fields, topology = dataset.text_fields, team.system.topology
-    return {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
 
 
 def encode_inner(
@@ -174,10 +168,9 @@ def encode_inner(
             topology=team.system.topology,
             role=role,
             end=team.end_tokens[role][0],
-            text_fields={**dataset.text_fields, role: field},
             rounds=config.system.rounds,
         )
-        for role, field in learned_fields(team, dataset).items()
+        for role in team.system.topology.order
     }
     return dialogues, encode(team, dataset, items) if config.inner.repeats > 1 else None
 

@@ -11,8 +11,9 @@ from teams import build_team, encode
 from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.config import METHODS
+from rmas_jax.data import Example
 from rmas_jax.evaluation import driver, entrants
-from rmas_jax.evaluation.grading import GRADERS
+from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
 from rmas_jax.host.checksums import unseal
@@ -31,7 +32,7 @@ WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
 
 def item(i, words):
     question = " ".join(words)
-    return {"id": f"{question}?", "question": question, "answer": words[0], "difficulty": 1 + i}
+    return Example(f"{question}?", question, words[0], difficulty=1 + i)
 
 
 EXAMPLES = {
@@ -110,7 +111,7 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     }
     for row in rows:
         ids = [r["id"] for r in items if all(r[column] == row[column] for column in KEY)]
-        assert sorted(ids) == sorted(e["id"] for e in EXAMPLES[row["split"]])
+        assert sorted(ids) == sorted(e.id for e in EXAMPLES[row["split"]])
 
 
 def test_rows_agree_with_items_and_the_report_takes_both(finished):
@@ -159,7 +160,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
             team.system,
             team.agents,
             latent_channel(team.system, links),
-            encode(team, [example["question"]], LATENT_STEPS),
+            encode(team, [example.question], LATENT_STEPS),
             rounds=2,
             end_tokens=(tokenizer.eos_token_id,),
             max_tokens=MAX_TOKENS,
@@ -168,7 +169,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
     for method, links in (("recursive_mas", contest.links), ("aligned_links", contest.other_links)):
         speech = solve(links)
         text = tokenizer.decode(speech.tokens[0, : speech.lengths[0]], skip_special_tokens=True)
-        assert said(of(finished[2], method, 2))["unseen", example["id"]] == text.strip()
+        assert said(of(finished[2], method, 2))["unseen", example.id] == text.strip()
 
 
 def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 
 from rmas_jax.config import ConfigError
+from rmas_jax.data.examples import Example
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import (
     RolePrompt,
@@ -65,25 +66,24 @@ def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Ta
 
 
 def encode_examples(
-    examples: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
     tokenizers: Mapping[str, Any],
     prompts: Mapping[str, RolePrompt],
     *,
     ends: Mapping[str, int],
-    text_fields: Mapping[str, str],
     slot_width: int,
 ) -> TrainingData:
     """Tokenises a split for every role.
 
     Args:
-      examples: rows with "question" and, under each role's field, one text per round.
+      examples: N, each with texts of the same roles, one per round. Roles without texts get no
+        targets.
       tokenizers: by role.
       prompts: by role.
       ends: role -> token that ends its texts.
-      text_fields: role -> field of its texts; roles without texts get no targets.
       slot_width: vectors per slot.
     """
-    questions = [example["question"] for example in examples]
+    questions = [example.question for example in examples]
     return TrainingData(
         prompts={
             role: encode_stage(tokenizers[role], prompts[role], questions, slot_width=slot_width)
@@ -91,9 +91,9 @@ def encode_examples(
         },
         targets={
             role: encode_texts(
-                tokenizers[role], [example[field] for example in examples], ends[role]
+                tokenizers[role], [example.texts[role] for example in examples], ends[role]
             )
-            for role, field in text_fields.items()
+            for role in examples[0].texts
         },
     )
 
@@ -257,32 +257,32 @@ class Dialogues:
 
 
 def encode_dialogues(
-    examples: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
     tokenizer: Any,
     prompt: RolePrompt,
     *,
     topology: Topology,
     role: str,
     end: int,
-    text_fields: Mapping[str, str],
     rounds: int,
 ) -> Dialogues:
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
     A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts. A role text ends in the token `end`. Texts that
-    serve several rounds make the same dialogue in several: it is there once, and `rows` tells in
-    which places, round by round.
+    it stays empty where the sender has no texts. A role without texts learns to write those of the
+    answerer. A role text ends in the token `end`. Texts that serve several rounds make the same
+    dialogue in several: it is there once, and `rows` tells in which places, round by round.
     """
     pieces = [split_template(tokenizer, prompt, form) for form in (prompt.first, prompt.later)]
-    questions = [example["question"] for example in examples]
+    questions = [example.question for example in examples]
     around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
     senders = [form[1::2] for form in pieces]
     feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
+    learned = [example.texts_to_learn(role, topology.answerer) for example in examples]
     wrote = {  # by role, [N][R] token ids
-        other: encode_once(tokenizer, [example[text_fields[other]] for example in examples])
-        for other in {*senders[0], *senders[1], role} & text_fields.keys()
-    }
+        other: encode_once(tokenizer, [example.texts[other] for example in examples])
+        for other in {*senders[0], *senders[1]} & examples[0].texts.keys()
+    } | {role: encode_once(tokenizer, learned)}
     number: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt and text -> row
     rows = []
     for r in range(rounds):
