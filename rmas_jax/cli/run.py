@@ -39,6 +39,7 @@ from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.entrants import planned_methods
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.record import lost
+from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal
 from rmas_jax.host.command_line import Parser
@@ -213,6 +214,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
+    config = on_all(lambda: with_defaults(config))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
     on_all(lambda: check_prompts(config.system))
     first_then_others(lambda: make_output_dir(config.output_dir))

@@ -7,7 +7,6 @@ Each field is declared once, with `option`: checking (`load_config`) and documen
 from rmas_jax.config.files import ConfigError, dump_config, field_help, load_config
 from rmas_jax.config.limits import MAX_ROUNDS
 from rmas_jax.config.sections import (
-    METHODS,
     DataConfig,
     EvaluationConfig,
     MeshConfig,
@@ -19,7 +18,6 @@ from rmas_jax.config.training import InnerConfig, OuterConfig, PhaseConfig
 
 __all__ = [
     "MAX_ROUNDS",
-    "METHODS",
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",

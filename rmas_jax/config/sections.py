@@ -19,15 +19,6 @@ from rmas_jax.config.training import NO_INNER, NO_OUTER, InnerConfig, OuterConfi
 
 INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
-METHODS = (
-    "recursive_mas",
-    "aligned_links",
-    "recursive_text",
-    "truncated_text",
-    "no_latents",
-    "shuffled_latents",
-    "single_agents",
-)
 SHARED_FOLDERS = ("data", "states")  # of output_dir, beside the folders of runs
 
 
@@ -177,8 +168,10 @@ class EvaluationConfig(Section):
     gradient_batch_size: int = option(
         "items behind the gradient norms; 0: these are not measured", 32, at_least=0
     )
-    methods: tuple[str, ...] = option(
-        "systems and controls to compare", METHODS, choices=METHODS, distinct=True
+    methods: tuple[str, ...] | None = option(
+        "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all",
+        None,
+        distinct=True,
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

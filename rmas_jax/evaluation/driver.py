@@ -72,7 +72,7 @@ def evaluate(
       examples: split -> its examples.
       grade: tells who is right.
       directory: gets `items.jsonl` and `results.json`.
-      methods: names of `config.METHODS`.
+      methods: names of `methods.METHODS`.
       rounds: numbers of rounds; an agent alone has one.
       batch_size: B; a last batch that is not full is filled with items that do not count.
       answering: how answers are written.

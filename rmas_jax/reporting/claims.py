@@ -13,7 +13,7 @@ import itertools
 import operator
 from collections.abc import Callable
 
-from rmas_jax.reporting import methods
+from rmas_jax.evaluation import methods
 from rmas_jax.reporting.results import (
     Result,
     Results,

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.metrics import Interval
-from rmas_jax.reporting import methods
 from rmas_jax.reporting.results import (
     Answers,
     Result,

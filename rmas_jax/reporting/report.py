@@ -15,8 +15,9 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from rmas_jax.evaluation import methods
 from rmas_jax.host.atomic import write_atomic
-from rmas_jax.reporting import figures, methods, tables
+from rmas_jax.reporting import figures, tables
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
     Result,

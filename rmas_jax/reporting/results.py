@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rmas_jax.evaluation.methods import SINGLE, ordered
 from rmas_jax.evaluation.metrics import (
     Interval,
     PairedDifference,
@@ -17,7 +18,6 @@ from rmas_jax.evaluation.metrics import (
     repeated_interval,
     wilson_interval,
 )
-from rmas_jax.reporting.methods import SINGLE, ordered
 
 Row = dict[str, Any]
 Answers = dict[tuple[int, Any], bool]  # (seed, id of the question) -> whether the answer is right

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from scipy import stats
 
+from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.metrics import Interval, PairedDifference
-from rmas_jax.reporting import methods
 from rmas_jax.reporting.results import (
     Result,
     Results,

@@ -207,8 +207,8 @@ def test_choices_are_listed_when_missed(path, override, allowed):
 
 
 def test_the_item_of_a_list_is_named(path):
-    message = message_of(path, "evaluation.methods=[recursive_mas, magic]")
-    assert "evaluation.methods.1: expected one of recursive_mas, " in message
+    message = message_of(path, "evaluation.rounds=[1, magic]")
+    assert "evaluation.rounds.1: expected an integer of at least 1" in message
     assert "got 'magic'" in message
 
 

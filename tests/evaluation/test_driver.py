@@ -10,10 +10,10 @@ from teams import build_team, encode
 
 from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
-from rmas_jax.config import METHODS
 from rmas_jax.data import Example
 from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.graders import GRADERS
+from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
 from rmas_jax.host.checksums import unseal

@@ -1,0 +1,20 @@
+"""The evaluation section of a configuration, checked against the registered tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rmas_jax.config import RunConfig
+from rmas_jax.evaluation.methods import chosen_methods
+
+
+def with_defaults(config: RunConfig) -> RunConfig:
+    """The configuration with what `evaluation` leaves open.
+
+    Raises:
+      ConfigError: it names a method that does not exist.
+    """
+    evaluation = dataclasses.replace(
+        config.evaluation, methods=chosen_methods(config.evaluation.methods)
+    )
+    return dataclasses.replace(config, evaluation=evaluation)
