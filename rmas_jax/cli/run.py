@@ -35,10 +35,12 @@ from rmas_jax.cli.options import (
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Dataset
+from rmas_jax.evaluation.benchmarks import own_name
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.entrants import planned_methods
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.record import lost
+from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal
@@ -92,7 +94,11 @@ def planned_steps(config: RunConfig) -> list[RunStep]:
         latent_steps=config.system.latent_steps,
     )
     splits = config.evaluation.splits
-    expected = [(*entrant, split, config.seed) for entrant in entrants for split in splits]
+    expected = [
+        Measurement(*entrant, own_name(config.data), split, config.seed)
+        for entrant in entrants
+        for split in splits
+    ]
     steps = [INNER, OUTER, RunStep("evaluation", lambda folder: lost(folder, expected), chosen)]
     if config.evaluation.gradient_batch_size and config.system.latent_steps:
         steps.append(GRADIENTS)
@@ -236,7 +242,7 @@ def run_stages(
     config: RunConfig, dataset: Dataset, inputs: Inputs, folder: RunFolder, steps: Sequence[RunStep]
 ) -> None:
     """Trains, evaluates and reports, as far as that is not finished yet."""
-    grade, answering, splits, team, given, agents = inputs
+    benchmarks, team, given, agents = inputs
     if not folder.is_finished:
         broadcast_from_first(lambda: list_bad_rows(dataset, folder.path / "bad_rows.jsonl"))
     train(config, team, given, dataset, folder, agents)
@@ -247,13 +253,11 @@ def run_stages(
             team,
             trained,
             aligned,
-            splits,
-            grade,
+            benchmarks,
             folder.path,
             methods=config.evaluation.methods,
             rounds=config.evaluation.rounds,
             batch_size=config.evaluation.batch_size,
-            answering=answering,
             seed=config.seed,
             progress=config.runtime.progress and is_first(),
         )

@@ -12,10 +12,12 @@ import jax
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.data import Dataset, Example, load_dataset
-from rmas_jax.evaluation.driver import in_order
+from rmas_jax.evaluation.benchmarks import own_name
+from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.entrants import Answering
-from rmas_jax.evaluation.graders import Grader, check_golds, default_grader, find_grader
+from rmas_jax.evaluation.graders import check_golds, default_grader, find_grader
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import load_prompts
 from rmas_jax.runs.identity import agent_sources
 from rmas_jax.runs.resources import build_toolbox, load_run_team
 from rmas_jax.team import Team, checked_topology, load_links_for
@@ -33,9 +35,7 @@ log = logging.getLogger(__name__)
 class Inputs(NamedTuple):
     """What a run reads before it writes anything."""
 
-    grade: Grader
-    answering: Answering
-    splits: dict[str, list[Example]]  # what is evaluated
+    benchmarks: list[LoadedBenchmark]  # what is evaluated
     team: Team
     given: Any  # links to start from, or None
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
@@ -45,18 +45,20 @@ def read_inputs(config: RunConfig, dataset: Dataset) -> Inputs:
     """Reads and checks all that a run needs."""
     name = config.data.grader or default_grader(config.data.dataset, config.system.task_type)
     grade = find_grader(name, where="data.grader")
-    answering = find_answering(config)
-    splits = read_splits(dataset, config.evaluation.splits)
+    system, chosen = config.system, config.evaluation
+    splits = read_splits(dataset, chosen.splits)
     check_golds(grade, splits)
-    chosen = config.evaluation
-    in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
+    prompts = load_prompts(system.prompts, checked_topology(system).edges, system.task_type)
+    answering = find_answering(config)
+    benchmark = LoadedBenchmark(own_name(config.data), grade, splits, prompts, answering)
+    in_order(benchmark, methods=chosen.methods, batch_size=chosen.batch_size)
     team = load_run_team(config)
     given = None if config.system.links is None else load_links_for(team, config.system)
     if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
         data = encode(team, dataset, dataset.load("train")[: config.data.train_size])
         for phase in forced:  # whether enough texts are long enough
             phase_batches(team, phase, data, key=jax.random.key(config.seed))
-    return Inputs(grade, answering, splits, team, given, agent_sources(config))
+    return Inputs([benchmark], team, given, agent_sources(config))
 
 
 def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Example]]:

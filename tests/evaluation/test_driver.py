@@ -16,6 +16,7 @@ from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.host.checksums import unseal
 from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -59,13 +60,19 @@ def contest(tmp_path_factory):
             run.team,
             links,
             other_links,
-            examples,
-            grade,
+            [
+                driver.LoadedBenchmark(
+                    "words",
+                    grade,
+                    examples,
+                    run.team.prompts,
+                    entrants.Answering(max_tokens=MAX_TOKENS, **answering),
+                )
+            ],
             directory,
             methods=methods,
             rounds=rounds,
             batch_size=BATCH,
-            answering=entrants.Answering(max_tokens=MAX_TOKENS, **answering),
             seed=seed,
             progress=False,
         )
@@ -106,6 +113,7 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     order = load_topology("sequential").order
     names = entrants.planned_methods(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
     assert len(names) == len(expected) and set(names) == expected
+    assert {r["benchmark"] for r in rows} == {r["benchmark"] for r in items} == {"words"}
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
         (*key, split) for key in expected for split in EXAMPLES
     }
@@ -310,13 +318,13 @@ def test_another_seed_is_another_measurement(contest, tmp_path):
 
 
 def test_a_result_whose_items_are_lost_does_not_count(tmp_path):
-    key = {"method": "m", "rounds": 1, "split": "test", "seed": 0}
+    key = {"method": "m", "rounds": 1, "benchmark": "b", "split": "test", "seed": 0}
     record = Record(tmp_path)
     record.add_items([key | {"id": 1}])
     record.finish(key | {"n": 1})
-    assert Record(tmp_path).has(("m", 1, "test", 0))
+    assert Record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     (tmp_path / "items.jsonl").unlink()
-    assert not Record(tmp_path).has(("m", 1, "test", 0))
+    assert not Record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 
