@@ -6,7 +6,7 @@
 The team of a run's configuration works on every question in text, for as many rounds as the run
 trains, and what each role wrote in each round becomes its text. The file that comes out is one to
 train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
-no `data.text_fields`.
+no `data.columns`.
 
 The agents are not shown the right answer. A plan that was written with the answer in view tends to
 hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
@@ -304,7 +304,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         raise ConfigError(
             f"--attempts {options.attempts}: greedy attempts are all alike; set --temperature"
         )
-    fields = {part: f for part, f in (config.data.text_fields or {}).items() if part in PARTS}
+    fields = {part: f for part, f in (config.data.columns or {}).items() if part in PARTS}
     files = files_of_one_split(options.questions)
     reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1)
     items = [read.example for read in reads]

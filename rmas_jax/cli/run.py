@@ -16,6 +16,7 @@ inner loop leaves the outer ones alone; without training they are evaluated as t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import logging
@@ -35,8 +36,7 @@ from rmas_jax.cli.options import (
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Dataset
-from rmas_jax.evaluation.benchmarks import own_name
-from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
 from rmas_jax.evaluation.entrants import planned_methods
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.record import lost
@@ -64,6 +64,7 @@ from rmas_jax.runs.resolve import (
     encode_inner,
     encode_outer,
     find_data,
+    load_benchmarks,
     make_output_dir,
     read_inputs,
 )
@@ -84,20 +85,22 @@ GRADIENTS = RunStep.of_files("gradient norms", "gradients.json")
 log = logging.getLogger("rmas_jax")
 
 
-def planned_steps(config: RunConfig) -> list[RunStep]:
+def planned_steps(config: RunConfig, benchmarks: Sequence[LoadedBenchmark]) -> list[RunStep]:
     """The steps of a run, in order."""
-    chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
+    settings = dataclasses.asdict(config.evaluation)
+    chosen = {name: settings[name] for name in MEASURED}
+    chosen["versions"] = {benchmark.name: benchmark.version for benchmark in benchmarks}
     entrants = planned_methods(
         config.evaluation.methods,
         config.evaluation.rounds,
         order=load_topology(config.system.topology).order,
         latent_steps=config.system.latent_steps,
     )
-    splits = config.evaluation.splits
     expected = [
-        Measurement(*entrant, own_name(config.data), split, config.seed)
+        Measurement(*entrant, benchmark.name, split, config.seed)
         for entrant in entrants
-        for split in splits
+        for benchmark in benchmarks
+        for split in benchmark.splits
     ]
     steps = [INNER, OUTER, RunStep("evaluation", lambda folder: lost(folder, expected), chosen)]
     if config.evaluation.gradient_batch_size and config.system.latent_steps:
@@ -225,7 +228,8 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     on_all(lambda: check_prompts(config.system))
     first_then_others(lambda: make_output_dir(config.output_dir))
     dataset = first_then_others(lambda: find_data(config))  # the first process prepares it
-    inputs = on_all(lambda: read_inputs(config, dataset))
+    benchmarks = first_then_others(lambda: load_benchmarks(config, dataset))
+    inputs = on_all(lambda: read_inputs(config, dataset, benchmarks))
     if dry:
         dialogues, _ = encode_inner(config, inputs.team, dataset)
         data = encode_outer(config, inputs.team, dataset)
@@ -233,7 +237,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         broadcast_from_first(lambda: print("\n".join(plan)))
         return
     digest = weights_digest(inputs.agents, inputs.given)
-    steps = planned_steps(config)
+    steps = planned_steps(config, benchmarks)
     with RunFolder(config, digest, dataset.version, steps) as folder:
         run_stages(config, dataset, inputs, folder, steps)
 

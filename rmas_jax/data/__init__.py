@@ -41,22 +41,27 @@ def load_dataset(
     Args:
       config: of the data.
       roles: in the order of their turns; the last one answers. It always has texts: the answer, if
-        there is nothing else.
+        there is nothing else. None: nothing is trained on, and there need be no split train.
       rounds: rounds that role texts are needed for.
       data_dir: where prepared data is kept.
 
     Raises:
       DataError: there is no such data, or it cannot be used.
     """
-    if unknown := [name for name in config.text_fields or {} if name not in (*PARTS, *roles)]:
+    if unknown := [name for name in config.columns or {} if name not in (*PARTS, *roles)]:
         raise DataError(
-            f"data.text_fields: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
+            f"data.columns: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
         )
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir)
     files = _files(config)
+    if roles and "train" not in files:
+        raise DataError(
+            f"{config.dataset}: by their names, its files are of the splits {', '.join(files)}, "
+            "and none is of train; name the file or folder of each split (data.files)"
+        )
     shares = _shares(config, files)
-    source = Source(files, shares, tuple(roles), config.text_fields or {}, rounds)
+    source = Source(files, shares, tuple(roles), config.columns or {}, rounds, config.fields)
     version = source.digest()
     options = {"data_dir": str(data_dir / version), "file_format": "array_record"}
     folder = records.folder_of(RoleTexts, data_dir / version)
@@ -67,7 +72,7 @@ def load_dataset(
         return [example.in_rounds(rounds) for example in builder.read(split)]
 
     # Every training example has texts of the same roles.
-    (first,) = load("train[:1]")
+    first = load("train[:1]")[0] if roles else Example("", "", "")
     texts = tuple(role for role in roles if role in first.texts)
     return Dataset(load, texts, version, builder.bad_rows())
 
@@ -80,7 +85,9 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
     if rounds > TEXT_ROUNDS:
         raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
     present = (*PARTS, *TEXT_FIELDS.values())
-    columns = choose_columns(present, roles, config.text_fields or {}, where="the relay task")
+    columns = choose_columns(
+        present, roles, config.columns or {}, where="the relay task", further=config.fields
+    )
 
     def make() -> Relay:
         return Relay(data_dir=str(data_dir), file_format="array_record")
@@ -97,7 +104,7 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
 
 
 def _files(config: DataConfig) -> dict[str, Files]:
-    """Split -> its files; `train` is among them."""
+    """Split -> its files."""
     if config.dataset == "files":
         if wrong := [name for name in config.files if not SPLIT_NAME.fullmatch(name)]:
             raise DataError(
@@ -114,16 +121,12 @@ def _files(config: DataConfig) -> dict[str, Files]:
             f"data.dataset={shown(config.dataset, 300)}: allowed are relay, files, the path of a "
             f"file or folder, and the published {', '.join(PUBLISHED)}"
         )
-    splits = data_files(path)
-    if "train" not in splits:
-        raise DataError(
-            f"{path}: by their names, its files are of the splits {', '.join(splits)}, and none is "
-            "of train; name the file or folder of each split (data.files)"
-        )
-    return splits
+    return data_files(path)
 
 
 def _shares(config: DataConfig, files: Mapping[str, Files]) -> dict[str, float]:
     """Splits that are taken from the training files -> their shares of them."""
+    if "train" not in files:
+        return {}
     shares = {"test": config.test_share, "validation": config.validation_share}
     return {split: share for split, share in shares.items() if share and split not in files}

@@ -44,7 +44,7 @@ TEXT_LIMIT = GIBIBYTE  # of the rows of a split, in memory
 class Source:
     """Files, and what is read from them."""
 
-    files: Mapping[str, Files]  # by split; `train` is among them
+    files: Mapping[str, Files]  # by split
     shares: Mapping[str, float]  # split -> its share of the rows of train, from which it is taken
     roles: tuple[str, ...]  # in the order of their turns; the last one answers
     fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
@@ -141,8 +141,11 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
     read = functools.partial(
         read_files, fields=source.fields, rounds=source.rounds, further=source.further
     )
-    train, bad, columns = read(source.files["train"], roles=source.roles)
-    splits: dict[str, list[Read]] = {split: [] for split in ("train", *source.shares)}
+    train, bad, columns = [], [], Columns({}, {})
+    if "train" in source.files:
+        train, bad, columns = read(source.files["train"], roles=source.roles)
+    own = ("train",) if "train" in source.files else ()
+    splits: dict[str, list[Read]] = {split: [] for split in (*own, *source.shares)}
     for row in train:
         splits[split_of(row.example.question, source.shares)].append(row)
     for split, files in source.files.items():
@@ -161,7 +164,7 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
     for split, reads in splits.items():
         if not reads:
             share = f"{source.shares[split]:g} of " if split in source.shares else ""
-            where = source.files.get(split, source.files["train"]).where
+            where = (source.files.get(split) or source.files["train"]).where
             left_out = f"{len(bad)} others are bad, the first: {bad[0].reason}; " if bad else ""
             raise DataError(
                 f"{where}: no row is left for the split {split!r}, {share}{len(train)} rows; "
@@ -186,7 +189,7 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
     split that goes before theirs, and what another file of their split has too (`_content`).
     """
     asked: dict[str, str] = {}  # question -> split
-    trained = ("validation", "train")
+    trained = [split for split in ("validation", "train") if split in splits]
     for split in (*(split for split in splits if split not in trained), *trained):
         kept, ids, homes = [], set(), {}
         for read in splits[split]:

@@ -16,7 +16,7 @@ from rmas_jax.host.errors import InputError, clipped, shown
 # Part of a row, or role -> the fields it is looked for in, in this order. The published data sets
 # and upstream's fallbacks; a role that stands nowhere here is looked for under its own name. (For
 # `summarizer`, upstream's outer loop takes `answer` before the summary: set
-# `data.text_fields: {summarizer: answer}` to do the same.)
+# `data.columns: {summarizer: answer}` to do the same.)
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "question": ("question", "query", "prompt", "text", "input"),
@@ -110,12 +110,12 @@ def choose_columns(
             if (half := HALVES.get(name)) in present and part not in chosen:
                 raise DataError(
                     f"{where}: the {part} would be {name}, which is only a part of it beside "
-                    f"{half}; choose one (data.text_fields), or write both into one field"
+                    f"{half}; choose one (data.columns), or write both into one field"
                 )
         elif part in chosen or part in ("question", "answer"):
             raise DataError(
                 f"{where}: no row has the {part}, looked for as {' or '.join(names)}; fields here "
-                f"are {_listed(present)} (data.text_fields chooses another)"
+                f"are {_listed(present)} (data.columns chooses another)"
             )
     if lacking := [name for name in further if name not in present]:
         raise DataError(

@@ -56,6 +56,7 @@ class LoadedBenchmark:
     """A benchmark, ready to be run."""
 
     name: str
+    version: str  # of its definition and its data
     grader: Grader
     splits: Mapping[str, Sequence[Example]]  # split, or part of one -> its examples
     prompts: Mapping[str, RolePrompt]  # by role, for its type of task
@@ -96,19 +97,20 @@ def evaluate(
     Raises:
       PreemptedError: SIGTERM came; what is finished stays.
       ValueError: a method that does not exist.
-      ConfigError: see `in_order`.
+      ConfigError: see `in_order`; or a benchmark is not what was measured before under its name.
       NonFiniteError: an agent's numbers are NaN or infinite: no answers count that come from them.
     """
     benchmarks = [in_order(b, methods=methods, batch_size=batch_size) for b in benchmarks]
-    record = Record(Path(directory))
-    pending = [
+    measurements = [
         (benchmark, entrant, key)
         for benchmark in benchmarks
         for entrant in method_runs(team, links, aligned_links, methods, rounds, benchmark.answering)
         for split in benchmark.splits
         for key in [Measurement(entrant.method, entrant.rounds, benchmark.name, split, seed)]
-        if not record.has(key)
     ]
+    record = Record(Path(directory))
+    _check_versions(record, benchmarks)
+    pending = [work for work in measurements if not record.has(work[-1])]
 
     @functools.cache
     def encoded(benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
@@ -144,8 +146,22 @@ def evaluate(
                 record.add_items(fresh)
                 graded += fresh
                 bar.update()
-            record.finish(_result(key, entrant.latent_steps, graded, seconds / rows_run))
+            record.finish(
+                _result(key, benchmark.version, entrant.latent_steps, graded, seconds / rows_run)
+            )
     return record.rows
+
+
+def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
+    """Whether what is measured already belongs to the benchmarks as they are now."""
+    versions = {benchmark.name: benchmark.version for benchmark in benchmarks}
+    for row in record.rows:
+        now = versions.get(row["benchmark"])
+        if now is not None and row.get("benchmark_version", now) != now:
+            raise ConfigError(
+                f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured in "
+                f"{record.results_path}; choose another name for the run (--set name=...)"
+            )
 
 
 def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
@@ -266,13 +282,18 @@ def _grade_item(
 
 
 def _result(
-    key: Measurement, latent_steps: int, items: Sequence[ItemRow], seconds_per_item: float
+    key: Measurement,
+    version: str,
+    latent_steps: int,
+    items: Sequence[ItemRow],
+    seconds_per_item: float,
 ) -> ResultRow:
     """The row of `results.json` for the items of one measurement."""
     n, correct = len(items), sum(item["correct"] for item in items)
     interval = wilson_interval(correct, n)
     row = {
         **key._asdict(),
+        "benchmark_version": version,
         "latent_steps": latent_steps,
         "n": n,
         "correct": correct,

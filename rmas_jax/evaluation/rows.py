@@ -65,6 +65,7 @@ class ResultRow(TypedDict):
     steps_per_item: float
     seconds_per_item: float
     seed: int
+    benchmark_version: NotRequired[str]  # of the benchmark's definition and data
     unparsed: NotRequired[int]  # first answers that could not be read
     at_limit: NotRequired[int]
     answer_retry: NotRequired[int]

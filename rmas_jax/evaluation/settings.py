@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from rmas_jax.config import RunConfig
+from rmas_jax.evaluation.benchmarks import find_benchmarks
 from rmas_jax.evaluation.methods import chosen_methods
 
 
@@ -12,8 +13,9 @@ def with_defaults(config: RunConfig) -> RunConfig:
     """The configuration with what `evaluation` leaves open.
 
     Raises:
-      ConfigError: it names a method that does not exist.
+      ConfigError: it names a method or a benchmark that does not exist.
     """
+    find_benchmarks(config)
     evaluation = dataclasses.replace(
         config.evaluation, methods=chosen_methods(config.evaluation.methods)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +12,18 @@ from typing import Any, NamedTuple
 import jax
 
 from rmas_jax.agents.answers import answer_retry_of
-from rmas_jax.config import ConfigError, RunConfig
+from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
 from rmas_jax.data import Dataset, Example, load_dataset
-from rmas_jax.evaluation.benchmarks import own_name
+from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.entrants import Answering
-from rmas_jax.evaluation.graders import check_golds, default_grader, find_grader
+from rmas_jax.evaluation.graders import check_golds
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import load_prompts
 from rmas_jax.runs.identity import agent_sources
 from rmas_jax.runs.resources import build_toolbox, load_run_team
-from rmas_jax.team import Team, checked_topology, load_links_for
+from rmas_jax.team import Team, check_prompts, checked_topology, load_links_for
+from rmas_jax.tools import Toolbox
 from rmas_jax.training.data.batches import (
     Dialogues,
     TrainingData,
@@ -41,27 +44,56 @@ class Inputs(NamedTuple):
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
 
 
-def read_inputs(config: RunConfig, dataset: Dataset) -> Inputs:
-    """Reads and checks all that a run needs."""
-    name = config.data.grader or default_grader(config.data.dataset, config.system.task_type)
-    grade = find_grader(name, where="data.grader")
+def load_benchmarks(config: RunConfig, dataset: Dataset) -> list[LoadedBenchmark]:
+    """Reads and checks what a run evaluates; `dataset` is what it trains on."""
     system, chosen = config.system, config.evaluation
-    splits = read_splits(dataset, chosen.splits)
-    check_golds(grade, splits)
-    prompts = load_prompts(system.prompts, checked_topology(system).edges, system.task_type)
-    answering = find_answering(config)
-    benchmark = LoadedBenchmark(own_name(config.data), grade, splits, prompts, answering)
-    in_order(benchmark, methods=chosen.methods, batch_size=chosen.batch_size)
+    edges = checked_topology(system).edges
+    toolbox = build_toolbox(python=chosen.python, search=chosen.search)
+    loaded = []
+    for benchmark in find_benchmarks(config):
+        grader, task_type = grader_of(benchmark), benchmark.task_type
+        if task_type != system.task_type:
+            check_prompts(dataclasses.replace(system, task_type=task_type))
+        data, grading = dataset, benchmark.data.grader
+        if benchmark.data != dataclasses.replace(config.data, grader=grading):
+            folder = Path(config.output_dir) / "data"
+            data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=folder)
+            if data.bad_rows:
+                log.warning(
+                    "%s: %d bad rows left out, the first: %s, line %d: %s",
+                    benchmark.name,
+                    len(data.bad_rows),
+                    *data.bad_rows[0],
+                )
+        splits = read_splits(data, benchmark.splits, name=benchmark.name)
+        check_golds(grader, splits)
+        answered = (grader.name, task_type, benchmark.sampling, benchmark.data.columns)
+        version = f"{answered} {data.version}".encode()
+        ready = LoadedBenchmark(
+            benchmark.name,
+            hashlib.sha256(version).hexdigest()[:16],
+            grader,
+            splits,
+            load_prompts(system.prompts, edges, task_type),
+            find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
+        )
+        in_order(ready, methods=chosen.methods, batch_size=chosen.batch_size)  # checks it early
+        loaded.append(ready)
+    return loaded
+
+
+def read_inputs(config: RunConfig, dataset: Dataset, benchmarks: list[LoadedBenchmark]) -> Inputs:
+    """Reads and checks all that a run needs beside its data."""
     team = load_run_team(config)
     given = None if config.system.links is None else load_links_for(team, config.system)
     if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
         data = encode(team, dataset, dataset.load("train")[: config.data.train_size])
         for phase in forced:  # whether enough texts are long enough
             phase_batches(team, phase, data, key=jax.random.key(config.seed))
-    return Inputs([benchmark], team, given, agent_sources(config))
+    return Inputs(benchmarks, team, given, agent_sources(config))
 
 
-def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Example]]:
+def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
     """What is evaluated, by split or part of one; parts may overlap.
 
     Raises:
@@ -69,16 +101,16 @@ def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Exampl
     """
     splits: dict[str, list[Example]] = {}
     read: dict[tuple[str, ...], str] = {}  # split and its ids -> how it is called
-    for name in names:
+    for split in names:
         try:
-            splits[name] = dataset.load(name)
+            splits[split] = dataset.load(split)
         except ValueError as error:
-            raise ConfigError(f"evaluation.splits: {error}") from None
-        items = (name.partition("[")[0], *(example.id for example in splits[name]))
-        if (other := read.setdefault(items, name)) != name and splits[name]:
+            raise ConfigError(f"evaluation.benchmarks: {name}: splits: {error}") from None
+        items = (split.partition("[")[0], *(example.id for example in splits[split]))
+        if (other := read.setdefault(items, split)) != split and splits[split]:
             raise ConfigError(
-                f"evaluation.splits: {other!r} and {name!r} are the same items, which would be "
-                "measured twice; name one of them"
+                f"evaluation.benchmarks: {name}: splits: {other!r} and {split!r} are the same "
+                "items, which would be measured twice; name one of them"
             )
     return splits
 
@@ -130,17 +162,19 @@ def find_data(config: RunConfig) -> Dataset:
     return dataset
 
 
-def find_answering(config: RunConfig) -> Answering:
-    """How answers are written while they are measured."""
-    chosen = config.evaluation
+def find_answering(
+    benchmark: BenchmarkConfig, toolbox: Toolbox | None, *, has_retry: bool
+) -> Answering:
+    """How answers to a benchmark of `find_benchmarks` are written while they are measured."""
+    chosen = benchmark.sampling
     return Answering(
         max_tokens=chosen.max_new_tokens,
         sampling=SamplingConfig(
             temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p
         ),
         rollouts=chosen.rollouts,
-        toolbox=build_toolbox(python=chosen.python, search=chosen.search),
-        answer_retry=answer_retry_of(config.system.task_type) if chosen.answer_retry else None,
+        toolbox=toolbox,
+        answer_retry=answer_retry_of(benchmark.task_type) if has_retry else None,
     )
 
 

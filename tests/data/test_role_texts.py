@@ -211,13 +211,13 @@ def test_roles_without_texts_and_with_texts_of_another(tmp_path):
     task = load(tmp_path, dataset=file, roles=roles)
     assert task.text_roles == ("planner", "judge")
     assert "reviewer" not in task.load("train[:1]")[0].texts
-    task = load(tmp_path, dataset=file, roles=roles, text_fields={"reviewer": "refined_plan"})
+    task = load(tmp_path, dataset=file, roles=roles, columns={"reviewer": "refined_plan"})
     assert task.load("train[:1]")[0].texts["reviewer"][0].startswith("Better plan")
 
 
 def test_the_embedded_task_serves_other_roles(tmp_path):
     task = load_dataset(
-        DataConfig(text_fields={"opener": "plan"}),
+        DataConfig(columns={"opener": "plan"}),
         roles=("opener", "judge"),
         rounds=2,
         data_dir=tmp_path,
@@ -310,8 +310,8 @@ def test_a_folder_that_leaves_open_what_is_read_is_refused(tmp_path):
         ([], {}, ["question", "fields here are none"]),
         ([row(1, plan="")], {}, ["none of its 1 rows", "line 1: plan: empty"]),
         ([{"answer": "1"}], {}, ["no row has the question"]),
-        (ROWS, {"text_fields": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
-        (ROWS, {"text_fields": {"judge": "plan"}}, ["data.text_fields: judge", "planner"]),
+        (ROWS, {"columns": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
+        (ROWS, {"columns": {"judge": "plan"}}, ["data.columns: judge", "planner"]),
         (ROWS[:2], {}, ["no row is left for the split", "0.1 of 2 rows"]),
     ],
 )

@@ -182,7 +182,7 @@ def test_decimals_are_numbers(value, text):
         ({"plan", "answer"}, {}, ["question", "query", "plan"]),
         ({"question", "plan"}, {}, ["answer"]),
         (set(), {}, ["question", "none"]),
-        ({"question", "answer"}, {"planner": "outline"}, ["planner", "outline", "text_fields"]),
+        ({"question", "answer"}, {"planner": "outline"}, ["planner", "outline", "columns"]),
     ],
 )
 def test_a_missing_column_is_named(present, chosen, words):

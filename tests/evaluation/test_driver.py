@@ -10,6 +10,7 @@ from teams import build_team, encode
 
 from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
+from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
 from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.graders import GRADERS
@@ -54,7 +55,16 @@ def contest(tmp_path_factory):
     other_links = jax.tree.map(lambda p: -p, links)
 
     def run(
-        directory, methods, *, rounds=ROUNDS, links=links, seed=7, examples=EXAMPLES, **answering
+        directory,
+        methods,
+        *,
+        rounds=ROUNDS,
+        links=links,
+        seed=7,
+        examples=EXAMPLES,
+        name="words",
+        version="1",
+        **answering,
     ):
         rows = driver.evaluate(
             run.team,
@@ -62,7 +72,8 @@ def contest(tmp_path_factory):
             other_links,
             [
                 driver.LoadedBenchmark(
-                    "words",
+                    name,
+                    version,
                     grade,
                     examples,
                     run.team.prompts,
@@ -120,6 +131,16 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     for row in rows:
         ids = [r["id"] for r in items if all(r[column] == row[column] for column in KEY)]
         assert sorted(ids) == sorted(e.id for e in EXAMPLES[row["split"]])
+
+
+def test_another_benchmark_is_added_and_a_changed_one_refused(contest, tmp_path):
+    how = {"rounds": (1,), "examples": {"test": EXAMPLES["test"]}}
+    rows, _ = contest(tmp_path, ["no_latents"], **how)
+    more, items = contest(tmp_path, ["no_latents"], name="others", **how)
+    assert more[:1] == rows and [row["benchmark"] for row in more] == ["words", "others"]
+    assert [item["benchmark"] for item in items] == ["words"] * 5 + ["others"] * 5
+    with pytest.raises(ConfigError, match="others has changed since it was measured"):
+        contest(tmp_path, ["no_latents"], name="others", version="2", **how)
 
 
 def test_rows_agree_with_items_and_the_report_takes_both(finished):

@@ -320,7 +320,7 @@ def test_markdown_and_html_escape_their_own_signs():
 
 def test_figures_draw_what_the_rows_say():
     accuracy = figures.accuracy_figure(Results(result_rows()))
-    assert [axis.get_title() for axis in accuracy.axes] == list(SPLITS)
+    assert [axis.get_title() for axis in accuracy.axes] == [f"relay {split}" for split in SPLITS]
     heights = [line.get_ydata() for line in accuracy.axes[0].lines]
     assert any(list(y) == [30.0, 60.0, 90.0, 92.0] for y in heights)
     cost = figures.cost_figure(Results(result_rows()))

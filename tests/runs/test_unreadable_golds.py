@@ -29,7 +29,12 @@ def test_before_a_run(tmp_path, questions, capsys, monkeypatch):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"question": "Which {name}?", "answer": "B"}}\n')
     files = f"train: {tmp_path}/train.jsonl, validation: {tmp_path}/dev.jsonl, test: {questions}"
     files = f"data.files={{{files}}}"
-    changes = ("data.dataset=files", files, "data.grader=choice", "evaluation.splits=[test]")
+    changes = (
+        "data.dataset=files",
+        files,
+        "data.grader=choice",
+        "evaluation.benchmarks=[{name: data, splits: [test]}]",
+    )
     changes += (f"output_dir={tmp_path / 'runs'}", "outer.phases=[]", "name=letters")
     sets = [part for change in changes for part in ("--set", change)]
     assert run.main(["--config", CONFIG, *sets]) == BAD_INPUT
