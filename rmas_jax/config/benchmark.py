@@ -67,7 +67,9 @@ class BenchmarkConfig(Section):
     task_type: str | None = option(
         "type of task, for prompt sets that serve several (as system.task_type)", None
     )
-    splits: tuple[str, ...] = option("splits that count where a run names none", ("test",))
+    splits: tuple[str, ...] = option(
+        "splits that count where a run names none", ("test",), distinct=True
+    )
     sampling: AnswerConfig = option("how answers are written", AnswerConfig())
 
 

@@ -41,7 +41,7 @@ from rmas_jax.evaluation.entrants import (
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.methods import SHUFFLED
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.record import Record
+from rmas_jax.evaluation.record import Record, open_record
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
@@ -108,7 +108,7 @@ def evaluate(
         for split in benchmark.splits
         for key in [Measurement(entrant.method, entrant.rounds, benchmark.name, split, seed)]
     ]
-    record = Record(Path(directory))
+    record = open_record(Path(directory))
     _check_versions(record, benchmarks)
     pending = [work for work in measurements if not record.has(work[-1])]
 

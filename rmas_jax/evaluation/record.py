@@ -8,6 +8,7 @@ interruption can damage, is never guessed at.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 import logging
@@ -41,35 +42,19 @@ class _Found(NamedTuple):
     damage: list[str]  # what is lost beside what an interruption leaves
 
 
+@dataclasses.dataclass
 class Record:
     """The two files, kept so that an evaluation can stop anywhere and go on later.
 
     Items are appended batch by batch; a measurement counts as done once its row stands in
-    `results.json` and all its items in `items.jsonl`, as they were measured. What an interruption
-    left half done is dropped on opening, and so is what is damaged, with a warning. The first
-    process reads and writes, and all of them know the same rows.
+    `results.json` and all its items in `items.jsonl`, as they were measured. The first process
+    reads and writes, and all of them know the same rows.
     """
 
-    def __init__(self, directory: Path):
-        """Opens the files of a directory, or begins them.
-
-        Raises:
-          RecordError: `results.json` is damaged.
-        """
-        self.items_path, self.results_path = _paths(directory)
-        self.under_way: list[ItemRow] = []  # items that no row stands for yet
-        self.rows: list[ResultRow] = broadcast_from_first(self._open)
-
-    def _open(self) -> list[ResultRow]:
-        """The rows of what is done; nothing else stays in either file."""
-        self.items_path.parent.mkdir(parents=True, exist_ok=True)
-        found = _read(self.results_path, self.items_path)
-        for damage in listed(found.damage):
-            log.warning("%s", damage)
-        if not found.is_whole:
-            write_atomic(self.items_path, "".join(map(_line, found.items)))
-            write_atomic(self.results_path, _table(found.rows))
-        return found.rows
+    items_path: Path
+    results_path: Path
+    rows: list[ResultRow]  # of what is done
+    under_way: list[ItemRow] = dataclasses.field(default_factory=list)  # no row stands for them yet
 
     def has(self, key: Measurement) -> bool:
         """Whether a measurement is done."""
@@ -91,6 +76,29 @@ class Record:
             return rows
 
         self.rows = broadcast_from_first(add)
+
+
+def open_record(directory: Path) -> Record:
+    """Opens the files of a directory, or begins them.
+
+    What an interruption left half done is dropped, and so is what is damaged, with a warning.
+
+    Raises:
+      RecordError: `results.json` is damaged.
+    """
+    items_path, results_path = _paths(directory)
+
+    def repair() -> list[ResultRow]:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = _read(results_path, items_path)
+        for damage in listed(found.damage):
+            log.warning("%s", damage)
+        if not found.is_whole:
+            write_atomic(items_path, "".join(map(_line, found.items)))
+            write_atomic(results_path, _table(found.rows))
+        return found.rows
+
+    return Record(items_path, results_path, broadcast_from_first(repair))
 
 
 def lost(directory: Path, expected: Iterable[Measurement] = ()) -> str | None:

@@ -18,6 +18,7 @@ from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.graders import check_golds
+from rmas_jax.evaluation.methods import chosen_methods
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import load_prompts
 from rmas_jax.runs.identity import agent_sources
@@ -49,7 +50,7 @@ def load_benchmarks(config: RunConfig, dataset: Dataset) -> list[LoadedBenchmark
     system, chosen = config.system, config.evaluation
     edges = checked_topology(system).edges
     toolbox = build_toolbox(python=chosen.python, search=chosen.search)
-    loaded = []
+    methods, loaded = chosen_methods(chosen.methods), []
     for benchmark in find_benchmarks(config):
         grader, task_type = grader_of(benchmark), benchmark.task_type
         if task_type != system.task_type:
@@ -77,7 +78,7 @@ def load_benchmarks(config: RunConfig, dataset: Dataset) -> list[LoadedBenchmark
             load_prompts(system.prompts, edges, task_type),
             find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
         )
-        in_order(ready, methods=chosen.methods, batch_size=chosen.batch_size)  # checks it early
+        in_order(ready, methods=methods, batch_size=chosen.batch_size)  # checks it early
         loaded.append(ready)
     return loaded
 

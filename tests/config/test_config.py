@@ -414,7 +414,8 @@ def test_help_lists_every_field_with_its_meaning():
     "report", sorted(Path(__file__).parents[2].glob("docs/*/README.md")), ids=str
 )
 def test_configurations_that_committed_reports_print_can_be_run(report, tmp_path):
-    blocks = re.findall(r"^```yaml\n(name: .*?)^```", report.read_text(), re.DOTALL | re.MULTILINE)
+    text = report.read_text()
+    blocks = re.findall(r"^```yaml\n(name: .*?)^```", text, re.DOTALL | re.MULTILINE)
     for number, block in enumerate(blocks):
         file = tmp_path / f"{number}.yaml"
         file.write_text(block)

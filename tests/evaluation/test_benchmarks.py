@@ -104,6 +104,13 @@ def test_what_is_no_benchmark_or_one_twice_is_refused(override, words):
     assert all(word in message for word in words)
 
 
+def test_a_grader_of_the_training_data_is_checked_where_nothing_evaluates_it_too():
+    others = "evaluation.benchmarks=[{name: relay}]"
+    message = refusal(others, "data.grader=texts")
+    assert message.startswith("data.grader: must be one of relay, ") and "'texts'" in message
+    assert refusal("evaluation.methods=[magic]").startswith("evaluation.methods.0: must be one of")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

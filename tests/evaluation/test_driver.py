@@ -16,7 +16,7 @@ from rmas_jax.evaluation import driver, entrants
 from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.evaluation.record import KEY, open_record
 from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.host.checksums import unseal
 from rmas_jax.host.errors import InputError
@@ -340,12 +340,12 @@ def test_another_seed_is_another_measurement(contest, tmp_path):
 
 def test_a_result_whose_items_are_lost_does_not_count(tmp_path):
     key = {"method": "m", "rounds": 1, "benchmark": "b", "split": "test", "seed": 0}
-    record = Record(tmp_path)
+    record = open_record(tmp_path)
     record.add_items([key | {"id": 1}])
     record.finish(key | {"n": 1})
-    assert Record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
+    assert open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     (tmp_path / "items.jsonl").unlink()
-    assert not Record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
+    assert not open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 

@@ -364,7 +364,7 @@ def test_a_start_that_bad_input_ends_leaves_no_folder(output, undisturbed, monke
 
 def test_a_run_has_steps_for_what_it_measures():
     config = load_config(CONFIG, [*TINY, "evaluation.gradient_batch_size=0"])
-    assert [step.name for step in planned_steps(config)] == [
+    assert [step.name for step in planned_steps(config, [])] == [
         "inner loop",
         "outer loop",
         "evaluation",
