@@ -141,7 +141,9 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
     read = functools.partial(
         read_files, fields=source.fields, rounds=source.rounds, further=source.further
     )
-    train, bad, columns = [], [], Columns({}, {})
+    train: list[Read] = []
+    bad: list[BadRow] = []
+    columns = Columns({}, {})
     if "train" in source.files:
         train, bad, columns = read(source.files["train"], roles=source.roles)
     own = ("train",) if "train" in source.files else ()
