@@ -145,7 +145,8 @@ def test_an_evaluation_writes_no_results(tmp_path, capsys, links, method, role, 
     changes = [*EVALUATION, f"evaluation.methods=[{method}]"]
     arguments = run_arguments(tmp_path, links, overflowing(tmp_path, role), changes)
     message = ended(capsys, run.main, arguments, BAD_INPUT)
-    assert f"evaluation of {work}, test[:3]: agent {role}" in message and stage in message
+    assert f"evaluation of {work}, relay test[:3], seed 0: agent {role}" in message
+    assert stage in message
     folder = tmp_path / "runs" / "quickstart"
     measured = [row["method"] for row in json.loads((folder / "results.json").read_text())]
     assert measured == (["single_planner"] if method == "single_agents" else [])

@@ -386,11 +386,31 @@ def test_relay_is_graded_by_the_phrase():
 @pytest.mark.parametrize(
     ("method", "role", "token", "message"),
     [
-        ("recursive_mas", "critic", None, "rounds 2, test: agent critic, round 1: latents"),
-        ("shuffled_latents", "solver", None, "rounds 2, test: agent solver, round 1: latents"),
-        ("no_latents", "solver", None, "rounds 2, test: agent solver, answer: logits"),
+        (
+            "recursive_mas",
+            "critic",
+            None,
+            "rounds 2, words test, seed 7: agent critic, round 1: latents",
+        ),
+        (
+            "shuffled_latents",
+            "solver",
+            None,
+            "rounds 2, words test, seed 7: agent solver, round 1: latents",
+        ),
+        (
+            "no_latents",
+            "solver",
+            None,
+            "rounds 2, words test, seed 7: agent solver, answer: logits",
+        ),
         ("recursive_text", "planner", None, "agent planner, round 1: message: logits"),
-        ("single_agents", "critic", None, "evaluation of single_critic, rounds 1, test: agent"),
+        (
+            "single_agents",
+            "critic",
+            None,
+            "evaluation of single_critic, rounds 1, words test, seed 7: agent",
+        ),
         ("recursive_mas", "planner", " to", r"agent planner, round 1: latents: .*\(items 'from to"),
     ],
 )

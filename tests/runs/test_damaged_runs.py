@@ -227,7 +227,7 @@ def test_results_that_lack_a_measurement_are_completed(output, caplog, undisturb
     file.write_text("[]")
     assert main(options(output)) == 0
     assert results(output) == results(undisturbed[1])
-    assert "has no row of recursive_mas, rounds 1, test[:4], seed 0" in caplog.text
+    assert "has no row of recursive_mas, rounds 1, relay test[:4], seed 0" in caplog.text
 
 
 def test_a_broken_line_of_the_curves_is_left_out_with_a_note(output, capsys):
