@@ -61,6 +61,7 @@ class Team:
         questions: Sequence[str],
         *,
         slot_width: int | None = None,
+        templates: Mapping[str, RolePrompt] | None = None,
         block_width: Callable[[int], int] = exact_width,
     ) -> dict[str, StagePrompt]:
         """What every role reads for B questions: its prompt as arrays on the host.
@@ -69,13 +70,14 @@ class Team:
           questions: any texts.
           slot_width: positions of a slot; None: one for each latent thought. Messages in text
             need as many as they may have tokens.
+          templates: of the prompts, by role; None: those of the members.
           block_width: see `encode_stage`; `declared_width` for questions that come one by one.
         """
         width = self.system.latent_steps if slot_width is None else slot_width
         return {
             role: encode_stage(
                 member.tokenizer,
-                member.template,
+                member.template if templates is None else templates[role],
                 questions,
                 slot_width=width,
                 block_width=block_width,

@@ -15,7 +15,7 @@ from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.runs.folder import RunFolder, RunStep, dated
-from rmas_jax.runs.resolve import find_data, make_output_dir, read_inputs
+from rmas_jax.runs.resolve import find_data, load_benchmarks, make_output_dir, read_inputs
 from rmas_jax.tools.recorded import RecordedSearch
 from rmas_jax.training.curves import Curves
 
@@ -41,7 +41,8 @@ def read_run(arguments: list[str]) -> int:
         path, *overrides = arguments
         config = load_config(path, overrides)
         make_output_dir(config.output_dir)
-        read_inputs(config, find_data(config))
+        dataset = find_data(config)
+        read_inputs(config, dataset, load_benchmarks(config, dataset))
 
     return _said(read)
 

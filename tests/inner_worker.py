@@ -19,6 +19,7 @@ from teams import QUESTIONS, build_team, encode
 
 from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.config import InnerConfig
+from rmas_jax.data import Example
 from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import make_mesh, replicated
@@ -32,14 +33,18 @@ from rmas_jax.training.states.cache import StateCache
 CONFIG = InnerConfig(
     steps=5, batch_size=8, learning_rate=1e-2, warmup_steps=1, repeats=2, noise=0.1
 )
-FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
+ROLES = ("planner", "critic", "solver")
 EXAMPLES = [
-    {
-        "question": question,
-        "plan": [f"from {i} to a", f"you plan {i}"],
-        "refined_plan": ["plan about", f"refine {i} a"],
-        "draft": ["w", "the parcel " * (i + 1)],
-    }
+    Example(
+        str(i),
+        question,
+        "w",
+        texts={
+            "planner": (f"from {i} to a", f"you plan {i}"),
+            "critic": ("plan about", f"refine {i} a"),
+            "solver": ("w", "the parcel " * (i + 1)),
+        },
+    )
     for i, question in enumerate(QUESTIONS)
 ]
 
@@ -60,7 +65,7 @@ def train(
     metrics: Path,
     config: InnerConfig = CONFIG,
     *,
-    examples: list[dict] = EXAMPLES,
+    examples: list[Example] = EXAMPLES,
     states: Path | None = None,
     **options: bool,
 ) -> dict:
@@ -73,20 +78,19 @@ def train(
             topology=team.system.topology,
             role=role,
             end=team.end_tokens[role][0],
-            text_fields=FIELDS,
             rounds=2,
         )
-        for role in FIELDS
+        for role in ROLES
     }
-    texts = {role: [example[field] for example in examples] for role, field in FIELDS.items()}
+    texts = {role: [example.texts[role] for example in examples] for role in ROLES}
     data = TrainingData(
-        prompts=encode(team, [example["question"] for example in examples], LATENT_STEPS),
+        prompts=encode(team, [example.question for example in examples], LATENT_STEPS),
         targets={
             role: encode_texts(team.tokenizers[role], texts[role], team.end_tokens[role][0])
-            for role in FIELDS
+            for role in ROLES
         },
     )
-    agents = {role: role for role in FIELDS}
+    agents = {role: role for role in ROLES}
     return run_inner_loop(
         team,
         links,

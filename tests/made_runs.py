@@ -5,7 +5,7 @@ import math
 
 SPLITS = ("test", "test_unseen_entities")
 N = 200
-ITEMS_PER_HOP = 40
+ITEMS_PER_LEVEL = 40
 # Correct answers of N by round, in a run in which every claim holds.
 CORRECT = {
     "recursive_mas": {1: 60, 2: 120, 3: 180, 4: 184},
@@ -26,6 +26,7 @@ def result_row(method, rounds, split, seed, correct, /, **changes):
         "method": method,
         "rounds": rounds,
         "latent_steps": 0 if is_text or method == "no_latents" else 4,
+        "benchmark": "relay",
         "split": split,
         "n": N,
         "correct": correct,
@@ -65,7 +66,7 @@ def change(rows, method, *, rounds=None, split="test", **changes):
 
 def items_of(row):
     """Items of a row, easy ones first; as many of them are right as the row says."""
-    shared = {column: row[column] for column in ("method", "rounds", "split", "seed")}
+    shared = {column: row[column] for column in ("method", "rounds", "benchmark", "split", "seed")}
     return [
         {
             **shared,
@@ -74,7 +75,7 @@ def items_of(row):
             "prediction": "Ash Bay",
             "gold": "Ash Bay",
             "correct": number < row["correct"],
-            "difficulty": 1 + number // ITEMS_PER_HOP,
+            "difficulty": 1 + number // ITEMS_PER_LEVEL,
             "tokens": 8,
             "steps": 20,
         }

@@ -22,6 +22,7 @@ import numpy as np
 
 from rmas_jax.agents.answers import write_jitted
 from rmas_jax.config import InnerConfig, PhaseConfig, load_config
+from rmas_jax.data import Example
 from rmas_jax.rounds import recursion
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.team import Team, load_team, start_links
@@ -71,14 +72,11 @@ def training_data(team: Team) -> TrainingData:
     """Two items with texts of every role."""
     text = "Kenal Bison, no gates left"
     roles = team.system.topology.order
-    items = [
-        {"question": question, **{f"{role}_text": [text] * 2 for role in roles}}
-        for question in QUESTIONS
-    ]
+    texts = dict.fromkeys(roles, (text, text))
+    items = [Example(question, question, text, texts=texts) for question in QUESTIONS]
     return encode_examples(
         items,
         team.members,
-        text_fields={role: f"{role}_text" for role in roles},
         slot_width=team.system.latent_steps,
     )
 

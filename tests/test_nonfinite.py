@@ -40,11 +40,11 @@ SMALL = [
     "outer.phases.0.role_text_weight=0",
     "outer.validation_size=2",
     "data.train_size=4",
-    "evaluation.splits=['test[:3]']",
+    "evaluation.benchmarks=[{name: data, splits: ['test[:3]']}]",
     "evaluation.batch_size=2",
     "evaluation.rounds=[2]",
     "evaluation.methods=[recursive_mas]",
-    "evaluation.max_new_tokens=2",
+    "evaluation.sampling.max_new_tokens=2",
     "evaluation.gradient_batch_size=0",
     "runtime.progress=false",
     "runtime.compilation_cache=false",
@@ -145,7 +145,8 @@ def test_an_evaluation_writes_no_results(tmp_path, capsys, links, method, role, 
     changes = [*EVALUATION, f"evaluation.methods=[{method}]"]
     arguments = run_arguments(tmp_path, links, overflowing(tmp_path, role), changes)
     message = ended(capsys, run.main, arguments, BAD_INPUT)
-    assert f"evaluation of {work}, test[:3]: agent {role}" in message and stage in message
+    assert f"evaluation of {work}, relay test[:3], seed 0: agent {role}" in message
+    assert stage in message
     folder = tmp_path / "runs" / "quickstart"
     measured = [row["method"] for row in json.loads((folder / "results.json").read_text())]
     assert measured == (["single_planner"] if method == "single_agents" else [])

@@ -6,7 +6,7 @@
 The team of a run's configuration works on every question in text, for as many rounds as the run
 trains, and what each role wrote in each round becomes its text. The file that comes out is one to
 train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
-no `data.text_fields`.
+no `data.columns`.
 
 The agents are not shown the right answer. A plan that was written with the answer in view tends to
 hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
@@ -43,10 +43,11 @@ from rmas_jax.cli.options import add_config_options, check_limits
 from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.config.limits import MAX_BATCH, MAX_SEED, MAX_TOKENS
+from rmas_jax.data.examples import Example
 from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
-from rmas_jax.data.rows import PARTS, Row, choose_columns, names_of, normalise
-from rmas_jax.evaluation.grading import Grader, check_golds, find_grader, grading_of
+from rmas_jax.data.rows import PARTS, choose_columns, names_of, to_example
+from rmas_jax.evaluation.graders import Grader, check_golds, default_grader, find_grader
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import is_sealed_well, read_sealed, seal, write_sealed
 from rmas_jax.host.command_line import Parser
@@ -97,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         "--accept",
         choices=("right", "any"),
         default="right",
-        help="which items are kept: those whose answer is right (by data.grading), or all (right)",
+        help="which items are kept: those whose answer is right (by data.grader), or all (right)",
     )
     out.add_argument("--attempts", type=int, default=1, metavar="N", help="per item, at most (1)")
     out.add_argument(
@@ -178,7 +179,7 @@ class Progress:
         for row in _whole_rows(self.missed_path, ("id", "attempt")):
             self.failed[row["id"]] = max(self.failed[row["id"]], int(row["attempt"]))
 
-    def keep(self, row: Row) -> None:
+    def keep(self, row: Mapping[str, Any]) -> None:
         """An item came out right."""
         append_line(self.kept_path, seal(row))
         self.kept.add(row["id"])
@@ -190,7 +191,7 @@ class Progress:
         append_line(self.missed_path, seal(line))
 
 
-def _whole_rows(path: Path, key: Sequence[str]) -> list[Row]:
+def _whole_rows(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of a file that this command wrote, one for each key.
 
     The file loses a last line that an interruption cut off; then, and with a warning, lines that
@@ -199,7 +200,7 @@ def _whole_rows(path: Path, key: Sequence[str]) -> list[Row]:
     if not os.path.lexists(path):
         return []
     drop_half_line(path, error=ConfigError)
-    rows: dict[tuple[Any, ...], Row] = {}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     damaged = []
     with open_regular(path, at_most=FILE_LIMIT, error=ConfigError) as file:
         for number, line in enumerate(file, start=1):
@@ -250,8 +251,12 @@ def solve(
 
 
 def judged(
-    item: Row, attempt: Attempt, roles: Sequence[str], grade: Grader, options: argparse.Namespace
-) -> Row:
+    item: Example,
+    attempt: Attempt,
+    roles: Sequence[str],
+    grade: Grader,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
     """The row that is kept, with every text in the field where training looks for it.
 
     Raises:
@@ -262,18 +267,18 @@ def judged(
         raise ValueError(f"a text has no end within {options.max_tokens} tokens")
     if options.accept == "any":
         texts = {role: texts[role] for role in roles if role != answerer}
-    elif not grade(attempt.opening + texts[answerer][-1], item["answer"])[1]:
+    elif not grade(attempt.opening + texts[answerer][-1], item.answer)[1]:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
     written = {names_of(role)[0]: said for role, said in texts.items()}
-    row = {part: item[part] for part in PARTS} | written
+    row = {part: getattr(item, part) for part in PARTS} | written
     columns = choose_columns(row.keys(), roles, {}, where="what the agents wrote")
-    normalise(row, columns, place=item["id"], rounds=1)  # as it will be read
+    to_example(row, columns, place=item.id, rounds=1)  # as it will be read
     return row
 
 
-def digest_of(items: Sequence[Row]) -> str:
+def digest_of(items: Sequence[Example]) -> str:
     """Changes with any item's id, question or answer."""
-    told = [[item[part] for part in ("id", "question", "answer")] for item in items]
+    told = [[item.id, item.question, item.answer] for item in items]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
@@ -297,15 +302,15 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         raise ConfigError(
             f"--attempts {options.attempts}: greedy attempts are all alike; set --temperature"
         )
-    fields = {part: f for part, f in (config.data.text_fields or {}).items() if part in PARTS}
+    fields = {part: f for part, f in (config.data.columns or {}).items() if part in PARTS}
     files = files_of_one_split(options.questions)
     reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1)
-    items = [read.row for read in reads]
-    names = [item["id"] for item in items]
+    items = [read.example for read in reads]
+    names = [item.id for item in items]
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
-    data = dataclasses.replace(config.data, dataset=str(options.questions))
-    grade = find_grader(data, config.system.task_type)
+    name = config.data.grader or default_grader("files", config.system.task_type)
+    grade = find_grader(name, where="data.grader")
     if options.accept == "right":
         check_golds(grade, {str(options.questions): items})
     team = load_run_team(config)
@@ -315,7 +320,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
             "questions": digest_of(items),
             "system": dataclasses.asdict(config.system),
             "weights": weights_digest(agent_sources(config), None),
-            "grading": grading_of(data, config.system.task_type),
+            "grader": grade.name,
             "accept": options.accept,
             "max_tokens": options.max_tokens,
             "sampling": dataclasses.asdict(sampling),
@@ -323,7 +328,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         },
     )
     roles, rounds = team.system.topology.order, config.system.rounds
-    prompts = team.encode([item["question"] for item in items], slot_width=options.max_tokens)
+    prompts = team.encode([item.question for item in items], slot_width=options.max_tokens)
 
     def is_open(name: str) -> bool:
         return name not in progress.kept and progress.failed[name] < options.attempts

@@ -16,6 +16,7 @@ inner loop leaves the outer ones alone; without training they are evaluated as t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import logging
@@ -35,10 +36,12 @@ from rmas_jax.cli.options import (
 )
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Dataset
-from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
 from rmas_jax.evaluation.entrants import planned_methods
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.record import lost
+from rmas_jax.evaluation.rows import Measurement
+from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal
 from rmas_jax.host.command_line import Parser
@@ -61,7 +64,7 @@ from rmas_jax.runs.resolve import (
     encode_inner,
     encode_outer,
     find_data,
-    learned_fields,
+    load_benchmarks,
     make_output_dir,
     read_inputs,
 )
@@ -82,17 +85,23 @@ GRADIENTS = RunStep.of_files("gradient norms", "gradients.json")
 log = logging.getLogger("rmas_jax")
 
 
-def planned_steps(config: RunConfig) -> list[RunStep]:
+def planned_steps(config: RunConfig, benchmarks: Sequence[LoadedBenchmark]) -> list[RunStep]:
     """The steps of a run, in order."""
-    chosen = {name: getattr(config.evaluation, name) for name in MEASURED}
+    settings = dataclasses.asdict(config.evaluation)
+    chosen = {name: settings[name] for name in MEASURED}
+    chosen["versions"] = {benchmark.name: benchmark.version for benchmark in benchmarks}
     entrants = planned_methods(
         config.evaluation.methods,
         config.evaluation.rounds,
         order=load_topology(config.system.topology).order,
         latent_steps=config.system.latent_steps,
     )
-    splits = config.evaluation.splits
-    expected = [(*entrant, split, config.seed) for entrant in entrants for split in splits]
+    expected = [
+        Measurement(*entrant, benchmark.name, split, config.seed)
+        for entrant in entrants
+        for benchmark in benchmarks
+        for split in benchmark.splits
+    ]
     steps = [INNER, OUTER, RunStep("evaluation", lambda folder: lost(folder, expected), chosen)]
     if config.evaluation.gradient_batch_size and config.system.latent_steps:
         steps.append(GRADIENTS)
@@ -168,9 +177,10 @@ def train(
 
     def inner() -> None:
         examples = dataset.load("train")[: config.data.train_size]
+        order, answerer = team.system.topology.order, team.system.topology.answerer
         texts = {
-            role: [text for example in examples for text in example[field]]
-            for role, field in learned_fields(team, dataset).items()
+            role: [text for example in examples for text in example.texts_to_learn(role, answerer)]
+            for role in order
         }
         links = run_inner_loop(
             team,
@@ -213,11 +223,13 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
     """All stages, from real files to the report; a dry run prints the plan alone."""
     if config.runtime.compilation_cache:
         use_compilation_cache()
+    config = on_all(lambda: with_defaults(config))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
     on_all(lambda: check_prompts(config.system))
     first_then_others(lambda: make_output_dir(config.output_dir))
     dataset = first_then_others(lambda: find_data(config))  # the first process prepares it
-    inputs = on_all(lambda: read_inputs(config, dataset))
+    benchmarks = first_then_others(lambda: load_benchmarks(config, dataset))
+    inputs = on_all(lambda: read_inputs(config, dataset, benchmarks))
     if dry:
         dialogues, _ = encode_inner(config, inputs.team, dataset)
         data = encode_outer(config, inputs.team, dataset)
@@ -225,7 +237,7 @@ def run(config: RunConfig, *, dry: bool = False) -> None:
         broadcast_from_first(lambda: print("\n".join(plan)))
         return
     digest = weights_digest(inputs.agents, inputs.given)
-    steps = planned_steps(config)
+    steps = planned_steps(config, benchmarks)
     with RunFolder(config, digest, dataset.version, steps) as folder:
         run_stages(config, dataset, inputs, folder, steps)
 
@@ -234,7 +246,7 @@ def run_stages(
     config: RunConfig, dataset: Dataset, inputs: Inputs, folder: RunFolder, steps: Sequence[RunStep]
 ) -> None:
     """Trains, evaluates and reports, as far as that is not finished yet."""
-    grade, answering, splits, team, given, agents = inputs
+    benchmarks, team, given, agents = inputs
     if not folder.is_finished:
         broadcast_from_first(lambda: list_bad_rows(dataset, folder.path / "bad_rows.jsonl"))
     train(config, team, given, dataset, folder, agents)
@@ -245,13 +257,11 @@ def run_stages(
             team,
             trained,
             aligned,
-            splits,
-            grade,
+            benchmarks,
             folder.path,
             methods=config.evaluation.methods,
             rounds=config.evaluation.rounds,
             batch_size=config.evaluation.batch_size,
-            answering=answering,
             seed=config.seed,
             progress=config.runtime.progress and is_first(),
         )

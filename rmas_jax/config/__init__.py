@@ -4,11 +4,22 @@ Each field is declared once, with `option`: checking (`load_config`) and documen
 (`field_help`) both read that one description.
 """
 
-from rmas_jax.config.files import ConfigError, dump_config, field_help, load_config
+from rmas_jax.config.benchmark import (
+    DEFAULT_ANSWERS,
+    AnswerConfig,
+    BenchmarkChoice,
+    BenchmarkConfig,
+)
+from rmas_jax.config.data import DataConfig
+from rmas_jax.config.files import (
+    ConfigError,
+    dump_config,
+    field_help,
+    load_benchmark_config,
+    load_config,
+)
 from rmas_jax.config.limits import MAX_ROUNDS
 from rmas_jax.config.sections import (
-    METHODS,
-    DataConfig,
     EvaluationConfig,
     MeshConfig,
     RunConfig,
@@ -18,8 +29,11 @@ from rmas_jax.config.sections import (
 from rmas_jax.config.training import InnerConfig, OuterConfig, PhaseConfig
 
 __all__ = [
+    "DEFAULT_ANSWERS",
     "MAX_ROUNDS",
-    "METHODS",
+    "AnswerConfig",
+    "BenchmarkChoice",
+    "BenchmarkConfig",
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
@@ -32,5 +46,6 @@ __all__ = [
     "SystemConfig",
     "dump_config",
     "field_help",
+    "load_benchmark_config",
     "load_config",
 ]

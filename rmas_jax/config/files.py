@@ -18,6 +18,7 @@ from typing import Any
 import draccus
 import yaml
 
+from rmas_jax.config.benchmark import BenchmarkConfig
 from rmas_jax.config.fields import KINDS, MAX_ITEMS, Option, Section, split_optional
 from rmas_jax.config.sections import RunConfig
 from rmas_jax.host.errors import InputError, clipped, shown
@@ -49,12 +50,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if len(overrides) > MAX_OVERRIDES:
         raise ConfigError(f"overrides must be at most {MAX_OVERRIDES}, got {len(overrides)}")
-    tree = _read(Path(path))
+    return _load(RunConfig, Path(path), overrides)
+
+
+def load_benchmark_config(path: str | Path) -> BenchmarkConfig:
+    """Reads a benchmark's file; see `load_config`."""
+    return _load(BenchmarkConfig, Path(path), ())
+
+
+def _load(kind: type, path: Path, overrides: Sequence[str]) -> Any:
+    """Reads a file whose top is the section `kind`."""
+    tree = _read(path)
     changed = {_apply(tree, override): override for override in overrides}
-    found = _problems(RunConfig, tree, Option("the whole file"), ())
+    found = _problems(kind, tree, Option("the whole file"), ())
     problems = list(itertools.islice(found, MAX_PROBLEMS + 1))
     if not problems:
-        config = draccus.decode(RunConfig, tree)
+        config = draccus.decode(kind, tree)
         problems = list(_conflicts(config, ()))
     if problems:
         lines = []

@@ -4,30 +4,21 @@ import dataclasses
 import datetime
 from collections.abc import Iterator
 
+from rmas_jax.config.benchmark import AnswerConfig, BenchmarkChoice
+from rmas_jax.config.data import DataConfig
 from rmas_jax.config.fields import Section, option
 from rmas_jax.config.limits import (
     MAX_BATCH,
     MAX_DEVICES,
     MAX_LATENT_STEPS,
     MAX_NAME,
-    MAX_ROLLOUTS,
     MAX_ROUNDS,
     MAX_SEED,
-    MAX_TOKENS,
 )
 from rmas_jax.config.training import NO_INNER, NO_OUTER, InnerConfig, OuterConfig
 
 INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
-METHODS = (
-    "recursive_mas",
-    "aligned_links",
-    "recursive_text",
-    "truncated_text",
-    "no_latents",
-    "shuffled_latents",
-    "single_agents",
-)
 SHARED_FOLDERS = ("data", "states")  # of output_dir, beside the folders of runs
 
 
@@ -96,100 +87,32 @@ class SystemConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(Section):
-    """Which problems the links are trained and tested on."""
-
-    dataset: str = option(
-        "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
-        "parquet file, or of a folder of them, where names such as test.jsonl tell the splits; or "
-        "files",
-        "relay",
-    )
-    files: dict[str, str] | None = option(
-        "with dataset files: split -> its file; train is needed, validation and test are taken "
-        "from it if they have none",
-        None,
-    )
-    validation_share: float = option(
-        "share of the questions of a data set without splits that is validation, chosen by a hash",
-        0.1,
-        above=0,
-    )
-    test_share: float = option("share of them that is test", 0.1, at_least=0)
-    text_fields: dict[str, str] | None = option(
-        "role, or question, answer, difficulty, id -> its field in the rows, where it has another "
-        "name than those that are looked for (rmas_jax/data/rows.py)",
-        None,
-    )
-    grading: str | None = option(
-        "how answers to one's own questions are compared: as text, as mathematics (needs the extra "
-        "eval), or as the letters of options; null: choice where system.task_type is choice, else "
-        "text. The answer is what stands in \\boxed{} or behind a last ####, if something does",
-        None,
-        choices=("text", "math", "choice"),
-    )
-    train_size: int | None = option("training items to use; null: all", None, at_least=1)
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Files are given where they are read, and shares leave something to train on."""
-        if (self.dataset == "files") != (self.files is not None):
-            yield "files", "goes with dataset: files, and only with it"
-        elif self.files is not None and "train" not in self.files:
-            yield "files", f"lacks train; got {', '.join(self.files) or 'none'}"
-        if self.validation_share + self.test_share >= 1:
-            yield "test_share", "validation_share and test_share leave nothing to train on"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Section):
     """What is measured after training."""
 
     rounds: tuple[int, ...] = option(
         "rounds to evaluate at", (1, 2, 3, 4), at_least=1, at_most=MAX_ROUNDS, distinct=True
     )
-    splits: tuple[str, ...] = option(
-        "splits of the data set, or parts of them as tfds writes it: test[:500]",
-        ("test", "test_unseen_entities"),
-        distinct=True,
+    benchmarks: tuple[BenchmarkChoice, ...] = option(
+        "what is evaluated; none named: the questions of the run's own data, as name: data", ()
     )
     batch_size: int = option("items per batch", 256, at_least=1, at_most=MAX_BATCH)
-    max_new_tokens: int = option("longest answer, in tokens", 16, at_least=1, at_most=MAX_TOKENS)
-    temperature: float = option(
-        "answers are drawn at this temperature; 0: the likeliest tokens", 0.0, at_least=0
-    )
-    top_k: int = option("of drawn answers: only the k likeliest tokens; 0: all", 0, at_least=0)
-    top_p: float = option(
-        "of drawn answers: only the likeliest tokens that hold this probability",
-        1.0,
-        above=0,
-        at_most=1,
-    )
-    rollouts: int = option(
-        "answers to each question, from the same latents or messages, for pass@k",
-        1,
-        at_least=1,
-        at_most=MAX_ROLLOUTS,
+    sampling: AnswerConfig = option(
+        "how answers are written; before what benchmarks say", AnswerConfig()
     )
     answer_retry: bool = option(
-        "whether an answer is tried again where system.task_type finds none in it", True
+        "whether an answer is tried again where the type of task finds none in it", True
     )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
     search: str | None = option("JSON-lines corpus that answerers may search", None)
     gradient_batch_size: int = option(
         "items behind the gradient norms; 0: these are not measured", 32, at_least=0
     )
-    methods: tuple[str, ...] = option(
-        "systems and controls to compare", METHODS, choices=METHODS, distinct=True
+    methods: tuple[str, ...] | None = option(
+        "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all",
+        None,
+        distinct=True,
     )
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Greedy answers are alike."""
-        if self.temperature == 0:
-            if self.rollouts > 1:
-                yield "rollouts", f"{self.rollouts} greedy answers would be alike: set temperature"
-            for name, off in (("top_k", 0), ("top_p", 1.0)):
-                if getattr(self, name) != off:
-                    yield name, "of no use while temperature is 0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,7 +162,7 @@ class RunConfig(Section):
     seed: int = option("seed of everything random", 0, at_least=0, at_most=MAX_SEED)
     output_dir: str = option("folder that holds the folders of runs", "runs")
     system: SystemConfig = option("the agents and how they are linked")
-    data: DataConfig = option("the problems", DataConfig())
+    data: DataConfig = option("what is trained on", DataConfig())
     inner: InnerConfig = option("the inner loop of training; left out: there is none", NO_INNER)
     outer: OuterConfig = option("the outer loop of training; left out: there is none", NO_OUTER)
     evaluation: EvaluationConfig = option("what is measured", EvaluationConfig())
@@ -249,6 +172,8 @@ class RunConfig(Section):
         """A run has a folder of its own, and what it trains on; batches divide over the devices."""
         if self.name in SHARED_FOLDERS:
             yield "name", f"{self.name} is a folder that all runs in output_dir share"
+        if self.data.files is not None and "train" not in self.data.files:
+            yield "data.files", f"lacks train; got {', '.join(self.data.files) or 'none'}"
         if self.system.latent_steps == 0:  # the null control: nothing is passed
             why = "expected {}, as system.latent_steps=0 has no thoughts"
             if self.outer.phases:

@@ -1,4 +1,4 @@
-"""Data sets: the embedded one, published ones, and one's own files, as rows of one format."""
+"""Data sets: the embedded one, published ones, and one's own files, as `Example`s."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ from typing import NamedTuple
 
 from rmas_jax.config import DataConfig
 from rmas_jax.data import records
+from rmas_jax.data.examples import Example
 from rmas_jax.data.files import Files, data_files, files_of_one_split
 from rmas_jax.data.published import PUBLISHED, download, is_published
 from rmas_jax.data.relay import TEXT_ROUNDS
 from rmas_jax.data.relay_dataset import TEXT_FIELDS, Relay
 from rmas_jax.data.role_texts import RoleTexts, Source, read_source
-from rmas_jax.data.rows import (
-    PARTS,
-    BadRow,
-    DataError,
-    Row,
-    choose_columns,
-    in_every_round,
-    text_key,
-)
+from rmas_jax.data.rows import PARTS, BadRow, DataError, choose_columns, to_example
 from rmas_jax.host.errors import shown
 
 SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as tfds has them
 
-__all__ = ["BadRow", "DataError", "Dataset", "Row", "load_dataset"]
+__all__ = ["BadRow", "DataError", "Dataset", "Example", "load_dataset"]
 
 
 class Dataset(NamedTuple):
-    """A data set whose rows have id, question, answer, difficulty and the roles' texts."""
+    """A data set, prepared on disk."""
 
-    load: Callable[[str], list[Row]]  # split, or a part of one such as test[:500] -> rows
-    text_fields: Mapping[str, str]  # role -> field with its texts, one per round; not every role
+    load: Callable[[str], list[Example]]  # split, or a part of one such as test[:500]
+    text_roles: tuple[str, ...]  # that every training example has texts of, one per round
     version: str  # another one is other data
     bad_rows: Sequence[BadRow] = ()  # what was left out
 
@@ -48,48 +41,53 @@ def load_dataset(
     Args:
       config: of the data.
       roles: in the order of their turns; the last one answers. It always has texts: the answer, if
-        there is nothing else.
+        there is nothing else. None: nothing is trained on, and there need be no split train.
       rounds: rounds that role texts are needed for.
       data_dir: where prepared data is kept.
 
     Raises:
       DataError: there is no such data, or it cannot be used.
     """
-    if unknown := [name for name in config.text_fields or {} if name not in (*PARTS, *roles)]:
+    if unknown := [name for name in config.columns or {} if name not in (*PARTS, *roles)]:
         raise DataError(
-            f"data.text_fields: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
+            f"data.columns: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
         )
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir)
     files = _files(config)
+    if roles and "train" not in files:
+        raise DataError(
+            f"{config.dataset}: by their names, its files are of the splits {', '.join(files)}, "
+            "and none is of train; name the file or folder of each split (data.files)"
+        )
     shares = _shares(config, files)
-    source = Source(files, shares, tuple(roles), config.text_fields or {}, rounds)
+    source = Source(files, shares, tuple(roles), config.columns or {}, rounds, config.fields)
     version = source.digest()
     options = {"data_dir": str(data_dir / version), "file_format": "array_record"}
     folder = records.folder_of(RoleTexts, data_dir / version)
     records.prepare(folder, lambda: RoleTexts(roles, *read_source(source), **options))
     builder = RoleTexts(roles, **options)
 
-    def load(split: str) -> list[Row]:
-        rows = records.read_split(builder, split)
-        keys = [text_key(role) for role in roles]
-        return [row | {key: in_every_round(row[key], rounds) for key in keys} for row in rows]
+    def load(split: str) -> list[Example]:
+        return [example.in_rounds(rounds) for example in builder.read(split)]
 
-    # Every training row has texts of the same roles.
-    first = load("train[:1]")[0]
-    texts = {role: text_key(role) for role in roles if first[text_key(role)]}
+    # Every training example has texts of the same roles.
+    first = load("train[:1]")[0] if roles else Example("", "", "")
+    texts = tuple(role for role in roles if role in first.texts)
     return Dataset(load, texts, version, builder.bad_rows())
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
     """The embedded task; a role that it does not know may be given the texts of one that it does.
 
-    Its rows have texts for `TEXT_ROUNDS` rounds.
+    It has texts for `TEXT_ROUNDS` rounds.
     """
     if rounds > TEXT_ROUNDS:
         raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
     present = (*PARTS, *TEXT_FIELDS.values())
-    columns = choose_columns(present, roles, config.text_fields or {}, where="the relay task")
+    columns = choose_columns(
+        present, roles, config.columns or {}, where="the relay task", further=config.fields
+    )
 
     def make() -> Relay:
         return Relay(data_dir=str(data_dir), file_format="array_record")
@@ -97,22 +95,16 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
     records.prepare(records.folder_of(Relay, data_dir), make)
     builder = make()
 
-    def load(split: str) -> list[Row]:
-        rows = []
-        for row in records.read_split(builder, split):
-            texts = {
-                text_key(role): [row[field]] * rounds if field == "answer" else row[field]
-                for role, field in columns.texts.items()
-            }
-            rows.append({part: row[part] for part in PARTS} | texts)
-        return rows
+    def load(split: str) -> list[Example]:
+        rows = records.read_split(builder, split)
+        examples = (to_example(row, columns, place=row["id"], rounds=rounds) for row in rows)
+        return [example.in_rounds(rounds) for example in examples]
 
-    texts = {role: text_key(role) for role in columns.texts}
-    return Dataset(load, texts, str(Relay.VERSION))
+    return Dataset(load, tuple(columns.texts), str(Relay.VERSION))
 
 
 def _files(config: DataConfig) -> dict[str, Files]:
-    """Split -> its files; `train` is among them."""
+    """Split -> its files."""
     if config.dataset == "files":
         if wrong := [name for name in config.files if not SPLIT_NAME.fullmatch(name)]:
             raise DataError(
@@ -129,16 +121,12 @@ def _files(config: DataConfig) -> dict[str, Files]:
             f"data.dataset={shown(config.dataset, 300)}: allowed are relay, files, the path of a "
             f"file or folder, and the published {', '.join(PUBLISHED)}"
         )
-    splits = data_files(path)
-    if "train" not in splits:
-        raise DataError(
-            f"{path}: by their names, its files are of the splits {', '.join(splits)}, and none is "
-            "of train; name the file or folder of each split (data.files)"
-        )
-    return splits
+    return data_files(path)
 
 
 def _shares(config: DataConfig, files: Mapping[str, Files]) -> dict[str, float]:
     """Splits that are taken from the training files -> their shares of them."""
+    if "train" not in files:
+        return {}
     shares = {"test": config.test_share, "validation": config.validation_share}
     return {split: share for split, share in shares.items() if share and split not in files}

@@ -4,8 +4,8 @@ Nothing here was ever run against the hub's own files, which could not be reache
 names are those that the release describes, and the tests read files of that shape.
 
 Two limits. What rows of the code sets say of their own task (`type`, `fn_name`, `task_family`) is
-not read: one `system.task_type` serves a whole run. And a run takes one set, so the four sets of
-the mixture's roles (math, code, science, summarizer) cannot train one team in one run.
+not used: one `system.task_type` serves the whole training. And a run trains on one set, so the four
+sets of the mixture's roles (math, code, science, summarizer) cannot train one team in one run.
 """
 
 from __future__ import annotations

@@ -189,6 +189,8 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
             return value.decode()
         if np.isscalar(value):
             return value
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
         return [plain(item) for item in value]
 
     return {name: plain(value) for name, value in row.items()}

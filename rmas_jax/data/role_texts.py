@@ -2,14 +2,16 @@
 
 Files are read and checked once: good rows are written as array_record files under a name that
 depends on the files' contents and on what is read from them, bad rows are listed beside them. A
-row of the data set has id, question, answer, difficulty and, for each role, no text, one for all
-rounds or one per round.
+record of the data set is an `Example`: for each role it has no text, one for all rounds or one per
+round, and its further fields are one JSON object.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +21,17 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from rmas_jax.data import records
+from rmas_jax.data.examples import Example
 from rmas_jax.data.files import Files
 from rmas_jax.data.reading import look_through, read_rows
 from rmas_jax.data.rows import (
     BadRow,
     Columns,
     DataError,
-    Row,
     choose_columns,
     looked_for,
-    normalise,
-    text_key,
+    to_example,
 )
 from rmas_jax.host.json_rows import FILE_LIMIT, json_line
 from rmas_jax.host.reading import GIBIBYTE, open_regular, size
@@ -42,11 +44,12 @@ TEXT_LIMIT = GIBIBYTE  # of the rows of a split, in memory
 class Source:
     """Files, and what is read from them."""
 
-    files: Mapping[str, Files]  # by split; `train` is among them
+    files: Mapping[str, Files]  # by split
     shares: Mapping[str, float]  # split -> its share of the rows of train, from which it is taken
     roles: tuple[str, ...]  # in the order of their turns; the last one answers
     fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
     rounds: int  # rounds that role texts are needed for
+    further: tuple[str, ...] = ()  # fields that examples keep beside parts and texts
 
     def digest(self) -> str:
         """Changes with the files' contents and with all that shapes the rows."""
@@ -56,6 +59,7 @@ class Source:
             "roles": self.roles,
             "fields": dict(self.fields),
             "rounds": self.rounds,
+            "further": self.further,
             "files": {
                 split: [(name, _digest(path)) for name, path in files.named]
                 for split, files in self.files.items()
@@ -70,41 +74,46 @@ def _digest(path: Path) -> str:
 
 
 class Read(NamedTuple):
-    """A good row and where it stands."""
+    """An example and where it stands."""
 
     file: str
     line: int
-    row: Row
+    example: Example
 
 
 def read_files(
-    files: Files, *, roles: Sequence[str], fields: Mapping[str, str], rounds: int
+    files: Files,
+    *,
+    roles: Sequence[str],
+    fields: Mapping[str, str],
+    rounds: int,
+    further: Sequence[str] = (),
 ) -> tuple[list[Read], list[BadRow], Columns]:
     """Reads the files of a split: good rows, bad rows, and the fields they were read from.
 
     Raises:
       DataError: a file cannot be read, lacks a field or has no good row; there is too much text.
     """
-    seen = look_through(files, looked_for(roles, fields))
+    seen = look_through(files, looked_for(roles, fields, further))
     columns = Columns(parts={}, texts={})  # of no row: each is a bad one, which says why
     if seen.objects or not seen.rows:
-        columns = choose_columns(seen.fields, roles, fields, where=files.where)
-    needed = [*columns.parts.values(), *columns.texts.values()]
+        columns = choose_columns(seen.fields, roles, fields, where=files.where, further=further)
+    needed = [*columns.parts.values(), *columns.texts.values(), *columns.further]
     good, bad, left = [], [], TEXT_LIMIT
     for name, path in files.named:
         for line, content in read_rows(name, path, needed):
             try:
-                row = normalise(content, columns, place=f"{name}:{line}", rounds=rounds)
+                example = to_example(content, columns, place=f"{name}:{line}", rounds=rounds)
             except ValueError as error:
                 bad.append(BadRow(name, line, str(error)))
                 continue
-            left -= _size(row)
+            left -= _size(example)
             if left < 0:
                 raise DataError(
                     f"{files.where}: its rows must hold at most {size(TEXT_LIMIT)} of text, hold "
                     "more; leave rows out, or name fewer files (data.files)"
                 )
-            good.append(Read(name, line, row))
+            good.append(Read(name, line, example))
     if not good:
         file, line, reason = bad[0]
         raise DataError(
@@ -114,13 +123,13 @@ def read_files(
     return good, bad, columns
 
 
-def _size(row: Row) -> int:
-    """Bytes that the texts of a row take in memory."""
-    lists = [value if isinstance(value, list) else [value] for value in row.values()]
-    return sum(sys.getsizeof(text) for texts in lists for text in texts)
+def _size(example: Example) -> int:
+    """Bytes that the texts of an example take in memory."""
+    own = (example.id, example.question, example.answer, *example.fields.values())
+    return sum(map(sys.getsizeof, itertools.chain(own, *example.texts.values())))
 
 
-def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
+def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]:
     """Reads all files: the rows of every split, and the rows that were left out.
 
     No question stands in two splits: where several files have it, a tested split keeps it before
@@ -129,20 +138,24 @@ def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
     Raises:
       DataError: as in `read_files`; validation lacks texts that train has; a split would be empty.
     """
-    train, bad, columns = read_files(
-        source.files["train"], roles=source.roles, fields=source.fields, rounds=source.rounds
+    read = functools.partial(
+        read_files, fields=source.fields, rounds=source.rounds, further=source.further
     )
-    splits: dict[str, list[Read]] = {split: [] for split in ("train", *source.shares)}
-    for read in train:
-        splits[split_of(read.row["question"], source.shares)].append(read)
+    train: list[Read] = []
+    bad: list[BadRow] = []
+    columns = Columns({}, {})
+    if "train" in source.files:
+        train, bad, columns = read(source.files["train"], roles=source.roles)
+    own = ("train",) if "train" in source.files else ()
+    splits: dict[str, list[Read]] = {split: [] for split in (*own, *source.shares)}
+    for row in train:
+        splits[split_of(row.example.question, source.shares)].append(row)
     for split, files in source.files.items():
         if split == "train":
             continue
         # The roles of train are needed where links are validated, and none where they are tested.
         needed = columns.texts if split == "validation" else {}
-        splits[split], found, there = read_files(
-            files, roles=[*needed], fields=source.fields, rounds=source.rounds
-        )
+        splits[split], found, there = read(files, roles=[*needed])
         if lacking := needed.keys() - there.texts.keys():
             raise DataError(
                 f"{files.where}: has no texts of {', '.join(sorted(lacking))}, which "
@@ -153,13 +166,13 @@ def read_source(source: Source) -> tuple[dict[str, list[Row]], list[BadRow]]:
     for split, reads in splits.items():
         if not reads:
             share = f"{source.shares[split]:g} of " if split in source.shares else ""
-            where = source.files.get(split, source.files["train"]).where
+            where = (source.files.get(split) or source.files["train"]).where
             left_out = f"{len(bad)} others are bad, the first: {bad[0].reason}; " if bad else ""
             raise DataError(
                 f"{where}: no row is left for the split {split!r}, {share}{len(train)} rows; "
                 f"{left_out}give it a file of its own (data.files)"
             )
-    return {split: [read.row for read in reads] for split, reads in splits.items()}, bad
+    return {split: [read.example for read in reads] for split, reads in splits.items()}, bad
 
 
 def split_of(question: str, shares: Mapping[str, float]) -> str:
@@ -178,12 +191,12 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
     split that goes before theirs, and what another file of their split has too (`_content`).
     """
     asked: dict[str, str] = {}  # question -> split
-    trained = ("validation", "train")
+    trained = [split for split in ("validation", "train") if split in splits]
     for split in (*(split for split in splits if split not in trained), *trained):
         kept, ids, homes = [], set(), {}
         for read in splits[split]:
-            question, name = " ".join(read.row["question"].split()), read.row["id"]
-            content = _content(read.row) if split in trained else question
+            question, name = " ".join(read.example.question.split()), read.example.id
+            content = _content(read.example) if split in trained else question
             if (other := asked.setdefault(question, split)) != split:
                 yield BadRow(read.file, read.line, f"the same question stands in {other}")
             elif (home := homes.setdefault(content, read.file)) != read.file:
@@ -197,38 +210,38 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
         splits[split] = kept
 
 
-def _content(row: Row) -> bytes:
-    """A row's texts and answer, without its id, for comparison.
+def _content(example: Example) -> bytes:
+    """All of an example but its id, for comparison.
 
     Copies of a file, and configurations of a data set in folders beside each other (MMLU's `all`),
     would make rows count twice. Within a file, repeated rows are its author's will.
     """
-    content = {name: value for name, value in row.items() if name != "id"}
+    content = dataclasses.asdict(dataclasses.replace(example, id=""))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
 class RoleTexts(tfds.core.GeneratorBasedBuilder):
     """Questions, answers and role texts from files."""
 
-    VERSION = tfds.core.Version("3.0.0")
+    VERSION = tfds.core.Version("4.0.0")
     RELEASE_NOTES: ClassVar = {
         "1.0.0": "Questions, answers and role texts.",
         "2.0.0": "No answers that are not a number, and whole ones without a point.",
         "3.0.0": "No row that another file of its split has too.",
+        "4.0.0": "Role texts under `texts`, further fields under `fields`.",
     }
 
     def __init__(
         self,
         roles: Sequence[str],
-        splits: Mapping[str, Sequence[Row]] | None = None,
+        splits: Mapping[str, Sequence[Example]] | None = None,
         bad: Sequence[BadRow] = (),
         **options: Any,
     ):
         """Args:
-        roles: that rows have texts of.
-        splits: rows by split, and the rows that were left out: of `read_source`. None where they
-          have been written.
-        bad: see `splits`.
+        roles: that examples may have texts of.
+        splits: examples by split; None where they have been written.
+        bad: rows that were left out; see `read_source`.
         options: of `GeneratorBasedBuilder`.
         """
         self.roles, self.splits, self.bad = tuple(roles), splits, bad
@@ -236,11 +249,17 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
-        texts = {text_key(role): tfds.features.Sequence(text) for role in self.roles}
-        parts = {"id": text, "question": text, "answer": text, "difficulty": np.int32}
+        features = {
+            "id": text,
+            "question": text,
+            "answer": text,
+            "difficulty": np.int32,
+            "texts": {role: tfds.features.Sequence(text) for role in self.roles},
+            "fields": text,  # a JSON object: an example may lack any of them
+        }
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict(parts | texts),
+            features=tfds.features.FeaturesDict(features),
             description=__doc__,
         )
 
@@ -248,10 +267,22 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         del dl_manager  # files are here already
         lines = b"".join(json_line(row._asdict()) for row in self.bad)
         (Path(self.data_dir) / BAD_ROWS).write_bytes(lines)
-        none = {text_key(role): [] for role in self.roles}
         return {
-            split: ((row["id"], none | row) for row in rows) for split, rows in self.splits.items()
+            split: ((example.id, self._to_record(example)) for example in examples)
+            for split, examples in self.splits.items()
         }
+
+    def _to_record(self, example: Example) -> dict[str, Any]:
+        """An example as it is stored: without a text for roles that have none."""
+        texts = {role: example.texts.get(role, ()) for role in self.roles}
+        return dataclasses.asdict(example) | {
+            "texts": texts,
+            "fields": json.dumps(dict(example.fields)),
+        }
+
+    def read(self, split: str) -> list[Example]:
+        """The examples of a split, or of a part of one; see `records.read_split`."""
+        return [_to_example(record) for record in records.read_split(self, split)]
 
     def _generate_examples(self) -> Iterator:
         raise NotImplementedError("splits are generators already")
@@ -260,3 +291,9 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         """Rows that were left out; the data set is prepared."""
         lines = (Path(self.data_dir) / BAD_ROWS).read_bytes().split(b"\n")
         return [BadRow(**json.loads(line)) for line in lines if line]
+
+
+def _to_example(record: Mapping[str, Any]) -> Example:
+    """An example as it was written."""
+    texts = {role: tuple(texts) for role, texts in record["texts"].items() if texts}
+    return Example(**dict(record) | {"texts": texts, "fields": json.loads(record["fields"])})

@@ -1,20 +1,22 @@
-"""Rows of questions with role texts: which field holds what, and what makes a row a bad one."""
+"""From a row of a file to an `Example`: which field holds what, and which rows are bad."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from rmas_jax.data.examples import Example
 from rmas_jax.host.errors import InputError, clipped, shown
 
 # Part of a row, or role -> the fields it is looked for in, in this order. The published data sets
 # and upstream's fallbacks; a role that stands nowhere here is looked for under its own name. (For
 # `summarizer`, upstream's outer loop takes `answer` before the summary: set
-# `data.text_fields: {summarizer: answer}` to do the same.)
+# `data.columns: {summarizer: answer}` to do the same.)
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "question": ("question", "query", "prompt", "text", "input"),
@@ -40,8 +42,6 @@ INT32 = range(-(2**31), 2**31)  # how a difficulty is stored
 # What marks a slot in a template, here (prompts.SENTINEL) and upstream.
 SLOT_MARKER = re.compile(r"[\ue000\ue001]|<<\w*SLOT>>")
 
-Row = dict[str, Any]
-
 
 class DataError(InputError):
     """Data that cannot be used; the message names the file or setting and what is allowed."""
@@ -62,11 +62,7 @@ class Columns:
     parts: Mapping[str, str]
     texts: Mapping[str, str]
     is_difficulty_chosen: bool = False  # by the configuration, not by the field's name
-
-
-def text_key(role: str) -> str:
-    """Where a normalised row holds a role's texts."""
-    return f"{role}_text"
+    further: tuple[str, ...] = ()  # fields that an example keeps beside its parts and texts
 
 
 def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
@@ -77,14 +73,21 @@ def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
     return (*names, "answer") if answers and "answer" not in names else names
 
 
-def looked_for(roles: Sequence[str], chosen: Mapping[str, str]) -> set[str]:
+def looked_for(
+    roles: Sequence[str], chosen: Mapping[str, str], further: Sequence[str] = ()
+) -> set[str]:
     """All fields that `choose_columns` may find."""
     names = {name for part in (*PARTS, *roles) for name in names_of(part, answers=True)}
-    return names | set(chosen.values()) | set(HALVES.values())
+    return names | {*chosen.values(), *HALVES.values(), *further}
 
 
 def choose_columns(
-    present: Collection[str], roles: Sequence[str], chosen: Mapping[str, str], *, where: str
+    present: Collection[str],
+    roles: Sequence[str],
+    chosen: Mapping[str, str],
+    *,
+    where: str,
+    further: Sequence[str] = (),
 ) -> Columns:
     """Finds the fields of a file.
 
@@ -93,9 +96,10 @@ def choose_columns(
       roles: in the order of their turns; the last one answers.
       chosen: part or role -> field, instead of those that are looked for; others do not count.
       where: the file, for errors.
+      further: fields that are kept as they are.
 
     Raises:
-      DataError: no field for the question or the answer, or a chosen field is not there.
+      DataError: no field for the question or the answer, or a chosen or further field is not there.
     """
     found: dict[str, str] = {}
     for part in (*PARTS, *roles):
@@ -106,17 +110,23 @@ def choose_columns(
             if (half := HALVES.get(name)) in present and part not in chosen:
                 raise DataError(
                     f"{where}: the {part} would be {name}, which is only a part of it beside "
-                    f"{half}; choose one (data.text_fields), or write both into one field"
+                    f"{half}; choose one (data.columns), or write both into one field"
                 )
         elif part in chosen or part in ("question", "answer"):
             raise DataError(
                 f"{where}: no row has the {part}, looked for as {' or '.join(names)}; fields here "
-                f"are {_listed(present)} (data.text_fields chooses another)"
+                f"are {_listed(present)} (data.columns chooses another)"
             )
+    if lacking := [name for name in further if name not in present]:
+        raise DataError(
+            f"{where}: no row has the field {clipped(lacking[0], 60)}; fields here are "
+            f"{_listed(present)} (fields of the benchmark)"
+        )
     return Columns(
         parts={part: found[part] for part in PARTS if part in found},
         texts={role: found[role] for role in roles if role in found},
         is_difficulty_chosen="difficulty" in chosen,
+        further=tuple(further),
     )
 
 
@@ -126,11 +136,11 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(first + ["..."] * (len(names) > len(first))) or "none"
 
 
-def normalise(content: Any, columns: Columns, *, place: str, rounds: int) -> Row:
-    """A row with id, question, answer, difficulty and, by `text_key`, each role's texts.
+def to_example(content: Any, columns: Columns, *, place: str, rounds: int) -> Example:
+    """Reads one row; see `Example`.
 
     Args:
-      content: what stands in the file.
+      content: the row as the file has it.
       columns: its fields.
       place: the row's id, if it has none of its own.
       rounds: rounds that texts are needed for. A text, or a list of one, serves all of them.
@@ -144,27 +154,40 @@ def normalise(content: Any, columns: Columns, *, place: str, rounds: int) -> Row
         raise ValueError(f"expected an object, got {shown(content)}")
     parts = columns.parts
     has_id = content.get(parts.get("id")) is not None
-    row = {
-        "id": _text(content, parts["id"], numbers=True) if has_id else place,
-        "question": _text(content, parts["question"]),
-        "answer": _text(content, parts["answer"], numbers=True),
-        "difficulty": _difficulty(content, columns),
-    }
-    for role, field in columns.texts.items():
-        value = content.get(field)
-        if not isinstance(value, list):
-            row[text_key(role)] = [_text(content, field, numbers=field == parts["answer"])]
-            continue
-        texts = [_text({field: text}, field) for text in value]
-        if len(texts) != 1 and len(texts) < rounds:
-            raise ValueError(f"{field}: {len(texts)} texts for {rounds} rounds; allowed is one too")
-        row[text_key(role)] = texts[:rounds]
-    return row
+    return Example(
+        id=_text(content, parts["id"], numbers=True) if has_id else place,
+        question=_text(content, parts["question"]),
+        answer=_text(content, parts["answer"], numbers=True),
+        difficulty=_difficulty(content, columns),
+        texts={
+            role: _role_texts(content, field, rounds, numbers=field == parts["answer"])
+            for role, field in columns.texts.items()
+        },
+        fields={
+            field: _as_text(content[field], field)
+            for field in columns.further
+            if content.get(field) is not None
+        },
+    )
 
 
-def in_every_round(texts: Sequence[str], rounds: int) -> list[str]:
-    """A text per round, from one for all or one for each."""
-    return list(texts) * rounds if len(texts) == 1 else list(texts)
+def _role_texts(
+    content: Mapping[str, Any], field: str, rounds: int, *, numbers: bool
+) -> tuple[str, ...]:
+    """One text for all rounds, or one for each."""
+    value = content.get(field)
+    if not isinstance(value, list):
+        return (_text(content, field, numbers=numbers),)
+    texts = tuple(_text({field: text}, field) for text in value)
+    if len(texts) != 1 and len(texts) < rounds:
+        raise ValueError(f"{field}: {len(texts)} texts for {rounds} rounds; allowed is one too")
+    return texts[:rounds]
+
+
+def _as_text(value: Any, field: str) -> str:
+    """Any value of a further field as text; other than text as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return _storable(text, field)
 
 
 def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
@@ -192,6 +215,11 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
         raise ValueError(f"{field}: expected {allowed}, got {shown(value)}")
     if not value.strip():
         raise ValueError(f"{field}: empty")
+    return _storable(value, field)
+
+
+def _storable(value: str, field: str) -> str:
+    """A text that can be written to disk and put into a prompt."""
     if re.search("[\ud800-\udfff]", value):  # half of a pair, which JSON can hold
         raise ValueError(f"{field}: no text that can be written as UTF-8")
     if marker := SLOT_MARKER.search(value):

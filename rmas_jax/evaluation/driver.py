@@ -15,6 +15,7 @@ off at the limit of tokens (`at_limit`), it took a second try (`answer_retry`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from rmas_jax.agents.sampling import row_keys
 from rmas_jax.config import ConfigError
+from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.entrants import (
     Answering,
     Answers,
@@ -35,46 +37,56 @@ from rmas_jax.evaluation.entrants import (
     Prompts,
     method_runs,
 )
-from rmas_jax.evaluation.grading import Grader
+from rmas_jax.evaluation.graders import Grader
+from rmas_jax.evaluation.methods import SHUFFLED
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.record import Record, Row, measurement
+from rmas_jax.evaluation.record import Record, open_record
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
-from rmas_jax.prompts import take
+from rmas_jax.prompts import RolePrompt, take
 from rmas_jax.team import Team
 
 ORDER_SEED = 0  # of the order in which the items of a split are run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedBenchmark:
+    """A benchmark, ready to be run."""
+
+    name: str
+    version: str  # of its definition and its data
+    grader: Grader
+    splits: Mapping[str, Sequence[Example]]  # split, or part of one -> its examples
+    prompts: Mapping[str, RolePrompt]  # by role, for its type of task
+    answering: Answering
 
 
 def evaluate(
     team: Team,
     links: Any,
     aligned_links: Any,
-    examples: Mapping[str, Sequence[Mapping[str, Any]]],
-    grade: Grader,
+    benchmarks: Sequence[LoadedBenchmark],
     directory: str | Path,
     *,
     methods: Sequence[str],
     rounds: Sequence[int],
     batch_size: int,
-    answering: Answering,
     seed: int,
     progress: bool = True,
-) -> list[Row]:
-    """Measures methods x rounds x splits; what `directory` already holds is not run again.
+) -> list[ResultRow]:
+    """Measures benchmarks x methods x rounds x splits; what `directory` holds is not run again.
 
     Args:
-      team: the system, its agents, tokenizers and prompts.
+      team: the system, its agents and tokenizers.
       links: parameters of the trained links.
       aligned_links: parameters of the links before outer training.
-      examples: split -> items with "id", "question", "answer" and "difficulty".
-      grade: tells who is right.
+      benchmarks: what is answered.
       directory: gets `items.jsonl` and `results.json`.
-      methods: names of `config.METHODS`.
+      methods: names of `methods.METHODS`.
       rounds: numbers of rounds; an agent alone has one.
       batch_size: B; a last batch that is not full is filled with items that do not count.
-      answering: how answers are written.
       seed: of the run; what an item's answers are drawn with follows from it and the item's place
         in its split.
       progress: whether to show a bar.
@@ -85,79 +97,104 @@ def evaluate(
     Raises:
       PreemptedError: SIGTERM came; what is finished stays.
       ValueError: a method that does not exist.
-      ConfigError: see `in_order`.
+      ConfigError: see `in_order`; or a benchmark is not what was measured before under its name.
       NonFiniteError: an agent's numbers are NaN or infinite: no answers count that come from them.
     """
-    examples = in_order(examples, methods=methods, batch_size=batch_size)
-    entrants = list(method_runs(team, links, aligned_links, methods, rounds, answering))
-    record = Record(Path(directory))
-    pending = [
-        (entrant, split)
-        for entrant in entrants
-        for split in examples
-        if not record.has((entrant.method, entrant.rounds, split, seed))
+    benchmarks = [in_order(b, methods=methods, batch_size=batch_size) for b in benchmarks]
+    measurements = [
+        (benchmark, entrant, key)
+        for benchmark in benchmarks
+        for entrant in method_runs(team, links, aligned_links, methods, rounds, benchmark.answering)
+        for split in benchmark.splits
+        for key in [Measurement(entrant.method, entrant.rounds, benchmark.name, split, seed)]
     ]
-    questions = [item["question"] for items in examples.values() for item in items]
-    starts = dict(zip(examples, np.cumsum([0, *map(len, examples.values())]), strict=False))
+    record = open_record(Path(directory))
+    _check_versions(record, benchmarks)
+    pending = [work for work in measurements if not record.has(work[-1])]
 
     @functools.cache
-    def encoded(slot_width: int) -> Prompts:
-        """All splits at once, so that all have the same widths."""
-        return team.encode(questions, slot_width=slot_width)
+    def encoded(benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
+        return _encode(team, benchmark, slot_width)
 
-    total = sum(len(list(batches(len(examples[split]), batch_size))) for _, split in pending)
+    total = sum(
+        len(list(batches(len(benchmark.splits[key.split]), batch_size)))
+        for benchmark, _, key in pending
+    )
     with tqdm(total=total, disable=not progress, unit="batch") as bar:
-        for entrant, split in pending:
-            work = f"{entrant.method}, rounds {entrant.rounds}, {split}"
-            bar.set_description(work)
-            prompts, items = encoded(entrant.slot_width), examples[split]
-            graded: list[Row] = []
+        for benchmark, entrant, key in pending:
+            bar.set_description(str(key))
+            prompts = encoded(benchmark, entrant.slot_width)[key.split]
+            graded: list[ItemRow] = []
             seconds, rows_run = 0.0, 0
+            items = benchmark.splits[key.split]
             for rows, kept in batches(len(items), batch_size):
                 end_if_due(
-                    f"evaluation stopped in {work}; what was measured before is kept in {directory}"
+                    f"evaluation stopped in {key}; what was measured before is kept in {directory}"
                 )
-                batch = take(prompts, starts[split] + rows)
-                keys = _keys(answering, seed, rows)
+                keys = _keys(benchmark.answering, seed, rows)
                 try:
-                    answers, batch_seconds = _timed(entrant, batch, keys)
+                    answers, batch_seconds = _timed(entrant, take(prompts, rows), keys)
                 except NonFiniteError as error:
-                    ids = [items[row]["id"] for row in rows]
-                    raise error.inside(f"evaluation of {work}", ids) from None
+                    ids = [items[row].id for row in rows]
+                    raise error.inside(f"evaluation of {key}", ids) from None
                 seconds += batch_seconds
                 rows_run += len(rows)
                 fresh = [
-                    _grade_item(entrant, split, seed, items[row], grade, answers, i)
+                    _grade_item(key, items[row], benchmark.grader, answers, i)
                     for i, row in enumerate(rows[:kept])
                 ]
                 record.add_items(fresh)
                 graded += fresh
                 bar.update()
-            record.finish(_result(entrant, graded, seconds / rows_run))
+            record.finish(
+                _result(key, benchmark.version, entrant.latent_steps, graded, seconds / rows_run)
+            )
     return record.rows
 
 
+def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
+    """Whether what is measured already belongs to the benchmarks as they are now."""
+    versions = {benchmark.name: benchmark.version for benchmark in benchmarks}
+    for row in record.rows:
+        now = versions.get(row["benchmark"])
+        if now is not None and row.get("benchmark_version", now) != now:
+            raise ConfigError(
+                f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured in "
+                f"{record.results_path}; choose another name for the run (--set name=...)"
+            )
+
+
+def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
+    """Prompts by split; tokenised at once, so that all splits have the same widths."""
+    questions = [item.question for items in benchmark.splits.values() for item in items]
+    prompts = team.encode(questions, slot_width=slot_width, templates=benchmark.prompts)
+    ends = np.cumsum([len(items) for items in benchmark.splits.values()])
+    return {
+        split: take(prompts, np.arange(end - len(items), end))
+        for (split, items), end in zip(benchmark.splits.items(), ends, strict=True)
+    }
+
+
 def in_order(
-    examples: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    methods: Sequence[str],
-    batch_size: int,
-) -> dict[str, list[Mapping[str, Any]]]:
-    """The items of every split in the order in which they are run.
+    benchmark: LoadedBenchmark, *, methods: Sequence[str], batch_size: int
+) -> LoadedBenchmark:
+    """The benchmark with the items of every split in the order in which they are run.
 
     Raises:
       ConfigError: a split without items; the shuffled control with batches of one item, or with a
         question that stands next to itself.
     """
-    if empty := [split for split, items in examples.items() if not items]:
-        raise ConfigError(f"evaluation.splits: {', '.join(empty)}: no items to evaluate on")
-    examples = {
+    if empty := [split for split, items in benchmark.splits.items() if not items]:
+        raise ConfigError(
+            f"evaluation.benchmarks: {benchmark.name}: {', '.join(empty)}: no items to evaluate on"
+        )
+    splits = {
         split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
-        for split, items in examples.items()
+        for split, items in benchmark.splits.items()
     }
-    if "shuffled_latents" in methods:
-        _check_neighbours(examples, batch_size)
-    return examples
+    if SHUFFLED in methods:
+        _check_neighbours(benchmark.name, splits, batch_size)
+    return dataclasses.replace(benchmark, splits=splits)
 
 
 def _timed(entrant: MethodRun, batch: Prompts, keys: Keys) -> tuple[Answers, float]:
@@ -195,36 +232,30 @@ def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield rows, kept
 
 
-def _check_neighbours(examples: Mapping[str, Sequence[Mapping[str, Any]]], batch_size: int) -> None:
+def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_size: int) -> None:
     """The shuffled control gives every item the thoughts of another question."""
     if batch_size < 2:
         raise ConfigError(f"evaluation.batch_size={batch_size}: shuffled_latents needs at least 2")
-    for split, items in examples.items():
+    for split, items in splits.items():
         for rows, kept in batches(len(items), batch_size):
-            asked = [items[row]["question"] for row in rows]
+            asked = [items[row].question for row in rows]
             for i in range(kept):
                 if asked[i] == asked[i - 1]:
                     raise ConfigError(
-                        f"evaluation.splits: {split}: shuffled_latents would give an item "
-                        f"thoughts about its own question, {asked[i]!r}; leave repeated questions "
-                        "out, or the control (evaluation.methods)"
+                        f"evaluation.benchmarks: {name}: {split}: shuffled_latents would give an "
+                        f"item thoughts about its own question, {asked[i]!r}; leave repeated "
+                        "questions out, or the control (evaluation.methods)"
                     )
 
 
 def _grade_item(
-    entrant: MethodRun,
-    split: str,
-    seed: int,
-    item: Mapping[str, Any],
-    grade: Grader,
-    answers: Answers,
-    i: int,
-) -> Row:
+    key: Measurement, item: Example, grade: Grader, answers: Answers, i: int
+) -> ItemRow:
     """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if there are several."""
     rollouts = []
     for written in answers.rollouts:
         text = written.opening + written.texts[i]
-        prediction, correct = grade(text, item["answer"])
+        prediction, correct = grade(text, item.answer)
         rollouts.append(
             {
                 "text": text,
@@ -235,31 +266,32 @@ def _grade_item(
             }
         )
     row = {
-        "method": entrant.method,
-        "rounds": entrant.rounds,
-        "split": split,
-        "seed": seed,
-        "id": item["id"],
-        "question": item["question"],
+        **key._asdict(),
+        "id": item.id,
+        "question": item.question,
         **rollouts[0],
-        "gold": item["answer"],
-        "difficulty": item["difficulty"],
+        "gold": item.answer,
+        "difficulty": item.difficulty,
         "tokens": int(answers.tokens[i]),
         "steps": int(answers.steps[i]),
     }
     return row | {"rollouts": rollouts} if len(rollouts) > 1 else row
 
 
-def _result(entrant: MethodRun, items: Sequence[Row], seconds_per_item: float) -> Row:
+def _result(
+    key: Measurement,
+    version: str,
+    latent_steps: int,
+    items: Sequence[ItemRow],
+    seconds_per_item: float,
+) -> ResultRow:
     """The row of `results.json` for the items of one measurement."""
-    method, rounds, split, seed = measurement(items[0])
     n, correct = len(items), sum(item["correct"] for item in items)
     interval = wilson_interval(correct, n)
     row = {
-        "method": method,
-        "rounds": rounds,
-        "latent_steps": entrant.latent_steps,
-        "split": split,
+        **key._asdict(),
+        "benchmark_version": version,
+        "latent_steps": latent_steps,
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
@@ -271,7 +303,6 @@ def _result(entrant: MethodRun, items: Sequence[Row], seconds_per_item: float) -
         "tokens_per_item": sum(item["tokens"] for item in items) / n,
         "steps_per_item": sum(item["steps"] for item in items) / n,
         "seconds_per_item": seconds_per_item,
-        "seed": seed,
     }
     if "rollouts" in items[0]:
         right = [[rollout["correct"] for rollout in item["rollouts"]] for item in items]

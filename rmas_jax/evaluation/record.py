@@ -8,21 +8,22 @@ interruption can damage, is never guessed at.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measurement
 from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.checksums import checksum, seal, unseal
 from rmas_jax.host.errors import InputError, listed, shown
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes, read_text
 
-Row = dict[str, Any]
-KEY = {"method": str, "rounds": int, "split": str, "seed": int}  # what makes a measurement
+KEY = get_type_hints(Measurement)
 ITEMS_CRC32 = "items_crc32"
 FILE_LIMIT = 2 * GIBIBYTE
 log = logging.getLogger(__name__)
@@ -35,62 +36,41 @@ class RecordError(InputError):
 class _Found(NamedTuple):
     """What both files hold."""
 
-    rows: list[Row]  # of what is done
-    items: list[Row]  # theirs
+    rows: list[ResultRow]  # of what is done
+    items: list[ItemRow]  # theirs
     is_whole: bool  # nothing else is in the files
     damage: list[str]  # what is lost beside what an interruption leaves
 
 
-def measurement(row: Row) -> tuple[Any, ...]:
-    """The measurement that a row of either file belongs to."""
-    return tuple(row[column] for column in KEY)
-
-
+@dataclasses.dataclass
 class Record:
     """The two files, kept so that an evaluation can stop anywhere and go on later.
 
     Items are appended batch by batch; a measurement counts as done once its row stands in
-    `results.json` and all its items in `items.jsonl`, as they were measured. What an interruption
-    left half done is dropped on opening, and so is what is damaged, with a warning. The first
-    process reads and writes, and all of them know the same rows.
+    `results.json` and all its items in `items.jsonl`, as they were measured. The first process
+    reads and writes, and all of them know the same rows.
     """
 
-    def __init__(self, directory: Path):
-        """Opens the files of a directory, or begins them.
+    items_path: Path
+    results_path: Path
+    rows: list[ResultRow]  # of what is done
+    under_way: list[ItemRow] = dataclasses.field(default_factory=list)  # no row stands for them yet
 
-        Raises:
-          RecordError: `results.json` is damaged.
-        """
-        self.items_path, self.results_path = _paths(directory)
-        self.under_way: list[Row] = []  # items that no row stands for yet
-        self.rows: list[Row] = broadcast_from_first(self._open)
-
-    def _open(self) -> list[Row]:
-        """The rows of what is done; nothing else stays in either file."""
-        self.items_path.parent.mkdir(parents=True, exist_ok=True)
-        found = _read(self.results_path, self.items_path)
-        for damage in listed(found.damage):
-            log.warning("%s", damage)
-        if not found.is_whole:
-            write_atomic(self.items_path, "".join(map(_line, found.items)))
-            write_atomic(self.results_path, _table(found.rows))
-        return found.rows
-
-    def has(self, key: tuple[Any, ...]) -> bool:
+    def has(self, key: Measurement) -> bool:
         """Whether a measurement is done."""
         return any(measurement(row) == key for row in self.rows)
 
-    def add_items(self, items: Sequence[Row]) -> None:
+    def add_items(self, items: Sequence[ItemRow]) -> None:
         """Appends items of a measurement under way."""
         self.under_way += items
         broadcast_from_first(lambda: append(self.items_path, "".join(map(_line, items))))
 
-    def finish(self, row: Row) -> None:
+    def finish(self, row: ResultRow) -> None:
         """Adds the row of a measurement whose items are all appended."""
         row = row | {ITEMS_CRC32: items_checksum(self.under_way)}
         self.under_way = []
 
-        def add() -> list[Row]:
+        def add() -> list[ResultRow]:
             rows = [*self.rows, row]
             write_atomic(self.results_path, _table(rows))
             return rows
@@ -98,7 +78,30 @@ class Record:
         self.rows = broadcast_from_first(add)
 
 
-def lost(directory: Path, expected: Iterable[tuple[Any, ...]] = ()) -> str | None:
+def open_record(directory: Path) -> Record:
+    """Opens the files of a directory, or begins them.
+
+    What an interruption left half done is dropped, and so is what is damaged, with a warning.
+
+    Raises:
+      RecordError: `results.json` is damaged.
+    """
+    items_path, results_path = _paths(directory)
+
+    def repair() -> list[ResultRow]:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = _read(results_path, items_path)
+        for damage in listed(found.damage):
+            log.warning("%s", damage)
+        if not found.is_whole:
+            write_atomic(items_path, "".join(map(_line, found.items)))
+            write_atomic(results_path, _table(found.rows))
+        return found.rows
+
+    return Record(items_path, results_path, broadcast_from_first(repair))
+
+
+def lost(directory: Path, expected: Iterable[Measurement] = ()) -> str | None:
     """What of an evaluation that was finished is damaged or gone; None: nothing.
 
     Args:
@@ -115,15 +118,14 @@ def lost(directory: Path, expected: Iterable[tuple[Any, ...]] = ()) -> str | Non
     found = _read(results, items)
     done = set(map(measurement, found.rows))
     missing = (
-        f"{results}: has no row of {describe(dict(zip(KEY, key, strict=True)))}, which is measured "
-        "anew"
+        f"{results}: has no row of {key}, which is measured anew"
         for key in expected
         if key not in done
     )
     return next(itertools.chain(found.damage, missing), None)
 
 
-def items_checksum(items: Sequence[Row]) -> str:
+def items_checksum(items: Sequence[ItemRow]) -> str:
     """A checksum of a measurement's items, in order."""
     return checksum([checksum(item) for item in items])
 
@@ -136,7 +138,7 @@ def _read(results: Path, items: Path) -> _Found:
     rows = _rows(results) if results.exists() else []
     lines = list(_lines(items)) if items.exists() else []
     damage = [text for _, text in lines if text]
-    by_measurement: dict[tuple[Any, ...], list[Row]] = {}
+    by_measurement: dict[Measurement, list[ItemRow]] = {}
     for item, _ in lines:
         if item is not None:
             by_measurement.setdefault(measurement(item), []).append(item)
@@ -150,19 +152,14 @@ def _read(results: Path, items: Path) -> _Found:
         else:
             done.append(row)
             continue
-        damage.append(f"{items}: has {reason} for {describe(row)}, which is measured anew")
+        damage.append(f"{items}: has {reason} for {measurement(row)}, which is measured anew")
     kept = [item for row in done for item in by_measurement[measurement(row)]]
     is_whole = results.exists() and items.exists() and len(done) == len(rows)
     is_whole = is_whole and len(kept) == len(lines)
     return _Found(done, kept, is_whole, damage)
 
 
-def describe(row: Mapping[str, Any]) -> str:
-    """A measurement in words."""
-    return f"{row['method']}, rounds {row['rounds']}, {row['split']}, seed {row['seed']}"
-
-
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[ResultRow]:
     try:
         rows = parse_json(
             read_text(path, at_most=FILE_LIMIT, error=RecordError), source=path, error=RecordError
@@ -176,7 +173,7 @@ def _rows(path: Path) -> list[Row]:
         counts = collections.Counter(map(measurement, checked))
         for row in checked:
             if counts[measurement(row)] > 1:
-                raise RecordError(f"{path}: has two rows of {describe(row)}")
+                raise RecordError(f"{path}: has two rows of {measurement(row)}")
         return checked
     except RecordError as error:
         raise RecordError(
@@ -185,7 +182,7 @@ def _rows(path: Path) -> list[Row]:
         ) from None
 
 
-def _lines(path: Path) -> Iterator[tuple[Row | None, str]]:
+def _lines(path: Path) -> Iterator[tuple[ItemRow | None, str]]:
     """Items of a file, or else what is wrong with their lines.
 
     What follows the last line break was cut off by an interruption.
@@ -210,7 +207,7 @@ def _lines(path: Path) -> Iterator[tuple[Row | None, str]]:
         yield None, ""
 
 
-def _checked(row: Any, columns: Mapping[str, type], source: str) -> Row:
+def _checked(row: Any, columns: Mapping[str, type], source: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RecordError(f"{source}: must be an object, got {shown(row)}")
     for column, kind in columns.items():
@@ -221,9 +218,9 @@ def _checked(row: Any, columns: Mapping[str, type], source: str) -> Row:
     return unseal(row, source=source, error=RecordError)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[ResultRow]) -> str:
     return json.dumps([seal(row) for row in rows], indent=1) + "\n"
 
 
-def _line(item: Row) -> str:
+def _line(item: ItemRow) -> str:
     return json.dumps(item, ensure_ascii=False) + "\n"

@@ -13,10 +13,11 @@ import itertools
 import operator
 from collections.abc import Callable
 
-from rmas_jax.reporting import methods
+from rmas_jax.evaluation import methods
 from rmas_jax.reporting.results import (
     Result,
     Results,
+    Split,
     count_rounds,
     points,
     three_digits,
@@ -30,7 +31,7 @@ COLLAPSE = 0.5  # a control has collapsed when it keeps at most this share of th
 class Finding:
     """A claim on one split."""
 
-    split: str
+    split: Split
     verdict: str
     numbers: str  # what the verdict rests on
 
@@ -156,7 +157,7 @@ def intervals_are_apart(a: Result, b: Result) -> bool:
     return a.interval.high < b.interval.low or b.interval.high < a.interval.low
 
 
-def _rises(results: Results, split: str) -> Finding:
+def _rises(results: Results, split: Split) -> Finding:
     curve = list(results.over_rounds(split, methods.LATENT).values())
     if len(curve) < 2:
         return Finding(split, NOT_MEASURED, "needs the trained links at two numbers of rounds")
@@ -170,7 +171,7 @@ def _rises(results: Results, split: str) -> Finding:
     return Finding(split, _verdict(never_falls and last.accuracy > first.accuracy), numbers)
 
 
-def _above_best_single(results: Results, split: str) -> Finding:
+def _above_best_single(results: Results, split: Split) -> Finding:
     curve = list(results.over_rounds(split, methods.LATENT).values())
     single = results.best_single(split)
     if not curve or single is None:
@@ -184,7 +185,7 @@ def _above_best_single(results: Results, split: str) -> Finding:
     return Finding(split, _verdict(last.accuracy > single.accuracy), numbers)
 
 
-def _compare(results: Results, split: str, comparison: Comparison) -> Finding:
+def _compare(results: Results, split: Split, comparison: Comparison) -> Finding:
     latent = results.over_rounds(split, methods.LATENT)
     other = results.over_rounds(split, comparison.against)
     shared = [rounds for rounds in latent if rounds in other]
@@ -212,7 +213,7 @@ def _compare(results: Results, split: str, comparison: Comparison) -> Finding:
     return Finding(split, _verdict(passed), numbers)
 
 
-def _on_every_split(claims: list[Claim], splits: list[str]) -> Claim:
+def _on_every_split(claims: list[Claim], splits: list[Split]) -> Claim:
     statement = "Everything that was measured holds on every split."
     if len(splits) < 2:
         findings = [Finding(split, NOT_MEASURED, "the only split") for split in splits]

@@ -13,16 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.metrics import Interval
-from rmas_jax.reporting import methods
+from rmas_jax.evaluation.rows import ItemRow
 from rmas_jax.reporting.results import (
-    Answers,
+    Correctness,
     Result,
     Results,
-    Row,
+    Split,
     accuracy_interval,
     count_rounds,
+    split_of,
 )
+from rmas_jax.reporting.run_directory import GradientRow, MetricRow
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.8, 2.9  # inches
 PANELS_PER_ROW = 4
@@ -56,7 +59,7 @@ def accuracy_figure(results: Results) -> Figure:
                 zorder=1,
                 label="best single agent",
             )
-        axis.set_title(split, fontsize=TITLE_SIZE)
+        axis.set_title(str(split), fontsize=TITLE_SIZE)
         _percent_axis(axis)
         _rounds_axis(axis, results.rounds(split))
     _label(figure, axes, "correct, %")
@@ -85,40 +88,40 @@ def cost_figure(results: Results) -> Figure:
     return figure
 
 
-def difficulty_figure(items: Sequence[Row]) -> Figure:
-    """Accuracy against the number of hops, latent and text; splits by rows, rounds by columns."""
-    answers: dict[tuple[str, int, str, int], Answers] = {}
+def difficulty_figure(items: Sequence[ItemRow]) -> Figure:
+    """Accuracy against the difficulty, latent and text; splits by rows, rounds by columns."""
+    answers: dict[tuple[Split, int, str, int], Correctness] = {}
     for item in items:
         if item["method"] in (methods.LATENT, methods.TEXT):
-            key = (item["split"], item["rounds"], item["method"], item["difficulty"])
+            key = (split_of(item), item["rounds"], item["method"], item["difficulty"])
             answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
     splits = list(dict.fromkeys(key[0] for key in answers))
     rounds = sorted({key[1] for key in answers})
-    hops = sorted({key[3] for key in answers})
+    levels = sorted({key[3] for key in answers})
     figure = _figure(2.5 * max(len(rounds), 2) + 0.4, 2.3 * len(splits) + 0.7)
     grid = figure.subplots(len(splits), len(rounds), squeeze=False, sharex=True, sharey=True)
     for row, split in zip(grid, splits, strict=True):
         for axis, number in zip(row, rounds, strict=True):
             for position, method in enumerate((methods.LATENT, methods.TEXT)):
-                here = [hop for hop in hops if (split, number, method, hop) in answers]
-                cells = [answers[split, number, method, hop] for hop in here]
+                here = [level for level in levels if (split, number, method, level) in answers]
+                cells = [answers[split, number, method, level] for level in here]
                 if here:
                     x = np.array(here) + (position - 0.5) * 0.12
                     estimates = [(sum(c.values()) / len(c), accuracy_interval(c)) for c in cells]
                     _draw_intervals(axis, x, estimates, method)
             _plain(axis)
             _percent_axis(axis)
-            axis.set_xticks(hops)
+            axis.set_xticks(levels)
             axis.set_title(f"{split}, {count_rounds(number)}", fontsize=TITLE_SIZE)
     for axis in grid[-1]:
-        axis.set_xlabel("hops")
+        axis.set_xlabel("difficulty")
     for row in grid:
         row[0].set_ylabel("correct, %")
     _legend(figure, grid.flat)
     return figure
 
 
-def gradient_figure(gradients: Sequence[Row]) -> Figure:
+def gradient_figure(gradients: Sequence[GradientRow]) -> Figure:
     """Gradient norm (log scale) of each link against the round it acts in, for both channels.
 
     A norm of exactly zero has no place on a log scale and is marked at the bottom edge.
@@ -162,7 +165,7 @@ def gradient_figure(gradients: Sequence[Row]) -> Figure:
     return figure
 
 
-def training_figure(metrics: Sequence[Row]) -> Figure:
+def training_figure(metrics: Sequence[MetricRow]) -> Figure:
     """Training curves: a panel per stage for the loss, and for the accuracy where it was logged.
 
     Long curves are drawn faintly, with their running mean on top.

@@ -15,17 +15,19 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from rmas_jax.evaluation import methods
+from rmas_jax.evaluation.rows import ItemRow, ResultRow
 from rmas_jax.host.atomic import write_atomic
-from rmas_jax.reporting import figures, methods, tables
+from rmas_jax.reporting import figures, tables
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
     Result,
     Results,
-    Row,
+    Split,
     count_rounds,
     three_digits,
 )
-from rmas_jax.reporting.run_directory import Run, read_run
+from rmas_jax.reporting.run_directory import GradientRow, Run, read_run
 from rmas_jax.reporting.table import Table
 
 REPORT = "report.html"  # and the name of the step that writes it, in `timings.json`
@@ -208,7 +210,7 @@ def _markdown(block: Block) -> str:
             return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def _headline(results: Results, split: str) -> str:
+def _headline(results: Results, split: Split) -> str:
     latent = results.over_rounds(split, methods.LATENT)
     text = results.over_rounds(split, methods.TEXT)
     curves = [
@@ -257,7 +259,7 @@ def _claims(results: Results) -> list[Block]:
     return [Claims(tuple(check_claims(results))), rule]
 
 
-def _accuracy(rows: Sequence[Row], results: Results) -> list[Block]:
+def _accuracy(rows: Sequence[ResultRow], results: Results) -> list[Block]:
     if not rows:
         return []
     return [
@@ -269,7 +271,7 @@ def _accuracy(rows: Sequence[Row], results: Results) -> list[Block]:
     ]
 
 
-def _endings(rows: Sequence[Row]) -> list[Block]:
+def _endings(rows: Sequence[ResultRow]) -> list[Block]:
     """How answers ended, of rows that say it; older ones do not."""
     if not rows:
         return []
@@ -279,13 +281,13 @@ def _endings(rows: Sequence[Row]) -> list[Block]:
     return [TableBlock(table)]
 
 
-def _cost(rows: Sequence[Row]) -> list[Block]:
+def _cost(rows: Sequence[ResultRow]) -> list[Block]:
     drawn = [r for r in rows if r["method"] in (methods.LATENT, methods.TEXT, methods.TRUNCATED)]
     picture = _picture("cost", figures.cost_figure, Results(drawn)) if drawn else []
     return [*picture, *map(TableBlock, tables.cost_tables(Results(rows)))]
 
 
-def _difficulty(items: Sequence[Row]) -> list[Block]:
+def _difficulty(items: Sequence[ItemRow]) -> list[Block]:
     """Nothing where all items are equally difficult, as own data without difficulties are."""
     if len({item["difficulty"] for item in items}) < 2:
         return []
@@ -294,14 +296,14 @@ def _difficulty(items: Sequence[Row]) -> list[Block]:
     return [*picture, *map(TableBlock, tables.difficulty_tables(items))]
 
 
-def _gradients(gradients: Sequence[Row]) -> list[Block]:
+def _gradients(gradients: Sequence[GradientRow]) -> list[Block]:
     return _picture("gradients", figures.gradient_figure, gradients)
 
 
 _CAPTIONS = {
     "accuracy": "Accuracy against rounds, with 95 % Wilson intervals.",
-    "cost": "Cost per item against rounds, mean over all items of all splits.",
-    "difficulty": "Accuracy by number of hops: "
+    "cost": "Cost per item against rounds, mean over all items of all benchmarks and splits.",
+    "difficulty": "Accuracy by difficulty: "
     f"{methods.describe(methods.LATENT).label} and {methods.describe(methods.TEXT).label}.",
     "training": "Training curves.",
     "gradients": "Gradient norm of each link by round, through the latent channel and through a "

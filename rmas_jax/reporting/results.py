@@ -1,15 +1,16 @@
 """Pooled results of an evaluation, ready for claims, tables and figures.
 
-Rows are the dictionaries of `results.json` and `items.jsonl`; `run_directory` reads and checks
-them. Seeds answer the same questions, so that pooled intervals are over questions, not answers.
+Rows are those of `results.json` and `items.jsonl`; `run_directory` reads and checks them. Seeds
+answer the same questions, so that pooled intervals are over questions, not answers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from rmas_jax.evaluation.methods import SINGLE, ordered
 from rmas_jax.evaluation.metrics import (
     Interval,
     PairedDifference,
@@ -17,17 +18,32 @@ from rmas_jax.evaluation.metrics import (
     repeated_interval,
     wilson_interval,
 )
-from rmas_jax.reporting.methods import SINGLE, ordered
+from rmas_jax.evaluation.rows import ItemRow, ResultRow
 
-Row = dict[str, Any]
-Answers = dict[tuple[int, Any], bool]  # (seed, id of the question) -> whether the answer is right
+# (seed, id of the question) -> whether the answer is right
+Correctness = dict[tuple[int, str | int], bool]
+
+
+class Split(NamedTuple):
+    """The questions of a result: a split of a benchmark."""
+
+    benchmark: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.benchmark} {self.name}"
+
+
+def split_of(row: ItemRow | ResultRow) -> Split:
+    """The split that a row belongs to."""
+    return Split(row["benchmark"], row["split"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """One method at one number of rounds on one split, pooled over seeds."""
 
-    split: str
+    split: Split
     method: str
     rounds: int
     latent_steps: int
@@ -52,22 +68,22 @@ class Results:
     assume the worst about several seeds, and results can be compared by item.
     """
 
-    def __init__(self, rows: Sequence[Row], items: Sequence[Row] = ()):
-        groups: dict[tuple[str, str, int], list[Row]] = {}
+    def __init__(self, rows: Sequence[ResultRow], items: Sequence[ItemRow] = ()):
+        groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
         for row in rows:
-            groups.setdefault((row["split"], row["method"], row["rounds"]), []).append(row)
+            groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
         self._answers = answers_by_result(items)
         self._results = {
             key: _pool(*key, group, self._answers.get(key, {})) for key, group in groups.items()
         }
-        self.splits = list(dict.fromkeys(row["split"] for row in rows))
+        self.splits: list[Split] = list(dict.fromkeys(map(split_of, rows)))
         self.methods = ordered(row["method"] for row in rows)
 
-    def get(self, split: str, method: str, rounds: int) -> Result | None:
+    def get(self, split: Split, method: str, rounds: int) -> Result | None:
         """The result, or None where it was not measured."""
         return self._results.get((split, method, rounds))
 
-    def over_rounds(self, split: str, method: str) -> dict[int, Result]:
+    def over_rounds(self, split: Split, method: str) -> dict[int, Result]:
         """A method's results on a split: rounds -> result, in the order of rounds."""
         return {
             key[2]: self._results[key]
@@ -75,11 +91,11 @@ class Results:
             if key[:2] == (split, method)
         }
 
-    def rounds(self, split: str) -> list[int]:
+    def rounds(self, split: Split) -> list[int]:
         """All numbers of rounds that any method has on a split."""
         return sorted({key[2] for key in self._results if key[0] == split})
 
-    def best_single(self, split: str) -> Result | None:
+    def best_single(self, split: Split) -> Result | None:
         """The most accurate agent that answers alone."""
         singles = [
             result
@@ -103,16 +119,16 @@ class Results:
         )
 
 
-def answers_by_result(items: Iterable[Row]) -> dict[tuple[str, str, int], Answers]:
+def answers_by_result(items: Iterable[ItemRow]) -> dict[tuple[Split, str, int], Correctness]:
     """The answers of each split, method and number of rounds."""
-    answers: dict[tuple[str, str, int], Answers] = {}
+    answers: dict[tuple[Split, str, int], Correctness] = {}
     for item in items:
-        key = (item["split"], item["method"], item["rounds"])
+        key = (split_of(item), item["method"], item["rounds"])
         answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
     return answers
 
 
-def accuracy_interval(answers: Answers) -> Interval:
+def accuracy_interval(answers: Correctness) -> Interval:
     """95 % interval of the accuracy of `answers`; those to one question are one cluster."""
     counts: dict[Any, list[int]] = {}
     for (_, item), is_right in answers.items():
@@ -122,7 +138,9 @@ def accuracy_interval(answers: Answers) -> Interval:
     return repeated_interval(*zip(*counts.values(), strict=True))
 
 
-def _pool(split: str, method: str, rounds: int, rows: list[Row], answers: Answers) -> Result:
+def _pool(
+    split: Split, method: str, rounds: int, rows: list[ResultRow], answers: Correctness
+) -> Result:
     n, correct = sum(row["n"] for row in rows), sum(row["correct"] for row in rows)
     seeds = tuple(sorted({row["seed"] for row in rows}))
     by_item = len(answers) == n

@@ -8,60 +8,65 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_origin, get_type_hints
 
-from rmas_jax.evaluation.record import ITEMS_CRC32, describe, items_checksum, measurement
+from rmas_jax.evaluation.record import ITEMS_CRC32, items_checksum
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measurement
 from rmas_jax.host.checksums import unseal, unseal_yaml
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
-from rmas_jax.reporting.results import Row
 
 Kind = type | UnionType
-# Columns that a report reads; files may have more. `float` also takes whole numbers.
-RESULT_COLUMNS = {
-    "method": str,
-    "rounds": int,
-    "latent_steps": int,
-    "split": str,
-    "n": int,
-    "correct": int,
-    "accuracy": float,
-    "ci_low": float,
-    "ci_high": float,
-    "tokens_per_item": float,
-    "steps_per_item": float,
-    "seconds_per_item": float,
-    "seed": int,
-}
-# Those that some rows of some runs have; null is as good as none.
-OPTIONAL_METRIC_COLUMNS = {"accuracy": float, "seed": int}
-OPTIONAL_RESULT_COLUMNS = {
-    "unparsed": int,
-    "at_limit": int,
-    "answer_retry": int,
-    "rollouts": int,
-    "rollout_accuracy": float,
-    "pass_at_k": float,
-    ITEMS_CRC32: str,
-}
-ITEM_COLUMNS = {
-    "method": str,
-    "rounds": int,
-    "split": str,
-    "seed": int,
-    "id": str | int,
-    "correct": bool,
-    "difficulty": int,
-}
-METRIC_COLUMNS = {"stage": str, "series": str, "step": int, "loss": float}
-GRADIENT_COLUMNS = {"link": str, "round": int, "channel": str, "norm": float}
+
+
+class MetricRow(TypedDict):
+    """A line of `metrics.jsonl`: a point of a training curve."""
+
+    stage: str
+    series: str
+    step: int
+    loss: float
+    accuracy: NotRequired[float]
+    seed: NotRequired[int]
+
+
+class GradientRow(TypedDict):
+    """A row of `gradients.json`: what reaches an edge in a round, through a channel."""
+
+    link: str
+    round: int
+    channel: str
+    norm: float
+
+
+class Columns(NamedTuple):
+    """Columns that a report reads, with their types; files may have more."""
+
+    required: Mapping[str, Kind]
+    optional: Mapping[str, Kind]  # null is as good as none
+
+    @classmethod
+    def of(cls, row_type: type) -> Columns:
+        """Those of a TypedDict; `float` also takes whole numbers."""
+        kinds = get_type_hints(row_type)
+        marked = get_type_hints(row_type, include_extras=True)
+        optional = {name for name in kinds if get_origin(marked[name]) is NotRequired}
+        return cls(
+            {name: kinds[name] for name in kinds if name not in optional},
+            {name: kinds[name] for name in kinds if name in optional},
+        )
+
+
+OF_ITEMS = Columns.of(ItemRow).required
+ITEM_COLUMNS = Columns(
+    {name: OF_ITEMS[name] for name in (*Measurement._fields, "id", "correct", "difficulty")}, {}
+)
 # Training may diverge and a gradient may overflow: the report then shows it.
 LARGEST = 1e300  # beyond it, sums are infinite
-NO_COLUMNS: Mapping[str, Kind] = {}
 MAY_BE_INFINITE = {"loss", "norm"}
 LARGEST_WHOLE = 2**53  # beyond it, figures lose digits
 # A figure or a line of a table is made for each value of these columns.
-GROUPS = ("method", "rounds", "split", "stage", "series", "link", "channel")
+GROUPS = ("method", "rounds", "benchmark", "split", "stage", "series", "link", "channel")
 MOST_GROUPS = 100
 FILE_LIMIT = 2 * GIBIBYTE
 # What is done anew where a file is deleted, or what else helps.
@@ -86,10 +91,10 @@ class Run:
     """Contents of a run directory; a missing file is an empty field and a note."""
 
     directory: Path
-    results: list[Row]
-    items: list[Row]
-    metrics: list[Row]
-    gradients: list[Row]
+    results: list[ResultRow]
+    items: list[ItemRow]
+    metrics: list[MetricRow]
+    gradients: list[GradientRow]
     environment: dict[str, Any]
     config: str
     timings: dict[str, float]
@@ -106,9 +111,7 @@ def read_run(directory: str | Path) -> Run:
             itself; the message says what mends it.
     """
     reader = _Reader(Path(directory))
-    results = reader.rows(
-        "results.json", RESULT_COLUMNS, "claims, accuracy and cost", OPTIONAL_RESULT_COLUMNS
-    )
+    results = reader.rows("results.json", Columns.of(ResultRow), "claims, accuracy and cost")
     items = reader.lines("items.jsonl", ITEM_COLUMNS, "paired comparisons and difficulty")
     with _way_out("results.json"):
         _check_results(reader.directory / "results.json", results)
@@ -119,8 +122,8 @@ def read_run(directory: str | Path) -> Run:
         directory=reader.directory,
         results=results,
         items=items,
-        metrics=reader.curves("metrics.jsonl", METRIC_COLUMNS, "training curves"),
-        gradients=reader.rows("gradients.json", GRADIENT_COLUMNS, "gradient norms"),
+        metrics=reader.curves("metrics.jsonl", Columns.of(MetricRow), "training curves"),
+        gradients=reader.rows("gradients.json", Columns.of(GradientRow), "gradient norms"),
         environment=reader.mapping("environment.json", "the environment"),
         config=reader.yaml("config.yaml", "the configuration"),
         timings=reader.mapping("timings.json", "timings", kind=float),
@@ -148,26 +151,19 @@ class _Reader:
         self.notes: list[str] = []
         self.found = False
 
-    def rows(
-        self,
-        name: str,
-        columns: Mapping[str, Kind],
-        part: str,
-        optional: Mapping[str, Kind] = NO_COLUMNS,
-    ) -> list[Row]:
+    def rows(self, name: str, columns: Columns, part: str) -> list[Any]:
         with _way_out(name):
             rows = self._json(name, part, empty=[])
             path = self.directory / name
             if not isinstance(rows, list):
                 raise RunFileError(f"{path}: is a JSON {_json_type(rows)}, must be a list of rows")
             checked = [
-                _checked(f"{path} row {number}", row, columns, optional)
-                for number, row in enumerate(rows, 1)
+                _checked(f"{path} row {number}", row, columns) for number, row in enumerate(rows, 1)
             ]
             _check_groups(path, checked)
         return self._noted(name, checked, part)
 
-    def lines(self, name: str, columns: Mapping[str, Kind], part: str) -> list[Row]:
+    def lines(self, name: str, columns: Columns, part: str) -> list[Any]:
         with _way_out(name):
             rows = [
                 _checked(where, _parse(line, where), columns)
@@ -176,13 +172,13 @@ class _Reader:
             _check_groups(self.directory / name, rows)
         return self._noted(name, rows, part)
 
-    def curves(self, name: str, columns: Mapping[str, Kind], part: str) -> list[Row]:
+    def curves(self, name: str, columns: Columns, part: str) -> list[Any]:
         rows, damaged = [], []
         with _way_out(name):
             lines = self._lines(name, part)
         for where, line in lines:
             try:
-                rows.append(_checked(where, _parse(line, where), columns, OPTIONAL_METRIC_COLUMNS))
+                rows.append(_checked(where, _parse(line, where), columns))
             except RunFileError as error:
                 damaged.append(f"{error}; this row of the curves is left out.")
         with _way_out(name):
@@ -244,19 +240,21 @@ class _Reader:
                 lines.pop()
         return lines
 
-    def _noted(self, name: str, rows: list[Row], part: str) -> list[Row]:
+    def _noted(self, name: str, rows: list[Any], part: str) -> list[Any]:
         if not rows and (self.directory / name).exists():
             self.notes.append(f"{name} is empty: no {part}.")
         return rows
 
 
-def _finished(items: list[Row], results: list[Row], path: Path) -> tuple[list[Row], list[str]]:
+def _finished(
+    items: list[ItemRow], results: list[ResultRow], path: Path
+) -> tuple[list[ItemRow], list[str]]:
     """Items of measurements that have all of them and a row, and a note on each of the others.
 
     Raises:
         RunFileError: items are not those that were measured.
     """
-    by_measurement: dict[tuple[Any, ...], list[Row]] = {}
+    by_measurement: dict[Measurement, list[ItemRow]] = {}
     for item in items:
         by_measurement.setdefault(measurement(item), []).append(item)
     rows = {measurement(row): row for row in results}
@@ -264,16 +262,15 @@ def _finished(items: list[Row], results: list[Row], path: Path) -> tuple[list[Ro
     for key, own in by_measurement.items():
         row = rows.get(key)
         if row is None or row["n"] != len(own):
-            method, rounds, split, seed = key
             has = "no row" if row is None else row["n"]
             notes.append(
-                f"items.jsonl has {len(own)} items of {method} at {rounds} rounds on {split}, seed "
-                f"{seed}, results.json {has}: an unfinished measurement, left out item by item."
+                f"items.jsonl has {len(own)} items of {key}, results.json {has}: an unfinished "
+                "measurement, left out item by item."
             )
             continue
         if row.get(ITEMS_CRC32, found := items_checksum(own)) != found:
             raise RunFileError(
-                f"{path}: the items of {describe(row)} are not those that were measured (their "
+                f"{path}: the items of {key} are not those that were measured (their "
                 "checksum is another)"
             )
         kept += own
@@ -289,12 +286,11 @@ def _parse(text: str | bytes, where: str) -> Any:
         raise RunFileError(str(error).replace("must be JSON:", "is not JSON:", 1)) from None
 
 
-def _checked(
-    where: str, row: Any, columns: Mapping[str, Kind], optional: Mapping[str, Kind] = NO_COLUMNS
-) -> Row:
+def _checked(where: str, row: Any, columns: Columns) -> dict[str, Any]:
     """A row without its checksum."""
-    _check_row(where, row, columns)
-    _check_row(where, row, {c: kind for c, kind in optional.items() if row.get(c) is not None})
+    _check_row(where, row, columns.required)
+    present = {name: kind for name, kind in columns.optional.items() if row.get(name) is not None}
+    _check_row(where, row, present)
     return unseal(row, source=where, error=RunFileError)
 
 
@@ -330,7 +326,7 @@ def _check_row(where: str, row: Any, columns: Mapping[str, Kind], unit: str = "c
             raise RunFileError(f"{where}: {unit} {column!r} is {shown(value)}, must be finite")
 
 
-def _check_groups(path: Path, rows: list[Row]) -> None:
+def _check_groups(path: Path, rows: list[Any]) -> None:
     for column in GROUPS:
         found = len({row[column] for row in rows if column in row})
         if found > MOST_GROUPS:
@@ -340,10 +336,10 @@ def _check_groups(path: Path, rows: list[Row]) -> None:
             )
 
 
-def _check_results(path: Path, rows: list[Row]) -> None:
+def _check_results(path: Path, rows: list[ResultRow]) -> None:
     """What no column type can say: counts fit each other, and no measurement is there twice."""
-    seen: dict[tuple[str, str, int, int], int] = {}
-    latent_steps: dict[tuple[str, str, int], int] = {}
+    seen: dict[Measurement, int] = {}
+    latent_steps: dict[Measurement, int] = {}  # of any seed
     for number, row in enumerate(rows, 1):
         where = f"{path} row {number}"
         n, correct, accuracy = row["n"], row["correct"], row["accuracy"]
@@ -354,13 +350,13 @@ def _check_results(path: Path, rows: list[Row]) -> None:
                 f"{where}: column 'accuracy' is {accuracy}, but {correct} of {n} are correct "
                 f"({correct / n:.4f})"
             )
-        key = (row["split"], row["method"], row["rounds"])
-        name = f"{row['method']} at {row['rounds']} rounds on {row['split']}"
-        first = seen.setdefault((*key, row["seed"]), number)
+        key = measurement(row)
+        first = seen.setdefault(key, number)
         if first != number:
-            raise RunFileError(f"{where}: {name}, seed {row['seed']}, is already in row {first}")
-        if latent_steps.setdefault(key, row["latent_steps"]) != row["latent_steps"]:
+            raise RunFileError(f"{where}: {key} is already in row {first}")
+        pooled = key._replace(seed=0)
+        if latent_steps.setdefault(pooled, row["latent_steps"]) != row["latent_steps"]:
             raise RunFileError(
-                f"{where}: column 'latent_steps' is {row['latent_steps']} for {name}, elsewhere "
-                f"{latent_steps[key]}; seeds can only be pooled at one number"
+                f"{where}: column 'latent_steps' is {row['latent_steps']} for {key}, elsewhere "
+                f"{latent_steps[pooled]}; seeds can only be pooled at one number"
             )

@@ -12,19 +12,22 @@ from collections.abc import Callable, Sequence
 
 from scipy import stats
 
+from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.metrics import Interval, PairedDifference
-from rmas_jax.reporting import methods
+from rmas_jax.evaluation.rows import ItemRow, ResultRow
 from rmas_jax.reporting.results import (
     Result,
     Results,
-    Row,
+    Split,
     count_rounds,
     points,
+    split_of,
     three_digits,
 )
 from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
 
 ABSENT = "-"
+SPLIT = ("benchmark", "split")  # headers of the columns that say which
 PAIRED_WITH = (
     methods.TEXT,
     methods.TRUNCATED,
@@ -32,7 +35,7 @@ PAIRED_WITH = (
 )  # what latent is compared to by item
 
 
-def method_table(rows: Sequence[Row]) -> Table:
+def method_table(rows: Sequence[ResultRow]) -> Table:
     """What each method is, under the name that files use and the label that tables use."""
     described = (
         (name, methods.describe(name)) for name in methods.ordered(row["method"] for row in rows)
@@ -51,16 +54,16 @@ def accuracy_tables(results: Results) -> list[Table]:
     return _by_rounds(results, cell, "accuracy in %, [95 % Wilson interval]")
 
 
-def rollout_table(rows: Sequence[Row]) -> Table | None:
+def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
     """Questions with several answers; None where all have one."""
     several = [row for row in rows if "pass_at_k" in row]
     if not several:
         return None
     order = methods.ordered(row["method"] for row in several)
-    several.sort(key=lambda row: (row["split"], order.index(row["method"]), row["rounds"]))
+    several.sort(key=lambda row: (split_of(row), order.index(row["method"]), row["rounds"]))
     lines = [
         (
-            row["split"],
+            *split_of(row),
             methods.describe(row["method"]).label,
             str(row["rounds"]),
             str(row["seed"]),
@@ -69,8 +72,8 @@ def rollout_table(rows: Sequence[Row]) -> Table | None:
         )
         for row in several
     ]
-    header = ("split", "method", "rounds", "seed", "k", "first answer", "mean answer", "pass@k")
-    return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=2)
+    header = (*SPLIT, "method", "rounds", "seed", "k", "first answer", "mean answer", "pass@k")
+    return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=3)
 
 
 ENDINGS = {
@@ -80,12 +83,12 @@ ENDINGS = {
 }
 
 
-def ending_table(rows: Sequence[Row]) -> Table | None:
+def ending_table(rows: Sequence[ResultRow]) -> Table | None:
     """Answers that did not end as they should, of rows that count them; None if all did."""
-    groups: dict[tuple[str, str, int], list[Row]] = {}
+    groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
     for row in rows:
-        groups.setdefault((row["split"], row["method"], row["rounds"]), []).append(row)
-    splits = list(dict.fromkeys(row["split"] for row in rows))
+        groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
+    splits = list(dict.fromkeys(map(split_of, rows)))
     order = methods.ordered(row["method"] for row in rows)
     lines = []
     for key in sorted(groups, key=lambda k: (splits.index(k[0]), order.index(k[1]), k[2])):
@@ -94,12 +97,12 @@ def ending_table(rows: Sequence[Row]) -> Table | None:
         if any(counts):
             n = sum(row["n"] for row in groups[key])
             label = methods.describe(method).label
-            lines.append((split, label, str(rounds), str(n), *map(str, counts)))
+            lines.append((*split, label, str(rounds), str(n), *map(str, counts)))
     if not lines:
         return None
-    header = ("split", "method", "rounds", "answers", *ENDINGS.values())
+    header = (*SPLIT, "method", "rounds", "answers", *ENDINGS.values())
     note = "Methods and rounds that are not listed have none. An answer may count in each column."
-    return Table("How answers ended", header, (*lines,), text_columns=2, note=note)
+    return Table("How answers ended", header, (*lines,), text_columns=3, note=note)
 
 
 def cost_tables(results: Results) -> list[Table]:
@@ -129,26 +132,28 @@ def cost_tables(results: Results) -> list[Table]:
     return tables
 
 
-def difficulty_tables(items: Sequence[Row]) -> list[Table]:
-    """One table per split: methods and rounds by number of hops, accuracy in percent."""
-    counts: dict[tuple[str, str, int, int], list[bool]] = {}
+def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
+    """One table per split: methods and rounds by difficulty, accuracy in percent."""
+    counts: dict[tuple[Split, str, int, int], list[bool]] = {}
     for item in items:
-        key = (item["split"], item["method"], item["rounds"], item["difficulty"])
+        key = (split_of(item), item["method"], item["rounds"], item["difficulty"])
         counts.setdefault(key, []).append(item["correct"])
     tables = []
-    for split in dict.fromkeys(item["split"] for item in items):
+    for split in dict.fromkeys(map(split_of, items)):
         here = {key[1:]: answers for key, answers in counts.items() if key[0] == split}
-        hops = sorted({key[2] for key in here})
+        levels = sorted({key[2] for key in here})
         lines = []
         for method in methods.ordered(key[0] for key in here):
             for rounds in sorted({key[1] for key in here if key[0] == method}):
                 cells = (
-                    _percent(here[method, rounds, hop]) if (method, rounds, hop) in here else ABSENT
-                    for hop in hops
+                    _percent(here[method, rounds, level])
+                    if (method, rounds, level) in here
+                    else ABSENT
+                    for level in levels
                 )
                 lines.append((methods.describe(method).label, str(rounds), *cells))
         sizes = [len(answers) for answers in here.values()]
-        header = ("method", "rounds", *(f"{hop} hop{'s' * (hop != 1)}" for hop in hops))
+        header = ("method", "rounds", *(f"difficulty {level}" for level in levels))
         note = f"Answers per cell: {min(sizes)} to {max(sizes)}."
         tables.append(Table(f"{split}: accuracy in % by difficulty", header, (*lines,), note=note))
     return tables
@@ -164,17 +169,17 @@ def paired_table(results: Results) -> Table | None:
                 pair = theirs and results.compare(latent, theirs)
                 if pair:
                     label = methods.describe(other).label
-                    lines.append((split, label, str(rounds), *_pair_cells(pair)))
+                    lines.append((*split, label, str(rounds), *_pair_cells(pair)))
     if not lines:
         return None
     return Table(
         f"{methods.METHODS[methods.LATENT].label} minus another method, on the same items",
         (
-            *("split", "against", "rounds", "items", "answers"),
+            *(*SPLIT, "against", "rounds", "items", "answers"),
             *("only latent", "only other", "points", "p"),
         ),
         (*lines,),
-        text_columns=2,
+        text_columns=3,
         note="Points: difference of accuracies in percentage points with Newcombe's 95 % interval "
         "for pairs, over items with the answers of all seeds. Only latent, only other: answers "
         "that one of the two got right. p: exact randomisation test over items (McNemar's, where "
@@ -197,7 +202,7 @@ def _pair_cells(pair: PairedDifference) -> tuple[str, ...]:
 class SeedSpread:
     """Accuracy of one method at one number of rounds on one split, over seeds."""
 
-    split: str
+    split: Split
     method: str
     rounds: int
     seeds: int
@@ -207,14 +212,14 @@ class SeedSpread:
     interval: Interval | None  # 95 % t-interval of the mean; None with one seed
 
 
-def across_seeds(rows: Sequence[Row]) -> list[SeedSpread]:
+def across_seeds(rows: Sequence[ResultRow]) -> list[SeedSpread]:
     """How much accuracy varies over seeds, each seed counting the same.
 
     The t-interval treats seeds as draws from a normal distribution and is cut to [0, 1].
     """
-    groups: dict[tuple[str, str, int], list[float]] = {}
+    groups: dict[tuple[Split, str, int], list[float]] = {}
     for row in rows:
-        key = (row["split"], row["method"], row["rounds"])
+        key = (split_of(row), row["method"], row["rounds"])
         groups.setdefault(key, []).append(row["correct"] / row["n"])
     return [
         SeedSpread(*key, len(values), statistics.fmean(values), min(values), max(values), interval)
@@ -223,7 +228,7 @@ def across_seeds(rows: Sequence[Row]) -> list[SeedSpread]:
     ]
 
 
-def seed_table(rows: Sequence[Row]) -> Table | None:
+def seed_table(rows: Sequence[ResultRow]) -> Table | None:
     """Accuracy over seeds; None where every measurement has one seed only."""
     spreads = [spread for spread in across_seeds(rows) if spread.seeds > 1]
     if not spreads:
@@ -233,7 +238,7 @@ def seed_table(rows: Sequence[Row]) -> Table | None:
     spreads.sort(key=lambda s: (splits.index(s.split), order.index(s.method), s.rounds))
     lines = [
         (
-            spread.split,
+            *spread.split,
             methods.describe(spread.method).label,
             str(spread.rounds),
             str(spread.seeds),
@@ -246,9 +251,9 @@ def seed_table(rows: Sequence[Row]) -> Table | None:
     ]
     return Table(
         "Accuracy in % over seeds",
-        ("split", "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
+        (*SPLIT, "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
         (*lines,),
-        text_columns=2,
+        text_columns=3,
     )
 
 
@@ -299,7 +304,7 @@ def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> li
     return tables
 
 
-def _conditions(results: Results, split: str) -> str:
+def _conditions(results: Results, split: Split) -> str:
     """Numbers of answers, seeds and latent steps that a split's results rest on."""
     here = [r for method in results.methods for r in results.over_rounds(split, method).values()]
     sizes = sorted({result.n for result in here})

@@ -29,7 +29,7 @@ from rmas_jax.runs.identity import contents, environment
 ENVIRONMENT, IDENTITY, LOCK = "environment.json", "identity.json", "lock"
 # What a run may change when it goes on: which measurements are made, of which each is kept under
 # its own name, and what moves no number.
-MEASURED = ("methods", "rounds", "splits")
+MEASURED = ("methods", "rounds", "benchmarks")
 NO_MATTER = ("progress", "tensorboard", "compilation_cache")
 MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rmas_jax.config import ConfigError, PhaseConfig, RunConfig
+from rmas_jax.evaluation.benchmarks import find_benchmarks
 from rmas_jax.host.checksums import read_sealed
 from rmas_jax.links import LinkConfig, Links, init_link
 from rmas_jax.sharding import batch_shards, put_batch
@@ -59,7 +60,8 @@ def describe_run(
         yield from describe_phase(team, phase, *data, key=key)
     yield (
         f"evaluation: {', '.join(evaluation.methods)} at rounds "
-        f"{', '.join(map(str, evaluation.rounds))} on {', '.join(evaluation.splits)}"
+        f"{', '.join(map(str, evaluation.rounds))} on "
+        + ", ".join(f"{b.name} {split}" for b in find_benchmarks(config) for split in b.splits)
     )
     path = Path(config.output_dir) / config.name
     marks = path / "timings.json"

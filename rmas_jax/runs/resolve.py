@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +12,19 @@ from typing import Any, NamedTuple
 import jax
 
 from rmas_jax.agents.answers import answer_retry_of
-from rmas_jax.config import ConfigError, RunConfig
-from rmas_jax.data import Dataset, Row, load_dataset
-from rmas_jax.evaluation.driver import in_order
+from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
+from rmas_jax.data import Dataset, Example, load_dataset
+from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
+from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.entrants import Answering
-from rmas_jax.evaluation.grading import Grader, check_golds, find_grader
+from rmas_jax.evaluation.graders import check_golds
+from rmas_jax.evaluation.methods import chosen_methods
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import load_prompts
 from rmas_jax.runs.identity import agent_sources
 from rmas_jax.runs.resources import build_toolbox, load_run_team
-from rmas_jax.team import Team, checked_topology, load_links_for
+from rmas_jax.team import Team, check_prompts, checked_topology, load_links_for
+from rmas_jax.tools import Toolbox
 from rmas_jax.training.data.batches import (
     Dialogues,
     TrainingData,
@@ -33,49 +39,79 @@ log = logging.getLogger(__name__)
 class Inputs(NamedTuple):
     """What a run reads before it writes anything."""
 
-    grade: Grader
-    answering: Answering
-    splits: dict[str, list[Row]]  # what is evaluated
+    benchmarks: list[LoadedBenchmark]  # what is evaluated
     team: Team
     given: Any  # links to start from, or None
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
 
 
-def read_inputs(config: RunConfig, dataset: Dataset) -> Inputs:
-    """Reads and checks all that a run needs."""
-    grade = find_grader(config.data, config.system.task_type)
-    answering = find_answering(config)
-    splits = read_splits(dataset, config.evaluation.splits)
-    check_golds(grade, splits)
-    chosen = config.evaluation
-    in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
+def load_benchmarks(config: RunConfig, dataset: Dataset) -> list[LoadedBenchmark]:
+    """Reads and checks what a run evaluates; `dataset` is what it trains on."""
+    system, chosen = config.system, config.evaluation
+    edges = checked_topology(system).edges
+    toolbox = build_toolbox(python=chosen.python, search=chosen.search)
+    methods, loaded = chosen_methods(chosen.methods), []
+    for benchmark in find_benchmarks(config):
+        grader, task_type = grader_of(benchmark), benchmark.task_type
+        if task_type != system.task_type:
+            check_prompts(dataclasses.replace(system, task_type=task_type))
+        data, grading = dataset, benchmark.data.grader
+        if benchmark.data != dataclasses.replace(config.data, grader=grading):
+            folder = Path(config.output_dir) / "data"
+            data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=folder)
+            if data.bad_rows:
+                log.warning(
+                    "%s: %d bad rows left out, the first: %s, line %d: %s",
+                    benchmark.name,
+                    len(data.bad_rows),
+                    *data.bad_rows[0],
+                )
+        splits = read_splits(data, benchmark.splits, name=benchmark.name)
+        check_golds(grader, splits)
+        answered = (grader.name, task_type, benchmark.sampling, benchmark.data.columns)
+        version = f"{answered} {data.version}".encode()
+        ready = LoadedBenchmark(
+            benchmark.name,
+            hashlib.sha256(version).hexdigest()[:16],
+            grader,
+            splits,
+            load_prompts(system.prompts, edges, task_type),
+            find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
+        )
+        in_order(ready, methods=methods, batch_size=chosen.batch_size)  # checks it early
+        loaded.append(ready)
+    return loaded
+
+
+def read_inputs(config: RunConfig, dataset: Dataset, benchmarks: list[LoadedBenchmark]) -> Inputs:
+    """Reads and checks all that a run needs beside its data."""
     team = load_run_team(config)
     given = None if config.system.links is None else load_links_for(team, config.system)
     if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
         data = encode(team, dataset, dataset.load("train")[: config.data.train_size])
         for phase in forced:  # whether enough texts are long enough
             phase_batches(team, phase, data, key=jax.random.key(config.seed))
-    return Inputs(grade, answering, splits, team, given, agent_sources(config))
+    return Inputs(benchmarks, team, given, agent_sources(config))
 
 
-def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Row]]:
+def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
     """What is evaluated, by split or part of one; parts may overlap.
 
     Raises:
       ConfigError: there is no such split or part, or the same one under two names.
     """
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[Example]] = {}
     read: dict[tuple[str, ...], str] = {}  # split and its ids -> how it is called
-    for name in names:
+    for split in names:
         try:
-            splits[name] = dataset.load(name)
+            splits[split] = dataset.load(split)
         except ValueError as error:
-            raise ConfigError(f"evaluation.splits: {error}") from None
-        items = (name.partition("[")[0], *(row["id"] for row in splits[name]))
-        if (other := read.setdefault(items, name)) != name and splits[name]:
+            raise ConfigError(f"evaluation.benchmarks: {name}: splits: {error}") from None
+        items = (split.partition("[")[0], *(example.id for example in splits[split]))
+        if (other := read.setdefault(items, split)) != split and splits[split]:
             raise ConfigError(
-                f"evaluation.splits: {other!r} and {name!r} are the same items, which would be "
-                "measured twice; name one of them"
+                f"evaluation.benchmarks: {name}: splits: {other!r} and {split!r} are the same "
+                "items, which would be measured twice; name one of them"
             )
     return splits
 
@@ -112,7 +148,7 @@ def find_data(config: RunConfig) -> Dataset:
                 f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
                 "train on (data.train_size)"
             )
-    if lacking := [role for role in roles if role not in dataset.text_fields]:
+    if lacking := [role for role in roles if role not in dataset.text_roles]:
         for phase in config.outer.phases:
             if phase.latents == "teacher_forced":
                 raise ConfigError(
@@ -127,17 +163,19 @@ def find_data(config: RunConfig) -> Dataset:
     return dataset
 
 
-def find_answering(config: RunConfig) -> Answering:
-    """How answers are written while they are measured."""
-    chosen = config.evaluation
+def find_answering(
+    benchmark: BenchmarkConfig, toolbox: Toolbox | None, *, has_retry: bool
+) -> Answering:
+    """How answers to a benchmark of `find_benchmarks` are written while they are measured."""
+    chosen = benchmark.sampling
     return Answering(
         max_tokens=chosen.max_new_tokens,
         sampling=SamplingConfig(
             temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p
         ),
         rollouts=chosen.rollouts,
-        toolbox=build_toolbox(python=chosen.python, search=chosen.search),
-        answer_retry=answer_retry_of(config.system.task_type) if chosen.answer_retry else None,
+        toolbox=toolbox,
+        answer_retry=answer_retry_of(benchmark.task_type) if has_retry else None,
     )
 
 
@@ -146,15 +184,8 @@ def encode(team: Team, dataset: Dataset, items: Sequence[Any]) -> TrainingData:
     return encode_examples(
         items,
         team.members,
-        text_fields=dataset.text_fields,
         slot_width=team.system.latent_steps,
     )
-
-
-def learned_fields(team: Team, dataset: Dataset) -> dict[str, str]:
-    """What each role learns to write: its own texts or, where there are none, the answerer's."""
-    fields, topology = dataset.text_fields, team.system.topology
-    return {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
 
 
 def encode_inner(
@@ -169,10 +200,9 @@ def encode_inner(
             items,
             team.members[role],
             topology=team.system.topology,
-            text_fields={**dataset.text_fields, role: field},
             rounds=config.system.rounds,
         )
-        for role, field in learned_fields(team, dataset).items()
+        for role in team.system.topology.order
     }
     return dialogues, encode(team, dataset, items) if config.inner.repeats > 1 else None
 

@@ -64,7 +64,7 @@ def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
     # The file is one to train on.
     config = DataConfig(dataset=str(out), validation_share=0.4, test_share=0.0)
     task = load_dataset(config, roles=relay.ROLES, rounds=2, data_dir=tmp_path)
-    assert set(task.text_fields) == set(relay.ROLES) and not task.bad_rows
+    assert set(task.text_roles) == set(relay.ROLES) and not task.bad_rows
 
     assert make(out, "--seed", "1") == BAD_INPUT
     assert "other settings (seed)" in capsys.readouterr().err

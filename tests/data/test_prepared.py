@@ -201,7 +201,7 @@ def test_parts_of_splits_are_those_of_tfds(rows, tmp_path):
         except ValueError as error:  # tfds has no source of no rows
             assert "0 length" in str(error)
             wanted = []
-        assert [row["id"] for row in dataset.load(part)] == wanted, part
+        assert [row.id for row in dataset.load(part)] == wanted, part
 
 
 NO_PARTS = ("test+train", "test + train", "test[:2]+test[2:4]", "all", "tset", "TEST", "", " test")

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, load_dataset, published
+from rmas_jax.data import DataError, Example, load_dataset, published
 from rmas_jax.topology import load_topology
 
 ROLES = ("planner", "critic", "solver")
@@ -49,18 +49,11 @@ def everything(task):
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet"])
 def test_every_form_of_file_holds_the_same_rows(tmp_path, name):
     task = load(tmp_path, dataset=write(tmp_path / name, ROWS))
-    found = sorted(everything(task), key=lambda row: int(row["answer"]))
-    assert task.text_fields == {role: f"{role}_text" for role in ROLES}
-    assert [row["id"] for row in found] == [f"{name}:{i + 1}" for i in range(COUNT)]
-    assert found[7] == {
-        "id": f"{name}:8",
-        "question": "How much is 7 + 7?",
-        "answer": "14",
-        "difficulty": 0,
-        "planner_text": ["Plan 7."] * 2,
-        "critic_text": ["Better plan 7."] * 2,
-        "solver_text": ["14"] * 2,
-    }
+    found = sorted(everything(task), key=lambda row: int(row.answer))
+    assert task.text_roles == ROLES
+    assert [row.id for row in found] == [f"{name}:{i + 1}" for i in range(COUNT)]
+    texts = {"planner": ("Plan 7.",) * 2, "critic": ("Better plan 7.",) * 2, "solver": ("14",) * 2}
+    assert found[7] == Example(f"{name}:8", "How much is 7 + 7?", "14", 0, texts)
     assert not task.bad_rows
 
 
@@ -95,7 +88,7 @@ def test_a_published_data_set(tmp_path, monkeypatch, layout, name):
     monkeypatch.setattr(published.huggingface_hub, "snapshot_download", snapshot_download)
     found = everything(load(tmp_path, dataset=name))
     assert asked == [("RecursiveMAS/Sequential-Math", "dataset")]
-    assert {row["question"] for row in found} == {row["question"] for row in ROWS}
+    assert {row.question for row in found} == {row["question"] for row in ROWS}
     # A local folder stands in its place.
     local = everything(load(tmp_path, dataset=tmp_path / "snapshot"))
     assert local == found and len(asked) == 1
@@ -118,12 +111,12 @@ def test_every_released_topology_finds_its_texts(tmp_path, topology):
         for i in range(COUNT)
     ]
     task = load(tmp_path, dataset=write(tmp_path / "train.parquet", rows), roles=roles, rounds=1)
-    assert set(task.text_fields) == set(roles)
+    assert set(task.text_roles) == set(roles)
     for item in everything(task):
-        number = item["question"].rstrip("?")
+        number = item.question.rstrip("?")
         for role in roles:
             text = f"{fields[role]} {number}" if role in fields else f"{number}."
-            assert item[task.text_fields[role]] == [text]
+            assert item.texts[role] == (text,)
 
 
 def test_without_the_hub_a_published_data_set_is_refused(tmp_path):
@@ -135,14 +128,14 @@ def test_splits_are_disjoint_and_depend_on_the_question_alone(tmp_path):
     rows = [row(i) for i in range(400)]
     task = load(tmp_path, dataset=write(tmp_path / "a.jsonl", rows), test_share=0.25)
     splits = {split: task.load(split) for split in ("train", "validation", "test")}
-    asked = {split: {row["question"] for row in found} for split, found in splits.items()}
+    asked = {split: {row.question for row in found} for split, found in splits.items()}
     assert sum(map(len, asked.values())) == len(set().union(*asked.values())) == 400
     assert 70 < len(asked["test"]) < 130 and 20 < len(asked["validation"]) < 65
     # Another order, other texts, more rows and other spaces: every question stays where it was.
     changed = [row(i, plan="P", question=f"How  much is {i} + {i}? ") for i in range(450)][::-1]
     other = load(tmp_path, dataset=write(tmp_path / "b.parquet", changed), test_share=0.25)
     for split, questions in asked.items():
-        found = {" ".join(row["question"].split()) for row in other.load(split)}
+        found = {" ".join(row.question.split()) for row in other.load(split)}
         assert questions < found
 
 
@@ -169,7 +162,7 @@ def test_a_file_per_split(tmp_path):
         *(("d.jsonl", i, "the same question stands in test") for i in (1, 2, 3)),
         *(("a.jsonl", i, "the same question stands in test_hard") for i in (1, 2)),
     ]
-    assert task.load("test")[0]["planner_text"] == []
+    assert "planner" not in task.load("test")[0].texts
     # Validation is taken from the training file, where it has no file of its own.
     del files["validation"]
     task = load(tmp_path, files={split: str(file) for split, file in files.items()})
@@ -194,8 +187,8 @@ def test_copies_of_files_do_not_count_twice(tmp_path, copy, more):
     write(folder / more, [item | {"answer": "none"} for item in tested])
     task = load(tmp_path, dataset=folder)
     for split in ("train", "validation", "test"):
-        questions = sorted(row["question"] for row in alone.load(split))
-        assert sorted(row["question"] for row in task.load(split)) == questions
+        questions = sorted(row.question for row in alone.load(split))
+        assert sorted(row.question for row in task.load(split)) == questions
     assert len(task.bad_rows) == COUNT + 9
     assert {bad.reason.partition(" stands in ")[0] for bad in task.bad_rows} == {
         "the same row",
@@ -216,23 +209,23 @@ def test_roles_without_texts_and_with_texts_of_another(tmp_path):
     file = write(tmp_path / "rows.jsonl", ROWS)
     roles = ("planner", "reviewer", "judge")
     task = load(tmp_path, dataset=file, roles=roles)
-    assert task.text_fields == {"planner": "planner_text", "judge": "judge_text"}
-    assert task.load("train[:1]")[0]["reviewer_text"] == []
-    task = load(tmp_path, dataset=file, roles=roles, text_fields={"reviewer": "refined_plan"})
-    assert task.load("train[:1]")[0]["reviewer_text"][0].startswith("Better plan")
+    assert task.text_roles == ("planner", "judge")
+    assert "reviewer" not in task.load("train[:1]")[0].texts
+    task = load(tmp_path, dataset=file, roles=roles, columns={"reviewer": "refined_plan"})
+    assert task.load("train[:1]")[0].texts["reviewer"][0].startswith("Better plan")
 
 
 def test_the_embedded_task_serves_other_roles(tmp_path):
     task = load_dataset(
-        DataConfig(text_fields={"opener": "plan"}),
+        DataConfig(columns={"opener": "plan"}),
         roles=("opener", "judge"),
         rounds=2,
         data_dir=tmp_path,
     )
-    assert set(task.text_fields) == {"opener", "judge"}
+    assert set(task.text_roles) == {"opener", "judge"}
     item = task.load("test[:1]")[0]
-    assert item["judge_text"] == [item["answer"]] * 2
-    assert len(set(item["opener_text"])) > 1
+    assert item.texts["judge"] == (item.answer,) * 2
+    assert len(set(item.texts["opener"])) > 1
     with pytest.raises(DataError, match="4 rounds, not for 5"):
         load_dataset(DataConfig(), roles=ROLES, rounds=5, data_dir=tmp_path)
 
@@ -260,7 +253,7 @@ def test_changed_files_and_settings_are_other_data(tmp_path):
     write(file, [*ROWS[:-1], row(COUNT - 1, answer="many")])
     changed = load(tmp_path, dataset=file)
     assert len({*versions, changed.version}) == 5
-    assert "many" in [row["answer"] for row in everything(changed)]
+    assert "many" in [row.answer for row in everything(changed)]
 
 
 @pytest.mark.parametrize(
@@ -279,9 +272,9 @@ def test_files_of_a_folder_are_split_by_their_names(tmp_path, names, validation)
         if name:
             write(tmp_path / "rows" / f"{name}.jsonl", rows)
     task = load(tmp_path, dataset=tmp_path / "rows")
-    asked = {split: {r["question"] for r in task.load(split)} for split in ("train", "test")}
+    asked = {split: {r.question for r in task.load(split)} for split in ("train", "test")}
     assert asked["test"] == {row["question"] for row in parts[3]}
-    held = {row["question"] for row in task.load("validation")}
+    held = {row.question for row in task.load("validation")}
     if validation:
         assert asked["train"] == {row["question"] for row in ROWS[:40]}
         assert held == {row["question"] for row in parts[2]}
@@ -317,8 +310,8 @@ def test_a_folder_that_leaves_open_what_is_read_is_refused(tmp_path):
         ([], {}, ["question", "fields here are none"]),
         ([row(1, plan="")], {}, ["none of its 1 rows", "line 1: plan: empty"]),
         ([{"answer": "1"}], {}, ["no row has the question"]),
-        (ROWS, {"text_fields": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
-        (ROWS, {"text_fields": {"judge": "plan"}}, ["data.text_fields: judge", "planner"]),
+        (ROWS, {"columns": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
+        (ROWS, {"columns": {"judge": "plan"}}, ["data.columns: judge", "planner"]),
         (ROWS[:2], {}, ["no row is left for the split", "0.1 of 2 rows"]),
     ],
 )

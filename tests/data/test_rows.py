@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from rmas_jax.data.rows import FIELDS, DataError, choose_columns, normalise
+from rmas_jax.data import Example
+from rmas_jax.data.rows import FIELDS, DataError, choose_columns, to_example
 
 SEQUENTIAL = ("planner", "critic", "solver")
 ROW = {"question": "2 + 2?", "plan": "Add.", "refined_plan": "Add up.", "answer": "4"}
@@ -16,19 +17,12 @@ def columns(row, roles=SEQUENTIAL, chosen=None):
 
 
 def read(row, roles=SEQUENTIAL, chosen=None, rounds=2):
-    return normalise(row, columns(row, roles, chosen), place="file:1", rounds=rounds)
+    return to_example(row, columns(row, roles, chosen), place="file:1", rounds=rounds)
 
 
 def test_a_published_row():
-    assert read(ROW) == {
-        "id": "file:1",
-        "question": "2 + 2?",
-        "answer": "4",
-        "difficulty": 0,
-        "planner_text": ["Add."],
-        "critic_text": ["Add up."],
-        "solver_text": ["4"],
-    }
+    texts = {"planner": ("Add.",), "critic": ("Add up.",), "solver": ("4",)}
+    assert read(ROW) == Example("file:1", "2 + 2?", "4", difficulty=0, texts=texts)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +44,8 @@ def test_a_published_row():
 def test_fields_are_looked_for_in_order(roles, row, texts):
     found = read({"question": "2 + 2?", "answer": "4", **row}, roles)
     for role, text in texts.items():
-        assert found[f"{role}_text"] == [text]
-    assert "judge_text" not in found or roles[-1] == "judge"
+        assert found.texts[role] == (text,)
+    assert "judge" not in found.texts or roles[-1] == "judge"
 
 
 def test_every_part_and_role_has_a_field():
@@ -62,15 +56,37 @@ def test_chosen_fields_go_before_all_others():
     row = ROW | {"task": "3 + 3?", "level": 3, "name": 7, "draft": "Five?"}
     chosen = {"question": "task", "difficulty": "level", "id": "name", "solver": "answer"}
     found = read(row, chosen=chosen)
-    assert (found["question"], found["difficulty"], found["id"]) == ("3 + 3?", 3, "7")
-    assert found["solver_text"] == ["4"] and read(row)["solver_text"] == ["Five?"]
+    assert (found.question, found.difficulty, found.id) == ("3 + 3?", 3, "7")
+    assert found.texts["solver"] == ("4",) and read(row).texts["solver"] == ("Five?",)
 
 
 def test_one_text_serves_all_rounds_and_a_list_has_one_for_each():
     texts = ["one", "two", "three"]
-    assert read(ROW | {"plan": texts}, rounds=2)["planner_text"] == texts[:2]
-    assert read(ROW | {"plan": texts}, rounds=3)["planner_text"] == texts
-    assert read(ROW | {"plan": ["one"]}, rounds=3)["planner_text"] == ["one"]
+    for plan, rounds, kept, unrolled in (
+        (texts, 2, ("one", "two"), ("one", "two")),
+        (texts, 3, ("one", "two", "three"), ("one", "two", "three")),
+        (["one"], 3, ("one",), ("one", "one", "one")),
+    ):
+        found = read(ROW | {"plan": plan}, rounds=rounds)
+        assert found.texts["planner"] == kept
+        assert found.in_rounds(rounds).texts["planner"] == unrolled
+
+
+def test_further_fields_are_kept_as_text():
+    row = ROW | {"options": ["a", "b"], "source": "book", "year": 1999, "note": None}
+    further = ("options", "source", "year", "note")
+    columns = choose_columns(set(row), (), {}, where="file", further=further)
+    found = to_example(row, columns, place="file:1", rounds=1)
+    assert found.fields == {"options": '["a", "b"]', "source": "book", "year": "1999"}
+    with pytest.raises(DataError, match="file: no row has the field missing; fields here are ans"):
+        choose_columns(set(row), (), {}, where="file", further=("missing",))
+    with pytest.raises(ValueError, match="source: no text that can be written"):
+        to_example(row | {"source": "\ud800"}, columns, place="file:1", rounds=1)
+
+
+def test_a_role_without_texts_learns_the_answer():
+    found = read(ROW | {"plan": None}, roles=("scout", "solver"))
+    assert "scout" not in found.texts and found.texts_to_learn("scout", "solver") == ("4",)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +116,7 @@ def test_one_text_serves_all_rounds_and_a_list_has_one_for_each():
 )
 def test_bad_rows(change, reason):
     good = ROW | {"id": 7}
-    assert read(good, rounds=3)["id"] == "7"
+    assert read(good, rounds=3).id == "7"
     with pytest.raises(ValueError) as error:
         read(good | change, rounds=3)
     assert reason in str(error.value)
@@ -112,7 +128,7 @@ UNUSABLE = [0.5, "hard", "3", True, math.nan, math.inf, 10**12, 2**31, -(2**31) 
 @pytest.mark.parametrize("value", UNUSABLE)
 def test_a_difficulty_that_was_chosen_must_fit_and_another_is_left_out(value):
     row = ROW | {"difficulty": value, "level": value}
-    assert read(row)["difficulty"] == 0
+    assert read(row).difficulty == 0
     for field in ("difficulty", "level"):
         with pytest.raises(ValueError, match=f"{field}: expected a whole number of 32 bits, got"):
             read(row, chosen={"difficulty": field})
@@ -121,26 +137,26 @@ def test_a_difficulty_that_was_chosen_must_fit_and_another_is_left_out(value):
 @pytest.mark.parametrize("chosen", [{}, {"difficulty": "difficulty"}])
 def test_a_difficulty_is_a_whole_number_or_missing(chosen):
     for value, wanted in [(3, 3), (3.0, 3), (-2, -2), (2**31 - 1, 2**31 - 1), (None, 0)]:
-        found = read(ROW | {"difficulty": value}, chosen=chosen)["difficulty"]
+        found = read(ROW | {"difficulty": value}, chosen=chosen).difficulty
         assert found == wanted and type(found) is int
 
 
 @pytest.mark.parametrize("content", [["a"], "text", None, 3])
 def test_what_is_no_object_is_a_bad_row(content):
     with pytest.raises(ValueError, match="expected an object"):
-        normalise(content, columns(ROW), place="file:1", rounds=1)
+        to_example(content, columns(ROW), place="file:1", rounds=1)
 
 
 def test_numbers_are_answers():
-    assert read(ROW | {"answer": 4})["answer"] == "4"
-    assert read(ROW | {"answer": 0.5})["solver_text"] == ["0.5"]
+    assert read(ROW | {"answer": 4}).answer == "4"
+    assert read(ROW | {"answer": 0.5}).texts["solver"] == ("0.5",)
 
 
 def test_whole_numbers_of_a_column_with_gaps_are_written_without_a_point():
     found = read(ROW | {"answer": 3.0, "id": -12.0})
-    assert (found["answer"], found["solver_text"], found["id"]) == ("3", ["3"], "-12")
-    assert read(ROW | {"answer": 1e300})["answer"] == "1e+300"  # not digits that nobody gave
-    assert read(ROW | {"answer": 10**400})["answer"] == f"1{'0' * 400}"  # no float is as large
+    assert (found.answer, found.texts["solver"], found.id) == ("3", ("3",), "-12")
+    assert read(ROW | {"answer": 1e300}).answer == "1e+300"  # not digits that nobody gave
+    assert read(ROW | {"answer": 10**400}).answer == f"1{'0' * 400}"  # no float is as large
 
 
 @pytest.mark.parametrize(
@@ -154,8 +170,8 @@ def test_whole_numbers_of_a_column_with_gaps_are_written_without_a_point():
 )
 def test_decimals_are_numbers(value, text):
     """As databases have them in parquet."""
-    assert read(ROW | {"answer": Decimal(value)})["answer"] == text
-    assert read(ROW | {"difficulty": Decimal("3.00")})["difficulty"] == 3
+    assert read(ROW | {"answer": Decimal(value)}).answer == text
+    assert read(ROW | {"difficulty": Decimal("3.00")}).difficulty == 3
     with pytest.raises(ValueError, match="expected text or a finite number"):
         read(ROW | {"answer": Decimal("NaN")})
 
@@ -166,7 +182,7 @@ def test_decimals_are_numbers(value, text):
         ({"plan", "answer"}, {}, ["question", "query", "plan"]),
         ({"question", "plan"}, {}, ["answer"]),
         (set(), {}, ["question", "none"]),
-        ({"question", "answer"}, {"planner": "outline"}, ["planner", "outline", "text_fields"]),
+        ({"question", "answer"}, {"planner": "outline"}, ["planner", "outline", "columns"]),
     ],
 )
 def test_a_missing_column_is_named(present, chosen, words):

@@ -10,11 +10,14 @@ from teams import build_team, encode
 
 from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
-from rmas_jax.config import METHODS
+from rmas_jax.config import ConfigError
+from rmas_jax.data import Example
 from rmas_jax.evaluation import driver, entrants
-from rmas_jax.evaluation.grading import GRADERS
+from rmas_jax.evaluation.graders import GRADERS
+from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.record import KEY, Record
+from rmas_jax.evaluation.record import KEY, open_record
+from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.host.checksums import unseal
 from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -31,7 +34,7 @@ WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
 
 def item(i, words):
     question = " ".join(words)
-    return {"id": f"{question}?", "question": question, "answer": words[0], "difficulty": 1 + i}
+    return Example(f"{question}?", question, words[0], difficulty=1 + i)
 
 
 EXAMPLES = {
@@ -52,19 +55,35 @@ def contest(tmp_path_factory):
     other_links = jax.tree.map(lambda p: -p, links)
 
     def run(
-        directory, methods, *, rounds=ROUNDS, links=links, seed=7, examples=EXAMPLES, **answering
+        directory,
+        methods,
+        *,
+        rounds=ROUNDS,
+        links=links,
+        seed=7,
+        examples=EXAMPLES,
+        name="words",
+        version="1",
+        **answering,
     ):
         rows = driver.evaluate(
             run.team,
             links,
             other_links,
-            examples,
-            grade,
+            [
+                driver.LoadedBenchmark(
+                    name,
+                    version,
+                    grade,
+                    examples,
+                    run.team.prompts,
+                    entrants.Answering(max_tokens=MAX_TOKENS, **answering),
+                )
+            ],
             directory,
             methods=methods,
             rounds=rounds,
             batch_size=BATCH,
-            answering=entrants.Answering(max_tokens=MAX_TOKENS, **answering),
             seed=seed,
             progress=False,
         )
@@ -105,12 +124,23 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     order = load_topology("sequential").order
     names = entrants.planned_methods(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
     assert len(names) == len(expected) and set(names) == expected
+    assert {r["benchmark"] for r in rows} == {r["benchmark"] for r in items} == {"words"}
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
         (*key, split) for key in expected for split in EXAMPLES
     }
     for row in rows:
         ids = [r["id"] for r in items if all(r[column] == row[column] for column in KEY)]
-        assert sorted(ids) == sorted(e["id"] for e in EXAMPLES[row["split"]])
+        assert sorted(ids) == sorted(e.id for e in EXAMPLES[row["split"]])
+
+
+def test_another_benchmark_is_added_and_a_changed_one_refused(contest, tmp_path):
+    how = {"rounds": (1,), "examples": {"test": EXAMPLES["test"]}}
+    rows, _ = contest(tmp_path, ["no_latents"], **how)
+    more, items = contest(tmp_path, ["no_latents"], name="others", **how)
+    assert more[:1] == rows and [row["benchmark"] for row in more] == ["words", "others"]
+    assert [item["benchmark"] for item in items] == ["words"] * 5 + ["others"] * 5
+    with pytest.raises(ConfigError, match="others has changed since it was measured"):
+        contest(tmp_path, ["no_latents"], name="others", version="2", **how)
 
 
 def test_rows_agree_with_items_and_the_report_takes_both(finished):
@@ -159,7 +189,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
             team.system,
             team.agents,
             latent_channel(team.system, links),
-            encode(team, [example["question"]], LATENT_STEPS),
+            encode(team, [example.question], LATENT_STEPS),
             rounds=2,
             end_tokens=(tokenizer.eos_token_id,),
             max_tokens=MAX_TOKENS,
@@ -168,7 +198,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
     for method, links in (("recursive_mas", contest.links), ("aligned_links", contest.other_links)):
         speech = solve(links)
         text = tokenizer.decode(speech.tokens[0, : speech.lengths[0]], skip_special_tokens=True)
-        assert said(of(finished[2], method, 2))["unseen", example["id"]] == text.strip()
+        assert said(of(finished[2], method, 2))["unseen", example.id] == text.strip()
 
 
 def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_path, monkeypatch):
@@ -309,13 +339,13 @@ def test_another_seed_is_another_measurement(contest, tmp_path):
 
 
 def test_a_result_whose_items_are_lost_does_not_count(tmp_path):
-    key = {"method": "m", "rounds": 1, "split": "test", "seed": 0}
-    record = Record(tmp_path)
+    key = {"method": "m", "rounds": 1, "benchmark": "b", "split": "test", "seed": 0}
+    record = open_record(tmp_path)
     record.add_items([key | {"id": 1}])
     record.finish(key | {"n": 1})
-    assert Record(tmp_path).has(("m", 1, "test", 0))
+    assert open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     (tmp_path / "items.jsonl").unlink()
-    assert not Record(tmp_path).has(("m", 1, "test", 0))
+    assert not open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 
@@ -356,11 +386,31 @@ def test_relay_is_graded_by_the_phrase():
 @pytest.mark.parametrize(
     ("method", "role", "token", "message"),
     [
-        ("recursive_mas", "critic", None, "rounds 2, test: agent critic, round 1: latents"),
-        ("shuffled_latents", "solver", None, "rounds 2, test: agent solver, round 1: latents"),
-        ("no_latents", "solver", None, "rounds 2, test: agent solver, answer: logits"),
+        (
+            "recursive_mas",
+            "critic",
+            None,
+            "rounds 2, words test, seed 7: agent critic, round 1: latents",
+        ),
+        (
+            "shuffled_latents",
+            "solver",
+            None,
+            "rounds 2, words test, seed 7: agent solver, round 1: latents",
+        ),
+        (
+            "no_latents",
+            "solver",
+            None,
+            "rounds 2, words test, seed 7: agent solver, answer: logits",
+        ),
         ("recursive_text", "planner", None, "agent planner, round 1: message: logits"),
-        ("single_agents", "critic", None, "evaluation of single_critic, rounds 1, test: agent"),
+        (
+            "single_agents",
+            "critic",
+            None,
+            "evaluation of single_critic, rounds 1, words test, seed 7: agent",
+        ),
         ("recursive_mas", "planner", " to", r"agent planner, round 1: latents: .*\(items 'from to"),
     ],
 )

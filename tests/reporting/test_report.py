@@ -219,8 +219,10 @@ def test_an_unfinished_measurement_is_left_out_item_by_item(tmp_path, blank_figu
     left = {(item["method"], item["rounds"], item["split"]) for item in read.items}
     assert len(left) == 10 and not left & {no_row, too_few}
     assert len(read.items) == 10 * N
-    assert any(f"{N} items of aligned_links at 2 rounds" in note for note in read.notes)
-    assert any(f"{N - 1} items of recursive_text at 1 rounds" in note for note in read.notes)
+    assert any(f"{N} items of aligned_links, rounds 2, relay test" in note for note in read.notes)
+    assert any(
+        f"{N - 1} items of recursive_text, rounds 1, relay test" in note for note in read.notes
+    )
     assert "an unfinished measurement" in write_report(run).read_text()
 
 
@@ -230,7 +232,7 @@ def test_without_difficulties_there_is_no_such_section(tmp_path, blank_figures):
     items = [item | {"difficulty": 0} for item in item_rows()]
     (run / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     write_report(run)
-    assert "0 hops" not in (run / "report.md").read_text()
+    assert "difficulty 0" not in (run / "report.md").read_text()
     assert "## Difficulty" not in (run / "report.md").read_text()
 
 
@@ -295,7 +297,7 @@ def without_column(rows, column):
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10)] * 2),
-            r"row 2: recursive_mas at 1 rounds on test, seed 0, is already in row 1",
+            r"row 2: recursive_mas, rounds 1, relay test, seed 0 is already in row 1",
         ),
         (
             "results.json",

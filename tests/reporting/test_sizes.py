@@ -14,6 +14,7 @@ ROWS = {"results.json": result_rows, "gradients.json": gradient_rows, "metrics.j
     ("name", "column"),
     [
         ("results.json", "method"),
+        ("results.json", "benchmark"),
         ("results.json", "split"),
         ("results.json", "rounds"),
         ("gradients.json", "link"),

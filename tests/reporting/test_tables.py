@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_runs import (
     CORRECT,
-    ITEMS_PER_HOP,
+    ITEMS_PER_LEVEL,
     SPLITS,
     N,
     change,
@@ -20,8 +20,10 @@ from made_runs import (
 
 from rmas_jax.reporting import figures, tables
 from rmas_jax.reporting.claims import FAILS, HOLDS, NOT_MEASURED, check_claims
-from rmas_jax.reporting.results import Results
+from rmas_jax.reporting.results import Results, Split
 from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
+
+TEST = Split("relay", "test")
 
 # --- claims ---
 
@@ -54,7 +56,8 @@ def test_a_claim_fails_alone_when_its_numbers_flip(claim, method, changes):
         failed = {name for name, verdict in verdicts(rows).items() if verdict == FAILS}
         assert failed == {claim, "every_split"}
         by_name = {claim.name: claim for claim in check_claims(Results(rows))}
-        assert {f.split for f in by_name[claim].findings if f.verdict == FAILS} == {split}
+        failing = {f.split for f in by_name[claim].findings if f.verdict == FAILS}
+        assert failing == {Split("relay", split)}
 
 
 def test_equal_accuracy_is_at_least_text_and_half_is_a_collapse():
@@ -111,7 +114,7 @@ def test_claims_say_whether_intervals_are_apart():
 def test_claims_rest_on_the_comparison_by_item_where_there_is_one():
     rows = [row for row in result_rows() if row["rounds"] < 3]
     results = Results(rows, [item for row in rows for item in items_of(row)])
-    ours, theirs = (results.get("test", m, 2) for m in ("recursive_mas", "recursive_text"))
+    ours, theirs = (results.get(TEST, m, 2) for m in ("recursive_mas", "recursive_text"))
     assert ours.interval.low < theirs.interval.high  # they overlap, and yet:
     assert results.compare(ours, theirs).interval.low < 0  # two items of 200
     claims = {claim.name: claim.findings[0].numbers for claim in check_claims(results)}
@@ -165,7 +168,7 @@ def test_rollout_table_has_pass_at_k():
     drawn = {"rollouts": 4, "rollout_accuracy": 0.25, "pass_at_k": 0.5}
     rows = [result_row("recursive_mas", r, "test", 3, 60, **drawn) for r in (2, 1)]
     table = tables.rollout_table([*rows, result_row("no_latents", 1, "test", 3, 20)])
-    start = ("test", "latent, trained links")
+    start = (*TEST, "latent, trained links")
     assert table.rows == tuple((*start, r, "3", "4", "30.0", "25.0", "50.0") for r in "12")
     assert tables.rollout_table(result_rows()) is None
 
@@ -177,7 +180,7 @@ def test_ending_table_counts_over_seeds_what_went_wrong():
     wrong = {"unparsed": 3, "at_limit": 5, "answer_retry": 2}
     rows += [result_row("recursive_mas", 2, "test", seed, 60, **wrong) for seed in (0, 1)]
     (line,) = tables.ending_table(rows).rows
-    assert line == ("test", "latent, trained links", "2", str(2 * N), "6", "10", "4")
+    assert line == (*TEST, "latent, trained links", "2", str(2 * N), "6", "10", "4")
 
 
 def test_cost_table_has_ratios_to_text_at_the_same_rounds():
@@ -198,11 +201,11 @@ def test_pooled_costs_weigh_items_not_rows():
     assert tables.cost_tables(Results(rows))[0].rows[0][2] == "17.5"
 
 
-def test_difficulty_table_counts_by_hops():
+def test_difficulty_table_counts_by_difficulty():
     table = tables.difficulty_tables(item_rows())[0]
-    assert table.header == ("method", "rounds", "1 hop", *(f"{h} hops" for h in range(2, 6)))
+    assert table.header == ("method", "rounds", *(f"difficulty {level}" for level in range(1, 6)))
     assert table.rows[0] == ("latent, trained links", "1", "100.0", "50.0", *["0.0"] * 3)
-    assert f"{ITEMS_PER_HOP} to {ITEMS_PER_HOP}" in table.note
+    assert f"{ITEMS_PER_LEVEL} to {ITEMS_PER_LEVEL}" in table.note
 
 
 def test_paired_table_pairs_by_item_and_seed():
@@ -211,13 +214,36 @@ def test_paired_table_pairs_by_item_and_seed():
     items = [i for i in items if (i["method"], i["seed"]) != ("aligned_links", 1)]
     # The order of lines does not matter.
     table = tables.paired_table(Results(result_rows(seeds), items[::-1]))
-    cells = {line[:3]: line[3:] for line in table.rows}
-    aligned = cells["test", "latent, aligned links", "1"]
+    cells = {line[:4]: line[4:] for line in table.rows}
+    aligned = cells[*TEST, "latent, aligned links", "1"]
     assert aligned[:4] == (str(N), str(N), "40", "0")
     assert aligned[4].startswith("+20.0 [") and aligned[5] == "< 0.001"
-    text = cells["test", "text", "1"]
+    text = cells[*TEST, "text", "1"]
     assert text[:4] == (str(N), str(2 * N), "4", "0")
     assert text[4].startswith("+1.0 [") and text[5] == "0.250"  # three items, not four answers
+
+
+def test_splits_of_two_benchmarks_are_not_pooled():
+    rows = [
+        result_row("recursive_mas", 1, "test", 0, correct, benchmark=benchmark)
+        for benchmark, correct in (("algebra", 50), ("relay", 100))
+    ]
+    results = Results(rows)
+    assert results.splits == [Split("algebra", "test"), TEST]
+    for split, correct in zip(results.splits, (50, 100), strict=True):
+        assert results.get(split, "recursive_mas", 1).correct == correct
+    first, second = tables.accuracy_tables(results)
+    assert first.title.startswith("algebra test: ") and second.title.startswith("relay test: ")
+    claims = {claim.name: claim for claim in check_claims(results)}
+    assert [str(f.split) for f in claims["every_split"].findings] == ["algebra test", "relay test"]
+    items = [items_of(row)[i] for row in rows for i in range(N)]
+    table = tables.paired_table(
+        Results(
+            [*rows, *(row | {"method": "recursive_text"} for row in rows)],
+            [*items, *(item | {"method": "recursive_text"} for item in items)],
+        )
+    )
+    assert [line[:2] for line in table.rows] == [("algebra", "test"), ("relay", "test")]
 
 
 def test_seeds_that_answer_alike_leave_intervals_as_they_are():
@@ -227,14 +253,14 @@ def test_seeds_that_answer_alike_leave_intervals_as_they_are():
     rows, items = result_rows(), item_rows()
     once, thrice = Results(rows, items), Results(repeated(rows), repeated(items))
     unknown = Results(repeated(rows))
-    for split in SPLITS:
+    for split in (Split("relay", name) for name in SPLITS):
         for method in ("recursive_mas", "recursive_text"):
             single = once.get(split, method, 1)
             assert single.by_item and not unknown.get(split, method, 1).by_item
             for pooled in (thrice.get(split, method, 1), unknown.get(split, method, 1)):
                 assert pooled.n == 3 * N
                 assert pooled.interval == pytest.approx(single.interval, abs=1e-12)
-    ours, theirs = (once.get("test", method, 1) for method in ("recursive_mas", "recursive_text"))
+    ours, theirs = (once.get(TEST, method, 1) for method in ("recursive_mas", "recursive_text"))
     pair, single = thrice.compare(ours, theirs), once.compare(ours, theirs)
     assert pair.interval == pytest.approx(single.interval, abs=1e-12)
     assert pair.p_value == single.p_value
@@ -248,8 +274,8 @@ def test_seeds_that_differ_narrow_the_interval_and_the_table_says_what_it_is():
     rows = [result_row("recursive_mas", 1, "test", seed, 100) for seed in (0, 1)]
     items = items_of(rows[0]) + [i | {"correct": not i["correct"]} for i in items_of(rows[1])]
     known, unknown = Results(rows, items), Results(rows)
-    low, high = known.get("test", "recursive_mas", 1).interval
-    widest = unknown.get("test", "recursive_mas", 1).interval
+    low, high = known.get(TEST, "recursive_mas", 1).interval
+    widest = unknown.get(TEST, "recursive_mas", 1).interval
     assert widest.low < low < 0.5 < high < widest.high
     assert "each with the answers of all seeds" in tables.accuracy_tables(known)[0].note
     assert "not at hand" in tables.accuracy_tables(unknown)[0].note
@@ -294,7 +320,7 @@ def test_markdown_and_html_escape_their_own_signs():
 
 def test_figures_draw_what_the_rows_say():
     accuracy = figures.accuracy_figure(Results(result_rows()))
-    assert [axis.get_title() for axis in accuracy.axes] == list(SPLITS)
+    assert [axis.get_title() for axis in accuracy.axes] == [f"relay {split}" for split in SPLITS]
     heights = [line.get_ydata() for line in accuracy.axes[0].lines]
     assert any(list(y) == [30.0, 60.0, 90.0, 92.0] for y in heights)
     cost = figures.cost_figure(Results(result_rows()))

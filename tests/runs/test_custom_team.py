@@ -1,5 +1,6 @@
 """A team of one's own, from files alone: topology, prompts, and data with texts for some roles."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from safetensors.numpy import load_file
 from teams import build_team
 
 from rmas_jax.cli.run import main
+from rmas_jax.data import Example
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.topology import load_topology
 from rmas_jax.training.data.batches import encode_dialogues, encode_examples
@@ -25,11 +27,11 @@ TINY = [
     "outer.phases.0.steps=2",
     "outer.phases.0.batch_size=2",
     "outer.phases.0.warmup_steps=1",
-    "evaluation.splits=['test[:4]']",
+    "evaluation.benchmarks=[{name: data, splits: ['test[:4]']}]",
     "evaluation.rounds=[2]",
     "evaluation.methods=[recursive_mas]",
     "evaluation.batch_size=4",
-    "evaluation.max_new_tokens=4",
+    "evaluation.sampling.max_new_tokens=4",
     "evaluation.gradient_batch_size=2",
     "runtime.progress=false",
     "runtime.compilation_cache=false",
@@ -86,10 +88,13 @@ def test_four_agents_train_and_answer_from_files_alone(run, tmp_path, caplog):
     ("override", "words"),
     [
         ("outer.phases.0.latents=teacher_forced", ["on_policy is teacher_forced", "none of right"]),
-        ("data.text_fields.right=better_plan", ["right", "better_plan", "refined_plan"]),
-        ("data.text_fields.judge=plan", ["data.text_fields: judge", "opener, left, right, closer"]),
+        ("data.columns.right=better_plan", ["right", "better_plan", "refined_plan"]),
+        ("data.columns.judge=plan", ["data.columns: judge", "opener, left, right, closer"]),
         ("data.dataset=nowhere.jsonl", ["data.dataset='nowhere.jsonl'", "Sequential-Math"]),
-        ("evaluation.splits=[tset]", ["evaluation.splits", "'tset'", "'validation'"]),
+        (
+            "evaluation.benchmarks=[{name: data, splits: [tset]}]",
+            ["evaluation.benchmarks", "splits", "'tset'", "'validation'"],
+        ),
         ("data.files={train: a.jsonl}", ["data.files", "dataset: files"]),
         ("data.test_share=0.9", ["data.test_share", "nothing to train on"]),
     ],
@@ -105,28 +110,25 @@ def test_what_cannot_be_done_is_said_before_anything_is_made(
 
 def test_slots_of_senders_without_texts_stay_empty(tmp_path):
     team, _ = build_team(tmp_path)
-    example = {"question": "from a to b", "plan": ["w to a"], "answer": ["parcel"]}
-    fields = {"planner": "plan", "solver": "answer"}
+    texts = {"planner": ("w to a",), "solver": ("parcel",)}
+    example = Example("0", "from a to b", "parcel", texts=texts)
     ends = {role: tokens[0] for role, tokens in team.end_tokens.items()}
-    data = encode_examples(
-        [example], team.tokenizers, team.prompts, ends=ends, text_fields=fields, slot_width=2
-    )
-    assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(fields)
+    data = encode_examples([example], team.tokenizers, team.prompts, ends=ends, slot_width=2)
+    assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(texts)
 
-    def read(role, fields):
+    def read(role, texts):
         dialogues = encode_dialogues(
-            [example],
+            [dataclasses.replace(example, texts=texts)],
             team.tokenizers[role],
             team.prompts[role],
             topology=team.system.topology,
             role=role,
             end=ends[role],
-            text_fields=fields,
             rounds=1,
         )
         return team.tokenizers[role].decode(dialogues.ids[0][dialogues.valid[0]])
 
-    assert "w to a" in read("critic", fields | {"critic": "answer"})  # what the planner wrote
-    solver = read("solver", fields)
+    assert "w to a" in read("critic", texts)  # what the planner wrote
+    solver = read("solver", texts)
     assert "w to a" not in solver and solver.count("parcel") == 1  # what it should write itself
-    assert read("solver", fields | {"critic": "plan"}).count("w to a") == 1
+    assert read("solver", texts | {"critic": ("w to a",)}).count("w to a") == 1

@@ -36,7 +36,7 @@ TINY = [
     "outer.phases.0.warmup_steps=1",
     "outer.validation_size=2",
     "data.train_size=8",
-    "evaluation.splits=['test[:4]']",
+    "evaluation.benchmarks=[{name: data, splits: ['test[:4]']}]",
     "evaluation.batch_size=4",
     "evaluation.rounds=[1]",
     "evaluation.methods=[recursive_mas, aligned_links]",
@@ -227,7 +227,7 @@ def test_results_that_lack_a_measurement_are_completed(output, caplog, undisturb
     file.write_text("[]")
     assert main(options(output)) == 0
     assert results(output) == results(undisturbed[1])
-    assert "has no row of recursive_mas, rounds 1, test[:4], seed 0" in caplog.text
+    assert "has no row of recursive_mas, rounds 1, relay test[:4], seed 0" in caplog.text
 
 
 def test_a_broken_line_of_the_curves_is_left_out_with_a_note(output, capsys):
@@ -364,7 +364,7 @@ def test_a_start_that_bad_input_ends_leaves_no_folder(output, undisturbed, monke
 
 def test_a_run_has_steps_for_what_it_measures():
     config = load_config(CONFIG, [*TINY, "evaluation.gradient_batch_size=0"])
-    assert [step.name for step in planned_steps(config)] == [
+    assert [step.name for step in planned_steps(config, [])] == [
         "inner loop",
         "outer loop",
         "evaluation",

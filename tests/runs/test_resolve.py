@@ -9,7 +9,7 @@ from rmas_jax.runs.resolve import read_splits
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
+def dataset(tmp_path_factory):
     roles = ("planner", "critic", "solver")
     return load_dataset(
         DataConfig(), roles=roles, rounds=1, data_dir=tmp_path_factory.mktemp("data")
@@ -17,7 +17,9 @@ def task(tmp_path_factory):
 
 
 def test_parts_may_overlap(dataset):
-    splits = read_splits(dataset, ["test[:3]", "test[:6]", "test[-3:]", "validation[:3]"])
+    splits = read_splits(
+        dataset, ["test[:3]", "test[:6]", "test[-3:]", "validation[:3]"], name="relay"
+    )
     assert [len(rows) for rows in splits.values()] == [3, 6, 3, 3]
     assert splits["test[:6]"][:3] == splits["test[:3]"]
 
@@ -32,12 +34,14 @@ def test_parts_may_overlap(dataset):
 )
 def test_the_same_items_under_two_names_are_refused(dataset, splits):
     with pytest.raises(ConfigError, match="the same items") as error:
-        read_splits(dataset, splits)
+        read_splits(dataset, splits, name="relay")
     assert f"{splits[0]!r} and {splits[-1]!r}" in str(error.value)
 
 
 @pytest.mark.parametrize("split", ["test+train", "all", "test[:1001]", " test", "x" * 5000])
 def test_what_is_no_split_is_refused_at_once(dataset, split):
-    with pytest.raises(ConfigError, match=r"evaluation\.splits: .* must be") as error:
-        read_splits(dataset, [split])
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.benchmarks: relay: splits: .* must be"
+    ) as error:
+        read_splits(dataset, [split], name="relay")
     assert len(describe(error.value)) < 500

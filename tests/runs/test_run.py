@@ -36,7 +36,7 @@ TINY = [
     "outer.phases.0.warmup_steps=1",
     "outer.validation_size=4",
     "data.train_size=16",
-    "evaluation.splits=['test[:6]', 'test_unseen_entities[:6]']",
+    "evaluation.benchmarks=[{name: data, splits: ['test[:6]', 'test_unseen_entities[:6]']}]",
     "evaluation.batch_size=4",
     "evaluation.rounds=[1,2]",
     "evaluation.gradient_batch_size=2",
@@ -207,8 +207,9 @@ def test_rounds_without_a_way_back(tmp_path, capsys):
 
 
 def test_a_split_that_does_not_exist(tmp_path, capsys):
-    message = refused(tmp_path, capsys, "evaluation.splits=[tset]")
-    assert "evaluation.splits" in message and "'tset'" in message and "'validation'" in message
+    message = refused(tmp_path, capsys, "evaluation.benchmarks=[{name: data, splits: [tset]}]")
+    assert "evaluation.benchmarks: relay: splits" in message
+    assert "'tset'" in message and "'validation'" in message
 
 
 def test_a_folder_that_is_not_ours(tmp_path, capsys):
@@ -302,7 +303,8 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
         assert f"{stage}: finished before" in caplog.text
 
     progress = "runtime.progress=true"  # moves no number
-    assert run(tmp_path, "evaluation.splits=['test[:3]', 'test[:6]']", progress) == 0
+    more = "evaluation.benchmarks=[{name: relay, splits: ['test[:3]', 'test[:6]']}]"
+    assert run(tmp_path, more, progress) == 0
     more = json.loads((folder / "results.json").read_text())
     assert more[: len(rows)] == rows and {row["split"] for row in more[len(rows) :]} == {"test[:3]"}
     assert len(more) > len(rows)

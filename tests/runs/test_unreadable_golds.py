@@ -6,7 +6,8 @@ import json
 import pytest
 
 from rmas_jax.cli import role_texts, run
-from rmas_jax.evaluation.grading import grade_choice
+from rmas_jax.data import Example
+from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.host.errors import BAD_INPUT
 
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -28,7 +29,12 @@ def test_before_a_run(tmp_path, questions, capsys, monkeypatch):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"question": "Which {name}?", "answer": "B"}}\n')
     files = f"train: {tmp_path}/train.jsonl, validation: {tmp_path}/dev.jsonl, test: {questions}"
     files = f"data.files={{{files}}}"
-    changes = ("data.dataset=files", files, "data.grading=choice", "evaluation.splits=[test]")
+    changes = (
+        "data.dataset=files",
+        files,
+        "data.grader=choice",
+        "evaluation.benchmarks=[{name: data, splits: [test]}]",
+    )
     changes += (f"output_dir={tmp_path / 'runs'}", "outer.phases=[]", "name=letters")
     sets = [part for change in changes for part in ("--set", change)]
     assert run.main(["--config", CONFIG, *sets]) == BAD_INPUT
@@ -41,7 +47,7 @@ def test_before_texts_are_made(tmp_path, questions, capsys, monkeypatch):
     monkeypatch.setattr(role_texts, "load_run_team", None)
     out = tmp_path / "out.jsonl"
     arguments = ["--config", CONFIG, "--questions", str(questions), "--out", str(out)]
-    assert role_texts.main([*arguments, "--set", "data.grading=choice"]) == BAD_INPUT
+    assert role_texts.main([*arguments, "--set", "data.grader=choice"]) == BAD_INPUT
     message = capsys.readouterr().err
     assert f"{questions}: {MESSAGE}" in message and "'0' in the row 'questions.jsonl:1'" in message
     assert not list(tmp_path.glob("out*"))
@@ -57,10 +63,10 @@ def test_before_texts_are_made(tmp_path, questions, capsys, monkeypatch):
     ],
 )
 def test_role_texts_are_kept_by_the_letter_behind_the_thinking(opening, said, is_kept):
-    item = {"id": "0", "question": "Which?", "answer": "B", "difficulty": 0}
+    item = Example("0", "Which?", "B")
     attempt = role_texts.Attempt({"planner": ["plan"], "solver": [said]}, opening, 5)
     options = argparse.Namespace(max_tokens=9, accept="right")
-    arguments = (item, attempt, ("planner", "solver"), grade_choice, options)
+    arguments = (item, attempt, ("planner", "solver"), GRADERS["choice"], options)
     if is_kept:
         assert role_texts.judged(*arguments)["draft"] == [said]
     else:

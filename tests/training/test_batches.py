@@ -9,6 +9,7 @@ from systems import build_pattern
 from teams import build_team
 
 from rmas_jax.config import ConfigError
+from rmas_jax.data import Example
 from rmas_jax.rounds.stages import Targets
 from rmas_jax.training.data.batches import (
     BUCKETS,
@@ -22,20 +23,19 @@ from rmas_jax.training.data.batches import (
 )
 from rmas_jax.training.outer.step import outer_loss
 
-FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
+ROLES = ("planner", "critic", "solver")
 EXAMPLES = [
-    {
-        "question": "from a to b",
-        "plan": ["plan one", "plan two", "plan three"],
-        "refined_plan": ["refined one", "refined two", "refined three"],
-        "draft": ["draft one", "draft two", "draft three"],
-    },
-    {
-        "question": "w",
-        "plan": ["a", "b", "c"],
-        "refined_plan": ["d", "e", "f"],
-        "draft": ["g", "h", "i"],
-    },
+    Example(
+        "0",
+        "from a to b",
+        "draft three",
+        texts={
+            "planner": ("plan one", "plan two", "plan three"),
+            "critic": ("refined one", "refined two", "refined three"),
+            "solver": ("draft one", "draft two", "draft three"),
+        },
+    ),
+    Example("1", "w", "i", texts=dict(zip(ROLES, ("abc", "def", "ghi"), strict=True))),
 ]
 
 
@@ -222,15 +222,13 @@ def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):
 
 
 def test_every_role_has_prompts_and_texts_of_all_items(team):
-    ends = {role: i for i, role in enumerate(FIELDS)}
-    data = encode_examples(
-        EXAMPLES, team.tokenizers, team.prompts, ends=ends, text_fields=FIELDS, slot_width=3
-    )
+    ends = {role: i for i, role in enumerate(ROLES)}
+    data = encode_examples(EXAMPLES, team.tokenizers, team.prompts, ends=ends, slot_width=3)
     for role, target in data.targets.items():
         last = target.valid.sum(axis=-1, keepdims=True) - 1
         assert (np.take_along_axis(target.ids, last, axis=-1) == ends[role]).all()
     assert len(data) == 2
-    assert set(data.prompts) == set(data.targets) == set(FIELDS)
+    assert set(data.prompts) == set(data.targets) == set(ROLES)
     one = data.rows(np.array([1]))
     assert len(one) == 1
     np.testing.assert_array_equal(one.targets["critic"].ids[0], data.targets["critic"].ids[1])
@@ -253,7 +251,6 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
         topology=team.system.topology,
         role=role,
         end=tokenizer.eos_token_id,
-        text_fields=FIELDS,
         rounds=3,
     )
     assert dialogues.rows.tolist() == list(range(3 * len(EXAMPLES)))  # no two are the same
@@ -262,7 +259,7 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
         row = len(EXAMPLES) * r  # the first item
         text = tokenizer.decode(dialogues.ids[row][dialogues.valid[row]])
         wanted = tokenizer.decode(dialogues.ids[row][dialogues.target[row]])
-        assert wanted == EXAMPLES[0][FIELDS[role]][r] + tokenizer.eos_token
+        assert wanted == EXAMPLES[0].texts[role][r] + tokenizer.eos_token
         assert "from a to b" in text
         others = {"draft one", "draft two", "draft three", "plan one", "plan two"} - {message}
         assert message is None or message in text
@@ -278,7 +275,9 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
 )
 def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
     examples = [
-        example | {field: example[field][:1] * 3 for field in FIELDS.values()}
+        dataclasses.replace(
+            example, texts={role: texts[:1] * 3 for role, texts in example.texts.items()}
+        )
         for example in EXAMPLES
     ]
     tokenizer, prompt = team.tokenizers[role], team.prompts[role]
@@ -291,7 +290,6 @@ def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
         topology=team.system.topology,
         role=role,
         end=tokenizer.eos_token_id,
-        text_fields=FIELDS,
         rounds=3,
     )
     assert len(dialogues.ids) == max(rows) + 1
@@ -301,7 +299,7 @@ def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
         for ids, target in zip(dialogues.ids, dialogues.target, strict=True)
     ]
     for row, example in zip(rows, 3 * examples, strict=True):
-        assert texts[row] == example[FIELDS[role]][0] + tokenizer.eos_token
+        assert texts[row] == example.texts[role][0] + tokenizer.eos_token
 
 
 def test_a_text_that_rounds_share_is_tokenised_once(team):

@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from inner_worker import CONFIG, EXAMPLES, FIELDS, never_read, team_on, train
+from inner_worker import CONFIG, EXAMPLES, ROLES, never_read, team_on, train
 from teams import build_team
 
 from rmas_jax import team as team_module
@@ -57,7 +57,7 @@ def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypat
             width = {role: model.config.width for role, model in team.system.models.items()}
             return {
                 role: (np.ones((number, width[role]), np.float32), np.ones(number, np.int32))
-                for role in FIELDS
+                for role in ROLES
             }
 
         monkeypatch.setattr(inner_loop, "rollout_states", rollout_states)
@@ -65,7 +65,7 @@ def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypat
 
     none, many = thoughts(0), thoughts(100)
     assert len(seen) == 2 and not same(seen[0], links["inner"])  # of the first pass's links
-    for role in FIELDS:
+    for role in ROLES:
         assert not same(none[role], many[role])
 
 
@@ -113,7 +113,7 @@ def test_cached_states_are_not_read_again_and_make_the_same_links(
         """The links, and whether an agent read: to ask for shapes traces once for each role."""
         traces.clear()
         trained = train(team, links, tmp_path / name, config, **options)
-        return trained, len(traces) > len(FIELDS)
+        return trained, len(traces) > len(ROLES)
 
     folder = tmp_path / "states"
     without, reads = run("without")
@@ -124,7 +124,7 @@ def test_cached_states_are_not_read_again_and_make_the_same_links(
     assert not reads and same(warm, without)
     _, reads = run("fewer", states=folder, examples=EXAMPLES[:2])
     assert reads
-    assert len(list(folder.glob("*/states.npy"))) == 2 * len(FIELDS)
+    assert len(list(folder.glob("*/states.npy"))) == 2 * len(ROLES)
 
 
 def test_states_that_no_memory_holds_are_refused_before_any_are_read(
@@ -181,7 +181,7 @@ def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_pat
     """Texts that nobody reads: the links alone meet the token, as what they learn to predict."""
     team, links = team_and_links
     token = team.tokenizers["critic"]("plan about", add_special_tokens=False)["input_ids"][-1]
-    healthy = {role: token_states.text_states for role in FIELDS}
+    healthy = {role: token_states.text_states for role in ROLES}
     monkeypatch.setattr(
         inner_loop, "text_states", lambda _, role, *rest: healthy[role](team, role, *rest)
     )

@@ -14,6 +14,7 @@ from flax import struct
 
 from rmas_jax.agents.member import Member
 from rmas_jax.config import ConfigError
+from rmas_jax.data.examples import Example
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import (
     StagePrompt,
@@ -65,21 +66,20 @@ def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Ta
 
 
 def encode_examples(
-    examples: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
     members: Mapping[str, Member],
     *,
-    text_fields: Mapping[str, str],
     slot_width: int,
 ) -> TrainingData:
     """Tokenises a split for every role.
 
     Args:
-      examples: rows with "question" and, under each role's field, one text per round.
+      examples: N, each with texts of the same roles, one per round. Roles without texts get no
+        targets.
       members: by role.
-      text_fields: role -> field of its texts; roles without texts get no targets.
       slot_width: vectors per slot.
     """
-    questions = [example["question"] for example in examples]
+    questions = [example.question for example in examples]
     return TrainingData(
         prompts={
             role: encode_stage(member.tokenizer, member.template, questions, slot_width=slot_width)
@@ -88,10 +88,10 @@ def encode_examples(
         targets={
             role: encode_texts(
                 members[role].tokenizer,
-                [example[field] for example in examples],
+                [example.texts[role] for example in examples],
                 members[role].end_tokens[0],
             )
-            for role, field in text_fields.items()
+            for role in examples[0].texts
         },
     )
 
@@ -255,30 +255,30 @@ class Dialogues:
 
 
 def encode_dialogues(
-    examples: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
     member: Member,
     *,
     topology: Topology,
-    text_fields: Mapping[str, str],
     rounds: int,
 ) -> Dialogues:
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
     A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts. A role text ends in the first end token. Texts
-    that serve several rounds make the same dialogue in several: it is there once, and `rows` tells
-    in which places, round by round.
+    it stays empty where the sender has no texts. A role without texts learns to write those of the
+    answerer. A role text ends in the first end token. Texts that serve several rounds make the same
+    dialogue in several: it is there once, and `rows` tells in which places, round by round.
     """
     role, tokenizer, prompt = member.role, member.tokenizer, member.template
     pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]
-    questions = [example["question"] for example in examples]
+    questions = [example.question for example in examples]
     around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
     senders = [form[1::2] for form in pieces]
     feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
+    learned = [example.texts_to_learn(role, topology.answerer) for example in examples]
     wrote = {  # by role, [N][R] token ids
-        other: encode_once(tokenizer, [example[text_fields[other]] for example in examples])
-        for other in {*senders[0], *senders[1], role} & text_fields.keys()
-    }
+        other: encode_once(tokenizer, [example.texts[other] for example in examples])
+        for other in {*senders[0], *senders[1]} & examples[0].texts.keys()
+    } | {role: encode_once(tokenizer, learned)}
     number: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt and text -> row
     rows = []
     for r in range(rounds):

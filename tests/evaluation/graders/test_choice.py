@@ -5,7 +5,8 @@ import re
 import pytest
 
 from rmas_jax.agents.answers import answer_retry_of
-from rmas_jax.evaluation.grading import choice_of, grade_choice, grade_text
+from rmas_jax.evaluation.graders.choice import choice_of, grade_choice
+from rmas_jax.evaluation.graders.text import grade_text
 
 # Each chooses B, and in a box.
 BOXED = [

@@ -5,15 +5,12 @@ import sys
 
 import pytest
 
-from rmas_jax.config import ConfigError, DataConfig
-from rmas_jax.evaluation.grading import (
-    check_golds,
-    find_grader,
-    grade_choice,
-    grade_math,
-    grade_relay,
-    grade_text,
-)
+from rmas_jax.config import ConfigError
+from rmas_jax.data import Example
+from rmas_jax.evaluation.graders import GRADERS, check_golds, default_grader, find_grader
+from rmas_jax.evaluation.graders.mathematics import grade_math
+from rmas_jax.evaluation.graders.relay import grade_relay
+from rmas_jax.evaluation.graders.text import grade_text
 
 SOLUTION = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+24 = <<48+24=72>>72.\n#### 72"
 
@@ -101,16 +98,23 @@ def test_without_a_box_prose_is_not_searched_for_a_number(text, gold):
     assert grade_math(text, gold) == (text, False)
 
 
-def test_the_grader_is_chosen_by_the_data(monkeypatch):
-    assert find_grader(DataConfig(grading="math")) is grade_relay
-    assert find_grader(DataConfig(dataset="rows.jsonl")) is grade_text
-    assert find_grader(DataConfig(dataset="rows.jsonl"), "math") is grade_text
-    assert find_grader(DataConfig(dataset="rows.jsonl"), "choice") is grade_choice
-    assert find_grader(DataConfig(dataset="rows.jsonl", grading="text"), "choice") is grade_text
-    assert find_grader(DataConfig(dataset="rows.jsonl", grading="choice")) is grade_choice
+def test_the_grader_is_chosen_by_the_data():
+    assert default_grader("relay", None) == "relay"
+    for task_type, name in ((None, "text"), ("math", "text"), ("choice", "choice")):
+        assert default_grader("rows.jsonl", task_type) == name
+
+
+def test_a_grader_is_in_the_table_and_can_be_used(monkeypatch):
+    for name, grader in GRADERS.items():
+        assert grader.name == name and grader.compares and grader.gold
+    assert find_grader("text", where="data.grader") is GRADERS["text"]
+    with pytest.raises(
+        ConfigError, match=r"data\.grader: must be one of relay, text.*, got 'texts'"
+    ):
+        find_grader("texts", where="data.grader")
     monkeypatch.setitem(sys.modules, "math_verify", None)  # not installed
-    with pytest.raises(ConfigError, match=r"data\.grading=math .*rmas_jax\[eval\]"):
-        find_grader(DataConfig(dataset="rows.jsonl", grading="math"))
+    with pytest.raises(ConfigError, match=r"data\.grader=math .*rmas_jax\[eval\]"):
+        find_grader("math", where="data.grader")
 
 
 def test_the_phrase_of_the_embedded_task_stands_behind_its_thinking():
@@ -120,18 +124,18 @@ def test_the_phrase_of_the_embedded_task_stands_behind_its_thinking():
 
 
 def test_gold_answers_that_cannot_be_read_are_said_with_the_first(caplog):
-    items = [{"id": str(i), "answer": gold} for i, gold in enumerate(("B", "2", "(C) x", "Paris"))]
+    items = [Example(str(i), "?", gold) for i, gold in enumerate(("B", "2", "(C) x", "Paris"))]
     with caplog.at_level(logging.WARNING):
-        check_golds(grade_choice, {"test": items})
+        check_golds(GRADERS["choice"], {"test": items})
     (message,) = caplog.messages
     assert message.startswith("test: 2 of 4 gold answers must be one letter: B, (B), B: Paris, ")
-    assert "got, as the first, '2' in the row '1'" in message and "data.grading=text" in message
+    assert "got, as the first, '2' in the row '1'" in message and "(grader choice)" in message
     with pytest.raises(ConfigError, match="dev: 2 of 2 gold answers must be one letter"):
-        check_golds(grade_choice, {"test": items[:1], "dev": items[1::2]})
+        check_golds(GRADERS["choice"], {"test": items[:1], "dev": items[1::2]})
     caplog.clear()
-    check_golds(grade_text, {"test": [*items, {"id": "4", "answer": SOLUTION}]})
+    check_golds(GRADERS["text"], {"test": [*items, Example("4", "?", SOLUTION)]})
     assert not caplog.messages
-    with pytest.raises(ConfigError, match=r"test: 1 of 1 gold answers .*data.grading=text"):
-        check_golds(grade_text, {"test": [{"id": "0", "answer": "<think>without an end"}]})
+    with pytest.raises(ConfigError, match=r"test: 1 of 1 gold answers .*\(grader text\)"):
+        check_golds(GRADERS["text"], {"test": [Example("0", "?", "<think>without an end")]})
     with pytest.raises(ConfigError, match="two words, and how many gates are left"):
-        check_golds(grade_relay, {"test": items})
+        check_golds(GRADERS["relay"], {"test": items})

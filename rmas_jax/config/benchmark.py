@@ -1,0 +1,88 @@
+"""What is evaluated: benchmarks as data, and which of them a run takes."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from rmas_jax.config.data import DataConfig
+from rmas_jax.config.fields import Section, option
+from rmas_jax.config.limits import MAX_NAME, MAX_ROLLOUTS, MAX_TOKENS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerConfig(Section):
+    """How answers are written; a run's fields go before a benchmark's, null leaves them open."""
+
+    max_new_tokens: int | None = option(
+        "longest answer, in tokens; default 16", None, at_least=1, at_most=MAX_TOKENS
+    )
+    temperature: float | None = option(
+        "answers are drawn at this temperature; default 0: the likeliest tokens", None, at_least=0
+    )
+    top_k: int | None = option(
+        "of drawn answers: only the k likeliest tokens; default 0: all", None, at_least=0
+    )
+    top_p: float | None = option(
+        "of drawn answers: only the likeliest tokens that hold this probability; default 1",
+        None,
+        above=0,
+        at_most=1,
+    )
+    rollouts: int | None = option(
+        "answers to each question, from the same latents or messages, for pass@k; default 1",
+        None,
+        at_least=1,
+        at_most=MAX_ROLLOUTS,
+    )
+
+    def over(self, other: "AnswerConfig") -> "AnswerConfig":
+        """These fields and, where they are open, those of another."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return AnswerConfig(
+            **{
+                name: getattr(other, name) if getattr(self, name) is None else getattr(self, name)
+                for name in names
+            }
+        )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Greedy answers are alike; of open fields nothing is said."""
+        if self.temperature == 0:
+            if (self.rollouts or 1) > 1:
+                yield "rollouts", f"{self.rollouts} greedy answers would be alike: set temperature"
+            for name, off in (("top_k", 0), ("top_p", 1.0)):
+                if getattr(self, name) not in (None, off):
+                    yield name, "of no use while temperature is 0"
+
+
+DEFAULT_ANSWERS = AnswerConfig(max_new_tokens=16, temperature=0.0, top_k=0, top_p=1.0, rollouts=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(Section):
+    """A benchmark: a file in rmas_jax/evaluation/benchmarks, or one of the user's own."""
+
+    name: str = option("its name in results", pattern=r"\w[\w.-]*", longest=MAX_NAME)
+    description: str = option("one sentence for the reader of a list", "one's own questions")
+    data: DataConfig = option("its questions and how answers are compared, as in a run's data")
+    task_type: str | None = option(
+        "type of task, for prompt sets that serve several (as system.task_type)", None
+    )
+    splits: tuple[str, ...] = option(
+        "splits that count where a run names none", ("test",), distinct=True
+    )
+    sampling: AnswerConfig = option("how answers are written", AnswerConfig())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkChoice(Section):
+    """A benchmark that a run takes."""
+
+    name: str = option(
+        "a benchmark of the package, the path of a YAML file of one, or data: the questions of the "
+        "run's own data"
+    )
+    splits: tuple[str, ...] | None = option(
+        "splits, or parts of them as tfds writes it: test[:500]; null: those of the benchmark",
+        None,
+        distinct=True,
+    )

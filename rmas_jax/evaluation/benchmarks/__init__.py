@@ -1,0 +1,109 @@
+"""Benchmarks: a YAML file each (see `config.BenchmarkConfig`). To add one, add a file here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from importlib import resources
+from pathlib import Path
+
+from rmas_jax.config import (
+    DEFAULT_ANSWERS,
+    BenchmarkChoice,
+    BenchmarkConfig,
+    ConfigError,
+    DataConfig,
+    RunConfig,
+    load_benchmark_config,
+)
+from rmas_jax.data.published import ORGANISATION, is_published
+from rmas_jax.evaluation.graders import Grader, default_grader, find_grader
+from rmas_jax.host.errors import shown
+
+OWN = "data"  # in `evaluation.benchmarks`: the questions of the run's own data
+
+
+@functools.cache
+def shipped() -> dict[str, BenchmarkConfig]:
+    """The benchmarks that come with the package, by name."""
+    folder = Path(str(resources.files(__package__)))
+    found = [load_benchmark_config(path) for path in sorted(folder.glob("*.yaml"))]
+    return {benchmark.name: benchmark for benchmark in found}
+
+
+def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
+    """What a run evaluates, with its splits and with all that `sampling` leaves open.
+
+    Raises:
+      ConfigError: there is no such benchmark, or its file cannot be used; two have one name;
+        settings of answers contradict each other.
+    """
+    found: dict[str, BenchmarkConfig] = {}
+    for i, choice in enumerate(config.evaluation.benchmarks or (BenchmarkChoice(name=OWN),)):
+        where = f"evaluation.benchmarks.{i}"
+        benchmark = _own(config) if choice.name == OWN else _named(choice.name, where)
+        if benchmark.name in found:
+            raise ConfigError(
+                f"{where}: another benchmark is called {shown(benchmark.name)} too; name each "
+                "once, with all its splits"
+            )
+        sampling = config.evaluation.sampling.over(benchmark.sampling).over(DEFAULT_ANSWERS)
+        for field, message in sampling.conflicts():
+            raise ConfigError(f"evaluation.sampling.{field}: {message} ({benchmark.name})")
+        found[benchmark.name] = dataclasses.replace(
+            benchmark, splits=choice.splits or benchmark.splits, sampling=sampling
+        )
+    return tuple(found.values())
+
+
+def grader_of(benchmark: BenchmarkConfig) -> Grader:
+    """The grader that a benchmark names, or that goes with its type of task.
+
+    Raises:
+      ConfigError: see `find_grader`.
+    """
+    name = benchmark.data.grader or default_grader(benchmark.data.dataset, benchmark.task_type)
+    return find_grader(name, where=f"benchmark {benchmark.name}: data.grader")
+
+
+def _own(config: RunConfig) -> BenchmarkConfig:
+    """The benchmark of the training data: a listed one of that data set, or one without a file."""
+    name = own_name(config.data)
+    listed = {b.data.dataset: b for b in shipped().values()}.get(name)
+    benchmark = listed or BenchmarkConfig(name=name, data=config.data)
+    grader = config.data.grader or benchmark.data.grader
+    return dataclasses.replace(
+        benchmark,
+        data=dataclasses.replace(config.data, grader=grader),
+        task_type=config.system.task_type,
+    )
+
+
+def own_name(data: DataConfig) -> str:
+    """What the questions of the training data are called in results."""
+    return Path(data.dataset.removeprefix(f"{ORGANISATION}/")).name or data.dataset
+
+
+def _named(name: str, where: str) -> BenchmarkConfig:
+    """A shipped benchmark, or that of a file, whose paths count from it."""
+    if name in shipped():
+        return shipped()[name]
+    if not os.path.lexists(name):
+        raise ConfigError(
+            f"{where}.name: must be {OWN}, one of {', '.join(shipped())}, or the path of a YAML "
+            f"file, got {shown(name, 300)}"
+        )
+    benchmark, folder = load_benchmark_config(name), Path(name).parent
+
+    def from_file(path: str) -> str:
+        is_name = path in ("relay", "files") or is_published(path)
+        return path if is_name else str(folder / path)
+
+    files = benchmark.data.files
+    data = dataclasses.replace(
+        benchmark.data,
+        dataset=from_file(benchmark.data.dataset),
+        files=files and {split: from_file(path) for split, path in files.items()},
+    )
+    return dataclasses.replace(benchmark, data=data)

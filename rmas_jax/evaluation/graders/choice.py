@@ -1,0 +1,45 @@
+"""Compares the letters of options."""
+
+from __future__ import annotations
+
+import re
+
+from rmas_jax.agents.thinking_tags import after_thinking
+from rmas_jax.evaluation.graders.letters import letter_of
+from rmas_jax.evaluation.graders.marked import boxes, find_answer
+
+JOIN_WIDTH = 40  # characters around a box in which it may be denied, or joined to another
+_BETWEEN = re.compile(
+    r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*|(?:[ $*]|\\[,;:! ()])*", re.IGNORECASE
+)
+_FURTHER = re.compile(r"[\s$*]*(?i:or|and)[\s$*]+(?i:option\s+)?\(?[A-HJ-Z](?!\w|\s+[a-z])")
+_DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNORECASE)
+
+
+def choice_of(text: str) -> str | None:
+    """The one letter that a text chooses, see `letter_of`; None if there is none, or several."""
+    found = find_answer(text)
+    if found is None or _is_one_of_several(after_thinking(text)):
+        return None
+    return letter_of(found.answer, is_marked=found.is_marked)
+
+
+def _is_one_of_several(text: str) -> bool:
+    r"""Whether the last box of a text is denied, or joined to a further letter: \boxed{A} or B."""
+    last = sorted(boxes(text))[-2:]
+    if not last:
+        return False
+    start, inside, end = last[-1]
+    if _DENIED.search(text, max(0, start - JOIN_WIDTH), start) or _FURTHER.match(text, end + 1):
+        return True
+    _, other, other_end = last[0]
+    if not other_end < start < other_end + JOIN_WIDTH:
+        return False
+    is_joined = _BETWEEN.fullmatch(text, other_end + 1, start) is not None
+    return is_joined and text[other:other_end] != text[inside:end]
+
+
+def grade_choice(text: str, gold: str) -> tuple[str | None, bool]:
+    """Right if both choose the same letter, in whatever form and case."""
+    prediction = choice_of(text)
+    return prediction, prediction is not None and prediction == choice_of(gold)

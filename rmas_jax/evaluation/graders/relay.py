@@ -1,0 +1,12 @@
+"""Compares the pass phrases that end the embedded task."""
+
+from __future__ import annotations
+
+from rmas_jax.agents.thinking_tags import after_thinking
+from rmas_jax.data.relay import parse_answer
+
+
+def grade_relay(text: str, gold: str) -> tuple[str | None, bool]:
+    """Right if the text names the pass phrase that the gold answer names."""
+    prediction = parse_answer(after_thinking(text) or "")
+    return prediction, prediction is not None and prediction == parse_answer(gold)

@@ -1,0 +1,80 @@
+"""The rows that an evaluation writes: one per answered question, and one per measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+
+class Measurement(NamedTuple):
+    """What identifies a measurement: the key of a result, which all its items share."""
+
+    method: str
+    rounds: int
+    benchmark: str
+    split: str  # of the benchmark, or a part of one: test[:500]
+    seed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.method}, rounds {self.rounds}, {self.benchmark} {self.split}, seed {self.seed}"
+        )
+
+
+class Rollout(TypedDict):
+    """One answer to a question."""
+
+    text: str
+    prediction: str | None  # the answer in the text; None where none can be read
+    correct: bool
+    at_limit: bool  # cut off at the limit of tokens
+    answer_retry: bool  # written in a second try
+
+
+class ItemRow(Rollout):
+    """A line of `items.jsonl`: a question, with its first answer."""
+
+    method: str
+    rounds: int
+    benchmark: str
+    split: str
+    seed: int
+    id: str | int  # of the question, unique in a split
+    question: str
+    gold: str
+    difficulty: int
+    tokens: int  # written by all agents
+    steps: int  # sequential model steps
+    rollouts: NotRequired[list[Rollout]]  # where there are several
+
+
+class ResultRow(TypedDict):
+    """A row of `results.json`: a measurement, over n questions."""
+
+    method: str
+    rounds: int
+    latent_steps: int  # 0 where nothing latent is passed
+    benchmark: str
+    split: str
+    n: int
+    correct: int
+    accuracy: float
+    ci_low: float  # of a 95 % Wilson interval
+    ci_high: float
+    tokens_per_item: float
+    steps_per_item: float
+    seconds_per_item: float
+    seed: int
+    benchmark_version: NotRequired[str]  # of the benchmark's definition and data
+    unparsed: NotRequired[int]  # first answers that could not be read
+    at_limit: NotRequired[int]
+    answer_retry: NotRequired[int]
+    rollouts: NotRequired[int]  # answers to a question, where there are several
+    rollout_accuracy: NotRequired[float]  # mean over all answers
+    pass_at_k: NotRequired[float]
+    items_crc32: NotRequired[str]  # of the items, in order
+
+
+def measurement(row: Mapping[str, Any]) -> Measurement:
+    """The measurement that a row of either file belongs to."""
+    return Measurement(*(row[name] for name in Measurement._fields))

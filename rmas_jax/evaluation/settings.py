@@ -1,0 +1,25 @@
+"""The evaluation section of a configuration, checked against the registered tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rmas_jax.config import RunConfig
+from rmas_jax.evaluation.benchmarks import find_benchmarks
+from rmas_jax.evaluation.graders import find_grader
+from rmas_jax.evaluation.methods import chosen_methods
+
+
+def with_defaults(config: RunConfig) -> RunConfig:
+    """The configuration with what `evaluation` leaves open.
+
+    Raises:
+      ConfigError: it names a method, a benchmark or a grader that does not exist.
+    """
+    find_benchmarks(config)
+    if config.data.grader is not None:
+        find_grader(config.data.grader, where="data.grader")
+    evaluation = dataclasses.replace(
+        config.evaluation, methods=chosen_methods(config.evaluation.methods)
+    )
+    return dataclasses.replace(config, evaluation=evaluation)

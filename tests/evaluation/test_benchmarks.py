@@ -1,0 +1,134 @@
+"""Benchmarks: the shipped files, files of one's own, and what a run takes of them."""
+
+import json
+
+import pytest
+
+from rmas_jax.config import BenchmarkConfig, ConfigError, DataConfig, load_config
+from rmas_jax.data import load_dataset
+from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of, own_name, shipped
+from rmas_jax.evaluation.graders import GRADERS
+from rmas_jax.evaluation.settings import with_defaults
+from rmas_jax.prompts.templates import task_types
+
+CONFIG = "experiments/configs/outer_gain.yaml"  # names no benchmarks
+
+
+def found(*overrides):
+    return find_benchmarks(load_config(CONFIG, overrides))
+
+
+def refusal(*overrides):
+    with pytest.raises(ConfigError) as error:
+        with_defaults(load_config(CONFIG, overrides))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_benchmarks_can_be_used(name):
+    benchmark = shipped()[name]
+    assert benchmark.name == name and benchmark.description and benchmark.splits
+    assert benchmark.data.grader in GRADERS
+    assert benchmark.task_type in (None, *task_types())
+    assert not list(benchmark.conflicts()) and not list(benchmark.sampling.conflicts())
+
+
+def test_a_run_that_names_none_evaluates_its_own_data():
+    (relay,) = found()
+    assert relay.name == "relay" and relay.splits == ("test", "test_unseen_entities")
+    assert relay.data == DataConfig(grader="relay")
+    assert (relay.sampling.max_new_tokens, relay.sampling.rollouts) == (16, 1)
+    (own,) = found("data.dataset=my/rows.jsonl", "system.task_type=choice", "data.test_share=0.2")
+    assert (own.name, own.splits, own.task_type) == ("rows.jsonl", ("test",), "choice")
+    assert own.data.test_share == 0.2 and grader_of(own) is GRADERS["choice"]
+
+
+def test_published_data_has_one_name_with_and_without_its_organisation():
+    for dataset in ("Sequential-Math", "RecursiveMAS/Sequential-Math"):
+        assert own_name(DataConfig(dataset=dataset)) == "Sequential-Math"
+        (own,) = found(f"data.dataset={dataset}", "system.task_type=math")
+        assert own.name == "Sequential-Math" and own.data.grader == "math"
+        assert own.data.dataset == dataset
+    (chosen,) = found("data.dataset=Sequential-Math", "data.grader=text")
+    assert chosen.data.grader == "text"
+
+
+def test_what_a_run_says_of_answers_goes_before_the_benchmark():
+    relay, other = found(
+        "evaluation.benchmarks=[{name: relay, splits: ['test[:3]']}, {name: Sequential-Math}]",
+        "evaluation.sampling.temperature=0.6",
+        "evaluation.sampling.rollouts=4",
+    )
+    assert (relay.splits, other.splits) == (("test[:3]",), ("test",))
+    assert (relay.sampling.max_new_tokens, other.sampling.max_new_tokens) == (16, 1000)
+    for benchmark in (relay, other):
+        sampling = benchmark.sampling
+        assert (sampling.temperature, sampling.rollouts, sampling.top_k) == (0.6, 4, 0)
+    message = refusal("evaluation.sampling.rollouts=4")
+    assert message.startswith("evaluation.sampling.rollouts: 4 greedy answers would be alike")
+
+
+def test_a_file_of_ones_own_has_paths_that_count_from_it(tmp_path):
+    rows = [{"question": f"{i}?", "label": "B", "options": ["x", "y"]} for i in range(4)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "letters.yaml"
+    file.write_text(
+        "name: letters\n"
+        "data:\n"
+        "  dataset: files\n"
+        "  files: {test: questions.jsonl}\n"
+        "  columns: {answer: label}\n"
+        "  fields: [options]\n"
+        "task_type: choice\n"
+    )
+    (benchmark,) = found(f"evaluation.benchmarks=[{{name: {file}}}]")
+    assert isinstance(benchmark, BenchmarkConfig) and benchmark.name == "letters"
+    assert grader_of(benchmark) is GRADERS["choice"]
+    data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=tmp_path / "data")
+    examples = data.load("test")
+    assert sorted((e.question, e.answer) for e in examples) == [(f"{i}?", "B") for i in range(4)]
+    assert {e.fields["options"] for e in examples} == {'["x", "y"]'} and not examples[0].texts
+    with pytest.raises(ValueError, match="must be one of 'test'"):
+        data.load("train")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("[{name: relais}]", ["evaluation.benchmarks.0.name: must be data, one of ", "'relais'"]),
+        ("[{name: relay}, {name: data}]", ["evaluation.benchmarks.1: another", "'relay'"]),
+    ],
+)
+def test_what_is_no_benchmark_or_one_twice_is_refused(override, words):
+    message = refusal(f"evaluation.benchmarks={override}")
+    assert all(word in message for word in words)
+
+
+def test_a_grader_of_the_training_data_is_checked_where_nothing_evaluates_it_too():
+    others = "evaluation.benchmarks=[{name: relay}]"
+    message = refusal(others, "data.grader=texts")
+    assert message.startswith("data.grader: must be one of relay, ") and "'texts'" in message
+    assert refusal("evaluation.methods=[magic]").startswith("evaluation.methods.0: must be one of")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\n", ["data: required and missing"]),
+        ("name: a\ndata: {dataset: relay}\ngrader: text\n", ["grader: unknown key"]),
+        ("name: a b\ndata: {dataset: relay}\n", ["name: expected text", "'a b'"]),
+        ("name: a\ndata: {dataset: relay, grader: texts}\n", ["benchmark a: data.grader: must be"]),
+        (
+            "name: a\ndata: {}\nsampling: {temperature: 0, rollouts: 2}\n",
+            ["sampling.rollouts: 2 greedy answers"],
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name(tmp_path, text, words):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        for benchmark in found(f"evaluation.benchmarks=[{{name: {file}}}]"):
+            grader_of(benchmark)
+    assert all(word in str(error.value) for word in words)
+    assert "bad.yaml" in str(error.value) or "benchmark a" in str(error.value)

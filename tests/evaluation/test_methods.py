@@ -1,0 +1,30 @@
+"""The table of methods."""
+
+import pytest
+
+from rmas_jax.config import ConfigError
+from rmas_jax.evaluation.methods import METHODS, chosen_methods, describe, ordered
+
+
+def test_every_method_is_described_once():
+    assert all(name == method.name and method.meaning for name, method in METHODS.items())
+    assert len({method.label for method in METHODS.values()}) == len(METHODS)
+    assert len({(m.colour, m.marker) for m in METHODS.values()}) == len(METHODS)
+
+
+def test_single_agents_and_unknown_methods_have_labels_too():
+    single = describe("single_math_expert")
+    assert (single.name, single.label) == ("single_math_expert", "single math expert")
+    assert single.colour == METHODS["single_agents"].colour
+    assert describe("their_method").label == "their method"
+    names = ["x", "single_solver", "recursive_text", "recursive_mas", "x"]
+    assert ordered(names) == ["recursive_mas", "recursive_text", "x", "single_solver"]
+
+
+def test_a_method_that_does_not_exist_is_named_with_all_that_do():
+    assert chosen_methods(None) == tuple(METHODS)
+    assert chosen_methods(["no_latents"]) == ("no_latents",)
+    with pytest.raises(ConfigError) as error:
+        chosen_methods(["recursive_mas", "magic"])
+    assert str(error.value).startswith("evaluation.methods.1: must be one of recursive_mas, ")
+    assert str(error.value).endswith("single_agents, got 'magic'")
