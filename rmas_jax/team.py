@@ -50,22 +50,34 @@ class Team(NamedTuple):
     mesh: jax.sharding.Mesh | None = None  # devices that hold the agents; None is the default one
 
 
+class TeamTexts(NamedTuple):
+    """What a team reads and writes texts with: all of it but weights and links."""
+
+    topology: Topology
+    prompts: dict[str, RolePrompt]  # by role; they fit the chat templates
+    tokenizers: dict[str, Any]  # by role
+    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
+
+
 def load_team(
     config: SystemConfig,
     *,
+    texts: TeamTexts | None = None,
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     weights: str | None = None,
 ) -> Team:
     """Loads what `system` names; `dtype`, `mesh` and `weights` as in `load_pretrained`.
 
+    Args:
+      texts: what `load_team_texts` loaded already.
+
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
         prompt set cannot be used; before any weight is read where the cause shows before.
     """
-    topology = checked_topology(config)
-    prompts, tokenizers, end_tokens = _texts(config, topology)
+    topology, prompts, tokenizers, end_tokens = texts or load_team_texts(config)
     loaded = {
         role: load_pretrained(config.agents[role], dtype, mesh, weights=weights)
         for role in topology.order
@@ -81,19 +93,15 @@ def load_team(
     )
 
 
-def check_prompts(config: SystemConfig) -> None:
-    """Renders every prompt of a system once: what is wrong with it shows before anything is made.
+def load_team_texts(config: SystemConfig) -> TeamTexts:
+    """Loads what a team reads and writes texts with, and renders every prompt once.
+
+    So what is wrong with a prompt shows before any weight is read.
 
     Raises:
       ConfigError, TopologyError, CheckpointError, PromptError: as `load_team`.
     """
-    _texts(config, checked_topology(config))
-
-
-def _texts(
-    config: SystemConfig, topology: Topology
-) -> tuple[dict[str, RolePrompt], dict[str, Any], dict[str, tuple[int, ...]]]:
-    """By role: prompts, which fit the chat templates, tokenizers, and ids that end a text."""
+    topology = checked_topology(config)
     prompts = load_prompts(config.prompts, topology.edges, config.task_type)
     date = config.date or today()
     tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
@@ -101,7 +109,7 @@ def _texts(
         role: checked_ends(config.agents[role], tokenizer, prompts[role])
         for role, tokenizer in tokenizers.items()
     }
-    return prompts, tokenizers, ends
+    return TeamTexts(topology, prompts, tokenizers, ends)
 
 
 def encode_prompts(team: Team, questions: Sequence[str]) -> dict[str, StagePrompt]:

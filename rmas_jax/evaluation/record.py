@@ -20,6 +20,7 @@ from rmas_jax.host.checksums import checksum, seal, unseal
 from rmas_jax.host.errors import InputError, listed, shown
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes, read_text
+from rmas_jax.run_files import RunFiles
 
 Row = dict[str, Any]
 KEY = {"method": str, "rounds": int, "split": str, "seed": int}  # what makes a measurement
@@ -129,7 +130,8 @@ def items_checksum(items: Sequence[Row]) -> str:
 
 
 def _paths(directory: Path) -> tuple[Path, Path]:
-    return directory / "items.jsonl", directory / "results.json"
+    files = RunFiles(directory)
+    return files.items, files.results
 
 
 def _read(results: Path, items: Path) -> _Found:

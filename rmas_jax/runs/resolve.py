@@ -1,24 +1,29 @@
-"""What a run reads before it writes anything, and what its loops read."""
+"""What a run reads, before it writes anything; and what its loops read of that."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import ConfigError, RunConfig
-from rmas_jax.data import Dataset, Row, load_dataset
+from rmas_jax.data import BadRow, Dataset, Row, load_dataset
 from rmas_jax.evaluation.driver import in_order
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.grading import Grader, check_golds, find_grader
+from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.runs.identity import agent_sources
-from rmas_jax.runs.resources import build_toolbox, load_run_team
-from rmas_jax.team import Team, checked_topology, load_links_for
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.folder import dated, with_date
+from rmas_jax.runs.identity import agent_sources, contents, weights_digest
+from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
+from rmas_jax.team import Team, TeamTexts, load_links_for, load_team_texts
+from rmas_jax.topology import Topology
 from rmas_jax.training.data.batches import (
     Dialogues,
     TrainingData,
@@ -30,32 +35,88 @@ from rmas_jax.training.outer.loop import phase_batches
 log = logging.getLogger(__name__)
 
 
-class Inputs(NamedTuple):
-    """What a run reads before it writes anything."""
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """All that a run reads, read and checked once."""
 
+    config: RunConfig  # with the date of its first start
+    files: RunFiles
+    team: Team
+    agents: dict[str, dict[str, str | None]]  # of `agent_sources`
+    given_links: Any  # to start from, or None
+    train: list[Row]
+    validation: list[Row]  # as many as are used
+    splits: dict[str, list[Row]]  # what is evaluated
+    text_fields: Mapping[str, str]  # role -> field of a row with its texts; not every role
+    bad_rows: Sequence[BadRow]  # left out
     grade: Grader
     answering: Answering
-    splits: dict[str, list[Row]]  # what is evaluated
-    team: Team
-    given: Any  # links to start from, or None
-    agents: dict[str, dict[str, str | None]]  # of `agent_sources`
+    contents: dict[str, Any]  # digests of all that was read, beside the configuration
 
 
-def read_inputs(config: RunConfig, dataset: Dataset) -> Inputs:
-    """Reads and checks all that a run needs."""
+def resolve(config: RunConfig) -> Resolved:
+    """Reads and checks all that a run needs; writes prepared data alone, which runs share.
+
+    Raises:
+      InputError: one of them cannot be used; before any weight is read where that shows before.
+    """
+    if config.runtime.compilation_cache:
+        use_compilation_cache()
+    config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
+    files = RunFiles(Path(config.output_dir) / config.name)
+    texts = on_all(lambda: load_team_texts(config.system))
+    first_then_others(lambda: make_output_dir(config.output_dir))
+    dataset = first_then_others(  # the first process prepares it
+        lambda: find_data(config, texts.topology, files.data)
+    )
+    return on_all(lambda: _read(config, files, texts, dataset))
+
+
+def _read(config: RunConfig, files: RunFiles, texts: TeamTexts, dataset: Dataset) -> Resolved:
+    chosen = config.evaluation
+    train = dataset.load("train")[: config.data.train_size]
+    for i, phase in enumerate(config.outer.phases):
+        if len(train) < phase.batch_size:
+            raise ConfigError(
+                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {len(train)} items to "
+                "train on (data.train_size)"
+            )
     grade = find_grader(config.data, config.system.task_type)
     answering = find_answering(config)
-    splits = read_splits(dataset, config.evaluation.splits)
+    splits = read_splits(dataset, chosen.splits)
     check_golds(grade, splits)
-    chosen = config.evaluation
     in_order(splits, methods=chosen.methods, batch_size=chosen.batch_size)
-    team = load_run_team(config)
+    held_out = max(
+        config.outer.validation_size if config.outer.phases else 0,
+        chosen.gradient_batch_size if config.system.latent_steps else 0,
+    )
+    validation = dataset.load("validation")[:held_out] if held_out else []
+    team = load_run_team(config, texts)
     given = None if config.system.links is None else load_links_for(team, config.system)
     if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
-        data = encode(team, dataset, dataset.load("train")[: config.data.train_size])
+        data = encode(team, train, dataset.text_fields)
         for phase in forced:  # whether enough texts are long enough
             phase_batches(team, phase, data, key=jax.random.key(config.seed))
-    return Inputs(grade, answering, splits, team, given, agent_sources(config))
+    agents = agent_sources(config)
+    return Resolved(
+        config=config,
+        files=files,
+        team=team,
+        agents=agents,
+        given_links=given,
+        train=train,
+        validation=validation,
+        splits=splits,
+        text_fields=dataset.text_fields,
+        bad_rows=dataset.bad_rows,
+        grade=grade,
+        answering=answering,
+        contents={
+            "weights": weights_digest(agents, given),
+            "data": dataset.version,
+            **contents(config, texts),
+        },
+    )
 
 
 def read_splits(dataset: Dataset, names: Sequence[str]) -> dict[str, list[Row]]:
@@ -88,29 +149,21 @@ def make_output_dir(path: str) -> None:
         raise ConfigError(f"output_dir={path}: cannot be made: {error.strerror}") from None
 
 
-def find_data(config: RunConfig) -> Dataset:
-    """The data of a run, whose texts suffice for what it trains."""
+def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
+    """The data of a run, kept in `data_dir`, whose texts suffice for what it trains."""
     if config.system.task_type is not None and config.data.dataset == "relay":
         raise ConfigError(
             "data.dataset=relay: its puzzles are no problems of system.task_type="
             f"{config.system.task_type}; name a published set or a file of problems"
         )
-    topology = checked_topology(config.system)
     roles = topology.order
     rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
-    data_dir = Path(config.output_dir) / "data"
     dataset = load_dataset(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
-    found = len(dataset.load("train")[: config.data.train_size])
     for i, phase in enumerate(config.outer.phases):
         if phase.rounds > 1 and not topology.feedback_edges:
             raise ConfigError(
                 f"outer.phases.{i}.rounds={phase.rounds}: no edge of the {topology.name} topology "
                 "leads back, so all rounds would be alike; use 1 round"
-            )
-        if found < phase.batch_size:
-            raise ConfigError(
-                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
-                "train on (data.train_size)"
             )
     if lacking := [role for role in roles if role not in dataset.text_fields]:
         for phase in config.outer.phases:
@@ -141,31 +194,32 @@ def find_answering(config: RunConfig) -> Answering:
     )
 
 
-def encode(team: Team, dataset: Dataset, items: Sequence[Any]) -> TrainingData:
+def encode(
+    team: Team, items: Sequence[Mapping[str, Any]], text_fields: Mapping[str, str]
+) -> TrainingData:
     """Items of the data as a team's agents read and write them."""
     return encode_examples(
         items,
         team.tokenizers,
         team.prompts,
         ends={role: ends[0] for role, ends in team.end_tokens.items()},
-        text_fields=dataset.text_fields,
+        text_fields=text_fields,
         slot_width=team.system.latent_steps,
     )
 
 
-def learned_fields(team: Team, dataset: Dataset) -> dict[str, str]:
+def learned_fields(resolved: Resolved) -> dict[str, str]:
     """What each role learns to write: its own texts or, where there are none, the answerer's."""
-    fields, topology = dataset.text_fields, team.system.topology
+    fields, topology = resolved.text_fields, resolved.team.system.topology
     return {role: fields.get(role, fields[topology.answerer]) for role in topology.order}
 
 
-def encode_inner(
-    config: RunConfig, team: Team, dataset: Dataset
-) -> tuple[dict[str, Dialogues], TrainingData | None]:
+def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData | None]:
     """What the inner loop reads: nothing without steps, and prompts with slots in later passes."""
+    config, team = resolved.config, resolved.team
     if config.inner.steps == 0:
         return {}, None
-    items = dataset.load("train")[: config.data.train_size][: config.inner.items]
+    items = resolved.train[: config.inner.items]
     dialogues = {
         role: encode_dialogues(
             items,
@@ -174,20 +228,21 @@ def encode_inner(
             topology=team.system.topology,
             role=role,
             end=team.end_tokens[role][0],
-            text_fields={**dataset.text_fields, role: field},
+            text_fields={**resolved.text_fields, role: field},
             rounds=config.system.rounds,
         )
-        for role, field in learned_fields(team, dataset).items()
+        for role, field in learned_fields(resolved).items()
     }
-    return dialogues, encode(team, dataset, items) if config.inner.repeats > 1 else None
+    repeated = encode(team, items, resolved.text_fields) if config.inner.repeats > 1 else None
+    return dialogues, repeated
 
 
-def encode_outer(
-    config: RunConfig, team: Team, dataset: Dataset
-) -> tuple[TrainingData, TrainingData] | None:
+def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None:
     """What the outer loop trains on and validates on; None where it has no phases."""
-    if not config.outer.phases:
+    if not resolved.config.outer.phases:
         return None
-    items = dataset.load("train")[: config.data.train_size]
-    held_out = dataset.load("validation")[: config.outer.validation_size]
-    return encode(team, dataset, items), encode(team, dataset, held_out)
+    held_out = resolved.validation[: resolved.config.outer.validation_size]
+    return (
+        encode(resolved.team, resolved.train, resolved.text_fields),
+        encode(resolved.team, held_out, resolved.text_fields),
+    )

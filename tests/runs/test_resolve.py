@@ -9,7 +9,7 @@ from rmas_jax.runs.resolve import read_splits
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
+def dataset(tmp_path_factory):
     roles = ("planner", "critic", "solver")
     return load_dataset(
         DataConfig(), roles=roles, rounds=1, data_dir=tmp_path_factory.mktemp("data")
