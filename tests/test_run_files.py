@@ -53,6 +53,19 @@ def test_no_other_module_spells_a_name():
     assert found - OTHERS == set()
 
 
+def test_files_of_a_run_are_written_atomically():
+    """By `host.atomic`, not by methods of a path that leave half a file where they are killed."""
+    rooms = {"runs", "reporting", "evaluation", "training", "interop", "checkpoints.py"}
+    calls = {
+        (str(path.relative_to(PACKAGE)), node.attr)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes")
+    }
+    assert calls  # other rooms have some
+    assert not {call for call in calls if Path(call[0]).parts[0] in rooms}
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

@@ -69,7 +69,8 @@ class FinishedRun:
 def run(config: RunConfig) -> FinishedRun:
     """Trains, evaluates and reports, as far as that is not finished yet.
 
-    Several processes, one per host, call this together; the first one writes.
+    Turns on JAX's compilation cache, unless `runtime.compilation_cache` is off. Several processes,
+    one per host, call this together; the first one writes.
 
     Raises:
       InputError: something that the run reads, or that an earlier start has left, cannot be used.
