@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,28 +86,40 @@ class Team:
         }
 
 
+class TeamTexts(NamedTuple):
+    """What a team reads and writes texts with: all of it but weights and links."""
+
+    topology: Topology
+    templates: dict[str, RolePrompt]  # by role; they fit the chat templates
+    tokenizers: dict[str, Any]  # by role
+    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
+
+
 def load_team(
     config: SystemConfig,
     *,
+    texts: TeamTexts | None = None,
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     weights: str | None = None,
 ) -> Team:
     """Loads what `system` names; `dtype`, `mesh` and `weights` as in `load_pretrained`.
 
+    Args:
+      texts: what `load_team_texts` loaded already.
+
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
         prompt set cannot be used; before any weight is read where the cause shows before.
     """
-    topology = checked_topology(config)
-    prompts, tokenizers, end_tokens = _texts(config, topology)
+    topology, templates, tokenizers, end_tokens = texts or load_team_texts(config)
     members = {
         role: Member(
             role=role,
             agent=load_agent(config.agents[role], dtype, mesh, weights=weights),
             tokenizer=tokenizers[role],
-            template=prompts[role],
+            template=templates[role],
             end_tokens=end_tokens[role],
         )
         for role in topology.order
@@ -116,27 +128,39 @@ def load_team(
     return Team(build_system(config, topology, width), members, mesh)
 
 
-def check_prompts(config: SystemConfig) -> None:
-    """Renders every prompt of a system once: what is wrong with it shows before anything is made.
+def load_team_texts(config: SystemConfig) -> TeamTexts:
+    """Loads what a team reads and writes texts with, and renders every prompt once.
+
+    So what is wrong with a prompt shows before any weight is read.
 
     Raises:
       ConfigError, TopologyError, CheckpointError, PromptError: as `load_team`.
     """
-    _texts(config, checked_topology(config))
-
-
-def _texts(
-    config: SystemConfig, topology: Topology
-) -> tuple[dict[str, RolePrompt], dict[str, Any], dict[str, tuple[int, ...]]]:
-    """By role: prompts, which fit the chat templates, tokenizers, and ids that end a text."""
-    prompts = load_prompts(config.prompts, topology.edges, config.task_type)
+    topology = checked_topology(config)
+    templates = load_prompts(config.prompts, topology.edges, config.task_type)
     date = config.date or today()
     tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
     ends = {
-        role: checked_ends(config.agents[role], tokenizer, prompts[role])
+        role: checked_ends(config.agents[role], tokenizer, templates[role])
         for role, tokenizer in tokenizers.items()
     }
-    return prompts, tokenizers, ends
+    return TeamTexts(topology, templates, tokenizers, ends)
+
+
+def load_templates(
+    config: SystemConfig, texts: TeamTexts, task_type: str | None
+) -> dict[str, RolePrompt]:
+    """The prompt set for problems of a type of task, which need not be that of the training.
+
+    Raises:
+      PromptError, CheckpointError: it cannot be used with the agents' chat templates.
+    """
+    if task_type == config.task_type:
+        return texts.templates
+    templates = load_prompts(config.prompts, texts.topology.edges, task_type)
+    for role, tokenizer in texts.tokenizers.items():
+        checked_ends(config.agents[role], tokenizer, templates[role])
+    return templates
 
 
 def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:

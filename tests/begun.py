@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -10,19 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from rmas_jax.checkpoints import CheckpointStore
-from rmas_jax.cli import ask, role_texts, run
+from rmas_jax.cli import ask, role_texts
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.interop.link_files import save_links
-from rmas_jax.runs.folder import RunFolder, RunStep, dated
-from rmas_jax.runs.resolve import find_data, load_benchmarks, make_output_dir, read_inputs
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.folder import RunFolder, RunStep, dated, missing, open_folder
+from rmas_jax.runs.resolve import resolve
+from rmas_jax.runs.run import ALIGNED_WAY_OUT, own_links
 from rmas_jax.tools.recorded import RecordedSearch
 from rmas_jax.training.curves import Curves
-
-STEPS = (
-    RunStep.of_files("training", run.ALIGNED, run.TRAINED),
-    RunStep("evaluation", settings=["test"]),
-)
 
 
 def _said(work: Callable[[], object]) -> int:
@@ -35,42 +32,43 @@ def _said(work: Callable[[], object]) -> int:
 
 
 def read_run(arguments: list[str]) -> int:
-    """What `experiments/run.py` does before it trains: reads and checks all that a run needs."""
-
-    def read() -> None:
-        path, *overrides = arguments
-        config = load_config(path, overrides)
-        make_output_dir(config.output_dir)
-        dataset = find_data(config)
-        read_inputs(config, dataset, load_benchmarks(config, dataset))
-
-    return _said(read)
+    """What a run does before it trains: reads and checks all that it needs."""
+    path, *overrides = arguments
+    return _said(lambda: resolve(load_config(path, overrides)))
 
 
 def go_on(arguments: list[str]) -> int:
-    """What `experiments/run.py` does with its folder, with steps that do nothing but write."""
+    """What a run does with its folder, with steps that do nothing but write."""
 
     def work() -> None:
         path, *overrides = arguments
         config = dated(load_config(path, overrides))
-        with RunFolder(config, "digest", "1.0", STEPS) as folder:
-            state = {"w": jnp.zeros(4)}
-
-            def train() -> None:
-                Curves(folder.path / "metrics.jsonl").write("outer", "links", 1, loss=0.5)
-                for name in (run.ALIGNED, run.TRAINED):
-                    save_links(folder.path / name, {"inner": {"a": state}})
-
-            folder.stage(STEPS[0], train)
-            folder.stage(STEPS[1], lambda: None)
-            Curves(folder.path / "metrics.jsonl")
-            run.own_links(folder.path, run.ALIGNED)
-            phase = folder.path / "checkpoints" / "phase"
-            with CheckpointStore(phase, keep=1, made_with={"key": 1}) as store:
-                if store.restore_newest(state) is None:
-                    store.save(1, state, validation_loss=0.5)
+        files = RunFiles(Path(config.output_dir) / config.name)
+        links = (files.aligned_links, files.trained_links)
+        steps = (
+            RunStep("training", lambda: missing(*links)),
+            RunStep("evaluation", settings=["test"]),
+        )
+        with open_folder(config, {}, steps) as folder:
+            _do(folder, links)
 
     return _said(work)
+
+
+def _do(folder: RunFolder, links: Sequence[Path]) -> None:
+    files, state = folder.files, {"w": jnp.zeros(4)}
+
+    def train() -> None:
+        Curves(files.metrics).write("outer", "links", 1, loss=0.5)
+        for path in links:
+            save_links(path, {"inner": {"a": state}})
+
+    folder.do("training", train)
+    folder.do("evaluation", lambda: None)
+    own_links(files.aligned_links, ALIGNED_WAY_OUT)
+    with CheckpointStore(files.checkpoints_of("phase"), keep=1, made_with={"key": 1}) as store:
+        if store.restore_newest(state) is None:
+            store.save(1, state, validation_loss=0.5)
 
 
 def read_questions(arguments: list[str]) -> int:

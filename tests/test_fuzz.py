@@ -343,7 +343,7 @@ CASES: dict[str, tuple[Callable[[Path], Case], float]] = {
     "used_configuration": (in_run("config.yaml"), 0.25),
     "begun_identity": (in_begun_run("identity.json"), 0.5),
     "begun_timings": (in_begun_run("timings.json"), 0.5),
-    "begun_stages": (in_begun_run("stages.json"), 0.5),
+    "begun_steps": (in_begun_run("steps.json"), 0.5),
     "begun_curves": (in_begun_run("metrics.jsonl"), 0.25),
     "begun_links": (in_begun_run("links/aligned.safetensors"), 0.5),
     "begun_record": (in_begun_run("checkpoints/phase/record.json"), 0.5),

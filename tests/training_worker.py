@@ -110,17 +110,6 @@ def go_back(folder: Path, sizes: tuple[int, int, int]) -> None:
         print(f"went back to {step}: {same}, then {store.steps()}")
 
 
-def environment(*, cache: Path) -> dict[str, str]:
-    """Of a worker: that of this process, so that both compile alike; programs are kept."""
-    here = Path(__file__)
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "PYTHONPATH": f"{here.parents[1]}:{here.parent}",
-    }
-
-
 def ask_before(step: int) -> None:
     """SIGTERM to this process when the batch of a step is made."""
     original = outer_loop.put_batch

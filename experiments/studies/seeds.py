@@ -9,36 +9,29 @@ draws the links' start and the order of the batches; agents and questions are th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmas_jax.cli.run import main as run
-from rmas_jax.config import ConfigError
+from rmas_jax.cli.run import exit_code, print_results
+from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.checksums import seal
 from rmas_jax.host.command_line import Parser
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.writing import check_output_folder
-from rmas_jax.reporting.report import write_report
-from rmas_jax.reporting.run_directory import read_run
+from rmas_jax.reporting import report
+from rmas_jax.reporting.run_directory import Run
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.run import FinishedRun, run
 
-
-def merge(runs: list[Path], into: Path) -> None:
-    """Puts the rows of several runs into one folder; curves and gradients are the first run's."""
-    into.mkdir(parents=True, exist_ok=True)
-    results = [json.loads((folder / "results.json").read_text()) for folder in runs]
-    (into / "results.json").write_text(json.dumps([row for rows in results for row in rows]))
-    (into / "items.jsonl").write_bytes(b"".join((run / "items.jsonl").read_bytes() for run in runs))
-    for name in ("metrics.jsonl", "gradients.json", "config.yaml", "environment.json"):
-        shutil.copy(runs[0] / name, into / name)
-    seconds = [read_run(folder).timings for folder in runs]
-    mean = {step: sum(times[step] for times in seconds) / len(seconds) for step in seconds[0]}
-    (into / "timings.json").write_text(json.dumps(mean))
+RUNS = Path("runs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the seeds, pools them and writes the report; the exit code is 2 for bad input."""
+    """Runs the seeds, pools them and writes the report; returns the exit code of a run."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the report")
     parser.add_argument("--config", default="experiments/configs/quickstart.yaml", metavar="FILE")
@@ -47,31 +40,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
     )
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        return pool(args)
-    except USER_ERRORS as error:
-        say_error(error)
-        return BAD_INPUT
+        finished = run_seeds(load_config(args.config, args.set), args.out.name, args.seeds)
+        write(pool(finished, RUNS / args.out.name), args.out)
+
+    return exit_code(work)
 
 
-def pool(args: argparse.Namespace) -> int:
-    """Runs what is not run yet, then merges; returns the exit code of the first run that failed."""
-    study, runs = args.out.name, Path("runs")
-    folders = [runs / f"{study}-{seed}" for seed in args.seeds]
-    for folder, seed in zip(folders, args.seeds, strict=True):
-        changes = [*args.set, f"name={folder.name}", f"seed={seed}", f"output_dir={runs}"]
-        code = run(["--config", args.config, *(x for c in changes for x in ("--set", c))])
-        if code:
-            return code
-    merge(folders, runs / study)
-    write_report(runs / study)
-    args.out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(runs / study / "report.md", args.out / "README.md")
-    shutil.copy(runs / study / "results.json", args.out / "results.json")
-    shutil.copytree(runs / study / "figures", args.out / "figures", dirs_exist_ok=True)
-    print(f"report: {args.out / 'README.md'}")
-    return 0
+def run_seeds(config: RunConfig, study: str, seeds: Sequence[int]) -> list[FinishedRun]:
+    """Runs a configuration with each seed, unless that is done."""
+    finished = []
+    for seed in seeds:
+        finished.append(
+            run(
+                dataclasses.replace(config, name=f"{study}-{seed}", seed=seed, output_dir=str(RUNS))
+            )
+        )
+        print_results(finished[-1])
+    return finished
+
+
+def pool(runs: Sequence[FinishedRun], directory: Path) -> Run:
+    """The rows of several runs as those of one; curves and gradients are the first run's."""
+    measured = [finished.measured for finished in runs]
+    steps = [step for step in measured[0].timings if step != report.STEP]
+    return dataclasses.replace(
+        measured[0],
+        directory=directory,
+        results=[row for of_run in measured for row in of_run.results],
+        items=[item for of_run in measured for item in of_run.items],
+        timings={
+            step: sum(of_run.timings[step] for of_run in measured) / len(measured) for step in steps
+        },
+    )
+
+
+def write(pooled: Run, out: Path) -> None:
+    """Writes the report of pooled runs, into their own directory and into that of the study."""
+    pooled.directory.mkdir(parents=True, exist_ok=True)
+    report.write(pooled)
+    files = RunFiles(pooled.directory)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [seal(row) for row in pooled.results]
+    write_atomic(RunFiles(out).results, json.dumps(rows, indent=1) + "\n")
+    write_atomic(out / "README.md", files.markdown.read_bytes())
+    shutil.copytree(files.figures, RunFiles(out).figures, dirs_exist_ok=True)
+    print(f"report: {out / 'README.md'}")
 
 
 if __name__ == "__main__":

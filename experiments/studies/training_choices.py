@@ -14,93 +14,114 @@ validation split; test is reported beside it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rmas_jax.cli.run import main as run
-from rmas_jax.config import ConfigError
+from rmas_jax.cli.run import exit_code, print_results
+from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.writing import check_output_folder
-from rmas_jax.reporting.results import accuracy_interval
+from rmas_jax.reporting.results import Row, accuracy_interval
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.run import run
 
 CONFIG = "experiments/configs/training_choices.yaml"
 ALIGNED, BASE = "aligned", "base"
-PHASE = "outer.phases.0."
-TEACHER = {PHASE + "latents": "teacher_forced"}
-RANDOM = {"system.outer_start": "torch_default"}
-LAST_ROUND = {PHASE + "role_text_weight": 0.0}
-# Variant -> what it is, and the fields that it changes; None: no outer loop.
-VARIANTS: dict[str, tuple[str, Mapping[str, Any] | None]] = {
-    ALIGNED: ("no outer loop: links as aligned on texts", None),
-    BASE: ("on-policy latents, aligned start, every role's text in every round", {}),
-    "teacher-draft": (
+TEACHER = {"latents": "teacher_forced"}
+LAST_ROUND = {"role_text_weight": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One choice, or several of them."""
+
+    what: str  # in words
+    phase: Mapping[str, Any] | None  # fields of the outer loop's phase; None: no outer loop
+    is_random: bool = False  # outer links start at random, not from those of ALIGNED
+
+
+VARIANTS = {
+    ALIGNED: Variant("no outer loop: links as aligned on texts", None),
+    BASE: Variant("on-policy latents, aligned start, every role's text in every round", {}),
+    "teacher-draft": Variant(
         "latents teacher-forced; feedback from the round's own draft (no leak)",
-        TEACHER | {PHASE + "feedback": "draft"},
+        TEACHER | {"feedback": "draft"},
     ),
-    "teacher-gold": (
+    "teacher-gold": Variant(
         "latents teacher-forced; feedback from the gold answer (a leak)",
-        TEACHER | {PHASE + "feedback": "gold"},
+        TEACHER | {"feedback": "gold"},
     ),
-    "teacher-rollout": (
+    "teacher-rollout": Variant(
         "latents teacher-forced; feedback from a rollout (no leak)",
-        TEACHER | {PHASE + "feedback": "rollout"},
+        TEACHER | {"feedback": "rollout"},
     ),
-    "last-round": ("supervised by the last round's answer alone", LAST_ROUND),
-    "all-rounds": (
+    "last-round": Variant("supervised by the last round's answer alone", LAST_ROUND),
+    "all-rounds": Variant(
         "supervised by the answerer's text in every round",
-        LAST_ROUND | {PHASE + "round_weights": "[1.0,1.0,1.0]"},
+        LAST_ROUND | {"round_weights": [1.0, 1.0, 1.0]},
     ),
-    "random-start": ("outer links start at random (torch's defaults)", RANDOM),
-    "upstream": (
+    "random-start": Variant("outer links start at random (torch's defaults)", {}, is_random=True),
+    "upstream": Variant(
         "random start, teacher-forced latents, gold feedback, last round",
-        RANDOM | TEACHER | LAST_ROUND | {PHASE + "feedback": "gold"},
+        TEACHER | LAST_ROUND | {"feedback": "gold"},
+        is_random=True,
     ),
-    "random-long": (
+    "random-long": Variant(
         "random start, six times the steps, ten times the learning rate",
-        RANDOM | {PHASE + "steps": 600, PHASE + "learning_rate": 1e-3},
+        {"steps": 600, "learning_rate": 1e-3},
+        is_random=True,
     ),
 }
 CHOICES = tuple(name for name in VARIANTS if name != "random-long")
 
 
-def train_variant(name: str, seed: int, runs: Path, extra: Sequence[str]) -> int:
-    """Runs a variant, unless it is done; returns the exit code."""
-    changes = VARIANTS[name][1]
-    fields: dict[str, Any] = {"name": f"{name}-{seed}", "seed": seed, "output_dir": str(runs)}
-    if changes is None:
-        fields["outer.phases"] = "[]"
-    else:
-        fields |= changes
-        if "system.outer_start" not in changes:
-            fields["system.links"] = str(runs / f"{ALIGNED}-{seed}/links/aligned.safetensors")
-            fields["inner.steps"] = 0
-    overrides = [f"{key}={value}" for key, value in fields.items()] + list(extra)
-    return run(["--config", CONFIG, *(x for o in overrides for x in ("--set", o))])
+def variant_config(config: RunConfig, name: str, seed: int) -> RunConfig:
+    """The run of a variant: one phase at most, and a start from links where it has one."""
+    variant, replace = VARIANTS[name], dataclasses.replace
+    own = replace(config, name=f"{name}-{seed}", seed=seed)
+    (phase,) = config.outer.phases
+    phases = [] if variant.phase is None else [replace(phase, **variant.phase)]
+    own = replace(own, outer=replace(config.outer, phases=phases))
+    if variant.is_random:
+        return replace(own, system=replace(config.system, outer_start="torch_default"))
+    if variant.phase is None:
+        return own
+    aligned = RunFiles(Path(config.output_dir) / f"{ALIGNED}-{seed}").aligned_links
+    return replace(
+        own,
+        system=replace(config.system, links=str(aligned)),
+        inner=replace(config.inner, steps=0),
+    )
 
 
-def correct_items(folder: Path) -> dict[str, dict[str, bool]]:
+def correct_items(items: Iterable[Row]) -> dict[str, dict[str, bool]]:
     """Split -> id -> whether the answer was right."""
     found: dict[str, dict[str, bool]] = {}
-    for line in (folder / "items.jsonl").read_bytes().split(b"\n")[:-1]:
-        item = json.loads(line)
+    for item in items:
         found.setdefault(item["split"], {})[item["id"]] = item["correct"]
     return found
 
 
 def summarise(
-    runs: Path, variants: Sequence[str], base_name: str, seeds: Sequence[int]
+    correct: Mapping[str, Sequence[Mapping[str, Mapping[str, bool]]]],
+    base_name: str,
+    seeds: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """A row per variant and split, all seeds pooled; differences are to the base, item by item."""
-    correct = {
-        name: [correct_items(runs / f"{name}-{seed}") for seed in seeds] for name in variants
-    }
+    """A row per variant and split, all seeds pooled; differences are to the base, item by item.
+
+    Args:
+      correct: variant -> for each seed, `correct_items`.
+      base_name: the variant that others are held against.
+      seeds: of the runs.
+    """
     rows = []
     for name, of_seeds in correct.items():
         for split in of_seeds[0]:
@@ -149,7 +170,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int])
                 least, most = (100 * x for x in row["difference_interval"])
                 by_seed = ", ".join(f"{100 * x:.1f}" for x in row["by_seed"])
                 lines.append(
-                    f"| {row['variant']} | {VARIANTS[row['variant']][0]} "
+                    f"| {row['variant']} | {VARIANTS[row['variant']].what} "
                     f"| {100 * row['accuracy']:.1f} [{low:.1f}, {high:.1f}] | {by_seed} "
                     f"| {100 * row['difference']:+.1f} [{least:+.1f}, {most:+.1f}] |"
                 )
@@ -157,7 +178,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all variants, pools them and writes the tables; the exit code is 2 for bad input."""
+    """Runs all variants, pools them and writes the tables; returns the exit code of a run."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
@@ -177,28 +198,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.variants[0] != ALIGNED or args.base not in args.variants:
         parser.error(f"--variants starts with {ALIGNED} and has --base ({args.base})")
-    try:
-        check_output_folder(args.out, option="--out", error=ConfigError)
-        return pool(args)
-    except USER_ERRORS as error:
-        say_error(error)
-        return BAD_INPUT
+    return exit_code(lambda: compare(args))
 
 
-def pool(args: argparse.Namespace) -> int:
-    """Runs what is not run yet, then writes; returns the exit code of the first run that failed."""
-    runs = Path("runs") / args.out.name
+def compare(args: argparse.Namespace) -> None:
+    """Runs what is not run yet, then writes the tables."""
+    check_output_folder(args.out, option="--out", error=ConfigError)
+    config = load_config(CONFIG, [*args.set, f"output_dir=runs/{args.out.name}"])
+    correct: dict[str, list[dict[str, dict[str, bool]]]] = {name: [] for name in args.variants}
     for seed in args.seeds:
         for name in args.variants:
-            if code := train_variant(name, seed, runs, args.set):
-                return code
-    rows = summarise(runs, args.variants, args.base, args.seeds)
+            finished = run(variant_config(config, name, seed))
+            print_results(finished)
+            correct[name].append(correct_items(finished.measured.items))
+    rows = summarise(correct, args.base, args.seeds)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_atomic(RunFiles(args.out).results, json.dumps(rows, indent=2) + "\n")
     page = markdown(rows, args.base, args.seeds)
-    (args.out / "tables.md").write_text(page)
+    write_atomic(args.out / "tables.md", page)
     print(page)
-    return 0
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from rmas_jax.interop.torch_state import SAFETENSORS
 from rmas_jax.links import INNER, VARIANTS
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32
+from rmas_jax.run_files import RunFiles
 
 SUFFIXES = (".pt", SAFETENSORS)
 DESCRIPTION = """\
@@ -40,13 +41,13 @@ Convert SRC to DST. What is converted shows in what the two are:
 
 No pickle is run and torch is not needed, in either direction.
 """
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   rmas convert outer_12.pt outer_12.safetensors
   rmas convert RecursiveMAS/Distillation-Outerlinks links.safetensors \\
       --role expert=RecursiveMAS/Distillation-Expert-Qwen3.5-9B \\
       --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task math
-  rmas convert runs/mine/links/trained.safetensors released/
+  rmas convert runs/mine/{RunFiles.trained_links} released/
 
 The exit code is 0, or 2 when something cannot be read or does not fit; standard error says why.
 """

@@ -11,6 +11,7 @@ from rmas_jax.reporting.report import write
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.tables import terminal_table
+from rmas_jax.run_files import RunFiles
 
 # What keeps the files of a finished run as they are.
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -20,7 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes the report and prints its main table and path; returns the exit code."""
     parser = Parser(
         prog="rmas report",
-        description="Write report.html, report.md and figures/ of a run again from its files.",
+        description=(
+            f"Write {RunFiles.report}, {RunFiles.markdown} and {RunFiles.figures}/ of a run again "
+            "from its files."
+        ),
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="directory of the run (runs/<name>)")
     parser.add_argument("--quiet", action="store_true", help="print the report's path only")

@@ -16,10 +16,10 @@ from rmas_jax.config.limits import (
     MAX_SEED,
 )
 from rmas_jax.config.training import NO_INNER, NO_OUTER, InnerConfig, OuterConfig
+from rmas_jax.run_files import SHARED_FOLDERS
 
 INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
 OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
-SHARED_FOLDERS = ("data", "states")  # of output_dir, beside the folders of runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

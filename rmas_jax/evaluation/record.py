@@ -22,6 +22,7 @@ from rmas_jax.host.checksums import checksum, seal, unseal
 from rmas_jax.host.errors import InputError, listed, shown
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes, read_text
+from rmas_jax.run_files import RunFiles
 
 KEY = get_type_hints(Measurement)
 ITEMS_CRC32 = "items_crc32"
@@ -131,7 +132,8 @@ def items_checksum(items: Sequence[ItemRow]) -> str:
 
 
 def _paths(directory: Path) -> tuple[Path, Path]:
-    return directory / "items.jsonl", directory / "results.json"
+    files = RunFiles(directory)
+    return files.items, files.results
 
 
 def _read(results: Path, items: Path) -> _Found:

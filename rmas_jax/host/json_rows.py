@@ -19,7 +19,15 @@ from typing import Any, BinaryIO
 
 from rmas_jax.host.atomic import append
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.reading import GIBIBYTE, MEBIBYTE, Error, decode_text, open_regular, size
+from rmas_jax.host.reading import (
+    GIBIBYTE,
+    MEBIBYTE,
+    Error,
+    decode_text,
+    json_value,
+    open_regular,
+    size,
+)
 
 FILE_LIMIT = 4 * GIBIBYTE  # of a file, and of what it unpacks to
 LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose text is held as a whole
@@ -80,7 +88,7 @@ def append_line(path: Path, value: Any) -> None:
 def parse_line(line: bytes) -> Any:
     """The value in a line of JSON, or a ValueError that says why there is none."""
     text = _decoded(line)
-    return text if isinstance(text, ValueError) else _parsed(text)
+    return text if isinstance(text, ValueError) else json_value(text)
 
 
 def drop_half_line(path: Path, *, error: Error) -> None:
@@ -168,22 +176,10 @@ def _decoded(line: bytes) -> str | ValueError:
         return ValueError(f"not UTF-8: byte {line[reason.start]:#04x} at {reason.start}")
 
 
-def _parsed(text: str) -> Any:
-    """The value of a JSON text, or a ValueError that says why there is none."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        return ValueError("nests deeper than this reader goes")
-    except json.JSONDecodeError as reason:
-        return reason
-    except ValueError:  # from int
-        return ValueError("holds a whole number of more digits than this reader takes (4,300)")
-
-
 def _rows_of_lines(path: Path, error: Error) -> Iterator[tuple[int, Any]]:
     is_first = True
     for number, text in _numbered_lines(path, error):
-        row = text if isinstance(text, ValueError) else _parsed(text)
+        row = text if isinstance(text, ValueError) else json_value(text)
         if is_first and isinstance(text, str) and text.lstrip().startswith("["):
             _check_no_list(row, f"{_name(path)}, line {number}", error)
         is_first = False
@@ -205,7 +201,7 @@ def _is_one_value(path: Path, error: Error) -> bool:
     for _, text in _numbered_lines(path, error):
         if lines:
             return False
-        if isinstance(text, ValueError) or isinstance(_parsed(text), json.JSONDecodeError):
+        if isinstance(text, ValueError) or isinstance(json_value(text), json.JSONDecodeError):
             return True
         lines = 1
     return True
@@ -248,7 +244,7 @@ def _elements(text: str, start: int) -> Generator[Any, None, int]:
         return at + 1
     while True:
         end = _end_of_value(text, at)
-        yield _parsed(text[at:end])
+        yield json_value(text[at:end])
         at = _skip(text, end)
         if text.startswith("]", at):
             return at + 1
@@ -271,7 +267,7 @@ def _one_list(text: str, start: int) -> Generator[Any, None, int]:
             end = yield from _elements(text, at)
         else:
             end = _end_of_value(text, at)
-            if isinstance(fault := _parsed(text[at:end]), json.JSONDecodeError):
+            if isinstance(fault := json_value(text[at:end]), json.JSONDecodeError):
                 raise fault
         at = _skip(text, end)
         if text.startswith("}", at):

@@ -1,9 +1,9 @@
 """Several processes as one: the first decides and writes, and an error in one ends all.
 
-On several hosts each runs a process, and all go through the same code. They meet in every
-computation on the mesh, so none may take a turn that the others do not take. Whatever they could
-disagree in (files, tools, what one host lacks) goes through this module. All processes call its
-functions in the same order; in a process that is alone they do nothing but call.
+On several hosts each runs a process, and all go through the same code. They wait for each other in
+every computation on the mesh, so none may take a branch that the others do not take. Whatever they
+could disagree in (files, tools, what one host lacks) goes through this module. All processes call
+its functions in the same order; in a process that is alone they do nothing but call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orbax.checkpoint import multihost
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 24 * 3600  # for a process that prepares data, or runs tools, before all go on
-_meetings = itertools.count()
+_exchanges = itertools.count()
 
 
 def is_first() -> bool:
@@ -37,7 +37,7 @@ def broadcast_from_first(call: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return call()
-    return _meet(*(_outcome(call) if is_first() else (None, None)))[0]
+    return _exchange(*(_outcome(call) if is_first() else (None, None)))[0]
 
 
 def on_all(call: Callable[[], T]) -> T:
@@ -52,21 +52,21 @@ def on_all(call: Callable[[], T]) -> T:
     if jax.process_count() == 1:
         return call()
     value, error = _outcome(call)
-    _meet(None, error)
+    _exchange(None, error)
     return value
 
 
 def first_then_others(call: Callable[[], T]) -> T:
-    """As `together`, but the others wait for the first process, and find what it has written."""
+    """As `on_all`, but the others wait for the first process, and find what it has written."""
     if is_first():
         value = on_all(call)
-        meet()
+        barrier()
         return value
-    meet()
+    barrier()
     return on_all(call)
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits for all processes."""
     on_all(lambda: None)
 
@@ -78,27 +78,27 @@ def _outcome(call: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def _meet(value: Any, error: Exception | None) -> list[Any]:
+def _exchange(value: Any, error: Exception | None) -> list[Any]:
     """The values of all processes, in every one of them.
 
     Raises:
       Exception: this process's error, or else that of the first process that has one.
     """
     # The barrier waits for as long as it takes; a collective of CPUs gives up after 30 seconds.
-    name, everyone = f"rmas_jax {next(_meetings)}", set(range(jax.process_count()))
+    name, everyone = f"rmas_jax {next(_exchanges)}", set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT_S, processes=everyone)
     own = np.frombuffer(pickle.dumps((value, _portable(error))), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(own.size))
     width = 1 << int(sizes.max()).bit_length()  # of few kinds: each is compiled
     rows = multihost_utils.process_allgather(np.pad(own, (0, width - own.size)))
-    met = [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    outcomes = [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
     if error is not None:
         raise error
-    for process, (_, raised) in enumerate(met):
+    for process, (_, raised) in enumerate(outcomes):
         if raised is not None:
             raised.add_note(f"(in process {process})")
             raise raised
-    return [other for other, _ in met]
+    return [other for other, _ in outcomes]
 
 
 def _portable(error: Exception | None) -> Exception | None:

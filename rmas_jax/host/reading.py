@@ -101,12 +101,22 @@ def decode_text(raw: bytes, *, source: str | Path, error: Error) -> str:
 
 def parse_json(text: str | bytes, *, source: str | Path, error: Error) -> Any:
     """The value that a JSON text stands for, whatever is wrong with it in one error."""
+    value = json_value(text)
+    if isinstance(value, ValueError):
+        raise error(f"{source}: must be JSON: {clipped(str(value), 200)}")
+    return value
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value that a JSON text stands for, or a ValueError that says why there is none."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise error(f"{source}: nests deeper than this reader goes") from None
-    except ValueError as reason:  # also numbers of thousands of digits, and bytes of no encoding
-        raise error(f"{source}: must be JSON: {clipped(str(reason), 200)}") from None
+        return ValueError("nests deeper than this reader goes")
+    except (json.JSONDecodeError, UnicodeDecodeError) as reason:
+        return reason
+    except ValueError:  # from int
+        return ValueError("holds a whole number of more digits than this reader takes (4,300)")
 
 
 def read_json(path: str | Path, *, at_most: int, error: Error) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +15,11 @@ from safetensors.numpy import save
 
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import clipped
-from rmas_jax.host.reading import GIBIBYTE, read_bytes
 from rmas_jax.links import INNER, OUTER, Links
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.stored import as_float32, read_safetensors
+from rmas_jax.models.stored import as_float32, open_safetensors, read_tensors
 
-LIMIT = 64 * GIBIBYTE
-# A safetensors file is the length of its header in 8 bytes, the header as JSON, and the arrays.
-HEADER_START, METADATA, DIGEST = 8, "__metadata__", "sha256"
+DIGEST = "sha256"  # key of the file's metadata
 
 
 def save_links(path: str | Path, links: Links) -> None:
@@ -29,8 +27,8 @@ def save_links(path: str | Path, links: Links) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(x) for name, x in flatten_dict(vars(links), sep="/").items()}
-    digest = _content_digest(save(arrays))
-    write_atomic(path, save(arrays, metadata={DIGEST: digest}))  # save_file's errors name no file
+    metadata = {DIGEST: _content_digest(arrays)}
+    write_atomic(path, save(arrays, metadata=metadata))  # save_file's errors name no file
 
 
 def load_links(path: str | Path) -> Links:
@@ -55,25 +53,19 @@ def read_link_arrays(path: str | Path) -> dict[str, np.ndarray]:
       CheckpointError: there is no such file, it is not what was written, or holds anything but
         finite floating-point numbers.
     """
-    tensors = read_safetensors(path)
-    raw = read_bytes(path, at_most=LIMIT, error=CheckpointError)
-    stored = (_header(raw).get(METADATA) or {}).get(DIGEST)  # null is as good as none
-    if stored is not None and stored != _content_digest(raw):
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        file = open_safetensors(path, stack)
+        tensors, stored = read_tensors(file, source=path), (file.metadata() or {}).get(DIGEST)
+    if stored is not None and stored != _content_digest(tensors):
         raise CheckpointError(f"{path}: is damaged: its checksum is not that of what it holds")
     return as_float32(tensors, source=path)
 
 
-def _content_digest(raw: bytes) -> str:
-    """SHA-256 of a safetensors file without its metadata."""
-    header = {name: entry for name, entry in _header(raw).items() if name != METADATA}
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    digest.update(memoryview(raw)[_header_end(raw) :])
+def _content_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays with their names, dtypes and shapes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _header(raw: bytes) -> dict[str, Any]:
-    return json.loads(raw[HEADER_START : _header_end(raw)])
-
-
-def _header_end(raw: bytes) -> int:
-    return HEADER_START + int.from_bytes(raw[:HEADER_START], "little")

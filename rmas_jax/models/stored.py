@@ -90,17 +90,25 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        file = open_safetensors(path, stack)
-        tensors = {}
-        for name in file.keys():  # noqa: SIM118 (not a dict)
-            try:
-                tensors[name] = file.get_tensor(name)
-            except Exception as error:  # of the library, or KeyError, TypeError at its dtypes
-                kind = file.get_slice(name).get_dtype()
-                raise CheckpointError(
-                    f"{path}: {clipped(name, 100)} is {kind}, which cannot be read: "
-                    f"{clipped(str(error), 200)}"
-                ) from None
+        return read_tensors(open_safetensors(path, stack), source=path)
+
+
+def read_tensors(file: Any, *, source: str | Path) -> dict[str, np.ndarray]:
+    """All tensors of an open safetensors file, by name.
+
+    Raises:
+      CheckpointError: a tensor has a dtype that numpy lacks.
+    """
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 (not a dict)
+        try:
+            tensors[name] = file.get_tensor(name)
+        except Exception as error:  # of the library, or KeyError, TypeError at its dtypes
+            kind = file.get_slice(name).get_dtype()
+            raise CheckpointError(
+                f"{source}: {clipped(name, 100)} is {kind}, which cannot be read: "
+                f"{clipped(str(error), 200)}"
+            ) from None
     return tensors
 
 

@@ -29,8 +29,9 @@ from rmas_jax.reporting.results import (
 )
 from rmas_jax.reporting.run_directory import GradientRow, Run, read_run
 from rmas_jax.reporting.table import Table
+from rmas_jax.run_files import RunFiles
 
-REPORT = "report.html"  # and the name of the step that writes it, in `timings.json`
+STEP = "report"  # of a run; what it takes is no part of what it reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,14 +125,14 @@ def write(run: Run) -> Path:
     page, markdown = render_html(title, sections), render_markdown(title, sections)
 
     pictures = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
+    files = RunFiles(run.directory)
     if pictures:
-        (run.directory / "figures").mkdir(exist_ok=True)
+        files.figures.mkdir(exist_ok=True)
     for picture in pictures:
-        _put(run.directory / "figures" / f"{picture.name}.png", picture.png)
-    _put(run.directory / "report.md", markdown.encode())
-    path = run.directory / REPORT
-    _put(path, page.encode())
-    return path
+        _put(files.figure(picture.name), picture.png)
+    _put(files.markdown, markdown.encode())
+    _put(files.report, page.encode())
+    return files.report
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -160,7 +161,7 @@ def build_sections(run: Run) -> list[Section]:
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
         Section("Gradients", _gradients(run.gradients)),
         Section("Environment", _mapping("Environment", run.environment)),
-        Section("Configuration", _code("config.yaml", run.config)),
+        Section("Configuration", _code(RunFiles.config, run.config)),
         Section("Timings", _timings(run.timings)),
     ]
     if run.notes:
@@ -201,7 +202,7 @@ def _markdown(block: Block) -> str:
         case TableBlock(table):
             return table.to_markdown()
         case Picture(name, caption):
-            return f"![{caption}](figures/{name}.png)\n\n{caption}"
+            return f"![{caption}]({RunFiles.figures}/{name}.png)\n\n{caption}"
         case Code(_, text, language):
             # A fence longer than any inside the text cannot be closed by it.
             fence = "```"
@@ -344,7 +345,7 @@ def _code(title: str, text: str) -> list[Block]:
 
 
 def _timings(timings: dict[str, float]) -> list[Block]:
-    timings = {step: seconds for step, seconds in timings.items() if step != REPORT}
+    timings = {step: seconds for step, seconds in timings.items() if step != STEP}
     if not timings:
         return []
     lines = [(step, three_digits(seconds)) for step, seconds in timings.items()]

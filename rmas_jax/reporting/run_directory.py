@@ -15,6 +15,7 @@ from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measuremen
 from rmas_jax.host.checksums import unseal, unseal_yaml
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
+from rmas_jax.run_files import RunFiles
 
 Kind = type | UnionType
 
@@ -72,13 +73,13 @@ FILE_LIMIT = 2 * GIBIBYTE
 # What is done anew where a file is deleted, or what else helps.
 RUN_AGAIN = "put back a copy, or delete it and run the same command again: "
 WAYS_OUT = {
-    "results.json": f"{RUN_AGAIN}everything is then measured anew",
-    "items.jsonl": "run the same command again: what is damaged is then measured anew",
-    "gradients.json": f"{RUN_AGAIN}the gradient norms are then measured anew",
-    "timings.json": f"{RUN_AGAIN}the inner loop is then done anew, and what was measured stays",
-    "metrics.jsonl": "put back a copy, or delete it: the report is then written without curves",
-    "environment.json": "put back a copy, or delete it: the report is then written without it",
-    "config.yaml": "put back a copy, or delete it: the report is then written without it",
+    RunFiles.results: f"{RUN_AGAIN}everything is then measured anew",
+    RunFiles.items: "run the same command again: what is damaged is then measured anew",
+    RunFiles.gradients: f"{RUN_AGAIN}the gradient norms are then measured anew",
+    RunFiles.timings: f"{RUN_AGAIN}the inner loop is then done anew, and what was measured stays",
+    RunFiles.metrics: "put back a copy, or delete it: the report is then written without curves",
+    RunFiles.environment: "put back a copy, or delete it: the report is then written without it",
+    RunFiles.config: "put back a copy, or delete it: the report is then written without it",
 }
 
 
@@ -110,27 +111,28 @@ def read_run(directory: str | Path) -> Run:
         RunFileError: there is no file of a run, or one is damaged, lacks a column or contradicts
             itself; the message says what mends it.
     """
-    reader = _Reader(Path(directory))
-    results = reader.rows("results.json", Columns.of(ResultRow), "claims, accuracy and cost")
-    items = reader.lines("items.jsonl", ITEM_COLUMNS, "paired comparisons and difficulty")
-    with _way_out("results.json"):
-        _check_results(reader.directory / "results.json", results)
-    with _way_out("items.jsonl"):
-        items, unfinished = _finished(items, results, reader.directory / "items.jsonl")
+    files = RunFiles(Path(directory))
+    reader = _Reader(files.root)
+    results = reader.rows(RunFiles.results, Columns.of(ResultRow), "claims, accuracy and cost")
+    items = reader.lines(RunFiles.items, ITEM_COLUMNS, "paired comparisons and difficulty")
+    with _way_out(RunFiles.results):
+        _check_results(files.results, results)
+    with _way_out(RunFiles.items):
+        items, unfinished = _finished(items, results, files.items)
     reader.notes += unfinished
     run = Run(
         directory=reader.directory,
         results=results,
         items=items,
-        metrics=reader.curves("metrics.jsonl", Columns.of(MetricRow), "training curves"),
-        gradients=reader.rows("gradients.json", Columns.of(GradientRow), "gradient norms"),
-        environment=reader.mapping("environment.json", "the environment"),
-        config=reader.yaml("config.yaml", "the configuration"),
-        timings=reader.mapping("timings.json", "timings", kind=float),
+        metrics=reader.curves(RunFiles.metrics, Columns.of(MetricRow), "training curves"),
+        gradients=reader.rows(RunFiles.gradients, Columns.of(GradientRow), "gradient norms"),
+        environment=reader.mapping(RunFiles.environment, "the environment"),
+        config=reader.yaml(RunFiles.config, "the configuration"),
+        timings=reader.mapping(RunFiles.timings, "timings", kind=float),
         notes=reader.notes,
     )
     if not reader.found:
-        raise RunFileError(f"{directory}: no file of a run here (results.json, items.jsonl, ...)")
+        raise RunFileError(f"{directory}: no file of a run here ({RunFiles.results}, ...)")
     return run
 
 
@@ -264,8 +266,8 @@ def _finished(
         if row is None or row["n"] != len(own):
             has = "no row" if row is None else row["n"]
             notes.append(
-                f"items.jsonl has {len(own)} items of {key}, results.json {has}: an unfinished "
-                "measurement, left out item by item."
+                f"{path.name} has {len(own)} items of {key}, {RunFiles.results} {has}: an "
+                "unfinished measurement, left out item by item."
             )
             continue
         if row.get(ITEMS_CRC32, found := items_checksum(own)) != found:

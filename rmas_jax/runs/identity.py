@@ -21,8 +21,7 @@ from rmas_jax.config import RunConfig
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.stored import weight_files
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
-from rmas_jax.prompts import load_prompts
-from rmas_jax.topology import load_topology
+from rmas_jax.team import TeamTexts
 
 
 def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
@@ -52,22 +51,27 @@ def _commit(directory: Path) -> str | None:
     return directory.name if directory.parent.name == "snapshots" else None
 
 
-def contents(config: RunConfig) -> dict[str, Any]:
+def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
     """What stands in the files that a configuration names, beside weights and data, as digests.
+
+    Args:
+      config: of the run.
+      texts: its topology and prompts, as loaded.
 
     Returns:
       "topology"; "prompts" and "tokenizers" by role; "corpus", of `evaluation.search`, or None.
 
     Raises:
-      TopologyError, PromptError, CheckpointError, OSError: one of them cannot be read.
+      CheckpointError, OSError: a tokenizer or the corpus cannot be read.
     """
-    system, corpus = config.system, config.evaluation.search
-    topology = load_topology(system.topology)
-    prompts = load_prompts(system.prompts, topology.edges, system.task_type)
+    agents, corpus = config.system.agents, config.evaluation.search
     return {
-        "topology": _text_digest(dataclasses.asdict(topology)),
-        "prompts": {role: _text_digest(dataclasses.asdict(prompts[role])) for role in prompts},
-        "tokenizers": {role: _tokenizer_digest(source) for role, source in system.agents.items()},
+        "topology": _text_digest(dataclasses.asdict(texts.topology)),
+        "prompts": {
+            role: _text_digest(dataclasses.asdict(prompt))
+            for role, prompt in texts.templates.items()
+        },
+        "tokenizers": {role: _tokenizer_digest(source) for role, source in agents.items()},
         "corpus": None if corpus is None else _file_digest(Path(corpus)),
     }
 

@@ -1,20 +1,19 @@
-"""What training would do, without doing it: sizes, shapes, steps and device memory."""
+"""What a run would do, without doing it: sizes, shapes, steps and device memory."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rmas_jax.config import ConfigError, PhaseConfig, RunConfig
-from rmas_jax.evaluation.benchmarks import find_benchmarks
+from rmas_jax.config import ConfigError, PhaseConfig
 from rmas_jax.host.checksums import read_sealed
 from rmas_jax.links import LinkConfig, Links, init_link
+from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.data.batches import Dialogues, TrainingData
@@ -26,23 +25,13 @@ from rmas_jax.training.states.token_states import state_bytes
 MEBIBYTE = 2**20
 
 
-def describe_run(
-    config: RunConfig,
-    team: Team,
-    dialogues: Mapping[str, Dialogues],
-    data: tuple[TrainingData, TrainingData] | None,
-) -> Iterator[str]:
+def describe_run(resolved: Resolved) -> Iterator[str]:
     """Yields the plan of a run, line by line.
-
-    Args:
-      config: of the run.
-      team: its agents, with links of any values.
-      dialogues: by role, what the inner loop reads; none without steps.
-      data: what the outer loop trains on and validates on; None where it has no phases.
 
     Raises:
       ConfigError: states of the dialogues have no room.
     """
+    config, team, files = resolved.config, resolved.team, resolved.files
     mesh, devices = config.runtime.mesh, jax.devices()
     yield (
         f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} of {len(devices)} "
@@ -54,20 +43,20 @@ def describe_run(
         f"inner loop: {inner.repeats} x {inner.steps} steps of {inner.batch_size} tokens per link, "
         f"from the texts of {inner.items or 'all'} items"
     )
+    dialogues, _ = encode_inner(resolved)
     yield from describe_states(team, dialogues, inner.cache_gib)
-    for phase in config.outer.phases:
-        key = jax.random.key(config.seed)
-        yield from describe_phase(team, phase, *data, key=key)
+    if data := encode_outer(resolved):
+        for phase in config.outer.phases:
+            yield from describe_phase(team, phase, *data, key=jax.random.key(config.seed))
     yield (
         f"evaluation: {', '.join(evaluation.methods)} at rounds "
         f"{', '.join(map(str, evaluation.rounds))} on "
-        + ", ".join(f"{b.name} {split}" for b in find_benchmarks(config) for split in b.splits)
+        + ", ".join(f"{b.name} {split}" for b in resolved.benchmarks for split in b.splits)
     )
-    path = Path(config.output_dir) / config.name
-    marks = path / "timings.json"
-    done = read_sealed(marks, error=ConfigError, way_out="put back a copy, or delete it")
-
-    yield f"written to {path}: links, checkpoints, metrics.jsonl, items.jsonl, report.html"
+    written = (files.trained_links.parent, files.checkpoints, files.metrics, files.items)
+    names = ", ".join(path.name for path in (*written, files.report))
+    yield f"written to {files.root}: {names}"
+    done = read_sealed(files.timings, error=ConfigError, way_out="put back a copy, or delete it")
     yield f"finished there: {', '.join(done) or 'nothing'}"
 
 

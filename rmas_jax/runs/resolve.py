@@ -1,4 +1,4 @@
-"""What a run reads before it writes anything, and what its loops read."""
+"""What a run reads, before it writes anything; and what its loops read of that."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
-from rmas_jax.data import Dataset, Example, load_dataset
+from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.graders import check_golds
-from rmas_jax.evaluation.methods import chosen_methods
+from rmas_jax.evaluation.settings import with_defaults
+from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
+from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import load_prompts
-from rmas_jax.runs.identity import agent_sources
-from rmas_jax.runs.resources import build_toolbox, load_run_team
-from rmas_jax.team import Team, check_prompts, checked_topology, load_links_for
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.folder import dated, with_date
+from rmas_jax.runs.identity import agent_sources, contents, weights_digest
+from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
+from rmas_jax.team import Team, TeamTexts, load_links_for, load_team_texts, load_templates
 from rmas_jax.tools import Toolbox
+from rmas_jax.topology import Topology
 from rmas_jax.training.data.batches import (
     Dialogues,
     TrainingData,
@@ -36,29 +40,54 @@ from rmas_jax.training.outer.loop import phase_batches
 log = logging.getLogger(__name__)
 
 
-class Inputs(NamedTuple):
-    """What a run reads before it writes anything."""
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """All that a run reads, read and checked once."""
 
-    benchmarks: list[LoadedBenchmark]  # what is evaluated
+    config: RunConfig  # with the date of its first start, and the evaluation in full
+    files: RunFiles
     team: Team
-    given: Any  # links to start from, or None
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
+    given_links: Links | None  # to start from
+    train: list[Example]
+    validation: list[Example]  # as many as are used
+    benchmarks: list[LoadedBenchmark]  # what is evaluated
+    bad_rows: Sequence[BadRow]  # left out
+    contents: dict[str, Any]  # digests of all that was read, beside the configuration
 
 
-def load_benchmarks(config: RunConfig, dataset: Dataset) -> list[LoadedBenchmark]:
+def resolve(config: RunConfig) -> Resolved:
+    """Reads and checks all that a run needs; writes prepared data alone, which runs share.
+
+    Raises:
+      InputError: one of them cannot be used; before any weight is read where that shows before.
+    """
+    if config.runtime.compilation_cache:
+        use_compilation_cache()
+    config = on_all(lambda: with_defaults(config))
+    config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
+    files = RunFiles(Path(config.output_dir) / config.name)
+    texts = on_all(lambda: load_team_texts(config.system))
+    first_then_others(lambda: make_output_dir(config.output_dir))
+    dataset = first_then_others(  # the first process prepares it
+        lambda: find_data(config, texts.topology, files.data)
+    )
+    benchmarks = first_then_others(lambda: load_benchmarks(config, texts, dataset, files.data))
+    return on_all(lambda: _read(config, files, texts, dataset, benchmarks))
+
+
+def load_benchmarks(
+    config: RunConfig, texts: TeamTexts, dataset: Dataset, data_dir: Path
+) -> list[LoadedBenchmark]:
     """Reads and checks what a run evaluates; `dataset` is what it trains on."""
-    system, chosen = config.system, config.evaluation
-    edges = checked_topology(system).edges
+    chosen = config.evaluation
     toolbox = build_toolbox(python=chosen.python, search=chosen.search)
-    methods, loaded = chosen_methods(chosen.methods), []
+    loaded = []
     for benchmark in find_benchmarks(config):
         grader, task_type = grader_of(benchmark), benchmark.task_type
-        if task_type != system.task_type:
-            check_prompts(dataclasses.replace(system, task_type=task_type))
         data, grading = dataset, benchmark.data.grader
         if benchmark.data != dataclasses.replace(config.data, grader=grading):
-            folder = Path(config.output_dir) / "data"
-            data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=folder)
+            data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=data_dir)
             if data.bad_rows:
                 log.warning(
                     "%s: %d bad rows left out, the first: %s, line %d: %s",
@@ -75,23 +104,58 @@ def load_benchmarks(config: RunConfig, dataset: Dataset) -> list[LoadedBenchmark
             hashlib.sha256(version).hexdigest()[:16],
             grader,
             splits,
-            load_prompts(system.prompts, edges, task_type),
+            load_templates(config.system, texts, task_type),
             find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
         )
-        in_order(ready, methods=methods, batch_size=chosen.batch_size)  # checks it early
+        # Checks the order of items early.
+        in_order(ready, methods=chosen.methods, batch_size=chosen.batch_size)
         loaded.append(ready)
     return loaded
 
 
-def read_inputs(config: RunConfig, dataset: Dataset, benchmarks: list[LoadedBenchmark]) -> Inputs:
-    """Reads and checks all that a run needs beside its data."""
-    team = load_run_team(config)
+def _read(
+    config: RunConfig,
+    files: RunFiles,
+    texts: TeamTexts,
+    dataset: Dataset,
+    benchmarks: list[LoadedBenchmark],
+) -> Resolved:
+    chosen = config.evaluation
+    train = dataset.load("train")[: config.data.train_size]
+    for i, phase in enumerate(config.outer.phases):
+        if len(train) < phase.batch_size:
+            raise ConfigError(
+                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {len(train)} items to "
+                "train on (data.train_size)"
+            )
+    held_out = max(
+        config.outer.validation_size if config.outer.phases else 0,
+        chosen.gradient_batch_size if config.system.latent_steps else 0,
+    )
+    validation = dataset.load("validation")[:held_out] if held_out else []
+    team = load_run_team(config, texts)
     given = None if config.system.links is None else load_links_for(team, config.system)
     if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
-        data = encode(team, dataset, dataset.load("train")[: config.data.train_size])
+        data = encode(team, train)
         for phase in forced:  # whether enough texts are long enough
             phase_batches(team, phase, data, key=jax.random.key(config.seed))
-    return Inputs(benchmarks, team, given, agent_sources(config))
+    agents = agent_sources(config)
+    return Resolved(
+        config=config,
+        files=files,
+        team=team,
+        agents=agents,
+        given_links=given,
+        train=train,
+        validation=validation,
+        benchmarks=benchmarks,
+        bad_rows=dataset.bad_rows,
+        contents={
+            "weights": weights_digest(agents, given),
+            "data": dataset.version,
+            **contents(config, texts),
+        },
+    )
 
 
 def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
@@ -124,29 +188,21 @@ def make_output_dir(path: str) -> None:
         raise ConfigError(f"output_dir={path}: cannot be made: {error.strerror}") from None
 
 
-def find_data(config: RunConfig) -> Dataset:
-    """The data of a run, whose texts suffice for what it trains."""
+def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
+    """The data of a run, kept in `data_dir`, whose texts suffice for what it trains."""
     if config.system.task_type is not None and config.data.dataset == "relay":
         raise ConfigError(
             "data.dataset=relay: its puzzles are no problems of system.task_type="
             f"{config.system.task_type}; name a published set or a file of problems"
         )
-    topology = checked_topology(config.system)
     roles = topology.order
     rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
-    data_dir = Path(config.output_dir) / "data"
     dataset = load_dataset(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
-    found = len(dataset.load("train")[: config.data.train_size])
     for i, phase in enumerate(config.outer.phases):
         if phase.rounds > 1 and not topology.feedback_edges:
             raise ConfigError(
                 f"outer.phases.{i}.rounds={phase.rounds}: no edge of the {topology.name} topology "
                 "leads back, so all rounds would be alike; use 1 round"
-            )
-        if found < phase.batch_size:
-            raise ConfigError(
-                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {found} items to "
-                "train on (data.train_size)"
             )
     if lacking := [role for role in roles if role not in dataset.text_roles]:
         for phase in config.outer.phases:
@@ -179,7 +235,7 @@ def find_answering(
     )
 
 
-def encode(team: Team, dataset: Dataset, items: Sequence[Any]) -> TrainingData:
+def encode(team: Team, items: Sequence[Example]) -> TrainingData:
     """Items of the data as a team's agents read and write them."""
     return encode_examples(
         items,
@@ -188,13 +244,12 @@ def encode(team: Team, dataset: Dataset, items: Sequence[Any]) -> TrainingData:
     )
 
 
-def encode_inner(
-    config: RunConfig, team: Team, dataset: Dataset
-) -> tuple[dict[str, Dialogues], TrainingData | None]:
+def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData | None]:
     """What the inner loop reads: nothing without steps, and prompts with slots in later passes."""
+    config, team = resolved.config, resolved.team
     if config.inner.steps == 0:
         return {}, None
-    items = dataset.load("train")[: config.data.train_size][: config.inner.items]
+    items = resolved.train[: config.inner.items]
     dialogues = {
         role: encode_dialogues(
             items,
@@ -204,15 +259,12 @@ def encode_inner(
         )
         for role in team.system.topology.order
     }
-    return dialogues, encode(team, dataset, items) if config.inner.repeats > 1 else None
+    return dialogues, encode(team, items) if config.inner.repeats > 1 else None
 
 
-def encode_outer(
-    config: RunConfig, team: Team, dataset: Dataset
-) -> tuple[TrainingData, TrainingData] | None:
+def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None:
     """What the outer loop trains on and validates on; None where it has no phases."""
-    if not config.outer.phases:
+    if not resolved.config.outer.phases:
         return None
-    items = dataset.load("train")[: config.data.train_size]
-    held_out = dataset.load("validation")[: config.outer.validation_size]
-    return encode(team, dataset, items), encode(team, dataset, held_out)
+    held_out = resolved.validation[: resolved.config.outer.validation_size]
+    return encode(resolved.team, resolved.train), encode(resolved.team, held_out)

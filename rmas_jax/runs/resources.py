@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.sharding import make_mesh
-from rmas_jax.team import Team, load_team
+from rmas_jax.team import Team, TeamTexts, load_team
 from rmas_jax.tools import (
     Bm25Search,
     PythonLimits,
@@ -53,11 +53,15 @@ def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> 
     return Toolbox(python=PythonLimits() if python else None, search=provider)
 
 
-def load_run_team(config: RunConfig) -> Team:
-    """The team of a run, kept on the devices as `runtime` says."""
+def load_run_team(config: RunConfig, texts: TeamTexts | None = None) -> Team:
+    """The team of a run, kept on the devices as `runtime` says; `texts` as in `load_team`."""
     runtime = config.runtime
     return load_team(
-        config.system, dtype=runtime.dtype, mesh=mesh_of(config), weights=runtime.weights
+        config.system,
+        texts=texts,
+        dtype=runtime.dtype,
+        mesh=mesh_of(config),
+        weights=runtime.weights,
     )
 
 

@@ -15,8 +15,7 @@ from rmas_jax.host import atomic
 from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.errors import InputError, describe
 from rmas_jax.interop.link_files import load_links, save_links
-from rmas_jax.runs import folder as run_folder
-from rmas_jax.runs.folder import RunFolder, RunStep
+from rmas_jax.runs.folder import RunStep, open_folder
 from rmas_jax.training.curves import Curves
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +60,8 @@ def folder(tmp_path, monkeypatch):
     """Function that opens the folder of one run."""
     monkeypatch.chdir(ROOT)
     config = load_config(CONFIG, [f"output_dir={tmp_path}"])
-    return lambda: RunFolder(config, "digest", "1.0")
+    steps = [RunStep(name) for name in ("one", "two")]
+    return lambda: open_folder(config, {"weights": "digest"}, steps)
 
 
 def test_a_file_is_the_old_or_the_new_one(tmp_path, killed):
@@ -116,14 +116,14 @@ def test_curves_and_links_survive_a_kill(tmp_path, killed):
 
 
 def test_a_run_that_was_killed_at_once_starts_again(folder, killed):
-    killed(folder)
+    killed(folder().__enter__)
     with folder() as made:
-        identity = made.path / run_folder.IDENTITY
+        identity = made.files.identity
         first = identity.stat().st_ino
-        made.stage(RunStep("one"), lambda: None)
-        killed(lambda: made.stage(RunStep("two"), lambda: None))
-        assert list(json.loads(made.marks.read_text())) == ["one", "crc32"]
-        assert list(json.loads(made.asked.read_text())) == ["one", "crc32"]
+        made.do("one", lambda: None)
+        killed(lambda: made.do("two", lambda: None))
+        assert list(json.loads(made.files.timings.read_text())) == ["one", "crc32"]
+        assert list(json.loads(made.files.steps.read_text())) == ["one", "crc32"]
     with folder():
         pass
     assert identity.stat().st_ino == first  # written once
@@ -131,7 +131,10 @@ def test_a_run_that_was_killed_at_once_starts_again(folder, killed):
 
 def test_an_identity_that_is_no_json_is_said_with_its_path(folder):
     with folder() as made:
-        identity = made.path / run_folder.IDENTITY
+        identity = made.files.identity
     identity.write_text('{"config": ')
-    with pytest.raises(ConfigError, match=r"identity\.json: must be JSON: .*remove"):
-        folder()
+    with (
+        pytest.raises(ConfigError, match=r"identity\.json: must be JSON: .*remove"),
+        folder(),
+    ):
+        pass

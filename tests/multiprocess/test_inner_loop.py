@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,39 +10,32 @@ from pathlib import Path
 import inner_worker
 import jax
 import numpy as np
-import training_worker
+from processes import ended, environment, free_port
 
 from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.interop.link_files import load_links
 from rmas_jax.sharding import make_mesh
 
 WORKER = Path(inner_worker.__file__)
-TIMEOUT_S = 600  # of processes that wait for each other
 
 
 def run_two(folder):
-    """Two processes, which are killed if they do not end in time."""
+    """Two processes, until they have ended."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [
         subprocess.Popen(
             [sys.executable, WORKER, folder, *map(str, (process, 2, port))],
             cwd=WORKER.parents[1],
-            env=training_worker.environment(cache=folder.parent / "compiled"),
+            env=environment(cache=folder.parent / "compiled"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for process in range(2)
     ]
-    try:
-        outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [PREEMPTED] * 2, "\n".join(outputs)
+    codes, outputs = ended(workers)
+    assert codes == [PREEMPTED] * 2, outputs
     assert all("in the inner loop, which starts again" in output for output in outputs)
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import training_worker
+from processes import ended, environment, free_port, wait_until
 from systems import build_pattern
 
 from rmas_jax.interop.link_files import load_links
 
 WORKER = Path(training_worker.__file__)
-TIMEOUT_S = 600  # of processes that wait for each other
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def start(agents, folder, sizes, steps, *rest):
     return subprocess.Popen(
         list(map(str, command)),
         cwd=WORKER.parents[1],
-        env=training_worker.environment(cache=agents / "compiled"),
+        env=environment(cache=agents / "compiled"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -47,10 +45,7 @@ def lines(file):
 
 def kill_at(step, folder, workers):
     """Ends processes at once, when the curves have come to a step."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while lines(folder / "metrics.jsonl") < step and time.monotonic() < deadline:
-        assert all(worker.poll() is None for worker in workers), workers[0].stdout.read()
-        time.sleep(0.005)
+    wait_until(lambda: lines(folder / "metrics.jsonl") >= step, workers)
     for worker in workers:
         worker.kill()
     for worker in workers:
@@ -75,40 +70,30 @@ def test_a_killed_run_goes_on_to_the_same_bits(agents, tmp_path, sizes):
 
 def two_processes(agents, folder, sizes, steps, ask=()):
     """Two processes with four devices each; the second may get `ask`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return [
         start(agents, folder, sizes, steps, 4, 0, 2, port),
         start(agents, folder, sizes, steps, 4, 1, 2, port, *ask),
     ]
 
 
-def ended(workers):
-    """Exit codes and outputs of processes, which are killed if they do not end in time."""
-    try:
-        outputs = [worker.communicate(timeout=TIMEOUT_S)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    return [worker.returncode for worker in workers], "\n".join(outputs)
-
-
 def test_two_processes_stop_together_are_killed_go_on_and_equal_one(agents, tmp_path):
     sizes, steps, two = (4, 2, 1), 20, tmp_path / "two"
-    codes, output = ended(two_processes(agents, two, sizes, steps, ask=(3,)))  # to the second alone
-    assert codes == [training_worker.PREEMPTED] * 2, output
+    codes, outputs = ended(
+        two_processes(agents, two, sizes, steps, ask=(3,))
+    )  # to the second alone
+    assert codes == [training_worker.PREEMPTED] * 2, outputs
     saved = [int(step.name) for step in (two / "checkpoints").iterdir() if step.name.isdigit()]
     assert 3 < max(saved) < steps
     assert not (two / "links.safetensors").exists()
     killed = two_processes(agents, two, sizes, steps)
     kill_at(random.randrange(max(saved) + 1, steps), two, killed)
-    codes, output = ended(two_processes(agents, two, sizes, steps))
-    assert codes == [0, 0], output
+    codes, outputs = ended(two_processes(agents, two, sizes, steps))
+    assert codes == [0, 0], outputs
     assert lines(two / "metrics.jsonl") == steps + 1  # one process writes
     whole = tmp_path / "whole"
-    codes, output = ended(two_processes(agents, whole, sizes, steps))
-    assert codes == [0, 0], output
+    codes, outputs = ended(two_processes(agents, whole, sizes, steps))
+    assert codes == [0, 0], outputs
     names = [folder / "links.safetensors" for folder in (two, whole)]
     for ours, expected in zip(*(jax.tree.leaves(load_links(name)) for name in names), strict=True):
         np.testing.assert_array_equal(ours, expected)
@@ -124,7 +109,8 @@ def test_two_processes_stop_together_are_killed_go_on_and_equal_one(agents, tmp_
 
 
 def test_two_processes_go_back_together_where_the_part_of_one_is_damaged(agents, tmp_path):
-    codes, output = ended(two_processes(agents, tmp_path / "checkpoints", (1, 8, 1), 0))
-    assert codes == [0, 0], output
-    assert output.count("checkpoint 2 cannot be read") == 2
-    assert output.count("went back to 1: {'rows': True}, then (1, 3)") == 2, output
+    codes, outputs = ended(two_processes(agents, tmp_path / "checkpoints", (1, 8, 1), 0))
+    assert codes == [0, 0], outputs
+    for output in outputs:
+        assert "checkpoint 2 cannot be read" in output
+        assert "went back to 1: {'rows': True}, then (1, 3)" in output, outputs

@@ -15,12 +15,14 @@ import pytest
 
 from rmas_jax.cli.ask import main as ask
 from rmas_jax.cli.report import main as report
-from rmas_jax.cli.run import main, planned_steps
+from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host import atomic
 from rmas_jax.host.errors import BAD_INPUT, MESSAGE_LIMIT
 from rmas_jax.interop.link_files import load_links
 from rmas_jax.runs import folder as run_folder
+from rmas_jax.runs.resolve import resolve
+from rmas_jax.runs.run import planned_steps
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -129,7 +131,7 @@ def pipe(file):
 WHOLE_FILES = {
     "identity.json": "or remove ",
     "timings.json": "delete it and run again: the inner loop is then done anew",
-    "stages.json": "delete it and run again: what was measured stays",
+    "steps.json": "delete it and run again: what was measured stays",
     "results.json": "delete it and run again: everything is then measured anew",
     "gradients.json": "delete it and run the same command again: the gradient norms are then",
     "environment.json": "delete it: the report is then written without it",
@@ -160,7 +162,7 @@ def test_a_damaged_file_of_a_finished_run_is_one_message_with_the_way_out(output
         ("timings.json", '{"inner loop": NaN}'),
         ("timings.json", f'{{"inner loop": {10**400}}}'),
         ("timings.json", '{"inner loop": -5}'),
-        ("stages.json", '"x"'),
+        ("steps.json", '"x"'),
         ("results.json", '[{"method": "recursive_mas"}]'),
         ("gradients.json", '[{"link": 1, "round": "1", "channel": "latent", "norm": 1}]'),
         ("environment.json", '{"jax": "0.1'),
@@ -200,7 +202,7 @@ def test_damaged_items_cost_their_measurement_which_is_made_anew(
     assert results(output) == expected
     assert "evaluation: finished before, and done anew: " in caplog.text
     assert "test[:4], seed 0, which is measured anew" in caplog.text
-    assert "report.html ..." in caplog.text  # with the new seconds
+    assert "report ..." in caplog.text  # with the new seconds
     assert report([str(output / "quickstart")]) == 0
 
 
@@ -208,7 +210,7 @@ def test_damaged_items_cost_their_measurement_which_is_made_anew(
     "names",
     [
         ("items.jsonl", "gradients.json", "metrics.jsonl"),
-        ("links/aligned.safetensors", "results.json", "stages.json"),
+        ("links/aligned.safetensors", "results.json", "steps.json"),
         ("timings.json", "links/trained.safetensors", "report.html"),
     ],
 )
@@ -341,7 +343,7 @@ def test_what_a_library_says_of_a_full_disk_is_one_message(tmp_path, monkeypatch
         except ValueError as error:
             raise RuntimeError("Save failed") from error
 
-    monkeypatch.setattr("rmas_jax.cli.run.find_data", full)
+    monkeypatch.setattr("rmas_jax.runs.resolve.find_data", full)
     assert main(options(tmp_path)) == BAD_INPUT
     assert message_of(capsys).startswith(f"error: {place}: {os.strerror(errno.ENOSPC)}; files that")
 
@@ -352,7 +354,7 @@ def test_a_start_that_bad_input_ends_leaves_no_folder(output, undisturbed, monke
     def refuse(*_):
         raise ConfigError("a template that fails only now")
 
-    monkeypatch.setattr("rmas_jax.cli.run.encode_inner", refuse)
+    monkeypatch.setattr("rmas_jax.runs.run.encode_inner", refuse)
     assert main(options(output)) == BAD_INPUT
     assert message_of(capsys) == "error: a template that fails only now"
     assert not (output / "quickstart").exists()
@@ -362,11 +364,8 @@ def test_a_start_that_bad_input_ends_leaves_no_folder(output, undisturbed, monke
     assert (output / "quickstart" / "results.json").exists()
 
 
-def test_a_run_has_steps_for_what_it_measures():
-    config = load_config(CONFIG, [*TINY, "evaluation.gradient_batch_size=0"])
-    assert [step.name for step in planned_steps(config, [])] == [
-        "inner loop",
-        "outer loop",
-        "evaluation",
-        "report.html",
-    ]
+def test_a_run_has_steps_for_what_it_measures(tmp_path):
+    settings = [f"output_dir={tmp_path}", "evaluation.gradient_batch_size=0"]
+    resolved = resolve(load_config(CONFIG, [*TINY, *settings]))
+    names = [step.name for step in planned_steps(resolved)]
+    assert names == ["inner loop", "outer loop", "evaluation", "report"]

@@ -1,5 +1,6 @@
 """The main job: what a user sees of it, from bad input to a finished and a repeated run."""
 
+import collections
 import json
 import shutil
 import signal
@@ -11,15 +12,15 @@ import numpy as np
 import pytest
 
 from rmas_jax.cli.options import PREEMPTED
-from rmas_jax.cli.run import main, train
+from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_released_links
 from rmas_jax.interop.link_files import load_links, save_links
-from rmas_jax.runs import resolve as inputs
-from rmas_jax.runs.folder import RunFolder
-from rmas_jax.runs.identity import agent_sources, weights_digest
-from rmas_jax.team import load_links_for, load_team, start_links
+from rmas_jax.runs import resolve
+from rmas_jax.runs import run as steps
+from rmas_jax.runs.folder import open_folder
+from rmas_jax.team import load_team, start_links
 from rmas_jax.training.outer import loop as outer_loop
 from rmas_jax.training.states import cache as state_cache
 
@@ -249,20 +250,62 @@ def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
 )
 def test_nothing_is_encoded_that_is_not_read(tmp_path, monkeypatch, steps, passes, phases, encoded):
     seen = []
-    monkeypatch.setattr(inputs, "encode", lambda team, task, items: seen.append(len(items)))
-    monkeypatch.setattr(inputs, "encode_dialogues", lambda *args, **options: None)
+    monkeypatch.setattr(resolve, "encode", lambda team, items, fields: seen.append(len(items)))
+    monkeypatch.setattr(resolve, "encode_dialogues", lambda *args, **options: None)
     settings = [f"inner.steps={steps}", f"inner.repeats={passes}", "inner.warmup_steps=0"]
-    config = load_config(CONFIG, [*TINY, *settings, *([] if phases else ["outer.phases=[]"])])
-    task = inputs.find_data(config)
-    team = load_team(config.system)
-    dialogues, data = inputs.encode_inner(config, team, task)
+    settings += [f"output_dir={tmp_path}", *([] if phases else ["outer.phases=[]"])]
+    resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
+    dialogues, data = resolve.encode_inner(resolved)
     assert len(dialogues) == (3 if steps else 0)
-    assert (inputs.encode_outer(config, team, task) is None) == (phases == 0)
+    assert (resolve.encode_outer(resolved) is None) == (phases == 0)
     assert seen == encoded and data is None
 
 
+@pytest.fixture
+def loads(monkeypatch):
+    """How often a start loads what, wherever in the package that is."""
+    counts = collections.Counter()
+
+    def counted(name, call):
+        def count(*args, **options):
+            counts[name] += 1
+            return call(*args, **options)
+
+        return count
+
+    for module in [m for name, m in sys.modules.items() if name.startswith("rmas_jax")]:
+        for name in ("load_topology", "load_prompts", "load_tokenizer", "load_pretrained"):
+            if name in vars(module):
+                monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    load_dataset = resolve.load_dataset
+
+    def loads_rows(*args, **options):
+        dataset = load_dataset(*args, **options)
+
+        def load(split):
+            counts[split] += 1
+            return dataset.load(split)
+
+        return dataset._replace(load=load)
+
+    monkeypatch.setattr(resolve, "load_dataset", loads_rows)
+    return counts
+
+
+LOADED_ONCE = {
+    "load_topology": 1,
+    "load_prompts": 1,
+    "load_tokenizer": 3,  # agents
+    "load_pretrained": 3,
+    "train": 1,
+    "validation": 1,
+    "test[:6]": 1,
+    "test_unseen_entities[:6]": 1,
+}
+
+
 def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
-    tmp_path, capsys, caplog, monkeypatch
+    tmp_path, capsys, caplog, monkeypatch, loads
 ):
     folder = tmp_path / "runs" / "quickstart"
     original = outer_loop.put_batch
@@ -271,12 +314,14 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
         signal.raise_signal(signal.SIGTERM)
         return original(*args)
 
-    monkeypatch.setattr(outer_loop, "put_batch", ask_to_end)
-    assert run(tmp_path) == PREEMPTED
+    with monkeypatch.context() as patch:
+        patch.setattr(outer_loop, "put_batch", ask_to_end)
+        assert run(tmp_path) == PREEMPTED
     assert "after step 0 of 2 and is saved" in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.chdir(ROOT)
+    assert loads == LOADED_ONCE
+    loads.clear()
     assert run(tmp_path) == 0
+    assert loads == LOADED_ONCE
     for name in ("report.html", "report.md", "config.yaml", "environment.json", "gradients.json"):
         assert (folder / name).stat().st_size > 0, name
     released = folder / "links" / "released"
@@ -299,8 +344,8 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     before = (folder / "items.jsonl").stat().st_mtime_ns
     assert run(tmp_path) == 0
     assert (folder / "items.jsonl").stat().st_mtime_ns == before
-    for stage in ("inner loop", "outer loop", "evaluation"):
-        assert f"{stage}: finished before" in caplog.text
+    for step in ("inner loop", "outer loop", "evaluation"):
+        assert f"{step}: finished before" in caplog.text
 
     progress = "runtime.progress=true"  # moves no number
     more = "evaluation.benchmarks=[{name: relay, splits: ['test[:3]', 'test[:6]']}]"
@@ -308,6 +353,15 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     more = json.loads((folder / "results.json").read_text())
     assert more[: len(rows)] == rows and {row["split"] for row in more[len(rows) :]} == {"test[:3]"}
     assert len(more) > len(rows)
+
+    overrides = [f"output_dir={tmp_path / 'runs'}", *TINY]
+    finished = steps.run(load_config(CONFIG, [*overrides, "evaluation.splits=['test[:3]']"]))
+    assert finished.reused == ("inner loop", "outer loop", "gradient norms")
+    assert finished.files.root == folder and finished.config.system.date is not None
+    assert [row | {"crc32": 0} for row in finished.measured.results] == [
+        row | {"crc32": 0} for row in more
+    ]
+    jax.tree.map(np.testing.assert_array_equal, finished.links, trained)
 
     assert run(tmp_path, "seed=1") == BAD_INPUT
     message = capsys.readouterr().err
@@ -328,15 +382,18 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
     save_links(file, start_links(team, start="identity", key=jax.random.key(0)))
     assert "needed is mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
 
-    given = load_links_for(team, config.system)
-    task = inputs.find_data(config)
-    agents = agent_sources(config)
-    folder = RunFolder(config, weights_digest(agents, given), task.version)
-    train(config, team, given, task, folder, agents)
-    for name in ("aligned", "trained"):
-        assert (folder.path / "links" / f"{name}.safetensors").read_bytes() == file.read_bytes()
-    other = jax.tree.map(lambda x: x + 1, given)
-    with pytest.raises(ConfigError, match="holds another run's results; it differs in weights"):
-        RunFolder(config, weights_digest(agents, other), task.version)
-    with pytest.raises(ConfigError, match="holds another run's results; it differs in data"):
-        RunFolder(config, weights_digest(agents, given), "other")
+    resolved = resolve.resolve(config)
+    files = resolved.files
+    with open_folder(resolved.config, resolved.contents):
+        steps.align_links(resolved)
+        steps.train_links(resolved, load_links(files.aligned_links))
+    for path in (files.aligned_links, files.trained_links):
+        assert path.read_bytes() == file.read_bytes()
+    save_links(file, start_links(team, start="identity", key=jax.random.key(1)))
+    for part, contents in (
+        ("weights", resolve.resolve(config).contents),
+        ("data", resolved.contents | {"data": "other"}),
+    ):
+        words = f"holds another run's results; it differs in {part}\\. Choose"
+        with pytest.raises(ConfigError, match=words), open_folder(resolved.config, contents):
+            pass

@@ -14,12 +14,25 @@ from safetensors import safe_open
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.runs import folder as run_folder
 from rmas_jax.runs import identity as run_identity
-from rmas_jax.runs.folder import RunFolder, RunStep, dated
+from rmas_jax.runs.folder import dated, missing, open_folder
 from rmas_jax.runs.identity import agent_sources, weights_digest
+from rmas_jax.team import load_team_texts
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "experiments/configs/quickstart.yaml"
 AGENT = ROOT / "rmas_jax/assets/embedded/planner"
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def start(config, contents=None):
+    """Opens a run's folder, and ends at once."""
+    with open_folder(config, contents or {}):
+        pass
+
+
+def read(config):
+    """Digests of the files that a configuration names."""
+    return run_identity.contents(config, load_team_texts(config.system))
 
 
 @pytest.fixture
@@ -91,12 +104,12 @@ def test_a_run_belongs_to_agents_and_given_links():
 def test_a_run_is_started_once_at_a_time(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(CONFIG, [f"output_dir={tmp_path}"])
-    with RunFolder(config, "digest", "1.0") as first:
+    with open_folder(config, {"data": "1.0"}) as first:
         with pytest.raises(ConfigError, match=r"quickstart is in use by another start of this run"):
-            RunFolder(config, "digest", "1.0")
-        assert json.loads((first.path / "identity.json").read_text())["data"] == "1.0"
-    with RunFolder(config, "digest", "1.0") as again:
-        assert again.path == first.path
+            start(config, {"data": "1.0"})
+        assert json.loads(first.files.identity.read_text())["data"] == "1.0"
+    with open_folder(config, {"data": "1.0"}) as again:
+        assert again.files == first.files
 
 
 def test_a_run_has_the_date_of_its_first_start(tmp_path, monkeypatch):
@@ -106,16 +119,16 @@ def test_a_run_has_the_date_of_its_first_start(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "today", lambda: "2026-01-31")
     first = dated(config)
     assert first.system.date == "2026-01-31"
-    RunFolder(first, "digest", "1.0")
+    start(first)
     assert "date: 2026-01-31" in (tmp_path / "quickstart" / "config.yaml").read_text()
     monkeypatch.setattr(run_folder, "today", lambda: "2026-02-01")
     assert dated(config) == first  # midnight has passed, and the run goes on
-    RunFolder(dated(config), "digest", "1.0")
+    start(dated(config))
     assert dated(load_config(tmp_path / "quickstart" / "config.yaml")) == first
     other = load_config(CONFIG, [f"output_dir={tmp_path}", "system.date='2020-02-29'"])
     assert dated(other) == other
     with pytest.raises(ConfigError, match=r"it differs in system\.date\. Choose"):
-        RunFolder(dated(other), "digest", "1.0")
+        start(dated(other))
     new = load_config(CONFIG, [f"output_dir={tmp_path}", "name=new"])
     assert dated(new).system.date == "2026-02-01"
 
@@ -126,7 +139,7 @@ def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, ca
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
-    RunFolder(load_config(CONFIG, [f"output_dir={tmp_path}"]), "digest", "1.0")
+    start(load_config(CONFIG, [f"output_dir={tmp_path}"]))
     assert "No locks available): start no second run there" in caplog.text
 
 
@@ -165,33 +178,37 @@ def test_a_run_belongs_to_what_its_files_hold(files, monkeypatch, part, before, 
     monkeypatch.chdir(ROOT)
     copies, overrides = files
     config = load_config(CONFIG, overrides)
-    RunFolder(config, "digest", "1.0")
+    start(config, read(config))
     copy = copies[part]
     text = copy.read_text()
     copy.write_text(f"{text}\n")  # YAML and JSON hold what they held
     if part in ("topology", "prompts"):
-        RunFolder(config, "digest", "1.0")
+        start(config, read(config))
     assert before in text
     copy.write_text(text.replace(before, after, 1))
     with pytest.raises(ConfigError, match=rf"it differs in {words}\. Choose"):
-        RunFolder(config, "digest", "1.0")
+        start(config, read(config))
 
 
 def test_the_end_tokens_of_an_agent_are_part_of_a_run(files, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(CONFIG, files[1])
-    before = run_identity.contents(config)
-    for name in ("generation_config.json", "chat_template.jinja"):
-        (tmp_path / "agent" / name).write_text("{}")
-        after = run_identity.contents(config)
+    before = read(config)
+    agent = tmp_path / "agent"
+    for name, text in (("generation_config.json", "{}"), ("chat_template.jinja", TEMPLATE)):
+        (agent / name).write_text(text)
+        after = read(config)
         assert after["tokenizers"]["planner"] != before["tokenizers"]["planner"]
         assert {**after, "tokenizers": 0} == {**before, "tokenizers": 0}
         before = after
 
 
 def test_what_is_no_regular_file_is_no_file_of_a_step(tmp_path):
-    step = RunStep.of_files("report", "a", "b")
-    (tmp_path / "a").touch()
-    assert step.lost(tmp_path) == f"{tmp_path / 'b'}: no such file"
-    (tmp_path / "b").mkdir()
-    assert step.lost(tmp_path) == f"{tmp_path / 'b'}: no regular file"
+    files = [tmp_path / name for name in ("a", "b")]
+    files[0].touch()
+    assert missing(*files) == f"{files[1]}: no such file"
+    files[1].mkdir()
+    assert missing(*files) == f"{files[1]}: no regular file"
+    files[1].rmdir()
+    files[1].touch()
+    assert missing(*files) is None

@@ -1,0 +1,271 @@
+"""A run: from its configuration to its report.
+
+Steps run in order, and one that is finished is not run again: inner loop, outer loop (its phases
+resume from their checkpoints), evaluation (resumes batch by batch), gradient norms, report.
+Everything is written under OUTPUT_DIR/NAME; a run of which all is finished is only read. Where
+`system.links` names links, training starts from those, and the inner loop leaves the outer ones
+alone; without training they are evaluated as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import jax
+
+from rmas_jax.config import RunConfig
+from rmas_jax.evaluation.driver import evaluate
+from rmas_jax.evaluation.entrants import planned_methods
+from rmas_jax.evaluation.gradients import gradient_norms
+from rmas_jax.evaluation.record import lost
+from rmas_jax.evaluation.rows import Measurement
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.checksums import seal
+from rmas_jax.host.json_rows import json_line
+from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
+from rmas_jax.interop.link_files import load_links, save_links
+from rmas_jax.links import Links
+from rmas_jax.models import CheckpointError
+from rmas_jax.reporting import report
+from rmas_jax.reporting.run_directory import Run, read_run
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.folder import MEASURED, TRAINED_WAY_OUT, RunStep, missing, open_folder
+from rmas_jax.runs.resolve import (
+    Resolved,
+    encode,
+    encode_inner,
+    encode_outer,
+    resolve,
+)
+from rmas_jax.sharding import to_host
+from rmas_jax.team import start_links, write_release
+from rmas_jax.training.curves import Curves
+from rmas_jax.training.divergence import as_divergence
+from rmas_jax.training.inner.loop import run_inner_loop
+from rmas_jax.training.outer.loop import run_phase
+from rmas_jax.training.states.cache import StateCache
+
+# Steps, by the names under which their seconds are kept.
+INNER, OUTER, EVALUATION, GRADIENTS = "inner loop", "outer loop", "evaluation", "gradient norms"
+ALIGNED_WAY_OUT = "put back a copy, or delete it and run again: the inner loop is then done anew"
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run of which everything is finished."""
+
+    config: RunConfig  # with the date of its first start
+    files: RunFiles
+    aligned_links: Links  # after the inner loop
+    links: Links  # after the outer loop
+    measured: Run  # what its files hold: results, items, curves, gradient norms, ...
+    reused: tuple[str, ...]  # steps that an earlier start had finished
+
+
+def run(config: RunConfig) -> FinishedRun:
+    """Trains, evaluates and reports, as far as that is not finished yet.
+
+    Turns on JAX's compilation cache, unless `runtime.compilation_cache` is off. Several processes,
+    one per host, call this together; the first one writes.
+
+    Raises:
+      InputError: something that the run reads, or that an earlier start has left, cannot be used.
+      DivergedError: numbers of the training are not finite, or beyond `outer.max_loss`.
+      PreemptedError: SIGTERM came while `sigterm_noted`; the same call goes on from there.
+    """
+    resolved = resolve(config)
+    files, steps = resolved.files, planned_steps(resolved)
+    with open_folder(resolved.config, resolved.contents, steps) as folder:
+        if not folder.is_finished:
+            broadcast_from_first(lambda: list_bad_rows(resolved))
+        folder.do(INNER, lambda: align_links(resolved))
+        aligned = own_links(files.aligned_links, ALIGNED_WAY_OUT)
+        folder.do(OUTER, lambda: train_links(resolved, aligned))
+        trained = own_links(files.trained_links, TRAINED_WAY_OUT)
+        folder.do(EVALUATION, lambda: measure(resolved, aligned, trained))
+        if GRADIENTS in folder.steps:
+            folder.do(GRADIENTS, lambda: measure_gradients(resolved, trained))
+        measured = on_all(lambda: read_run(files.root))
+        folder.do(report.STEP, lambda: broadcast_from_first(lambda: report.write(measured)))
+    return FinishedRun(
+        resolved.config, files, aligned, trained, measured, reused=tuple(folder.reused)
+    )
+
+
+def planned_steps(resolved: Resolved) -> list[RunStep]:
+    """The steps of a run, in order."""
+    config, files, order = resolved.config, resolved.files, resolved.team.system.topology.order
+    settings = dataclasses.asdict(config.evaluation)
+    chosen = {name: settings[name] for name in MEASURED}
+    chosen["versions"] = {benchmark.name: benchmark.version for benchmark in resolved.benchmarks}
+    expected = [
+        Measurement(*method, benchmark.name, split, config.seed)
+        for method in planned_methods(
+            config.evaluation.methods,
+            config.evaluation.rounds,
+            order=order,
+            latent_steps=config.system.latent_steps,
+        )
+        for benchmark in resolved.benchmarks
+        for split in benchmark.splits
+    ]
+    steps = [
+        RunStep(INNER, lambda: missing(files.aligned_links)),
+        RunStep(OUTER, lambda: missing(files.trained_links)),
+        RunStep(EVALUATION, lambda: lost(files.root, expected), chosen),
+    ]
+    if config.evaluation.gradient_batch_size and config.system.latent_steps:
+        steps.append(RunStep(GRADIENTS, lambda: missing(files.gradients)))
+    return [*steps, RunStep(report.STEP, lambda: missing(files.report, files.markdown), chosen)]
+
+
+def list_bad_rows(resolved: Resolved) -> None:
+    """Writes which rows of the data were left out, and says how many."""
+    bad, path = resolved.bad_rows, resolved.files.bad_rows
+    if bad:
+        write_atomic(path, b"".join(json_line(row._asdict()) for row in bad))
+        log.warning(
+            "data: %d bad rows left out, listed in %s; the first: %s, line %d: %s",
+            len(bad),
+            path,
+            *bad[0],
+        )
+
+
+def align_links(resolved: Resolved) -> None:
+    """The inner loop: trains each link by itself, from given links or new ones; writes them."""
+    config, team, given = resolved.config, resolved.team, resolved.given_links
+    keys = _keys(config)
+
+    def new_links() -> Links:
+        topology = team.system.topology
+        texts = {
+            role: [
+                text
+                for example in resolved.train
+                for text in example.texts_to_learn(role, topology.answerer)
+            ]
+            for role in topology.order
+        }
+        return start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts)
+
+    cache = StateCache(
+        resolved.files.states,
+        limit_gib=config.inner.cache_gib,
+        agents={role: agent["digest"] for role, agent in resolved.agents.items()},
+    )
+    with as_divergence("inner loop"):
+        links = run_inner_loop(
+            team,
+            new_links() if given is None else given,
+            *encode_inner(resolved),
+            config.inner,
+            rounds=config.system.rounds,
+            key=keys["inner"],
+            cache=cache if config.inner.cache_gib else None,
+            align_outer=given is None and config.system.outer_start == "aligned",
+            curves=open_curves(resolved),
+            progress=_shows_progress(config),
+        )
+    keep_links(resolved.files.aligned_links, links)
+
+
+def train_links(resolved: Resolved, links: Links) -> None:
+    """The phases of the outer loop, from aligned links; writes the trained ones, also as released.
+
+    Upstream's layout is left out where it has no such roles or edges.
+    """
+    config, team, files = resolved.config, resolved.team, resolved.files
+    if data := encode_outer(resolved):
+        curves, key = open_curves(resolved), _keys(config)["outer"]
+        for i, phase in enumerate(config.outer.phases):
+            links = run_phase(
+                team,
+                links,
+                *data,
+                config.outer,
+                phase,
+                key=jax.random.fold_in(key, i),
+                directory=files.checkpoints_of(phase.name),
+                curves=curves,
+                sources=resolved.agents,
+                progress=_shows_progress(config),
+            )
+    whole = keep_links(files.trained_links, links)
+    try:
+        broadcast_from_first(lambda: write_release(team, whole, files.released_links))
+    except CheckpointError as error:
+        log.info("links are not written in the released layout: %s", error)
+
+
+def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
+    """Evaluates the methods; writes results and items."""
+    config = resolved.config
+    evaluate(
+        resolved.team,
+        trained,
+        aligned,
+        resolved.benchmarks,
+        resolved.files.root,
+        methods=config.evaluation.methods,
+        rounds=config.evaluation.rounds,
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+        progress=_shows_progress(config),
+    )
+
+
+def measure_gradients(resolved: Resolved, trained: Links) -> None:
+    """Measures how much of the answer's gradient reaches each edge; writes the norms."""
+    config, team = resolved.config, resolved.team
+    items = resolved.validation[: config.evaluation.gradient_batch_size]
+    data = encode(team, items)
+    norms = gradient_norms(
+        team,
+        trained,
+        data.prompts,
+        data.targets[team.system.topology.answerer],
+        rounds=config.system.rounds,
+    )
+    text = json.dumps([seal(row) for row in norms], indent=2)
+    broadcast_from_first(lambda: write_atomic(resolved.files.gradients, text))
+
+
+def open_curves(resolved: Resolved) -> Curves:
+    """The training curves of a run."""
+    files = resolved.files
+    tensorboard = files.tensorboard if resolved.config.runtime.tensorboard else None
+    return on_all(lambda: Curves(files.metrics, tensorboard=tensorboard))
+
+
+def keep_links(path: Path, links: Links) -> Links:
+    """Writes links, once; returns them on the host."""
+    whole = to_host(links)
+    broadcast_from_first(lambda: save_links(path, whole))
+    return whole
+
+
+def own_links(path: Path, way_out: str) -> Links:
+    """Links that a run has written itself.
+
+    Raises:
+      CheckpointError: they are damaged; the message says what is done anew without them.
+    """
+    try:
+        return load_links(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {way_out}") from None
+
+
+def _keys(config: RunConfig) -> dict[str, jax.Array]:
+    """The PRNG keys of a run's training."""
+    names = ("links", "inner", "outer")
+    return dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
+
+
+def _shows_progress(config: RunConfig) -> bool:
+    return config.runtime.progress and is_first()
