@@ -265,9 +265,9 @@ def encode_dialogues(
     """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
 
     A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts. A role text ends in the first end token. Texts that
-    serve several rounds make the same dialogue in several: it is there once, and `rows` tells in
-    which places, round by round.
+    it stays empty where the sender has no texts. A role text ends in the first end token. Texts
+    that serve several rounds make the same dialogue in several: it is there once, and `rows` tells
+    in which places, round by round.
     """
     role, tokenizer, prompt = member.role, member.tokenizer, member.template
     pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]
