@@ -29,8 +29,8 @@ class Supervision:
     """Texts that rounds are scored on, and whether thoughts come from them."""
 
     targets: Mapping[str, Targets]  # by role; teacher forcing needs those of all, with W >= M
-    # Role -> for each round, whether its text has a loss; roles that are not here have none, and
-    # texts are read only as far as losses and teacher-forced thoughts need them. None: all of them.
+    # Role -> for each round, whether its text has a loss; roles that are not here have none. None:
+    # all, in all rounds. A text is read only as far as its loss or teacher-forced thoughts need it.
     scored: FrozenDict[str, tuple[bool, ...]] | None = struct.field(pytree_node=False, default=None)
     # Thoughts are the states over the role's text instead of a rollout (upstream's outer loop, but
     # from the last prompt token on, as in inference).

@@ -16,12 +16,14 @@ import pytest
 from systems import CONFIGS, build_tiny_system, random_params
 
 from experiments.embedded.make_tokenizers import write_tokenizer
-from rmas_jax.agents.agent import PromptInput, read_prefix
+from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import AnswerRetry, _Rows, answer_retry_of, write_jitted, write_texts
+from rmas_jax.agents.member import Member
+from rmas_jax.agents.reading import PromptInput, read_prefix
 from rmas_jax.agents.sampling import row_keys
 from rmas_jax.models import Decoder, load_tokenizer
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import left_pad
+from rmas_jax.prompts import RolePrompt, left_pad
 from rmas_jax.tools import PythonLimits, SearchResult, Toolbox, limit_text, result_text
 
 WORDS = (
@@ -62,8 +64,8 @@ class Library:
         return [SearchResult(query, "library:1", PASSAGE)]
 
 
-class Agent:
-    """Decoder, parameters and tokenizer of an agent that follows a table."""
+class Follower:
+    """A member of a team whose agent follows a table."""
 
     def __init__(self, folder, follows, more=(), special=()):
         write_tokenizer("llama", ["ask", "Final answer: \\boxed", "parcel 42"], folder, seed=0)
@@ -74,17 +76,23 @@ class Agent:
         config = dataclasses.replace(
             CONFIGS["critic"], vocab_size=size, width=size, num_heads=1, num_kv_heads=1
         )
-        self.model = Decoder(config)
-        self.params = jax.tree.map(jnp.zeros_like, random_params(config, 0))
+        params = jax.tree.map(jnp.zeros_like, random_params(config, 0))
         scores = np.zeros((size, size), np.float32)
         for token, following in follows.items():
             scores[self.token(token), self.token(following)] = 1e3
         scores[self.token("ask"), [self.token(start) for start in STARTS]] = 1e3
-        self.params |= {
+        params |= {
             "embedding": jnp.eye(size),
             "final_norm": {"weight": jnp.ones(size)},
             "unembed_kernel": jnp.asarray(scores),
         }
+        self.member = Member(
+            role="follower",
+            agent=Agent(Decoder(config), params),
+            tokenizer=self.tokenizer,
+            template=RolePrompt("", "{question}", "{question}"),
+            end_tokens=(self.tokenizer.eos_token_id,),
+        )
 
     def token(self, text: str) -> int:
         if text == "end":
@@ -94,23 +102,22 @@ class Agent:
 
     def write(self, keys, prompt=("ask",), **how):
         row = [self.token(text) for text in prompt]
-        reading = reading_of(self.model, self.params, [row] * len(keys))
+        prompt = prompt_of(self.member.agent, [row] * len(keys))
         how = {"max_tokens": MAX_TOKENS, "sampling": DRAWN, "keys": keys, **how}
-        ends = (self.tokenizer.eos_token_id,)
-        return write_texts(self.model, self.params, self.tokenizer, reading, end_tokens=ends, **how)
+        return write_texts(self.member, prompt, **how)
 
 
-def reading_of(model, params, rows) -> PromptInput:
+def prompt_of(agent: Agent, rows) -> PromptInput:
     ids, valid = left_pad(rows)
     nothing = np.zeros((len(rows), 0), np.int32)
-    prefix = read_prefix(model, params, nothing, nothing > 0)
-    received = jnp.zeros((len(rows), 0, model.config.width))
+    prefix = read_prefix(agent, nothing, nothing > 0)
+    received = jnp.zeros((len(rows), 0, agent.width))
     return PromptInput(prefix, ids, valid, received, slot_index=(-1,) * ids.shape[1])
 
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory):
-    return Agent(tmp_path_factory.mktemp("agent"), FOLLOWS)
+    return Follower(tmp_path_factory.mktemp("agent"), FOLLOWS)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +162,7 @@ def test_without_tools_a_tag_is_text(agent, keys):
 
 
 def test_calls_are_limited_and_cost_of_the_budget(tmp_path, keys):
-    again = Agent(tmp_path, FOLLOWS | {"</result>": "<search>"})
+    again = Follower(tmp_path, FOLLOWS | {"</result>": "<search>"})
     found = again.write(keys[1:2], toolbox=Toolbox(search=Library(), max_calls=2), max_tokens=90)
     assert found.calls.tolist() == [2]
     assert found.texts[0].count("</search>") == 3
@@ -206,14 +213,16 @@ def test_an_answer_in_a_thinking_block_is_tried_again_behind_it(tmp_path, keys):
     """The block is closed first; one that the template opened begins the texts."""
     words = ("<think>", " \\boxed{41}", "</think>")
     follows = FOLLOWS | {" perhaps": "<think>", "<think>": words[1], words[1]: "end"}
-    thinker = Agent(tmp_path, follows | {"</think>": "end"}, words)
+    thinker = Follower(tmp_path, follows | {"</think>": "end"}, words)
     found = thinker.write(keys[2:], answer_retry=SECOND_TRY)
     assert found.opening == "" and found.retried.tolist() == [True]
     thought = "perhaps<think> \\boxed{41}"
     assert found.texts[0].startswith(f"{thought}</think>\nFinal answer: \\boxed{{")
     assert thinker.write(keys[2:]).texts == [thought]
 
-    ready = Agent(tmp_path, follows | {words[1]: "</think>", "</think>": " so \\boxed{42}"}, words)
+    ready = Follower(
+        tmp_path, follows | {words[1]: "</think>", "</think>": " so \\boxed{42}"}, words
+    )
     found = ready.write(keys[2:], answer_retry=SECOND_TRY)
     assert found.retried.tolist() == [False]
     assert found.texts == [f"{thought}</think> so \\boxed{{42}}"]
@@ -226,7 +235,7 @@ def test_an_answer_in_a_thinking_block_is_tried_again_behind_it(tmp_path, keys):
 def test_tags_of_thinking_stay_where_they_are_special_tokens(tmp_path, keys):
     words = ("[THINK]", " \\boxed{41}", "[/THINK]")
     follows = FOLLOWS | {" perhaps": words[0], words[0]: words[1], words[1]: words[2]}
-    thinker = Agent(tmp_path, follows | {words[2]: "end"}, words[1:2], special=words[::2])
+    thinker = Follower(tmp_path, follows | {words[2]: "end"}, words[1:2], special=words[::2])
     (text,) = thinker.write(keys[2:]).texts
     assert text.replace(" ", "") == "perhaps[THINK]\\boxed{41}[/THINK]"
 
@@ -241,14 +250,11 @@ def test_rollouts_share_what_was_read_and_differ_by_their_keys(agent):
 
 
 def test_going_on_is_writing_in_one_go():
-    tiny = build_tiny_system()
-    model, params = tiny.system.models["solver"], tiny.agents["solver"]
-    reading = reading_of(model, params, [[3, 1, 4, 1, 5], [6], [5, 8, 9]])
+    agent = build_tiny_system().agents["solver"]
+    prompt = prompt_of(agent, [[3, 1, 4, 1, 5], [6], [5, 8, 9]])
     how = {"end_tokens": (), "max_tokens": 6}
-    whole = write_jitted(model, params, reading, **how).tokens
-    said, valid = left_pad([row[:3] for row in whole.tolist()], 5)
-    rest = write_jitted(
-        model, params, reading, continuation_ids=said, continuation_valid=valid, **how
-    ).tokens
+    whole = write_jitted(agent, prompt, **how).tokens
+    ids, valid = left_pad([row[:3] for row in whole.tolist()], 5)
+    rest = write_jitted(agent, prompt, continuation_ids=ids, continuation_valid=valid, **how).tokens
     np.testing.assert_array_equal(rest[:, :3], whole[:, 3:])
     assert len(np.unique(whole)) > 3

@@ -13,7 +13,8 @@ import torch
 from systems import CONFIGS, cut_at_ends, naive_text
 from transformers.generation import logits_process
 
-from rmas_jax.agents.agent import read_body, read_prefix
+from rmas_jax.agents.agent import Agent, load_agent
+from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
 from rmas_jax.agents.sampling import (
     GREEDY,
     apply_rules,
@@ -25,7 +26,7 @@ from rmas_jax.agents.sampling import (
     seen_tokens,
     speak,
 )
-from rmas_jax.models import Decoder, empty_cache, load_pretrained, seal
+from rmas_jax.models import Decoder, seal
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import left_pad
 
@@ -35,33 +36,31 @@ MAX_TOKENS = 6
 NEVER = 1000  # no token of the vocabulary
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="max_tokens")
-def _write(system, role, params, ids, valid, ends, *, max_tokens):
+@functools.partial(jax.jit, static_argnames="max_tokens")
+def _write(agent, ids, valid, ends, *, max_tokens):
     nothing = jnp.zeros((len(ids), 0), jnp.int32)
-    hidden, cache = read_body(
-        system.models[role],
-        params,
-        read_prefix(system.models[role], params, nothing, nothing > 0),
+    prompt = PromptInput(
+        prefix=read_prefix(agent, nothing, nothing > 0),
         ids=ids,
         valid=valid,
-        received=jnp.zeros((len(ids), 0, system.width(role))),
+        received=jnp.zeros((len(ids), 0, agent.width)),
         slot_index=(-1,) * ids.shape[1],
-        room=max_tokens - 1,
     )
-    return speak(system.models[role], params, hidden, cache, end_tokens=ends, max_tokens=max_tokens)
+    hidden, cache = read_body(agent, prompt, room=max_tokens - 1)
+    return speak(agent, hidden, cache, end_tokens=ends, max_tokens=max_tokens)
 
 
 def write(tiny, role, ends, *, rows=PROMPTS, max_tokens=MAX_TOKENS):
     """Ends enter as an array, so that all sets of three share one compilation."""
     ids, valid = left_pad(rows)
     ends = np.resize(ends, 3)
-    return _write(tiny.system, role, tiny.agents[role], ids, valid, ends, max_tokens=max_tokens)
+    return _write(tiny.agents[role], ids, valid, ends, max_tokens=max_tokens)
 
 
 @functools.cache
 def endless(tiny, role):
     rows = [tiny.embed(role, ids) for ids in PROMPTS]
-    return naive_text(tiny.system.models[role], tiny.agents[role], rows, MAX_TOKENS)
+    return naive_text(tiny.agents[role], rows, MAX_TOKENS)
 
 
 @functools.cache
@@ -79,21 +78,21 @@ def ends_of(tiny, role):
 def test_text_equals_the_naive_greedy_loop(tiny_system, role):
     expected = endless(tiny_system, role)
     assert len(np.unique(expected)) > 4  # no model that repeats itself
-    speech = write(tiny_system, role, (NEVER,))
-    np.testing.assert_array_equal(speech.tokens, expected)
-    np.testing.assert_array_equal(speech.lengths, [MAX_TOKENS] * len(PROMPTS))
-    assert not np.any(speech.done) and speech.step == MAX_TOKENS
+    state = write(tiny_system, role, (NEVER,))
+    np.testing.assert_array_equal(state.tokens, expected)
+    np.testing.assert_array_equal(state.lengths, [MAX_TOKENS] * len(PROMPTS))
+    assert not np.any(state.done) and state.step == MAX_TOKENS
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_rows_stop_each_at_its_own_end_and_the_loop_at_the_last(tiny_system, role):
     ends = ends_of(tiny_system, role)
     tokens, lengths = cut_at_ends(endless(tiny_system, role), ends)
-    speech = write(tiny_system, role, ends)
-    np.testing.assert_array_equal(speech.tokens, tokens)  # zeros after the end
-    np.testing.assert_array_equal(speech.lengths, lengths)  # the end token is counted
-    assert np.all(speech.done)
-    assert speech.step == lengths.max() < MAX_TOKENS
+    state = write(tiny_system, role, ends)
+    np.testing.assert_array_equal(state.tokens, tokens)  # zeros after the end
+    np.testing.assert_array_equal(state.lengths, lengths)  # the end token is counted
+    assert np.all(state.done)
+    assert state.step == lengths.max() < MAX_TOKENS
 
 
 def test_a_row_writes_the_same_alone(tiny_system):
@@ -109,17 +108,17 @@ def test_a_row_writes_the_same_alone(tiny_system):
 def test_a_row_that_never_ends_runs_to_the_maximum(tiny_system):
     tokens = endless(tiny_system, "critic")
     end = next(int(t) for t in tokens[0] if not np.isin(t, tokens[1:]).all())
-    speech = write(tiny_system, "critic", (end,))
+    state = write(tiny_system, "critic", (end,))
     expected, lengths = cut_at_ends(tokens, (end,))
-    np.testing.assert_array_equal(speech.tokens, expected)
-    np.testing.assert_array_equal(speech.done, np.isin(tokens, end).any(axis=1))
-    np.testing.assert_array_equal(speech.lengths, lengths)
+    np.testing.assert_array_equal(state.tokens, expected)
+    np.testing.assert_array_equal(state.done, np.isin(tokens, end).any(axis=1))
+    np.testing.assert_array_equal(state.lengths, lengths)
 
 
 def test_one_token(tiny_system):
-    speech = write(tiny_system, "critic", (NEVER,), max_tokens=1)
-    np.testing.assert_array_equal(speech.tokens, endless(tiny_system, "critic")[:, :1])
-    assert speech.step == 1
+    state = write(tiny_system, "critic", (NEVER,), max_tokens=1)
+    np.testing.assert_array_equal(state.tokens, endless(tiny_system, "critic")[:, :1])
+    assert state.step == 1
 
 
 # --- Rules, against transformers ------------------------------------------------------------------
@@ -209,15 +208,13 @@ TORCH_TOKENS = 10
 PENALTY = SamplingConfig(repetition_penalty=1.4)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="sampling")
-def _go_on(model, params, embeds, valid, ends, *, sampling=GREEDY, keys=None, seen=None):
-    batch, time, _ = embeds.shape
-    cache = empty_cache(model.config, batch, time)
-    hidden, cache = model.apply({"params": params}, embeds, valid, cache)
-    cache = seal(cache, model.config, TORCH_TOKENS - 1)
+@functools.partial(jax.jit, static_argnames="sampling")
+def _go_on(agent, embeds, valid, ends, *, sampling=GREEDY, keys=None, seen=None):
+    hidden, cache = agent.read(embeds, valid)
+    cache = seal(cache, agent.config, TORCH_TOKENS - 1)
     options = {"end_tokens": ends, "max_tokens": TORCH_TOKENS, "sampling": sampling}
-    speech = speak(model, params, hidden[:, -1], cache, **options, keys=keys, seen=seen)
-    return speech.tokens, speech.lengths
+    state = speak(agent, hidden[:, -1], cache, **options, keys=keys, seen=seen)
+    return state.tokens, state.lengths
 
 
 def ragged(seed=2):
@@ -245,12 +242,12 @@ def torch_text(theirs, valid, ends=None, penalty=1.0, **inputs):
 @pytest.mark.parametrize("case", TORCH_CASES)
 def test_greedy_text_equals_torch(oracle, case):
     theirs = oracle(case).model
-    model, params = load_pretrained(oracle(case).directory)
+    agent = load_agent(oracle(case).directory)
     ids, valid = ragged()
-    embeds = model.apply({"params": params}, ids, method="embed")
+    embeds = agent.embed(ids)
     never = np.array([NEVER, NEVER])
     free = torch_text(theirs, valid, input_ids=ids)
-    ours, lengths = _go_on(model, params, embeds, valid, never)
+    ours, lengths = _go_on(agent, embeds, valid, never)
     np.testing.assert_array_equal(ours, free)
     np.testing.assert_array_equal(lengths, TORCH_TOKENS)
     assert len(np.unique(free)) > 3  # not one token for ever
@@ -258,7 +255,7 @@ def test_greedy_text_equals_torch(oracle, case):
     # Two end tokens: spoken in the middle of two rows.
     ends = np.array([free[0, TORCH_TOKENS // 2], free[1, TORCH_TOKENS // 3]])
     stopped = torch_text(theirs, valid, ends.tolist(), input_ids=ids)
-    ours, lengths = _go_on(model, params, embeds, valid, ends)
+    ours, lengths = _go_on(agent, embeds, valid, ends)
     np.testing.assert_array_equal(ours, stopped)
     np.testing.assert_array_equal(lengths, cut_at_ends(free, ends)[1])
     assert len(set(lengths.tolist())) > 1
@@ -267,30 +264,30 @@ def test_greedy_text_equals_torch(oracle, case):
     noise = np.random.default_rng(3).normal(size=embeds.shape).astype(np.float32)
     latents = np.asarray(embeds) * np.float32(0.7) + noise * np.float32(0.3)
     expected = torch_text(theirs, valid, inputs_embeds=latents)
-    np.testing.assert_array_equal(_go_on(model, params, latents, valid, never)[0], expected)
+    np.testing.assert_array_equal(_go_on(agent, latents, valid, never)[0], expected)
     assert np.any(expected != free)
 
 
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with `inputs_embeds`")
 def test_penalised_text_equals_torch(oracle):
     theirs = oracle("llama").model
-    model, params = load_pretrained(oracle("llama").directory)
+    agent = load_agent(oracle("llama").directory)
     ids, valid = ragged(seed=3)
-    embeds = model.apply({"params": params}, ids, method="embed")
+    embeds = agent.embed(ids)
     never = np.array([NEVER, NEVER])
-    seen = seen_tokens(jnp.asarray(ids), jnp.asarray(valid), model.config.vocab_size)
+    seen = seen_tokens(jnp.asarray(ids), jnp.asarray(valid), agent.config.vocab_size)
     assert seen.sum(1).tolist() == [len(set(r[v])) for r, v in zip(ids, valid, strict=True)]
     penalty = PENALTY.repetition_penalty
 
     free = torch_text(theirs, valid, input_ids=ids)
     expected = torch_text(theirs, valid, penalty=penalty, input_ids=ids)
-    ours = _go_on(model, params, embeds, valid, never, sampling=PENALTY, seen=seen)[0]
+    ours = _go_on(agent, embeds, valid, never, sampling=PENALTY, seen=seen)[0]
     np.testing.assert_array_equal(ours, expected)
     # Without ids only what was written counts. Rows with pads have no oracle: for as many tokens
     # as a row has pads, transformers then forgets what it wrote.
     alone = torch_text(theirs, valid[:1], penalty=penalty, inputs_embeds=np.asarray(embeds[:1]))
     nothing = jnp.zeros_like(seen)
-    ours = _go_on(model, params, embeds, valid, never, sampling=PENALTY, seen=nothing)[0]
+    ours = _go_on(agent, embeds, valid, never, sampling=PENALTY, seen=nothing)[0]
     np.testing.assert_array_equal(ours[:1], alone)
     assert np.any(expected != free) and np.any(alone != free[:1]) and np.any(alone != expected[:1])
 
@@ -313,9 +310,9 @@ def test_draws_follow_the_distribution():
 
 
 def test_a_row_draws_the_same_alone(oracle):
-    model, params = load_pretrained(oracle("llama").directory)
+    agent = load_agent(oracle("llama").directory)
     ids, valid = ragged()
-    embeds = model.apply({"params": params}, ids, method="embed")
+    embeds = agent.embed(ids)
     rules = SamplingConfig(temperature=1.5, top_k=30, top_p=0.9)
     never = np.array([NEVER, NEVER])
 
@@ -323,7 +320,7 @@ def test_a_row_draws_the_same_alone(oracle):
         rows = np.array(rows)
         keys = row_keys(jax.random.key(key), rows)
         return np.asarray(
-            _go_on(model, params, embeds[rows], valid[rows], never, sampling=rules, keys=keys)[0]
+            _go_on(agent, embeds[rows], valid[rows], never, sampling=rules, keys=keys)[0]
         )
 
     together = write([0, 1, 2])
@@ -344,13 +341,12 @@ def traced(sampling, **options):
     embeds = jnp.zeros((2, 1, config.width))
     params = jax.eval_shape(model.init, jax.random.key(0), embeds, jnp.ones((2, 1), bool))
 
-    def write(params, embeds):
-        cache = empty_cache(config, 2, 3)
+    def write(agent, embeds):
         ends = {"end_tokens": (1, 2), "max_tokens": 4}
         given = {"sampling": sampling} if sampling else {}
-        return speak(model, params, embeds[:, 0], cache, **ends, **given, **options)
+        return speak(agent, embeds[:, 0], agent.empty_cache(2, 3), **ends, **given, **options)
 
-    return str(jax.make_jaxpr(write)(params["params"], embeds))
+    return str(jax.make_jaxpr(write)(Agent(model, params["params"]), embeds))
 
 
 def test_greedy_text_pays_for_no_rule():
@@ -383,31 +379,27 @@ def test_sampling_without_a_key_for_each_row_is_refused():
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_row_ends_at_logits_that_are_not_finite(tiny_system, rules, bad):
     """The second row's second token is one that the agent has no finite embedding of."""
-    model, params = tiny_system.system.models["critic"], tiny_system.agents["critic"]
+    agent = tiny_system.agents["critic"]
     sampling, keys = SamplingConfig(**rules), row_keys(jax.random.key(0), jnp.arange(3))
 
     @jax.jit
-    def text(params):
+    def text(agent):
         ids = jnp.asarray([[3, 1], [6, 36], [5, 8]])
-        cache = empty_cache(model.config, *ids.shape)
-        embeds = model.apply({"params": params}, ids, method="embed")
-        hidden, cache = model.apply({"params": params}, embeds, ids >= 0, cache)
-        cache = seal(cache, model.config, MAX_TOKENS - 1)
+        hidden, cache = agent.read(agent.embed(ids), ids >= 0)
+        cache = seal(cache, agent.config, MAX_TOKENS - 1)
         how = {"sampling": sampling, "keys": keys}
-        return speak(
-            model, params, hidden[:, -1], cache, end_tokens=(), max_tokens=MAX_TOKENS, **how
-        )
+        return speak(agent, hidden[:, -1], cache, end_tokens=(), max_tokens=MAX_TOKENS, **how)
 
     def broken(name, where):
-        return params | {name: params[name].at[where].set(bad)}
+        return agent.replace(params=agent.params | {name: agent.params[name].at[where].set(bad)})
 
-    expected = text(params)
-    speech = text(broken("embedding", 36))
+    expected = text(agent)
+    state = text(broken("embedding", 36))
     assert np.all(expected.finite) and np.all(expected.lengths == MAX_TOKENS)
     assert 36 not in np.asarray(expected.tokens[::2])  # a control: nobody else reads it
-    np.testing.assert_array_equal(speech.finite, [True, False, True])
-    np.testing.assert_array_equal(speech.lengths, [MAX_TOKENS, 1, MAX_TOKENS])
-    np.testing.assert_array_equal(speech.tokens[::2], expected.tokens[::2])
+    np.testing.assert_array_equal(state.finite, [True, False, True])
+    np.testing.assert_array_equal(state.lengths, [MAX_TOKENS, 1, MAX_TOKENS])
+    np.testing.assert_array_equal(state.tokens[::2], expected.tokens[::2])
 
     column = text(broken("unembed_kernel", (slice(None), 4)))  # of one sign or the other
     assert not np.all(column.finite)

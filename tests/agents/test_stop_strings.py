@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from systems import CONFIGS, random_params
+from systems import CONFIGS, random_agent
 
 from experiments.embedded.make_tokenizers import STYLES, write_tokenizer
 from rmas_jax.agents.sampling import speak
 from rmas_jax.agents.stop_strings import stop_table
-from rmas_jax.models import Decoder, empty_cache, load_tokenizer, seal
+from rmas_jax.models import load_tokenizer, seal
 
 STRINGS = ("</python>", "</search>", "on>x")
 TEXTS = (
@@ -69,15 +69,11 @@ def test_no_strings_and_empty_ones_are_refused(tokenizer):
 
 
 @functools.partial(jax.jit, static_argnames="max_tokens")
-def write(params, embeds, limits, stops, *, max_tokens=8):
-    model = Decoder(CONFIGS["critic"])
-    cache = empty_cache(model.config, *embeds.shape[:2])
-    valid = jnp.ones(embeds.shape[:2], bool)
-    hidden, cache = model.apply({"params": params}, embeds, valid, cache)
-    cache = seal(cache, model.config, max_tokens - 1)
+def write(agent, embeds, limits, stops, *, max_tokens=8):
+    hidden, cache = agent.read(embeds, jnp.ones(embeds.shape[:2], bool))
+    cache = seal(cache, agent.config, max_tokens - 1)
     return speak(
-        model,
-        params,
+        agent,
         hidden[:, -1],
         cache,
         end_tokens=(),
@@ -89,24 +85,24 @@ def write(params, embeds, limits, stops, *, max_tokens=8):
 
 def test_rows_stop_each_at_its_own_string_and_limit():
     config = CONFIGS["critic"]
-    params = random_params(config, 3)
+    agent = random_agent(config, 3)
     embeds = jax.random.normal(jax.random.key(0), (3, 4, config.width))
     limits = jnp.array([8, 8, 8])
     never = jnp.zeros((3, config.vocab_size), jnp.int32)
-    free = np.asarray(write(params, embeds, limits, never).tokens)
+    free = np.asarray(write(agent, embeds, limits, never).tokens)
     # The string is two tokens in a row, those that row 1 writes third and fourth.
     first, second = free[1, 2:4]
     follow = never.at[:, first].set(1).at[1, second].set(2).at[2].set(2)
-    speech = write(params, embeds, jnp.array([8, 8, 0]), follow)
+    state = write(agent, embeds, jnp.array([8, 8, 0]), follow)
     pairs = [
         next((n for n in range(1, 8) if (row[n - 1], row[n]) == (first, second)), 7) for row in free
     ]
     assert pairs[1] <= 3 < pairs[0]
     lengths = np.array([pairs[0] + 1, pairs[1] + 1, 0])
-    np.testing.assert_array_equal(speech.lengths, lengths)
+    np.testing.assert_array_equal(state.lengths, lengths)
     kept = np.arange(8)[None] < lengths[:, None]
-    np.testing.assert_array_equal(speech.tokens, np.where(kept, free, 0))
-    cut = write(params, embeds, jnp.array([5, 1, 2]), never)
+    np.testing.assert_array_equal(state.tokens, np.where(kept, free, 0))
+    cut = write(agent, embeds, jnp.array([5, 1, 2]), never)
     np.testing.assert_array_equal(cut.lengths, [5, 1, 2])
     assert int(cut.step) == 5  # the loop ends with its longest row
 
@@ -118,16 +114,16 @@ def test_an_id_behind_the_tokenizers_last_adds_nothing(tokenizer):
     assert tokenizer.decode([*text, padded]) == tokenizer.decode(text)
 
     config = CONFIGS["critic"]
-    params = random_params(config, 3)
+    agent = random_agent(config, 3)
     embeds = jax.random.normal(jax.random.key(0), (3, 4, config.width))
     limits = jnp.array([8, 8, 8])
-    free = write(params, embeds, limits, jnp.zeros((3, config.vocab_size), jnp.int32)).tokens
+    free = write(agent, embeds, limits, jnp.zeros((3, config.vocab_size), jnp.int32)).tokens
     first = int(free[0, 0])
     # The last column that there is stops at once; the first token stands behind it.
     narrow = jnp.zeros((2, first), jnp.int32).at[0, first - 1].set(1).at[1].set(1)
     wide = jnp.zeros((2, config.vocab_size), jnp.int32).at[:, :first].set(narrow).at[1].set(1)
-    ours = write(params, embeds, limits, narrow)
-    expected = write(params, embeds, limits, wide)
+    ours = write(agent, embeds, limits, narrow)
+    expected = write(agent, embeds, limits, wide)
     assert int(expected.lengths[0]) > 1
     np.testing.assert_array_equal(ours.lengths, expected.lengths)
     np.testing.assert_array_equal(ours.tokens, expected.tokens)

@@ -15,7 +15,7 @@ from rmas_jax.cli.convert import main
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_links, read_released_links, read_state, write_state
 from rmas_jax.interop.link_files import save_links
-from rmas_jax.links import INNER
+from rmas_jax.links import INNER, Links
 
 WIDTH = {"expert": 4, "learner": 6}
 
@@ -31,7 +31,9 @@ def read(release, task=None):
 
 
 def params_of(links):
-    return {kind: {name: link[1] for name, link in of.items()} for kind, of in links.items()}
+    return Links(
+        **{kind: {name: link[1] for name, link in of.items()} for kind, of in links.items()}
+    )
 
 
 def test_a_release_becomes_a_file_of_ours_and_back(release, tmp_path, capsys):
@@ -78,10 +80,10 @@ def test_conversions_that_cannot_be(release, tmp_path, capsys):
         outer, ours, expert, "--task=math"
     )
     links = params_of(read(release, "math"))
-    del links["outer"]["learner->expert"]
+    del links.outer["learner->expert"]
     save_links(ours, links)
     assert "outer link learner->expert is missing" in refused(ours, str(tmp_path / "back"))
-    links["outer"]["learner->judge"] = links["outer"]["expert->learner"]
+    links.outer["learner->judge"] = links.outer["expert->learner"]
     save_links(ours, links)
     assert "no key for ['learner->judge']" in refused(ours, str(tmp_path / "back"))
 

@@ -28,7 +28,7 @@ from rmas_jax.interop import (
 )
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.interop.torch_state import write_state
-from rmas_jax.links import INNER, LinkConfig, link_shapes
+from rmas_jax.links import INNER, LinkConfig, Links, link_shapes
 from rmas_jax.models import CheckpointError
 from rmas_jax.team import load_links_for, load_team, start_links
 
@@ -127,7 +127,7 @@ def test_floating_point_of_any_width_is_read_as_float32(links, dtype):
     expected = safetensors.numpy.load_file(links)[NAME].astype(dtype).astype(np.float32)
     change(links, lambda x: x.astype(dtype))
     for loaded in (
-        load_links(links)["inner"],
+        load_links(links).inner,
         {"planner": read_links(links)["inner"]["planner"][1]},
     ):
         kernel = loaded["planner"]["proj1"]["kernel"]
@@ -210,7 +210,7 @@ def test_widths_of_none_are_no_link(tmp_path):
         module: {name: jnp.zeros((0,) * len(shape)) for name, shape in arrays.items()}
         for module, arrays in link_shapes(config).items()
     }
-    save_links(tmp_path / "none.safetensors", {"inner": {"expert": params}})
+    save_links(tmp_path / "none.safetensors", Links(inner={"expert": params}, outer={}))
     with pytest.raises(CheckpointError, match="is empty"):
         read_links(tmp_path / "none.safetensors")
 
@@ -258,4 +258,4 @@ def test_metadata_may_be_null(links):
     end = 8 + int.from_bytes(raw[:8], "little")
     header = json.dumps(json.loads(raw[8:end]) | {"__metadata__": None}).encode()
     links.write_bytes(len(header).to_bytes(8, "little") + header + raw[end:])
-    assert set(load_links(links)) == {"inner", "outer"}
+    assert load_links(links).inner.keys() == {"planner", "critic", "solver"}

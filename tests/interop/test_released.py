@@ -18,17 +18,16 @@ import transformers
 from models.test_published_sizes import CONFIGS
 from oracles import SIZES
 from released import EDGES, TASKS, assert_same_link, write_json, write_release, write_role
-from systems import CONFIGS as TINY
 
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax.config import ConfigError, SystemConfig, load_config
 from rmas_jax.interop import read_released_links, read_state, write_state
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.links import link_shapes
-from rmas_jax.models import CheckpointError, Decoder, config_from_hf
-from rmas_jax.prompts import encode_stage, load_prompts, render_chat
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds
+from rmas_jax.models import CheckpointError, config_from_hf
+from rmas_jax.prompts import load_prompts, render_chat
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, run_rounds
 from rmas_jax.team import Team, build_system, checked_topology, load_links_for, load_team
 from rmas_jax.topology import load_topology
 
@@ -91,8 +90,8 @@ def test_there_is_a_configuration_of_every_released_system():
 def test_configuration_fits_what_is_published(style):
     roles, millions, settings = PUBLISHED[style]
     config = system_config(style)
-    models = {role: Decoder(config_from_hf(CONFIGS[base])) for role, (base, _) in roles.items()}
-    system = build_system(config, checked_topology(config), models)
+    width = {role: config_from_hf(CONFIGS[base]).width for role, (base, _) in roles.items()}
+    system = build_system(config, checked_topology(config), width)
     load_prompts(config.prompts, system.topology.edges, config.task_type)
 
     assert {role: system.width(role) for role in roles} == {r: d for r, (_, d) in roles.items()}
@@ -173,17 +172,14 @@ def test_a_whole_system_thinks_as_torch_does(released):
     folder, config, models, links = released
     assert (folder / "expert" / "adapter_config.json").exists()
     team = load_team(config)
-    prompts = {
-        role: encode_stage(team.tokenizers[role], prompt, [QUESTION], slot_width=3)
-        for role, prompt in team.prompts.items()
-    }
+    prompts = team.encode([QUESTION])
 
     @jax.jit
     def received(links, agents):
-        channel = latent_channel(team.system, links)
-        return run_rounds(team.system, agents, channel, prompts, rounds=1).received[0, 0]
+        channel = LatentChannel(team.system, links)
+        return run_rounds(team.system, agents, channel, prompts, Unroll(rounds=1)).received[0, 0]
 
-    expert, tokenizer = team.prompts["expert"], team.tokenizers["expert"]
+    expert, tokenizer = team.members["expert"].template, team.members["expert"].tokenizer
     text = render_chat(tokenizer, expert.system, expert.first.replace("{question}", QUESTION))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     results = {}
@@ -220,9 +216,7 @@ def release(tmp_path):
 
 def tiny_team(config: SystemConfig) -> Team:
     """A system of the right widths, without weights: all that links are held against."""
-    base = TINY["planner"]
-    models = {role: Decoder(dataclasses.replace(base, width=d)) for role, d in WIDTH.items()}
-    return Team(build_system(config, checked_topology(config), models), {}, {}, {}, {})
+    return Team(build_system(config, checked_topology(config), WIDTH), members={})
 
 
 def refusal(load, **changes) -> list[str]:

@@ -13,22 +13,22 @@ import pytest
 from flax import traverse_util
 from systems import CONFIGS, random_params
 
-from rmas_jax.agents.agent import think
+from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.sampling import speak
+from rmas_jax.agents.thinking import think
 from rmas_jax.config import load_config
 from rmas_jax.models import (
     CheckpointError,
     Decoder,
     config_from_hf,
-    empty_cache,
     load_pretrained,
     save_pretrained,
     seal,
 )
 from rmas_jax.models.int8 import SHARED_AXES, is_large, is_quantised, quantised
 from rmas_jax.models.weights import weight_table
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, run_rounds
 from rmas_jax.sharding import make_mesh
 from rmas_jax.team import load_team
 
@@ -197,27 +197,25 @@ def test_parameters_take_a_quarter_of_the_memory(checkpoint):
     assert held["bfloat16", "int8"] <= 0.53 * held["bfloat16", None]
 
 
-def think_and_differentiate(model, params, embeds):
+def think_and_differentiate(agent, embeds):
     """The gradient through single steps in a loop, as training has it."""
-    batch, time, _ = embeds.shape
 
     def loss(embeds):
-        cache = empty_cache(model.config, batch, time)
-        valid = jnp.ones((batch, time), bool)
-        hidden, cache = model.apply({"params": params}, embeds, valid, cache)
-        cache = seal(cache, model.config, 4)
-        return jnp.sum(think(model, params, lambda x: x, hidden[:, -1], cache, steps=4) ** 2)
+        hidden, cache = read(agent, embeds)
+        return jnp.sum(think(agent, lambda x: x, hidden, cache, steps=4) ** 2)
 
     return jax.grad(loss)(embeds)
 
 
-def write(model, params, embeds):
+def write(agent, embeds):
     """Greedy text after embeddings."""
-    batch, time, _ = embeds.shape
-    cache = empty_cache(model.config, batch, time)
-    hidden, cache = model.apply({"params": params}, embeds, jnp.ones((batch, time), bool), cache)
-    cache = seal(cache, model.config, 4)
-    return speak(model, params, hidden[:, -1], cache, end_tokens=(), max_tokens=5).tokens
+    return speak(agent, *read(agent, embeds), end_tokens=(), max_tokens=5).tokens
+
+
+def read(agent, embeds):
+    """The state at the last of the embeddings, and a cache with room for four steps."""
+    hidden, cache = agent.read(embeds, jnp.ones(embeds.shape[:2], bool))
+    return hidden[:, -1], seal(cache, agent.config, 4)
 
 
 @pytest.fixture
@@ -231,20 +229,21 @@ def optimised():
 @pytest.mark.parametrize("function", [think_and_differentiate, write])
 def test_only_the_matrix_in_use_is_dequantised(checkpoint, optimised, monkeypatch, function):
     """What a program takes beside its parameters is no more than with float32 parameters."""
-    model, params = load_pretrained(checkpoint(LARGE))
-    _, kept = load_pretrained(checkpoint(LARGE), weights="int8")
+    agent = load_agent(checkpoint(LARGE))
+    kept = load_agent(checkpoint(LARGE), weights="int8")
     embeds = jnp.zeros((1, 3, LARGE.width))
 
-    def temporary(params):
-        compiled = jax.jit(functools.partial(function, model)).lower(params, embeds).compile()
+    def temporary(agent):
+        # A function of its own each time: nothing that was traced before is taken again.
+        compiled = jax.jit(functools.partial(function)).lower(agent, embeds).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    one_layer = num_bytes(params["layers"]) / LARGE.num_layers
-    assert temporary(kept) < temporary(params) + one_layer / 2
+    one_layer = num_bytes(agent.params["layers"]) / LARGE.num_layers
+    assert temporary(kept) < temporary(agent) + one_layer / 2
     if function is think_and_differentiate:
         # The control: matrices that do not wait for what they meet leave the loop over steps.
         monkeypatch.setattr(jax.lax, "optimization_barrier", lambda x: x)
-        assert temporary(kept) > temporary(params) + 3 * one_layer
+        assert temporary(kept) > temporary(agent) + 3 * one_layer
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_5"])
@@ -291,20 +290,20 @@ def test_activations_have_the_dtype_of_the_scales(checkpoint):
 
 def test_a_team_thinks_in_rounds_as_with_dequantised_agents(tiny_system):
     system, prompts = tiny_system.system, tiny_system.prompts()
+    channel = LatentChannel(system, tiny_system.links)
 
     @jax.jit
     def received(agents):
-        channel = latent_channel(system, tiny_system.links)
-        return run_rounds(system, agents, channel, prompts, rounds=2).received
+        return run_rounds(system, agents, channel, prompts, Unroll(rounds=2)).received
 
     kept = {}
-    for role, params in tiny_system.agents.items():
-        flat = traverse_util.flatten_dict(params)
-        for weight in filter(is_large, weight_table(system.models[role].config)):
+    for role, agent in tiny_system.agents.items():
+        flat = traverse_util.flatten_dict(agent.params)
+        for weight in filter(is_large, weight_table(agent.config)):
             param = flat[weight.path]
             layers = param if weight.is_stacked else param[None]
             flat[weight.path] = quantised(weight, layers, jnp.float32)
-        kept[role] = traverse_util.unflatten_dict(flat)
+        kept[role] = Agent(agent.decoder, traverse_util.unflatten_dict(flat))
     ours, expected = received(kept), received(by_definition(kept))
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
     assert np.abs(received(tiny_system.agents) - expected).max() > 1e-2
@@ -314,7 +313,7 @@ def test_a_configured_team_is_kept_in_int8():
     config = load_config("experiments/configs/quickstart.yaml").system
     for weights in ("int8", None):
         agents = load_team(config, weights=weights).agents
-        assert {is_quantised(agent["embedding"]) for agent in agents.values()} == {
+        assert {is_quantised(agent.params["embedding"]) for agent in agents.values()} == {
             weights == "int8"
         }
 

@@ -21,9 +21,8 @@ from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.models import CheckpointError, Decoder
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.models.vocabulary import check_array, check_ids, check_tokenizer, usable_ends
-from rmas_jax.prompts import encode_stage
-from rmas_jax.rounds.recursion import run_rounds
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.recursion import Unroll, run_rounds
+from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.team import load_team
 
@@ -116,11 +115,11 @@ def test_a_special_token_that_nothing_writes_may_lack_a_row(planner):
     """As in Gemma-3's text checkpoints, whose tokenizer has a token for images."""
     add_token(planner, special=True)
     team = team_of(planner)
-    assert len(team.tokenizers["planner"]) == ROWS + 1
-    asked = [f"what is {NEW} ?", "what is it ?"]
-    prompt = encode_stage(team.tokenizers["planner"], team.prompts["planner"], asked, slot_width=4)
+    tokenizers = [member.tokenizer for member in team.members.values()]
+    assert len(tokenizers[0]) == ROWS + 1
+    prompt = team.encode([f"what is {NEW} ?", "what is it ?"])["planner"]
     assert max(prompt.prefix_ids.max(), prompt.body_ids.max()) < ROWS
-    shared, _ = shared_tokens(team.tokenizers["planner"], team.tokenizers["critic"])
+    shared, _ = shared_tokens(*tokenizers[:2])
     assert len(shared) > 100 and shared.max() < ROWS
     same = team_of("rmas_jax/assets/embedded/planner")
     for ours, theirs in zip(
@@ -129,13 +128,14 @@ def test_a_special_token_that_nothing_writes_may_lack_a_row(planner):
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
-    assert team.end_tokens == same.end_tokens
+    for role, member in team.members.items():
+        assert member.end_tokens == same.members[role].end_tokens
 
 
 def test_end_tokens_that_cannot_be_written_end_nothing(planner):
     path = planner / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": [2, ROWS + 50, 10**12]}))
-    assert team_of(planner).end_tokens["planner"] == (2,)
+    assert team_of(planner).members["planner"].end_tokens == (2,)
     tokenizer = AutoTokenizer.from_pretrained(planner)
     beyond = {"tokenizer": tokenizer, "source": "m"}
     assert usable_ends((700, 2), ROWS, **beyond) == (2,) and usable_ends((), ROWS, **beyond) == ()
@@ -170,10 +170,10 @@ def test_rounds_over_ids_without_a_row_are_refused(tiny_system, place, beyond):
             **{place: np.full_like(getattr(prompts["critic"], place), beyond)}
         )
     with pytest.raises(CheckpointError, match=rf"critic: token id {beyond}: .* 37 rows"):
-        run_rounds(system, tiny.agents, None, prompts, rounds=1, targets=targets)
+        run_rounds(system, tiny.agents, None, prompts, Unroll(rounds=1), Supervision(targets))
     if place != "target":
         with pytest.raises(CheckpointError, match=rf"critic: token id {beyond}: .* 37 rows"):
-            trace_rounds(system, tiny.agents, tiny.links, prompts, rounds=1)
+            trace_rounds(system, tiny.agents, None, prompts, rounds=1)
 
 
 def test_an_embedding_has_no_rows_beyond_its_last():
@@ -184,18 +184,6 @@ def test_an_embedding_has_no_rows_beyond_its_last():
             model.apply(params, ids, method="embed")
     assert model.apply(params, np.array([[0, 36]]), method="embed").shape == (1, 2, 16)
     check_array(np.zeros((0, 3), np.int32), 37)
-
-
-def test_slots_of_another_width_than_the_latent_steps_are_refused(tiny_system):
-    """A gather beyond the vectors would take the last one again."""
-    tiny = tiny_system
-    for width in (1, 5):
-        prompts = {
-            role: encode_stage(tiny.tokenizer, prompt, ["w"], slot_width=width)
-            for role, prompt in tiny.role_prompts.items()
-        }
-        with pytest.raises(ValueError, match=f"slots for {width} vectors, and 3 reach them"):
-            trace_rounds(tiny.system, tiny.agents, tiny.links, prompts, rounds=1)
 
 
 # --- Vocabularies with gaps -----------------------------------------------------------------------

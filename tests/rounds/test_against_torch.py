@@ -16,13 +16,13 @@ import pytest
 import torch
 import torch_reference as reference
 from flax import linen as nn
-from torch_reference import AGENTS, LATENT_STEPS, QUESTIONS, TorchTeam, Twins
+from torch_reference import AGENTS, QUESTIONS, TorchTeam
 
 from rmas_jax.models import Decoder
-from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage
+from rmas_jax.prompts import RolePrompt
 from rmas_jax.rounds import text_channel
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds, solve
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, run_rounds, solve
 
 ROUNDS = 3
 MAX_TOKENS = 4
@@ -69,24 +69,14 @@ def answers(team: TorchTeam, rows: Sequence[reference.Rounds], rounds: int) -> l
     ]
 
 
-def encode(
-    twins: Twins, questions: Sequence[str] = QUESTIONS, slot_width: int = LATENT_STEPS
-) -> dict[str, StagePrompt]:
-    team = twins.ours
-    return {
-        role: encode_stage(team.tokenizers[role], prompt, questions, slot_width=slot_width)
-        for role, prompt in team.prompts.items()
-    }
-
-
 @functools.partial(jax.jit, static_argnames="rounds")
 def received(system, agents, links, prompts, *, rounds):
-    channel = latent_channel(system, links)
-    return run_rounds(system, agents, channel, prompts, rounds=rounds).received
+    channel = LatentChannel(system, links)
+    return run_rounds(system, agents, channel, prompts, Unroll(rounds=rounds)).received
 
 
 def speak(system, agents, links, prompts, rounds):
-    channel = latent_channel(system, links)
+    channel = LatentChannel(system, links)
     return solve(
         system, agents, channel, prompts, rounds=rounds, end_tokens=NEVER, max_tokens=MAX_TOKENS
     ).tokens
@@ -99,7 +89,7 @@ def assert_close(ours, expected):
 @pytest.mark.parametrize("pattern", AGENTS)
 def test_what_reaches_the_answerer(twins, expected, pattern):
     team, links = twins(pattern).ours, twins(pattern).links
-    prompts, theirs = encode(twins(pattern)), vectors(expected(pattern))
+    prompts, theirs = team.encode(QUESTIONS), vectors(expected(pattern))
     assert_close(received(team.system, team.agents, links, prompts, rounds=ROUNDS), theirs)
     for axis in range(3):  # rounds, items and thoughts are told apart
         assert np.abs(np.diff(theirs, axis=axis)).max(axis=(1, 2, 3)).min() > 1000 * TOLERANCE
@@ -112,7 +102,7 @@ def test_answers_after_any_number_of_rounds_from_one_program(twins, expected, pa
     program = jax.jit(chex.assert_max_traces(speak, n=1), static_argnums=0)
     theirs = [answers(twins(pattern).torch, expected(pattern), r + 1) for r in range(ROUNDS)]
     for rounds, tokens in enumerate(theirs, start=1):
-        ours = program(team.system, team.agents, links, encode(twins(pattern)), rounds)
+        ours = program(team.system, team.agents, links, team.encode(QUESTIONS), rounds)
         np.testing.assert_array_equal(ours, tokens)
     assert theirs[0] != theirs[1]  # rounds make a difference,
     assert len(np.unique(theirs[0], axis=0)) > 1  # and so do questions
@@ -121,8 +111,8 @@ def test_answers_after_any_number_of_rounds_from_one_program(twins, expected, pa
 def test_a_question_alone_where_layers_are_recurrent(twins, expected):
     """The shortest one: beside the others it is mostly pads, which must not enter a state."""
     team, links = twins("deliberation").ours, twins("deliberation").links
-    assert any(team.system.models["toolcaller"].config.linear_layers)
-    alone = encode(twins("deliberation"), QUESTIONS[:1])
+    assert any(team.agents["toolcaller"].config.linear_layers)
+    alone = team.encode(QUESTIONS[:1])
     ours = received(team.system, team.agents, links, alone, rounds=2)
     assert_close(ours, vectors(expected("deliberation")[:1])[:2])
 
@@ -181,16 +171,14 @@ def test_tolerance_notices_a_wrong_algorithm(twins, expected, change):
 def test_texts_in_the_slots(twins, pattern):
     team, theirs = twins(pattern).ours, twins(pattern).torch
     # So many ids end a text that some texts are shorter than others.
-    ends = {role: tuple(range(0, len(t), 6)) for role, t in team.tokenizers.items()}
-    found = text_channel.solve(
-        team.system,
-        team.agents,
-        team.tokenizers,
-        encode(twins(pattern), slot_width=SLOT_WIDTH),
-        rounds=ROUNDS,
-        end_tokens=ends,
-        max_tokens=MAX_TOKENS,
-    )
+    members = {
+        role: dataclasses.replace(member, end_tokens=tuple(range(0, len(member.tokenizer), 6)))
+        for role, member in team.members.items()
+    }
+    ends = {role: member.end_tokens for role, member in members.items()}
+    prompts = team.encode(QUESTIONS, slot_width=SLOT_WIDTH)
+    how = {"rounds": ROUNDS, "max_tokens": MAX_TOKENS}
+    found = text_channel.solve(team.system.topology, members, prompts, **how)
     different = set()
     for i, question in enumerate(QUESTIONS):
         expected = reference.exchange_texts(
@@ -200,13 +188,14 @@ def test_texts_in_the_slots(twins, pattern):
         answerer = team.system.topology.answerer
         assert [*ours, (ROUNDS - 1, answerer, found.answers[i])] == expected
         different |= {(i, role, text) for _, role, text in expected}
-    assert len(different) > len(QUESTIONS) * len(team.agents)  # what is written changes with rounds
+    # The texts change with rounds.
+    assert len(different) > len(QUESTIONS) * len(members)
 
 
 def test_decoders_are_traced_as_often_for_one_round_as_for_many(twins):
     """Each reads its prefix, its body and, in one scanned step, its thoughts."""
     team, links = twins("sequential").ours, twins("sequential").links
-    args = team.agents, links, encode(twins("sequential"))
+    args = team.agents, links, team.encode(QUESTIONS)
 
     def traces(program, **options):
         calls = collections.Counter()

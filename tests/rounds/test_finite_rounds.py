@@ -12,8 +12,8 @@ import pytest
 from systems import CONFIGS, QUESTIONS, build_tiny_system
 
 from rmas_jax.host.nonfinite import Fault, NonFiniteError, earliest_fault, first_fault
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import listen, relative_change, run_rounds, solve
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, listen, relative_change, run_rounds, solve
 from rmas_jax.rounds.trace import trace_rounds
 
 ROUNDS = 2
@@ -26,62 +26,69 @@ def tiny():
     return build_tiny_system()
 
 
+@functools.cache
+def channel():
+    return LatentChannel(tiny().system, tiny().links)
+
+
 @jax.jit
 def scanned(agents):
-    channel = latent_channel(tiny().system, tiny().links)
-    return run_rounds(tiny().system, agents, channel, tiny().prompts(), rounds=ROUNDS)
+    return run_rounds(tiny().system, agents, channel(), tiny().prompts(), Unroll(rounds=ROUNDS))
 
 
 @jax.jit
 def looped(agents, rounds):
-    channel = latent_channel(tiny().system, tiny().links)
-    return listen(tiny().system, agents, channel, tiny().prompts(), rounds=rounds)
+    return listen(tiny().system, agents, channel(), tiny().prompts(), rounds=rounds)
 
 
 @jax.jit
 def solved(agents, rounds):
-    channel = latent_channel(tiny().system, tiny().links)
     how = {"rounds": rounds, "end_tokens": (), "max_tokens": 2}
-    return solve(tiny().system, agents, channel, tiny().prompts(), **how)
+    return solve(tiny().system, agents, channel(), tiny().prompts(), **how)
 
 
-def walked(agents, rounds=ROUNDS):
-    """What the walk says of agents: None, or its error."""
+def traced(agents, rounds=ROUNDS):
+    """The error of `trace_rounds` with these agents, or None."""
     try:
-        trace_rounds(tiny().system, agents, tiny().links, tiny().prompts(), rounds=rounds)
+        trace_rounds(tiny().system, agents, channel(), tiny().prompts(), rounds=rounds)
     except NonFiniteError as error:
         return str(error)
 
 
 def faults(agents):
-    """What a scan, a loop and a walk find; they agree."""
+    """What a scan, a loop and a trace find; they agree."""
     found = first_fault(ROLES, scanned(agents).finite)
     assert earliest_fault(ROLES, looped(agents, ROUNDS).fault) == found
-    assert walked(agents) == (found and str(found.error()))
+    assert traced(agents) == (found and str(found.error()))
     return found
+
+
+def changed(agent, **params):
+    """The agent with other parameters, by name."""
+    return agent.replace(params=agent.params | params)
 
 
 def with_norm(role, weight, dtype=jnp.float32):
     """Agents of a dtype, with norms in float32; one has this weight in all of its last norm."""
-    norms = {name: dict(params["final_norm"]) for name, params in tiny().agents.items()}
+    norms = {name: dict(agent.params["final_norm"]) for name, agent in tiny().agents.items()}
     norms[role]["weight"] = jnp.full_like(norms[role]["weight"], weight)
     cast = jax.tree.map(lambda x: x.astype(dtype), tiny().agents)
-    return {name: params | {"final_norm": norms[name]} for name, params in cast.items()}
+    return {name: changed(agent, final_norm=norms[name]) for name, agent in cast.items()}
 
 
 def with_token(role, token):
     """Agents, one of which has NaN for a token."""
-    params = tiny().agents[role]
-    broken = params["embedding"].at[token].set(jnp.nan)
-    return tiny().agents | {role: params | {"embedding": broken}}
+    agent = tiny().agents[role]
+    broken = agent.params["embedding"].at[token].set(jnp.nan)
+    return tiny().agents | {role: changed(agent, embedding=broken)}
 
 
 def words_of(role):
     """Token ids that a role reads, by row: in the first round, and later."""
     prompt = tiny().prompts()[role]
     read = []
-    for form in (0, 1):
-        bodies = zip(prompt.body_ids[:, form], prompt.body_valid[:, form], strict=True)
+    for kind in (0, 1):
+        bodies = zip(prompt.body_ids[:, kind], prompt.body_valid[:, kind], strict=True)
         prefixes = zip(prompt.prefix_ids, prompt.prefix_valid, strict=True)
         read.append(
             [
@@ -116,20 +123,19 @@ def test_hidden_states_beyond_float16(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_hidden_states_whose_squares_float32_does_not_hold(role):
     """A norm divides them by infinity: without a check, what comes out is 0."""
-    layers = tiny().agents[role]["layers"]
+    layers = tiny().agents[role].params["layers"]
     ffn = layers["ffn"] | {"down_kernel": layers["ffn"]["down_kernel"] * 1e25}
-    params = tiny().agents[role] | {"layers": layers | {"ffn": ffn}}
-    assert faults(tiny().agents | {role: params}) == Fault(role, 0, EVERY_ROW)
+    agent = changed(tiny().agents[role], layers=layers | {"ffn": ffn})
+    assert faults(tiny().agents | {role: agent}) == Fault(role, 0, EVERY_ROW)
 
 
 def test_a_link_whose_squares_float32_does_not_hold():
     links = tiny().links
-    inner = links["inner"] | {
-        "planner": jax.tree.map(lambda x: x * 1e25, links["inner"]["planner"])
-    }
-    changed = links | {"inner": inner}
+    large = jax.tree.map(lambda x: x * 1e25, links.inner["planner"])
+    links = links.replace(inner=links.inner | {"planner": large})
+    channel = LatentChannel(tiny().system, links)
     with pytest.raises(NonFiniteError, match="agent planner, round 1: latents"):
-        trace_rounds(tiny().system, tiny().agents, changed, tiny().prompts(), rounds=ROUNDS)
+        trace_rounds(tiny().system, tiny().agents, channel, tiny().prompts(), rounds=ROUNDS)
 
 
 def test_a_token_breaks_the_row_that_holds_it_alone():
@@ -141,9 +147,9 @@ def test_a_token_breaks_the_row_that_holds_it_alone():
     others = [i for i in EVERY_ROW if i != row]
     healthy = scanned(tiny().agents)
     np.testing.assert_array_equal(scanned(agents).received[:, others], healthy.received[:, others])
-    speech, expected = solved(agents, ROUNDS), solved(tiny().agents, ROUNDS)
-    np.testing.assert_array_equal(speech.finite, np.arange(len(QUESTIONS)) != row)
-    np.testing.assert_array_equal(speech.tokens[others,], expected.tokens[others,])
+    state, expected = solved(agents, ROUNDS), solved(tiny().agents, ROUNDS)
+    np.testing.assert_array_equal(state.finite, np.arange(len(QUESTIONS)) != row)
+    np.testing.assert_array_equal(state.tokens[others,], expected.tokens[others,])
 
 
 def test_a_token_of_later_rounds_breaks_the_second():
@@ -154,13 +160,13 @@ def test_a_token_of_later_rounds_breaks_the_second():
 
 def test_an_answerer_that_never_thinks_is_found_by_its_logits():
     agents = with_norm("solver", jnp.nan)
-    assert earliest_fault(ROLES, looped(agents, 1).fault) is None and walked(agents, 1) is None
+    assert earliest_fault(ROLES, looped(agents, 1).fault) is None and traced(agents, 1) is None
     assert not solved(agents, 1).finite.any()
 
 
 def test_padding_may_hold_anything():
     """Pads are token 0, which the planner never reads."""
-    assert not any(0 in words for form in words_of("planner") for words in form)
+    assert not any(0 in words for kind in words_of("planner") for words in kind)
     assert not np.all(tiny().prompts()["planner"].prefix_valid)
     agents = with_token("planner", 0)
     assert faults(agents) is None

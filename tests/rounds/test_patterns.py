@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from systems import TinySystem, build_pattern
 
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, run_rounds
 
 ROUNDS = 3
 
 
 @functools.partial(jax.jit, static_argnames="rounds")
 def received(system, agents, links, prompts, *, rounds):
-    channel = latent_channel(system, links)
-    return run_rounds(system, agents, channel, prompts, rounds=rounds).received
+    channel = LatentChannel(system, links)
+    return run_rounds(system, agents, channel, prompts, Unroll(rounds=rounds)).received
 
 
 def run(tiny: TinySystem) -> np.ndarray:

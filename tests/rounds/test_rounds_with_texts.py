@@ -8,12 +8,11 @@ import functools
 import jax
 import numpy as np
 import pytest
-from systems import CONFIGS, LATENT_STEPS, QUESTIONS, naive_text, run_naively
+from systems import CONFIGS, QUESTIONS, naive_text, run_naively
 
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds
-from rmas_jax.rounds.stages import Targets
-from rmas_jax.topology import edge_name
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
+from rmas_jax.rounds.supervision import Supervision, Targets
 
 ROUNDS = 3
 EDGES = ("planner->critic", "critic->solver", "solver->planner")
@@ -47,15 +46,13 @@ def last_loss(trained, system, agents, prompts, targets, *, teacher_forced, rema
     out = run_rounds(
         system,
         agents,
-        latent_channel(system, links),
+        LatentChannel(system, links),
         prompts,
-        rounds=ROUNDS,
-        targets=targets,
-        teacher_forced=teacher_forced,
+        Unroll(rounds=ROUNDS, remat=remat),
+        Supervision(targets, teacher_forced=teacher_forced),
         probes=probes,
-        remat=remat,
     )
-    return out.losses[system.topology.answerer][-1].sum(), out
+    return out.scores[system.topology.answerer].loss[-1].sum(), out
 
 
 @pytest.fixture(params=["on_policy", "teacher_forced"])
@@ -69,10 +66,7 @@ def training(request, tiny_system, float64):
     )
     teacher_forced = request.param == "teacher_forced"
     targets = {role: targets_of(role) for role in (CONFIGS if teacher_forced else ["solver"])}
-    probes = {
-        edge_name(edge): np.zeros((ROUNDS, len(QUESTIONS), LATENT_STEPS, CONFIGS[edge[1]].width))
-        for edge in tiny.system.topology.edges
-    }
+    probes = crossing_probes(tiny.system, rounds=ROUNDS, batch=len(QUESTIONS))
 
     def evaluate(trained, remat=not teacher_forced):
         return last_loss(
@@ -98,9 +92,9 @@ def test_losses_and_gradients_of_the_last_answer(training):
     )
     assert out.received.dtype == np.float64
     np.testing.assert_allclose(out.received, received, rtol=1e-7, atol=1e-7)
-    np.testing.assert_allclose(out.losses["solver"], losses, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(out.scores["solver"].loss, losses, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(loss, losses[-1].sum(), rtol=1e-7, atol=1e-7)
-    assert set(out.losses) == set(out.exact_match) == set(CONFIGS if teacher_forced else ["solver"])
+    assert set(out.scores) == set(CONFIGS if teacher_forced else ["solver"])
 
     # Every link is reached, and through every round: the last answer's gradient is zero only in
     # what is fed back after it.
@@ -116,14 +110,13 @@ def test_losses_and_gradients_of_the_last_answer(training):
     # a random direction. With steps of 1e-5 their error is below 5e-11 or 1e-7 of the slope.
     at, gradients = jax.tree.map(np.asarray, (trained, (links, probes)))
     rng = np.random.default_rng(0)
-    parts = [(0, kind, name) for kind in links for name in links[kind]]
-    parts += [(1, name, r) for name in probes for r in range(ROUNDS)]
+    parts = [(kind, name) for kind in vars(links) for name in getattr(links, kind)]
+    parts += [(edge, r) for edge in probes for r in range(ROUNDS)]
     for part in parts:
-        tree, outer, inner = part
+        owner, name = part
         toward = jax.tree.map(np.zeros_like, at)
-        toward[tree][outer][inner] = jax.tree.map(
-            lambda x: rng.normal(size=x.shape), toward[tree][outer][inner]
-        )
+        moving = (vars(toward[0]) | toward[1])[owner]
+        moving[name] = jax.tree.map(lambda x: rng.normal(size=x.shape), moving[name])
         ahead, behind = (
             evaluate(jax.tree.map(lambda x, t, s=step: x + s * t, at, toward))[0][0]
             for step in (1e-5, -1e-5)
@@ -132,7 +125,7 @@ def test_losses_and_gradients_of_the_last_answer(training):
         np.testing.assert_allclose(
             slope, (ahead - behind) / 2e-5, rtol=1e-4, atol=1e-9, err_msg=str(part)
         )
-        unheard = part == (1, "solver->planner", ROUNDS - 1)
+        unheard = part == ("solver->planner", ROUNDS - 1)
         assert (slope == 0) if unheard else (abs(slope) > 1e-7), part  # a missing part would show
 
 
@@ -149,7 +142,7 @@ def test_right_says_whether_greedy_decoding_writes_the_text(tiny_system):
     """A text that the answerer writes itself is right; with one token changed it is not."""
     tiny = tiny_system
     bodies = run_naively(tiny, rounds=1)[2]
-    written = naive_text(tiny.system.models["solver"], tiny.agents["solver"], bodies, 3)
+    written = naive_text(tiny.agents["solver"], bodies, 3)
     changed = written.copy()
     changed[1, 1] = (changed[1, 1] + 1) % CONFIGS["solver"].vocab_size
     hidden_change = written.copy()  # where it does not count
@@ -159,9 +152,9 @@ def test_right_says_whether_greedy_decoding_writes_the_text(tiny_system):
 
     @jax.jit
     def right(agents, links, prompts, targets):
-        channel = latent_channel(tiny.system, links)
-        out = run_rounds(tiny.system, agents, channel, prompts, rounds=1, targets=targets)
-        return out.exact_match["solver"][0]
+        channel, supervision = LatentChannel(tiny.system, links), Supervision(targets)
+        out = run_rounds(tiny.system, agents, channel, prompts, Unroll(rounds=1), supervision)
+        return out.scores["solver"].exact_match[0]
 
     def of(ids):
         shown = valid[..., : ids.shape[1]]
@@ -176,16 +169,17 @@ def test_right_says_whether_greedy_decoding_writes_the_text(tiny_system):
 
 def test_bad_arguments_are_named(tiny_system):
     tiny = tiny_system
-    channel = latent_channel(tiny.system, tiny.links)
+    channel = LatentChannel(tiny.system, tiny.links)
 
-    def call(**options):
-        return run_rounds(tiny.system, tiny.agents, channel, tiny.prompts(), **options)
+    def call(rounds, targets):
+        unroll, supervision = Unroll(rounds=rounds), Supervision(targets, teacher_forced=True)
+        run_rounds(tiny.system, tiny.agents, channel, tiny.prompts(), unroll, supervision)
 
-    with pytest.raises(ValueError, match="rounds=0"):
-        call(rounds=0)
+    with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
+        call(0, {})
     targets = {role: targets_of(role) for role in ("planner", "solver")}
     with pytest.raises(ValueError, match=r"\['critic'\].*latent_steps=3"):
-        call(rounds=1, targets=targets, teacher_forced=True)
+        call(1, targets)
     short = jax.tree.map(lambda x: x[..., :2], targets_of("critic"))
     with pytest.raises(ValueError, match=r"\['critic'\] have \[2\]"):
-        call(rounds=1, targets=targets | {"critic": short}, teacher_forced=True)
+        call(1, targets | {"critic": short})

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from systems import LATENT_STEPS, QUESTIONS, build_pattern
+from flax.core import FrozenDict
+from systems import LATENT_STEPS, QUESTIONS, build_pattern, build_tiny_system
 
 from rmas_jax.prompts import encode_stage
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, listen, run_rounds
+from rmas_jax.rounds.supervision import Supervision, Targets
+from rmas_jax.rounds.trace import trace_rounds
 
 ROUNDS, WIDTH = 3, LATENT_STEPS + 2
 ANSWERER = "learner"
@@ -39,27 +41,29 @@ def targets(tiny):
     }
 
 
-@pytest.mark.parametrize("width", [0, LATENT_STEPS - 1, LATENT_STEPS + 1])
-def test_prompts_with_slots_of_another_width_are_refused(tiny, width):
-    prompts = {
-        role: encode_stage(tiny.tokenizer, prompt, QUESTIONS, slot_width=width)
-        for role, prompt in tiny.role_prompts.items()
-    }
-    channel = latent_channel(tiny.system, tiny.links)
-    for rounds in (1, 2):
-        with pytest.raises(ValueError, match=rf"and {LATENT_STEPS} reach them.*slot_width="):
-            jax.eval_shape(
-                lambda agents, prompts, rounds=rounds: run_rounds(
-                    tiny.system, agents, channel, prompts, rounds=rounds
-                ),
-                tiny.agents,
-                prompts,
-            )
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda *args: run_rounds(*args, Unroll(rounds=2)),
+        lambda *args: jax.jit(listen, static_argnums=0)(*args, rounds=2),
+        lambda *args: trace_rounds(*args, rounds=1),
+    ],
+    ids=["run_rounds", "listen", "trace_rounds"],
+)
+@pytest.mark.parametrize(("steps", "width"), [(2, 4), (2, 1), (2, 0), (0, 1)])
+def test_prompts_with_slots_of_another_width_are_refused(run, steps, width):
+    """A gather in place of this would read vectors 1, 2, 2, 2 for four slots."""
+    tiny = build_tiny_system(latent_steps=steps)
+    channel, prompts = LatentChannel(tiny.system, tiny.links), tiny.prompts()
+    solver = encode_stage(tiny.tokenizer, tiny.role_prompts["solver"], QUESTIONS, slot_width=width)
+    words = rf"'solver'.*slots must be {steps} wide \(latent_steps\), {steps} .*got {width}: "
+    with pytest.raises(ValueError, match=words):
+        run(tiny.system, tiny.agents, channel, prompts | {"solver": solver})
 
 
-def gradient_of(tiny, targets, **options):
-    """Function from weights of rounds [R] to the gradient of all links, and the answerer's losses
-    [R, B], its right texts [R, B] and all thoughts.
+def gradient_of(tiny, targets, *, remat=False, **options):
+    """Function from weights of rounds [R] to the gradient of all links, and the answerer's score
+    [R, B].
     """
 
     @jax.jit
@@ -68,14 +72,13 @@ def gradient_of(tiny, targets, **options):
         out = run_rounds(
             tiny.system,
             tiny.agents,
-            latent_channel(tiny.system, links),
+            LatentChannel(tiny.system, links),
             tiny.prompts(),
-            rounds=ROUNDS,
-            targets=targets,
-            **options,
+            Unroll(rounds=ROUNDS, remat=remat),
+            Supervision(targets, **options),
         )
-        loss = (out.losses[ANSWERER].mean(1) * weights).sum()
-        return loss, (out.losses[ANSWERER], out.exact_match[ANSWERER], out.thoughts)
+        score = out.scores[ANSWERER]
+        return (score.loss.mean(1) * weights).sum(), score
 
     return lambda weights: gradient(tiny.links, jnp.asarray(weights, jnp.float32))
 
@@ -92,14 +95,14 @@ def gradient_of(tiny, targets, **options):
 def test_texts_that_have_no_loss_are_not_missed(tiny, targets, rounds, options):
     known = targets if options.get("teacher_forced") else {ANSWERER: targets[ANSWERER]}
     of_all = gradient_of(tiny, targets, **options)
-    expected, (full, full_right, _) = of_all(rounds)
-    of_scored = gradient_of(tiny, known, scored={ANSWERER: rounds}, **options)
-    gradient, (found, exact_match, thoughts) = of_scored(rounds)
-    assert thoughts == {}
+    expected, full = of_all(rounds)
+    of_scored = gradient_of(tiny, known, scored=FrozenDict({ANSWERER: rounds}), **options)
+    gradient, found = of_scored(rounds)
     at = np.flatnonzero(rounds)
-    np.testing.assert_allclose(found[at], full[at], rtol=1e-5)
-    np.testing.assert_array_equal(exact_match[at], full_right[at])
-    assert not np.delete(found, at, axis=0).any() and np.delete(full, at, axis=0).all()
+    np.testing.assert_allclose(found.loss[at], full.loss[at], rtol=1e-5)
+    np.testing.assert_array_equal(found.exact_match[at], full.exact_match[at])
+    assert not np.delete(found.loss, at, axis=0).any()
+    assert np.delete(full.loss, at, axis=0).all()
     largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
     for ours, theirs in zip(*map(jax.tree.leaves, (gradient, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest)
@@ -109,26 +112,40 @@ def test_texts_that_have_no_loss_are_not_missed(tiny, targets, rounds, options):
     assert max(jax.tree.leaves(gaps)) > 1e-2 * largest
 
 
+def test_kept_thoughts_are_those_that_were_sent(tiny, targets):
+    channel = LatentChannel(tiny.system, tiny.links)
+
+    @jax.jit
+    def run(agents, targets):
+        unroll, supervision = Unroll(rounds=ROUNDS), Supervision(targets, scored=FrozenDict())
+        of = functools.partial(run_rounds, tiny.system, agents, channel, tiny.prompts(), unroll)
+        return of(supervision), of(supervision.replace(keep_thoughts=True))
+
+    plain, kept = run(tiny.agents, targets)
+    assert plain.thoughts == plain.scores == kept.scores == {}
+    assert set(kept.thoughts) == {"expert", ANSWERER}
+    sent = jax.vmap(functools.partial(channel.send, ("expert", ANSWERER)))(kept.thoughts["expert"])
+    np.testing.assert_allclose(sent, kept.received, rtol=1e-5, atol=1e-5)
+    assert np.abs(np.diff(kept.received, axis=0)).max() > 0.05
+
+
 def test_unread_text_is_not_in_the_program(tiny, targets):
     """Operations of a forward pass, counted by the compiler: fewer where less is asked for."""
 
-    def flops(**options):
+    def flops(scored=None):
         def program(links, targets):
-            channel = latent_channel(tiny.system, links)
             out = run_rounds(
                 tiny.system,
                 tiny.agents,
-                channel,
+                LatentChannel(tiny.system, links),
                 tiny.prompts(),
-                rounds=ROUNDS,
-                targets=targets,
-                teacher_forced=True,
-                **options,
+                Unroll(rounds=ROUNDS),
+                Supervision(targets, teacher_forced=True, scored=scored),
             )
-            return out.received, out.losses
+            return out.received, out.scores
 
         long = jax.tree.map(lambda x: np.concatenate([x] * 8, axis=-1), targets)
         compiled = jax.jit(program).lower(tiny.links, long).compile()
         return compiled.cost_analysis()["flops"]
 
-    assert flops(scored={ANSWERER: (True,) * ROUNDS}) < 0.8 * flops()
+    assert flops(FrozenDict({ANSWERER: (True,) * ROUNDS})) < 0.8 * flops()

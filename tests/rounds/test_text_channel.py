@@ -1,8 +1,10 @@
 """Recursive-TextMAS against its definition: one item, one agent and one token at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from teams import QUESTIONS, build_team, encode, write_naively
+from teams import QUESTIONS, build_team, write_naively
 
 from rmas_jax.agents import answers
 from rmas_jax.prompts import FIRST, LATER, take
@@ -18,25 +20,25 @@ def team(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ends(team):
+def members(team):
     """So many ids end a text that some texts are shorter than others."""
-    return {role: tuple(range(0, len(team.tokenizers[role]), 4)) for role in team.tokenizers}
+    return with_ends(team, lambda tokenizer: tuple(range(0, len(tokenizer), 4)))
 
 
-def solve(team, ends, prompts, rounds, **options):
-    return text_channel.solve(
-        team.system,
-        team.agents,
-        team.tokenizers,
-        prompts,
-        rounds=rounds,
-        end_tokens=ends,
-        max_tokens=MAX_TOKENS,
-        **options,
-    )
+def with_ends(team, ends_of):
+    """The members of a team with other end tokens."""
+    return {
+        role: dataclasses.replace(member, end_tokens=ends_of(member.tokenizer))
+        for role, member in team.members.items()
+    }
 
 
-def solve_naively(team, ends, question, rounds, max_message_tokens=MAX_TOKENS):
+def solve(team, members, prompts, rounds, **options):
+    how = {"rounds": rounds, "max_tokens": MAX_TOKENS, **options}
+    return text_channel.solve(team.system.topology, members, prompts, **how)
+
+
+def solve_naively(team, members, question, rounds, max_message_tokens=MAX_TOKENS):
     """Messages per round, and tokens over all stages."""
     order = team.system.topology.order
     newest, messages, total = dict.fromkeys(order, ""), [], 0
@@ -49,7 +51,7 @@ def solve_naively(team, ends, question, rounds, max_message_tokens=MAX_TOKENS):
                 question,
                 newest,
                 later=r > 0,
-                ends=ends[role],
+                ends=members[role].end_tokens,
                 max_tokens=MAX_TOKENS if last else max_message_tokens,
                 slot_width=SLOT_WIDTH,
             )
@@ -59,10 +61,10 @@ def solve_naively(team, ends, question, rounds, max_message_tokens=MAX_TOKENS):
 
 
 @pytest.mark.parametrize(("rounds", "options"), [(1, {}), (2, {}), (2, {"max_message_tokens": 2})])
-def test_it_is_the_plain_exchange_of_texts(team, ends, rounds, options):
-    found = solve(team, ends, encode(team, QUESTIONS, SLOT_WIDTH), rounds, **options)
+def test_it_is_the_plain_exchange_of_texts(team, members, rounds, options):
+    found = solve(team, members, team.encode(QUESTIONS, slot_width=SLOT_WIDTH), rounds, **options)
     for i, question in enumerate(QUESTIONS):
-        messages, tokens = solve_naively(team, ends, question, rounds, **options)
+        messages, tokens = solve_naively(team, members, question, rounds, **options)
         said = [(m.round, m.role, m.texts[i]) for m in found.messages]
         said.append((rounds - 1, "solver", found.answers[i]))
         assert said == [
@@ -72,36 +74,37 @@ def test_it_is_the_plain_exchange_of_texts(team, ends, rounds, options):
     assert len(set(found.tokens.tolist())) > 1  # texts do end early
 
 
-def test_a_batch_of_one_is_a_batch_of_many(team, ends):
-    prompts = encode(team, QUESTIONS, SLOT_WIDTH)
-    together = solve(team, ends, prompts, 2)
+def test_a_batch_of_one_is_a_batch_of_many(team, members):
+    prompts = team.encode(QUESTIONS, slot_width=SLOT_WIDTH)
+    together = solve(team, members, prompts, 2)
     for i in range(len(QUESTIONS)):
-        alone = solve(team, ends, take(prompts, slice(i, i + 1)), 2)
+        alone = solve(team, members, take(prompts, slice(i, i + 1)), 2)
         assert alone.answers == together.answers[i : i + 1]
         assert alone.tokens == together.tokens[i]
 
 
-def test_more_rounds_compile_nothing(team, ends):
-    prompts = encode(team, QUESTIONS, SLOT_WIDTH)
-    solve(team, ends, prompts, 2)
+def test_more_rounds_compile_nothing(team, members):
+    prompts = team.encode(QUESTIONS, slot_width=SLOT_WIDTH)
+    solve(team, members, prompts, 2)
     before = answers.write_jitted._cache_size(), text_channel._read_prefix._cache_size()
-    solve(team, ends, prompts, 3)
+    solve(team, members, prompts, 3)
     assert before == (answers.write_jitted._cache_size(), text_channel._read_prefix._cache_size())
 
 
 def test_without_an_end_truncated_messages_cost_m_steps_each(team):
-    never = {role: (-1,) for role in team.tokenizers}
-    found = solve(team, never, encode(team, QUESTIONS, SLOT_WIDTH), 2, max_message_tokens=2)
+    never = with_ends(team, lambda tokenizer: (-1,))
+    found = solve(
+        team, never, team.encode(QUESTIONS, slot_width=SLOT_WIDTH), 2, max_message_tokens=2
+    )
     assert found.tokens.tolist() == [5 * 2 + MAX_TOKENS] * len(QUESTIONS)
     assert [message.tokens.tolist() for message in found.messages] == [[2, 2, 2]] * 5
 
 
-def test_an_agent_alone_reads_nothing_in_its_slot(team, ends):
+def test_an_agent_alone_reads_nothing_in_its_slot(team, members):
     for role in team.system.topology.order:
-        agent = team.system.models[role], team.agents[role], team.tokenizers[role]
-        reading = text_channel.read_alone(*agent, encode(team, QUESTIONS, 0)[role])
-        how = {"end_tokens": ends[role], "max_tokens": MAX_TOKENS}
-        found = answers.write_texts(*agent, reading, **how)
+        prompt = team.encode(QUESTIONS, slot_width=0)[role]
+        alone = text_channel.read_alone(members[role], prompt)
+        found = answers.write_texts(members[role], alone, max_tokens=MAX_TOKENS)
         for i, question in enumerate(QUESTIONS):
             nothing = dict.fromkeys(team.system.topology.order, "")
             text, tokens = write_naively(
@@ -110,7 +113,7 @@ def test_an_agent_alone_reads_nothing_in_its_slot(team, ends):
                 question,
                 nothing,
                 later=False,
-                ends=ends[role],
+                ends=members[role].end_tokens,
                 max_tokens=MAX_TOKENS,
                 slot_width=0,
             )
@@ -118,8 +121,8 @@ def test_an_agent_alone_reads_nothing_in_its_slot(team, ends):
 
 
 def test_slots_are_filled_per_row(team):
-    tokenizer = team.tokenizers["planner"]
-    prompt = encode(team, QUESTIONS, 3)["planner"]
+    tokenizer = team.members["planner"].tokenizer
+    prompt = team.encode(QUESTIONS, slot_width=3)["planner"]
     messages = {"solver": ["", " parcel", "a to b from a"]}
     slots = np.asarray(prompt.slot_index) >= 0
 
@@ -132,12 +135,15 @@ def test_slots_are_filled_per_row(team):
     np.testing.assert_array_equal(ids[:, ~slots], prompt.body_ids[:, LATER][:, ~slots])
 
     _, valid = text_channel.fill_slots(tokenizer, prompt, FIRST, messages)
-    assert not valid[:, slots].any()  # the first form of the planner has no slot
+    assert not valid[:, slots].any()  # the planner's first prompt has no slot
     assert not np.any(prompt.body_ids[:, :, slots])  # the prompt itself is as it was
 
 
 def test_special_tokens_in_a_message_are_only_letters(team):
-    tokenizer, prompt = team.tokenizers["planner"], encode(team, ["w"], 99)["planner"]
+    tokenizer, prompt = (
+        team.members["planner"].tokenizer,
+        team.encode(["w"], slot_width=99)["planner"],
+    )
     slots = np.asarray(prompt.slot_index) >= 0
     message = f"a {tokenizer.eos_token} b"
     ids, valid = text_channel.fill_slots(tokenizer, prompt, LATER, {"solver": [message]})
@@ -146,6 +152,6 @@ def test_special_tokens_in_a_message_are_only_letters(team):
 
 
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"rounds": 1, "max_message_tokens": 0}])
-def test_impossible_limits_are_named(team, ends, options):
-    with pytest.raises(ValueError, match=r"(rounds|max_tokens)=0"):
-        solve(team, ends, encode(team, QUESTIONS, 2), **options)
+def test_impossible_limits_are_named(team, members, options):
+    with pytest.raises(ValueError, match="rounds and max_tokens of a message must be"):
+        solve(team, members, team.encode(QUESTIONS, slot_width=2), **options)

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from systems import CONFIGS, naive_thoughts, random_params
+from systems import CONFIGS, naive_thoughts, random_agent
 
-from rmas_jax.agents.agent import place, read_body, read_prefix, think
+from rmas_jax.agents.reading import PromptInput, place, read_body, read_prefix
+from rmas_jax.agents.thinking import think
 from rmas_jax.links import apply_link
-from rmas_jax.models import Decoder, DecoderConfig
+from rmas_jax.models import DecoderConfig
 from rmas_jax.models.cache import empty_state
 from rmas_jax.prompts import left_pad
 
@@ -47,36 +48,33 @@ def received_by(role: str, batch: int = len(ROWS)) -> np.ndarray:
     return rng.normal(size=(batch, SLOTS, CONFIGS[role].width)).astype(np.float32)
 
 
-def rollout(system, role, params, link, received, arrays, *, slot_index, steps):
+def prompt_of(agent, arrays, received, prefix=None):
+    """What the agent reads, with its prefix read."""
+    if prefix is None:
+        prefix = read_prefix(agent, arrays["prefix_ids"], arrays["prefix_valid"])
+    return PromptInput(prefix, arrays["ids"], arrays["valid"], received, arrays["slot_index"])
+
+
+def rollout(config, agent, link, received, arrays, *, steps):
     """Thoughts [B, M, D] by the code under test."""
-    model = system.models[role]
-    prefix = read_prefix(model, params, arrays["prefix_ids"], arrays["prefix_valid"])
-    hidden, cache = read_body(
-        model,
-        params,
-        prefix,
-        ids=arrays["ids"],
-        valid=arrays["valid"],
-        received=received,
-        slot_index=slot_index,
-        room=steps - 1,
-    )
-    feed = functools.partial(apply_link, system.inner[role], link)
-    return think(model, params, feed, hidden, cache, steps=steps)
+    hidden, cache = read_body(agent, prompt_of(agent, arrays, received), room=steps - 1)
+    feed = functools.partial(apply_link, config, link)
+    return think(agent, feed, hidden, cache, steps=steps)
 
 
-_rollout = jax.jit(rollout, static_argnums=(0, 1), static_argnames=("slot_index", "steps"))
+@functools.partial(jax.jit, static_argnames=("config", "slot_index", "steps"))
+def _rollout(config, agent, link, received, arrays, *, slot_index, steps):
+    arrays = arrays | {"slot_index": slot_index}
+    return rollout(config, agent, link, received, arrays, steps=steps)
 
 
 def run(tiny, role, arrays, received, *, steps):
     arrays = dict(arrays)
     slot_index = arrays.pop("slot_index")
-    link = tiny.links["inner"][role]
     return _rollout(
-        tiny.system,
-        role,
+        tiny.system.inner[role],
         tiny.agents[role],
-        link,
+        tiny.links.inner[role],
         received,
         arrays,
         slot_index=slot_index,
@@ -91,8 +89,8 @@ def expected(tiny, role, steps):
         np.concatenate([tiny.embed(role, prefix + lead), vectors[i], tiny.embed(role, suffix)])
         for i, (prefix, lead, suffix) in enumerate(ROWS)
     ]
-    feed = functools.partial(apply_link, tiny.system.inner[role], tiny.links["inner"][role])
-    return naive_thoughts(tiny.system.models[role], tiny.agents[role], feed, rows, steps)
+    feed = functools.partial(apply_link, tiny.system.inner[role], tiny.links.inner[role])
+    return naive_thoughts(tiny.agents[role], feed, rows, steps)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ LINEAR = DecoderConfig(
 
 
 def test_linear_layers_carry_their_state_from_prefix_to_thoughts():
-    model, params = Decoder(LINEAR), random_params(LINEAR, 0)
+    agent = random_agent(LINEAR, 0)
     arrays, steps = blocks(), 3
     received = np.random.default_rng(5).normal(size=(len(ROWS), SLOTS, 12)).astype(np.float32)
     turn = np.random.default_rng(6).normal(size=(12, 12)).astype(np.float32) / 4
@@ -147,31 +145,23 @@ def test_linear_layers_carry_their_state_from_prefix_to_thoughts():
         return hidden @ turn
 
     @functools.partial(jax.jit, static_argnames="forgetful")
-    def run(params, received, forgetful=False):
-        prefix = read_prefix(model, params, arrays["prefix_ids"], arrays["prefix_valid"])
+    def run(agent, received, forgetful=False):
+        prompt = prompt_of(agent, arrays, received)
         if forgetful:
-            prefix = prefix.replace(state=empty_state(LINEAR, len(ROWS)))
-        hidden, cache = read_body(
-            model,
-            params,
-            prefix,
-            ids=arrays["ids"],
-            valid=arrays["valid"],
-            received=received,
-            slot_index=arrays["slot_index"],
-            room=steps - 1,
-        )
-        return think(model, params, feed, hidden, cache, steps=steps)
+            state = empty_state(LINEAR, len(ROWS))
+            prompt = prompt.replace(prefix=prompt.prefix.replace(state=state))
+        hidden, cache = read_body(agent, prompt, room=steps - 1)
+        return think(agent, feed, hidden, cache, steps=steps)
 
-    table = np.asarray(params["embedding"])
+    table = np.asarray(agent.params["embedding"])
     rows = [
         np.concatenate([table[prefix + lead], received[i], table[suffix]])
         for i, (prefix, lead, suffix) in enumerate(ROWS)
     ]
-    naive = naive_thoughts(model, params, feed, rows, steps)
-    np.testing.assert_allclose(run(params, received), naive, rtol=TOLERANCE, atol=TOLERANCE)
+    naive = naive_thoughts(agent, feed, rows, steps)
+    np.testing.assert_allclose(run(agent, received), naive, rtol=TOLERANCE, atol=TOLERANCE)
     assert np.all(np.abs(np.diff(naive, axis=1)).max(axis=(0, 2)) > 0.1)
-    without = np.abs(run(params, received, forgetful=True) - naive).max(axis=(1, 2))
+    without = np.abs(run(agent, received, forgetful=True) - naive).max(axis=(1, 2))
     assert without[0] > 0.01 and without[1] < TOLERANCE  # the second row has no prefix
 
 
@@ -226,17 +216,14 @@ def test_nothing_received_leaves_the_embeddings_and_their_dtype():
 
 def test_a_prefix_serves_many_bodies(tiny_system):
     """Reading a body leaves the prefix as it was, and equals reading both at once."""
-    model, arrays = tiny_system.system.models["solver"], blocks()
-    body_arrays = {name: arrays[name] for name in ("ids", "valid", "slot_index")}
+    arrays = blocks()
 
     @jax.jit
-    def read(params, received):
-        prefix = read_prefix(model, params, arrays["prefix_ids"], arrays["prefix_valid"])
+    def read(agent, received):
+        prefix = read_prefix(agent, arrays["prefix_ids"], arrays["prefix_valid"])
 
         def body(received):
-            hidden, cache = read_body(
-                model, params, prefix, received=received, room=2, **body_arrays
-            )
+            hidden, cache = read_body(agent, prompt_of(agent, arrays, received, prefix), room=2)
             return hidden, cache.past[0], cache.used, cache.tail.valid
 
         return prefix.past[0], body(received), body(-received), body(received)
@@ -249,13 +236,8 @@ def test_a_prefix_serves_many_bodies(tiny_system):
 
 
 def scalar_of_thoughts(tiny, role, weights):
-    arrays = blocks()
-    slot_index = arrays.pop("slot_index")
-
-    def scalar(link, params, received):
-        thoughts = rollout(
-            tiny.system, role, params, link, received, arrays, slot_index=slot_index, steps=3
-        )
+    def scalar(link, agent, received):
+        thoughts = rollout(tiny.system.inner[role], agent, link, received, blocks(), steps=3)
         return (thoughts * weights).sum()
 
     return scalar
@@ -263,13 +245,13 @@ def scalar_of_thoughts(tiny, role, weights):
 
 def test_gradient_of_thoughts_agrees_with_finite_differences(tiny_system, float64):
     role = "solver"
-    params, link = float64((tiny_system.agents[role], tiny_system.links["inner"][role]))
+    agent, link = float64((tiny_system.agents[role], tiny_system.links.inner[role]))
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(len(ROWS), 3, CONFIGS[role].width))
     received = received_by(role).astype(np.float64)
     scalar = scalar_of_thoughts(tiny_system, role, weights)
     value_and_grad = jax.jit(jax.value_and_grad(scalar, (0, 2)))
-    _, grads = value_and_grad(link, params, received)
+    _, grads = value_and_grad(link, agent, received)
     assert all(g.dtype == np.float64 for g in jax.tree.leaves(grads))
     assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads))
     for _ in range(3):
@@ -277,7 +259,7 @@ def test_gradient_of_thoughts_agrees_with_finite_differences(tiny_system, float6
         values = []
         for step in (1e-6, -1e-6):
             moved = jax.tree.map(lambda x, t, s=step: x + s * t, (link, received), toward)
-            values.append(value_and_grad(moved[0], params, moved[1])[0])
+            values.append(value_and_grad(moved[0], agent, moved[1])[0])
         products = jax.tree.map(lambda g, t: (g * t).sum(), grads, toward)
         slope = sum(jax.tree.leaves(products))
         np.testing.assert_allclose((values[0] - values[1]) / 2e-6, slope, rtol=1e-6)
@@ -287,17 +269,15 @@ def test_thinking_composes_under_jit_grad_and_vmap(tiny_system):
     received = received_by("critic")
     weights = np.random.default_rng(0).normal(size=(3, 3, 12)).astype(np.float32)
     scalar = scalar_of_thoughts(tiny_system, "critic", weights)
-    link, params = tiny_system.links["inner"]["critic"], tiny_system.agents["critic"]
+    link, agent = tiny_system.links.inner["critic"], tiny_system.agents["critic"]
     scales = np.array([1.0, 0.5, -1.0], np.float32)
     several = jax.tree.map(lambda p: jnp.stack([s * p for s in scales]), link)
     value_and_grad = jax.jit(jax.value_and_grad(scalar))
     mapped = jax.jit(jax.vmap(jax.value_and_grad(scalar), (0, None, None)))
-    values, grads = mapped(several, params, received)
+    values, grads = mapped(several, agent, received)
     assert np.ptp(values) > 0.1
     for i in range(len(scales)):
-        one, its_grads = value_and_grad(
-            jax.tree.map(lambda p, i=i: p[i], several), params, received
-        )
+        one, its_grads = value_and_grad(jax.tree.map(lambda p, i=i: p[i], several), agent, received)
         np.testing.assert_allclose(values[i], one, rtol=1e-4)
         for ours, alone in zip(jax.tree.leaves(grads), jax.tree.leaves(its_grads), strict=True):
             np.testing.assert_allclose(ours[i], alone, rtol=1e-3, atol=1e-4)
