@@ -14,6 +14,7 @@ from rmas_jax.cli import ask, role_texts, run
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.interop.link_files import save_links
+from rmas_jax.links import Links
 from rmas_jax.runs.folder import RunFolder, RunStep, dated
 from rmas_jax.runs.resolve import find_data, make_output_dir, read_inputs
 from rmas_jax.tools.recorded import RecordedSearch
@@ -58,7 +59,7 @@ def go_on(arguments: list[str]) -> int:
             def train() -> None:
                 Curves(folder.path / "metrics.jsonl").write("outer", "links", 1, loss=0.5)
                 for name in (run.ALIGNED, run.TRAINED):
-                    save_links(folder.path / name, {"inner": {"a": state}})
+                    save_links(folder.path / name, Links({"a": state}, {"a->b": state}))
 
             folder.stage(STEPS[0], train)
             folder.stage(STEPS[1], lambda: None)

@@ -24,6 +24,7 @@ from torch import nn
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax.config import SystemConfig
 from rmas_jax.interop import link_from_state
+from rmas_jax.links import Links
 from rmas_jax.models import load_tokenizer
 from rmas_jax.prompts import RolePrompt
 from rmas_jax.team import Team, load_team
@@ -276,7 +277,11 @@ def build_twins(pattern: str, folder: Path) -> Twins:
             latent_steps=LATENT_STEPS,
         )
     )
-    ours = ours._replace(tokenizers=tokenizers)
+    members = {
+        role: dataclasses.replace(member, tokenizer=tokenizers[role])
+        for role, member in ours.members.items()
+    }
+    ours = dataclasses.replace(ours, members=members)
     reference = TorchTeam(topology, models, tokenizers, prompts, inner, outer)
     return Twins(reference, ours, links_of(reference, ours))
 
@@ -289,7 +294,7 @@ def _perturbed(link: nn.Module) -> nn.Module:
     return link
 
 
-def links_of(team: TorchTeam, ours: Team, *, gradients: bool = False) -> Any:
+def links_of(team: TorchTeam, ours: Team, *, gradients: bool = False) -> Links:
     """The torch links, or their gradients, in our layout."""
 
     def convert(config, module):
@@ -303,10 +308,10 @@ def links_of(team: TorchTeam, ours: Team, *, gradients: bool = False) -> Any:
         return jax.block_until_ready(link_from_state(config, state, source="torch"))
 
     system = ours.system
-    return {
-        "inner": {role: convert(system.inner[role], link) for role, link in team.inner.items()},
-        "outer": {
+    return Links(
+        inner={role: convert(system.inner[role], link) for role, link in team.inner.items()},
+        outer={
             edge_name(edge): convert(system.outer[edge_name(edge)], link)
             for edge, link in team.outer.items()
         },
-    }
+    )

@@ -17,6 +17,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from systems import CONFIGS, naive_text
 
+from rmas_jax.agents.agent import load_agent
 from rmas_jax.cli.model import main
 from rmas_jax.models import Decoder, load_pretrained, save_pretrained
 from rmas_jax.models.int8 import dequantised, is_quantised
@@ -68,9 +69,9 @@ def words(said):
 
 
 def expected(directory, ids):
-    model, params = load_pretrained(directory)
-    rows = [np.asarray(params["embedding"])[ids]]
-    return naive_text(model, params, rows, TOKENS)[0].tolist()
+    agent = load_agent(directory)
+    rows = [np.asarray(agent.params["embedding"])[ids]]
+    return naive_text(agent, rows, TOKENS)[0].tolist()
 
 
 def test_it_says_what_it_loaded_and_answers(checkpoint, call):

@@ -107,24 +107,15 @@ def test_slots_of_senders_without_texts_stay_empty(tmp_path):
     team, _ = build_team(tmp_path)
     example = {"question": "from a to b", "plan": ["w to a"], "answer": ["parcel"]}
     fields = {"planner": "plan", "solver": "answer"}
-    ends = {role: tokens[0] for role, tokens in team.end_tokens.items()}
-    data = encode_examples(
-        [example], team.tokenizers, team.prompts, ends=ends, text_fields=fields, slot_width=2
-    )
+    data = encode_examples([example], team.members, text_fields=fields, slot_width=2)
     assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(fields)
 
     def read(role, fields):
+        member, topology = team.members[role], team.system.topology
         dialogues = encode_dialogues(
-            [example],
-            team.tokenizers[role],
-            team.prompts[role],
-            topology=team.system.topology,
-            role=role,
-            end=ends[role],
-            text_fields=fields,
-            rounds=1,
+            [example], member, topology=topology, text_fields=fields, rounds=1
         )
-        return team.tokenizers[role].decode(dialogues.ids[0][dialogues.valid[0]])
+        return member.tokenizer.decode(dialogues.ids[0][dialogues.valid[0]])
 
     assert "w to a" in read("critic", fields | {"critic": "answer"})  # what the planner wrote
     solver = read("solver", fields)
