@@ -326,7 +326,7 @@ def test_every_item_counts_once_and_gets_another_ones_thoughts(count, size):
     for rows, kept in driver.batches(count, size):
         assert rows.shape == (size,)
         counted += rows[:kept].tolist()
-        received = np.roll(rows, 1)  # what `recursion.shuffled` does
+        received = np.roll(rows, 1)  # what a `ShuffledChannel` sends
         assert np.all(rows[:kept] != received[:kept])
     assert counted == list(range(count))
 
