@@ -14,18 +14,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from systems import LATENT_STEPS
-from teams import QUESTIONS, build_team, encode
+from teams import QUESTIONS, build_team, with_agents
 
 from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.config import InnerConfig
 from rmas_jax.data import Example
 from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.interop.link_files import save_links
+from rmas_jax.links import Links
 from rmas_jax.sharding import make_mesh, replicated
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import TrainingData, encode_dialogues, encode_texts
+from rmas_jax.training.data.batches import encode_dialogues, encode_examples
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.states import token_states
 from rmas_jax.training.states.cache import StateCache
@@ -49,47 +49,32 @@ EXAMPLES = [
 ]
 
 
-def team_on(mesh: jax.sharding.Mesh, folder: Path) -> tuple[Team, dict]:
+def team_on(mesh: jax.sharding.Mesh, folder: Path) -> tuple[Team, Links]:
     """The team of `teams`, on every device of a mesh, and its links."""
     team, links = build_team(folder)
     whole = replicated(mesh)
     agents = jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(whole, np.asarray(x), x.shape), team.agents
     )
-    return team._replace(mesh=mesh, agents=agents), links
+    return with_agents(team, agents, mesh), links
 
 
 def train(
     team: Team,
-    links: dict,
+    links: Links,
     metrics: Path,
     config: InnerConfig = CONFIG,
     *,
     examples: list[Example] = EXAMPLES,
     states: Path | None = None,
     **options: bool,
-) -> dict:
+) -> Links:
     """Trains on the examples, with a cache in the folder `states` if it is given."""
     dialogues = {
-        role: encode_dialogues(
-            examples,
-            team.tokenizers[role],
-            team.prompts[role],
-            topology=team.system.topology,
-            role=role,
-            end=team.end_tokens[role][0],
-            rounds=2,
-        )
-        for role in ROLES
+        role: encode_dialogues(examples, member, topology=team.system.topology, rounds=2)
+        for role, member in team.members.items()
     }
-    texts = {role: [example.texts[role] for example in examples] for role in ROLES}
-    data = TrainingData(
-        prompts=encode(team, [example.question for example in examples], LATENT_STEPS),
-        targets={
-            role: encode_texts(team.tokenizers[role], texts[role], team.end_tokens[role][0])
-            for role in ROLES
-        },
-    )
+    data = encode_examples(examples, team.members, slot_width=team.system.latent_steps)
     agents = {role: role for role in ROLES}
     return run_inner_loop(
         team,

@@ -19,9 +19,11 @@ import numpy as np
 from flax.core import FrozenDict
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.member import Member
 from rmas_jax.links import INNER, OUTER, LinkConfig, Links, apply_link, link_shapes
 from rmas_jax.models import Decoder, DecoderConfig
 from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
+from rmas_jax.team import Team
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 CAPACITY = 40  # the references read every row in an array of this length
@@ -114,6 +116,15 @@ class TinySystem:
             role: encode_stage(self.tokenizer, prompt, questions, slot_width=steps)
             for role, prompt in self.role_prompts.items()
         }
+
+    def team(self, agents: Mapping[str, Agent] | None = None, mesh: Any = None) -> Team:
+        """The system with its agents, or others, on a mesh; one tokenizer serves all."""
+        agents = self.agents if agents is None else agents
+        members = {
+            role: Member(role, agents[role], self.tokenizer, prompt, (0,))
+            for role, prompt in self.role_prompts.items()
+        }
+        return Team(self.system, members, mesh)
 
     def embed(self, role: str, ids: Sequence[int]) -> np.ndarray:
         """Input embeddings [t, D] of token ids."""

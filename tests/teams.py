@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,25 @@ def talkative(params: Any, tokenizer: Any) -> Any:
     if "unembed_kernel" in params:
         scaled["unembed_kernel"] = params["unembed_kernel"] * weight.T
     return {**params, **scaled}
+
+
+def with_agents(team: Team, agents: Mapping[str, Agent], mesh: Any = None) -> Team:
+    """The team with other agents for some roles, on a mesh."""
+    members = {
+        role: dataclasses.replace(member, agent=agents.get(role, member.agent))
+        for role, member in team.members.items()
+    }
+    return dataclasses.replace(team, members=members, mesh=mesh)
+
+
+def broken(agent: Agent, token: int | None = None) -> Agent:
+    """An agent with NaN in its last norm, or in the embedding of a token alone."""
+    params = agent.params
+    if token is None:
+        changed = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
+    else:
+        changed = {"embedding": params["embedding"].at[token].set(np.nan)}
+    return agent.replace(params=params | changed)
 
 
 @jax.jit

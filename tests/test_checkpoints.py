@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from rmas_jax.checkpoints import CheckpointStore, state_digest
 from rmas_jax.interop.link_files import load_links, save_links
+from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.sharding import make_mesh
 
@@ -116,7 +117,7 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path):
 
 
 def test_links_come_back_from_their_file(tmp_path):
-    links = {"inner": {"a": {"w": jnp.arange(3.0)}}, "outer": {"a->b": {"w": jnp.ones((2, 2))}}}
+    links = Links({"a": {"w": jnp.arange(3.0)}}, {"a->b": {"w": jnp.ones((2, 2))}})
     save_links(tmp_path / "folder" / "links.safetensors", links)
     back = load_links(tmp_path / "folder" / "links.safetensors")
     assert jax.tree.structure(back) == jax.tree.structure(links)
@@ -282,8 +283,8 @@ def test_a_damaged_best_checkpoint_is_one_message(tmp_path):
 
 def test_links_are_those_that_were_written_or_refused(tmp_path):
     path = tmp_path / "links.safetensors"
-    links = {"inner": {"a": {"w": np.arange(64, dtype=np.float32).reshape(8, 8)}}}
-    save_links(path, links)
+    weight = np.arange(64, dtype=np.float32).reshape(8, 8)
+    save_links(path, Links({"a": {"w": weight}}, {"a->b": {"w": weight[:1, :1]}}))
     good = path.read_bytes()
     for bit in range(0, 8 * len(good), 7):
         flip(path, bit)
@@ -292,11 +293,15 @@ def test_links_are_those_that_were_written_or_refused(tmp_path):
         except CheckpointError as error:
             assert str(error).startswith(f"{path}: ")
         else:  # in the name of the checksum, in a blank
-            np.testing.assert_array_equal(found["inner"]["a"]["w"], links["inner"]["a"]["w"])
+            np.testing.assert_array_equal(found.inner["a"]["w"], weight)
         path.write_bytes(good)
     for raw in (good[:100], good[:4], b"", good + b"\0"):
         path.write_bytes(raw)
         with pytest.raises(CheckpointError, match=r"links\.safetensors: not a whole"):
             load_links(path)
-    path.write_bytes(safetensors.numpy.save({"inner/a/w": links["inner"]["a"]["w"]}))
-    np.testing.assert_array_equal(load_links(path)["inner"]["a"]["w"], links["inner"]["a"]["w"])
+    path.write_bytes(safetensors.numpy.save({"inner/a/w": weight, "outer/a->b/w": weight}))
+    np.testing.assert_array_equal(load_links(path).inner["a"]["w"], weight)
+    for names in (["inner/a/w"], ["outer/a->b/w", "middle/w"], ["inner/a/w", "outer/b/w", "x"]):
+        path.write_bytes(safetensors.numpy.save(dict.fromkeys(names, weight)))
+        with pytest.raises(CheckpointError, match="must hold inner and outer links, got "):
+            load_links(path)

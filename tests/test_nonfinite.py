@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from teams import with_agents
 
 from rmas_jax.cli import ask, run
 from rmas_jax.cli.options import DIVERGED
@@ -156,12 +157,13 @@ def test_an_evaluation_writes_no_results(tmp_path, capsys, links, method, role, 
 def test_links_are_not_aligned_to_embeddings_that_are_not_finite(tmp_path):
     system = load_config(CONFIG, SMALL).system
     team = load_team(system)
-    critic = team.agents["critic"]
-    token = team.tokenizers["critic"](" red", add_special_tokens=False)["input_ids"][0]
+    critic, tokenizer = team.agents["critic"], team.members["critic"].tokenizer
+    token = tokenizer(" red", add_special_tokens=False)["input_ids"][0]
 
     def start(value, text):
-        broken = critic | {"embedding": critic["embedding"].at[token].set(value)}
-        changed = team._replace(agents=team.agents | {"critic": broken})
+        embedding = critic.params["embedding"].at[token].set(value)
+        broken = critic.replace(params=critic.params | {"embedding": embedding})
+        changed = with_agents(team, {"critic": broken})
         texts = {role: [text] for role in team.agents}
         return start_links(changed, start="aligned", key=jax.random.key(0), texts=texts)
 

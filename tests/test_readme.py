@@ -19,7 +19,7 @@ def test_the_example_of_the_readme_runs_and_is_right(monkeypatch):
         assert count == len(prompt.senders) * team.system.latent_steps
     assert names["vectors"].shape == (2, 1, team.system.latent_steps, width)
     assert jax.tree.structure(names["slopes"]) == jax.tree.structure(names["links"])
-    for name, slope in names["slopes"]["outer"].items():  # the feedback link reaches round two
+    for name, slope in names["slopes"].outer.items():  # the feedback link reaches round two
         assert jnp.any(slope["proj1"]["kernel"] != 0), name
 
 

@@ -18,17 +18,17 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from systems import build_pattern
+from systems import TinySystem, build_pattern
 
+from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.interop.link_files import save_links
-from rmas_jax.models import load_pretrained, save_pretrained
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.models import save_pretrained
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import make_mesh, to_host
-from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.data.batches import TrainingData
 from rmas_jax.training.outer import loop as outer_loop
@@ -38,9 +38,13 @@ PREEMPTED = 75
 
 def write_agents(folder: Path) -> None:
     """Checkpoints of two random agents."""
-    tiny = build_pattern("distillation")
-    for role, model in tiny.system.models.items():
-        save_pretrained(folder / role, model, tiny.agents[role])
+    for role, agent in build_pattern("distillation").agents.items():
+        save_pretrained(folder / role, agent.decoder, agent.params)
+
+
+def load_agents(folder: Path, tiny: TinySystem, mesh: jax.sharding.Mesh) -> dict[str, Agent]:
+    """Those agents, from their checkpoints onto a mesh."""
+    return {role: load_agent(folder / role, mesh=mesh) for role in tiny.agents}
 
 
 def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -> Any:
@@ -48,7 +52,6 @@ def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -
     tiny = build_pattern("distillation")
     needed = int(np.prod(sizes))
     mesh = make_mesh(*sizes, devices=jax.devices()[:needed])
-    params = {role: load_pretrained(agents / role, mesh=mesh)[1] for role in tiny.agents}
     random = np.random.default_rng(0)
     ids = random.integers(0, 37, (24, 2, 4)).astype(np.int32)
     target = Targets(ids=ids, valid=np.ones(ids.shape, bool))
@@ -68,7 +71,7 @@ def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -
     )
     folder.mkdir(exist_ok=True)
     links = outer_loop.run_phase(
-        Team(tiny.system, params, {}, {}, {}, mesh),
+        tiny.team(load_agents(agents, tiny, mesh), mesh),
         tiny.links,
         data,
         data.rows(np.arange(8)),

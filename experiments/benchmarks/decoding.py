@@ -37,8 +37,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.sampling import speak
-from rmas_jax.models import Decoder, empty_cache, load_pretrained, seal
+from rmas_jax.models import seal
 from rmas_jax.models.hf import WEIGHTS
 
 TORCH = "torch"
@@ -112,28 +113,25 @@ def torch_contender(model: Any, ids: np.ndarray, tokens: int) -> Callable[[], di
 
 
 def jax_contender(
-    model: Decoder, params: Any, ids: np.ndarray, tokens: int
+    agent: Agent, ids: np.ndarray, tokens: int
 ) -> tuple[Callable[[], dict[str, Any]], dict[str, float]]:
     """As `torch_contender`, and the seconds that compiling took."""
 
-    def read(params, ids):
-        batch, prompt = ids.shape
-        embeds = model.apply({"params": params}, ids, method="embed")
-        cache = empty_cache(model.config, batch, prompt, dtype=embeds.dtype)
-        hidden, cache = model.apply({"params": params}, embeds, jnp.ones(ids.shape, bool), cache)
+    def read(agent, ids):
+        hidden, cache = agent.read(agent.embed(ids), jnp.ones(ids.shape, bool))
         # The logits of the last token, which torch computes here; `speak` does so once more.
-        logits = model.apply({"params": params}, hidden[:, -1:], method="unembed")
-        return hidden[:, -1], logits, seal(cache, model.config, tokens - 1)
+        logits = agent.unembed(hidden[:, -1:])
+        return hidden[:, -1], logits, seal(cache, agent.config, tokens - 1)
 
-    def write(params, hidden, cache):
-        return speak(model, params, hidden, cache, end_tokens=(), max_tokens=tokens).tokens
+    def write(agent, hidden, cache):
+        return speak(agent, hidden, cache, end_tokens=(), max_tokens=tokens).tokens
 
     ids = jnp.asarray(ids, jnp.int32)
-    hidden, _, cache = jax.eval_shape(read, params, ids)
+    hidden, _, cache = jax.eval_shape(read, agent, ids)
     compiled, seconds = {}, {}
     for name, function, args in (
-        ("reading", read, (params, ids)),
-        ("decoding", write, (params, hidden, cache)),
+        ("reading", read, (agent, ids)),
+        ("decoding", write, (agent, hidden, cache)),
     ):
         start = time.perf_counter()
         compiled[name] = jax.jit(function).lower(*args).compile()
@@ -141,9 +139,9 @@ def jax_contender(
 
     def once() -> dict[str, Any]:
         start = time.perf_counter()
-        hidden, _, cache = jax.block_until_ready(compiled["reading"](params, ids))
+        hidden, _, cache = jax.block_until_ready(compiled["reading"](agent, ids))
         middle = time.perf_counter()
-        text = np.asarray(compiled["decoding"](params, hidden, cache))
+        text = np.asarray(compiled["decoding"](agent, hidden, cache))
         end = time.perf_counter()
         return {"reading": middle - start, "decoding": end - middle, "text": text}
 
@@ -257,13 +255,16 @@ def main(arguments: list[str] | None = None) -> int:
     theirs = build_torch_model(sizes, args.prompt + args.tokens)
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
-        model, params = load_pretrained(directory)
-        ours = {name: (model.clone(unroll_layers=way), params) for name, way in CONTENDERS.items()}
+        agent = load_agent(directory)
+        ours = {
+            name: agent.replace(decoder=agent.decoder.clone(unroll_layers=way))
+            for name, way in CONTENDERS.items()
+        }
         if args.weights:
-            ours[args.weights] = load_pretrained(directory, weights=args.weights)
+            ours[args.weights] = load_agent(directory, weights=args.weights)
     report: dict[str, Any] = {
         "setting": {
-            "parameters": sum(x.size for x in jax.tree.leaves(params)),
+            "parameters": sum(x.size for x in jax.tree.leaves(agent)),
             **{name: getattr(args, name) for name in ("layers", "prompt", "tokens", "repeats")},
             "sizes": sizes,
             "threads": args.threads,
@@ -281,8 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
         ids = np.random.default_rng(0).integers(0, sizes["vocab_size"], (batch, args.prompt))
         contenders = {TORCH: torch_contender(theirs, ids, args.tokens)}
         compile_seconds = {}
-        for name, loaded in ours.items():
-            contenders[name], compile_seconds[name] = jax_contender(*loaded, ids, args.tokens)
+        for name, contender in ours.items():
+            contenders[name], compile_seconds[name] = jax_contender(contender, ids, args.tokens)
         runs = measure(contenders, args.repeats)
         expected = runs[TORCH][0]["text"]
         same = {name: float(np.mean(runs[name][0]["text"] == expected)) for name in ours}

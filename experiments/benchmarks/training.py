@@ -40,12 +40,12 @@ import numpy as np
 from flax.core import FrozenDict
 
 from experiments.benchmarks.decoding import llama_sizes
+from rmas_jax.agents.agent import load_agent
 from rmas_jax.config import PhaseConfig
 from rmas_jax.interop import link_from_state, read_state
-from rmas_jax.links import INNER, OUTER, LinkConfig
-from rmas_jax.models import load_pretrained
+from rmas_jax.links import INNER, OUTER, LinkConfig, Links
 from rmas_jax.prompts import StagePrompt, left_pad
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.topology import System, edge_name, load_topology
 from rmas_jax.training.data.batches import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
@@ -185,23 +185,24 @@ def text_targets(rows: list[Any]) -> Targets:
 def jax_steps(folder: Path, batch: int, text: int, **options: Any) -> Callable[[], float]:
     """As `torch_steps`; `options` are fields of the phase."""
     topology = load_topology("sequential")
-    loaded = {role: load_pretrained(folder / role) for role in topology.order}
-    width = {role: model.config.width for role, (model, _) in loaded.items()}
+    agents = {role: load_agent(folder / role) for role in topology.order}
+    width = {role: agent.width for role, agent in agents.items()}
     inner = {role: LinkConfig(INNER, "ln_res", width[role], width[role]) for role in width}
     outer = {
         edge_name(edge): LinkConfig(OUTER, "ln_res", *(width[role] for role in edge))
         for edge in topology.edges
     }
-    links = {
-        part: {
-            name: link_from_state(form, read_state(folder / f"{name}.pt"), source=name)
-            for name, form in forms.items()
-        }
-        for part, forms in (("inner", inner), ("outer", outer))
-    }
+    links = Links(
+        *(
+            {
+                name: link_from_state(form, read_state(folder / f"{name}.pt"), source=name)
+                for name, form in forms.items()
+            }
+            for forms in (inner, outer)
+        )
+    )
     system = System(
         topology=topology,
-        models=FrozenDict({role: model for role, (model, _) in loaded.items()}),
         inner=FrozenDict(inner),
         outer=FrozenDict(outer),
         latent_steps=LATENT_STEPS,
@@ -226,7 +227,6 @@ def jax_steps(folder: Path, batch: int, text: int, **options: Any) -> Callable[[
         },
         targets={role: text_targets(of) for role, of in rows.items()},
     )
-    agents = {role: params for role, (_, params) in loaded.items()}
     step = jax.jit(outer_step, static_argnums=(0, 1), donate_argnums=4)
     state = start_phase(phase, links)
 
@@ -367,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
                 runs.append(json.loads(child.stdout.splitlines()[-1]))
                 print(f"{contender}: {runs[-1]['step_s']:.2f} s per step", file=sys.stderr)
         counts = [
-            sum(x.size for x in jax.tree.leaves(load_pretrained(Path(directory) / role)[1]))
+            sum(x.size for x in jax.tree.leaves(load_agent(Path(directory) / role)))
             for role in SIZES
         ]
     expected = np.array(next(run["losses"] for run in runs if run["contender"] == TORCH))

@@ -20,7 +20,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax import prompts
+from rmas_jax.agents.agent import Agent
 from rmas_jax.data import relay
 from rmas_jax.models import (
     Decoder,
@@ -223,7 +223,7 @@ def blur(
 
 
 def token_losses(
-    model: Decoder, params: Any, batch: Corpus, tail: int, soften: Callable | None = None
+    agent: Agent, batch: Corpus, tail: int, soften: Callable | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Reads a batch.
 
@@ -234,12 +234,11 @@ def token_losses(
       [B]; the states [B, tail, D] before those tokens, and the tokens' embeddings [B, tail, D].
     """
     # One-hot products: on CPU the gradient of a gather, a scatter, costs more than both of them.
-    vocabulary = jnp.arange(model.config.vocab_size)
-    table = model.apply({"params": params}, vocabulary[None], method="embed")[0]
-    clean = jax.nn.one_hot(batch.ids, len(vocabulary)) @ table
+    table = agent.embedding_table()
+    clean = jax.nn.one_hot(batch.ids, len(table)) @ table
     embeds = clean if soften is None else soften(clean, batch.soft, jax.lax.stop_gradient(table))
-    hidden = model.apply({"params": params}, embeds, batch.valid)[:, -tail - 1 : -1]
-    logits = model.apply({"params": params}, hidden, method="unembed")
+    hidden = agent.read(embeds, batch.valid)[0][:, -tail - 1 : -1]
+    logits = agent.unembed(hidden)
     labels, mask = batch.ids[:, -tail:], batch.target[:, -tail:]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask
     right = jnp.all((jnp.argmax(logits, -1) == labels) | ~mask, axis=1)
@@ -269,18 +268,18 @@ def vocabulary_texts(world: relay.World, prompt: prompts.RolePrompt) -> list[str
     return [*texts, "assistant", "user", "system", "model"]
 
 
-def start_params(model: Decoder, key: jax.Array) -> Any:
-    """Fresh weights; embeddings and kernels of variance 1 / D, which small models learn sooner
-    from than from the 0.02 of large ones.
+def start_agent(decoder: Decoder, key: jax.Array) -> Agent:
+    """An agent with fresh weights: embeddings and kernels of variance 1 / D, from which small
+    models learn sooner than from the 0.02 of large ones.
     """
-    width = model.config.width
-    params = model.init(key, jnp.zeros((1, 2, width)), jnp.ones((1, 2), bool))["params"]
+    width = decoder.config.width
+    params = decoder.init(key, jnp.zeros((1, 2, width)), jnp.ones((1, 2), bool))["params"]
     scale = 50 * width**-0.5
     flat = flatten_dict(params, sep="/")
     flat = {name: x if "norm" in name else x * scale for name, x in flat.items()}
     # A family that scales its embeddings as they are read gets smaller ones.
-    flat["embedding"] = flat["embedding"] * model.config.embed_scale**-0.5
-    return unflatten_dict(flat, sep="/")
+    flat["embedding"] = flat["embedding"] * decoder.config.embed_scale**-0.5
+    return Agent(decoder, unflatten_dict(flat, sep="/"))
 
 
 def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: float) -> dict:
@@ -294,14 +293,14 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         seed=seed + len(role),
     )
     tokenizer = load_tokenizer(out)
-    model = Decoder(config_from_hf({**architecture, "vocab_size": len(tokenizer)}))
+    decoder = Decoder(config_from_hf({**architecture, "vocab_size": len(tokenizer)}))
 
     writer = Writer(role, tokenizer, seed)
     parts = writer.prompts(PROMPTS), writer.fragments(FRAGMENTS)
     tail = max(int(part.target.sum(1).max()) for part in parts)
     used = jnp.asarray(np.unique(parts[1].ids[parts[1].valid]))
     key = jax.random.key(seed, impl="rbg")  # quick on CPU
-    trained = {"agent": start_params(model, key), "head": jnp.eye(model.config.width)}
+    trained = {"agent": start_agent(decoder, key), "head": jnp.eye(decoder.config.width)}
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps)
     optimizer = optax.chain(
@@ -315,7 +314,7 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
             rows = jax.random.randint(row_key, (size,), 0, part.ids.shape[0])
             batch = jax.tree.map(lambda array, rows=rows: array[rows], part)
             soften = functools.partial(blur, blur_key, used=used)
-            losses, _, *pair = token_losses(model, trained["agent"], batch, tail, soften)
+            losses, _, *pair = token_losses(trained["agent"], batch, tail, soften)
             mask = batch.target[:, -tail:]
             total += losses.sum() / mask.sum()
             total += NEXT_EMBEDDING_WEIGHT * next_embedding_loss(trained["head"], *pair, mask)
@@ -327,12 +326,12 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         updates, state = optimizer.update(grads, state, trained)
         return optax.apply_updates(trained, updates), state, loss
 
-    evaluate = jax.jit(lambda params, corpus: token_losses(model, params, corpus, tail)[1])
+    evaluate = jax.jit(lambda agent, corpus: token_losses(agent, corpus, tail)[1])
 
-    def exact(params, corpus, size=512):
+    def exact(agent, corpus, size=512):
         starts = range(0, len(corpus.ids), size)
         cut = (jax.tree.map(lambda a, i=i: a[i : i + size], corpus) for i in starts)
-        return float(np.concatenate([evaluate(params, c) for c in cut]).mean())
+        return float(np.concatenate([evaluate(agent, c) for c in cut]).mean())
 
     fresh = Writer(role, tokenizer, seed + 1)
     held = fresh.prompts(4096), fresh.fragments(4096)
@@ -354,7 +353,7 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         "exact_on_fragments": exact(trained["agent"], held[1]),
         "minutes": round((time.time() - started) / 60, 1),
     }
-    save_pretrained(out, model, trained["agent"])
+    save_pretrained(out, decoder, trained["agent"].params)
     (out / "README.md").write_text(CARD.format(**report, model_type=architecture["model_type"]))
     return report
 

@@ -76,7 +76,7 @@ def test_a_question_is_asked_on_the_day_of_the_run(tmp_path):
     common = ["--config", CONFIG, "--channel", "text", "--set", f"output_dir={tmp_path}"]
     for options, day in (([], "2026-01-31"), (["--set", "system.date='2020-02-29'"], "2020-02-29")):
         asker = build_asker(parser().parse_args([*common, *options, "Who?"]))
-        assert {t.chat_date for t in asker.team.tokenizers.values()} == {day}
+        assert {member.tokenizer.chat_date for member in asker.team.members.values()} == {day}
 
 
 def test_rollouts_share_the_latents(tmp_path, capsys, links):

@@ -17,6 +17,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from systems import CONFIGS, naive_text
 
+from rmas_jax.agents.agent import load_agent
 from rmas_jax.cli.model import main
 from rmas_jax.models import Decoder, load_pretrained, save_pretrained
 from rmas_jax.models.int8 import dequantised, is_quantised
@@ -67,10 +68,9 @@ def words(said):
     return [int(word.removeprefix("w")) for word in said.strip().splitlines()[-1].split()]
 
 
-def expected(directory, ids):
-    model, params = load_pretrained(directory)
-    rows = [np.asarray(params["embedding"])[ids]]
-    return naive_text(model, params, rows, TOKENS)[0].tolist()
+def expected(agent, ids):
+    rows = [np.asarray(agent.params["embedding"])[ids]]
+    return naive_text(agent, rows, TOKENS)[0].tolist()
 
 
 def test_it_says_what_it_loaded_and_answers(checkpoint, call):
@@ -83,11 +83,11 @@ def test_it_says_what_it_loaded_and_answers(checkpoint, call):
     assert f"1 x cpu (cpu), {count * 4 / MIB:,.1f} MiB on the fullest; 0 of" in said
     assert "greedy=True; ends at [], at most 8 tokens" in said
     assert re.search(r"compiled in \d+\.\d s; read 7 tokens in .*, wrote 8 in ", said)
-    assert words(said) == expected(checkpoint, [35, 3, 1, 4, 1, 5, 36])
+    assert words(said) == expected(load_agent(checkpoint), [35, 3, 1, 4, 1, 5, 36])
 
 
 def test_raw_prompt_and_end_token(copy, call):
-    free = expected(copy, [3, 1, 4, 1, 5])
+    free = expected(load_agent(copy), [3, 1, 4, 1, 5])
     end = next(token for token in free[1:] if token != free[0])
     (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, 36]}))
     (copy / "chat_template.jinja").unlink()
@@ -118,7 +118,9 @@ def test_a_base_model_goes_on_from_the_prompt_as_it_stands(copy, call):
     assert (code, said) == (2, "") and complaint.count("\n") == 1
     assert f"{copy}: the tokenizer has no chat template" in complaint and "--raw" in complaint
     code, said, complaint = call(copy, "--raw")
-    assert (code, complaint) == (0, "") and words(said) == expected(copy, [3, 1, 4, 1, 5])
+    assert (code, complaint) == (0, "") and words(said) == expected(
+        load_agent(copy), [3, 1, 4, 1, 5]
+    )
 
 
 def with_tokenizer(copy, **parts):
@@ -138,20 +140,22 @@ def test_a_raw_prompt_stands_behind_what_the_tokenizer_puts_before_every_text(co
     post = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": first}
     with_tokenizer(copy, post_processor=post, added_tokens=[marker("w36", special=True)])
     code, said, _ = call(copy, "--raw", prompt="w3 w36")  # a marker of one's own is obeyed
-    assert code == 0 and words(said) == [word for word in expected(copy, [2, 3, 36]) if word]
+    assert code == 0 and words(said) == [
+        word for word in expected(load_agent(copy), [2, 3, 36]) if word
+    ]
 
 
 def test_markers_in_a_prompt_are_only_letters(copy, call):
     with_tokenizer(copy, added_tokens=[marker("w36", special=False)])
     code, said, _ = call(copy, prompt="w3 w36 w4")  # the word is unknown without its token: w0
-    assert code == 0 and words(said) == expected(copy, [35, 3, 0, 4, 36])
+    assert code == 0 and words(said) == expected(load_agent(copy), [35, 3, 0, 4, 36])
 
 
 def test_the_date_of_a_template_is_an_option(copy, call):
     template = "w35 w{{ strftime_now('%d') | int }} {{ messages[0]['content'] }} w36"
     (copy / "chat_template.jinja").write_text(template)
     code, said, _ = call(copy, "--date", "2024-02-29")
-    assert code == 0 and words(said) == expected(copy, [35, 29, 3, 1, 4, 1, 5, 36])
+    assert code == 0 and words(said) == expected(load_agent(copy), [35, 29, 3, 1, 4, 1, 5, 36])
     for date in ("2026-02-30", "today", ""):
         code, said, complaint = call(copy, "--date", date)
         assert (code, said) == (2, "")
@@ -188,7 +192,7 @@ def test_devices_of_a_mesh_share_the_weights(checkpoint, call):
     code, said, _ = call(checkpoint, "--mesh", "1,4,2")
     assert code == 0
     assert re.search(r"8 x cpu \(cpu\), .* MiB on the fullest; [1-9]\d* of \d+ arrays are", said)
-    assert words(said) == expected(checkpoint, [35, 3, 1, 4, 1, 5, 36])
+    assert words(said) == expected(load_agent(checkpoint), [35, 3, 1, 4, 1, 5, 36])
 
 
 def test_matrices_may_be_in_int8(checkpoint, call):
@@ -196,10 +200,9 @@ def test_matrices_may_be_in_int8(checkpoint, call):
     _, params = load_pretrained(checkpoint)
     count = sum(x.size for x in jax.tree.leaves(params))  # scales are no parameters
     assert code == 0 and f"{count:,} parameters, float32, int8, " in said
-    model, kept = load_pretrained(checkpoint, weights="int8")
-    values = jax.tree.map(dequantised, kept, is_leaf=is_quantised)
-    rows = [np.asarray(values["embedding"])[[35, 3, 1, 4, 1, 5, 36]]]
-    assert words(said) == naive_text(model, values, rows, TOKENS)[0].tolist()
+    agent = load_agent(checkpoint, weights="int8")
+    agent = agent.replace(params=jax.tree.map(dequantised, agent.params, is_leaf=is_quantised))
+    assert words(said) == expected(agent, [35, 3, 1, 4, 1, 5, 36])
 
 
 def test_rules_come_from_the_checkpoint_and_from_the_command_line(copy, call):
@@ -211,7 +214,7 @@ def test_rules_come_from_the_checkpoint_and_from_the_command_line(copy, call):
     _, other, _ = call(copy, "--seed", "1")
     assert words(first) == words(again) != words(other)
     _, said, _ = call(copy, "--greedy", "--repetition_penalty", "1")
-    assert words(said) == expected(copy, [35, 3, 1, 4, 1, 5, 36])
+    assert words(said) == expected(load_agent(copy), [35, 3, 1, 4, 1, 5, 36])
     _, said, _ = call(copy, "--top_p", "0.5", "--temperature", "0.3")
     assert "temperature=0.3, top_k=9, top_p=0.5," in said
 

@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from teams import build_team, encode
+from teams import broken, build_team, with_agents
 
 from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
@@ -24,7 +24,7 @@ from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.rounds import recursion, text_channel
-from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.sharding import make_mesh, put_whole
 from rmas_jax.topology import load_topology
 
@@ -181,15 +181,15 @@ def test_an_item_costs_its_thoughts_and_its_tokens(finished):
 def test_latent_answers_are_those_of_recursion(contest, finished):
     """One item by itself, without the driver's batches, order and filling."""
     team, example = contest.team, EXAMPLES["unseen"][2]
-    tokenizer = team.tokenizers["solver"]
+    tokenizer = team.members["solver"].tokenizer
 
     @jax.jit
     def solve(links):
         return recursion.solve(
             team.system,
             team.agents,
-            latent_channel(team.system, links),
-            encode(team, [example.question], LATENT_STEPS),
+            LatentChannel(team.system, links),
+            team.encode([example.question]),
             rounds=2,
             end_tokens=(tokenizer.eos_token_id,),
             max_tokens=MAX_TOKENS,
@@ -203,7 +203,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
 
 def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_path, monkeypatch):
     mesh = make_mesh(BATCH, devices=jax.devices()[:BATCH])
-    team = contest.team._replace(agents=put_whole(contest.team.agents, mesh), mesh=mesh)
+    team = with_agents(contest.team, put_whole(contest.team.agents, mesh), mesh)
     monkeypatch.setattr(contest, "team", team)
     put, rows_here = entrants.put_batch, []
 
@@ -356,7 +356,7 @@ def test_every_item_counts_once_and_gets_another_ones_thoughts(count, size):
     for rows, kept in driver.batches(count, size):
         assert rows.shape == (size,)
         counted += rows[:kept].tolist()
-        received = np.roll(rows, 1)  # what `recursion.shuffled` does
+        received = np.roll(rows, 1)  # what a `ShuffledChannel` sends
         assert np.all(rows[:kept] != received[:kept])
     assert counted == list(range(count))
 
@@ -417,14 +417,11 @@ def test_relay_is_graded_by_the_phrase():
 def test_numbers_that_are_not_finite_are_no_results(
     contest, tmp_path, monkeypatch, method, role, token, message
 ):
-    params, tokenizer = contest.team.agents[role], contest.team.tokenizers[role]
-    if token is None:
-        broken = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
-    else:
-        (token,) = tokenizer(token, add_special_tokens=False)["input_ids"]
-        broken = {"embedding": params["embedding"].at[token].set(np.nan)}
-    agents = contest.team.agents | {role: params | broken}
-    monkeypatch.setattr(contest, "team", contest.team._replace(agents=agents))
+    member = contest.team.members[role]
+    if token is not None:
+        (token,) = member.tokenizer(token, add_special_tokens=False)["input_ids"]
+    agents = {role: broken(member.agent, token)}
+    monkeypatch.setattr(contest, "team", with_agents(contest.team, agents))
     examples = {"test": EXAMPLES["test"]}  # " to" stands in the last of its five items alone
     with pytest.raises(NonFiniteError, match=message):
         contest(tmp_path, [method], rounds=(2,), examples=examples)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from teams import QUESTIONS, build_team, encode
+from teams import QUESTIONS, broken, build_team, with_agents
 
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -14,10 +14,10 @@ LATENT_STEPS, ROUNDS = 2, 2
 
 def test_norms_are_those_of_items_by_themselves(tmp_path, float64):
     team, links = build_team(tmp_path, LATENT_STEPS)
-    team, links = team._replace(agents=float64(team.agents)), float64(links)
-    prompts = encode(team, QUESTIONS[:2], LATENT_STEPS)
+    team, links = with_agents(team, float64(team.agents)), float64(links)
+    prompts, solver = team.encode(QUESTIONS[:2]), team.members["solver"]
     texts = [["the parcel", " from a to b"], ["w", "where"]]
-    target = encode_texts(team.tokenizers["solver"], texts, team.end_tokens["solver"][0])
+    target = encode_texts(solver.tokenizer, texts, solver.end_tokens[0])
 
     def norms(prompts, target):
         rows = gradient_norms(team, links, prompts, target, rounds=ROUNDS)
@@ -36,16 +36,15 @@ def test_norms_are_those_of_items_by_themselves(tmp_path, float64):
 
     # Only the text of the last round counts.
     texts = [[" b", " from a to b"], [" a", "where"]]
-    others = encode_texts(team.tokenizers["solver"], texts, team.end_tokens["solver"][0])
+    others = encode_texts(solver.tokenizer, texts, solver.end_tokens[0])
     assert norms(prompts, others) == pytest.approx(together, rel=1e-6)
 
 
 def test_an_agent_that_is_not_finite_is_named(tmp_path):
     team, links = build_team(tmp_path, 1)
-    critic = team.agents["critic"]
-    broken = critic | {"final_norm": {"weight": critic["final_norm"]["weight"] * np.nan}}
-    team = team._replace(agents=team.agents | {"critic": broken})
-    target = encode_texts(team.tokenizers["solver"], [["w"]], team.end_tokens["solver"][0])
+    team = with_agents(team, {"critic": broken(team.agents["critic"])})
+    solver = team.members["solver"]
+    target = encode_texts(solver.tokenizer, [["w"]], solver.end_tokens[0])
     message = "gradient norms, latent channel: agent critic, round 1: latents"
     with pytest.raises(NonFiniteError, match=message):
-        gradient_norms(team, links, encode(team, QUESTIONS[:1], 1), target, rounds=1)
+        gradient_norms(team, links, team.encode(QUESTIONS[:1]), target, rounds=1)

@@ -15,6 +15,7 @@ from rmas_jax.host import atomic
 from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.errors import InputError, describe
 from rmas_jax.interop.link_files import load_links, save_links
+from rmas_jax.links import Links
 from rmas_jax.runs.folder import RunStep, open_folder
 from rmas_jax.training.curves import Curves
 
@@ -109,10 +110,11 @@ def test_curves_and_links_survive_a_kill(tmp_path, killed):
     before = curves.path.read_bytes()
     killed(lambda: curves.truncate("a", 2))
     assert curves.path.read_bytes() == before
-    links = {"inner": {"a": {"w": np.ones(3, np.float32)}}}
+    weight = {"w": np.ones(3, np.float32)}
+    links = Links({"a": weight}, {"a->b": weight})
     save_links(tmp_path / "links.safetensors", links)
-    killed(lambda: save_links(tmp_path / "links.safetensors", {"inner": {}}))
-    np.testing.assert_array_equal(load_links(tmp_path / "links.safetensors")["inner"]["a"]["w"], 1)
+    killed(lambda: save_links(tmp_path / "links.safetensors", Links({}, {})))
+    np.testing.assert_array_equal(load_links(tmp_path / "links.safetensors").inner["a"]["w"], 1)
 
 
 def test_a_run_that_was_killed_at_once_starts_again(folder, killed):

@@ -42,7 +42,7 @@ def run_two(folder):
 def test_two_processes_train_the_same_links_as_one_share_states_and_stop_together(tmp_path):
     two = tmp_path / "two"
     run_two(two)
-    assert len(list((two / "states").glob("*/states.npy"))) == len(inner_worker.FIELDS)
+    assert len(list((two / "states").glob("*/states.npy"))) == len(inner_worker.ROLES)
     rows = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
     assert len({(row["series"], row["step"]) for row in rows}) == len(rows)  # one process writes
     team, start = inner_worker.team_on(make_mesh(8), tmp_path / "team")

@@ -112,21 +112,15 @@ def test_slots_of_senders_without_texts_stay_empty(tmp_path):
     team, _ = build_team(tmp_path)
     texts = {"planner": ("w to a",), "solver": ("parcel",)}
     example = Example("0", "from a to b", "parcel", texts=texts)
-    ends = {role: tokens[0] for role, tokens in team.end_tokens.items()}
-    data = encode_examples([example], team.tokenizers, team.prompts, ends=ends, slot_width=2)
+    data = encode_examples([example], team.members, slot_width=2)
     assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(texts)
 
     def read(role, texts):
+        member, topology = team.members[role], team.system.topology
         dialogues = encode_dialogues(
-            [dataclasses.replace(example, texts=texts)],
-            team.tokenizers[role],
-            team.prompts[role],
-            topology=team.system.topology,
-            role=role,
-            end=ends[role],
-            rounds=1,
+            [dataclasses.replace(example, texts=texts)], member, topology=topology, rounds=1
         )
-        return team.tokenizers[role].decode(dialogues.ids[0][dialogues.valid[0]])
+        return member.tokenizer.decode(dialogues.ids[0][dialogues.valid[0]])
 
     assert "w to a" in read("critic", texts)  # what the planner wrote
     solver = read("solver", texts)

@@ -17,6 +17,7 @@ from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop import read_released_links
 from rmas_jax.interop.link_files import load_links, save_links
+from rmas_jax.links import Links
 from rmas_jax.runs import resolve
 from rmas_jax.runs import run as steps
 from rmas_jax.runs.folder import open_folder
@@ -329,7 +330,7 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     found = read_released_links(released / "outer", {role: released / role for role in roles})
     trained = load_links(folder / "links" / "trained.safetensors")
     params = {kind: {name: link[1] for name, link in of.items()} for kind, of in found.items()}
-    jax.tree.map(np.testing.assert_array_equal, params, trained)
+    jax.tree.map(np.testing.assert_array_equal, Links(**params), trained)
     rows = json.loads((folder / "results.json").read_text())
     columns = (
         "method rounds latent_steps split n correct accuracy ci_low ci_high tokens_per_item "

@@ -12,6 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.links import Links
 from rmas_jax.runs import folder as run_folder
 from rmas_jax.runs import identity as run_identity
 from rmas_jax.runs.folder import dated, missing, open_folder
@@ -94,7 +95,7 @@ def test_a_commit_stands_for_the_files_of_the_hub(planner_in, tmp_path, monkeypa
 def test_a_run_belongs_to_agents_and_given_links():
     agents = {"a": {"digest": "1"}, "b": {"digest": "2"}}
     swapped = {"a": {"digest": "2"}, "b": {"digest": "1"}}
-    links = {"inner": {"a": np.ones(3, np.float32)}}
+    links = Links({"a": np.ones(3, np.float32)}, {})
     digests = [weights_digest(agents, None), weights_digest(swapped, None)]
     digests.append(weights_digest(agents, links))
     assert len(set(digests)) == 3

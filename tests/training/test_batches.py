@@ -8,9 +8,9 @@ import pytest
 from systems import build_pattern
 from teams import build_team
 
-from rmas_jax.config import ConfigError
+from rmas_jax.config import ConfigError, PhaseConfig
 from rmas_jax.data import Example
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training.data.batches import (
     BUCKETS,
     Batches,
@@ -183,8 +183,17 @@ def test_rows_with_short_texts_are_left_out_where_thoughts_are_taken_from_texts(
         Batches(ragged, **options | {"text_width": 99}, needs_texts=True)
 
 
-@pytest.mark.parametrize("teacher_forced", [False, True])
-def test_a_batch_is_worth_the_same_rows_padded_to_the_longest(tiny, ragged, teacher_forced):
+@pytest.mark.parametrize("latents", ["on_policy", "teacher_forced"])
+def test_a_batch_is_worth_the_same_rows_padded_to_the_longest(tiny, ragged, latents):
+    phase = PhaseConfig(
+        name="tiny",
+        latents=latents,
+        rounds=2,
+        steps=1,
+        batch_size=2,
+        learning_rate=1e-3,
+        role_text_weight=1.0,
+    )
     width = tiny.system.latent_steps
     batches = Batches(ragged, batch_size=2, key=jax.random.key(0), text_width=width)
     assert len(batches.groups) > 1
@@ -195,22 +204,14 @@ def test_a_batch_is_worth_the_same_rows_padded_to_the_longest(tiny, ragged, teac
 
     @jax.jit
     def loss(batch):
-        return outer_loss(
-            tiny.system,
-            tiny.agents,
-            tiny.links,
-            batch,
-            rounds=2,
-            teacher_forced=teacher_forced,
-            role_text_weight=1.0,
-        )[0]
+        return outer_loss(tiny.system, phase, tiny.agents, tiny.links, batch)[0]
 
     np.testing.assert_allclose(loss(batch), loss(ragged.rows(rows)), rtol=1e-6, atol=1e-6)
     assert abs(loss(ragged.rows(rows - 1)) - loss(batch)) > 1e-3  # the control
 
 
 def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):
-    tokenizer = team.tokenizers["planner"]
+    tokenizer = team.members["planner"].tokenizer
     targets = encode_texts(tokenizer, [["from a to b", "w"]], tokenizer.eos_token_id)
     assert targets.ids.shape[:2] == (1, 2)
     for row, valid, text in zip(
@@ -223,7 +224,11 @@ def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):
 
 def test_every_role_has_prompts_and_texts_of_all_items(team):
     ends = {role: i for i, role in enumerate(ROLES)}
-    data = encode_examples(EXAMPLES, team.tokenizers, team.prompts, ends=ends, slot_width=3)
+    members = {
+        role: dataclasses.replace(member, end_tokens=(ends[role], 9))
+        for role, member in team.members.items()
+    }
+    data = encode_examples(EXAMPLES, members, slot_width=3)
     for role, target in data.targets.items():
         last = target.valid.sum(axis=-1, keepdims=True) - 1
         assert (np.take_along_axis(target.ids, last, axis=-1) == ends[role]).all()
@@ -243,16 +248,9 @@ def test_every_role_has_prompts_and_texts_of_all_items(team):
     ],
 )
 def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, received):
-    tokenizer = team.tokenizers[role]
-    dialogues = encode_dialogues(
-        EXAMPLES,
-        tokenizer,
-        team.prompts[role],
-        topology=team.system.topology,
-        role=role,
-        end=tokenizer.eos_token_id,
-        rounds=3,
-    )
+    member = team.members[role]
+    tokenizer = member.tokenizer
+    dialogues = encode_dialogues(EXAMPLES, member, topology=team.system.topology, rounds=3)
     assert dialogues.rows.tolist() == list(range(3 * len(EXAMPLES)))  # no two are the same
     assert len(dialogues.ids) == 3 * len(EXAMPLES)
     for r, message in enumerate(received):
@@ -280,18 +278,12 @@ def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
         )
         for example in EXAMPLES
     ]
-    tokenizer, prompt = team.tokenizers[role], team.prompts[role]
+    member = team.members[role]
+    tokenizer = member.tokenizer
     if role == "critic":
-        prompt = dataclasses.replace(prompt, first=prompt.later)
-    dialogues = encode_dialogues(
-        examples,
-        tokenizer,
-        prompt,
-        topology=team.system.topology,
-        role=role,
-        end=tokenizer.eos_token_id,
-        rounds=3,
-    )
+        same = dataclasses.replace(member.template, first=member.template.later)
+        member = dataclasses.replace(member, template=same)
+    dialogues = encode_dialogues(examples, member, topology=team.system.topology, rounds=3)
     assert len(dialogues.ids) == max(rows) + 1
     assert dialogues.rows.tolist() == rows
     texts = [
@@ -310,7 +302,7 @@ def test_a_text_that_rounds_share_is_tokenised_once(team):
 
         def __call__(self, texts, **options):
             read.extend(texts)
-            return team.tokenizers["planner"](texts, **options)
+            return team.members["planner"].tokenizer(texts, **options)
 
     targets = encode_texts(Noting(), [["from a to b"] * 3, ["w"] * 3], 0)
     assert read == ["from a to b", "w"]

@@ -18,10 +18,9 @@ import torch_reference as reference
 from torch_reference import LATENT_STEPS, QUESTIONS, Twins, build_twins, links_of
 
 from rmas_jax.config import PhaseConfig
-from rmas_jax.prompts import encode_stage
-from rmas_jax.rounds.channels import latent_channel
-from rmas_jax.rounds.recursion import run_rounds
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
+from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.topology import edge_name
 from rmas_jax.training.data.batches import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
@@ -55,14 +54,9 @@ def targets_of(texts: Mapping[str, list[list[list[int]]]]) -> dict[str, Targets]
     return targets
 
 
-def zero_probes(system: Any) -> dict[str, np.ndarray]:
+def zero_probes(system: Any) -> dict[str, jax.Array]:
     """By edge: what is added to what crosses it in each round."""
-    return {
-        edge_name(edge): np.zeros(
-            (ROUNDS, len(QUESTIONS), system.latent_steps, system.width(edge[1]))
-        )
-        for edge in system.topology.edges
-    }
+    return crossing_probes(system, rounds=ROUNDS, batch=len(QUESTIONS))
 
 
 @functools.partial(jax.jit, static_argnames="teacher_forced")
@@ -73,14 +67,13 @@ def loss_and_gradients(trained, system, agents, prompts, targets, *, teacher_for
     out = run_rounds(
         system,
         agents,
-        latent_channel(system, links),
+        LatentChannel(system, links),
         prompts,
-        rounds=ROUNDS,
-        targets=targets,
-        teacher_forced=teacher_forced,
+        Unroll(rounds=ROUNDS),
+        Supervision(targets, teacher_forced=teacher_forced),
         probes=probes,
     )
-    return out.losses[system.topology.answerer][-1].mean()
+    return out.scores[system.topology.answerer].loss[-1].mean()
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +84,8 @@ def twins(tmp_path_factory):
 
 def data_of(twins: Twins, *, roles: Sequence[str]) -> tuple[TrainingData, Any]:
     """Questions and texts as arrays, and the texts as tokens."""
-    tokenizers = twins.ours.tokenizers
-    texts = texts_of({role: len(tokenizers[role]) for role in roles})
-    prompts = {
-        role: encode_stage(tokenizers[role], prompt, QUESTIONS, slot_width=LATENT_STEPS)
-        for role, prompt in twins.ours.prompts.items()
-    }
-    return TrainingData(prompts=prompts, targets=targets_of(texts)), texts
+    texts = texts_of({role: len(twins.ours.members[role].tokenizer) for role in roles})
+    return TrainingData(twins.ours.encode(QUESTIONS), targets_of(texts)), texts
 
 
 def torch_gradients(twins: Twins, texts: Any, *, teacher_forced: bool) -> tuple[float, Any, Any]:
@@ -105,7 +93,7 @@ def torch_gradients(twins: Twins, texts: Any, *, teacher_forced: bool) -> tuple[
     team, answerer = twins.torch, twins.torch.topology.answerer
     for link in (*team.inner.values(), *team.outer.values()):
         link.zero_grad()
-    total, crossings = 0.0, zero_probes(twins.ours.system)
+    total, crossings = 0.0, jax.tree.map(np.array, zero_probes(twins.ours.system))
     for i, question in enumerate(QUESTIONS):
         forced = {role: rows[i] for role, rows in texts.items()} if teacher_forced else None
         rounds = reference.run_rounds(team, question, rounds=ROUNDS, texts=forced)
@@ -136,9 +124,9 @@ def error(ours: Any, theirs: Any) -> float:
 
 
 def assert_same_links(ours: Any, theirs: Any):
-    for kind, of_kind in theirs.items():
-        for name in of_kind:
-            assert error(ours[kind][name], of_kind[name]) < TOLERANCE, name
+    for part in ("inner", "outer"):
+        for name, theirs_of in getattr(theirs, part).items():
+            assert error(getattr(ours, part)[name], theirs_of) < TOLERANCE, name
 
 
 @pytest.mark.parametrize(
@@ -152,7 +140,7 @@ def test_every_link_and_every_crossing_agrees_with_torch(twins, pattern, mode):
 
     def gradients(links):
         return loss_and_gradients(
-            (links, jax.tree.map(np.float32, zero_probes(system))),
+            (links, zero_probes(system)),
             system,
             pair.ours.agents,
             data.prompts,
@@ -176,8 +164,8 @@ def test_every_link_and_every_crossing_agrees_with_torch(twins, pattern, mode):
 
     # The last answer reaches the first link of the first round through the feedback alone.
     first = edge_name((topology.order[0], topology.answerer))
-    cut = {name: jax.tree.map(jnp.zeros_like, pair.links["outer"][name]) for name in feedback}
-    _, (_, without) = gradients(pair.links | {"outer": pair.links["outer"] | cut})
+    cut = {name: jax.tree.map(jnp.zeros_like, pair.links.outer[name]) for name in feedback}
+    _, (_, without) = gradients(pair.links.replace(outer=pair.links.outer | cut))
     assert norm(crossings[first][0]) > 0 and norm(without[first][0]) == 0
     assert norm(without[first][1]) > 0
 
@@ -186,7 +174,7 @@ def test_every_link_and_every_crossing_agrees_with_torch(twins, pattern, mode):
         for edge in topology.feedback_edges:
             stack.enter_context(pair.torch.outer[edge].register_forward_pre_hook(stop_gradient))
         _, stopped, _ = torch_gradients(pair, texts, teacher_forced=teacher_forced)
-    assert error(stopped["outer"][first], their_links["outer"][first]) > 100 * TOLERANCE
+    assert error(stopped.outer[first], their_links.outer[first]) > 100 * TOLERANCE
 
 
 def stop_gradient(_, inputs):

@@ -25,9 +25,8 @@ def test_the_loss_is_that_of_torch():
 
 
 def test_states_are_those_before_the_tokens(tiny_system):
-    model, params = tiny_system.system.models["solver"], tiny_system.agents["solver"]
+    agent = tiny_system.agents["solver"]
     ids = jnp.arange(12).reshape(2, 6)
-    hidden = states_before(model, params, ids, jnp.ones((2, 6), int))
-    embeds = model.apply({"params": params}, ids, method="embed")
-    whole = model.apply({"params": params}, embeds, jnp.ones((2, 6), bool))
+    hidden = states_before(agent, ids, jnp.ones((2, 6), int))
+    whole, _ = agent.read(agent.embed(ids), jnp.ones((2, 6), bool))
     np.testing.assert_allclose(hidden, whole[:, :5], atol=1e-6)

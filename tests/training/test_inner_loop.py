@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from inner_worker import CONFIG, EXAMPLES, ROLES, never_read, team_on, train
-from teams import build_team
+from teams import broken, build_team, with_agents
 
 from rmas_jax import team as team_module
 from rmas_jax.config import ConfigError
@@ -19,7 +19,6 @@ from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner import loop as inner_loop
 from rmas_jax.training.states import cache as state_cache
 from rmas_jax.training.states import token_states
-from rmas_jax.training.states.token_states import states_before
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +34,14 @@ def test_all_links_are_trained_and_curves_say_how(team_and_links, tmp_path):
     team, links = team_and_links
     trained = train(team, links, tmp_path / "all")
     for part in ("inner", "outer"):
-        for name, params in links[part].items():
-            assert not same(params, trained[part][name]), name
+        for name, params in getattr(links, part).items():
+            assert not same(params, getattr(trained, part)[name]), name
     rows = [json.loads(line) for line in (tmp_path / "all").read_text().splitlines()]
-    for name in (*links["inner"], *links["outer"]):
+    for name in (*links.inner, *links.outer):
         assert [row["step"] for row in rows if row["series"] == name] == [0, 2, 4, 5, 7, 9]
     config = dataclasses.replace(CONFIG, repeats=1)
     kept = train(team, links, tmp_path / "inner", config, align_outer=False)
-    assert same(kept["outer"], links["outer"]) and not same(kept["inner"], links["inner"])
+    assert same(kept.outer, links.outer) and not same(kept.inner, links.inner)
 
 
 def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypatch):
@@ -53,18 +52,17 @@ def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypat
         """This many for each role, none of which random agents would have."""
 
         def rollout_states(team, links, data, *, rounds):
-            seen.append(links["inner"])
-            width = {role: model.config.width for role, model in team.system.models.items()}
+            seen.append(links.inner)
             return {
-                role: (np.ones((number, width[role]), np.float32), np.ones(number, np.int32))
-                for role in ROLES
+                role: (np.ones((number, agent.width), np.float32), np.ones(number, np.int32))
+                for role, agent in team.agents.items()
             }
 
         monkeypatch.setattr(inner_loop, "rollout_states", rollout_states)
-        return train(team, links, tmp_path / "metrics", align_outer=False)["inner"]
+        return train(team, links, tmp_path / "metrics", align_outer=False).inner
 
     none, many = thoughts(0), thoughts(100)
-    assert len(seen) == 2 and not same(seen[0], links["inner"])  # of the first pass's links
+    assert len(seen) == 2 and not same(seen[0], links.inner)  # of the first pass's links
     for role in ROLES:
         assert not same(none[role], many[role])
 
@@ -72,10 +70,11 @@ def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypat
 def test_an_outer_link_reads_what_is_sent(team_and_links, tmp_path):
     team, links = team_and_links
     config = dataclasses.replace(CONFIG, repeats=1)
-    hidden = team._replace(system=team.system.replace(sent_vectors="outer_of_hidden"))
+    system = team.system.replace(sent_vectors="outer_of_hidden")
+    hidden = dataclasses.replace(team, system=system)
     one, other = (train(t, links, tmp_path / str(i), config) for i, t in enumerate((team, hidden)))
-    assert same(one["inner"], other["inner"])
-    assert not same(one["outer"], other["outer"])
+    assert same(one.inner, other.inner)
+    assert not same(one.outer, other.outer)
 
 
 def test_no_steps_leave_all_links_as_they_are(team_and_links, tmp_path):
@@ -101,19 +100,20 @@ def test_cached_states_are_not_read_again_and_make_the_same_links(
     team_and_links, tmp_path, monkeypatch
 ):
     team, links = team_and_links
-    config, traces = dataclasses.replace(CONFIG, repeats=1), []
+    config, batches = dataclasses.replace(CONFIG, repeats=1), []
+    put_batch = token_states.put_batch
 
-    def counted(*args, **options):
-        traces.append(args)
-        return states_before(*args, **options)
+    def counted(batch, mesh):
+        batches.append(batch)
+        return put_batch(batch, mesh)
 
-    monkeypatch.setattr(token_states, "states_before", counted)
+    monkeypatch.setattr(token_states, "put_batch", counted)
 
     def run(name, **options):
-        """The links, and whether an agent read: to ask for shapes traces once for each role."""
-        traces.clear()
+        """The links, and whether an agent read."""
+        batches.clear()
         trained = train(team, links, tmp_path / name, config, **options)
-        return trained, len(traces) > len(ROLES)
+        return trained, bool(batches)
 
     folder = tmp_path / "states"
     without, reads = run("without")
@@ -155,14 +155,9 @@ def test_links_are_the_same_on_one_device_and_on_eight(tmp_path):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-def broken(team, role, *, token=None):
-    """A team in which a role has NaN in its last norm, or for a token alone."""
-    params = team.agents[role]
-    if token is None:
-        changed = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
-    else:
-        changed = {"embedding": params["embedding"].at[token].set(np.nan)}
-    return team._replace(agents=team.agents | {role: params | changed})
+def with_broken_critic(team, token=None):
+    """The team, with NaN in its critic, or in what that has for a token alone."""
+    return with_agents(team, {"critic": broken(team.agents["critic"], token)})
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -172,7 +167,7 @@ def test_states_that_are_not_finite_name_their_agent_and_are_not_kept(
     team, links = team_and_links
     kept = {"states": tmp_path / "states"} if cached else {}
     with pytest.raises(NonFiniteError, match="agent critic, states of the role texts"):
-        train(broken(team, "critic"), links, tmp_path / "metrics", **kept)
+        train(with_broken_critic(team), links, tmp_path / "metrics", **kept)
     entries = [] if not cached else [e for e in (tmp_path / "states").iterdir() if e.is_dir()]
     assert len(entries) == cached  # the planner's
 
@@ -180,7 +175,8 @@ def test_states_that_are_not_finite_name_their_agent_and_are_not_kept(
 def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_path, monkeypatch):
     """Texts that nobody reads: the links alone meet the token, as what they learn to predict."""
     team, links = team_and_links
-    token = team.tokenizers["critic"]("plan about", add_special_tokens=False)["input_ids"][-1]
+    tokenizer = team.members["critic"].tokenizer
+    token = tokenizer("plan about", add_special_tokens=False)["input_ids"][-1]
     healthy = {role: token_states.text_states for role in ROLES}
     monkeypatch.setattr(
         inner_loop, "text_states", lambda _, role, *rest: healthy[role](team, role, *rest)
@@ -188,7 +184,7 @@ def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_pat
     message = f"pass 1, .* link .*critic: agent critic, input embeddings: .*'token {token}'"
     with pytest.raises(NonFiniteError, match=message):
         config = dataclasses.replace(CONFIG, batch_size=64)  # large enough to draw every token
-        train(broken(team, "critic", token=token), links, tmp_path / "metrics", config)
+        train(with_broken_critic(team, token), links, tmp_path / "metrics", config)
 
 
 def test_a_link_that_diverges_is_named(team_and_links, tmp_path):

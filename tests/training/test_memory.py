@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from systems import BASE, CONFIGS, build_pattern
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.config import PhaseConfig
 from rmas_jax.models import Decoder
-from rmas_jax.rounds import stages
-from rmas_jax.rounds.stages import Targets, token_losses
+from rmas_jax.rounds import supervision
+from rmas_jax.rounds.supervision import Targets, token_losses
 from rmas_jax.training.data.batches import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
 
@@ -30,17 +31,18 @@ def test_logits_of_a_long_text_never_exist_at_once(monkeypatch):
     """Eight texts of 512 tokens, a vocabulary of 131,072: all logits would take 2 GiB."""
     model = Decoder(dataclasses.replace(CONFIGS["planner"], vocab_size=2**17))
     shape = (8, 512, model.config.width)
+    embedding = jax.ShapeDtypeStruct((2**17, model.config.width), jnp.float32)
     args = (
-        {"embedding": jax.ShapeDtypeStruct((2**17, model.config.width), jnp.float32)},
+        Agent(model, {"embedding": embedding}),
         jax.ShapeDtypeStruct(shape, jnp.float32),
         jax.ShapeDtypeStruct(shape[:2], jnp.int32),
     )
 
-    def loss(params, states, ids):
-        return token_losses(model, params, states, ids)[0].sum()
+    def loss(agent, states, ids):
+        return token_losses(agent, states, ids)[0].sum()
 
     assert 256 <= peak(jax.jit(jax.grad(loss, argnums=1)), *args) < 3 * 256
-    monkeypatch.setattr(stages, "LOGITS_AT_ONCE", 2**40)
+    monkeypatch.setattr(supervision, "LOGITS_AT_ONCE", 2**40)
     whole = functools.partial(loss)  # not the function that is compiled already
     assert peak(jax.jit(jax.grad(whole, argnums=1)), *args) >= 2048  # the control
 

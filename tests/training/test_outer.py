@@ -9,12 +9,19 @@ import pytest
 from systems import QUESTIONS, build_pattern
 
 from rmas_jax.config import PhaseConfig
-from rmas_jax.rounds import stages
-from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds import supervision
+from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import crossing_probes, run_rounds
-from rmas_jax.rounds.stages import Targets, token_losses
+from rmas_jax.rounds.supervision import Targets, token_losses
 from rmas_jax.training.data.batches import Batches, TrainingData
-from rmas_jax.training.outer.step import make_optimizer, outer_loss, outer_step, start_phase
+from rmas_jax.training.outer.step import (
+    make_optimizer,
+    outer_loss,
+    outer_step,
+    phase_supervision,
+    phase_unroll,
+    start_phase,
+)
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -25,6 +32,7 @@ PHASE = PhaseConfig(
     learning_rate=1e-3,
     warmup_steps=2,
 )
+FORCED = dataclasses.replace(PHASE, latents="teacher_forced")
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +67,18 @@ def same(a, b):
 
 def test_only_outer_links_move_unless_asked(tiny, data):
     state, metrics = take_steps(tiny, data, PHASE, 3)
-    assert same(state.links["inner"], tiny.links["inner"])
-    for name, params in state.links["outer"].items():
-        assert not same(params, tiny.links["outer"][name]), name
+    assert same(state.links.inner, tiny.links.inner)
+    for name, params in state.links.outer.items():
+        assert not same(params, tiny.links.outer[name]), name
         assert metrics["link_grad_norm"][name] > 0
     both, _ = take_steps(tiny, data, dataclasses.replace(PHASE, train_inner_links=True), 3)
-    assert not same(both.links["inner"], tiny.links["inner"])
+    assert not same(both.links.inner, tiny.links.inner)
 
 
 def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, data):
     def loss(**options):
-        return outer_loss(
-            tiny.system,
-            tiny.agents,
-            tiny.links,
-            data,
-            rounds=2,
-            teacher_forced=True,
-            **options,
-        )
+        phase = dataclasses.replace(FORCED, **options)
+        return outer_loss(tiny.system, phase, tiny.agents, tiny.links, data)
 
     last, details = loss()
     assert details["loss"].keys() == details["exact_match"].keys() == {"learner"}
@@ -125,8 +126,7 @@ def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
 
     def loss(links, probes):
         batch = data.rows(np.arange(2))
-        options = {"rounds": 2, "teacher_forced": False, "probes": probes}
-        return outer_loss(tiny.system, tiny.agents, links, batch, **options)[0]
+        return outer_loss(tiny.system, PHASE, tiny.agents, links, batch, probes=probes)[0]
 
     probes = crossing_probes(tiny.system, rounds=2, batch=2)
     gradient = jax.jit(jax.grad(loss, argnums=1))(tiny.links, probes)
@@ -139,12 +139,7 @@ def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
 
 def test_training_lowers_the_loss_on_its_own_items(tiny, data):
     phase = dataclasses.replace(
-        PHASE,
-        steps=40,
-        batch_size=3,
-        learning_rate=3e-3,
-        latents="teacher_forced",
-        role_text_weight=1.0,
+        FORCED, steps=40, batch_size=3, learning_rate=3e-3, role_text_weight=1.0
     )
     _, first = take_steps(tiny, data, phase, 1)
     _, last = take_steps(tiny, data, phase, 40)
@@ -159,12 +154,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tiny, data):
 
     def take(**options):
         phase = dataclasses.replace(
-            PHASE,
-            latents="teacher_forced",
-            batch_size=8,
-            optimizer="sgd",
-            warmup_steps=0,
-            **options,
+            FORCED, batch_size=8, optimizer="sgd", warmup_steps=0, **options
         )
         state = start_phase(phase, tiny.links)
         state, metrics = step(tiny.system, phase, tiny.agents, eight, state)
@@ -176,7 +166,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tiny, data):
     np.testing.assert_allclose(whole[1]["grad_norm"], in_parts[1]["grad_norm"], rtol=1e-6)
     assert whole[1]["grad_norm"] > 1e-2
     part = jax.tree.map(lambda x: x[:2], eight)  # the control: one part is not the batch
-    alone = outer_loss(tiny.system, tiny.agents, tiny.links, part, rounds=2, teacher_forced=True)[0]
+    alone = outer_loss(tiny.system, FORCED, tiny.agents, tiny.links, part)[0]
     assert abs(alone - whole[1]["loss"]) > 1e-3
 
 
@@ -187,19 +177,19 @@ def _fresh(target, *, seed):
 
 
 def test_chunks_of_a_text_give_its_loss_and_gradient(tiny, data, monkeypatch):
-    model, params = tiny.system.models["expert"], tiny.agents["expert"]
+    agent = tiny.agents["expert"]
     random = np.random.default_rng(0)
-    states = jnp.asarray(random.normal(size=(2, 7, model.config.width)), jnp.float32)
+    states = jnp.asarray(random.normal(size=(2, 7, agent.width)), jnp.float32)
     ids = jnp.asarray(random.integers(0, 37, (2, 7)))
 
     def loss(states, weights):
-        losses, hits = token_losses(model, params, states, ids)
+        losses, hits = token_losses(agent, states, ids)
         return (losses * weights).sum(), (losses, hits)
 
     weights = jnp.asarray(random.normal(size=(2, 7)), jnp.float32)
     of_chunks = []
     for positions in (7, 3, 1):  # three does not divide seven
-        monkeypatch.setattr(stages, "LOGITS_AT_ONCE", positions * 2 * 37)
+        monkeypatch.setattr(supervision, "LOGITS_AT_ONCE", positions * 2 * 37)
         fresh = functools.partial(loss)  # no trace of it is kept
         of_chunks.append(jax.value_and_grad(fresh, has_aux=True)(states, weights))
         scans = str(jax.make_jaxpr(functools.partial(loss))(states, weights)).count("scan[")
@@ -213,13 +203,13 @@ def test_chunks_of_a_text_give_its_loss_and_gradient(tiny, data, monkeypatch):
 
 @pytest.fixture(scope="module")
 def gradient_by_link(tiny, data):
-    """Function from options of `outer_loss` to (loss by role and round, gradient of all links)."""
+    """Function from a phase to (loss by role and round, gradient of all links)."""
 
-    def of(**options):
+    def of(phase):
         @jax.jit
         def value_and_grad(links, data):
             def loss(links):
-                return outer_loss(tiny.system, tiny.agents, links, data, **options)
+                return outer_loss(tiny.system, phase, tiny.agents, links, data)
 
             return jax.value_and_grad(loss, has_aux=True)(links)
 
@@ -231,14 +221,14 @@ def gradient_by_link(tiny, data):
 
 def test_truncation_cuts_the_gradient_and_nothing_else(gradient_by_link):
     """The feedback link acts only through later rounds, so one round leaves it without gradient."""
-    options = {"rounds": 3, "teacher_forced": True}
-    found = {k: gradient_by_link(**options, truncate_rounds=k) for k in (None, 2, 1)}
+    phases = {k: dataclasses.replace(FORCED, rounds=3, truncate_rounds=k) for k in (None, 2, 1)}
+    found = {k: gradient_by_link(phase) for k, phase in phases.items()}
     for losses, _ in found.values():
         for ours, expected in zip(*map(jax.tree.leaves, (losses, found[None][0])), strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-6)
     back, forth = "learner->expert", "expert->learner"
     norm = {
-        k: {edge: float(optax.tree.norm(g["outer"][edge])) for edge in (back, forth)}
+        k: {edge: float(optax.tree.norm(g.outer[edge])) for edge in (back, forth)}
         for k, (_, g) in found.items()
     }
     assert norm[1][back] == 0 < norm[1][forth]
@@ -249,12 +239,12 @@ def test_truncated_rollouts_think_the_same_and_pass_less_gradient(gradient_by_li
     """Three thoughts. What feeds back acts on the first directly, on the others through it; what
     the inner link feeds first acts on the second directly, on the third through it.
     """
-    options = {"rounds": 2, "teacher_forced": False}
-    found = {k: gradient_by_link(**options, truncate_steps=k) for k in (None, 2, 1)}
+    phases = {k: dataclasses.replace(PHASE, truncate_steps=k) for k in (None, 2, 1)}
+    found = {k: gradient_by_link(phase) for k, phase in phases.items()}
     for losses, _ in found.values():
         np.testing.assert_allclose(losses["learner"], found[None][0]["learner"], rtol=1e-6)
     for part, name, different in (("outer", "learner->expert", 3), ("inner", "expert", 2)):
-        norms = [float(optax.tree.norm(g[part][name])) for _, g in found.values()]
+        norms = [float(optax.tree.norm(getattr(g, part)[name])) for _, g in found.values()]
         assert min(norms) > 1e-2
         assert len({round(norm, 4) for norm in norms}) >= different, (name, norms)
 
@@ -265,15 +255,14 @@ def test_what_a_teacher_forced_answerer_feeds_back(tiny, data, gradient_by_link)
     @functools.partial(jax.jit, static_argnums=0)
     def received(feedback, targets):
         """What reaches the answerer in round 2."""
+        phase = dataclasses.replace(FORCED, feedback=feedback)
         out = run_rounds(
             tiny.system,
             tiny.agents,
-            latent_channel(tiny.system, tiny.links),
+            LatentChannel(tiny.system, tiny.links),
             data.prompts,
-            rounds=2,
-            targets=targets,
-            teacher_forced=True,
-            rollout_feedback=feedback == "rollout",
+            phase_unroll(phase),
+            phase_supervision(phase, targets, answerer="learner"),
         )
         return out.received[1]
 
@@ -290,16 +279,9 @@ def test_what_a_teacher_forced_answerer_feeds_back(tiny, data, gradient_by_link)
     @functools.partial(jax.jit, static_argnums=0)
     def losses(feedback, last):
         batch = data.replace(targets={**data.targets, "learner": target.replace(ids=last)})
-        return outer_loss(
-            tiny.system,
-            tiny.agents,
-            tiny.links,
-            batch,
-            rounds=2,
-            teacher_forced=True,
-            feedback=feedback,
-            round_weights=(1.0, 1.0),
-        )[1]["loss"]["learner"]
+        phase = dataclasses.replace(FORCED, feedback=feedback, round_weights=(1.0, 1.0))
+        _, details = outer_loss(tiny.system, phase, tiny.agents, tiny.links, batch)
+        return details["loss"]["learner"]
 
     final = np.broadcast_to(target.ids[:, -1:], target.ids.shape)
     np.testing.assert_allclose(losses("gold", target.ids), losses("draft", final), rtol=1e-6)

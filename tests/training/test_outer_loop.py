@@ -10,13 +10,13 @@ import signal
 import jax
 import numpy as np
 import pytest
+import teams
 from systems import QUESTIONS, build_pattern
 
 from rmas_jax.checkpoints import CheckpointStore
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
-from rmas_jax.rounds.stages import Targets
-from rmas_jax.team import Team
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.data.batches import Batches, TrainingData
 from rmas_jax.training.outer import loop as outer_loop
@@ -57,7 +57,7 @@ def same(a, b):
 
 
 def tiny_team(tiny):
-    return Team(tiny.system, tiny.agents, {}, {}, {})
+    return tiny.team()
 
 
 def run(tiny, data, directory, phase=PHASE, key=None, validation=None, **options):
@@ -229,12 +229,8 @@ def test_small_gradients_are_logged_and_what_is_not_finite_is_null():
 
 def broken(tiny, role, *, token=None):
     """A system in which a role has NaN in its last norm, or for a token alone."""
-    params = tiny.agents[role]
-    if token is None:
-        changed = {"final_norm": {"weight": params["final_norm"]["weight"] * np.nan}}
-    else:
-        changed = {"embedding": params["embedding"].at[token].set(np.nan)}
-    return dataclasses.replace(tiny, agents=tiny.agents | {role: params | changed})
+    agent = teams.broken(tiny.agents[role], token)
+    return dataclasses.replace(tiny, agents=tiny.agents | {role: agent})
 
 
 @pytest.mark.parametrize("role", ["expert", "learner"])

@@ -11,9 +11,8 @@ import pytest
 from systems import build_pattern
 
 from rmas_jax.config import PhaseConfig
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.supervision import Targets, TextScore
 from rmas_jax.sharding import make_mesh, put_whole
-from rmas_jax.team import Team
 from rmas_jax.training import rollouts
 from rmas_jax.training.data.batches import BUCKETS, TrainingData
 from rmas_jax.training.outer import loop as outer_loop
@@ -60,7 +59,7 @@ def validate(team, links, data, **options):
 
 
 def test_a_validation_holds_no_more_rows_than_a_step_and_comes_to_the_same(tiny, data, noted):
-    team = Team(tiny.system, tiny.agents, {}, {}, {})
+    team = tiny.team()
     whole = validate(team, tiny.links, data, batch_size=12)
     assert [rows for rows, _ in noted] == [12]
     for options in ({"batch_size": 4}, {"batch_size": 12, "accumulation": 4}, {"batch_size": 5}):
@@ -99,15 +98,16 @@ def test_a_validation_that_does_not_divide_is_split_over_the_devices_all_the_sam
     tiny, data, monkeypatch
 ):
     mesh = make_mesh(8)
-    team = Team(tiny.system, put_whole(tiny.agents, mesh), {}, {}, {}, mesh)
+    team = tiny.team(put_whole(tiny.agents, mesh), mesh)
     held = []
 
     def note(system, agents, links, batch, *, rounds):
         ids = batch.prompts["expert"].prefix_ids
         held.append((len(ids), ids.addressable_shards[0].data.shape[0]))
-        zeros = {role: np.zeros((rounds, len(ids))) for role in tiny.agents}
-        finite = np.ones((rounds, len(ids), len(tiny.agents)), bool)
-        return SimpleNamespace(losses=zeros, exact_match=zeros, finite=finite)
+        zeros = np.zeros((rounds, len(ids)))
+        finite = np.ones((*zeros.shape, len(tiny.agents)), bool)
+        scores = dict.fromkeys(tiny.agents, TextScore(zeros, zeros))
+        return SimpleNamespace(scores=scores, finite=finite)
 
     monkeypatch.setattr(rollouts, "roll_out", note)
     monkeypatch.setattr(rollouts, "to_host", lambda tree: tree)

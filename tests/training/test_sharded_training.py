@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 from systems import build_pattern
+from training_worker import load_agents, write_agents
 
 from rmas_jax import sharding
 from rmas_jax.config import InnerConfig, OuterConfig, PhaseConfig
-from rmas_jax.models import load_pretrained, save_pretrained
-from rmas_jax.rounds.channels import latent_channel
+from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import solve
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
@@ -50,15 +50,13 @@ def tiny():
 def team_on(tiny, tmp_path_factory):
     """Function from a name in `MESHES` to the team, loaded from files onto that mesh."""
     folder = tmp_path_factory.mktemp("agents")
-    for role, model in tiny.system.models.items():
-        save_pretrained(folder / role, model, tiny.agents[role])
+    write_agents(folder)
 
     @functools.cache
     def load(name: str) -> Team:
         sizes = MESHES[name]
         mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-        agents = {role: load_pretrained(folder / role, mesh=mesh)[1] for role in tiny.agents}
-        return Team(tiny.system, agents, {}, {}, {}, mesh)
+        return tiny.team(load_agents(folder, tiny, mesh), mesh)
 
     return load
 
@@ -117,6 +115,15 @@ def test_a_step_is_the_same_on_every_mesh(tiny, team_on, data, tmp_path, monkeyp
 def test_gradients_of_rollouts_are_the_same_on_a_mesh(tiny, team_on, data, float64):
     """In float64: a rollout magnifies the rounding errors of float32, and then these differ."""
     links = float64(tiny.links)
+    phase = PhaseConfig(
+        name="rollouts",
+        latents="on_policy",
+        rounds=2,
+        steps=1,
+        batch_size=8,
+        learning_rate=1.0,
+        round_weights=(0.5, 1.0),
+    )
 
     def gradient(name, batch):
         team = team_on(name)
@@ -124,8 +131,7 @@ def test_gradients_of_rollouts_are_the_same_on_a_mesh(tiny, team_on, data, float
         @jax.jit
         @jax.grad
         def of(links, agents, batch):
-            options = {"rounds": 2, "teacher_forced": False, "round_weights": (0.5, 1.0)}
-            return outer_loss(tiny.system, agents, links, batch, **options)[0]
+            return outer_loss(tiny.system, phase, agents, links, batch)[0]
 
         return jax.tree.leaves(of(links, float64(team.agents), put_batch(batch, team.mesh)))
 
@@ -158,7 +164,7 @@ def test_the_inner_loop_reads_with_sharded_agents(tiny, team_on, data, tmp_path)
         for name in ("1x1x1", "2x2x2")
     )
     for ours, expected, start in zip(
-        *(jax.tree.leaves(links["inner"]) for links in (many, one, tiny.links)), strict=True
+        *(jax.tree.leaves(links.inner) for links in (many, one, tiny.links)), strict=True
     ):
         assert np.abs(expected - start).max() > 1e-3
         np.testing.assert_allclose(ours, expected, atol=1e-4)
@@ -168,7 +174,7 @@ def test_answers_of_sharded_agents(tiny, team_on, data):
     def answer(name):
         @jax.jit
         def program(agents, links):
-            channel = latent_channel(tiny.system, links)
+            channel = LatentChannel(tiny.system, links)
             return solve(
                 tiny.system,
                 agents,

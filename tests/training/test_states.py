@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from systems import LATENT_STEPS
-from teams import QUESTIONS, build_team, encode
+from teams import QUESTIONS, build_team
 
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
-from rmas_jax.rounds.stages import Targets
+from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training import rollouts
 from rmas_jax.training.data import packing
 from rmas_jax.training.data.batches import Dialogues, TrainingData
@@ -63,8 +63,8 @@ def test_texts_are_worth_the_same_packed_as_alone(
     team_and_links, dialogues, noted, monkeypatch, role
 ):
     team, _ = team_and_links
-    model, params = team.system.models[role], team.agents[role]
-    alone = states_before(model, params, dialogues.ids, dialogues.valid.astype(np.int32))
+    agent = team.agents[role]
+    alone = states_before(agent, dialogues.ids, dialogues.valid.astype(np.int32))
     expected = np.asarray(alone)[dialogues.target[:, 1:]]
     few = functools.partial(packing.rows_at_once, batch_tokens=140)
     monkeypatch.setattr(packing, "rows_at_once", few)
@@ -125,13 +125,17 @@ def test_rollouts_count_every_item_once_however_they_are_batched(team_and_links,
 
     def all_right(*args, **options):
         out = roll_out(*args, **options)
-        return out.replace(exact_match=jax.tree.map(jnp.ones_like, out.exact_match))
+        right = {
+            role: score.replace(exact_match=jnp.ones_like(score.exact_match))
+            for role, score in out.scores.items()
+        }
+        return out.replace(scores=right)
 
     monkeypatch.setattr(rollouts, "roll_out", all_right)
     shape = (len(QUESTIONS), 2, LATENT_STEPS)
     targets = Targets(ids=np.ones(shape, np.int32), valid=np.ones(shape, bool))
     data = TrainingData(
-        prompts=encode(team, QUESTIONS, LATENT_STEPS),
+        prompts=team.encode(QUESTIONS),
         targets={role: targets for role in team.system.topology.order},
     )
     whole, wrapped = (
