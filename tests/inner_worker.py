@@ -17,8 +17,8 @@ import numpy as np
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team, encode
 
-from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.config import InnerConfig
+from rmas_jax.host.errors import PREEMPTED
 from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import make_mesh, replicated

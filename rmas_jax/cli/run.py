@@ -1,17 +1,4 @@
-"""Runs an experiment from a configuration file to a report.
-
-    python experiments/run.py --config experiments/configs/quickstart.yaml
-    python experiments/run.py --config ... --set name=longer --set outer.phases.0.steps=400
-    python experiments/run.py --config ... --dry_run
-    python experiments/run.py --config ... --coordinator HOST:PORT --processes 2 --process 0
-
-Stages run in order, and one that is finished is not run again: data, inner loop, outer loop (its
-phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
-written under OUTPUT_DIR/NAME; a run of which all is finished is only read. SIGTERM ends a run in
-good order; the same command goes on. Several processes, one per host, run as one: the first writes,
-and any may get the signal. Where `system.links` names links, training starts from those, and the
-inner loop leaves the outer ones alone; without training they are evaluated as they are.
-"""
+"""Runs an experiment from a configuration file to a report."""
 
 from __future__ import annotations
 
@@ -26,13 +13,8 @@ from typing import Any
 
 import jax
 
-from rmas_jax.cli.options import (
-    DIVERGED,
-    PREEMPTED,
-    add_config_options,
-    add_process_options,
-    join_processes,
-)
+from rmas_jax.cli.command import command_parser, exit_code_of
+from rmas_jax.cli.options import add_config_options, add_process_options, join_processes
 from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
 from rmas_jax.data import Dataset
 from rmas_jax.evaluation.driver import evaluate
@@ -42,9 +24,9 @@ from rmas_jax.evaluation.record import lost
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal
 from rmas_jax.host.command_line import Parser
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, describe, full_disk
+from rmas_jax.host.errors import BAD_INPUT, DIVERGED, PREEMPTED
 from rmas_jax.host.json_rows import json_line
-from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.host.preemption import sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, is_first, on_all
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.models import CheckpointError
@@ -70,11 +52,29 @@ from rmas_jax.sharding import to_host
 from rmas_jax.team import Team, check_prompts, start_links, write_release
 from rmas_jax.topology import load_topology
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.divergence import DivergedError, as_divergence
+from rmas_jax.training.divergence import as_divergence
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
 from rmas_jax.training.states.cache import StateCache
 
+DESCRIPTION = """\
+Train the links of a team, evaluate it and write a report, as a configuration says.
+
+Steps run in order, and one that is finished is not run again: data, inner loop, outer loop (its
+phases resume from their checkpoints), evaluation (resumes row by row), report. Everything is
+written under OUTPUT_DIR/NAME; a run of which all is finished is only read. SIGTERM ends a run in
+good order; the same command resumes it. Several processes, one per host, run as one: the first
+writes, and any may get the signal. Where system.links names links, training starts from those, and
+the inner loop leaves the outer ones alone; without training they are evaluated as they are.
+
+Paths in the file count from its folder; output_dir and paths in --set from the current one.
+"""
+EXAMPLES = """\
+rmas run --config quickstart
+rmas run --config quickstart --set name=longer --set outer.phases.0.steps=400
+rmas run --config mine/run.yaml --dry-run                   # the same as rmas plan
+rmas run --config mine/run.yaml --coordinator HOST:PORT --processes 2 --process 0
+"""
 ALIGNED, TRAINED = "links/aligned.safetensors", "links/trained.safetensors"
 INNER = RunStep.of_files("inner loop", ALIGNED)
 OUTER = RunStep.of_files("outer loop", TRAINED)
@@ -291,19 +291,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Agents whose numbers are NaN or infinite are bad input to an evaluation; training diverges.
     """
-    parser = Parser(
-        description=__doc__,
-        epilog="fields of a configuration:\n\n" + field_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "run",
+        DESCRIPTION,
+        examples=EXAMPLES,
+        codes=(0, BAD_INPUT, DIVERGED, PREEMPTED),
+        appendix=f"fields of a configuration:\n\n{field_help()}",
     )
     add_config_options(parser)
     add_process_options(parser)
     parser.add_argument(
-        "--dry_run",
+        "--dry-run",
         action="store_true",
-        help="prints agents, links, steps, shapes and memory of a run, and where it would write",
+        help="print what the run would do, and the memory that takes, as `rmas plan` does",
     )
     args = parser.parse_args(arguments)
+    return start(parser, args, dry=args.dry_run)
+
+
+def start(parser: Parser, args: argparse.Namespace, *, dry: bool) -> int:
+    """Joins other processes, then runs or plans; returns the exit code."""
     try:
         join_processes(args)
     except ConfigError as error:
@@ -313,36 +320,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.addFilter(is_no_traceback)
     log.setLevel(logging.INFO if is_first() else logging.ERROR)
-    try:
+
+    def work() -> None:
         with sigterm_noted():
-            run(on_all(lambda: load_config(args.config, args.overrides)), dry=args.dry_run)
-    except USER_ERRORS as error:
-        say("error:", describe(error))
-        return BAD_INPUT
-    except DivergedError as error:
-        say("error:", describe(error))
-        return DIVERGED
-    except PreemptedError as error:
-        say(f"stopped: {error}; the same command goes on from there")
-        return PREEMPTED
-    except Exception as error:
-        if (full := full_disk(error)) is None:
-            raise
-        say("error:", describe(full))
-        return BAD_INPUT
-    return 0
+            run(on_all(lambda: load_config(args.config, args.overrides)), dry=dry)
+
+    return exit_code_of(work)
 
 
 def is_no_traceback(record: logging.LogRecord) -> bool:
     """Leaves out what libraries log of an error that they also raise, once for each thread."""
     return not record.exc_info
-
-
-def say(*message: object) -> None:
-    """Prints to standard error, once."""
-    if is_first():
-        print(*message, file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,6 +19,7 @@ import draccus
 import yaml
 
 from rmas_jax.config.fields import KINDS, MAX_ITEMS, Option, Section, split_optional
+from rmas_jax.config.paths import absolute_paths, find_config, shipped_configs
 from rmas_jax.config.sections import RunConfig
 from rmas_jax.host.errors import InputError, clipped, shown
 from rmas_jax.host.yaml_files import Dumper, parse_yaml, read_yaml
@@ -36,12 +37,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run's configuration.
 
     Args:
-        path: a YAML file. `1e-3` is a number and `yes` is text, as in YAML 1.2.
+        path: a YAML file, or the name of a configuration that is shipped. `1e-3` is a number and
+            `yes` is text, as in YAML 1.2. Paths in it count from its folder.
         overrides: `section.field=value` strings, the value in YAML; later ones win. Items of lists
-            go by number: `outer.phases.0.steps=10`.
+            go by number: `outer.phases.0.steps=10`. Paths in them count from the current folder.
 
     Returns:
-        The checked configuration.
+        The checked configuration; paths are absolute, but for `output_dir`, which counts from the
+        current folder.
 
     Raises:
         ConfigError: the file cannot be read, or something in it or in the overrides is not
@@ -49,8 +52,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if len(overrides) > MAX_OVERRIDES:
         raise ConfigError(f"overrides must be at most {MAX_OVERRIDES}, got {len(overrides)}")
-    tree = _read(Path(path))
+    file = find_config(path)
+    tree = absolute_paths(_read(file), file.parent)
     changed = {_apply(tree, override): override for override in overrides}
+    tree = absolute_paths(tree, "")
     found = _problems(RunConfig, tree, Option("the whole file"), ())
     problems = list(itertools.islice(found, MAX_PROBLEMS + 1))
     if not problems:
@@ -214,10 +219,12 @@ def _read(path: Path) -> Any:
     try:
         return read_yaml(path, error=ConfigError)
     except ConfigError as error:
-        near = difflib.get_close_matches(path.name, _yaml_files_beside(path))
-        if not near or os.path.lexists(path):
+        if os.path.lexists(path):
             raise
-        raise ConfigError(f"{error}; in the same folder: {', '.join(near)}") from None
+        near = difflib.get_close_matches(path.name, _yaml_files_beside(path))
+        beside = f"; in the same folder: {', '.join(near)}" if near else ""
+        shipped = "" if path.suffix else f"; shipped: {', '.join(shipped_configs())}"
+        raise ConfigError(f"{error}{beside}{shipped}") from None
 
 
 def _yaml_files_beside(path: Path) -> list[str]:

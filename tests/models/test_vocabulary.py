@@ -27,7 +27,7 @@ from rmas_jax.rounds.stages import Targets
 from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.team import load_team
 
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 ROWS = 604  # of the planner's embedding
 NEW = "<new>"
 

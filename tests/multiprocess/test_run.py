@@ -15,15 +15,14 @@ import jax
 import numpy as np
 import pytest
 
-from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.host.errors import BAD_INPUT, PREEMPTED
 from rmas_jax.interop.link_files import load_links
 from rmas_jax.runs import folder as run_folder
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 TIMEOUT_S = 600  # of processes that wait for each other
 TINY = [
     "inner.items=8",

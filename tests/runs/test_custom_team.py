@@ -88,7 +88,7 @@ def test_four_agents_train_and_answer_from_files_alone(run, tmp_path, caplog):
         ("outer.phases.0.latents=teacher_forced", ["on_policy is teacher_forced", "none of right"]),
         ("data.text_fields.right=better_plan", ["right", "better_plan", "refined_plan"]),
         ("data.text_fields.judge=plan", ["data.text_fields: judge", "opener, left, right, closer"]),
-        ("data.dataset=nowhere.jsonl", ["data.dataset='nowhere.jsonl'", "Sequential-Math"]),
+        ("data.dataset=nowhere.jsonl", ["data.dataset='/", "/nowhere.jsonl'", "Sequential-Math"]),
         ("evaluation.splits=[tset]", ["evaluation.splits", "'tset'", "'validation'"]),
         ("data.files={train: a.jsonl}", ["data.files", "dataset: files"]),
         ("data.test_share=0.9", ["data.test_share", "nothing to train on"]),

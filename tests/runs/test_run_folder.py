@@ -18,7 +18,7 @@ from rmas_jax.runs.folder import RunFolder, RunStep, dated
 from rmas_jax.runs.identity import agent_sources, weights_digest
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 AGENT = ROOT / "rmas_jax/assets/embedded/planner"
 
 

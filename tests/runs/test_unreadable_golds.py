@@ -9,7 +9,7 @@ from rmas_jax.cli import role_texts, run
 from rmas_jax.evaluation.grading import grade_choice
 from rmas_jax.host.errors import BAD_INPUT
 
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 MESSAGE = "10 of 10 gold answers must be one letter: B, (B), B: Paris, "
 
 
