@@ -35,7 +35,7 @@ def _said(work: Callable[[], object]) -> int:
 
 
 def read_run(arguments: list[str]) -> int:
-    """What `experiments/run.py` does before it trains: reads and checks all that a run needs."""
+    """What `rmas run` does before it trains: reads and checks all that a run needs."""
 
     def read() -> None:
         path, *overrides = arguments
@@ -47,7 +47,7 @@ def read_run(arguments: list[str]) -> int:
 
 
 def go_on(arguments: list[str]) -> int:
-    """What `experiments/run.py` does with its folder, with steps that do nothing but write."""
+    """What `rmas run` does with its folder, with steps that do nothing but write."""
 
     def work() -> None:
         path, *overrides = arguments
@@ -73,14 +73,14 @@ def go_on(arguments: list[str]) -> int:
 
 
 def read_questions(arguments: list[str]) -> int:
-    """What `experiments/ask.py` does but for answering: loads the team, reads the questions."""
+    """What `rmas ask` does but for answering: loads the team, reads the questions."""
     account = {"answers": [], "steps": [], "crossed": []}
     with mock.patch.object(ask.Asker, "ask", lambda self, text: {"question": text, **account}):
         return ask.main(arguments)
 
 
 def keep_texts(arguments: list[str]) -> int:
-    """`experiments/role_texts.py`, whose team writes the same about everything."""
+    """`rmas role-texts`, whose team writes the same about everything."""
 
     def solve(team, prompts, *, rounds, **_):
         texts = {role: ["words"] * rounds for role in team.system.topology.order}

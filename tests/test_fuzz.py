@@ -283,7 +283,7 @@ def asked_links(folder: Path) -> Case:
 
 
 def role_texts(name: str) -> Callable[[Path], Case]:
-    """A case of a file that `make_role_texts` wrote and goes on with."""
+    """A case of a file that `rmas role-texts` wrote and goes on with."""
 
     def case(folder: Path) -> Case:
         (folder / "q.jsonl").write_bytes(lines_of(rows()[:3]))

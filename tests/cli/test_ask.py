@@ -6,8 +6,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -102,13 +100,6 @@ def test_links_of_a_run_are_those_of_its_system(tmp_path, capsys, links):
         assert main([*common, other, *one]) == BAD_INPUT
         message = capsys.readouterr().err
         assert "belongs to another system" in message and other.partition("=")[0] in message
-
-
-@pytest.mark.parametrize("script", ["ask", "make_role_texts", "run"])
-def test_commands_run_as_files(script):
-    command = [sys.executable, f"experiments/{script}.py", "--help"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "--config FILE" in shown
 
 
 @pytest.mark.parametrize(

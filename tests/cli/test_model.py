@@ -155,7 +155,7 @@ def test_the_date_of_a_template_is_an_option(copy, call):
     for date in ("2026-02-30", "today", ""):
         code, said, complaint = call(copy, "--date", date)
         assert (code, said) == (2, "")
-        assert complaint == f"error: --date {date}: must be a day as YYYY-MM-DD\n"
+        assert complaint == f"error: --date must be a day as YYYY-MM-DD, got {date!r}\n"
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_rules_come_from_the_checkpoint_and_from_the_command_line(copy, call):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-tokens", "0"], "--max-tokens 0: allowed is at least 1"),
+        (["--max-tokens", "0"], "--max-tokens must be at least 1 and at most 131,072, got 0"),
         (["--temperature", "-1"], "temperature=-1.0: allowed is a number of at least 0"),
         (["--temperature", "1", "--top-p", "2"], "top_p=2.0: allowed is a number from 0 to 1"),
         (["--greedy", "--temperature", "1"], "--greedy and --temperature 1.0: choose one"),
         (["--top-k", "5"], "--top-k: of no use while decoding is greedy"),
-        (["--raw", "--prompt", ""], "--prompt: is empty"),
-        (["--mesh", "2"], "--mesh 2: allowed are three sizes, such as 1,1,8"),
+        (["--raw", "--prompt", ""], "--prompt must have at least one token, got ''"),
+        (["--mesh", "2"], "--mesh must be three sizes, such as 1,1,8, got '2'"),
         (["--mesh", "1,1,3"], "the mesh data=1 x fsdp=1 x model=3 takes 3 devices"),
     ],
 )
