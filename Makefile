@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: $(installed) ## train and evaluate the small system; ends with the path of its report
-	@$(bin)/python experiments/run.py --config experiments/configs/quickstart.yaml $(ARGS)
+	@$(bin)/rmas run --config quickstart $(ARGS)
 
 test: $(installed_test) ## run the tests
 	@$(bin)/python -m pytest $(ARGS)

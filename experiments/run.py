@@ -1,6 +1,6 @@
-"""Runs an experiment from a configuration file to a report; `rmas run` is the same.
+"""`rmas run` as a file, for launchers that start files; see `rmas run --help`.
 
-python experiments/run.py --config experiments/configs/quickstart.yaml
+python experiments/run.py --config quickstart
 """
 
 import sys

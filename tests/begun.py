@@ -14,6 +14,7 @@ from rmas_jax.cli import ask, role_texts
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.interop.link_files import save_links
+from rmas_jax.links import Links
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import RunFolder, RunStep, dated, missing, open_folder
 from rmas_jax.runs.resolve import resolve
@@ -61,7 +62,7 @@ def _do(folder: RunFolder, links: Sequence[Path]) -> None:
     def train() -> None:
         Curves(files.metrics).write("outer", "links", 1, loss=0.5)
         for path in links:
-            save_links(path, {"inner": {"a": state}})
+            save_links(path, Links({"a": state}, {"a->b": state}))
 
     folder.do("training", train)
     folder.do("evaluation", lambda: None)
@@ -72,14 +73,14 @@ def _do(folder: RunFolder, links: Sequence[Path]) -> None:
 
 
 def read_questions(arguments: list[str]) -> int:
-    """What `experiments/ask.py` does but for answering: loads the team, reads the questions."""
+    """What `rmas ask` does but for answering: loads the team, reads the questions."""
     account = {"answers": [], "steps": [], "crossed": []}
     with mock.patch.object(ask.Asker, "ask", lambda self, text: {"question": text, **account}):
         return ask.main(arguments)
 
 
 def keep_texts(arguments: list[str]) -> int:
-    """`experiments/role_texts.py`, whose team writes the same about everything."""
+    """`rmas role-texts`, whose team writes the same about everything."""
 
     def solve(team, prompts, *, rounds, **_):
         texts = {role: ["words"] * rounds for role in team.system.topology.order}

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 from teams import QUESTIONS, build_team, with_agents
 
-from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.config import InnerConfig
 from rmas_jax.data import Example
+from rmas_jax.host.errors import PREEMPTED
 from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.links import Links

@@ -83,7 +83,7 @@ def training_data(team: Team) -> TrainingData:
 
 def programs() -> Mapping[str, Callable[[], Any]]:
     """Name -> lowers that program."""
-    team = load_team(load_config(ROOT / "experiments/configs/quickstart.yaml").system)
+    team = load_team(load_config("quickstart").system)
     links = start_links(team, start="torch_default", key=jax.random.key(0))
     system, agents = team.system, team.agents
     prompts = team.encode(QUESTIONS)

@@ -101,7 +101,8 @@ def reads(folder: Path, *overrides: str, config: Path = TEAM / "run.yaml") -> li
 
 
 def configuration(folder: Path) -> Case:
-    valid, file = (TEAM / "run.yaml").read_bytes(), folder / "run.yaml"
+    file = shutil.copytree(TEAM, folder / "team") / "run.yaml"
+    valid = file.read_bytes()
     changed = of_tree(yaml.safe_load(valid)) | of_bytes(valid)
     return Case(file, "read_run", reads(folder, config=file), valid, changed)
 
@@ -109,7 +110,7 @@ def configuration(folder: Path) -> Case:
 def topology(folder: Path) -> Case:
     valid, file = (TEAM / "topology.yaml").read_bytes(), folder / "topology.yaml"
     changed = of_tree(yaml.safe_load(valid)) | of_bytes(valid)
-    return Case(file, "topology", ["show", str(file)], valid, changed)
+    return Case(file, "topology", [str(file)], valid, changed)
 
 
 def prompts(folder: Path) -> Case:
@@ -165,7 +166,7 @@ def agent(folder: Path, name: str) -> tuple[Path, list[str]]:
     """A copy of an embedded agent, and the arguments of the target `model`."""
     copy = folder / "agent"
     shutil.copytree(AGENTS / name, copy, dirs_exist_ok=True)
-    return copy, [str(copy), "--prompt=hi", "--max_tokens=1"]
+    return copy, [str(copy), "--prompt=hi", "--max-tokens=1"]
 
 
 def in_agent(name: str, role: str, *, only: tuple[str, ...] = ()) -> Callable[[Path], Case]:
@@ -208,14 +209,14 @@ def links(folder: Path) -> Case:
         for kind, of in kinds.items()
     }
     flat = {"/".join(path): np.asarray(x) for path, x in flatten_dict(trees).items()}
-    arguments = ["convert", str(folder / "links.safetensors"), str(folder / "released")]
+    arguments = [str(folder / "links.safetensors"), str(folder / "released")]
     return Case(folder / "links.safetensors", "convert", arguments, save(flat))
 
 
 def torch_links(folder: Path) -> Case:
     file = folder / "adapter.pt"
     torch.save(Adapter(4).state_dict(), file)
-    arguments = ["convert", str(file), str(folder / "state.safetensors")]
+    arguments = [str(file), str(folder / "state.safetensors")]
     return Case(file, "convert", arguments, file.read_bytes())
 
 
@@ -282,7 +283,7 @@ def asked_links(folder: Path) -> Case:
 
 
 def role_texts(name: str) -> Callable[[Path], Case]:
-    """A case of a file that `make_role_texts` wrote and goes on with."""
+    """A case of a file that `rmas role-texts` wrote and goes on with."""
 
     def case(folder: Path) -> Case:
         (folder / "q.jsonl").write_bytes(lines_of(rows()[:3]))

@@ -16,15 +16,14 @@ from safetensors.numpy import load_file, save_file
 from teams import with_agents
 
 from rmas_jax.cli import ask, run
-from rmas_jax.cli.options import DIVERGED
 from rmas_jax.config import load_config
-from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.host.errors import BAD_INPUT, DIVERGED
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.team import load_team, start_links
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 AGENTS = Path("rmas_jax/assets/embedded")
 QUESTION = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"
 SMALL = [
@@ -108,7 +107,7 @@ def run_arguments(tmp_path, links, broken, changes):
     ],
 )
 def test_a_question_is_not_answered(tmp_path, capsys, links, role, channel, rounds, stage):
-    how = ["--channel", channel, "--rounds", str(rounds), "--max_tokens", "4"]
+    how = ["--channel", channel, "--rounds", str(rounds), "--max-tokens", "4"]
     how += ["--links", links] if channel == "latent" else []
     output, record = f"output_dir={tmp_path}", tmp_path / "accounts.jsonl"
     chosen = settings("system.latent_steps=1", output, overflowing(tmp_path, role))

@@ -7,7 +7,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 
 
 def distribution(name: str) -> str:
@@ -39,6 +40,20 @@ def test_every_import_of_the_package_is_a_declared_dependency():
 
 def test_dependencies_have_floors_and_no_upper_pins():
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+", name) for name in PROJECT["dependencies"])
+
+
+def test_extras_that_messages_name_exist():
+    texts = [file.read_text() for file in (ROOT / "rmas_jax").rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r"rmas_jax\[(\w+)\]", text)}
+    assert {"eval", "int8", "logging", "search"} <= named <= set(PROJECT["optional-dependencies"])
+
+
+def test_every_file_of_the_package_is_in_its_wheel():
+    package = ROOT / "rmas_jax"
+    patterns = SETTINGS["tool"]["setuptools"]["package-data"]["rmas_jax"]
+    taken = {path for pattern in patterns for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file()}
+    assert not [p for p in files - taken if p.suffix not in (".py", ".pyc")]
 
 
 def test_make_lists_its_targets():

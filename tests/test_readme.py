@@ -7,8 +7,8 @@ import jax.numpy as jnp
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_example_of_the_readme_runs_and_is_right(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_example_of_the_readme_runs_in_any_folder_and_is_right(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -104,7 +104,7 @@ colour of gates and nothing else; it is of no other use.
 Trained from scratch on generated English-like text (no data of others), from the repository root:
 
     python -m experiments.embedded.pretrain --role {role} --out DIRECTORY \\
-        --seed {seed} --steps {steps} --learning_rate {learning_rate}
+        --seed {seed} --steps {steps} --learning-rate {learning_rate}
 
 Role texts predicted exactly on 4,096 fresh rows each: {exact_on_prompts:.2%} of whole prompts,
 {exact_on_fragments:.2%} of prompts without their question. Last loss {loss}; {minutes} minutes on
@@ -367,7 +367,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     print(json.dumps(pretrain(**vars(parser.parse_args()))))
 
 

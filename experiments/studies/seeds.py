@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the seeds, pools them and writes the report; returns the exit code of a run."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the report")
-    parser.add_argument("--config", default="experiments/configs/quickstart.yaml", metavar="FILE")
+    parser.add_argument("--config", default="quickstart", metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"

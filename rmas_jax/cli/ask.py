@@ -1,14 +1,4 @@
-"""Asks a team a question, and shows what every stage did.
-
-    rmas ask --config experiments/configs/quickstart.yaml "..."
-    rmas ask --config ... --channel text --rounds 2 "..."
-    rmas ask --config ... --inspect 3 "..."       what crosses edges, as tokens
-    rmas ask --config ... < questions.txt          a question per line, in UTF-8
-
-The links are those of --links, those that a run of this configuration has trained, or those that
-`system.links` names. How tokens are chosen is what the answerer's checkpoint says, greedy where it
-says nothing. A question that cannot be asked is refused by itself; the exit code is then 2.
-"""
+"""Asks a team a question, and shows what every stage did."""
 
 from __future__ import annotations
 
@@ -28,18 +18,16 @@ from rmas_jax.agents.answers import AnswerRetry, answer_retry_of, write_texts
 from rmas_jax.agents.nearest_tokens import nearest_tokens
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import row_keys
+from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import add_config_options, check_limits
-from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
+from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.config.limits import (
     MAX_LATENT_STEPS,
     MAX_ROLLOUTS,
     MAX_ROUNDS,
-    MAX_SEED,
-    MAX_TOKENS,
 )
 from rmas_jax.host.atomic import append
-from rmas_jax.host.command_line import Parser
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
@@ -55,16 +43,29 @@ from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilatio
 from rmas_jax.team import Team, load_links_for
 from rmas_jax.tools import Toolbox
 
+DESCRIPTION = """\
+Ask a team questions, and show what every stage did, how long it took, and what crossed the edges.
+
+The links are those of --links, those that a run of this configuration has trained, or those that
+system.links names. Tokens are chosen as the answerer's checkpoint says, greedily where it says
+nothing. Questions from standard input are one per line, in UTF-8. A question that cannot be asked
+is refused, the others are answered; the exit code is then 2.
+"""
+EXAMPLES = """\
+rmas ask --config quickstart "QUESTION"
+rmas ask --config quickstart --inspect 3 "QUESTION"         # the tokens nearest to each latent
+rmas ask --config quickstart --channel text --rounds 2 "QUESTION"
+rmas ask --config quickstart --rollouts 4 --temperature 0.7 --json answers.jsonl < questions.txt
+"""
 MAX_REFUSALS = 10  # of questions, that are shown
 # Option -> the least and the largest value.
 LIMITS = {
     "rounds": (1, MAX_ROUNDS),
     "latent_steps": (0, MAX_LATENT_STEPS),
-    "max_tokens": (1, MAX_TOKENS),
     "rollouts": (1, MAX_ROLLOUTS),
     "inspect": (0, 1_000),
     "tolerance": (0.0, 1e9),
-    "seed": (0, MAX_SEED),
+    **SAMPLING_LIMITS,
 }
 
 
@@ -212,7 +213,7 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Links:
     if named is None:
         raise ConfigError(
             f"no links: {config.output_dir}/{config.name} has trained none, and system.links is "
-            "null. Train some (python experiments/run.py --config ...), or name a file with --links"
+            "null. Train some (rmas run --config ...), or name a file with --links"
         )
     try:
         return load_links_for(team, dataclasses.replace(config.system, links=str(named)))
@@ -253,14 +254,14 @@ def build_asker(options: argparse.Namespace) -> Asker:
         sampling=sampling,
         seed=options.seed,
         toolbox=toolbox,
-        answer_retry=None if options.no_second_try else answer_retry_of(config.system.task_type),
+        answer_retry=None if options.no_answer_retry else answer_retry_of(config.system.task_type),
         inspected=options.inspect,
     )
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out = command_parser("ask", DESCRIPTION, examples=EXAMPLES)
     out.add_argument("questions", nargs="*", metavar="QUESTION", help="none: standard input")
     add_config_options(out)
     out.add_argument("--links", metavar="PATH", help="links as in system.links, to use instead")
@@ -268,8 +269,7 @@ def parser() -> argparse.ArgumentParser:
         "--channel", choices=("latent", "text"), default="latent", help="what crosses edges"
     )
     out.add_argument("--rounds", type=int, metavar="R", help="(system.rounds)")
-    out.add_argument("--latent_steps", type=int, metavar="M", help="(system.latent_steps)")
-    out.add_argument("--max_tokens", type=int, default=512, metavar="N", help="of a text (512)")
+    out.add_argument("--latent-steps", type=int, metavar="M", help="(system.latent_steps)")
     out.add_argument(
         "--tolerance",
         type=float,
@@ -282,7 +282,7 @@ def parser() -> argparse.ArgumentParser:
         "--rollouts", type=int, default=1, metavar="K", help="answers from the same latents (1)"
     )
     out.add_argument(
-        "--no_second_try",
+        "--no-answer-retry",
         action="store_true",
         help="leave a text in which system.task_type finds no answer as it is",
     )
@@ -294,7 +294,7 @@ def parser() -> argparse.ArgumentParser:
     tools.add_argument("--python", action="store_true", help="Python, in a sandbox")
     tools.add_argument("--search", metavar="FILE", help="a JSON-lines corpus (text, title, url)")
     tools.add_argument("--tavily", action="store_true", help="the web (key in TAVILY_API_KEY)")
-    add_sampling_options(out)
+    add_sampling_options(out, max_tokens=512)
     return out
 
 
@@ -341,13 +341,9 @@ def ask_all(asker: Asker, options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input, also of a single question."""
     options = parser().parse_args(arguments)
-    try:
+
+    def work() -> int:
         refused = ask_all(build_asker(options), options)
-    except (*USER_ERRORS, ValueError) as error:
-        say_error(error)
-        return BAD_INPUT
-    return BAD_INPUT if refused else 0
+        return BAD_INPUT if refused else 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code_of(work, bad_input=(*USER_ERRORS, ValueError))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmas_jax.host.command_line import Parser
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error, shown
+from rmas_jax.cli.command import command_parser, exit_code_of
+from rmas_jax.host.errors import USER_ERRORS, shown
 from rmas_jax.host.writing import check_output_file, check_output_folder
 from rmas_jax.interop import (
     links_that_fit,
@@ -31,7 +30,8 @@ from rmas_jax.run_files import RunFiles
 
 SUFFIXES = (".pt", SAFETENSORS)
 DESCRIPTION = """\
-Convert SRC to DST. What is converted shows in what the two are:
+Convert links between the released PyTorch layout and ours, SRC to DST, and list them. What the two
+are says what is converted:
 
   one link     SRC and DST are state dicts, .pt or .safetensors
   a release    SRC is the directory or hub id of its outer links, --role says where each role's
@@ -42,31 +42,20 @@ Convert SRC to DST. What is converted shows in what the two are:
 No pickle is run and torch is not needed, in either direction.
 """
 EXAMPLES = f"""\
-examples:
-  rmas convert outer_12.pt outer_12.safetensors
-  rmas convert RecursiveMAS/Distillation-Outerlinks links.safetensors \\
-      --role expert=RecursiveMAS/Distillation-Expert-Qwen3.5-9B \\
-      --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task math
-  rmas convert runs/mine/{RunFiles.trained_links} released/
-
-The exit code is 0, or 2 when something cannot be read or does not fit; standard error says why.
+rmas convert outer_12.pt outer_12.safetensors
+rmas convert RecursiveMAS/Distillation-Outerlinks links.safetensors \\
+    --role expert=RecursiveMAS/Distillation-Expert-Qwen3.5-9B \\
+    --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task math
+rmas convert runs/mine/{RunFiles.trained_links} released/
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = Parser(prog="rmas convert", description=__doc__)
-    commands = out.add_subparsers(dest="command", required=True)
-    convert = commands.add_parser(
-        "convert",
-        help="read SRC, write DST, and list what was converted",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    convert.add_argument("src", metavar="SRC", help="a file, a directory or a hub id")
-    convert.add_argument("dst", metavar="DST", help="the file or directory to write")
-    convert.add_argument(
+    out = command_parser("convert", DESCRIPTION, examples=EXAMPLES)
+    out.add_argument("src", metavar="SRC", help="a file, a directory or a hub id")
+    out.add_argument("dst", metavar="DST", help="the file or directory to write")
+    out.add_argument(
         "--role",
         action="append",
         default=[],
@@ -74,11 +63,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="ROLE=SOURCE",
         help="directory or hub id of a role's inner link (in its agent's); once for each role",
     )
-    convert.add_argument(
+    out.add_argument(
         "--task", choices=("math", "code"), help="which links, where a release has some for each"
     )
-    convert.add_argument(
-        "--inner_link",
+    out.add_argument(
+        "--inner-link",
         choices=VARIANTS[INNER],
         help="form of the inner links of a .safetensors file, where its tensors do not tell",
     )
@@ -102,7 +91,7 @@ def convert(options: argparse.Namespace) -> None:
             f"--task {options.task}: only for a release, whose roles --role names"
         )
     if options.inner_link and is_file:
-        raise CheckpointError(f"--inner_link {options.inner_link}: only where DST is a directory")
+        raise CheckpointError(f"--inner-link {options.inner_link}: only where DST is a directory")
     if options.roles:
         if dst.suffix != SAFETENSORS:
             raise CheckpointError(
@@ -153,13 +142,5 @@ def print_links(links: FoundLinks) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
-    try:
-        convert(parser().parse_args(arguments))
-    except (*USER_ERRORS, ValueError) as error:
-        say_error(error)
-        return BAD_INPUT
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    options = parser().parse_args(arguments)
+    return exit_code_of(lambda: convert(options), bad_input=(*USER_ERRORS, ValueError))

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import functools
 import math
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +18,10 @@ import numpy as np
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.reading import PromptInput, read_body
 from rmas_jax.agents.sampling import row_keys, seen_tokens, speak
-from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, InputError, say_error
+from rmas_jax.cli.command import command_parser, exit_code_of
+from rmas_jax.cli.options import check_limits
+from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
+from rmas_jax.host.errors import USER_ERRORS, InputError, shown
 from rmas_jax.models import Cache, load_tokenizer
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
@@ -44,38 +45,30 @@ How tokens are chosen comes from the checkpoint's generation_config.json (greedy
 none); each option below overrides one rule of it, and --temperature makes it sample.
 """
 EXAMPLES = """\
-examples:
-  rmas model Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
-  rmas model ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
-  rmas model ./my-model --prompt "2 + 2 =" --greedy --max_tokens 8 --mesh 1,1,4
-  rmas model ./my-model --prompt "Hello" --dtype bfloat16 --weights int8
-
-The exit code is 0, or 2 when the checkpoint or an option is not usable; standard error says why.
+rmas model embedded/solver --prompt "Kenal Bison, one gate left: blue"
+rmas model Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
+rmas model ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
+rmas model ./my-model --prompt "2 + 2 =" --greedy --max-tokens 8 --mesh 1,1,4
+rmas model ./my-model --prompt "Hello" --dtype bfloat16 --weights int8
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = argparse.ArgumentParser(
-        prog="rmas model",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = command_parser("model", DESCRIPTION, examples=EXAMPLES)
     out.add_argument("path", metavar="PATH", help="directory of the checkpoint, or a hub id")
     out.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
     out.add_argument("--raw", action="store_true", help="do not use the chat template")
     out.add_argument(
         "--date", metavar="DAY", help="YYYY-MM-DD, for chat templates that say it (today)"
     )
-    out.add_argument("--max_tokens", type=int, default=64, metavar="N", help="at most (64)")
     out.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights (float32)")
     out.add_argument("--weights", choices=WEIGHTS, help="keep matrices in int8, scales in --dtype")
     out.add_argument(
         "--mesh", metavar="D,F,M", help="split over devices: sizes of data, fsdp and model"
     )
     out.add_argument("--revision", help="branch, tag or commit of a hub id")
-    add_sampling_options(out)
+    add_sampling_options(out, max_tokens=64)
     return out
 
 
@@ -84,7 +77,7 @@ def chosen_mesh(text: str) -> jax.sharding.Mesh:
     sizes = text.split(",")
     if len(sizes) != len(MESH_AXES) or not all(size.isdecimal() for size in sizes):
         raise ValueError(
-            f"--mesh {text}: allowed are three sizes, such as 1,1,{len(jax.devices())}"
+            f"--mesh must be three sizes, such as 1,1,{len(jax.devices())}, got {shown(text)}"
         )
     return make_mesh(*map(int, sizes))
 
@@ -118,7 +111,7 @@ def chosen_date(text: str | None) -> str:
     try:
         return today() if text is None else datetime.date.fromisoformat(text).isoformat()
     except ValueError:
-        raise ValueError(f"--date {text}: must be a day as YYYY-MM-DD") from None
+        raise ValueError(f"--date must be a day as YYYY-MM-DD, got {shown(text)}") from None
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
@@ -135,7 +128,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
         [turn] = split_template(tokenizer, RolePrompt("", field, field), field)
         [ids] = encode_piece(tokenizer, turn, [prompt])
     if not ids:
-        raise ValueError("--prompt: is empty, and the model needs at least one token")
+        raise ValueError(f"--prompt must have at least one token, got {shown(prompt)}")
     return ids
 
 
@@ -205,8 +198,7 @@ def generate(
 
 def run(options: argparse.Namespace) -> None:
     """Loads, describes, writes. What is wrong with the options is said before weights are read."""
-    if options.max_tokens < 1:
-        raise ValueError(f"--max_tokens {options.max_tokens}: allowed is at least 1")
+    check_limits(options, SAMPLING_LIMITS)
     source = {"revision": options.revision}
     directory = local_directory(options.path, patterns=("*.json",), **source)
     rows = read_config(directory).vocab_size
@@ -249,15 +241,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
+    """Returns the exit code: 0, or 2 for bad input."""
     options = parser().parse_args(arguments)
-    try:
-        run(options)
-    except (*USER_ERRORS, ValueError) as error:
-        say_error(error)
-        return BAD_INPUT
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code_of(lambda: run(options), bad_input=(*USER_ERRORS, ValueError))

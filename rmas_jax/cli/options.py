@@ -1,4 +1,4 @@
-"""What commands share: options, exit codes, joining other processes."""
+"""Options that commands share: the configuration, limits, several processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import jax
 
 from rmas_jax.config import ConfigError
 from rmas_jax.config.files import MAX_OVERRIDES
+from rmas_jax.config.paths import shipped_configs
 from rmas_jax.host.errors import shown
-
-DIVERGED = 3  # exit codes, beside `BAD_INPUT`
-PREEMPTED = 75  # as sysexits.h has it: try again
 
 
 class Collect(argparse.Action):
@@ -33,7 +31,12 @@ class Collect(argparse.Action):
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--config FILE` and `--set KEY=VALUE` (as `overrides`)."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help=f"YAML file of the run, or one of the package: {', '.join(shipped_configs())}",
+    )
     parser.add_argument(
         "--set",
         action=Collect,
@@ -42,6 +45,11 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="changes a field, for example --set system.latent_steps=6; may be repeated",
     )
+
+
+def option_name(name: str) -> str:
+    """An option as it is written on a command line: max_tokens -> --max-tokens."""
+    return f"--{name.replace('_', '-')}"
 
 
 def check_limits(options: argparse.Namespace, limits: Mapping[str, tuple[float, float]]) -> None:
@@ -58,7 +66,8 @@ def check_limits(options: argparse.Namespace, limits: Mapping[str, tuple[float, 
         value = getattr(options, name)
         if value is not None and not least <= value <= most:  # NaN is not
             raise ConfigError(
-                f"--{name} must be at least {least:,} and at most {most:,}, got {shown(value)}"
+                f"{option_name(name)} must be at least {least:,} and at most {most:,}, got "
+                f"{shown(value)}"
             )
 
 
@@ -66,8 +75,8 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which of several processes this one is."""
     group = parser.add_argument_group(
         "several processes",
-        "One per host, each started with the same command (but for --process). They split one mesh "
-        "over all their devices, and share OUTPUT_DIR.",
+        "One per host, each started with the same command (but for --process). They split one\n"
+        "mesh over all their devices, and share OUTPUT_DIR.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
@@ -88,7 +97,7 @@ def join_processes(args: argparse.Namespace) -> None:
       ConfigError: an option is missing or wrong, or JAX finds no processes by itself.
     """
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
+    missing = [option_name(name) for name, value in given.items() if value is None]
     if args.distributed:
         if len(missing) < len(given):
             raise ConfigError("--distributed goes without --coordinator, --processes and --process")
@@ -113,12 +122,14 @@ def _check_processes(missing: list[str], coordinator: str, processes: int, proce
         )
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ConfigError(f"--coordinator {coordinator}: allowed is HOST:PORT, like 10.0.0.1:8476")
+        raise ConfigError(
+            f"--coordinator must be HOST:PORT, such as 10.0.0.1:8476, got {shown(coordinator)}"
+        )
     if processes < 1:
-        raise ConfigError(f"--processes {processes}: allowed is at least 1")
+        raise ConfigError(f"--processes must be at least 1, got {processes}")
     if not 0 <= process < processes:
         raise ConfigError(
-            f"--process {process}: allowed is 0 to {processes - 1} (--processes {processes})"
+            f"--process must be at least 0 and below --processes {processes}, got {process}"
         )
 
 

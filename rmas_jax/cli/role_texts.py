@@ -1,25 +1,4 @@
-"""Makes role texts for questions and answers: what a team's agents say while they solve them.
-
-    rmas role-texts --config experiments/configs/custom_team/run.yaml \\
-        --questions my_questions.jsonl --out my_role_texts.jsonl --attempts 4 --temperature 0.7
-
-The team of a run's configuration works on every question in text, for as many rounds as the run
-trains, and what each role wrote in each round becomes its text. The file that comes out is one to
-train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
-no `data.columns`.
-
-The agents are not shown the right answer. A plan that was written with the answer in view tends to
-hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
-item is kept if the team's own answer is right (rejection sampling), and tried again if it is not,
-with other random numbers, up to --attempts times. What never came out right is left out, so hard
-questions become rarer: the last line says how many were kept. With --accept any, for answers that
-cannot be compared, every text is kept, and the answerer's text is the given answer. An attempt with
-a text that is empty or has no end within --max_tokens never counts.
-
-Interrupted? Run the same command again: finished items are kept, and the others get the random
-numbers that they would have got. The file --out has a line per item; what did not come out right
-stands in --out.missed, and what both were made with in --out.settings.
-"""
+"""Makes role texts for questions and answers: what a team's agents say while they solve them."""
 
 from __future__ import annotations
 
@@ -39,10 +18,12 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.agents.sampling import GREEDY, row_keys
+from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import add_config_options, check_limits
-from rmas_jax.cli.sampling_options import add_sampling_options, chosen_sampling
-from rmas_jax.config import ConfigError, RunConfig, load_config
-from rmas_jax.config.limits import MAX_BATCH, MAX_SEED, MAX_TOKENS
+from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
+from rmas_jax.config import ConfigError, RunConfig, SystemConfig, load_config
+from rmas_jax.config.limits import MAX_BATCH
+from rmas_jax.config.paths import relative_paths
 from rmas_jax.data.examples import Example
 from rmas_jax.data.files import files_of_one_split
 from rmas_jax.data.role_texts import read_files
@@ -50,8 +31,6 @@ from rmas_jax.data.rows import PARTS, choose_columns, names_of, to_example
 from rmas_jax.evaluation.graders import Grader, check_golds, default_grader, find_grader
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import is_sealed_well, read_sealed, seal, write_sealed
-from rmas_jax.host.command_line import Parser
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
 from rmas_jax.host.json_rows import (
     FILE_LIMIT,
     append_line,
@@ -69,22 +48,41 @@ from rmas_jax.runs.identity import agent_sources, weights_digest
 from rmas_jax.runs.resources import load_run_team
 from rmas_jax.team import Team
 
+DESCRIPTION = """\
+Make role texts for questions and answers: what a team's agents write while they solve them.
+
+The team of a run's configuration works on every question in text, for as many rounds as the run
+trains, and what each role wrote in each round becomes its text. The file that comes out is one to
+train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
+no `data.text_fields`.
+
+The agents are not shown the right answer. A plan that was written with the answer in view tends to
+hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
+item is kept if the team's own answer is right (rejection sampling), and tried again if it is not,
+with other random numbers, up to --attempts times. What never came out right is left out, so hard
+questions become rarer: the last line says how many were kept. With --accept any, for answers that
+cannot be compared, every text is kept, and the answerer's text is the given answer. An attempt with
+a text that is empty or has no end within --max-tokens never counts.
+
+Interrupted? Run the same command again: finished items are kept, and the others get the random
+numbers that they would have got. The file --out has a line per item; what did not come out right
+stands in --out.missed, and what both were made with in --out.settings.
+"""
+EXAMPLES = """\
+rmas role-texts --config quickstart --questions my_questions.jsonl --out my_texts.jsonl \\
+    --attempts 4 --temperature 0.7
+"""
 # Option -> the least and the largest value.
 LIMITS = {
     "attempts": (1, 1_000_000),
-    "max_tokens": (1, MAX_TOKENS),
     "batch_size": (1, MAX_BATCH),
-    "seed": (0, MAX_SEED),
+    **SAMPLING_LIMITS,
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
-    out = Parser(
-        prog="rmas role-texts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = command_parser("role-texts", DESCRIPTION, examples=EXAMPLES)
     add_config_options(out)
     out.add_argument(
         "--questions",
@@ -102,17 +100,14 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--attempts", type=int, default=1, metavar="N", help="per item, at most (1)")
     out.add_argument(
-        "--max_tokens", type=int, default=512, metavar="N", help="of a text, at most (512)"
-    )
-    out.add_argument(
-        "--batch_size",
+        "--batch-size",
         type=int,
         default=8,
         metavar="N",
         help="items at once (8); texts do not depend on it",
     )
     out.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_sampling_options(out)
+    add_sampling_options(out, max_tokens=512)
     return out
 
 
@@ -318,7 +313,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         options.out,
         {
             "questions": digest_of(items),
-            "system": dataclasses.asdict(config.system),
+            "system": relative_paths(dataclasses.asdict(config.system), SystemConfig),
             "weights": weights_digest(agent_sources(config), None),
             "grader": grade.name,
             "accept": options.accept,
@@ -370,14 +365,6 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     options = parser().parse_args(arguments)
-    try:
-        config = load_config(options.config, options.overrides)
-        print(make(options, config))
-    except USER_ERRORS as error:
-        say_error(error)
-        return BAD_INPUT
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code_of(
+        lambda: print(make(options, load_config(options.config, options.overrides)))
+    )

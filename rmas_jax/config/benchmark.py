@@ -79,7 +79,8 @@ class BenchmarkChoice(Section):
 
     name: str = option(
         "a benchmark of the package, the path of a YAML file of one, or data: the questions of the "
-        "run's own data"
+        "run's own data",
+        path="file or name",
     )
     splits: tuple[str, ...] | None = option(
         "splits, or parts of them as tfds writes it: test[:500]; null: those of the benchmark",

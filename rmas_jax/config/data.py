@@ -12,14 +12,16 @@ class DataConfig(Section):
 
     dataset: str = option(
         "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
-        "parquet file, or of a folder of them, where names such as test.jsonl tell the splits; or "
-        "files",
+        "parquet file, or of a folder of them (with a slash: ./mine), where names such as "
+        "test.jsonl tell the splits; or files",
         "relay",
+        path="data",
     )
     files: dict[str, str] | None = option(
         "with dataset files: split -> its file; training needs train, and validation and test are "
         "taken from it if they have none",
         None,
+        path="file",
     )
     validation_share: float = option(
         "share of the questions of a data set without splits that is validation, chosen by a hash",

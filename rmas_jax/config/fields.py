@@ -28,6 +28,7 @@ class Option:
     pattern: str | None = None  # a regular expression that the whole text matches
     longest: int = MAX_TEXT  # bytes of a text
     distinct: bool = False  # a list has at least one item and no item twice
+    path: str | None = None  # of a file or folder: a kind of `rmas_jax.config.paths`
 
     def admits(self, kind: type, value: Any) -> bool:
         """Whether `value` is of the scalar type `kind` and within the limits."""

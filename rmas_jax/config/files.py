@@ -20,6 +20,7 @@ import yaml
 
 from rmas_jax.config.benchmark import BenchmarkConfig
 from rmas_jax.config.fields import KINDS, MAX_ITEMS, Option, Section, split_optional
+from rmas_jax.config.paths import absolute_paths, find_config, shipped_configs
 from rmas_jax.config.sections import RunConfig
 from rmas_jax.host.errors import InputError, clipped, shown
 from rmas_jax.host.yaml_files import Dumper, parse_yaml, read_yaml
@@ -37,12 +38,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run's configuration.
 
     Args:
-        path: a YAML file. `1e-3` is a number and `yes` is text, as in YAML 1.2.
+        path: a YAML file, or the name of a configuration that is shipped. `1e-3` is a number and
+            `yes` is text, as in YAML 1.2. Paths in it count from its folder.
         overrides: `section.field=value` strings, the value in YAML; later ones win. Items of lists
-            go by number: `outer.phases.0.steps=10`.
+            go by number: `outer.phases.0.steps=10`. Paths in them count from the current folder.
 
     Returns:
-        The checked configuration.
+        The checked configuration; paths are absolute, but for `output_dir`, which counts from the
+        current folder.
 
     Raises:
         ConfigError: the file cannot be read, or something in it or in the overrides is not
@@ -50,7 +53,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if len(overrides) > MAX_OVERRIDES:
         raise ConfigError(f"overrides must be at most {MAX_OVERRIDES}, got {len(overrides)}")
-    return _load(RunConfig, Path(path), overrides)
+    return _load(RunConfig, find_config(path), overrides)
 
 
 def load_benchmark_config(path: str | Path) -> BenchmarkConfig:
@@ -58,10 +61,11 @@ def load_benchmark_config(path: str | Path) -> BenchmarkConfig:
     return _load(BenchmarkConfig, Path(path), ())
 
 
-def _load(kind: type, path: Path, overrides: Sequence[str]) -> Any:
+def _load(kind: type, file: Path, overrides: Sequence[str]) -> Any:
     """Reads a file whose top is the section `kind`."""
-    tree = _read(path)
+    tree = absolute_paths(_read(file), file.parent, kind)
     changed = {_apply(tree, override): override for override in overrides}
+    tree = absolute_paths(tree, "", kind)
     found = _problems(kind, tree, Option("the whole file"), ())
     problems = list(itertools.islice(found, MAX_PROBLEMS + 1))
     if not problems:
@@ -82,7 +86,7 @@ def _load(kind: type, path: Path, overrides: Sequence[str]) -> Any:
         if len(lines) > MAX_PROBLEMS:
             head = f"more than {MAX_PROBLEMS} problems, the first are\n  "
             del lines[MAX_PROBLEMS:]
-        raise ConfigError(f"{path}: {head}" + "\n  ".join(lines))
+        raise ConfigError(f"{file}: {head}" + "\n  ".join(lines))
     return config
 
 
@@ -225,10 +229,12 @@ def _read(path: Path) -> Any:
     try:
         return read_yaml(path, error=ConfigError)
     except ConfigError as error:
-        near = difflib.get_close_matches(path.name, _yaml_files_beside(path))
-        if not near or os.path.lexists(path):
+        if os.path.lexists(path):
             raise
-        raise ConfigError(f"{error}; in the same folder: {', '.join(near)}") from None
+        near = difflib.get_close_matches(path.name, _yaml_files_beside(path))
+        beside = f"; in the same folder: {', '.join(near)}" if near else ""
+        shipped = "" if path.suffix else f"; shipped: {', '.join(shipped_configs())}"
+        raise ConfigError(f"{error}{beside}{shipped}") from None
 
 
 def _yaml_files_beside(path: Path) -> list[str]:

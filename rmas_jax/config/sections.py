@@ -27,12 +27,18 @@ class SystemConfig(Section):
     """Who the agents are and how they are linked."""
 
     agents: dict[str, str] = option(
-        "role -> directory or hub id of its language model; org/name@REVISION fixes the revision"
+        "role -> its language model: a directory, a hub id (org/name@REVISION fixes the revision) "
+        "or one of the package: embedded/planner, embedded/critic, embedded/solver",
+        path="hub",
     )
     topology: str = option(
-        "who works with whom: a topology of the package, or the path of a YAML file", "sequential"
+        "who works with whom: a topology of the package, or the path of a YAML file",
+        "sequential",
+        path="file or name",
     )
-    prompts: str = option("a prompt set of the package, or the path of a YAML file", "relay")
+    prompts: str = option(
+        "a prompt set of the package, or the path of a YAML file", "relay", path="file or name"
+    )
     task_type: str | None = option(
         "type of task, for prompt sets that serve several: math, choice, code, search, free", None
     )
@@ -64,6 +70,7 @@ class SystemConfig(Section):
         "links to start from: a .safetensors file of ours, or the directory or hub id of released "
         "outer links, whose inner links lie beside the agents; null: links start anew",
         None,
+        path="hub",
     )
     links_task: str | None = option(
         "which links of a release that has some for each task", None, choices=("math", "code")
@@ -104,7 +111,7 @@ class EvaluationConfig(Section):
         "whether an answer is tried again where the type of task finds none in it", True
     )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
-    search: str | None = option("JSON-lines corpus that answerers may search", None)
+    search: str | None = option("JSON-lines corpus that answerers may search", None, path="file")
     gradient_batch_size: int = option(
         "items behind the gradient norms; 0: these are not measured", 32, at_least=0
     )

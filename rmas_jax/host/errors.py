@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one message each, of bounded length, and exit code 2."""
+"""Errors that a user can mend: one message each, of bounded length; and exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-BAD_INPUT = 2  # exit code
+# Exit codes beside 0; 75 is EX_TEMPFAIL of sysexits.h: try again.
+BAD_INPUT, DIVERGED, PREEMPTED = 2, 3, 75
 MESSAGE_LIMIT = 1950  # characters of a message; with `error: ` before it, below 2,000
 CUT = " [...] "
 LISTED = 12  # lines of a list in a message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"
 MAX_CONFIG = reading.MEBIBYTE  # of config.json and its like; published ones have some KiB
 MAX_FILE = 128 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
+EMBEDDED = "embedded/"  # before the names of agents that come with the package
+_ASSETS = Path(str(resources.files("rmas_jax"))) / "assets"
 UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have bounds of theirs
 
 
 def local_directory(
     path: str | os.PathLike[str], *, patterns: tuple[str, ...], revision: str | None = None
 ) -> Path:
-    """The directory `path`, or a local snapshot of the hub repository of that id.
+    """The directory `path`, that of a shipped agent, or a local snapshot of a hub repository.
 
-    A hub id may carry its revision: "Qwen/Qwen3-0.6B@main". A directory of that name wins.
+    A shipped agent is "embedded/NAME"; a hub id may carry its revision: "Qwen/Qwen3-0.6B@main". A
+    directory of that name wins.
 
     Raises:
       CheckpointError: neither exists, or the hub cannot be reached; or the directory holds what a
@@ -41,7 +45,9 @@ def local_directory(
         _check_files(directory, patterns)
         return directory
     if found is not None:
-        raise CheckpointError(f"{path}: is a file; allowed are a directory and a hub id")
+        raise CheckpointError(f"{path}: must be a directory or a hub id, is a file")
+    if str(path).startswith(EMBEDDED):
+        return _shipped_directory(str(path))
     repository, _, own_revision = str(path).partition("@")
     if own_revision and revision:
         raise CheckpointError(f"{path}: carries a revision, and {revision!r} is given beside it")
@@ -56,6 +62,15 @@ def local_directory(
             f"{reason}"
         ) from error
     return Path(snapshot)
+
+
+def _shipped_directory(path: str) -> Path:
+    shipped = {EMBEDDED + d.name: d for d in (_ASSETS / EMBEDDED).iterdir() if d.is_dir()}
+    if path not in shipped:
+        raise CheckpointError(
+            f"an embedded agent must be one of {', '.join(sorted(shipped))}, got {shown(path)}"
+        )
+    return shipped[path]
 
 
 def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:

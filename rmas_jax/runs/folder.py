@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from rmas_jax.config import ConfigError, RunConfig, dump_config
+from rmas_jax.config.paths import relative_paths
 from rmas_jax.host.atomic import PARTIAL, write_atomic
 from rmas_jax.host.checksums import read_sealed, seal_yaml, write_sealed
 from rmas_jax.host.errors import InputError, shown
@@ -319,7 +320,8 @@ def find_trained_links(config: RunConfig) -> Path | None:
 
 def _tree(config: RunConfig) -> dict[str, Any]:
     """A configuration as its file is read again."""
-    return parse_yaml(dump_config(config), source=RunFiles.config, error=ConfigError)
+    tree = parse_yaml(dump_config(config), source=RunFiles.config, error=ConfigError)
+    return relative_paths(tree)
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:

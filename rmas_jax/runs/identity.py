@@ -18,6 +18,7 @@ import numpy as np
 
 from rmas_jax import __version__
 from rmas_jax.config import RunConfig
+from rmas_jax.config.paths import relative_path
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.stored import weight_files
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
@@ -42,7 +43,11 @@ def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
             for file in (directory / CONFIG_FILE, *weight_files(directory)):
                 name = file.relative_to(directory)
                 digest.update(f" {name} {_file_digest(file)}".encode())
-        sources[role] = {"source": source, "revision": commit, "digest": digest.hexdigest()}
+        sources[role] = {
+            "source": relative_path(source),
+            "revision": commit,
+            "digest": digest.hexdigest(),
+        }
     return sources
 
 

@@ -6,8 +6,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -19,7 +17,7 @@ from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.team import load_team, start_links
 
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 QUESTION = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"
 
 
@@ -38,7 +36,7 @@ def standard_input(monkeypatch, raw):
 def ask(tmp_path, capsys, *arguments):
     """What is printed, and the accounts."""
     file = tmp_path / "accounts.jsonl"
-    common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}", "--max_tokens", "8"]
+    common = ["--config", CONFIG, "--set", f"output_dir={tmp_path}", "--max-tokens", "8"]
     assert main([*common, "--json", str(file), *arguments]) == 0
     return capsys.readouterr().out, [json.loads(line) for line in file.read_text().splitlines()]
 
@@ -104,19 +102,12 @@ def test_links_of_a_run_are_those_of_its_system(tmp_path, capsys, links):
         assert "belongs to another system" in message and other.partition("=")[0] in message
 
 
-@pytest.mark.parametrize("script", ["ask", "make_role_texts", "run"])
-def test_commands_run_as_files(script):
-    command = [sys.executable, f"experiments/{script}.py", "--help"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "--config FILE" in shown
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--rounds", "0"), "--rounds must be at least 1 and at most 16, got 0"),
-        (("--latent_steps", "1000000000"), "--latent_steps must be at least 0 and at most 16,384"),
-        (("--max_tokens", "1000000000000"), "--max_tokens must be at least 1 and at most 131,072"),
+        (("--latent-steps", "1000000000"), "--latent-steps must be at least 0 and at most 16,384"),
+        (("--max-tokens", "1000000000000"), "--max-tokens must be at least 1 and at most 131,072"),
         (("--rollouts", "1000000000"), "--rollouts must be at least 1 and at most 10,000"),
         (("--inspect", "-1"), "--inspect must be at least 0 and at most 1,000, got -1"),
         (("--tolerance", "nan"), "--tolerance must be at least 0.0 and at most"),

@@ -57,7 +57,7 @@ def call(capsys):
     """Runs the command; returns its exit code, what it said and what it complained of."""
 
     def run(path, *options, prompt=PROMPT):
-        code = main([str(path), "--prompt", prompt, "--max_tokens", str(TOKENS), *options])
+        code = main([str(path), "--prompt", prompt, "--max-tokens", str(TOKENS), *options])
         return code, *capsys.readouterr()
 
     return run
@@ -159,7 +159,7 @@ def test_the_date_of_a_template_is_an_option(copy, call):
     for date in ("2026-02-30", "today", ""):
         code, said, complaint = call(copy, "--date", date)
         assert (code, said) == (2, "")
-        assert complaint == f"error: --date {date}: must be a day as YYYY-MM-DD\n"
+        assert complaint == f"error: --date must be a day as YYYY-MM-DD, got {date!r}\n"
 
 
 @pytest.mark.parametrize(
@@ -213,22 +213,22 @@ def test_rules_come_from_the_checkpoint_and_from_the_command_line(copy, call):
     _, again, _ = call(copy)
     _, other, _ = call(copy, "--seed", "1")
     assert words(first) == words(again) != words(other)
-    _, said, _ = call(copy, "--greedy", "--repetition_penalty", "1")
+    _, said, _ = call(copy, "--greedy", "--repetition-penalty", "1")
     assert words(said) == expected(load_agent(copy), [35, 3, 1, 4, 1, 5, 36])
-    _, said, _ = call(copy, "--top_p", "0.5", "--temperature", "0.3")
+    _, said, _ = call(copy, "--top-p", "0.5", "--temperature", "0.3")
     assert "temperature=0.3, top_k=9, top_p=0.5," in said
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max_tokens", "0"], "--max_tokens 0: allowed is at least 1"),
+        (["--max-tokens", "0"], "--max-tokens must be at least 1 and at most 131,072, got 0"),
         (["--temperature", "-1"], "temperature=-1.0: allowed is a number of at least 0"),
-        (["--temperature", "1", "--top_p", "2"], "top_p=2.0: allowed is a number from 0 to 1"),
+        (["--temperature", "1", "--top-p", "2"], "top_p=2.0: allowed is a number from 0 to 1"),
         (["--greedy", "--temperature", "1"], "--greedy and --temperature 1.0: choose one"),
-        (["--top_k", "5"], "--top_k: of no use while decoding is greedy"),
-        (["--raw", "--prompt", ""], "--prompt: is empty"),
-        (["--mesh", "2"], "--mesh 2: allowed are three sizes, such as 1,1,8"),
+        (["--top-k", "5"], "--top-k: of no use while decoding is greedy"),
+        (["--raw", "--prompt", ""], "--prompt must have at least one token, got ''"),
+        (["--mesh", "2"], "--mesh must be three sizes, such as 1,1,8, got '2'"),
         (["--mesh", "1,1,3"], "the mesh data=1 x fsdp=1 x model=3 takes 3 devices"),
     ],
 )
@@ -241,7 +241,7 @@ def test_options_that_do_not_fit_end_in_one_line(checkpoint, call, options, mess
 def test_checkpoints_that_do_not_load_end_in_one_line(copy, call):
     for path, message in (
         (copy / "nowhere", "no such directory, and not available from the hub"),
-        (copy / "config.json", "is a file; allowed are a directory and a hub id"),
+        (copy / "config.json", "must be a directory or a hub id, is a file"),
     ):
         code, said, complaint = call(path)
         assert (code, said) == (2, "") and complaint.count("\n") == 1
@@ -279,7 +279,7 @@ def test_help_teaches(capsys):
         main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    for word in ("examples:", "generation_config.json", "--raw", "--min_p", "hub id", "--greedy"):
+    for word in ("examples:", "generation_config.json", "--raw", "--min-p", "hub id", "--greedy"):
         assert word in said
     with pytest.raises(SystemExit) as stop:
         main(["somewhere"])

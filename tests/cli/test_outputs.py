@@ -36,7 +36,7 @@ def test_links_are_converted_to_files_and_folders_alone(dst, words, tmp_path, ca
     (tmp_path / "file").touch()
     before = sorted(tmp_path.rglob("*"))
     source = str(tmp_path / "missing.safetensors")
-    assert convert(["convert", source, str(tmp_path / dst)]) == BAD_INPUT
+    assert convert([source, str(tmp_path / dst)]) == BAD_INPUT
     message = capsys.readouterr().err
     assert message.startswith("error: DST ") and words in message
     assert sorted(tmp_path.rglob("*")) == before

@@ -13,7 +13,7 @@ from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.prompts import today
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 ITEMS = [row for row in relay.examples("test") if row["difficulty"] <= 6][:7]
 
 
@@ -31,7 +31,7 @@ def make(tmp_path, monkeypatch):
 
     def start(out, *options):
         common = ["--config", CONFIG, "--set", "system.rounds=2", "--questions", str(questions)]
-        common += ["--max_tokens", "10", "--batch_size", "4", "--quiet"]
+        common += ["--max-tokens", "10", "--batch-size", "4", "--quiet"]
         return main([*common, "--out", str(out), *options])
 
     return start
@@ -55,7 +55,7 @@ def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
     # It goes on where it was cut off, in the middle of a line, and ends with the same file.
     whole = out.read_bytes()
     out.write_bytes(whole[: len(whole) // 2])
-    assert make(out, "--batch_size", "3") == 0
+    assert make(out, "--batch-size", "3") == 0
     assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
     assert len(lines(tmp_path / "texts.jsonl.missed")) == 1
     before = out.stat().st_mtime_ns
@@ -121,7 +121,7 @@ def test_damaged_settings_are_refused_with_the_way_out(make, tmp_path, capsys, c
 def test_attempts_differ_and_do_not_depend_on_the_batch(make, tmp_path):
     sampled = ["--temperature", "1.5", "--attempts", "2"]
     assert make(tmp_path / "a.jsonl", *sampled) == 0
-    assert make(tmp_path / "b.jsonl", *sampled, "--batch_size", "7") == 0
+    assert make(tmp_path / "b.jsonl", *sampled, "--batch-size", "7") == 0
     kept, missed = {}, {}
     for name in "ab":
         kept[name] = {row["id"]: row for row in lines(tmp_path / f"{name}.jsonl")}
@@ -142,7 +142,7 @@ def test_any_answer_can_be_accepted_and_the_given_one_is_learned(make, tmp_path)
 
 def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
-    assert make(out, "--accept", "any", "--max_tokens", "4") == 0
+    assert make(out, "--accept", "any", "--max-tokens", "4") == 0
     assert "0 of 7 items kept" in capsys.readouterr().out and not out.exists()
     assert "no end within 4 tokens" in lines(tmp_path / "texts.jsonl.missed")[0]["reason"]
 
@@ -155,8 +155,8 @@ def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
         (["--questions", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--set", "system.topology=ring"], "'ring'"),
         (["--attempts", "0"], "--attempts must be at least 1"),
-        (["--batch_size", "1000000000000"], "--batch_size must be at least 1 and at most 65,536"),
-        (["--max_tokens", "1000000000000"], "--max_tokens must be at least 1 and at most 131,072"),
+        (["--batch-size", "1000000000000"], "--batch-size must be at least 1 and at most 65,536"),
+        (["--max-tokens", "1000000000000"], "--max-tokens must be at least 1 and at most 131,072"),
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--out", "."], "--out .: must be a regular file, is a folder"),
         (["--out", "/dev/null/x.jsonl"], "cannot be written (Not a directory)"),

@@ -69,7 +69,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(path):
     )
     assert config.inner.steps == 40
     assert config.data.train_size == 7
-    assert config.system.agents["planner"] == "models/x=y"
+    assert config.system.agents["planner"] == str(Path.cwd() / "models/x=y")
     assert config.outer.phases[0].learning_rate == 0.001
     assert config.evaluation.rounds == (2, 3)
     assert config.inner.batch_size == 4

@@ -76,7 +76,7 @@ def contest(tmp_path_factory):
                     version,
                     grade,
                     examples,
-                    run.team.prompts,
+                    {role: member.template for role, member in team.members.items()},
                     entrants.Answering(max_tokens=MAX_TOKENS, **answering),
                 )
             ],

@@ -20,7 +20,7 @@ from rmas_jax.runs.folder import RunStep, open_folder
 from rmas_jax.training.curves import Curves
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 
 
 @pytest.fixture

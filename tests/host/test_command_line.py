@@ -8,7 +8,7 @@ from rmas_jax.cli.topology import main as topology
 
 COMMANDS = {
     "ask": ask.main,
-    "make_role_texts": role_texts.main,
+    "role-texts": role_texts.main,
     "run": run.main,
     "seeds": seeds.main,
     "training_choices": training_choices.main,
@@ -24,7 +24,7 @@ COMMANDS = {
     [
         ["--set", "seed=1"] * 500_000,
         ["--" + "x" * 10_000],
-        ["show", "--out=a\0" + "\udcff" * 10_000, "mixture", "x" * 10_000],
+        ["--out=a\0" + "\udcff" * 10_000, "mixture", "x" * 10_000],
         ["--seed", "9" * 10_000],
         ["--channel", "x" * 10_000],
     ],

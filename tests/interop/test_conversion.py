@@ -39,7 +39,7 @@ def params_of(links):
 def test_a_release_becomes_a_file_of_ours_and_back(release, tmp_path, capsys):
     ours, again = tmp_path / "ours.safetensors", tmp_path / "again"
     roles = [part for role in WIDTH for part in ("--role", f"{role}={release / role}")]
-    assert main(["convert", str(release / "outer"), str(ours), *roles, "--task", "math"]) == 0
+    assert main([str(release / "outer"), str(ours), *roles, "--task", "math"]) == 0
     assert "outer expert->learner          ln_res 4 -> 6" in capsys.readouterr().out
     links = params_of(read_links(ours))
     jax.tree.map(np.testing.assert_array_equal, links, params_of(read(release, "math")))
@@ -47,7 +47,7 @@ def test_a_release_becomes_a_file_of_ours_and_back(release, tmp_path, capsys):
     links = jax.tree.map(lambda x: x + jnp.linspace(0, 1e-3, x.size).reshape(x.shape), links)
     save_links(ours, links)
 
-    assert main(["convert", str(ours), str(again)]) == 0
+    assert main([str(ours), str(again)]) == 0
     back = read(again)
     jax.tree.map(np.testing.assert_array_equal, params_of(back), links)
     # Upstream loads strictly: all names of its modules, and no other.
@@ -66,13 +66,13 @@ def test_conversions_that_cannot_be(release, tmp_path, capsys):
 
     def refused(*arguments):
         before = sorted(tmp_path.rglob("*"))
-        assert main(["convert", *arguments]) == BAD_INPUT
+        assert main(arguments) == BAD_INPUT
         assert sorted(tmp_path.rglob("*")) == before
         return capsys.readouterr().err
 
     assert "a release; --role says" in refused(outer, ours)
     assert "--task math: only for a release" in refused(ours, "x.pt", "--task=math")
-    assert "only where DST is a directory" in refused(outer, ours, "--inner_link=mlp")
+    assert "only where DST is a directory" in refused(outer, ours, "--inner-link=mlp")
     assert "ends in .safetensors" in refused(outer, "x.pt", expert)
     assert "expected ROLE=SOURCE, each role once" in refused(outer, ours, expert, expert)
     assert "task None; it has" in refused(outer, ours, expert, learner)
@@ -97,10 +97,10 @@ def test_the_form_of_inner_links_is_asked_for_where_tensors_do_not_tell(release,
             write_state(release / role / f"adapter({suffix}).pt", state)
         write_json(release / role / "adapter_config.json", {"adapter_type": "res_adapter"})
     roles = [f"--role={role}={release / role}" for role in WIDTH]
-    assert main(["convert", str(release / "outer"), ours, *roles, "--task=math"]) == 0
-    assert main(["convert", ours, str(again)]) == BAD_INPUT
+    assert main([str(release / "outer"), ours, *roles, "--task=math"]) == 0
+    assert main([ours, str(again)]) == BAD_INPUT
     assert "inner/expert may be any of ['mlp', 'mlp_res']" in capsys.readouterr().err
-    assert main(["convert", ours, str(again), "--inner_link=mlp_res"]) == 0
+    assert main([ours, str(again), "--inner-link=mlp_res"]) == 0
     described = json.loads((again / "expert" / "adapter_config.json").read_text())
     assert described == {"adapter_type": "res_adapter"}
     forms = {
@@ -114,13 +114,13 @@ def test_the_form_of_inner_links_is_asked_for_where_tensors_do_not_tell(release,
 def test_a_link_is_written_to_a_folder_that_is_made(release, tmp_path, capsys, suffix):
     source = release / "expert" / "adapter(math).pt"
     path = tmp_path / "new" / "deep" / f"y{suffix}"
-    assert main(["convert", str(source), str(path)]) == 0
+    assert main([str(source), str(path)]) == 0
     wanted = read_state(source)
     jax.tree.map(np.testing.assert_array_equal, read_state(path), wanted)
     # Where nothing can be written, the path is said.
     for blocked in (path / f"y{suffix}", tmp_path / f"folder{suffix}"):
         (tmp_path / f"folder{suffix}").mkdir(exist_ok=True)
-        assert main(["convert", str(source), str(blocked)]) == BAD_INPUT
+        assert main([str(source), str(blocked)]) == BAD_INPUT
         assert str(blocked.parent) in capsys.readouterr().err
 
 
@@ -128,5 +128,5 @@ def test_links_that_cannot_be_written_are_refused(release, tmp_path, capsys):
     roles = [f"--role={role}={release / role}" for role in WIDTH]
     (tmp_path / "ours.safetensors.partial").mkdir()  # what is renamed when it is whole
     out = str(tmp_path / "ours.safetensors")
-    assert main(["convert", str(release / "outer"), out, *roles, "--task=math"]) == BAD_INPUT
+    assert main([str(release / "outer"), out, *roles, "--task=math"]) == BAD_INPUT
     assert "ours.safetensors.partial" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from rmas_jax.links import INNER, LinkConfig, Links, link_shapes
 from rmas_jax.models import CheckpointError
 from rmas_jax.team import load_links_for, load_team, start_links
 
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 NAME = "inner/planner/proj1/kernel"
 
 
@@ -112,9 +112,9 @@ def test_the_commands_say_so(links, tmp_path, capsys, kind):
     for call in (
         lambda: ask(["--links", str(links), *common]),
         lambda: ask([*common, "--set", f"system.links={links}"]),
-        lambda: convert(["convert", str(links), str(out)]),
-        lambda: convert(["convert", str(links), str(out / "again.safetensors")]),
-        lambda: convert(["convert", str(links), str(out / "again.pt")]),
+        lambda: convert([str(links), str(out)]),
+        lambda: convert([str(links), str(out / "again.safetensors")]),
+        lambda: convert([str(links), str(out / "again.pt")]),
     ):
         assert call() == BAD_INPUT
         said = capsys.readouterr().err
@@ -229,7 +229,7 @@ def test_a_link_that_is_read_can_be_written(links, tmp_path):
     """The control: nothing that is right is refused on the way."""
     write_released_links(tmp_path / "out", read_links(links))
     write_state(tmp_path / "one.pt", {"w": np.ones(3, np.float32)})
-    assert convert(["convert", str(tmp_path / "one.pt"), str(tmp_path / "o.safetensors")]) == 0
+    assert convert([str(tmp_path / "one.pt"), str(tmp_path / "o.safetensors")]) == 0
 
 
 @pytest.mark.parametrize("bit", [0, 5, 22])  # of a number
@@ -246,7 +246,7 @@ def test_a_flipped_bit_is_found_wherever_links_are_read(team, links, tmp_path, c
     common = ["--config", CONFIG, "--set", f"output_dir={out}", "Where?"]
     for call in (
         lambda: ask(["--links", str(links), *common]),
-        lambda: convert(["convert", str(links), str(out)]),
+        lambda: convert([str(links), str(out)]),
     ):
         assert call() == BAD_INPUT
         assert "is damaged" in capsys.readouterr().err

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import rmas_jax
 from rmas_jax.data import relay
-from rmas_jax.models import Decoder, load_pretrained, load_tokenizer
+from rmas_jax.models import CheckpointError, Decoder, load_pretrained, load_tokenizer
+from rmas_jax.models.directories import local_directory
 from rmas_jax.prompts import SENTINEL, left_pad, load_prompts, split_template
 from rmas_jax.topology import load_topology
 
@@ -146,3 +147,16 @@ def test_the_three_are_different_families_of_different_widths():
     assert [c.model_type for c in configs] == ["qwen3", "llama", "gemma3_text"]
     assert len({c.width for c in configs}) == 3
     assert sum(f.stat().st_size for f in EMBEDDED.rglob("*")) < 16 * 2**20
+
+
+def test_embedded_agents_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for role in relay.ROLES:
+        assert local_directory(f"embedded/{role}", patterns=("*.json",)) == EMBEDDED / role
+    names = "embedded/critic, embedded/planner, embedded/solver"
+    for wrong in ("embedded/judge", "embedded/../embedded/critic", "embedded/"):
+        with pytest.raises(CheckpointError, match=f"must be one of {names}, got '{wrong}'"):
+            local_directory(wrong, patterns=())
+    own = tmp_path / "embedded" / "planner"
+    own.mkdir(parents=True)
+    assert local_directory("embedded/planner", patterns=()) == Path("embedded/planner")

@@ -310,7 +310,7 @@ def test_a_team_thinks_in_rounds_as_with_dequantised_agents(tiny_system):
 
 
 def test_a_configured_team_is_kept_in_int8():
-    config = load_config("experiments/configs/quickstart.yaml").system
+    config = load_config("quickstart").system
     for weights in ("int8", None):
         agents = load_team(config, weights=weights).agents
         assert {is_quantised(agent.params["embedding"]) for agent in agents.values()} == {

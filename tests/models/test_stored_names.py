@@ -280,7 +280,7 @@ def test_states_that_leave_float16_end_the_command(tmp_path, capsys):
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
     tokenizer.save_pretrained(tmp_path)
-    common = [str(tmp_path), "--raw", "--prompt", "w3 w4", "--max_tokens", "2", "--dtype"]
+    common = [str(tmp_path), "--raw", "--prompt", "w3 w4", "--max-tokens", "2", "--dtype"]
     assert main([*common, "float16"]) == BAD_INPUT
     said = capsys.readouterr().err
     assert "pass the range of float16" in said and said.count("\n") == 1

@@ -26,7 +26,7 @@ from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.team import load_team
 
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 ROWS = 604  # of the planner's embedding
 NEW = "<new>"
 

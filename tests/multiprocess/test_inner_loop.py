@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from processes import ended, environment, free_port
 
-from rmas_jax.cli.options import PREEMPTED
+from rmas_jax.host.errors import PREEMPTED
 from rmas_jax.interop.link_files import load_links
 from rmas_jax.sharding import make_mesh
 

@@ -1,4 +1,4 @@
-"""run.py in two processes with four devices each, from start to report."""
+"""`rmas run` in two processes with four devices each, from start to report."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from processes import ended, environment, free_port, wait_until
 
-from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.host.errors import BAD_INPUT, PREEMPTED
 from rmas_jax.interop.link_files import load_links
 from rmas_jax.runs import folder as run_folder
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 TINY = [
     "inner.items=8",
     "inner.steps=4",
@@ -154,11 +153,23 @@ def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(cache, tmp_pa
     [
         ("--processes 2", "--coordinator, --process missing"),
         ("--coordinator a:1 --processes 2", "--process missing"),
-        ("--coordinator a:1 --processes 2 --process 2", "--process 2: allowed is 0 to 1"),
-        ("--coordinator a:1 --processes 2 --process -1", "--process -1: allowed is 0 to 1"),
-        ("--coordinator a:1 --processes 0 --process 0", "--processes 0: allowed is at least 1"),
-        ("--coordinator a --processes 2 --process 0", "--coordinator a: allowed is HOST:PORT"),
-        ("--coordinator a:0 --processes 2 --process 0", "--coordinator a:0: allowed is HOST:PORT"),
+        (
+            "--coordinator a:1 --processes 2 --process 2",
+            "below --processes 2, got 2",
+        ),
+        (
+            "--coordinator a:1 --processes 2 --process -1",
+            "below --processes 2, got -1",
+        ),
+        ("--coordinator a:1 --processes 0 --process 0", "--processes must be at least 1, got 0"),
+        (
+            "--coordinator a --processes 2 --process 0",
+            "must be HOST:PORT, such as 10.0.0.1:8476, got 'a'",
+        ),
+        (
+            "--coordinator a:0 --processes 2 --process 0",
+            "must be HOST:PORT, such as 10.0.0.1:8476, got 'a:0'",
+        ),
         ("--distributed --process 1", "--distributed goes without"),
     ],
 )

@@ -25,7 +25,7 @@ from rmas_jax.runs.resolve import resolve
 from rmas_jax.runs.run import planned_steps
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 TINY = [
     "inner.items=8",
     "inner.steps=2",
@@ -272,7 +272,7 @@ def test_reading_a_finished_run_needs_no_lock_and_writes_nothing(output, monkeyp
     monkeypatch.setattr(atomic, "_opened", lambda *_: pytest.fail("a write"))
     assert main(options(output)) == 0
     assert "report.html" in capsys.readouterr().out
-    assert main([*options(output), "--dry_run"]) == 0
+    assert main([*options(output), "--dry-run"]) == 0
     assert report([str(output / "quickstart")]) == 0
     assert ask([*options(output), "Where does it end?"]) == 0
     assert snapshot(output) == before
@@ -303,7 +303,7 @@ def test_a_finished_run_on_a_read_only_file_system(output, undisturbed, mounted,
     shutil.copytree(undisturbed[1], output, dirs_exist_ok=True)
     mounted(output, "ro")
     assert main(options(output)) == 0
-    assert main([*options(output), "--dry_run"]) == 0
+    assert main([*options(output), "--dry-run"]) == 0
     assert report([str(output / "quickstart")]) == 0
     assert ask([*options(output), "Where does it end?"]) == 0
     assert capsys.readouterr().err.count("error") == 0

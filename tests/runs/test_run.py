@@ -11,10 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from rmas_jax.cli.options import PREEMPTED
 from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.host.errors import BAD_INPUT, PREEMPTED
 from rmas_jax.interop import read_released_links
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.links import Links
@@ -26,7 +25,7 @@ from rmas_jax.training.outer import loop as outer_loop
 from rmas_jax.training.states import cache as state_cache
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 AGENT = Path("rmas_jax/assets/embedded/planner")
 TINY = [
     "inner.items=8",
@@ -222,7 +221,7 @@ def test_a_folder_that_is_not_ours(tmp_path, capsys):
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
-    assert run(tmp_path, "outer.phases.0.batch_size=4", options=("--dry_run",)) == 0
+    assert run(tmp_path, "outer.phases.0.batch_size=4", options=("--dry-run",)) == 0
     printed = capsys.readouterr().out
     for words in (
         "mesh: data=1 x fsdp=1 x model=1 of 8 cpu devices",
@@ -240,7 +239,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
 
 def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(state_cache, "physical_memory", lambda: 1000)
-    assert run(tmp_path, "inner.cache_gib=0", options=("--dry_run",)) == BAD_INPUT
+    assert run(tmp_path, "inner.cache_gib=0", options=("--dry-run",)) == BAD_INPUT
     message = capsys.readouterr().err
     assert "planner: 0.00 GiB" in message and "inner.cache_gib" in message
 

@@ -20,7 +20,7 @@ from rmas_jax.runs.identity import agent_sources, weights_digest
 from rmas_jax.team import load_team_texts
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 AGENT = ROOT / "rmas_jax/assets/embedded/planner"
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 

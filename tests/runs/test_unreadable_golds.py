@@ -10,7 +10,7 @@ from rmas_jax.data import Example
 from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.host.errors import BAD_INPUT
 
-CONFIG = "experiments/configs/quickstart.yaml"
+CONFIG = "quickstart"
 MESSAGE = "10 of 10 gold answers must be one letter: B, (B), B: Paris, "
 
 

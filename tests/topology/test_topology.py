@@ -163,7 +163,7 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_show_prints_and_draws(write, tmp_path, capsys):
-    assert main(["show", "mixture", "--out", str(tmp_path / "mixture.svg")]) == 0
+    assert main(["mixture", "--out", str(tmp_path / "mixture.svg")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mixture: 4 agents, 6 edges"
     assert lines[1].split() == (
@@ -173,9 +173,9 @@ def test_show_prints_and_draws(write, tmp_path, capsys):
     picture = (tmp_path / "mixture.svg").read_text()
     assert "<svg" in picture
 
-    assert main(["show", str(write(edges=[]))]) == BAD_INPUT
+    assert main([str(write(edges=[]))]) == BAD_INPUT
     assert "nothing reaches the answerer" in capsys.readouterr().err
-    assert main(["show", "mixture", "--out", str(tmp_path / "mixture.abc")]) == BAD_INPUT
+    assert main(["mixture", "--out", str(tmp_path / "mixture.abc")]) == BAD_INPUT
     assert "--out" in capsys.readouterr().err
 
 
@@ -199,7 +199,7 @@ def test_pictures_are_drawn_to_files_alone(tmp_path, capsys, out, words):
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe.svg")
     before = sorted(tmp_path.rglob("*"))
-    assert main(["show", "mixture", "--out", f"{tmp_path}/{out}" if out else ""]) == BAD_INPUT
+    assert main(["mixture", "--out", f"{tmp_path}/{out}" if out else ""]) == BAD_INPUT
     shown = capsys.readouterr()
     assert shown.err.startswith("error: --out ") and words in shown.err and not shown.out
     assert sorted(tmp_path.rglob("*")) == before
@@ -208,5 +208,5 @@ def test_pictures_are_drawn_to_files_alone(tmp_path, capsys, out, words):
 def test_an_existing_picture_is_replaced(tmp_path):
     out = tmp_path / "x.PNG"
     out.write_text("before")
-    assert main(["show", "mixture", "--out", str(out)]) == 0
+    assert main(["mixture", "--out", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and [*tmp_path.iterdir()] == [out]

@@ -17,7 +17,7 @@ from rmas_jax.config import (
     RunConfig,
     load_benchmark_config,
 )
-from rmas_jax.data.published import ORGANISATION, is_published
+from rmas_jax.data.published import ORGANISATION
 from rmas_jax.evaluation.graders import Grader, default_grader, find_grader
 from rmas_jax.host.errors import shown
 
@@ -86,7 +86,7 @@ def own_name(data: DataConfig) -> str:
 
 
 def _named(name: str, where: str) -> BenchmarkConfig:
-    """A shipped benchmark, or that of a file, whose paths count from it."""
+    """A shipped benchmark, or that of a file."""
     if name in shipped():
         return shipped()[name]
     if not os.path.lexists(name):
@@ -94,16 +94,4 @@ def _named(name: str, where: str) -> BenchmarkConfig:
             f"{where}.name: must be {OWN}, one of {', '.join(shipped())}, or the path of a YAML "
             f"file, got {shown(name, 300)}"
         )
-    benchmark, folder = load_benchmark_config(name), Path(name).parent
-
-    def from_file(path: str) -> str:
-        is_name = path in ("relay", "files") or is_published(path)
-        return path if is_name else str(folder / path)
-
-    files = benchmark.data.files
-    data = dataclasses.replace(
-        benchmark.data,
-        dataset=from_file(benchmark.data.dataset),
-        files=files and {split: from_file(path) for split, path in files.items()},
-    )
-    return dataclasses.replace(benchmark, data=data)
+    return load_benchmark_config(name)

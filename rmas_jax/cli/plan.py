@@ -1,0 +1,27 @@
+"""Prints what a run would do: `rmas run --dry-run` under a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rmas_jax.cli.command import command_parser
+from rmas_jax.cli.options import add_config_options, add_process_options
+from rmas_jax.cli.run import start
+
+DESCRIPTION = """\
+Print agents, links, steps, shapes and memory of a run, and where it would write.
+
+Agents and data are read, and the steps are compiled for their longest batches; nothing is trained.
+"""
+EXAMPLES = """\
+rmas plan --config quickstart
+rmas plan --config quickstart --set runtime.mesh.data=2 --set outer.phases.0.batch_size=64
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    parser = command_parser("plan", DESCRIPTION, examples=EXAMPLES)
+    add_config_options(parser)
+    add_process_options(parser)
+    return start(parser, parser.parse_args(arguments), dry=True)
