@@ -156,6 +156,11 @@ class DecoderConfig:
             check_size("loops", "total_ut_steps", self.loops)
 
     @property
+    def has_unembedding(self) -> bool:
+        """Whether the unembedding is a weight of its own."""
+        return not self.tie_embeddings
+
+    @property
     def rotated_dim(self) -> int:
         """How many dimensions of a head rotate."""
         return int(self.head_dim * self.rotary_fraction)

@@ -16,9 +16,10 @@ from flax import linen as nn
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.int8 import as_array, dequantised
-from rmas_jax.models.layers import INIT, CallContext, Layer, Period, RMSNorm
+from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
+from rmas_jax.models.weights import parameter
 
 
 class Decoder(nn.Module):
@@ -34,7 +35,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        self.embedding = self.param("embedding", INIT, (c.vocab_size, c.width))
+        self.embedding = parameter(self, c, "embedding")
         periods = c.num_layers // c.period
         # Only what enters a layer is kept for the backward pass: what a scan keeps is copied at
         # every level of nested scans, which took longer to compile and to run than to recompute.
@@ -47,12 +48,12 @@ class Decoder(nn.Module):
             length=periods,
             unroll=periods if self.unroll_layers else 1,
         )(c)
-        self.final_norm = RMSNorm(c.norm_eps, c.unit_offset_norm)
-        if not c.tie_embeddings:
-            self.unembed_kernel = self.param("unembed_kernel", INIT, (c.width, c.vocab_size))
+        self.final_norm = RMSNorm(c, "final_norm/weight")
+        if c.has_unembedding:
+            self.unembed_kernel = parameter(self, c, "unembed_kernel")
         if c.loops is not None:
-            self.exit_kernel = self.param("exit_kernel", INIT, (c.width, 1))
-            self.exit_bias = self.param("exit_bias", nn.initializers.zeros, (1,))
+            self.exit_kernel = parameter(self, c, "exit_kernel")
+            self.exit_bias = parameter(self, c, "exit_bias")
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them.
@@ -67,7 +68,7 @@ class Decoder(nn.Module):
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Final-norm hidden states [B, T, D] -> logits [B, T, V], float32."""
-        kernel = self.embedding.T if self.config.tie_embeddings else self.unembed_kernel
+        kernel = self.unembed_kernel if self.config.has_unembedding else self.embedding.T
         kernel = as_array(kernel, hidden)
         return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
 

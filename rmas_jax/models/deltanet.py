@@ -13,6 +13,8 @@ takes the step as it is written above. Both are float32 and differentiable.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,8 +22,8 @@ from flax import linen as nn
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
+from rmas_jax.models.weights import parameter
 
-INIT = nn.initializers.normal(0.02)
 CHUNK = 64  # positions, as in the published kernels
 
 
@@ -197,23 +199,17 @@ class GatedDeltaNet(nn.Module):
         batch, time, _ = x.shape
         heads, group = c.linear_key_heads, c.linear_value_heads // c.linear_key_heads
         keys = heads * c.linear_key_dim
+
+        def weight(name: str) -> Any:
+            return parameter(self, c, f"linear/{name}")
+
         kernels = {
-            name: as_array(self.param(f"{name}_kernel", INIT, (c.width, *shape)), x)
-            for name, shape in {
-                "qkv": (c.linear_conv_dim,),
-                "gate": (c.linear_value_heads, c.linear_value_dim),
-                "rate": (c.linear_value_heads,),
-                "decay": (c.linear_value_heads,),
-            }.items()
+            name: as_array(weight(f"{name}_kernel"), x) for name in ("qkv", "gate", "rate", "decay")
         }
-        conv = self.param("conv_kernel", INIT, (c.conv_width, c.linear_conv_dim)).astype(x.dtype)
-        per_head = (c.linear_value_heads,)
-        decay_log = self.param("decay_log", nn.initializers.zeros, per_head).astype(jnp.float32)
-        decay_bias = self.param("decay_bias", nn.initializers.ones, per_head).astype(jnp.float32)
-        norm = self.param("norm_weight", nn.initializers.ones, (c.linear_value_dim,))
-        out_kernel = self.param(
-            "out_kernel", INIT, (c.linear_value_heads, c.linear_value_dim, c.width)
-        )
+        conv = weight("conv_kernel").astype(x.dtype)
+        decay_log = weight("decay_log").astype(jnp.float32)
+        decay_bias = weight("decay_bias").astype(jnp.float32)
+        norm, out_kernel = weight("norm_weight"), weight("out_kernel")
 
         real = valid[:, :, None]
         x = jnp.where(real, x, 0)  # whatever pads hold, they stay finite

@@ -11,7 +11,7 @@ import huggingface_hub
 
 from rmas_jax.host import reading
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"

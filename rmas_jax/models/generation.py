@@ -11,7 +11,7 @@ import numpy as np
 
 from rmas_jax.host.errors import shown
 from rmas_jax.models.directories import CONFIG_FILE, local_directory, read_json
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 GENERATION_FILE = "generation_config.json"
 

@@ -14,7 +14,7 @@ import numpy as np
 from rmas_jax.host.errors import clipped, shown
 from rmas_jax.host.reading import MEBIBYTE, check_regular, open_regular, read_json, read_text
 from rmas_jax.models.directories import CONFIG_FILE, MAX_FILE, local_directory
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rmas_jax.host.errors import listed, shown
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 WAY_OUT = (
     "resize the embedding (in transformers: model.resize_token_embeddings(len(tokenizer))), or use "
