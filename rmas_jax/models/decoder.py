@@ -33,7 +33,7 @@ class Decoder(nn.Module):
     config: DecoderConfig
     unroll_layers: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.embedding = parameter(self, c, "embedding")
         periods = c.num_layers // c.period
@@ -130,7 +130,13 @@ class Decoder(nn.Module):
         reached = jnp.concatenate([first, goes_on])
         return jnp.moveaxis(reached * jnp.concatenate([stops, first]), 0, -1)
 
-    def _read(self, embeds, valid, cache, segments=None):
+    def _read(
+        self,
+        embeds: jax.Array,
+        valid: jax.Array,
+        cache: Cache,
+        segments: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache]:
         """Hidden states after the final norm of every pass [loops, B, T, D], and the cache.
 
         With segments, see `read_packed`, the cache is empty; what comes back of it means nothing.
@@ -163,14 +169,14 @@ class Decoder(nn.Module):
         self._check_positions(sum(b.valid.shape[1] for b in blocks))
         slots = jnp.arange(tail.valid.shape[1])
         causal = slots[None, :] <= cache.used + jnp.arange(time)[:, None]  # [T, S]
-        visible = [
+        seen = [
             jnp.broadcast_to(b.valid[:, None, :], (b.valid.shape[0], time, b.valid.shape[1]))
             for b in blocks
         ]
-        visible[-1] &= causal[None]
+        seen[-1] &= causal[None]
         if segments is not None:
-            visible[-1] &= segments[:, :, None] == segments[:, None, :]
-        visible = near = tuple(visible)
+            seen[-1] &= segments[:, :, None] == segments[:, None, :]
+        visible = near = tuple(seen)
         if c.sliding_layers:
             near = tuple(
                 see & (positions[:, :, None] - b.positions[:, None, :] < c.window)
@@ -207,13 +213,15 @@ class Decoder(nn.Module):
                 "the frequencies would depend on the longest text of the batch"
             )
 
-    def _run_loops(self, x, of_layers, reading):
+    def _run_loops(
+        self, x: jax.Array, of_layers: tuple[Any, Any, Any], context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
         """Runs the layers as often as the decoder loops.
 
         Args:
           x: [B, T, D].
           of_layers: the cache's past, tail and linear states, with the layers in front.
-          reading: see `CallContext`.
+          context: see `CallContext`.
 
         Returns:
           What comes out of the final norm [loops, B, T, D], and the new tail and states.
@@ -224,8 +232,8 @@ class Decoder(nn.Module):
         sliding = jnp.asarray(c.sliding_layers or (False,) * c.num_layers)
         sliding = _split(sliding, periods)
 
-        def one_loop(decoder, x, of_layers):
-            x, new = decoder.layers(x, (*of_layers, sliding), reading)
+        def one_loop(decoder: Decoder, x: jax.Array, of_layers: Any) -> tuple[jax.Array, Any]:
+            x, new = decoder.layers(x, (*of_layers, sliding), context)
             x = decoder.final_norm(x)
             return x, (x, new)
 

@@ -13,7 +13,7 @@ takes the step as it is written above. Both are float32 and differentiable.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,9 @@ def delta_chunks(
     chunk = min(chunk, time)
     spare = -time % chunk
 
-    def chunked(x):  # [B, T, N, ...] -> [chunks, B, N, chunk, ...], spare tokens at the end
+    def chunked(
+        x: jax.Array,
+    ) -> jax.Array:  # [B, T, N, ...] -> [chunks, B, N, chunk, ...], spare tokens at the end
         x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
         x = x.reshape(batch, -1, chunk, *x.shape[2:])
         return jnp.moveaxis(x, (1, 3), (0, 2))
@@ -108,7 +110,7 @@ def delta_chunks(
     written, corrected = jnp.split(solved, (value.shape[-1],), axis=-1)
     within = (query @ transposed) * left
 
-    def read(memory, x):
+    def read(memory: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         query, key, within, written, corrected, kept = x
         fresh = written - corrected @ memory
         out = query @ memory + within @ fresh
@@ -168,7 +170,8 @@ def causal_conv(
             jnp.where((emptied[:, i : i + time] == emptied[:, width - 1 :])[..., None], window, 0)
             for i, window in enumerate(windows)
         ]
-    return sum(kernel[None, None, i] * window for i, window in enumerate(windows)), after
+    out = sum(kernel[None, None, i] * window for i, window in enumerate(windows))
+    return cast(jax.Array, out), after
 
 
 class GatedDeltaNet(nn.Module):
@@ -228,8 +231,8 @@ class GatedDeltaNet(nn.Module):
         decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no time loops
 
         if time == 1:
-            of_token = (v[:, 0] for v in (query, key, value, decay, rate))
-            out, memory = delta_step(*of_token, memory)
+            query, key, value, decay, rate = (v[:, 0] for v in (query, key, value, decay, rate))
+            out, memory = delta_step(query, key, value, decay, rate, memory)
             out = out[:, None]
         else:
             out, memory = delta_chunks(query, key, value, decay, rate, memory, fresh)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rmas_jax.models.activations import ACTIVATIONS
 from rmas_jax.models.attention import attend, rotary
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
@@ -17,12 +17,11 @@ from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.rope import rotary_frequencies
 from rmas_jax.models.weights import ROWS, parameter
 
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-}
+KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
+Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
+# A layer's share of the cache: its finished blocks, its tail and its linear state, each None or
+# empty where a layer of its kind has none; and whether it slides.
+OfLayer = tuple[Any, Any, Any, jax.Array]
 
 
 class CallContext(NamedTuple):
@@ -74,7 +73,16 @@ class Attention(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, rope, past, tail, context, visible):
+    def __call__(
+        self,
+        x: jax.Array,
+        rope: Rope,
+        past: tuple[KeysValues, ...],
+        tail: KeysValues,
+        context: CallContext,
+        visible: tuple[jax.Array, ...],
+    ) -> tuple[jax.Array, KeysValues]:
+        """Mixes what the positions [B, T, D] of this call see; returns that and the new tail."""
         c = self.config
         start, positions = context.start, context.positions
 
@@ -125,7 +133,7 @@ class FeedForward(nn.Module):
         gate, up, down = (
             as_array(parameter(self, c, f"ffn/{name}_kernel"), x) for name in ("gate", "up", "down")
         )
-        act = ACTIVATIONS[c.activation]
+        act = ACTIVATIONS[c.activation].apply
         flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
         hidden = act(biased(self, c, "ffn/gate_bias", flat @ gate))
         hidden = hidden * biased(self, c, "ffn/up_bias", flat @ up)
@@ -139,7 +147,9 @@ class Layer(nn.Module):
     linear: bool = False
 
     @nn.compact
-    def __call__(self, x, of_layer, context: CallContext):
+    def __call__(
+        self, x: jax.Array, of_layer: OfLayer, context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
         """`of_layer` is the layer's share of the cache and whether it slides.
 
         Returns what goes on to the next layer, and the layer's new tail and linear state.
@@ -164,7 +174,7 @@ class Layer(nn.Module):
         out = FeedForward(c, name="ffn")(normed(c, "ffn_norm", x))
         return x + normed(c, "ffn_out_norm", out), (tail, state)
 
-    def _rope(self, sliding):
+    def _rope(self, sliding: jax.Array) -> Rope:
         """Rotary frequencies and the factor on sine and cosine of this layer."""
         c = self.config
         of_all = [(c.rope_theta, c.rope_scaling)]
@@ -188,10 +198,13 @@ class Period(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, of_period, context: CallContext):
+    def __call__(
+        self, x: jax.Array, of_period: OfLayer, context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
         """As `Layer`, with one more axis in front: attention layers apart from linear ones."""
         past, tail, state, sliding = of_period
-        tails, states = [], []
+        tails: list[KeysValues] = []
+        states: list[tuple[jax.Array, jax.Array]] = []
         for place, linear in enumerate(self.config.linear_layers[: self.config.period]):
             layer = Layer(self.config, linear, name=f"place_{place}")
             if linear:

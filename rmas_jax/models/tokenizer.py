@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.reading import MEBIBYTE, check_regular, open_regular, read_json, read_text
-from rmas_jax.models.directories import CONFIG_FILE, MAX_FILE, local_directory
+from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json, read_text
+from rmas_jax.models.directories import MAX_FILE, local_directory
 from rmas_jax.models.errors import CheckpointError
 
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 OBJECTS = (SETTINGS, "special_tokens_map.json", "added_tokens.json")  # each a JSON object
-VOCABULARIES = (TOKENIZER, "tokenizer.model", "vocab.json", "merges.txt", "tekken.json")
 MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
 # Numbers, accents, ligatures, blanks, line ends, cases and scripts: what tokenizers treat apart.
 PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
@@ -54,7 +53,7 @@ def load_tokenizer(
         raise CheckpointError(
             f"{directory}: holds no tokenizer (tokenizer.json or tokenizer.model)"
         )
-    _check_files(directory)
+    _check_contents(directory)
     tokenizer = _load(directory)
     # A text is what its tokens spell, and a chat template's markers are obeyed.
     tokenizer.clean_up_tokenization_spaces = False
@@ -68,11 +67,8 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_files(directory: Path) -> None:
-    """Refuses files that a tokenizer would be read from and that are none of their kind."""
-    for name in (*VOCABULARIES, CONFIG_FILE):  # transformers looks into the last one, too
-        if os.path.lexists(directory / name):
-            check_regular(directory / name, at_most=MAX_FILE, error=CheckpointError)
+def _check_contents(directory: Path) -> None:
+    """Refuses files whose content is not what a tokenizer is made of."""
     if (directory / TOKENIZER).exists():  # the others may be pointers of git-lfs
         open_regular(directory / TOKENIZER, at_most=MAX_FILE, error=CheckpointError).close()
     found = {}

@@ -256,8 +256,8 @@ def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, .
 
     def weight(row: Row, inside: tuple[str, ...], layers: Sequence[int] | None) -> Weight:
         stored = renamed.get(row.path, row.stored)
-        names = [stored] if layers is None else [f"model.layers.{i}.{stored}" for i in layers]
-        names = tuple(with_prefix(name, prefix) for name in names)
+        plain = [stored] if layers is None else [f"model.layers.{i}.{stored}" for i in layers]
+        names = tuple(with_prefix(name, prefix) for name in plain)
         return Weight(row, c, (*inside, *row.path.split("/")), names, layers is not None)
 
     table = [weight(row, (), None) for row in DECODER if row.is_in(c)]
