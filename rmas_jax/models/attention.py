@@ -68,9 +68,6 @@ def attend(
         jnp.einsum("bkqs,bskh->bkqh", weights[..., low:high], value)
         for low, high, value in zip(bounds, bounds[1:], values, strict=False)
     )
-    mixed = (
-        cast(jax.Array, sum(parts))
-        .reshape(batch, kv_heads, group, time, head_dim)
-        .transpose(0, 3, 1, 2, 4)
-    )
+    mixed = cast(jax.Array, sum(parts)).reshape(batch, kv_heads, group, time, head_dim)
+    mixed = mixed.transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, time, heads, head_dim)

@@ -87,11 +87,11 @@ class Decoder(nn.Module):
         Raises:
           UnsupportedModelError: there is room for more positions than `config.position_limit`.
         """
-        given = cache is not None
-        if not given:
-            cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
-        hidden, cache = self._read(embeds, valid, cache)
-        return (hidden[-1], cache) if given else hidden[-1]
+        start = cache
+        if start is None:
+            start = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
+        hidden, after = self._read(embeds, valid, start)
+        return hidden[-1] if cache is None else (hidden[-1], after)
 
     def read_packed(self, embeds: jax.Array, segments: jax.Array) -> jax.Array:
         """Reads several texts per row, each as if it stood alone.
@@ -177,12 +177,12 @@ class Decoder(nn.Module):
         if segments is not None:
             seen[-1] &= segments[:, :, None] == segments[:, None, :]
         visible = near = tuple(seen)
-        if c.sliding_layers:
+        if c.sliding_layers and c.window is not None:
             near = tuple(
                 see & (positions[:, :, None] - b.positions[:, None, :] < c.window)
                 for see, b in zip(visible, blocks, strict=True)
             )
-        hidden, (keys_values, state) = self._run_loops(
+        hidden, ((keys, values), state) = self._run_loops(
             embeds,
             (
                 tuple((b.keys, b.values) for b in cache.past),
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
             back = jnp.argsort(order, axis=1)[None, :, :, None]
             hidden = jnp.take_along_axis(hidden, back, axis=2)
         return hidden, cache.replace(
-            tail=Block(*keys_values, tail.valid, tail.positions),
+            tail=Block(keys, values, tail.valid, tail.positions),
             used=cache.used + time,
             next_position=cache.next_position + counted[:, -1],
             state=state and LinearState(*state),

@@ -78,9 +78,8 @@ def delta_chunks(
     chunk = min(chunk, time)
     spare = -time % chunk
 
-    def chunked(
-        x: jax.Array,
-    ) -> jax.Array:  # [B, T, N, ...] -> [chunks, B, N, chunk, ...], spare tokens at the end
+    def chunked(x: jax.Array) -> jax.Array:
+        """[B, T, N, ...] -> [chunks, B, N, chunk, ...], with spare tokens at the end."""
         x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
         x = x.reshape(batch, -1, chunk, *x.shape[2:])
         return jnp.moveaxis(x, (1, 3), (0, 2))

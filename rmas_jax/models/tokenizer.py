@@ -6,8 +6,9 @@ How a text that is content becomes ids is in `plain_text`.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,13 +25,45 @@ MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
 PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
 
 
+class Tokenizer(Protocol):
+    """What agents use of a transformers tokenizer; anything that has these can stand for one."""
+
+    name_or_path: str
+    chat_template: Any  # a template, several by name, or None
+    chat_date: str | None  # see `load_tokenizer`
+    eos_token_id: int | None
+    all_special_ids: Sequence[int]
+    added_tokens_decoder: Mapping[int, Any]  # id -> its text and flags
+    backend_tokenizer: Any  # of the `tokenizers` library; those written in Python have none
+
+    def __hash__(self) -> int:
+        """Tokenizers are keys of caches."""
+
+    def __call__(
+        self, text: str | Sequence[str], *, add_special_tokens: bool = ..., **options: Any
+    ) -> Mapping[str, Any]:
+        """`input_ids` of a text, or of each of several."""
+
+    def decode(self, token_ids: Any, **options: Any) -> str:
+        """The text that ids spell."""
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """The text that each of several rows of ids spells."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Each token's name and id."""
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        """The name of a token."""
+
+
 def load_tokenizer(
     path: str | os.PathLike[str],
     *,
     revision: str | None = None,
     needs_chat_template: bool = True,
     date: str | None = None,
-) -> Any:
+) -> Tokenizer:
     """The transformers tokenizer of a checkpoint; agents speak through its chat template.
 
     `tokenizer.json` is used as it stands: transformers' Auto class builds the tokenizers of some
@@ -120,7 +153,7 @@ def _load(directory: Path) -> Any:
     return tokenizer
 
 
-def token_texts(tokenizer: Any) -> list[str]:
+def token_texts(tokenizer: Tokenizer) -> list[str]:
     """What every token adds to a text, leading spaces included; "" for special tokens.
 
     A token that is only part of a character adds the sign for that. Each token is decoded behind an
@@ -134,7 +167,7 @@ def token_texts(tokenizer: Any) -> list[str]:
     return [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
 
 
-def surfaces(tokenizer: Any) -> dict[str, int]:
+def surfaces(tokenizer: Tokenizer) -> dict[str, int]:
     """What every token adds to a text -> its id.
 
     Special tokens and tokens that are only part of a character are left out.
@@ -145,7 +178,7 @@ def surfaces(tokenizer: Any) -> dict[str, int]:
     return {text: i for text, i in added.items() if text and "\ufffd" not in text}
 
 
-def shared_tokens(sender: Any, receiver: Any) -> tuple[np.ndarray, np.ndarray]:
+def shared_tokens(sender: Tokenizer, receiver: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Ids, in both vocabularies, of the tokens that spell the same.
 
     Args:
