@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from rmas_jax.models.architecture import DecoderConfig
 from rmas_jax.models.stored_names import PREFIX, with_prefix
@@ -45,10 +45,10 @@ DIMENSIONS = {
     "N": Dimension(lambda c: c.num_heads, "heads"),
     "K": Dimension(lambda c: c.num_kv_heads, "kv_heads"),
     "H": Dimension(lambda c: c.head_dim, "head_dim"),
-    # Of one head its query, and behind that its gate.
+    # The query of one head, followed by its gate where there is one.
     "Hq": Dimension(lambda c: c.head_dim * (2 if c.gated_attention else 1), "head_dim"),
-    # Linear layers: value heads and their size, channels and width of the convolution. Queries,
-    # keys and values lie side by side in the channels, and parts of these would cut across them.
+    # Linear layers: value heads and their size, channels and width of the convolution. The channels
+    # hold queries, keys and values side by side; splitting them would cut across the three.
     "Nv": Dimension(lambda c: c.linear_value_heads, "heads"),
     "Hv": Dimension(lambda c: c.linear_value_dim, "head_dim"),
     "C": Dimension(lambda c: c.linear_conv_dim),
@@ -60,7 +60,7 @@ INITIALISERS: dict[str, Callable[[DecoderConfig], jax.nn.initializers.Initialize
     "normal": lambda c: nn.initializers.normal(0.02),
     "zeros": lambda c: nn.initializers.zeros,
     "ones": lambda c: nn.initializers.ones,
-    # What a norm multiplies by is 1 at first; some families store it less that 1.
+    # A norm starts with factors of 1, which some families store minus 1.
     "unit": lambda c: nn.initializers.zeros if c.unit_offset_norm else nn.initializers.ones,
 }
 
@@ -71,9 +71,10 @@ class Row:
 
     path: str  # in the parameter tree; of a layer's weight within its layer
     stored: str  # its name in a checkpoint, within its layer, unless STORED_NAMES has another
-    # Keys of DIMENSIONS in the checkpoint -> here, as in einops: in parentheses stand those that
-    # are one dimension there. torch keeps the matrix of a projection as [out, in]; here it is
-    # [in, out]. Without an arrow both are the same.
+    # Keys of DIMENSIONS in the checkpoint -> here, as in einops; parentheses join dimensions that
+    # the checkpoint stores as one. Without an arrow both sides are the same, but for parentheses,
+    # which are split here. torch stores the matrix of a projection as [out, in], here it is
+    # [in, out].
     layout: str
     init: str = "normal"  # key of INITIALISERS
     when: str = ""  # field of `DecoderConfig` without which there is no such weight
@@ -93,7 +94,7 @@ class Row:
 
     @functools.cached_property
     def flat_dims(self) -> tuple[str, ...]:
-        """Dimensions here in the order of the checkpoint, with those of size 1 that it has more."""
+        """Dimensions in the order of the checkpoint; some of size 1 exist only there."""
         return tuple(d for group in self.stored_dims for d in group)
 
     def is_in(self, config: DecoderConfig) -> bool:
@@ -212,7 +213,9 @@ class Weight:
         """A weight for each layer alone, without an axis of layers."""
         return [dataclasses.replace(self, names=(n,), is_stacked=False) for n in self.names]
 
-    def sharding(self, mesh: Mesh | None, shape: Sequence[int] | None = None) -> Any:
+    def sharding(
+        self, mesh: Mesh | None, shape: Sequence[int] | None = None
+    ) -> NamedSharding | None:
         """How the devices of a mesh hold an array of this weight; None without a mesh.
 
         Args:
