@@ -24,12 +24,12 @@ from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options,
 from rmas_jax.host.errors import USER_ERRORS, InputError, shown
 from rmas_jax.models import Cache, load_tokenizer
 from rmas_jax.models.directories import local_directory
+from rmas_jax.models.errors import CheckpointError
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.hf import DTYPES, WEIGHTS, read_config
 from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.plain_text import check_text
 from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
-from rmas_jax.models.weights import CheckpointError
 from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
 from rmas_jax.sharding import MESH_AXES, make_mesh
 

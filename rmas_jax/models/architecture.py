@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from rmas_jax.host.errors import shown
+from rmas_jax.models.activations import ACTIVATIONS
 from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.rope import UNSCALED, RopeScaling
 
@@ -44,7 +45,6 @@ LIMITS = {
     "conv_width": 256,
     "loops": 1024,
 }
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 
 
 def check_size(field: str, hf_field: str, size: Any) -> None:
@@ -79,7 +79,7 @@ class DecoderConfig:
     head_dim: int  # H, not D / N in every family
     rope_theta: float  # base of the rotary angles
     norm_eps: float = 1e-6
-    activation: str = "silu"  # one of ACTIVATIONS
+    activation: str = "silu"  # key of ACTIVATIONS
     tie_embeddings: bool = False  # the unembedding is the transposed embedding
     qkv_bias: bool = False
     out_bias: bool = False  # on what attention puts out
@@ -104,7 +104,7 @@ class DecoderConfig:
     conv_width: int = 0  # positions that the convolution of a linear layer sees
     loops: int | None = None  # of a looped decoder, which has an exit gate; None: not looped
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, hf_field in SIZES.items():
             check_size(field, hf_field, getattr(self, field))
         check_positive("rms_norm_eps", self.norm_eps)
@@ -154,6 +154,11 @@ class DecoderConfig:
                 raise UnsupportedModelError("layer_types: must have at least one with attention")
         if self.loops is not None:
             check_size("loops", "total_ut_steps", self.loops)
+
+    @property
+    def has_unembedding(self) -> bool:
+        """Whether the unembedding is a weight of its own."""
+        return not self.tie_embeddings
 
     @property
     def rotated_dim(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -62,9 +64,10 @@ def attend(
     bounds = [0]
     for key in keys:
         bounds.append(bounds[-1] + key.shape[1])
-    mixed = sum(
+    parts = (
         jnp.einsum("bkqs,bskh->bkqh", weights[..., low:high], value)
         for low, high, value in zip(bounds, bounds[1:], values, strict=False)
     )
-    mixed = mixed.reshape(batch, kv_heads, group, time, head_dim).transpose(0, 3, 1, 2, 4)
+    mixed = cast(jax.Array, sum(parts)).reshape(batch, kv_heads, group, time, head_dim)
+    mixed = mixed.transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, time, heads, head_dim)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 
 from rmas_jax.models.config import DecoderConfig
 
 
-@struct.dataclass
-class Block:
+class Block(struct.PyTreeNode):
     """Keys and values of consecutive positions of a sequence.
 
     L counts the layers with attention, in a looped decoder those of every pass.
@@ -32,16 +32,14 @@ class Block:
     positions: jax.Array  # [B, S] int32; place in the sequence, pads not counted
 
 
-@struct.dataclass
-class LinearState:
+class LinearState(struct.PyTreeNode):
     """What the linear layers have made of everything read so far; L counts them."""
 
     conv: jax.Array  # [L, B, W - 1, C]; last inputs of the convolution over W positions
     memory: jax.Array  # [L, B, N, key dim, value dim] float32; what the delta rule has written
 
 
-@struct.dataclass
-class Cache:
+class Cache(struct.PyTreeNode):
     """Everything read so far: finished blocks, the block being written, the linear states."""
 
     past: tuple[Block, ...]  # read only
@@ -51,7 +49,9 @@ class Cache:
     state: LinearState | None = None  # None where no layer is linear
 
 
-def empty_block(config: DecoderConfig, batch: int, capacity: int, *, dtype=jnp.float32) -> Block:
+def empty_block(
+    config: DecoderConfig, batch: int, capacity: int, *, dtype: DTypeLike = jnp.float32
+) -> Block:
     """A block with `capacity` free slots."""
     shape = (config.num_kv_caches, batch, capacity, config.num_kv_heads, config.head_dim)
     return Block(
@@ -62,7 +62,9 @@ def empty_block(config: DecoderConfig, batch: int, capacity: int, *, dtype=jnp.f
     )
 
 
-def empty_state(config: DecoderConfig, batch: int, *, dtype=jnp.float32) -> LinearState | None:
+def empty_state(
+    config: DecoderConfig, batch: int, *, dtype: DTypeLike = jnp.float32
+) -> LinearState | None:
     """Linear layers that have read nothing; None where there are none."""
     c = config
     if not c.num_linear_states:
@@ -74,7 +76,9 @@ def empty_state(config: DecoderConfig, batch: int, *, dtype=jnp.float32) -> Line
     )
 
 
-def empty_cache(config: DecoderConfig, batch: int, capacity: int, *, dtype=jnp.float32) -> Cache:
+def empty_cache(
+    config: DecoderConfig, batch: int, capacity: int, *, dtype: DTypeLike = jnp.float32
+) -> Cache:
     """A cache that has read nothing and can hold `capacity` positions."""
     return Cache(
         past=(),

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 from rmas_jax.host.errors import shown
+from rmas_jax.models.activations import ACTIVATIONS
 from rmas_jax.models.architecture import LINEAR_SIZES, SIZES, DecoderConfig
 from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.families import FAMILIES, TEXT_TOWERS
@@ -44,7 +45,8 @@ def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> Decod
             family = "ministral"
         check_inert(raw, FIELDS[family])
         remarks: list[str] = []
-        config = FAMILIES[family](read_fields(raw, FIELDS[family]), remarks.append)
+        fields = {"model_type": family} | read_fields(raw, FIELDS[family])
+        config = FAMILIES[family](fields, remarks.append)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{source}: {error}") from None
     for remark in remarks:
@@ -76,12 +78,6 @@ def _text_tower(raw: dict[str, Any], family: str) -> dict[str, Any]:
     return text if tied is None else text | {"tie_word_embeddings": tied}
 
 
-HF_ACTIVATIONS = {
-    "silu": "silu",
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_pytorch_tanh",
-    "relu": "relu",
-}
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -94,7 +90,7 @@ ARCHITECTURES = {
 }
 
 
-def _rope_to_hf(scaling: RopeScaling, **more: float) -> dict[str, Any]:
+def _rope_to_hf(scaling: RopeScaling, **more: float | None) -> dict[str, Any]:
     """The object that `families.read_rope` reads back."""
     fields = {
         hf_field: getattr(scaling, field)
@@ -126,7 +122,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "rms_norm_eps": c.norm_eps,
         "tie_word_embeddings": c.tie_embeddings,
         "attention_bias": c.out_bias,
-        "hidden_act": HF_ACTIVATIONS[c.activation],
+        "hidden_act": ACTIVATIONS[c.activation].hf_names[0],
         "rope_parameters": rope,
     }
     for scaling in (c.rope_scaling, c.local_rope_scaling):

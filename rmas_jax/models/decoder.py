@@ -16,9 +16,10 @@ from flax import linen as nn
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.int8 import as_array, dequantised
-from rmas_jax.models.layers import INIT, CallContext, Layer, Period, RMSNorm
+from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
+from rmas_jax.models.weights import parameter
 
 
 class Decoder(nn.Module):
@@ -32,9 +33,9 @@ class Decoder(nn.Module):
     config: DecoderConfig
     unroll_layers: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
-        self.embedding = self.param("embedding", INIT, (c.vocab_size, c.width))
+        self.embedding = parameter(self, c, "embedding")
         periods = c.num_layers // c.period
         # Only what enters a layer is kept for the backward pass: what a scan keeps is copied at
         # every level of nested scans, which took longer to compile and to run than to recompute.
@@ -47,12 +48,12 @@ class Decoder(nn.Module):
             length=periods,
             unroll=periods if self.unroll_layers else 1,
         )(c)
-        self.final_norm = RMSNorm(c.norm_eps, c.unit_offset_norm)
-        if not c.tie_embeddings:
-            self.unembed_kernel = self.param("unembed_kernel", INIT, (c.width, c.vocab_size))
+        self.final_norm = RMSNorm(c, "final_norm/weight")
+        if c.has_unembedding:
+            self.unembed_kernel = parameter(self, c, "unembed_kernel")
         if c.loops is not None:
-            self.exit_kernel = self.param("exit_kernel", INIT, (c.width, 1))
-            self.exit_bias = self.param("exit_bias", nn.initializers.zeros, (1,))
+            self.exit_kernel = parameter(self, c, "exit_kernel")
+            self.exit_bias = parameter(self, c, "exit_bias")
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them.
@@ -67,7 +68,7 @@ class Decoder(nn.Module):
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Final-norm hidden states [B, T, D] -> logits [B, T, V], float32."""
-        kernel = self.embedding.T if self.config.tie_embeddings else self.unembed_kernel
+        kernel = self.unembed_kernel if self.config.has_unembedding else self.embedding.T
         kernel = as_array(kernel, hidden)
         return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
 
@@ -86,11 +87,11 @@ class Decoder(nn.Module):
         Raises:
           UnsupportedModelError: there is room for more positions than `config.position_limit`.
         """
-        given = cache is not None
-        if not given:
-            cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
-        hidden, cache = self._read(embeds, valid, cache)
-        return (hidden[-1], cache) if given else hidden[-1]
+        start = cache
+        if start is None:
+            start = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
+        hidden, after = self._read(embeds, valid, start)
+        return hidden[-1] if cache is None else (hidden[-1], after)
 
     def read_packed(self, embeds: jax.Array, segments: jax.Array) -> jax.Array:
         """Reads several texts per row, each as if it stood alone.
@@ -129,7 +130,13 @@ class Decoder(nn.Module):
         reached = jnp.concatenate([first, goes_on])
         return jnp.moveaxis(reached * jnp.concatenate([stops, first]), 0, -1)
 
-    def _read(self, embeds, valid, cache, segments=None):
+    def _read(
+        self,
+        embeds: jax.Array,
+        valid: jax.Array,
+        cache: Cache,
+        segments: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache]:
         """Hidden states after the final norm of every pass [loops, B, T, D], and the cache.
 
         With segments, see `read_packed`, the cache is empty; what comes back of it means nothing.
@@ -162,20 +169,20 @@ class Decoder(nn.Module):
         self._check_positions(sum(b.valid.shape[1] for b in blocks))
         slots = jnp.arange(tail.valid.shape[1])
         causal = slots[None, :] <= cache.used + jnp.arange(time)[:, None]  # [T, S]
-        visible = [
+        seen = [
             jnp.broadcast_to(b.valid[:, None, :], (b.valid.shape[0], time, b.valid.shape[1]))
             for b in blocks
         ]
-        visible[-1] &= causal[None]
+        seen[-1] &= causal[None]
         if segments is not None:
-            visible[-1] &= segments[:, :, None] == segments[:, None, :]
-        visible = near = tuple(visible)
-        if c.sliding_layers:
+            seen[-1] &= segments[:, :, None] == segments[:, None, :]
+        visible = near = tuple(seen)
+        if c.sliding_layers and c.window is not None:
             near = tuple(
                 see & (positions[:, :, None] - b.positions[:, None, :] < c.window)
                 for see, b in zip(visible, blocks, strict=True)
             )
-        hidden, (keys_values, state) = self._run_loops(
+        hidden, ((keys, values), state) = self._run_loops(
             embeds,
             (
                 tuple((b.keys, b.values) for b in cache.past),
@@ -188,7 +195,7 @@ class Decoder(nn.Module):
             back = jnp.argsort(order, axis=1)[None, :, :, None]
             hidden = jnp.take_along_axis(hidden, back, axis=2)
         return hidden, cache.replace(
-            tail=Block(*keys_values, tail.valid, tail.positions),
+            tail=Block(keys, values, tail.valid, tail.positions),
             used=cache.used + time,
             next_position=cache.next_position + counted[:, -1],
             state=state and LinearState(*state),
@@ -206,13 +213,15 @@ class Decoder(nn.Module):
                 "the frequencies would depend on the longest text of the batch"
             )
 
-    def _run_loops(self, x, of_layers, reading):
+    def _run_loops(
+        self, x: jax.Array, of_layers: tuple[Any, Any, Any], context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
         """Runs the layers as often as the decoder loops.
 
         Args:
           x: [B, T, D].
           of_layers: the cache's past, tail and linear states, with the layers in front.
-          reading: see `CallContext`.
+          context: see `CallContext`.
 
         Returns:
           What comes out of the final norm [loops, B, T, D], and the new tail and states.
@@ -223,8 +232,8 @@ class Decoder(nn.Module):
         sliding = jnp.asarray(c.sliding_layers or (False,) * c.num_layers)
         sliding = _split(sliding, periods)
 
-        def one_loop(decoder, x, of_layers):
-            x, new = decoder.layers(x, (*of_layers, sliding), reading)
+        def one_loop(decoder: Decoder, x: jax.Array, of_layers: Any) -> tuple[jax.Array, Any]:
+            x, new = decoder.layers(x, (*of_layers, sliding), context)
             x = decoder.final_norm(x)
             return x, (x, new)
 

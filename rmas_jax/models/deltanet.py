@@ -13,6 +13,8 @@ takes the step as it is written above. Both are float32 and differentiable.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,8 +22,8 @@ from flax import linen as nn
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
+from rmas_jax.models.weights import parameter
 
-INIT = nn.initializers.normal(0.02)
 CHUNK = 64  # positions, as in the published kernels
 
 
@@ -76,7 +78,8 @@ def delta_chunks(
     chunk = min(chunk, time)
     spare = -time % chunk
 
-    def chunked(x):  # [B, T, N, ...] -> [chunks, B, N, chunk, ...], spare tokens at the end
+    def chunked(x: jax.Array) -> jax.Array:
+        """[B, T, N, ...] -> [chunks, B, N, chunk, ...], with spare tokens at the end."""
         x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
         x = x.reshape(batch, -1, chunk, *x.shape[2:])
         return jnp.moveaxis(x, (1, 3), (0, 2))
@@ -106,7 +109,7 @@ def delta_chunks(
     written, corrected = jnp.split(solved, (value.shape[-1],), axis=-1)
     within = (query @ transposed) * left
 
-    def read(memory, x):
+    def read(memory: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         query, key, within, written, corrected, kept = x
         fresh = written - corrected @ memory
         out = query @ memory + within @ fresh
@@ -166,7 +169,8 @@ def causal_conv(
             jnp.where((emptied[:, i : i + time] == emptied[:, width - 1 :])[..., None], window, 0)
             for i, window in enumerate(windows)
         ]
-    return sum(kernel[None, None, i] * window for i, window in enumerate(windows)), after
+    out = sum(kernel[None, None, i] * window for i, window in enumerate(windows))
+    return cast(jax.Array, out), after
 
 
 class GatedDeltaNet(nn.Module):
@@ -197,23 +201,17 @@ class GatedDeltaNet(nn.Module):
         batch, time, _ = x.shape
         heads, group = c.linear_key_heads, c.linear_value_heads // c.linear_key_heads
         keys = heads * c.linear_key_dim
+
+        def weight(name: str) -> Any:
+            return parameter(self, c, f"linear/{name}")
+
         kernels = {
-            name: as_array(self.param(f"{name}_kernel", INIT, (c.width, *shape)), x)
-            for name, shape in {
-                "qkv": (c.linear_conv_dim,),
-                "gate": (c.linear_value_heads, c.linear_value_dim),
-                "rate": (c.linear_value_heads,),
-                "decay": (c.linear_value_heads,),
-            }.items()
+            name: as_array(weight(f"{name}_kernel"), x) for name in ("qkv", "gate", "rate", "decay")
         }
-        conv = self.param("conv_kernel", INIT, (c.conv_width, c.linear_conv_dim)).astype(x.dtype)
-        per_head = (c.linear_value_heads,)
-        decay_log = self.param("decay_log", nn.initializers.zeros, per_head).astype(jnp.float32)
-        decay_bias = self.param("decay_bias", nn.initializers.ones, per_head).astype(jnp.float32)
-        norm = self.param("norm_weight", nn.initializers.ones, (c.linear_value_dim,))
-        out_kernel = self.param(
-            "out_kernel", INIT, (c.linear_value_heads, c.linear_value_dim, c.width)
-        )
+        conv = weight("conv_kernel").astype(x.dtype)
+        decay_log = weight("decay_log").astype(jnp.float32)
+        decay_bias = weight("decay_bias").astype(jnp.float32)
+        norm, out_kernel = weight("norm_weight"), weight("out_kernel")
 
         real = valid[:, :, None]
         x = jnp.where(real, x, 0)  # whatever pads hold, they stay finite
@@ -232,8 +230,8 @@ class GatedDeltaNet(nn.Module):
         decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no time loops
 
         if time == 1:
-            of_token = (v[:, 0] for v in (query, key, value, decay, rate))
-            out, memory = delta_step(*of_token, memory)
+            query, key, value, decay, rate = (v[:, 0] for v in (query, key, value, decay, rate))
+            out, memory = delta_step(query, key, value, decay, rate, memory)
             out = out[:, None]
         else:
             out, memory = delta_chunks(query, key, value, decay, rate, memory, fresh)

@@ -12,7 +12,7 @@ import huggingface_hub
 
 from rmas_jax.host import reading
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"
@@ -33,8 +33,8 @@ def local_directory(
 
     Raises:
       CheckpointError: neither exists, or the hub cannot be reached; or the directory holds what a
-        reader could hang at (pipes, devices, sockets), or a file that `patterns` name is a link
-        that leads nowhere, or larger than any such file is.
+        reader could hang at (pipes, devices, sockets), or a file that `patterns` name is a folder,
+        a link that leads nowhere, or larger than any such file is.
     """
     directory = Path(path)
     try:
@@ -61,6 +61,7 @@ def local_directory(
             f"{clipped(str(path), 300)}: no such directory, and not available from the hub: "
             f"{reason}"
         ) from error
+    _check_files(Path(snapshot), patterns)
     return Path(snapshot)
 
 
@@ -77,7 +78,9 @@ def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:
     """Refuses what libraries that open files by themselves would hang at, or read without end."""
     for file in sorted(directory.iterdir()):
         is_read = any(file.match(pattern) for pattern in patterns)
-        if file.is_dir() or not (is_read or file.exists()):
+        if not is_read and not file.exists():
+            continue
+        if file.is_dir() and not (is_read and file.suffix):  # "tokenizer*" may name a folder
             continue
         at_most = MAX_FILE if is_read and file.suffix not in UNBOUNDED else None
         reading.check_regular(file, at_most=at_most, error=CheckpointError)

@@ -1,4 +1,4 @@
-"""What is wrong with a model's configuration."""
+"""What is wrong with a checkpoint: its configuration, or its files."""
 
 from __future__ import annotations
 
@@ -7,3 +7,7 @@ from rmas_jax.host.errors import InputError
 
 class UnsupportedModelError(InputError):
     """The checkpoint asks for something that these ports do not implement."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is missing, damaged, or does not hold the weights of its model."""

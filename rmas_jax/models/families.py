@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rmas_jax.host.errors import shown
+from rmas_jax.models.activations import FROM_HF
 from rmas_jax.models.architecture import LINEAR_SIZES, DecoderConfig
 from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.hf_config import (
-    ACTIVATIONS,
     FRACTION,
     OLD_LAYER_KINDS,
     ROPE_COMMON,
@@ -28,7 +28,7 @@ from rmas_jax.models.hf_config import (
 from rmas_jax.models.hf_fields import OBJECT, Field, read_fields
 from rmas_jax.models.rope import RopeScaling, longrope_attention_factor, yarn_attention_factor
 
-Fields = dict[str, Any]  # field of a config.json -> its value, or its default
+Fields = dict[str, Any]  # field of a config.json -> its value, or its default; and model_type
 Say = Callable[[str], None]  # takes what a user should know of a file that is used all the same
 
 # --- Rotary embeddings ----------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def _windows_of_mistral(f: Fields) -> Fields:
 # --- Families -------------------------------------------------------------------------------------
 
 
-def _decoder(family: str, f: Fields, **more: Any) -> DecoderConfig:
+def _decoder(f: Fields, **more: Any) -> DecoderConfig:
     """Fields that all families share, and `more`, in which they differ."""
     activation = f["hidden_activation"] if "hidden_activation" in f else f["hidden_act"]
     heads = f["num_attention_heads"]
@@ -229,7 +229,7 @@ def _decoder(family: str, f: Fields, **more: Any) -> DecoderConfig:
     if not any(more.setdefault("sliding_layers", ())):
         more["sliding_layers"], more["window"] = (), None
     return DecoderConfig(
-        model_type=family,
+        model_type=f["model_type"],
         vocab_size=f["vocab_size"],
         width=f["hidden_size"],
         ffn_width=f["intermediate_size"],
@@ -238,7 +238,7 @@ def _decoder(family: str, f: Fields, **more: Any) -> DecoderConfig:
         num_kv_heads=heads if f["num_key_value_heads"] is None else f["num_key_value_heads"],
         head_dim=f["hidden_size"] // heads if f["head_dim"] is None else f["head_dim"],
         norm_eps=f["rms_norm_eps"],
-        activation=ACTIVATIONS[activation],
+        activation=FROM_HF[activation],
         tie_embeddings=f["tie_word_embeddings"],
         out_bias=bias,
         **{"qkv_bias": bias} | more,
@@ -247,29 +247,24 @@ def _decoder(family: str, f: Fields, **more: Any) -> DecoderConfig:
 
 def _llama(f: Fields, say: Say) -> DecoderConfig:
     _is_kind(f, "full_attention")
-    return _decoder("llama", f, ffn_bias=f["mlp_bias"], **_rope(f, say))
+    return _decoder(f, ffn_bias=f["mlp_bias"], **_rope(f, say))
 
 
 def _mistral(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder("mistral", f, **_windows_of_mistral(f), **_rope(f, say))
-
-
-def _ministral(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder("ministral", f, **_windows_of_mistral(f), **_rope(f, say))
+    return _decoder(f, **_windows_of_mistral(f), **_rope(f, say))
 
 
 def _qwen2(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder("qwen2", f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f, say))
+    return _decoder(f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f, say))
 
 
 def _qwen3(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder("qwen3", f, qk_norm=True, **_windows_of_qwen(f), **_rope(f, say))
+    return _decoder(f, qk_norm=True, **_windows_of_qwen(f), **_rope(f, say))
 
 
 def _gemma3(f: Fields, say: Say) -> DecoderConfig:
     sliding = _is_kind(f, "sliding_attention")
     return _decoder(
-        "gemma3_text",
         f,
         qk_norm=True,
         unit_offset_norm=True,
@@ -286,7 +281,6 @@ def _qwen3_5(f: Fields, say: Say) -> DecoderConfig:
     linear = _is_kind(f, "linear_attention") or _all_but_every(f, f["full_attention_interval"])
     sizes = {field: f[hf_field] for field, hf_field in LINEAR_SIZES.items()}
     return _decoder(
-        "qwen3_5_text",
         f,
         qk_norm=True,
         unit_offset_norm=True,
@@ -310,15 +304,13 @@ def _ouro(f: Fields, say: Say) -> DecoderConfig:
         raise UnsupportedModelError(f"early_exit_threshold={threshold!r}: must be at least 1")
     if step is not None and 0 <= step < loops - 1:
         raise UnsupportedModelError(f"early_exit_step={step!r}: must be null (the last pass)")
-    return _decoder(
-        "ouro", f, sandwich_norms=True, loops=loops, **_windows_of_qwen(f), **_rope(f, say)
-    )
+    return _decoder(f, sandwich_norms=True, loops=loops, **_windows_of_qwen(f), **_rope(f, say))
 
 
 FAMILIES = {
     "llama": _llama,
     "mistral": _mistral,
-    "ministral": _ministral,
+    "ministral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma3_text": _gemma3,

@@ -11,7 +11,7 @@ import numpy as np
 
 from rmas_jax.host.errors import shown
 from rmas_jax.models.directories import CONFIG_FILE, local_directory, read_json
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 GENERATION_FILE = "generation_config.json"
 
@@ -30,7 +30,7 @@ class SamplingConfig:
     min_p: float = 0.0  # only tokens with this share of the likeliest one's probability
     repetition_penalty: float = 1.0  # above 1, tokens seen before become less likely
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, (allowed, is_allowed) in ALLOWED.items():
             value = getattr(self, field)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -131,7 +131,8 @@ def sampling_defaults(
     """
     directory = local_directory(path, patterns=("*.json",), revision=revision)
     source = directory / GENERATION_FILE
-    sampling, end_tokens = SamplingConfig(), ()
+    sampling = SamplingConfig()
+    end_tokens: tuple[int, ...] = ()
     try:
         if source.exists():
             raw = read_json(source)

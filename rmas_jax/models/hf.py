@@ -9,28 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from rmas_jax.host.errors import listed
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf
 from rmas_jax.models.decoder import Decoder
-from rmas_jax.models.directories import CONFIG_FILE, check_no_adapter, local_directory, read_json
-from rmas_jax.models.int8 import is_large, quantised, require_qwix
-from rmas_jax.models.partition import closed, logical_axes, read_shard
+from rmas_jax.models.directories import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    check_no_adapter,
+    local_directory,
+    read_json,
+)
+from rmas_jax.models.errors import CheckpointError
+from rmas_jax.models.int8 import abstract_quantised, quantised, require_qwix
+from rmas_jax.models.partition import Index, closed, read_shard
 from rmas_jax.models.stored import StoredTensors, find_tensors, open_safetensors, weight_files
-from rmas_jax.models.weights import (
+from rmas_jax.models.stored_names import (
+    EMBEDDING,
     IGNORED,
     QUANTISED,
-    CheckpointError,
-    Weight,
-    embedding_name,
+    UNEMBEDDING,
     stored_prefix,
-    unembedding_name,
-    weight_table,
+    with_prefix,
 )
-from rmas_jax.sharding import auto_mesh, named_sharding
+from rmas_jax.models.weights import Weight, weight_table
+from rmas_jax.sharding import auto_mesh
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
@@ -51,7 +57,7 @@ def read_config(directory: Path) -> DecoderConfig:
 def load_pretrained(
     path: str | os.PathLike[str],
     dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     *,
     weights: str | None = None,
     revision: str | None = None,
@@ -81,19 +87,10 @@ def load_pretrained(
       CheckpointError: files are missing or damaged, or weights are missing, unexpected, duplicate
         or misshapen, one error says which; or a number is beyond the range of `dtype`.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: allowed are {DTYPES}")
-    if weights not in (None, *WEIGHTS):
-        raise ValueError(f"weights={weights!r}: allowed are None and {WEIGHTS}")
-    if weights == "int8":
-        require_qwix()
+    _check_options(dtype, weights)
     directory = local_directory(path, patterns=("*.json", "model*.safetensors"), revision=revision)
     config, config_path = read_config(directory), directory / CONFIG_FILE
-    if dtype == "float16" and config.model_type in BEYOND_FLOAT16:
-        raise UnsupportedModelError(
-            f"{config_path}: dtype='float16': not for {config.model_type}, whose "
-            f"{BEYOND_FLOAT16[config.model_type]}; allowed are float32 and bfloat16"
-        )
+    _check_range(config, dtype, source=str(config_path))
 
     files = weight_files(directory)
     if directory != Path(path) and not all(file.exists() for file in files):
@@ -108,7 +105,7 @@ def load_pretrained(
                 f"{len(homes)} tensors"
             )
         table = weight_table(config, stored_prefix(homes))
-        problems += _problems(config, table, {name: opened[home] for name, home in homes.items()})
+        problems += _problems(table, {name: opened[home] for name, home in homes.items()})
     if problems:
         raise CheckpointError(
             f"{directory}: the weights do not fit {config.model_type}:\n  "
@@ -117,34 +114,90 @@ def load_pretrained(
     mesh = None if mesh is None else auto_mesh(mesh)
     params = {}
     with StoredTensors(homes) as stored:
-
-        def load(weight, dtype):
-            target = None
-            if mesh is not None:
-                shape = weight.param_shape(config.num_layers)
-                target = named_sharding(shape, logical_axes(weight), mesh)
-            return _load(weight, config.num_layers, stored, target, jnp.dtype(dtype))
-
         for weight in table:
-            if weights == "int8" and is_large(weight):
-                layers = (load(layer, "float32") for layer in weight.layers(config.num_layers))
-                params[weight.path] = quantised(weight, layers, jnp.dtype(dtype))
+            if _is_in_int8(weight, weights):
+                layers = (
+                    _load(layer, layer.abstract("float32", mesh), stored)
+                    for layer in weight.layers()
+                )
+                params[weight.path] = quantised(weight, layers, dtype, mesh)
             else:
-                params[weight.path] = load(weight, dtype)
+                params[weight.path] = _load(weight, weight.abstract(dtype, mesh), stored)
     return Decoder(config), traverse_util.unflatten_dict(params)
 
 
-def _problems(
-    config: DecoderConfig, table: Sequence[Weight], tensors: Mapping[str, Any]
-) -> list[str]:
+def abstract_agent(
+    source: str | os.PathLike[str] | DecoderConfig,
+    mesh: Mesh | None = None,
+    *,
+    dtype: str = "float32",
+    weights: str | None = None,
+    revision: str | None = None,
+) -> tuple[Decoder, dict[str, Any]]:
+    """What `load_pretrained` returns, with a `jax.ShapeDtypeStruct` for each array of parameters.
+
+    No weight is read: a program is lowered and compiled from these before there are any, and then
+    runs on the loaded parameters.
+
+    Args:
+      source: a directory with `config.json`, a hub id, or the configuration itself.
+      mesh: devices over which the parameters will be split; a compile-only topology is enough. On
+        a mesh each array has its `NamedSharding`.
+      dtype: as for `load_pretrained`, and so are the next two.
+      weights: "int8" or None.
+      revision: branch, tag or commit, where `source` is a hub id.
+
+    Raises:
+      ValueError: `dtype` or `weights` is none of those that `load_pretrained` takes.
+      ImportError: int8 needs a library that is not installed.
+      UnsupportedModelError: the architecture is not ported, or not in `dtype`.
+      CheckpointError: `config.json` is missing or damaged.
+    """
+    _check_options(dtype, weights)
+    if isinstance(source, DecoderConfig):
+        config, where = source, "config"
+    else:
+        directory = local_directory(source, patterns=(CONFIG_FILE, ADAPTER_FILE), revision=revision)
+        config, where = read_config(directory), str(directory / CONFIG_FILE)
+    _check_range(config, dtype, source=where)
+    mesh = None if mesh is None else auto_mesh(mesh)
+    params = {}
+    for weight in weight_table(config):
+        in_int8 = _is_in_int8(weight, weights)
+        abstract = abstract_quantised if in_int8 else Weight.abstract
+        params[weight.path] = abstract(weight, dtype, mesh)
+    return Decoder(config), traverse_util.unflatten_dict(params)
+
+
+def _check_options(dtype: str, weights: str | None) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"weights must be None or one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if weights == "int8":
+        require_qwix()
+
+
+def _check_range(config: DecoderConfig, dtype: str, *, source: str) -> None:
+    """Refuses float16 for families whose activations leave its range."""
+    if dtype == "float16" and config.model_type in BEYOND_FLOAT16:
+        raise UnsupportedModelError(
+            f"{source}: dtype of {config.model_type} must be float32 or bfloat16, got 'float16': "
+            f"{BEYOND_FLOAT16[config.model_type]}"
+        )
+
+
+def _is_in_int8(weight: Weight, weights: str | None) -> bool:
+    return weights == "int8" and weight.scale_axes != ()
+
+
+def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
     """Everything by which the stored tensors differ from the weight table, a line each.
 
     `tensors` gives the open file of each name.
     """
     problems = []
-    expected = {
-        name: weight.stored_shape for weight in table for name in weight.names(config.num_layers)
-    }
+    expected = {name: weight.stored_shape for weight in table for name in weight.names}
     for name, shape in expected.items():
         if name not in tensors:
             problems.append(f"missing: {name}")
@@ -161,7 +214,7 @@ def _problems(
             "allowed are plain ones: dequantise the model in its library and save it again",
         )
     prefix = stored_prefix(tensors)
-    embedding, unembedding = embedding_name(prefix), unembedding_name(prefix)
+    embedding, unembedding = (with_prefix(name, prefix) for name in (EMBEDDING, UNEMBEDDING))
     for name in tensors:
         if name in expected or IGNORED.fullmatch(name):
             continue
@@ -181,33 +234,27 @@ def _equal(first: Any, second: Any) -> bool:
     )
 
 
-def _load(
-    weight: Weight,
-    num_layers: int,
-    stored: StoredTensors,
-    target: jax.sharding.Sharding | None,
-    dtype: np.dtype,
-) -> jax.Array:
+def _load(weight: Weight, target: jax.ShapeDtypeStruct, stored: StoredTensors) -> jax.Array:
     """One parameter on its devices, or on the default one.
 
     Shards pass through the host one after another, and each is read once, however many devices
     hold it.
     """
-    shape, names = weight.param_shape(num_layers), weight.names(num_layers)
+    shape, dtype, sharding = target.shape, target.dtype, target.sharding
 
-    def read(index):
-        return read_shard(weight, index, names, stored.get_slice, dtype)
+    def read(index: Index) -> np.ndarray:
+        return read_shard(weight, index, stored.get_slice, dtype)
 
-    if target is None:
+    if sharding is None:
         return jax.block_until_ready(
             jax.device_put(read(closed([slice(None)] * len(shape), shape)))
         )
     holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
-    for device, part in target.addressable_devices_indices_map(shape).items():
+    for device, part in sharding.addressable_devices_indices_map(shape).items():
         key = tuple((p.start, p.stop) for p in closed(part, shape))
         holders.setdefault(key, []).append(device)
     shards = []
     for key, devices in holders.items():
         shard = read(tuple(slice(*ends) for ends in key))
         shards += jax.block_until_ready([jax.device_put(shard, device) for device in devices])
-    return jax.make_array_from_single_device_arrays(shape, target, shards, dtype=dtype)
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards, dtype=dtype)

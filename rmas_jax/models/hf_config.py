@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmas_jax.host.errors import shown
+from rmas_jax.models.activations import FROM_HF
 from rmas_jax.models.architecture import LIMITS, LINEAR_SIZES, SIZES
 from rmas_jax.models.errors import UnsupportedModelError
 from rmas_jax.models.hf_fields import (
@@ -101,19 +102,7 @@ ROPE_IDLE = ("attn_factor", "extrapolation_factor", "short_mscale", "long_mscale
 
 # --- Families -------------------------------------------------------------------------------------
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-ACTIVATION = one_of(*ACTIVATIONS)("silu")
+ACTIVATION = one_of(*FROM_HF)("silu")
 WINDOW = whole(1, 2**31 - 1)
 # transformers renames the older names when it has read a file.
 OLD_LAYER_KINDS = {"attention": "full_attention", "mamba": "linear_attention"}

@@ -14,26 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from rmas_jax.models.weights import Weight
-
-# The last two names of a parameter's path -> the axes that share a scale: those that are summed
-# over where it is used, or an embedding's. What is not here stays as it is: norms and biases, and
-# the small matrices that steer gates and decays.
-SHARED_AXES: dict[str, tuple[int, ...]] = {
-    "embedding": (1,),
-    "unembed_kernel": (0,),
-    "attention/q_kernel": (0,),
-    "attention/k_kernel": (0,),
-    "attention/v_kernel": (0,),
-    "attention/o_kernel": (0, 1),
-    "ffn/gate_kernel": (0,),
-    "ffn/up_kernel": (0,),
-    "ffn/down_kernel": (0,),
-    "linear/qkv_kernel": (0,),
-    "linear/gate_kernel": (0,),
-    "linear/out_kernel": (0, 1),
-}
 
 
 def require_qwix() -> None:
@@ -46,33 +29,50 @@ def require_qwix() -> None:
         ) from error
 
 
-def is_large(weight: Weight) -> bool:
-    """Whether a row of the weight table is a matrix of SHARED_AXES."""
-    return "/".join(weight.path[-2:]) in SHARED_AXES
-
-
-def quantised(weight: Weight, layers: Iterable[jax.Array], dtype: jnp.dtype) -> Any:
+def quantised(
+    weight: Weight, layers: Iterable[jax.Array], dtype: Any, mesh: Mesh | None = None
+) -> Any:
     """A matrix in int8, from what a checkpoint has of it.
 
     Values are rounded to the nearest multiple of their channel's largest magnitude / 127.5. On a
-    mesh they stay where they are, and a channel that lies on several devices has one scale.
+    mesh values are split as the matrix would be, and scales as far as they have its dimensions.
 
     Args:
-      weight: its row in the weight table.
+      weight: its row of the table, with sizes; it has dimensions that share a scale.
       layers: float32, one after another; each is let go when the next one is there.
       dtype: of the scales, and so of what the matrix stands for.
+      mesh: the devices that hold `layers`.
     """
-    shared = SHARED_AXES["/".join(weight.path[-2:])]
-    own = tuple(axis for axis in range(len(weight.shape)) if axis not in shared)
-    rounded = [jax.block_until_ready(_quantise(layer, own, dtype)) for layer in layers]
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *rounded) if weight.is_stacked else rounded[0]
+    rounded = [
+        jax.block_until_ready(_quantise(layer, weight.scale_axes, jnp.dtype(dtype)))
+        for layer in layers
+    ]
+    param = jax.tree.map(lambda *xs: jnp.stack(xs), *rounded) if weight.is_stacked else rounded[0]
+    if mesh is None:
+        return param
+    return jax.tree.map(lambda x: jax.device_put(x, weight.sharding(mesh, x.shape)), param)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _quantise(layer: jax.Array, own: tuple[int, ...], dtype: jnp.dtype) -> Any:
-    """A `qwix.QArray` with a scale for every index of the axes `own`."""
+def abstract_quantised(weight: Weight, dtype: Any, mesh: Mesh | None = None) -> Any:
+    """What `quantised` returns, with a `jax.ShapeDtypeStruct` for each array."""
+    layer = jax.ShapeDtypeStruct(weight.layer_shape, jnp.float32)
+    one = jax.eval_shape(
+        functools.partial(_quantise, shared=weight.scale_axes, dtype=jnp.dtype(dtype)), layer
+    )
+
+    def stacked(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (len(weight.names), *x.shape) if weight.is_stacked else x.shape
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=weight.sharding(mesh, shape))
+
+    return jax.tree.map(stacked, one)
+
+
+@functools.partial(jax.jit, static_argnames=("shared", "dtype"))
+def _quantise(layer: jax.Array, shared: tuple[int, ...], dtype: jnp.dtype) -> Any:
+    """A `qwix.QArray` whose scales have size 1 in the axes `shared`."""
     import qwix
 
+    own = tuple(axis for axis in range(layer.ndim) if axis not in shared)
     return qwix.quantize(layer, jnp.int8, channelwise_axes=own, scale_dtype=dtype)
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rmas_jax.models.activations import ACTIVATIONS
 from rmas_jax.models.attention import attend, rotary
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.rope import rotary_frequencies
+from rmas_jax.models.weights import ROWS, parameter
 
-INIT = nn.initializers.normal(0.02)
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-}
+KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
+Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
+# A layer's share of the cache: its finished blocks, its tail and its linear state, each None or
+# empty where a layer of its kind has none; and whether it slides.
+OfLayer = tuple[Any, Any, Any, jax.Array]
 
 
 class CallContext(NamedTuple):
@@ -39,17 +38,33 @@ class CallContext(NamedTuple):
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, computed in float32."""
 
-    eps: float
-    unit_offset: bool = False  # weights act as 1 + w
+    config: DecoderConfig
+    row: str  # of its weight in the table
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
-        weight = self.param("weight", init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+        c = self.config
+        weight = parameter(self, c, self.row).astype(jnp.float32)
         x32 = x.astype(jnp.float32)
-        normed = x32 * inverse_root(jnp.mean(x32 * x32, axis=-1, keepdims=True), self.eps)
-        weight = jnp.expand_dims(weight + float(self.unit_offset), tuple(range(x.ndim - 1)))
+        normed = x32 * inverse_root(jnp.mean(x32 * x32, axis=-1, keepdims=True), c.norm_eps)
+        weight = jnp.expand_dims(weight + float(c.unit_offset_norm), tuple(range(x.ndim - 1)))
         return (normed * weight).astype(x.dtype)
+
+
+def normed(config: DecoderConfig, path: str, x: jax.Array) -> jax.Array:
+    """`x` after the norm at this path, in decoders that have it; called in its parent module."""
+    row = ROWS[f"{path}/weight"]
+    if not row.is_in(config):
+        return x
+    return RMSNorm(config, row.path, name=path.rpartition("/")[2])(x)
+
+
+def biased(module: nn.Module, config: DecoderConfig, path: str, out: jax.Array) -> jax.Array:
+    """`out` plus the bias at this path for its last axes, in decoders that have it."""
+    if not ROWS[path].is_in(config):
+        return out
+    bias = parameter(module, config, path).astype(out.dtype)
+    return out + bias.reshape((1,) * (out.ndim - bias.ndim) + bias.shape)
 
 
 class Attention(nn.Module):
@@ -58,26 +73,31 @@ class Attention(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, rope, past, tail, context, visible):
+    def __call__(
+        self,
+        x: jax.Array,
+        rope: Rope,
+        past: tuple[KeysValues, ...],
+        tail: KeysValues,
+        context: CallContext,
+        visible: tuple[jax.Array, ...],
+    ) -> tuple[jax.Array, KeysValues]:
+        """Mixes what the positions [B, T, D] of this call see; returns that and the new tail."""
         c = self.config
         start, positions = context.start, context.positions
 
-        def project(name, heads, size=c.head_dim):
-            kernel = self.param(f"{name}_kernel", INIT, (c.width, heads, size))
-            out = jnp.einsum("btd,dnh->btnh", x, as_array(kernel, x))
-            if c.qkv_bias:
-                bias = self.param(f"{name}_bias", nn.initializers.zeros, (heads, size))
-                out += bias.astype(x.dtype)[None, None]
-            return out
+        def project(name: str) -> jax.Array:
+            kernel = as_array(parameter(self, c, f"attention/{name}_kernel"), x)
+            out = jnp.einsum("btd,dnh->btnh", x, kernel)
+            return biased(self, c, f"attention/{name}_bias", out)
 
         if c.gated_attention:
-            query, gate = jnp.split(project("q", c.num_heads, 2 * c.head_dim), 2, axis=-1)
+            query, gate = jnp.split(project("q"), 2, axis=-1)
         else:
-            query = project("q", c.num_heads)
-        key, value = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
-        if c.qk_norm:
-            query = RMSNorm(c.norm_eps, c.unit_offset_norm, name="q_norm")(query)
-            key = RMSNorm(c.norm_eps, c.unit_offset_norm, name="k_norm")(key)
+            query = project("q")
+        key, value = project("k"), project("v")
+        query = normed(c, "attention/q_norm", query)
+        key = normed(c, "attention/k_norm", key)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         # Scaled in float32: a scale rounded to bfloat16 would bend all logits the same way.
         query = (rotary(query.astype(jnp.float32), positions, *rope) * scale).astype(x.dtype)
@@ -97,11 +117,9 @@ class Attention(nn.Module):
         )
         if c.gated_attention:
             mixed = mixed * jax.nn.sigmoid(gate)
-        kernel = self.param("o_kernel", INIT, (c.num_heads, c.head_dim, c.width))
-        out = jnp.einsum("btnh,nhd->btd", mixed, as_array(kernel, x))
-        if c.out_bias:
-            out += _bias(self, "o_bias", out)
-        return out, (keys, values)
+        kernel = as_array(parameter(self, c, "attention/o_kernel"), x)
+        out = jnp.einsum("btnh,nhd->btd", mixed, kernel)
+        return biased(self, c, "attention/o_bias", out), (keys, values)
 
 
 class FeedForward(nn.Module):
@@ -112,23 +130,14 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        gate = as_array(self.param("gate_kernel", INIT, (c.width, c.ffn_width)), x)
-        up = as_array(self.param("up_kernel", INIT, (c.width, c.ffn_width)), x)
-        down = as_array(self.param("down_kernel", INIT, (c.ffn_width, c.width)), x)
-        act = ACTIVATIONS[c.activation]
-
-        def biased(out, name):
-            return out + _bias(self, name, out) if c.ffn_bias else out
-
+        gate, up, down = (
+            as_array(parameter(self, c, f"ffn/{name}_kernel"), x) for name in ("gate", "up", "down")
+        )
+        act = ACTIVATIONS[c.activation].apply
         flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
-        hidden = act(biased(flat @ gate, "gate_bias")) * biased(flat @ up, "up_bias")
-        return biased(hidden @ down, "down_bias").reshape(x.shape)
-
-
-def _bias(module: nn.Module, name: str, out: jax.Array) -> jax.Array:
-    """A bias for the last axis of `out`, in its dtype and with as many axes."""
-    bias = module.param(name, nn.initializers.zeros, out.shape[-1:]).astype(out.dtype)
-    return bias.reshape((1,) * (out.ndim - 1) + bias.shape)
+        hidden = act(biased(self, c, "ffn/gate_bias", flat @ gate))
+        hidden = hidden * biased(self, c, "ffn/up_bias", flat @ up)
+        return biased(self, c, "ffn/down_bias", hidden @ down).reshape(x.shape)
 
 
 class Layer(nn.Module):
@@ -138,7 +147,9 @@ class Layer(nn.Module):
     linear: bool = False
 
     @nn.compact
-    def __call__(self, x, of_layer, context: CallContext):
+    def __call__(
+        self, x: jax.Array, of_layer: OfLayer, context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
         """`of_layer` is the layer's share of the cache and whether it slides.
 
         Returns what goes on to the next layer, and the layer's new tail and linear state.
@@ -146,13 +157,10 @@ class Layer(nn.Module):
         c = self.config
         past, tail, state, sliding = of_layer
 
-        def norm(name):
-            return RMSNorm(c.norm_eps, c.unit_offset_norm, name=name)
-
-        normed = norm("attention_norm")(x)
+        mixed = normed(c, "attention_norm", x)
         if self.linear:
             mixed, state = GatedDeltaNet(c, name="linear")(
-                normed, context.valid, state, context.fresh
+                mixed, context.valid, state, context.fresh
             )
         else:
             rope, visible = self._rope(sliding), context.visible
@@ -161,16 +169,12 @@ class Layer(nn.Module):
                     jnp.where(sliding, near, all_)
                     for near, all_ in zip(context.near, visible, strict=True)
                 )
-            mixed, tail = Attention(c, name="attention")(normed, rope, past, tail, context, visible)
-        if c.sandwich_norms:
-            mixed = norm("attention_out_norm")(mixed)
-        x = x + mixed
-        out = FeedForward(c, name="ffn")(norm("ffn_norm")(x))
-        if c.sandwich_norms:
-            out = norm("ffn_out_norm")(out)
-        return x + out, (tail, state)
+            mixed, tail = Attention(c, name="attention")(mixed, rope, past, tail, context, visible)
+        x = x + normed(c, "attention_out_norm", mixed)
+        out = FeedForward(c, name="ffn")(normed(c, "ffn_norm", x))
+        return x + normed(c, "ffn_out_norm", out), (tail, state)
 
-    def _rope(self, sliding):
+    def _rope(self, sliding: jax.Array) -> Rope:
         """Rotary frequencies and the factor on sine and cosine of this layer."""
         c = self.config
         of_all = [(c.rope_theta, c.rope_scaling)]
@@ -194,10 +198,13 @@ class Period(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, of_period, context: CallContext):
+    def __call__(
+        self, x: jax.Array, of_period: OfLayer, context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
         """As `Layer`, with one more axis in front: attention layers apart from linear ones."""
         past, tail, state, sliding = of_period
-        tails, states = [], []
+        tails: list[KeysValues] = []
+        states: list[tuple[jax.Array, jax.Array]] = []
         for place, linear in enumerate(self.config.linear_layers[: self.config.period]):
             layer = Layer(self.config, linear, name=f"place_{place}")
             if linear:

@@ -1,4 +1,4 @@
-"""Which logical axes a decoder's parameters have, and what of a checkpoint a shard is made of."""
+"""What of a checkpoint a device's share of a parameter is made of."""
 
 from __future__ import annotations
 
@@ -9,41 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.models.weights import CheckpointError, Weight
-
-HEADS, KV_HEADS = ("heads", "head_dim"), ("kv_heads", "head_dim")
-# The last two names of a parameter's path -> the logical axis of each dimension, without that of
-# layers. What is not here is small, or has no axis that devices could share: each has it whole.
-LOGICAL_AXES: dict[str, tuple[str | None, ...]] = {
-    "embedding": ("vocab", "embed"),
-    "unembed_kernel": ("embed", "vocab"),
-    "attention/q_kernel": ("embed", *HEADS),
-    "attention/k_kernel": ("embed", *KV_HEADS),
-    "attention/v_kernel": ("embed", *KV_HEADS),
-    "attention/q_bias": HEADS,
-    "attention/k_bias": KV_HEADS,
-    "attention/v_bias": KV_HEADS,
-    "attention/o_kernel": (*HEADS, "embed"),
-    "ffn/gate_kernel": ("embed", "ffn"),
-    "ffn/up_kernel": ("embed", "ffn"),
-    "ffn/down_kernel": ("ffn", "embed"),
-    "ffn/gate_bias": ("ffn",),
-    "ffn/up_bias": ("ffn",),
-    # Queries, keys and values lie side by side in one axis, and parts of it would cut across them.
-    "linear/qkv_kernel": ("embed", None),
-    "linear/gate_kernel": ("embed", *HEADS),
-    "linear/rate_kernel": ("embed", "heads"),
-    "linear/decay_kernel": ("embed", "heads"),
-    "linear/out_kernel": (*HEADS, "embed"),
-}
+from rmas_jax.models.errors import CheckpointError
+from rmas_jax.models.weights import Weight
 
 Index = tuple[slice, ...]  # a range in every dimension, with both ends
-
-
-def logical_axes(weight: Weight) -> tuple[str | None, ...]:
-    """The logical axis of each dimension of a parameter, that of layers included."""
-    axes = LOGICAL_AXES.get("/".join(weight.path[-2:]), (None,) * len(weight.shape))
-    return ("layers", *axes) if weight.is_stacked else axes
 
 
 def closed(index: Sequence[slice], shape: Sequence[int]) -> Index:
@@ -54,67 +23,49 @@ def closed(index: Sequence[slice], shape: Sequence[int]) -> Index:
 def read_part(weight: Weight, stored: Any, index: Index) -> np.ndarray:
     """Part of a parameter (of one layer), reading little more of the stored tensor than it needs.
 
+    Dimensions that share a stored one, such as heads and their size, lie in it as blocks of blocks:
+
+        (N H), 2 of 3 heads, half of H:    [h h . . | h h . . | . . . .]
+        is read as whole heads             [h h h h | h h h h]              and cut afterwards
+
     Args:
-      weight: its row in the weight table.
+      weight: its row of the table, with sizes.
       stored: gives parts of the tensor for tuples of slices, as `safe_open(...).get_slice` does.
       index: which part of the parameter.
     """
-    turned = weight.transform == "transpose"
-    if not turned and weight.transform != "reshape":  # a transform that needs the whole tensor
-        return weight.load(stored[(slice(None),) * len(weight.stored_shape)])[index]
-    sizes = weight.stored_shape[::-1] if turned else weight.stored_shape
-    groups = _groups(sizes, weight.shape)
-    ranges, shape, inside = [], [], []
-    for dimensions in groups:
-        # Dimensions that share a stored one: the first counts blocks of all the others.
-        first, *others = dimensions or (None,)
-        block = math.prod(weight.shape[d] for d in others)
-        part = slice(0, 1) if first is None else index[first]
+    row, sizes = weight.row, weight.sizes
+    wanted = dict(zip(row.dims, index, strict=True))
+    ranges = []
+    for first, *others in row.stored_dims:
+        part, block = wanted.get(first, slice(0, 1)), math.prod(sizes[d] for d in others)
         ranges.append(slice(part.start * block, part.stop * block))
-        for d in dimensions:
-            shape.append(part.stop - part.start if d == first else weight.shape[d])
-            inside.append(slice(None) if d == first else index[d])
-    array = stored[tuple(ranges[::-1] if turned else ranges)]
-    return (array.T if turned else array).reshape(shape)[tuple(inside)]
-
-
-def _groups(sizes: Sequence[int], shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """Which dimensions of `shape`, in order, each of the stored `sizes` was split into."""
-    groups, at = [], 0
-    for size in sizes:
-        start = at
-        while math.prod(shape[start:at]) < size:
-            at += 1
-        groups.append(tuple(range(start, at)))
-    for d in range(at, len(shape)):  # of size 1: no stored dimension was needed for it
-        groups[-1] += (d,)
-    return groups
+        sizes[first] = part.stop - part.start
+        wanted[first] = slice(None)
+    kept = [d for d in row.flat_dims if d in row.dims]  # the others are of size 1
+    split = stored[tuple(ranges)].reshape([sizes[d] for d in kept])
+    return split.transpose([kept.index(d) for d in row.dims])[tuple(wanted[d] for d in row.dims)]
 
 
 def read_shard(
-    weight: Weight,
-    index: Index,
-    names: Sequence[str],
-    get_slice: Callable[[str], Any],
-    dtype: np.dtype,
+    weight: Weight, index: Index, get_slice: Callable[[str], Any], dtype: np.dtype
 ) -> np.ndarray:
     """A device's share of one parameter, all its layers, on the host.
 
     Args:
-      weight: its row in the weight table.
+      weight: its row of the table, with sizes.
       index: the share, with the range of layers in front where there are any.
-      names: of the tensors in the checkpoint, in the order of the layers.
-      get_slice: from such a name to what `read_part` takes.
+      get_slice: from the name of a tensor to what `read_part` takes.
       dtype: of the result.
 
     Raises:
       CheckpointError: a number is beyond the range of `dtype`; the message names the tensor.
     """
     if not weight.is_stacked:
-        return _cast(read_part(weight, get_slice(names[0]), index), dtype, names[0])
+        (name,) = weight.names
+        return _cast(read_part(weight, get_slice(name), index), dtype, name)
     layers, *rest = index
     out = np.empty([part.stop - part.start for part in index], dtype)
-    for row, name in enumerate(names[layers]):
+    for row, name in enumerate(weight.names[layers]):
         out[row] = _cast(read_part(weight, get_slice(name), tuple(rest)), dtype, name)
     return out
 

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from rmas_jax.host.errors import InputError, shown
+from rmas_jax.models.tokenizer import Tokenizer
 
 
 class TextError(InputError):
     """A text that no tokenizer, or not this one, can read."""
 
 
-def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts that are content: a marker that is named in one is spelt, not obeyed.
 
     Raises:
@@ -51,7 +52,7 @@ def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts whose markers are obeyed, such as the pieces of a rendered template.
 
     Raises:
@@ -73,7 +74,7 @@ def check_text(text: str, *, source: str = "a text", error: type[InputError] = T
         ) from None
 
 
-def marker_ids(tokenizer: Any) -> set[int]:
+def marker_ids(tokenizer: Tokenizer) -> set[int]:
     """Ids of the added tokens that a text which is content must not contain."""
     added = tokenizer.added_tokens_decoder
     if not added:
@@ -92,7 +93,7 @@ def _is_ordinary(token: Any, template: str) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _without(tokenizer: Any, markers: frozenset[int]) -> Any:
+def _without(tokenizer: Tokenizer, markers: frozenset[int]) -> Any:
     """A copy of a tokenizer that does not know the names of some tokens; all else is as it was.
 
     They keep their ids under names that no text contains. What is made of parts (merges) is left

@@ -41,7 +41,7 @@ class RopeScaling:
     short_factor: tuple[float, ...] = ()  # longrope: [R/2] what waves are stretched by
     long_factor: tuple[float, ...] = ()  # the same past original_length: not used, kept for files
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnsupportedModelError(
                 f"rope_type={shown(self.kind)}: must be one of {', '.join(KINDS)}"

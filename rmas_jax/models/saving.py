@@ -16,9 +16,11 @@ from rmas_jax.host.errors import listed
 from rmas_jax.models.config import config_to_hf
 from rmas_jax.models.decoder import Decoder
 from rmas_jax.models.directories import CONFIG_FILE
+from rmas_jax.models.errors import CheckpointError
 from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.stored import WEIGHT_FILE
-from rmas_jax.models.weights import EMBEDDING, CheckpointError, weight_table
+from rmas_jax.models.stored_names import EMBEDDING
+from rmas_jax.models.weights import weight_table
 
 
 def save_pretrained(
@@ -52,9 +54,10 @@ def save_pretrained(
     problems = [f"missing: {'/'.join(key)}" for key in table.keys() - flat.keys()]
     problems += [f"unexpected: {'/'.join(key)}" for key in flat.keys() - table.keys()]
     for key in table.keys() & flat.keys():
-        expected = table[key].param_shape(c.num_layers)
-        if flat[key].shape != expected:
-            problems.append(f"misshapen: {'/'.join(key)} is {flat[key].shape}, not {expected}")
+        if flat[key].shape != table[key].shape:
+            problems.append(
+                f"misshapen: {'/'.join(key)} is {flat[key].shape}, not {table[key].shape}"
+            )
     if problems:
         raise CheckpointError(
             "params are not those of the model:\n  " + "\n  ".join(listed(sorted(problems)))
@@ -63,8 +66,8 @@ def save_pretrained(
     tensors = {}
     for key, weight in table.items():
         param = np.asarray(flat[key])
-        for layer, name in enumerate(weight.names(c.num_layers)):
-            stored = weight.save(param[layer] if weight.is_stacked else param)
+        for layer, name in enumerate(weight.names):
+            stored = weight.to_stored(param[layer] if weight.is_stacked else param)
             tensors[name] = np.ascontiguousarray(stored)  # save_file ignores strides
     raw = {
         # The decoder knows no special tokens; without these, transformers assumes the family's.

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from rmas_jax.host.errors import clipped, listed, shown
 from rmas_jax.host.reading import MEBIBYTE, open_regular, size
 from rmas_jax.models.directories import read_json
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
 
 WEIGHT_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -6,23 +6,55 @@ How a text that is content becomes ids is in `plain_text`.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.reading import MEBIBYTE, check_regular, open_regular, read_json, read_text
-from rmas_jax.models.directories import CONFIG_FILE, MAX_FILE, local_directory
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json, read_text
+from rmas_jax.models.directories import MAX_FILE, local_directory
+from rmas_jax.models.errors import CheckpointError
 
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 OBJECTS = (SETTINGS, "special_tokens_map.json", "added_tokens.json")  # each a JSON object
-VOCABULARIES = (TOKENIZER, "tokenizer.model", "vocab.json", "merges.txt", "tekken.json")
 MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
 # Numbers, accents, ligatures, blanks, line ends, cases and scripts: what tokenizers treat apart.
 PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
+
+
+class Tokenizer(Protocol):
+    """What agents use of a transformers tokenizer; anything that has these can stand for one."""
+
+    name_or_path: str
+    chat_template: Any  # a template, several by name, or None
+    chat_date: str | None  # see `load_tokenizer`
+    eos_token_id: int | None
+    all_special_ids: Sequence[int]
+    added_tokens_decoder: Mapping[int, Any]  # id -> its text and flags
+    backend_tokenizer: Any  # of the `tokenizers` library; those written in Python have none
+
+    def __hash__(self) -> int:
+        """Tokenizers are keys of caches."""
+
+    def __call__(
+        self, text: str | Sequence[str], *, add_special_tokens: bool = ..., **options: Any
+    ) -> Mapping[str, Any]:
+        """`input_ids` of a text, or of each of several."""
+
+    def decode(self, token_ids: Any, **options: Any) -> str:
+        """The text that ids spell."""
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """The text that each of several rows of ids spells."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Each token's name and id."""
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        """The name of a token."""
 
 
 def load_tokenizer(
@@ -31,7 +63,7 @@ def load_tokenizer(
     revision: str | None = None,
     needs_chat_template: bool = True,
     date: str | None = None,
-) -> Any:
+) -> Tokenizer:
     """The transformers tokenizer of a checkpoint; agents speak through its chat template.
 
     `tokenizer.json` is used as it stands: transformers' Auto class builds the tokenizers of some
@@ -54,7 +86,7 @@ def load_tokenizer(
         raise CheckpointError(
             f"{directory}: holds no tokenizer (tokenizer.json or tokenizer.model)"
         )
-    _check_files(directory)
+    _check_contents(directory)
     tokenizer = _load(directory)
     # A text is what its tokens spell, and a chat template's markers are obeyed.
     tokenizer.clean_up_tokenization_spaces = False
@@ -68,11 +100,8 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_files(directory: Path) -> None:
-    """Refuses files that a tokenizer would be read from and that are none of their kind."""
-    for name in (*VOCABULARIES, CONFIG_FILE):  # transformers looks into the last one, too
-        if os.path.lexists(directory / name):
-            check_regular(directory / name, at_most=MAX_FILE, error=CheckpointError)
+def _check_contents(directory: Path) -> None:
+    """Refuses files whose content is not what a tokenizer is made of."""
     if (directory / TOKENIZER).exists():  # the others may be pointers of git-lfs
         open_regular(directory / TOKENIZER, at_most=MAX_FILE, error=CheckpointError).close()
     found = {}
@@ -124,7 +153,7 @@ def _load(directory: Path) -> Any:
     return tokenizer
 
 
-def token_texts(tokenizer: Any) -> list[str]:
+def token_texts(tokenizer: Tokenizer) -> list[str]:
     """What every token adds to a text, leading spaces included; "" for special tokens.
 
     A token that is only part of a character adds the sign for that. Each token is decoded behind an
@@ -138,7 +167,7 @@ def token_texts(tokenizer: Any) -> list[str]:
     return [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
 
 
-def surfaces(tokenizer: Any) -> dict[str, int]:
+def surfaces(tokenizer: Tokenizer) -> dict[str, int]:
     """What every token adds to a text -> its id.
 
     Special tokens and tokens that are only part of a character are left out.
@@ -149,7 +178,7 @@ def surfaces(tokenizer: Any) -> dict[str, int]:
     return {text: i for text, i in added.items() if text and "\ufffd" not in text}
 
 
-def shared_tokens(sender: Any, receiver: Any) -> tuple[np.ndarray, np.ndarray]:
+def shared_tokens(sender: Tokenizer, receiver: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Ids, in both vocabularies, of the tokens that spell the same.
 
     Args:

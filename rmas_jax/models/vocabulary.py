@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from rmas_jax.host.errors import listed, shown
-from rmas_jax.models.weights import CheckpointError
+from rmas_jax.models.errors import CheckpointError
+from rmas_jax.models.tokenizer import Tokenizer
 
 WAY_OUT = (
     "resize the embedding (in transformers: model.resize_token_embeddings(len(tokenizer))), or use "
@@ -21,7 +22,7 @@ WAY_OUT = (
 )
 
 
-def check_tokenizer(tokenizer: Any, rows: int, *, source: str) -> None:
+def check_tokenizer(tokenizer: Tokenizer, rows: int, *, source: str) -> None:
     """Refuses a tokenizer that makes ids without a row of ordinary text.
 
     Special tokens may lack one: no text is read as a special token, and checkpoints are published
@@ -42,7 +43,9 @@ def check_tokenizer(tokenizer: Any, rows: int, *, source: str) -> None:
         _refuse({i: beyond[i] for i in sorted(beyond)}, rows, f"{source}: the tokenizer has")
 
 
-def check_ids(ids: Iterable[int] | np.ndarray, rows: int, *, tokenizer: Any, what: str) -> None:
+def check_ids(
+    ids: Iterable[int] | np.ndarray, rows: int, *, tokenizer: Tokenizer, what: str
+) -> None:
     """Refuses ids without a row; `what` says in the error where they come from.
 
     Raises:
@@ -73,7 +76,7 @@ def check_array(ids: Any, rows: int) -> None:
 
 
 def usable_ends(
-    end_tokens: Sequence[int], rows: int, *, tokenizer: Any, source: str
+    end_tokens: Sequence[int], rows: int, *, tokenizer: Tokenizer, source: str
 ) -> tuple[int, ...]:
     """The end tokens that the model can write; the others end nothing.
 
@@ -87,7 +90,7 @@ def usable_ends(
     return usable
 
 
-def _text(tokenizer: Any, token: int) -> str | None:
+def _text(tokenizer: Tokenizer, token: int) -> str | None:
     """A token's text; None where the tokenizer has no such id."""
     try:
         return tokenizer.convert_ids_to_tokens(token)

@@ -1,258 +1,279 @@
-"""Where each parameter of a decoder is kept in a Hugging Face checkpoint, as one table.
+"""The weights of a decoder, one row each: everything that is known of a weight stands in its row.
 
-A row says the name there, the path here and the transform between the two; loading, saving and all
-checks are derived from the rows.
+    Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D -> D N Hq", int8="D")
+         in the parameter tree     in a checkpoint         dimensions there -> here
+
+The parameters that the modules declare, loading and saving, how devices split a weight, what int8
+keeps of it and its abstract array all follow from the rows. A family is ported by adding rows for
+weights that no other family has, and names in STORED_NAMES for those it stores under another one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
 
-from rmas_jax.host.errors import InputError
-from rmas_jax.models.config import DecoderConfig
+from rmas_jax.models.architecture import DecoderConfig
+from rmas_jax.models.stored_names import PREFIX, with_prefix
+from rmas_jax.sharding import named_sharding
+
+# --- The table ------------------------------------------------------------------------------------
 
 
-class CheckpointError(InputError):
-    """A checkpoint that is missing, damaged, or does not hold the weights of its model."""
+class Dimension(NamedTuple):
+    """A dimension of weights."""
+
+    size: Callable[[DecoderConfig], int]
+    axis: str | None = None  # logical axis, by which `rmas_jax.sharding` splits it; None: whole
+
+
+DIMENSIONS = {
+    "V": Dimension(lambda c: c.vocab_size, "vocab"),
+    "D": Dimension(lambda c: c.width, "embed"),
+    "d": Dimension(lambda c: c.width),  # the width in vectors, which every device holds whole
+    "F": Dimension(lambda c: c.ffn_width, "ffn"),
+    "N": Dimension(lambda c: c.num_heads, "heads"),
+    "K": Dimension(lambda c: c.num_kv_heads, "kv_heads"),
+    "H": Dimension(lambda c: c.head_dim, "head_dim"),
+    # The query of one head, followed by its gate where there is one.
+    "Hq": Dimension(lambda c: c.head_dim * (2 if c.gated_attention else 1), "head_dim"),
+    # Linear layers: value heads and their size, channels and width of the convolution. The channels
+    # hold queries, keys and values side by side; splitting them would cut across the three.
+    "Nv": Dimension(lambda c: c.linear_value_heads, "heads"),
+    "Hv": Dimension(lambda c: c.linear_value_dim, "head_dim"),
+    "C": Dimension(lambda c: c.linear_conv_dim),
+    "W": Dimension(lambda c: c.conv_width),
+    "1": Dimension(lambda c: 1),
+}
+
+INITIALISERS: dict[str, Callable[[DecoderConfig], jax.nn.initializers.Initializer]] = {
+    "normal": lambda c: nn.initializers.normal(0.02),
+    "zeros": lambda c: nn.initializers.zeros,
+    "ones": lambda c: nn.initializers.ones,
+    # A norm starts with factors of 1, which some families store minus 1.
+    "unit": lambda c: nn.initializers.zeros if c.unit_offset_norm else nn.initializers.ones,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """All that is known of one weight."""
+
+    path: str  # in the parameter tree; of a layer's weight within its layer
+    stored: str  # its name in a checkpoint, within its layer, unless STORED_NAMES has another
+    # Keys of DIMENSIONS in the checkpoint -> here, as in einops; parentheses join dimensions that
+    # the checkpoint stores as one. Without an arrow both sides are the same, but for parentheses,
+    # which are split here. torch stores the matrix of a projection as [out, in], here it is
+    # [in, out].
+    layout: str
+    init: str = "normal"  # key of INITIALISERS
+    when: str = ""  # field of `DecoderConfig` without which there is no such weight
+    int8: str = ""  # dimensions that share a scale in int8; none: it is kept as it is
+
+    @functools.cached_property
+    def stored_dims(self) -> tuple[tuple[str, ...], ...]:
+        """Dimensions in the checkpoint, each with the dimensions here that it is made of."""
+        groups = re.findall(r"\(.*?\)|\S+", self.layout.partition(" -> ")[0])
+        return tuple(tuple(group.strip("()").split()) for group in groups)
+
+    @functools.cached_property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions here."""
+        here = self.layout.partition(" -> ")[2]
+        return tuple(here.split()) if here else self.flat_dims
+
+    @functools.cached_property
+    def flat_dims(self) -> tuple[str, ...]:
+        """Dimensions in the order of the checkpoint; some of size 1 exist only there."""
+        return tuple(d for group in self.stored_dims for d in group)
+
+    def is_in(self, config: DecoderConfig) -> bool:
+        """Whether a decoder has this weight, in layers of its kind."""
+        return not self.when or bool(getattr(config, self.when))
+
+    def shape(self, config: DecoderConfig) -> tuple[int, ...]:
+        """Of the parameter, in one layer."""
+        return tuple(DIMENSIONS[d].size(config) for d in self.dims)
+
+
+# Weights outside of the layers; names are those of a text model, others differ by a prefix.
+DECODER = (
+    Row("embedding", "model.embed_tokens.weight", "V D", int8="D"),
+    Row("final_norm/weight", "model.norm.weight", "d", "unit"),
+    Row("unembed_kernel", "lm_head.weight", "V D -> D V", int8="D", when="has_unembedding"),
+    Row("exit_kernel", "model.early_exit_gate.weight", "1 d -> d 1", when="loops"),
+    Row("exit_bias", "model.early_exit_gate.bias", "1", "zeros", "loops"),
+)
+# Weights of every layer: the feed-forward, and norms before and behind it and attention.
+LAYER = (
+    Row("ffn/gate_kernel", "mlp.gate_proj.weight", "F D -> D F", int8="D"),
+    Row("ffn/gate_bias", "mlp.gate_proj.bias", "F", "zeros", "ffn_bias"),
+    Row("ffn/up_kernel", "mlp.up_proj.weight", "F D -> D F", int8="D"),
+    Row("ffn/up_bias", "mlp.up_proj.bias", "F", "zeros", "ffn_bias"),
+    Row("ffn/down_kernel", "mlp.down_proj.weight", "D F -> F D", int8="F"),
+    Row("ffn/down_bias", "mlp.down_proj.bias", "d", "zeros", "ffn_bias"),
+    Row("attention_norm/weight", "input_layernorm.weight", "d", "unit"),
+    Row("attention_out_norm/weight", "input_layernorm_2.weight", "d", "unit", "sandwich_norms"),
+    Row("ffn_norm/weight", "post_attention_layernorm.weight", "d", "unit"),
+    Row("ffn_out_norm/weight", "post_attention_layernorm_2.weight", "d", "unit", "sandwich_norms"),
+)
+# Weights of layers with attention.
+ATTENTION = (
+    Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D -> D N Hq", int8="D"),
+    Row("attention/q_bias", "self_attn.q_proj.bias", "(N Hq)", "zeros", "qkv_bias"),
+    Row("attention/k_kernel", "self_attn.k_proj.weight", "(K H) D -> D K H", int8="D"),
+    Row("attention/k_bias", "self_attn.k_proj.bias", "(K H)", "zeros", "qkv_bias"),
+    Row("attention/v_kernel", "self_attn.v_proj.weight", "(K H) D -> D K H", int8="D"),
+    Row("attention/v_bias", "self_attn.v_proj.bias", "(K H)", "zeros", "qkv_bias"),
+    Row("attention/o_kernel", "self_attn.o_proj.weight", "D (N H) -> N H D", int8="N H"),
+    Row("attention/o_bias", "self_attn.o_proj.bias", "d", "zeros", "out_bias"),
+    Row("attention/q_norm/weight", "self_attn.q_norm.weight", "H", "unit", "qk_norm"),
+    Row("attention/k_norm/weight", "self_attn.k_norm.weight", "H", "unit", "qk_norm"),
+)
+# Weights of linear layers. The small matrices that steer rates and decays are kept out of int8.
+LINEAR = (
+    Row("linear/qkv_kernel", "linear_attn.in_proj_qkv.weight", "C D -> D C", int8="D"),
+    Row("linear/gate_kernel", "linear_attn.in_proj_z.weight", "(Nv Hv) D -> D Nv Hv", int8="D"),
+    Row("linear/rate_kernel", "linear_attn.in_proj_b.weight", "Nv D -> D Nv"),
+    Row("linear/decay_kernel", "linear_attn.in_proj_a.weight", "Nv D -> D Nv"),
+    Row("linear/decay_bias", "linear_attn.dt_bias", "Nv", "ones"),
+    Row("linear/decay_log", "linear_attn.A_log", "Nv", "zeros"),
+    Row("linear/conv_kernel", "linear_attn.conv1d.weight", "C 1 W -> W C"),
+    Row("linear/norm_weight", "linear_attn.norm.weight", "Hv", "ones"),
+    Row("linear/out_kernel", "linear_attn.out_proj.weight", "D (Nv Hv) -> Nv Hv D", int8="Nv Hv"),
+)
+ROWS = {row.path: row for row in (*DECODER, *LAYER, *ATTENTION, *LINEAR)}
+
+# Family -> path of a row -> its name in checkpoints of this family, where it has one of its own.
+STORED_NAMES = {
+    "gemma3_text": {
+        "attention_out_norm/weight": "post_attention_layernorm.weight",
+        "ffn_norm/weight": "pre_feedforward_layernorm.weight",
+        "ffn_out_norm/weight": "post_feedforward_layernorm.weight",
+    },
+}
+
+# --- The rows with the sizes of a decoder ---------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One parameter, in a checkpoint and in the parameter tree.
+    """One parameter of a decoder, all its layers: a row with the decoder's sizes filled in."""
 
-    A name with `{layer}` stands for one tensor per layer; here they are stacked on axis 0. Where
-    the kinds of layers repeat with a period, a row stands for every `period`-th layer from `first`.
-    """
-
-    name: str  # in the checkpoint
-    stored_shape: tuple[int, ...]  # in the checkpoint
+    row: Row
+    config: DecoderConfig
     path: tuple[str, ...]  # in the parameter tree
-    shape: tuple[int, ...]  # in the parameter tree, without the axis of layers
-    transform: str  # key of TRANSFORMS
-    first: int = 0
-    period: int = 1
+    names: tuple[str, ...]  # of its tensors in the checkpoint, one for each layer, in their order
+    is_stacked: bool  # whether its layers are stacked on an axis in front
 
     @property
-    def is_stacked(self) -> bool:
-        return "{layer}" in self.name
+    def layer_shape(self) -> tuple[int, ...]:
+        """In the parameter tree, of one layer."""
+        return self.row.shape(self.config)
 
-    def names(self, num_layers: int) -> list[str]:
-        """Names of all tensors of this row, in the order of the layers."""
-        if not self.is_stacked:
-            return [self.name]
-        layers = range(self.first, num_layers, self.period)
-        return [self.name.format(layer=layer) for layer in layers]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In the parameter tree."""
+        return (len(self.names), *self.layer_shape) if self.is_stacked else self.layer_shape
 
-    def layers(self, num_layers: int) -> list[Weight]:
-        """A row for each layer alone, whose parameter has no axis of layers."""
-        return [dataclasses.replace(self, name=name) for name in self.names(num_layers)]
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of each tensor in the checkpoint."""
+        sizes = self.sizes
+        return tuple(math.prod(sizes[d] for d in group) for group in self.row.stored_dims)
 
-    def param_shape(self, num_layers: int) -> tuple[int, ...]:
-        """Shape in the parameter tree, with the axis of layers where there is one."""
-        return (num_layers // self.period, *self.shape) if self.is_stacked else self.shape
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of all dimensions, here and in the checkpoint."""
+        return {d: DIMENSIONS[d].size(self.config) for d in self.row.flat_dims}
 
-    def load(self, stored: np.ndarray) -> np.ndarray:
-        """One stored tensor -> the parameter (of one layer)."""
-        return TRANSFORMS[self.transform][0](stored, self.shape)
+    @property
+    def logical_axes(self) -> tuple[str | None, ...]:
+        """Of each dimension of the parameter."""
+        axes = tuple(DIMENSIONS[d].axis for d in self.row.dims)
+        return ("layers", *axes) if self.is_stacked else axes
 
-    def save(self, param: np.ndarray) -> np.ndarray:
-        """The parameter (of one layer) -> the tensor to store."""
-        return TRANSFORMS[self.transform][1](param, self.stored_shape)
+    @property
+    def scale_axes(self) -> tuple[int, ...]:
+        """Axes, in one layer, that share a scale in int8; () is kept as it is."""
+        shared = self.row.int8.split()
+        return tuple(axis for axis, d in enumerate(self.row.dims) if d in shared)
 
+    def layers(self) -> list[Weight]:
+        """A weight for each layer alone, without an axis of layers."""
+        return [dataclasses.replace(self, names=(n,), is_stacked=False) for n in self.names]
 
-Transform = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # (array, new shape) -> array
+    def sharding(
+        self, mesh: Mesh | None, shape: Sequence[int] | None = None
+    ) -> NamedSharding | None:
+        """How the devices of a mesh hold an array of this weight; None without a mesh.
 
-# Name -> (load, save). torch keeps linear weights as [out, in], here they are [in, out]; an axis
-# that holds all heads is split, which the shapes of the row say.
-TRANSFORMS: dict[str, tuple[Transform, Transform]] = {
-    "reshape": (
-        lambda stored, shape: stored.reshape(shape),
-        lambda param, stored_shape: param.reshape(stored_shape),
-    ),
-    "transpose": (
-        lambda stored, shape: stored.T.reshape(shape),
-        lambda param, stored_shape: param.reshape(stored_shape[::-1]).T,
-    ),
-}
+        Args:
+          mesh: see `rmas_jax.sharding`.
+          shape: of the array, if it is not that of the parameter: a dimension of another size, as
+            scales of int8 have, is whole on every device.
+        """
+        if mesh is None:
+            return None
+        whole = self.shape
+        shape = whole if shape is None else shape
+        axes = [
+            axis if size == full else None
+            for axis, size, full in zip(self.logical_axes, shape, whole, strict=True)
+        ]
+        return named_sharding(shape, axes, mesh)
 
-# What a checkpoint may hold beside the decoder: buffers of older files, which are computed here;
-# the vision parts of multimodal checkpoints; Qwen3.5's layers for predicting several tokens; heads
-# that read the last hidden state (values of reinforcement learning, scores of reward models).
-IGNORED = re.compile(
-    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
-    r"|(.*\.)?(position_ids|masked_bias)"
-    r"|(model\.)?(vision_tower|multi_modal_projector|visual)\..*"
-    r"|mtp\..*"
-    r"|(v_head|value_head|score)\..*"
-)
-# Names that show packed weights, of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes.
-QUANTISED = re.compile(
-    r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|input_scale|SCB"
-    r"|weight\.(absmax|quant_map|quant_state\..*))"
-)
-PREFIX = "model."
-# What the decoder's names begin with -> what the vocabulary projection's name begins with: a text
-# model; the text tower of a checkpoint with vision; the same as older releases name it; and the
-# two as saved without the model around them, which had the projection.
-PREFIXES = {
-    PREFIX: "",
-    "model.language_model.": "",
-    "language_model.model.": "language_model.",
-    "language_model.": "",
-    "": "",
-}
+    def abstract(self, dtype: Any, mesh: Mesh | None = None) -> jax.ShapeDtypeStruct:
+        """The parameter without its values."""
+        return jax.ShapeDtypeStruct(self.shape, jnp.dtype(dtype), sharding=self.sharding(mesh))
 
-
-def embedding_name(prefix: str = PREFIX) -> str:
-    """Name of the token embeddings in a checkpoint whose decoder has this prefix."""
-    return prefix + "embed_tokens.weight"
-
-
-def unembedding_name(prefix: str = PREFIX) -> str:
-    """Name of the vocabulary projection, which stands beside the decoder."""
-    return PREFIXES[prefix] + "lm_head.weight"
-
-
-EMBEDDING = embedding_name()
-UNEMBEDDING = unembedding_name()
-
-
-def stored_prefix(names: Iterable[str]) -> str:
-    """The prefix of PREFIXES under which a checkpoint with these names has its decoder."""
-    names = set(names)
-    return next((prefix for prefix in PREFIXES if embedding_name(prefix) in names), PREFIX)
-
-
-# Norms around attention and feed-forward: path -> name in a layer.
-NORMS = {
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-SANDWICH_NORMS = {
-    "attention_norm": "input_layernorm",
-    "attention_out_norm": "post_attention_layernorm",  # the same name stands for another norm
-    "ffn_norm": "pre_feedforward_layernorm",
-    "ffn_out_norm": "post_feedforward_layernorm",
-}
-OURO_NORMS = {
-    "attention_norm": "input_layernorm",
-    "attention_out_norm": "input_layernorm_2",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_out_norm": "post_attention_layernorm_2",
-}
-
-
-def _row(
-    name: str,
-    stored_shape: tuple[int, ...],
-    path: str,
-    shape: tuple[int, ...] | None = None,
-    transform: str = "reshape",
-) -> Weight:
-    """A row of the table; shapes are the same unless two are given."""
-    shape = stored_shape if shape is None else shape
-    return Weight(name, stored_shape, tuple(path.split("/")), shape, transform)
+    def to_stored(self, param: np.ndarray) -> np.ndarray:
+        """The parameter, of one layer -> the tensor to store; `partition` has the way back."""
+        here, there = self.row.dims, self.row.flat_dims
+        kept = [here.index(d) for d in there if d in here]
+        return np.transpose(param, kept).reshape(self.stored_shape)
 
 
 def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, ...]:
     """Every parameter of the decoder that `config` describes.
 
+    Layers are stacked on axis 0. Where the kinds of layers repeat with a period, there is a weight
+    for each place in it, of every `period`-th layer.
+
     Args:
       config: the decoder.
-      prefix: what names in the checkpoint begin with, see `stored_prefix`.
+      prefix: what names in the checkpoint begin with, see `stored_names.stored_prefix`.
     """
     c = config
-    d, v = c.width, c.vocab_size
-    rows = []
+    renamed = STORED_NAMES.get(c.model_type, {})
 
-    def row(*args):
-        rows.append(_row(*args))
+    def weight(row: Row, inside: tuple[str, ...], layers: Sequence[int] | None) -> Weight:
+        stored = renamed.get(row.path, row.stored)
+        plain = [stored] if layers is None else [f"model.layers.{i}.{stored}" for i in layers]
+        names = tuple(with_prefix(name, prefix) for name in plain)
+        return Weight(row, c, (*inside, *row.path.split("/")), names, layers is not None)
 
-    row(embedding_name(prefix), (v, d), "embedding")
-    row(prefix + "norm.weight", (d,), "final_norm/weight")
-    if not c.tie_embeddings:
-        row(unembedding_name(prefix), (v, d), "unembed_kernel", (d, v), "transpose")
-    if c.loops is not None:
-        row(prefix + "early_exit_gate.weight", (1, d), "exit_kernel", (d, 1), "transpose")
-        row(prefix + "early_exit_gate.bias", (1,), "exit_bias")
-
+    table = [weight(row, (), None) for row in DECODER if row.is_in(c)]
     for place in range(c.period):
-        linear = bool(c.linear_layers) and c.linear_layers[place]
         inside = ("layers",) if c.period == 1 else ("layers", f"place_{place}")
-        for weight in _layer_rows(c, linear):
-            rows.append(
-                dataclasses.replace(
-                    weight,
-                    name=prefix + "layers.{layer}." + weight.name,
-                    path=(*inside, *weight.path),
-                    first=place,
-                    period=c.period,
-                )
-            )
-    return tuple(rows)
+        layers = range(place, c.num_layers, c.period)
+        mixer = LINEAR if c.linear_layers and c.linear_layers[place] else ATTENTION
+        table += [weight(row, inside, layers) for row in (*mixer, *LAYER) if row.is_in(c)]
+    return tuple(table)
 
 
-def _layer_rows(config: DecoderConfig, linear: bool) -> list[Weight]:
-    """The parameters of one layer, with names and paths from the layer on."""
-    c = config
-    d, f = c.width, c.ffn_width
-    rows = []
-
-    def row(*args):
-        rows.append(_row(*args))
-
-    if linear:
-        n, h = c.linear_value_heads, c.linear_value_dim
-        channels = c.linear_conv_dim
-        at = "linear_attn."
-        row(
-            at + "in_proj_qkv.weight",
-            (channels, d),
-            "linear/qkv_kernel",
-            (d, channels),
-            "transpose",
-        )
-        row(at + "in_proj_z.weight", (n * h, d), "linear/gate_kernel", (d, n, h), "transpose")
-        row(at + "in_proj_b.weight", (n, d), "linear/rate_kernel", (d, n), "transpose")
-        row(at + "in_proj_a.weight", (n, d), "linear/decay_kernel", (d, n), "transpose")
-        row(at + "dt_bias", (n,), "linear/decay_bias")
-        row(at + "A_log", (n,), "linear/decay_log")
-        conv = (c.conv_width, channels)
-        row(
-            at + "conv1d.weight",
-            (channels, 1, c.conv_width),
-            "linear/conv_kernel",
-            conv,
-            "transpose",
-        )
-        row(at + "norm.weight", (h,), "linear/norm_weight")
-        row(at + "out_proj.weight", (d, n * h), "linear/out_kernel", (n, h, d), "transpose")
-    else:
-        n, k, h = c.num_heads, c.num_kv_heads, c.head_dim
-        wide = 2 * h if c.gated_attention else h  # each head's query, then its gate
-        for letter, heads, size in (("q", n, wide), ("k", k, h), ("v", k, h)):
-            name, path = f"self_attn.{letter}_proj", f"attention/{letter}"
-            shape = (d, heads, size)
-            row(f"{name}.weight", (heads * size, d), f"{path}_kernel", shape, "transpose")
-            if c.qkv_bias:
-                row(f"{name}.bias", (heads * size,), f"{path}_bias", (heads, size))
-        row("self_attn.o_proj.weight", (d, n * h), "attention/o_kernel", (n, h, d), "transpose")
-        if c.out_bias:
-            row("self_attn.o_proj.bias", (d,), "attention/o_bias")
-        if c.qk_norm:
-            row("self_attn.q_norm.weight", (h,), "attention/q_norm/weight")
-            row("self_attn.k_norm.weight", (h,), "attention/k_norm/weight")
-
-    for part, (inputs, outputs) in {"gate": (d, f), "up": (d, f), "down": (f, d)}.items():
-        name, path = f"mlp.{part}_proj", f"ffn/{part}"
-        row(f"{name}.weight", (outputs, inputs), f"{path}_kernel", (inputs, outputs), "transpose")
-        if c.ffn_bias:
-            row(f"{name}.bias", (outputs,), f"{path}_bias")
-    norms = SANDWICH_NORMS if c.sandwich_norms else NORMS
-    for path, name in (OURO_NORMS if c.model_type == "ouro" else norms).items():
-        row(f"{name}.weight", (d,), f"{path}/weight")
-    return rows
+def parameter(module: nn.Module, config: DecoderConfig, path: str) -> Any:
+    """Declares the weight of a row as a parameter of the module that holds it, and returns it."""
+    row = ROWS[path]
+    name = path.rpartition("/")[2]
+    return module.param(name, INITIALISERS[row.init](config), row.shape(config))

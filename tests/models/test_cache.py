@@ -296,7 +296,7 @@ def test_field_of_config_changes_the_output(field):
 def test_weight_table_is_the_parameter_tree(field):
     config = changed(field)
     params = random_params(config)
-    table = {w.path: w.param_shape(config.num_layers) for w in weight_table(config)}
+    table = {w.path: w.shape for w in weight_table(config)}
     actual = {
         tuple(key.key for key in path): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -24,7 +24,7 @@ from rmas_jax.models import (
     save_pretrained,
 )
 from rmas_jax.models.config import config_to_hf
-from rmas_jax.models.weights import PREFIXES
+from rmas_jax.models.stored_names import PREFIXES
 
 IDS = np.array([[5, 3, 8, 1, 40, 2, 9]])
 

@@ -16,11 +16,10 @@ import transformers
 from models.test_published_sizes import CONFIGS
 
 from rmas_jax.models import UnsupportedModelError, config_from_hf
+from rmas_jax.models.activations import ACTIVATIONS, FROM_HF
 from rmas_jax.models.config import config_to_hf
-from rmas_jax.models.hf_config import ACTIVATIONS as HF_ACTIVATIONS
 from rmas_jax.models.hf_config import FIELDS, HARMLESS, INERT
 from rmas_jax.models.hf_fields import REQUIRED
-from rmas_jax.models.layers import ACTIVATIONS
 
 SIZES = {
     "vocab_size": 61,
@@ -130,13 +129,13 @@ def test_null_is_allowed_where_transformers_allows_it(family):
         assert field.null == allows, name
 
 
-@pytest.mark.parametrize("name", HF_ACTIVATIONS)
+@pytest.mark.parametrize("name", FROM_HF)
 def test_activations_are_those_of_transformers(name):
     x = np.linspace(-6, 6, 200, dtype=np.float32)
     expected = transformers.activations.ACT2FN[name](torch.tensor(x)).numpy()
-    np.testing.assert_allclose(ACTIVATIONS[HF_ACTIVATIONS[name]](x), expected, atol=2e-6)
-    others = {f: g for f, g in ACTIVATIONS.items() if f != HF_ACTIVATIONS[name]}
-    assert all(np.abs(other(x) - expected).max() > 1e-4 for other in others.values())
+    np.testing.assert_allclose(ACTIVATIONS[FROM_HF[name]].apply(x), expected, atol=2e-6)
+    others = [other for key, other in ACTIVATIONS.items() if key != FROM_HF[name]]
+    assert all(np.abs(other.apply(x) - expected).max() > 1e-4 for other in others)
 
 
 def test_published_files_load_with_all_that_stands_in_them():

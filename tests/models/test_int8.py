@@ -25,7 +25,7 @@ from rmas_jax.models import (
     save_pretrained,
     seal,
 )
-from rmas_jax.models.int8 import SHARED_AXES, is_large, is_quantised, quantised
+from rmas_jax.models.int8 import is_quantised, quantised
 from rmas_jax.models.weights import weight_table
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, run_rounds
@@ -141,11 +141,10 @@ def test_values_are_the_nearest_multiples_of_their_channels_scale(checkpoint, fa
     params, kept = traverse_util.flatten_dict(params), traverse_util.flatten_dict(kept)
     for weight in weight_table(config):
         param, ours = np.asarray(params[weight.path], np.float64), kept[weight.path]
-        shared = SHARED_AXES.get("/".join(weight.path[-2:]))
-        if shared is None:
+        if not weight.scale_axes:
             np.testing.assert_array_equal(ours, param)
             continue
-        shared = tuple(axis + weight.is_stacked for axis in shared)
+        shared = tuple(axis + weight.is_stacked for axis in weight.scale_axes)
         largest = np.abs(param).max(axis=shared, keepdims=True)
         assert (ours.qvalue.dtype, ours.dtype) == (jnp.int8, jnp.float32)
         np.testing.assert_allclose(ours.scale, largest / 127.5, rtol=1e-6)
@@ -299,7 +298,9 @@ def test_a_team_thinks_in_rounds_as_with_dequantised_agents(tiny_system):
     kept = {}
     for role, agent in tiny_system.agents.items():
         flat = traverse_util.flatten_dict(agent.params)
-        for weight in filter(is_large, weight_table(agent.config)):
+        for weight in weight_table(agent.config):
+            if not weight.scale_axes:
+                continue
             param = flat[weight.path]
             layers = param if weight.is_stacked else param[None]
             flat[weight.path] = quantised(weight, layers, jnp.float32)
@@ -326,7 +327,7 @@ def test_saving_is_refused(checkpoint, tmp_path):
 
 
 def test_options_are_checked_before_any_file(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"weights='int4': allowed are None and .'int8'"):
+    with pytest.raises(ValueError, match=r"weights must be None or one of int8, got 'int4'"):
         load_pretrained(tmp_path / "nowhere", weights="int4")
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(ImportError, match=r'needs qwix.*pip install "rmas_jax\[int8\]"'):

@@ -16,7 +16,8 @@ from oracles import CASES, SIZES
 
 from rmas_jax.models import Decoder, empty_cache, load_pretrained
 from rmas_jax.models.rope import RopeScaling
-from rmas_jax.models.weights import IGNORED, stored_prefix, weight_table
+from rmas_jax.models.stored_names import IGNORED, stored_prefix
+from rmas_jax.models.weights import weight_table
 
 TOLERANCE = 1e-4
 # Each layer kind and option once.
@@ -274,9 +275,7 @@ def test_text_tower_of_a_checkpoint_with_vision(tmp_path, family, prefix):
     expected = (expected, theirs.lm_head(expected))
     for a, b in zip(forward(model, params, ids, valid), expected, strict=True):
         np.testing.assert_allclose(a[valid], b.numpy()[valid], rtol=TOLERANCE, atol=TOLERANCE)
-    names = [
-        n for w in weight_table(model.config, prefix) for n in w.names(model.config.num_layers)
-    ]
+    names = [n for w in weight_table(model.config, prefix) for n in w.names]
     assert not any(IGNORED.fullmatch(name) for name in names)
 
 

@@ -13,8 +13,8 @@ import pytest
 from systems import CONFIGS
 
 from rmas_jax import sharding
-from rmas_jax.models import Decoder, hf, load_pretrained, save_pretrained, weights
-from rmas_jax.models.partition import LOGICAL_AXES, closed, logical_axes, read_part
+from rmas_jax.models import Decoder, hf, load_pretrained, save_pretrained
+from rmas_jax.models.partition import closed, read_part
 from rmas_jax.models.weights import weight_table
 from rmas_jax.sharding import make_mesh
 
@@ -43,45 +43,25 @@ def test_parts_equal_those_of_the_whole(config):
     random = np.random.default_rng(0)
     for weight in weight_table(config):
         stored = random.normal(size=weight.stored_shape)
-        whole = weight.load(stored)
+        whole = read_part(weight, stored, tuple(slice(0, n) for n in weight.layer_shape))
+        assert whole.shape == weight.layer_shape
+        np.testing.assert_array_equal(weight.to_stored(whole), stored)
         choices = [
             (slice(0, n), slice(0, n // 2), slice(n // 2, n)) if n > 1 else (slice(0, 1),)
-            for n in weight.shape
+            for n in weight.layer_shape
         ]
-        axes = logical_axes(weight)[-len(weight.shape) :]
+        axes = weight.logical_axes[-len(weight.layer_shape) :]
         for index in itertools.product(*choices):
             counting = Counting(stored)
             part = read_part(weight, counting, index)
             np.testing.assert_array_equal(part, whole[index])
             heads_are_whole = all(
                 s.stop - s.start == n
-                for s, n, axis in zip(index, weight.shape, axes, strict=True)
+                for s, n, axis in zip(index, weight.layer_shape, axes, strict=True)
                 if axis == "head_dim"
             )
             if heads_are_whole:
                 assert counting.taken == part.size
-
-
-def test_a_transform_that_is_not_known_reads_the_whole(monkeypatch):
-    doubled = (lambda stored, shape: 2 * stored.reshape(shape), None)
-    monkeypatch.setitem(weights.TRANSFORMS, "double", doubled)
-    weight = weights.Weight("w", (6, 4), ("w",), (2, 3, 4), "double")
-    stored = np.arange(24.0).reshape(6, 4)
-    part = read_part(weight, stored, (slice(1, 2), slice(0, 2), slice(0, 4)))
-    np.testing.assert_array_equal(part, 2 * stored.reshape(2, 3, 4)[1:2, 0:2])
-
-
-def test_every_matrix_has_logical_axes():
-    known = set()
-    for config in (EVEN, ODD, BIASED, CONFIGS["solver"]):
-        for weight in weight_table(config):
-            axes = logical_axes(weight)
-            assert len(axes) == len(weight.param_shape(config.num_layers))
-            assert (axes[0] == "layers") == weight.is_stacked
-            key = "/".join(weight.path[-2:])
-            known.add(key)
-            assert key in LOGICAL_AXES or len(weight.shape) == 1  # norms are whole
-    assert {key for key in LOGICAL_AXES if not key.startswith("linear/")} <= known
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +169,7 @@ def test_each_part_is_read_once_and_no_more_than_a_process_needs(checkpoint, mon
     load_pretrained(directory, mesh=make_mesh(2, 2, 2))
     sizes = {path: [np.prod([s.stop - s.start for s in i]) for i in t] for path, t in taken.items()}
     for weight in weight_table(EVEN):
-        total = np.prod(weight.param_shape(EVEN.num_layers))
+        total = np.prod(weight.shape)
         assert sum(sizes[weight.path]) == total  # all of it, nothing twice
     assert len(sizes["embedding",]) == 4 and len(sizes["final_norm", "weight"]) == 1
 

@@ -262,7 +262,7 @@ def test_weights_beyond_the_range_of_a_dtype_are_named(copy, stored, dtype, valu
 def test_gemma3_is_not_run_in_float16(copy):
     directory = copy("gemma3")
     (directory / WEIGHTS).write_bytes(b"never read")
-    with pytest.raises(UnsupportedModelError, match=r"'float16': not for gemma3_text.*65,504"):
+    with pytest.raises(UnsupportedModelError, match=r"gemma3_text must .* got 'float16'.*65,504"):
         load_pretrained(directory, "float16")
 
 

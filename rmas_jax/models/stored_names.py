@@ -1,0 +1,48 @@
+"""Names of tensors in checkpoints: what they begin with, and those that are no decoder's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+PREFIX = "model."
+# What the decoder's names begin with -> what the vocabulary projection's name begins with: a text
+# model; the text tower of a checkpoint with vision; the same as older releases name it; and the
+# two as saved without the model around them, which had the projection.
+PREFIXES = {
+    PREFIX: "",
+    "model.language_model.": "",
+    "language_model.model.": "language_model.",
+    "language_model.": "",
+    "": "",
+}
+EMBEDDING, UNEMBEDDING = "model.embed_tokens.weight", "lm_head.weight"
+# What a checkpoint may hold beside the decoder: buffers of older files, which are computed here;
+# the vision parts of multimodal checkpoints; Qwen3.5's layers for predicting several tokens; heads
+# that read the last hidden state (values of reinforcement learning, scores of reward models).
+IGNORED = re.compile(
+    r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
+    r"|(.*\.)?(position_ids|masked_bias)"
+    r"|(model\.)?(vision_tower|multi_modal_projector|visual)\..*"
+    r"|mtp\..*"
+    r"|(v_head|value_head|score)\..*"
+)
+# Names that show packed weights, of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes.
+QUANTISED = re.compile(
+    r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|input_scale|SCB"
+    r"|weight\.(absmax|quant_map|quant_state\..*))"
+)
+
+
+def with_prefix(name: str, prefix: str) -> str:
+    """The name of a text model's tensor in a checkpoint whose decoder has this prefix."""
+    if name.startswith(PREFIX):
+        return prefix + name.removeprefix(PREFIX)
+    return PREFIXES[prefix] + name  # the vocabulary projection, which stands beside the decoder
+
+
+def stored_prefix(names: Iterable[str]) -> str:
+    """The prefix of PREFIXES under which a checkpoint with these names has its decoder."""
+    names = set(names)
+    found = (prefix for prefix in PREFIXES if with_prefix(EMBEDDING, prefix) in names)
+    return next(found, PREFIX)
