@@ -24,7 +24,7 @@ from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import make_mesh, replicated
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import TrainingData, encode_dialogues, encode_texts
+from rmas_jax.training.data.encoding import TrainingData, encode_dialogues, encode_texts
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.states import token_states
 from rmas_jax.training.states.cache import StateCache

@@ -30,7 +30,7 @@ from rmas_jax.rounds.stages import Targets
 from rmas_jax.sharding import make_mesh, to_host
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer import loop as outer_loop
 
 PREEMPTED = 75

@@ -32,7 +32,8 @@ import numpy as np
 
 from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.models import Decoder, config_from_hf
-from rmas_jax.training.data.batches import Dialogues, length_groups
+from rmas_jax.training.data.batches import length_groups
+from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.packing import packed_batches
 from rmas_jax.training.states.token_states import states_before
 

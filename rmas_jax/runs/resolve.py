@@ -19,7 +19,7 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.runs.identity import agent_sources
 from rmas_jax.runs.resources import build_toolbox, load_run_team
 from rmas_jax.team import Team, checked_topology, load_links_for
-from rmas_jax.training.data.batches import (
+from rmas_jax.training.data.encoding import (
     Dialogues,
     TrainingData,
     encode_dialogues,

@@ -10,15 +10,12 @@ from teams import build_team
 
 from rmas_jax.config import ConfigError
 from rmas_jax.rounds.stages import Targets
-from rmas_jax.training.data.batches import (
-    BUCKETS,
-    Batches,
+from rmas_jax.training.data.batches import BUCKETS, Batches, length_groups, row_lengths
+from rmas_jax.training.data.encoding import (
     TrainingData,
     encode_dialogues,
     encode_examples,
     encode_texts,
-    length_groups,
-    row_lengths,
 )
 from rmas_jax.training.outer.step import outer_loss
 

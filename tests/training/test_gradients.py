@@ -23,7 +23,7 @@ from rmas_jax.rounds.channels import latent_channel
 from rmas_jax.rounds.recursion import run_rounds
 from rmas_jax.rounds.stages import Targets
 from rmas_jax.topology import edge_name
-from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
 
 ROUNDS = 2

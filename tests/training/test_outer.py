@@ -13,7 +13,8 @@ from rmas_jax.rounds import stages
 from rmas_jax.rounds.channels import latent_channel
 from rmas_jax.rounds.recursion import crossing_probes, run_rounds
 from rmas_jax.rounds.stages import Targets, token_losses
-from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import make_optimizer, outer_loss, outer_step, start_phase
 
 PHASE = PhaseConfig(

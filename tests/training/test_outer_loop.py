@@ -18,7 +18,8 @@ from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.rounds.stages import Targets
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer import loop as outer_loop
 from rmas_jax.training.outer.loop import DivergedError, largest_loss, run_phase
 

@@ -15,7 +15,8 @@ from rmas_jax.rounds.stages import Targets
 from rmas_jax.sharding import make_mesh, put_whole
 from rmas_jax.team import Team
 from rmas_jax.training import rollouts
-from rmas_jax.training.data.batches import BUCKETS, TrainingData
+from rmas_jax.training.data.batches import BUCKETS
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer import loop as outer_loop
 from rmas_jax.training.rollouts import even_batches
 

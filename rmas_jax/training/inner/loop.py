@@ -19,7 +19,7 @@ from rmas_jax.sharding import to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import edge_name
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues, TrainingData
 from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner.regression import Pairs, Training, train_side_by_side
 from rmas_jax.training.inner.step import UpstreamLink

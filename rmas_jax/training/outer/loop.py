@@ -26,7 +26,8 @@ from rmas_jax.sharding import put_batch, replicated, state_shardings
 from rmas_jax.team import Team
 from rmas_jax.topology import Topology
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.divergence import DivergedError, broken_links
 from rmas_jax.training.outer.step import OuterState, outer_step, start_phase
 from rmas_jax.training.rollouts import roll_outs

@@ -31,7 +31,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
 from rmas_jax.host.reading import check_regular, read_json
-from rmas_jax.training.data.batches import Dialogues
+from rmas_jax.training.data.encoding import Dialogues
 
 GIBIBYTE = 2**30
 OVERHEAD = 4096  # bytes of an entry beside its states, at most
