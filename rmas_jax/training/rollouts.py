@@ -1,4 +1,4 @@
-"""A split run through the rounds without gradients: for validation and for later inner passes."""
+"""A split run through the rounds without gradients, for validation and for the inner loop."""
 
 from __future__ import annotations
 

@@ -219,10 +219,10 @@ def test_states_beyond_the_memory_are_refused_before_they_are_read(tmp_path, mon
 def test_what_was_found_is_opened_before_another_run_can_remove_it(tmp_path, monkeypatch):
     size = make().nbytes + OVERHEAD
     Reader(tmp_path)()
-    original = state_cache.together
+    original = state_cache.on_all
 
     def after_another_run(call):
-        monkeypatch.setattr(state_cache, "together", original)
+        monkeypatch.setattr(state_cache, "on_all", original)
         other = Reader(tmp_path, limit=size)
         with sigterm_noted():
             signal.raise_signal(signal.SIGTERM)  # ends its waiting, as it would wait for this one
@@ -230,7 +230,7 @@ def test_what_was_found_is_opened_before_another_run_can_remove_it(tmp_path, mon
                 other(dialogues=dialogues_of(1), seed=1)
         return call()
 
-    monkeypatch.setattr(state_cache, "together", after_another_run)
+    monkeypatch.setattr(state_cache, "on_all", after_another_run)
     found = Reader(tmp_path, limit=size)()
     Reader(tmp_path, limit=size)(dialogues=dialogues_of(1), seed=1)  # makes way for this
     np.testing.assert_array_equal(found, make())
