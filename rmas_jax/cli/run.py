@@ -69,7 +69,7 @@ from rmas_jax.runs.resources import use_compilation_cache
 from rmas_jax.sharding import to_host
 from rmas_jax.team import Team, check_prompts, start_links, write_release
 from rmas_jax.topology import load_topology
-from rmas_jax.training.curves import Curves
+from rmas_jax.training.curves import open_curves
 from rmas_jax.training.divergence import DivergedError, as_divergence
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
@@ -157,7 +157,7 @@ def train(
     @functools.cache  # a finished run writes none
     def common() -> dict[str, Any]:
         path = folder.path / "metrics.jsonl"
-        curves = on_all(lambda: Curves(path, tensorboard=tensorboard))
+        curves = on_all(lambda: open_curves(path, tensorboard=tensorboard))
         return {"progress": config.runtime.progress and is_first(), "curves": curves}
 
     cache = StateCache(

@@ -53,7 +53,7 @@ ITEM_COLUMNS = {
     "correct": bool,
     "difficulty": int,
 }
-METRIC_COLUMNS = {"stage": str, "series": str, "step": int, "loss": float}
+METRIC_COLUMNS = {"loop": str, "series": str, "step": int, "loss": float}
 GRADIENT_COLUMNS = {"link": str, "round": int, "channel": str, "norm": float}
 # Training may diverge and a gradient may overflow: the report then shows it.
 LARGEST = 1e300  # beyond it, sums are infinite
@@ -61,7 +61,7 @@ NO_COLUMNS: Mapping[str, Kind] = {}
 MAY_BE_INFINITE = {"loss", "norm"}
 LARGEST_WHOLE = 2**53  # beyond it, figures lose digits
 # A figure or a line of a table is made for each value of these columns.
-GROUPS = ("method", "rounds", "split", "stage", "series", "link", "channel")
+GROUPS = ("method", "rounds", "split", "loop", "series", "link", "channel")
 MOST_GROUPS = 100
 FILE_LIMIT = 2 * GIBIBYTE
 # What is done anew where a file is deleted, or what else helps.
