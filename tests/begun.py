@@ -9,7 +9,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.cli import ask, role_texts, run
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
@@ -62,10 +62,10 @@ def go_on(arguments: list[str]) -> int:
 
             folder.stage(STEPS[0], train)
             folder.stage(STEPS[1], lambda: None)
-            Curves(folder.path / "metrics.jsonl")
+            Curves(folder.path / "metrics.jsonl").truncate("links", 2)
             run.own_links(folder.path, run.ALIGNED)
             phase = folder.path / "checkpoints" / "phase"
-            with CheckpointStore(phase, keep=1, made_with={"key": 1}) as store:
+            with open_checkpoints(phase, keep=1, made_with={"key": 1}) as store:
                 if store.restore_newest(state) is None:
                     store.save(1, state, validation_loss=0.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.config import PhaseConfig
 from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.team import Team
 
 
 class DivergedError(RuntimeError):
@@ -39,3 +42,10 @@ def broken_links(links: Any) -> list[str]:
         for name, finite in params.items()
         if not np.all(jax.tree.leaves(finite))
     ]
+
+
+def largest_loss(team: Team, phase: PhaseConfig) -> float:
+    """Twice the loss of guessing among all tokens, for each text that counts in it."""
+    guessing = {role: math.log(m.config.vocab_size) for role, m in team.system.models.items()}
+    of_texts = phase.role_text_weight * sum(guessing.values()) / len(guessing)
+    return 2 * (guessing[team.system.topology.answerer] + of_texts)

@@ -17,7 +17,7 @@ from rmas_jax.team import Team
 from rmas_jax.training import rollouts
 from rmas_jax.training.data.batches import BUCKETS
 from rmas_jax.training.data.encoding import TrainingData
-from rmas_jax.training.outer import loop as outer_loop
+from rmas_jax.training.outer import validation
 from rmas_jax.training.rollouts import even_batches
 
 PHASE = PhaseConfig(
@@ -57,7 +57,7 @@ def noted(monkeypatch):
 
 
 def validate(team, links, data, **options):
-    return outer_loop._validate(team, links, data, dataclasses.replace(PHASE, **options))
+    return validation.validate(team, links, data, dataclasses.replace(PHASE, **options))
 
 
 def test_a_validation_holds_no_more_rows_than_a_step_and_comes_to_the_same(tiny, data, noted):
