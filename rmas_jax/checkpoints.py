@@ -73,11 +73,11 @@ def open_checkpoints(
     """
     directory = Path(directory).absolute()
     made_with = dict(made_with or {})
+    losses: dict[int, float] = {}
+    digests: dict[int, list[list[int]]] = {}
     # Before orbax, whose errors do not name the file.
-    is_new = broadcast_from_first(lambda: not (directory / RECORD).exists())
-    if is_new:
+    if is_new := broadcast_from_first(lambda: not (directory / RECORD).exists()):
         broadcast_from_first(lambda: _check_new(directory))
-        losses, digests = {}, {}
     else:
         losses, digests = on_all(lambda: _read_record(directory, made_with))
     broadcast_from_first(lambda: _check_files(directory))

@@ -90,16 +90,14 @@ def run_phase(
             batches.read_ahead(first, phase.steps) as ahead,
             _progress_bar(phase, first, is_shown=progress and is_first()) as bar,
         ):
+            after_step = (*own.hooks(), *hooks, _shown_in(bar))
             for step, batch in zip(range(first, phase.steps), ahead, strict=False):
                 on_mesh = put_batch(batch, team.mesh)
                 state, metrics = step_fn(team.system, phase, team.agents, on_mesh, state)
                 ends = step + 1 == phase.steps or end_is_due()
                 event = StepEvent(step, phase.steps, state, metrics, ends)
-                for hook in (*own.hooks(), *hooks):
+                for hook in after_step:
                     hook(event)
-                if row := event.results.get("metrics"):
-                    bar.set_postfix(loss=f"{row['loss']:.3f}")
-                bar.update()
                 if event.ends and not event.is_last:
                     raise PreemptedError(
                         f"phase {phase.name} stopped after step {step} of {phase.steps} and is "
@@ -144,3 +142,12 @@ def _progress_bar(phase: PhaseConfig, first: int, *, is_shown: bool) -> tqdm:
         desc=f"outer loop, {phase.name}",
         disable=not is_shown,
     )
+
+
+def _shown_in(bar: tqdm) -> Hook:
+    def show(event: StepEvent) -> None:
+        if row := event.results.get("metrics"):
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+        bar.update()
+
+    return show
