@@ -147,7 +147,7 @@ def encode_dialogues(
 
 
 def learned_tokens(dialogues: Dialogues) -> np.ndarray:
-    """Numbers of the tokens of role texts, as they are counted through, for each time [M]."""
+    """Indices [M] of the role-text tokens to learn from; repeated as often as their dialogue."""
     counts = dialogues.target.sum(axis=1)
     if dialogues.rows is None:
         return np.arange(counts.sum())

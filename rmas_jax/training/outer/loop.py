@@ -145,6 +145,8 @@ def _progress_bar(phase: PhaseConfig, first: int, *, is_shown: bool) -> tqdm:
 
 
 def _shown_in(bar: tqdm) -> Hook:
+    """Moves a bar by a step; beside it is the loss that was read last."""
+
     def show(event: StepEvent) -> None:
         if row := event.results.get("metrics"):
             bar.set_postfix(loss=f"{row['loss']:.3f}")

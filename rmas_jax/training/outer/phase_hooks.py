@@ -35,7 +35,7 @@ class PhaseHooks:
     validation: TrainingData
     store: CheckpointStore
     curves: Curves
-    unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # see `collect`
+    unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # steps and metrics
     clock: float | None = None  # time of the last row; None before one, as a program may compile
 
     def hooks(self) -> list[Hook]:
