@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,104 +32,135 @@ STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; what describe
 log = logging.getLogger(__name__)
 
 
-class CheckpointStore:
-    """Checkpoints of one phase: the newest `keep` stay, and the one of lowest validation loss.
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest `keep`, and the one of lowest validation loss.
 
-    All processes of a run use it together.
+    Orbax's own rule for the best reads a file of every checkpoint when a directory is opened, and
+    one that is damaged would keep it shut.
     """
 
-    def __init__(
-        self, directory: str | Path, *, keep: int, made_with: Mapping[str, Any] | None = None
-    ):
-        """Opens a directory, or makes it.
+    keep: int
+    losses: dict[int, float]  # step -> validation loss; kept up to date by the store
 
-        Args:
-          directory: one per phase.
-          keep: newest checkpoints to keep.
-          made_with: what the state does not hold and a resumed run must share (the key, where the
-            agents come from), as JSON can hold it; written beside the checkpoints.
-
-        Raises:
-          CheckpointError: the directory holds checkpoints that were made with something else, or
-            whose record is damaged or gone.
-        """
-        self.directory = Path(directory).absolute()
-        self.keep = keep
-        self.made_with = dict(made_with or {})
-        self.losses: dict[int, float] = {}  # step -> validation loss
-        self.digests: dict[int, list[list[int]]] = {}  # step -> digest of its state
-        record = self.directory / RECORD
-        # Before orbax, whose errors do not name the file.
-        if is_new := broadcast_from_first(lambda: not record.exists()):
-            broadcast_from_first(self._check_new)
-        else:
-            on_all(self._read_record)
-        broadcast_from_first(self._check_files)
-        self.checkpointer = ocp.training.Checkpointer(
-            self.directory, preservation_policy=self, cleanup_tmp_directories=True
-        )
-        if is_new:
-            self._write_record()
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Which of these stay; orbax asks after every save.
-
-        Orbax's own rule for the best reads a file of every checkpoint when a directory is opened,
-        and one that is damaged would keep it shut.
-        """
-        steps = sorted(found.step for found in checkpoints)
-        kept = {*steps[-self.keep :], self._best_of(steps)}
-        return [found.step in kept for found in checkpoints]
-
-    def _best_of(self, steps: Iterable[int]) -> int | None:
+    def best(self, steps: Iterable[int]) -> int | None:
+        """Of these steps the one of lowest loss; None where none has a finite one."""
         validated = [step for step in steps if math.isfinite(self.losses.get(step, math.nan))]
         return min(validated, key=self.losses.__getitem__, default=None)
 
-    def _check_files(self) -> None:
-        """Refuses what is neither a file nor a folder; orbax would wait for what a pipe brings."""
-        for file in self.directory.rglob("*"):
-            if not file.is_dir() and not file.is_file():
-                raise CheckpointError(
-                    f"{file}: must be a regular file; put back a copy, or remove its checkpoint, "
-                    f"the folder in {self.directory}: training then goes on from the one before it"
-                )
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Whether each of these stays; orbax asks after every save."""
+        steps = sorted(found.step for found in checkpoints)
+        kept = {*steps[-self.keep :], self.best(steps)}
+        return [found.step in kept for found in checkpoints]
 
-    def _check_new(self) -> None:
-        """Checkpoints whose record is gone are not continued: nothing tells what they are of."""
-        if self.directory.is_dir() and any(f.name.isdecimal() for f in self.directory.iterdir()):
-            raise CheckpointError(f"{self.directory / RECORD}: no such file; {self._way_out()}")
 
-    def _way_out(self) -> str:
-        return (
-            f"put back a copy, or remove {self.directory} and run again: this phase is then "
-            "trained from its start"
-        )
+@contextlib.contextmanager
+def open_checkpoints(
+    directory: str | Path, *, keep: int, made_with: Mapping[str, Any] | None = None
+) -> Iterator[CheckpointStore]:
+    """Opens a directory of checkpoints, or makes it; waits in the end for what is being written.
 
-    def _read_record(self) -> None:
-        path = self.directory / RECORD
-        try:
-            record = read_json(path, at_most=RECORD_LIMIT, error=CheckpointError)
-            record = unseal(record, source=str(path), error=CheckpointError)
-            losses, digests = record["validation_loss"], record.get("digests", {})
-            self.losses = {int(step): float(loss) for step, loss in losses.items()}
-            self.digests = {int(step): digest for step, digest in digests.items()}
-            made_with = dict(record["made_with"].items())
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; {self._way_out()}") from None
-        except (KeyError, AttributeError, TypeError, ValueError):
+    Args:
+      directory: one per phase.
+      keep: newest checkpoints to keep.
+      made_with: what the state does not hold and a resumed run must share (the key, where the
+        agents come from), as JSON can hold it; written beside the checkpoints.
+
+    Raises:
+      CheckpointError: the directory holds checkpoints that were made with something else, or
+        whose record is damaged or gone.
+    """
+    directory = Path(directory).absolute()
+    made_with = dict(made_with or {})
+    losses: dict[int, float] = {}
+    digests: dict[int, list[list[int]]] = {}
+    # Before orbax, whose errors do not name the file.
+    if is_new := broadcast_from_first(lambda: not (directory / RECORD).exists()):
+        broadcast_from_first(lambda: _check_new(directory))
+    else:
+        losses, digests = on_all(lambda: _read_record(directory, made_with))
+    broadcast_from_first(lambda: _check_files(directory))
+    retention = Retention(keep, losses)
+    checkpointer = ocp.training.Checkpointer(
+        directory, preservation_policy=retention, cleanup_tmp_directories=True
+    )
+    store = CheckpointStore(directory, retention, checkpointer, made_with, digests)
+    with contextlib.closing(checkpointer):
+        if is_new:
+            store.write_record()
+        yield store
+
+
+def _check_files(directory: Path) -> None:
+    """Refuses what is neither a file nor a folder; orbax would wait for what a pipe brings."""
+    for file in directory.rglob("*"):
+        if not file.is_dir() and not file.is_file():
             raise CheckpointError(
-                f"{path}: must hold made_with and validation_loss, from steps to numbers; "
-                f"{self._way_out()}"
-            ) from None
-        for name, value in self.made_with.items():
-            if made_with.get(name) != value:
-                raise CheckpointError(
-                    f"{self.directory}: its checkpoints were made with {name}="
-                    f"{shown(made_with.get(name))}, this run has {shown(value)}; use another "
-                    "directory or remove it"
-                )
+                f"{file}: must be a regular file; put back a copy, or remove its checkpoint, "
+                f"the folder in {directory}: training then goes on from the one before it"
+            )
 
-    def _write_record(self) -> None:
+
+def _check_new(directory: Path) -> None:
+    """Checkpoints whose record is gone are not continued: nothing tells what they are of."""
+    if directory.is_dir() and any(file.name.isdecimal() for file in directory.iterdir()):
+        raise CheckpointError(f"{directory / RECORD}: no such file; {_way_out(directory)}")
+
+
+def _way_out(directory: Path) -> str:
+    return (
+        f"put back a copy, or remove {directory} and run again: this phase is then trained from "
+        "its start"
+    )
+
+
+def _read_record(
+    directory: Path, made_with: Mapping[str, Any]
+) -> tuple[dict[int, float], dict[int, list[list[int]]]]:
+    """Validation losses and digests by step, of checkpoints that were made with the same."""
+    path = directory / RECORD
+    try:
+        record = read_json(path, at_most=RECORD_LIMIT, error=CheckpointError)
+        record = unseal(record, source=str(path), error=CheckpointError)
+        losses, digests = record["validation_loss"], record.get("digests", {})
+        losses = {int(step): float(loss) for step, loss in losses.items()}
+        digests = {int(step): digest for step, digest in digests.items()}
+        recorded = dict(record["made_with"].items())
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_way_out(directory)}") from None
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path}: must hold made_with and validation_loss, from steps to numbers; "
+            f"{_way_out(directory)}"
+        ) from None
+    for name, value in made_with.items():
+        if recorded.get(name) != value:
+            raise CheckpointError(
+                f"{directory}: its checkpoints were made with {name}="
+                f"{shown(recorded.get(name))}, this run has {shown(value)}; use another "
+                "directory or remove it"
+            )
+    return losses, digests
+
+
+@dataclasses.dataclass
+class CheckpointStore:
+    """The checkpoints of one phase; see `open_checkpoints`. All processes use it together."""
+
+    directory: Path
+    retention: Retention
+    checkpointer: ocp.training.Checkpointer
+    made_with: Mapping[str, Any]
+    digests: dict[int, list[list[int]]]  # step -> digest of its state
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Validation losses by step."""
+        return self.retention.losses
+
+    def write_record(self) -> None:
+        """Writes what is known of the checkpoints beside them, in the first process."""
         if is_first():
             record = {
                 "made_with": self.made_with,
@@ -135,12 +168,6 @@ class CheckpointStore:
                 "digests": self.digests,
             }
             write_atomic(self.directory / RECORD, json.dumps(seal(record), indent=2))
-
-    def __enter__(self) -> CheckpointStore:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.checkpointer.close()  # waits for what is being written
 
     def save(self, step: int, state: Any, *, validation_loss: float | None = None) -> None:
         """Starts to write a state, and waits for nothing but an earlier save.
@@ -154,7 +181,7 @@ class CheckpointStore:
         newest = max(there, default=0)
         self.digests = {s: d for s, d in self.digests.items() if s in there or s > newest}
         self.digests[step] = state_digest(state)
-        self._write_record()  # before the checkpoint, which is none without its digest
+        self.write_record()  # before the checkpoint, which is none without its digest
         self.checkpointer.save_async(step, state, overwrite=True, force=True)
 
     def steps(self) -> tuple[int, ...]:
@@ -164,7 +191,7 @@ class CheckpointStore:
 
     def best_step(self) -> int | None:
         """The step of lowest validation loss that is there; None where none was validated."""
-        return self._best_of(self.steps())
+        return self.retention.best(self.steps())
 
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
         """The newest state that can be read, with its step; None where no state was saved.
@@ -189,7 +216,7 @@ class CheckpointStore:
         if saved:
             raise CheckpointError(
                 f"{self.directory}: none of the checkpoints {', '.join(map(str, saved))} can be "
-                f"read; {self._way_out()}"
+                f"read; {_way_out(self.directory)}"
             )
         return None
 
@@ -216,11 +243,12 @@ class CheckpointStore:
     def _remove_after(self, step: int) -> None:
         newer = [other for other in self.steps() if other > step]
         if newer:
-            self.losses = {s: loss for s, loss in self.losses.items() if s <= step}
+            for other in [known for known in self.losses if known > step]:
+                del self.losses[other]
             broadcast_from_first(
                 lambda: [shutil.rmtree(self.directory / str(other)) for other in newer]
             )
-            self._write_record()
+            self.write_record()
             self.checkpointer.reload()  # its own way to remove them may read what is damaged
 
     def restore_best(self, like: Any) -> Any:
@@ -228,7 +256,9 @@ class CheckpointStore:
         try:
             return self.restore(self.best_step(), like)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; it is the best one; {self._way_out()}") from None
+            raise CheckpointError(
+                f"{error}; it is the best one; {_way_out(self.directory)}"
+            ) from None
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, as it was saved.

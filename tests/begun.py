@@ -9,7 +9,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.cli import ask, role_texts
 from rmas_jax.config import load_config
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
@@ -20,7 +20,7 @@ from rmas_jax.runs.folder import RunFolder, RunStep, dated, missing, open_folder
 from rmas_jax.runs.resolve import resolve
 from rmas_jax.runs.run import ALIGNED_WAY_OUT, own_links
 from rmas_jax.tools.recorded import RecordedSearch
-from rmas_jax.training.curves import Curves
+from rmas_jax.training.curves import open_curves
 
 
 def _said(work: Callable[[], object]) -> int:
@@ -60,14 +60,14 @@ def _do(folder: RunFolder, links: Sequence[Path]) -> None:
     files, state = folder.files, {"w": jnp.zeros(4)}
 
     def train() -> None:
-        Curves(files.metrics).write("outer", "links", 1, loss=0.5)
+        open_curves(files.metrics).write("outer", "links", 1, loss=0.5)
         for path in links:
             save_links(path, Links({"a": state}, {"a->b": state}))
 
     folder.do("training", train)
     folder.do("evaluation", lambda: None)
     own_links(files.aligned_links, ALIGNED_WAY_OUT)
-    with CheckpointStore(files.checkpoints_of("phase"), keep=1, made_with={"key": 1}) as store:
+    with open_checkpoints(files.checkpoints_of("phase"), keep=1, made_with={"key": 1}) as store:
         if store.restore_newest(state) is None:
             store.save(1, state, validation_loss=0.5)
 

@@ -25,7 +25,7 @@ from rmas_jax.links import Links
 from rmas_jax.sharding import make_mesh, replicated
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import encode_dialogues, encode_examples
+from rmas_jax.training.data.encoding import encode_dialogues, encode_examples
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.states import token_states
 from rmas_jax.training.states.cache import StateCache

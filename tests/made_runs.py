@@ -92,12 +92,12 @@ def item_rows(seeds=(0,)):
 
 def metric_rows():
     rows = [
-        {"stage": "inner", "series": agent, "step": step, "loss": math.exp(-step / 40)}
+        {"loop": "inner", "series": agent, "step": step, "loss": math.exp(-step / 40)}
         for agent in ("planner", "critic", "solver")
         for step in range(0, 200, 2)
     ]
     return rows + [
-        {"stage": "outer", "series": "links", "step": s, "loss": 2 / (1 + s), "accuracy": s / 99}
+        {"loop": "outer", "series": "links", "step": s, "loss": 2 / (1 + s), "accuracy": s / 99}
         for s in range(100)
     ]
 

@@ -26,7 +26,7 @@ from rmas_jax.data import Example
 from rmas_jax.rounds import recursion
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.team import Team, load_team, start_links
-from rmas_jax.training.data.batches import TrainingData, encode_examples
+from rmas_jax.training.data.encoding import TrainingData, encode_examples
 from rmas_jax.training.inner.step import regress_block, start_link
 from rmas_jax.training.outer.step import outer_step, start_phase
 

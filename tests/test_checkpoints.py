@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
-from rmas_jax.checkpoints import CheckpointStore, state_digest
+from rmas_jax.checkpoints import open_checkpoints, state_digest
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
@@ -28,13 +28,13 @@ def state_of(step):
 
 def test_the_newest_and_the_best_stay(tmp_path):
     losses = {1: 0.9, 2: 0.1, 3: None, 4: 0.5, 5: None, 6: None}
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         assert store.steps() == () and store.best_step() is None
         for step, loss in losses.items():
             store.save(step, state_of(step), validation_loss=loss)
         assert store.steps() == (2, 5, 6)
         assert store.best_step() == 2
-    with CheckpointStore(tmp_path, keep=2) as store:  # the losses are known to the next run
+    with open_checkpoints(tmp_path, keep=2) as store:  # the losses are known to the next run
         store.save(7, state_of(7), validation_loss=0.05)
         store.save(8, state_of(8))
         store.save(9, state_of(9))
@@ -52,29 +52,29 @@ def damage(checkpoint):
 
 
 def test_after_a_fallback_new_checkpoints_stay_and_the_damaged_one_goes(tmp_path):
-    with CheckpointStore(tmp_path, keep=1) as store:
+    with open_checkpoints(tmp_path, keep=1) as store:
         store.save(50, state_of(50), validation_loss=0.1)
         store.save(100, state_of(100), validation_loss=0.2)
     damage(tmp_path / "100")
-    with CheckpointStore(tmp_path, keep=1) as store:
+    with open_checkpoints(tmp_path, keep=1) as store:
         assert store.restore_newest(state_of(0))[0] == 50
         assert store.steps() == (50,) and not (tmp_path / "100").exists()
         store.save(70, state_of(70))
         assert store.steps() == (50, 70) and store.best_step() == 50
-    with CheckpointStore(tmp_path, keep=1) as store:  # what was removed is not in the record
+    with open_checkpoints(tmp_path, keep=1) as store:  # what was removed is not in the record
         assert store.restore_newest(state_of(0))[0] == 70
         assert store.losses == {50: 0.1}
 
 
 def test_checkpoints_that_cannot_be_read_are_no_new_start(tmp_path):
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         assert store.restore_newest(state_of(0)) is None
         store.save(1, state_of(1))
         store.save(2, state_of(2))
     for step in ("1", "2"):
         damage(tmp_path / step)
     with (
-        CheckpointStore(tmp_path, keep=2) as store,
+        open_checkpoints(tmp_path, keep=2) as store,
         pytest.raises(CheckpointError, match=rf"{tmp_path}: none of the checkpoints 1, 2 can be"),
     ):
         store.restore_newest(state_of(0))
@@ -82,7 +82,7 @@ def test_checkpoints_that_cannot_be_read_are_no_new_start(tmp_path):
 
 
 def test_one_process_alone_finds_every_damaged_file_of_arrays(tmp_path):
-    with CheckpointStore(tmp_path, keep=1) as store:
+    with open_checkpoints(tmp_path, keep=1) as store:
         store.save(1, {"a": jnp.asarray(np.random.default_rng(0).normal(size=(300, 200)))})
         assert store.steps() == (1,)
         state = tmp_path / "1" / "state"
@@ -96,7 +96,7 @@ def test_one_process_alone_finds_every_damaged_file_of_arrays(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path):
-    with CheckpointStore(tmp_path, keep=9) as store:
+    with open_checkpoints(tmp_path, keep=9) as store:
         for step, loss in {1: float("nan"), 2: 0.5, 3: float("-inf"), 4: 0.4}.items():
             assert store.best_step() == {3: 2, 4: 2}.get(step)
             store.save(step, state_of(step), validation_loss=loss)
@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path):
 def test_a_state_may_be_donated_while_it_is_written(tmp_path):
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     state = jnp.zeros((2048, 1024))
-    with CheckpointStore(tmp_path, keep=9) as store:
+    with open_checkpoints(tmp_path, keep=9) as store:
         for step in range(4):
             store.save(step, {"a": state})
             for _ in range(3):
@@ -168,7 +168,7 @@ def test_the_digest_of_a_state_changes_with_every_bit_and_not_with_the_mesh():
 
 
 def test_a_flipped_bit_that_can_be_read_falls_back(tmp_path, caplog, monkeypatch):
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         for step in (1, 2):
             store.save(step, random_state(step))
     original = ocp.training.Checkpointer.load
@@ -181,7 +181,7 @@ def test_a_flipped_bit_that_can_be_read_falls_back(tmp_path, caplog, monkeypatch
             else original(self, step, like)
         ),
     )
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         step, state = store.restore_newest(random_state())
     assert step == 1
     np.testing.assert_array_equal(state["a"], random_state(1)["a"])
@@ -201,7 +201,7 @@ DAMAGES = {
 def test_whatever_befalls_a_file_of_a_checkpoint_its_numbers_are_right(tmp_path, kind):
     """Some files are not needed to read the arrays: then the checkpoint counts."""
     made = tmp_path / "made"
-    with CheckpointStore(made, keep=2) as store:
+    with open_checkpoints(made, keep=2) as store:
         for step in (1, 2):
             store.save(step, random_state(step))
     files = [file.relative_to(made) for file in (made / "2").rglob("*") if file.is_file()]
@@ -210,7 +210,7 @@ def test_whatever_befalls_a_file_of_a_checkpoint_its_numbers_are_right(tmp_path,
         copy = shutil.copytree(made, tmp_path / "copy")
         if (copy / file).stat().st_size or kind != "flipped":
             DAMAGES[kind](copy / file)
-        with CheckpointStore(copy, keep=2) as store:
+        with open_checkpoints(copy, keep=2) as store:
             step, state = store.restore_newest(random_state())
         np.testing.assert_array_equal(state["a"], random_state(step)["a"])
         if step == 1:
@@ -221,13 +221,13 @@ def test_whatever_befalls_a_file_of_a_checkpoint_its_numbers_are_right(tmp_path,
 
 
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path):
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         store.save(1, state_of(1))
     pipe = tmp_path / "1" / "_CHECKPOINT_METADATA"
     pipe.unlink()
     os.mkfifo(pipe)
     with pytest.raises(CheckpointError, match=rf"{pipe}: must be a regular file; put back"):
-        CheckpointStore(tmp_path, keep=2)
+        open_checkpoints(tmp_path, keep=2).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path):
     ],
 )
 def test_a_damaged_record_is_one_message_with_the_way_out(tmp_path, content, words):
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         store.save(1, state_of(1), validation_loss=0.5)
     record = tmp_path / "record.json"
     record.unlink()
@@ -256,26 +256,26 @@ def test_a_damaged_record_is_one_message_with_the_way_out(tmp_path, content, wor
     elif content is not None:
         content(record)
     with pytest.raises(CheckpointError, match=re.escape(f"{record}: ")) as caught:
-        CheckpointStore(tmp_path, keep=2)
+        open_checkpoints(tmp_path, keep=2).__enter__()
     assert words in str(caught.value) and f"or remove {tmp_path} and run again" in str(caught.value)
 
 
 def test_checkpoints_of_before_are_read_without_digests(tmp_path):
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         store.save(1, state_of(1), validation_loss=0.5)
     (tmp_path / "record.json").write_text('{"made_with": {}, "validation_loss": {"1": 0.5}}')
-    with CheckpointStore(tmp_path, keep=2) as store:
+    with open_checkpoints(tmp_path, keep=2) as store:
         assert store.restore_newest(state_of(0))[0] == 1 and store.losses == {1: 0.5}
 
 
 def test_a_damaged_best_checkpoint_is_one_message(tmp_path):
-    with CheckpointStore(tmp_path, keep=1) as store:
+    with open_checkpoints(tmp_path, keep=1) as store:
         for step, loss in ((1, 0.1), (2, 0.5)):
             store.save(step, state_of(step), validation_loss=loss)
         np.testing.assert_array_equal(store.restore_best(state_of(0))["a"], state_of(1)["a"])
     damage(tmp_path / "1")
     with (
-        CheckpointStore(tmp_path, keep=1) as store,
+        open_checkpoints(tmp_path, keep=1) as store,
         pytest.raises(CheckpointError, match=r"checkpoint 1 cannot be read .* best one; put back"),
     ):
         store.restore_best(state_of(0))

@@ -2,9 +2,9 @@
 
     python tests/training_worker.py AGENTS FOLDER MESH STEPS DEVICES [PROCESS PROCESSES PORT [ASK]]
 
-MESH is like 2,2,2. A process that gets ASK sends itself SIGTERM before that step of this start.
-With 0 STEPS nothing is trained: two checkpoints are saved, the part of the last process in the
-newer one is damaged, and all restore.
+MESH is like 2,2,2. A process that gets ASK sends itself SIGTERM after so many steps. With 0 STEPS
+nothing is trained: two checkpoints are saved, the part of the last process in the newer one is
+damaged, and all restore.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from systems import TinySystem, build_pattern
 
 from rmas_jax.agents.agent import Agent, load_agent
-from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first
@@ -30,8 +31,9 @@ from rmas_jax.models import save_pretrained
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import make_mesh, to_host
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import TrainingData
-from rmas_jax.training.outer import loop as outer_loop
+from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.hooks import Hook, when
+from rmas_jax.training.outer.loop import run_phase
 
 PREEMPTED = 75
 
@@ -47,7 +49,14 @@ def load_agents(folder: Path, tiny: TinySystem, mesh: jax.sharding.Mesh) -> dict
     return {role: load_agent(folder / role, mesh=mesh) for role in tiny.agents}
 
 
-def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -> Any:
+def train(
+    agents: Path,
+    folder: Path,
+    sizes: tuple[int, int, int],
+    steps: int,
+    *,
+    hooks: Sequence[Hook] = (),
+) -> Any:
     """Trains, or goes on training, on a mesh over all devices or the first; writes the links."""
     tiny = build_pattern("distillation")
     needed = int(np.prod(sizes))
@@ -70,7 +79,7 @@ def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -
         optimizer="sgd",  # Adam would make a step of every rounding error where a gradient is 0
     )
     folder.mkdir(exist_ok=True)
-    links = outer_loop.run_phase(
+    links = run_phase(
         tiny.team(load_agents(agents, tiny, mesh), mesh),
         tiny.links,
         data,
@@ -80,6 +89,7 @@ def train(agents: Path, folder: Path, sizes: tuple[int, int, int], steps: int) -
         key=jax.random.key(7),
         directory=folder / "checkpoints",
         curves=Curves(folder / "metrics.jsonl"),
+        hooks=hooks,
         progress=False,
     )
     links = to_host(links)
@@ -102,50 +112,40 @@ def go_back(folder: Path, sizes: tuple[int, int, int]) -> None:
         for file in list(folder.glob(last)) or [folder / "nothing was written"]:
             file.write_bytes(file.read_bytes()[:7])
 
-    with CheckpointStore(folder, keep=2) as store:
+    with open_checkpoints(folder, keep=2) as store:
         for step in (1, 2):
             store.save(step, state(step))
     broadcast_from_first(damage)
-    with CheckpointStore(folder, keep=2) as store:
+    with open_checkpoints(folder, keep=2) as store:
         step, found = store.restore_newest(state(0))
         same = jax.tree.map(np.array_equal, to_host(found), to_host(state(step)))
         store.save(3, state(3))
         print(f"went back to {step}: {same}, then {store.steps()}")
 
 
-def ask_before(step: int) -> None:
-    """SIGTERM to this process when the batch of a step is made."""
-    original = outer_loop.put_batch
-    steps = iter(range(1000))
-
-    def put_batch(batch, mesh):
-        if next(steps) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(batch, mesh)
-
-    outer_loop.put_batch = put_batch
+def ask_at(step: int) -> Hook:
+    """SIGTERM to this process after so many steps of the phase."""
+    return when(lambda event: event.done == step, lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def main() -> int:
     """One process."""
     agents, folder, sizes, steps, *rest = sys.argv[1:]
     devices, process, processes, port, ask = (
-        int(x) for x in (*rest, *(8, 0, 1, 0, -1)[len(rest) :])
+        int(x) for x in (*rest, *(8, 0, 1, 0, 0)[len(rest) :])
     )
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
-    if ask >= 0:
-        ask_before(ask)
     sizes = tuple(int(size) for size in sizes.split(","))
     if int(steps) == 0:
         go_back(Path(folder), sizes)
         return 0
     try:
         with sigterm_noted():
-            train(Path(agents), Path(folder), sizes, int(steps))
+            train(Path(agents), Path(folder), sizes, int(steps), hooks=[ask_at(ask)])
     except PreemptedError as error:
         print(error)
         return PREEMPTED

@@ -6,7 +6,7 @@ A random Llama reads dialogues with lengths drawn from two distributions:
 
     longest     rows padded to the longest of all
     like        rows padded to the longest of at most four groups of like length
-    packed      several dialogues per row: what the inner loop does (`training/packing.py`)
+    packed      several dialogues per row: what the inner loop does (`training/data/packing.py`)
 
 Each batch has at most --batch-tokens tokens, padding included. Contenders take turns; reported are
 medians over --repeats, and ratios to "like" of the same turn. The first turn compiles and is apart,
@@ -33,7 +33,8 @@ import numpy as np
 from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.agents.agent import Agent
 from rmas_jax.models import Decoder, config_from_hf
-from rmas_jax.training.data.batches import Dialogues, length_groups
+from rmas_jax.training.data.batches import length_groups
+from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.packing import packed_batches
 from rmas_jax.training.states.token_states import states_before
 

@@ -47,7 +47,7 @@ from rmas_jax.links import INNER, OUTER, LinkConfig, Links
 from rmas_jax.prompts import StagePrompt, left_pad
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.topology import System, edge_name, load_topology
-from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
 
 TORCH = "torch"

@@ -26,10 +26,11 @@ import numpy as np
 from rmas_jax.cli.run import exit_code, print_results
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.evaluation.rows import ItemRow
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
-from rmas_jax.reporting.results import Row, accuracy_interval
+from rmas_jax.reporting.results import accuracy_interval
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.run import run
 
@@ -102,7 +103,7 @@ def variant_config(config: RunConfig, name: str, seed: int) -> RunConfig:
     )
 
 
-def correct_items(items: Iterable[Row]) -> dict[str, dict[str, bool]]:
+def correct_items(items: Iterable[ItemRow]) -> dict[str, dict[str, bool]]:
     """Split -> id -> whether the answer was right."""
     found: dict[str, dict[str, bool]] = {}
     for item in items:

@@ -166,20 +166,20 @@ def gradient_figure(gradients: Sequence[GradientRow]) -> Figure:
 
 
 def training_figure(metrics: Sequence[MetricRow]) -> Figure:
-    """Training curves: a panel per stage for the loss, and for the accuracy where it was logged.
+    """Training curves: a panel per loop for the loss, and for the accuracy where it was logged.
 
     Long curves are drawn faintly, with their running mean on top.
     """
-    stages = list(dict.fromkeys(row["stage"] for row in metrics))
+    loops = list(dict.fromkeys(row["loop"] for row in metrics))
     panels = [
-        (stage, column)
-        for stage in stages
+        (loop, column)
+        for loop in loops
         for column in ("loss", "accuracy")
-        if any(row["stage"] == stage and row.get(column) is not None for row in metrics)
+        if any(row["loop"] == loop and row.get(column) is not None for row in metrics)
     ]
     figure, axes = _panels(len(panels))
-    for axis, (stage, column) in zip(axes, panels, strict=True):
-        rows = [r for r in metrics if r["stage"] == stage and r.get(column) is not None]
+    for axis, (loop, column) in zip(axes, panels, strict=True):
+        rows = [r for r in metrics if r["loop"] == loop and r.get(column) is not None]
         for position, series in enumerate(dict.fromkeys(row["series"] for row in rows)):
             colour = SERIES_COLOURS[position % len(SERIES_COLOURS)]
             own = [row for row in rows if row["series"] == series]
@@ -189,7 +189,7 @@ def training_figure(metrics: Sequence[MetricRow]) -> Figure:
         values = [row[column] for row in rows if math.isfinite(row[column])]
         if column == "loss" and values and min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
-        axis.set_title(f"{stage} training: {column}", fontsize=TITLE_SIZE)
+        axis.set_title(f"{loop} loop: {column}", fontsize=TITLE_SIZE)
         axis.set_xlabel("step")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.legend(frameon=False, fontsize=8)

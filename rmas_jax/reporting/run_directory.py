@@ -23,7 +23,7 @@ Kind = type | UnionType
 class MetricRow(TypedDict):
     """A line of `metrics.jsonl`: a point of a training curve."""
 
-    stage: str
+    loop: str
     series: str
     step: int
     loss: float
@@ -67,7 +67,7 @@ LARGEST = 1e300  # beyond it, sums are infinite
 MAY_BE_INFINITE = {"loss", "norm"}
 LARGEST_WHOLE = 2**53  # beyond it, figures lose digits
 # A figure or a line of a table is made for each value of these columns.
-GROUPS = ("method", "rounds", "benchmark", "split", "stage", "series", "link", "channel")
+GROUPS = ("method", "rounds", "benchmark", "split", "loop", "series", "link", "channel")
 MOST_GROUPS = 100
 FILE_LIMIT = 2 * GIBIBYTE
 # What is done anew where a file is deleted, or what else helps.

@@ -16,8 +16,9 @@ from rmas_jax.links import LinkConfig, Links, init_link
 from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
-from rmas_jax.training.data.batches import Dialogues, TrainingData
-from rmas_jax.training.outer.loop import compile_step, phase_batches, validation_rows
+from rmas_jax.training.data.encoding import Dialogues, TrainingData
+from rmas_jax.training.outer.loop import compile_step, phase_batches
+from rmas_jax.training.outer.validation import validation_rows
 from rmas_jax.training.rollouts import even_batches, roll_out
 from rmas_jax.training.states.cache import GIBIBYTE, check_room
 from rmas_jax.training.states.token_states import state_bytes

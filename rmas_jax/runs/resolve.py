@@ -29,7 +29,7 @@ from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilatio
 from rmas_jax.team import Team, TeamTexts, load_links_for, load_team_texts, load_templates
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import Topology
-from rmas_jax.training.data.batches import (
+from rmas_jax.training.data.encoding import (
     Dialogues,
     TrainingData,
     encode_dialogues,

@@ -42,7 +42,7 @@ from rmas_jax.runs.resolve import (
 )
 from rmas_jax.sharding import to_host
 from rmas_jax.team import start_links, write_release
-from rmas_jax.training.curves import Curves
+from rmas_jax.training.curves import Curves, open_curves
 from rmas_jax.training.divergence import as_divergence
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
@@ -168,7 +168,7 @@ def align_links(resolved: Resolved) -> None:
             key=keys["inner"],
             cache=cache if config.inner.cache_gib else None,
             align_outer=given is None and config.system.outer_start == "aligned",
-            curves=open_curves(resolved),
+            curves=run_curves(resolved),
             progress=_shows_progress(config),
         )
     keep_links(resolved.files.aligned_links, links)
@@ -181,7 +181,7 @@ def train_links(resolved: Resolved, links: Links) -> None:
     """
     config, team, files = resolved.config, resolved.team, resolved.files
     if data := encode_outer(resolved):
-        curves, key = open_curves(resolved), _keys(config)["outer"]
+        curves, key = run_curves(resolved), _keys(config)["outer"]
         for i, phase in enumerate(config.outer.phases):
             links = run_phase(
                 team,
@@ -235,11 +235,11 @@ def measure_gradients(resolved: Resolved, trained: Links) -> None:
     broadcast_from_first(lambda: write_atomic(resolved.files.gradients, text))
 
 
-def open_curves(resolved: Resolved) -> Curves:
+def run_curves(resolved: Resolved) -> Curves:
     """The training curves of a run."""
     files = resolved.files
     tensorboard = files.tensorboard if resolved.config.runtime.tensorboard else None
-    return on_all(lambda: Curves(files.metrics, tensorboard=tensorboard))
+    return on_all(lambda: open_curves(files.metrics, tensorboard=tensorboard))
 
 
 def keep_links(path: Path, links: Links) -> Links:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from rmas_jax.config import ConfigError
@@ -21,31 +24,17 @@ FILE_LIMIT = 2 * GIBIBYTE
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
 class Curves:
     """Training curves as JSON lines; a resumed run drops what it will write again.
 
     Of several processes the first writes.
     """
 
-    def __init__(self, path: Path, *, tensorboard: Path | None = None):
-        """Args:
-          path: file of the JSON lines.
-          tensorboard: folder of TensorBoard's event files; None writes none.
-
-        Raises:
-          ConfigError: tensorboardX is not installed.
-        """
-        self.path = path
-        self.writes = is_first()
-        self.board = None
-        if tensorboard is not None and self.writes:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                raise ConfigError(
-                    "runtime.tensorboard needs tensorboardX: pip install 'rmas_jax[logging]'"
-                ) from None
-            self.board = SummaryWriter(str(tensorboard))
+    path: Path  # file of the JSON lines
+    board: Any = (
+        None  # tensorboardX's SummaryWriter, which gets the same numbers; see `open_curves`
+    )
 
     def truncate(self, series: str, step: int) -> None:
         """Drops rows of a series from `step` on, and lines that are damaged, with a warning.
@@ -85,11 +74,18 @@ class Curves:
             except InputError as error:
                 log.warning("%s; this row of the curves is left out", error)
 
-    def write(self, stage: str, series: str, step: int, **values: Any) -> None:
-        """Adds a row; values are numbers or lists of numbers, None where one is not known."""
-        if not self.writes:
+    def write(self, loop: str, series: str, step: int, **values: Any) -> None:
+        """Adds a row.
+
+        Args:
+          loop: "inner" or "outer".
+          series: name of the curve: a link's or a phase's.
+          step: number of the step, from 0.
+          **values: numbers or lists of numbers, None where one is not known.
+        """
+        if not is_first():
             return
-        row = {"stage": stage, "series": series, "step": step, **values}
+        row = {"loop": loop, "series": series, "step": step, **values}
         append(self.path, json.dumps(seal(row)) + "\n")
         if self.board is not None:
             for name, value in values.items():
@@ -98,3 +94,43 @@ class Curves:
                     if number is not None:
                         self.board.add_scalar(f"{series}/{name}{part}", number, step)
             self.board.flush()
+
+
+def open_curves(path: Path, *, tensorboard: Path | None = None) -> Curves:
+    """Curves in a file and, in the process that writes, for TensorBoard.
+
+    Args:
+      path: file of the JSON lines; made when a row is written.
+      tensorboard: folder of TensorBoard's event files, made here; None writes none.
+
+    Raises:
+      ConfigError: tensorboardX is not installed.
+    """
+    if tensorboard is None or not is_first():
+        return Curves(path)
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "runtime.tensorboard needs tensorboardX: pip install 'rmas_jax[logging]'"
+        ) from None
+    return Curves(path, SummaryWriter(str(tensorboard)))
+
+
+def as_values(tree: Any) -> dict[str, Any]:
+    """Nested metrics -> values of a row: {"a/b": number or list}, of six digits that count.
+
+    None stands for what is not finite, which JSON does not have.
+    """
+
+    def number(value: Any) -> Any:
+        if isinstance(value, list):
+            return [number(v) for v in value]
+        if isinstance(value, int):
+            return value
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+
+    return {
+        "/".join(str(key.key) for key in path): number(np.asarray(leaf).tolist())
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }

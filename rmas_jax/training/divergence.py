@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmas_jax.config import PhaseConfig
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.links import Links
+from rmas_jax.team import Team
 
 
 class DivergedError(RuntimeError):
@@ -40,3 +43,10 @@ def broken_links(links: Links) -> list[str]:
         for name, finite in by_name.items()
         if not np.all(jax.tree.leaves(finite))
     ]
+
+
+def largest_loss(team: Team, phase: PhaseConfig) -> float:
+    """Twice the loss of guessing among all tokens, for each text that counts in it."""
+    guessing = {role: math.log(agent.config.vocab_size) for role, agent in team.agents.items()}
+    of_texts = phase.role_text_weight * sum(guessing.values()) / len(guessing)
+    return 2 * (guessing[team.system.topology.answerer] + of_texts)

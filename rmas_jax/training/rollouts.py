@@ -1,4 +1,4 @@
-"""A split run through the rounds without gradients: for validation and for later inner passes."""
+"""A split run through the rounds without gradients, for validation and for the inner loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rmas_jax.rounds.supervision import Supervision
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System
-from rmas_jax.training.data.batches import TrainingData, length_groups, row_lengths, trim
+from rmas_jax.training.data.batches import length_groups, row_lengths, trim
+from rmas_jax.training.data.encoding import TrainingData
 
 
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))

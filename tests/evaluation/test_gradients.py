@@ -7,7 +7,7 @@ from teams import QUESTIONS, broken, build_team, with_agents
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.prompts import take
-from rmas_jax.training.data.batches import encode_texts
+from rmas_jax.training.data.encoding import encode_texts
 
 LATENT_STEPS, ROUNDS = 2, 2
 

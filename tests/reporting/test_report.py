@@ -168,7 +168,7 @@ def test_damaged_lines_of_the_curves_are_left_out_with_a_note(tmp_path):
     run = write_run(tmp_path / "run")
     file = run / "metrics.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
-    damaged = [b"\xff\n", b"[1]\n", b'{"stage": 1}\n', b"{\n"]
+    damaged = [b"\xff\n", b"[1]\n", b'{"loop": 1}\n', b"{\n"]
     file.write_bytes(b"".join([*lines[:2], *damaged, *lines[2:]]))
     read = read_run(run)
     assert len(read.metrics) == len(lines)

@@ -12,7 +12,7 @@ from rmas_jax.cli.run import main
 from rmas_jax.data import Example
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.topology import load_topology
-from rmas_jax.training.data.batches import encode_dialogues, encode_examples
+from rmas_jax.training.data.encoding import encode_dialogues, encode_examples
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path("experiments/configs/custom_team")

@@ -11,15 +11,12 @@ from teams import build_team
 from rmas_jax.config import ConfigError, PhaseConfig
 from rmas_jax.data import Example
 from rmas_jax.rounds.supervision import Targets
-from rmas_jax.training.data.batches import (
-    BUCKETS,
-    Batches,
+from rmas_jax.training.data.batches import BUCKETS, Batches, length_groups, row_lengths
+from rmas_jax.training.data.encoding import (
     TrainingData,
     encode_dialogues,
     encode_examples,
     encode_texts,
-    length_groups,
-    row_lengths,
 )
 from rmas_jax.training.outer.step import outer_loss
 

@@ -6,10 +6,11 @@ import json
 import struct
 import sys
 
+import numpy as np
 import pytest
 
 from rmas_jax.config import ConfigError
-from rmas_jax.training.curves import Curves
+from rmas_jax.training.curves import Curves, as_values, open_curves
 
 
 def rows(path):
@@ -22,7 +23,7 @@ def test_a_resumed_run_drops_what_it_writes_again(tmp_path):
         curves.write("outer", "a", step, loss=1.0)
         curves.write("outer", "b", step, loss=2.0)
     with curves.path.open("a") as file:
-        file.write('{"stage": "outer", "ser')  # the process died while it wrote
+        file.write('{"loop": "outer", "ser')  # the process died while it wrote
     curves.truncate("a", 2)
     assert [row["step"] for row in rows(curves.path) if row["series"] == "a"] == [0, 1]
     assert [row["step"] for row in rows(curves.path) if row["series"] == "b"] == [0, 1, 2, 3]
@@ -36,7 +37,7 @@ def test_damaged_lines_are_left_out_with_a_warning(tmp_path, caplog):
         curves.write("outer", "a", step, loss=1.0)
     lines = curves.path.read_bytes().splitlines(keepends=True)
     lines[0] = lines[0].replace(b"1.0", b"1.1")
-    lines[2] = b'{"stage": "outer", "ser\n'
+    lines[2] = b'{"loop": "outer", "ser\n'
     lines[3] = b"\xff[]\n"
     curves.path.write_bytes(b"".join(lines) + b"\0\0")
     curves.truncate("a", 4)
@@ -49,7 +50,7 @@ def test_tensorboard_gets_every_number(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
-    curves = Curves(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
+    curves = open_curves(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
     curves.write("outer", "phase", 3, loss=1.5, right=[0.0, 0.5])
     curves.board.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
@@ -69,4 +70,17 @@ def test_tensorboard_gets_every_number(tmp_path):
 def test_without_tensorboard_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"pip install 'rmas_jax\[logging\]'"):
-        Curves(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
+        open_curves(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tensorboard")
+
+
+def test_small_gradients_are_logged_and_what_is_not_finite_is_null():
+    metrics = {
+        "edge_grad_norm": {"a->b": np.array([3e-7, 2.4e-6, np.inf, np.nan], np.float32)},
+        "loss": np.float32(1234.5678),
+        "host_bytes": 2**33,
+    }
+    assert as_values(metrics) == {
+        "edge_grad_norm/a->b": [3e-7, 2.4e-6, None, None],
+        "loss": 1234.57,
+        "host_bytes": 2**33,
+    }

@@ -22,7 +22,7 @@ from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
 from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.topology import edge_name
-from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
 
 ROUNDS = 2

@@ -44,7 +44,7 @@ def test_all_links_are_trained_and_curves_say_how(team_and_links, tmp_path):
     assert same(kept.outer, links.outer) and not same(kept.inner, links.inner)
 
 
-def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypatch):
+def test_a_later_repeat_reads_thoughts_as_well(team_and_links, tmp_path, monkeypatch):
     team, links = team_and_links
     seen = []
 
@@ -62,7 +62,7 @@ def test_a_later_pass_reads_thoughts_as_well(team_and_links, tmp_path, monkeypat
         return train(team, links, tmp_path / "metrics", align_outer=False).inner
 
     none, many = thoughts(0), thoughts(100)
-    assert len(seen) == 2 and not same(seen[0], links.inner)  # of the first pass's links
+    assert len(seen) == 2 and not same(seen[0], links.inner)  # of the first repeat's links
     for role in ROLES:
         assert not same(none[role], many[role])
 
@@ -147,9 +147,9 @@ def test_links_are_the_same_on_one_device_and_on_eight(tmp_path):
     on_eight = train(eight, start, tmp_path / "eight", config, states=tmp_path / "states")
     assert same(on_one, on_eight)
     read_on_eight = train(eight, start, tmp_path / "read")
-    both_passes = train(one, start, tmp_path / "both", states=tmp_path / "states")
+    both_repeats = train(one, start, tmp_path / "both", states=tmp_path / "states")
     for ours, expected, begun in zip(
-        *map(jax.tree.leaves, (read_on_eight, both_passes, start)), strict=True
+        *map(jax.tree.leaves, (read_on_eight, both_repeats, start)), strict=True
     ):
         assert np.abs(expected - begun).max() > 1e-3
         np.testing.assert_allclose(ours, expected, atol=1e-5)
@@ -181,7 +181,7 @@ def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_pat
     monkeypatch.setattr(
         inner_loop, "text_states", lambda _, role, *rest: healthy[role](team, role, *rest)
     )
-    message = f"pass 1, .* link .*critic: agent critic, input embeddings: .*'token {token}'"
+    message = f"repeat 1, .* link .*critic: agent critic, input embeddings: .*'token {token}'"
     with pytest.raises(NonFiniteError, match=message):
         config = dataclasses.replace(CONFIG, batch_size=64)  # large enough to draw every token
         train(with_broken_critic(team, token), links, tmp_path / "metrics", config)
@@ -190,7 +190,7 @@ def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_pat
 def test_a_link_that_diverges_is_named(team_and_links, tmp_path):
     team, links = team_and_links
     config = dataclasses.replace(CONFIG, learning_rate=1e38, warmup_steps=0, noise=0.0)
-    message = r"inner loop, pass 1, inner link planner, step \d: loss (nan|inf), gradient norm"
+    message = r"inner loop, repeat 1, inner link planner, step \d: loss (nan|inf), gradient norm"
     with pytest.raises(DivergedError, match=message):
         train(team, links, tmp_path / "metrics", config)
     assert not (tmp_path / "metrics").exists()

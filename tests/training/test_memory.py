@@ -16,7 +16,7 @@ from rmas_jax.config import PhaseConfig
 from rmas_jax.models import Decoder
 from rmas_jax.rounds import supervision
 from rmas_jax.rounds.supervision import Targets, token_losses
-from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
 
 MEBIBYTE = 2**20

@@ -13,7 +13,8 @@ from rmas_jax.rounds import supervision
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import crossing_probes, run_rounds
 from rmas_jax.rounds.supervision import Targets, token_losses
-from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import (
     make_optimizer,
     outer_loss,
@@ -71,7 +72,8 @@ def test_only_outer_links_move_unless_asked(tiny, data):
     for name, params in state.links.outer.items():
         assert not same(params, tiny.links.outer[name]), name
         assert metrics["link_grad_norm"][name] > 0
-    both, _ = take_steps(tiny, data, dataclasses.replace(PHASE, train_inner_links=True), 3)
+    phase = dataclasses.replace(PHASE, train_inner_links=True, latents="teacher_forced")
+    both, _ = take_steps(tiny, data, phase, 3)
     assert not same(both.links.inner, tiny.links.inner)
 
 
@@ -135,6 +137,26 @@ def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
         np.testing.assert_array_equal(expected > 1e-4, [True, edge == "expert->learner"])
         np.testing.assert_allclose(norms[1][edge], expected, rtol=1e-4)
         np.testing.assert_allclose(norms[2][edge], expected, rtol=1e-4)
+
+
+def test_faults_in_a_part_of_a_batch_are_those_of_the_batch(tiny, data):
+    """The second item alone meets a token whose embedding is NaN."""
+    phase = dataclasses.replace(PHASE, accumulation=2)
+    batch = data.rows(np.arange(2))
+    unread, read = 36, batch.targets["learner"].ids
+    ids = np.where(read == unread, 0, read)
+    assert not any((p.body_ids == unread).any() for p in batch.prompts.values())
+    ids[1, :, 0] = unread
+    batch = batch.replace(
+        targets=batch.targets | {"learner": batch.targets["learner"].replace(ids=ids)}
+    )
+    learner = tiny.agents["learner"]
+    table = learner.params["embedding"].at[unread].set(np.nan)
+    learner = learner.replace(params=learner.params | {"embedding": table})
+    broken = dataclasses.replace(tiny, agents=tiny.agents | {"learner": learner})
+    np.testing.assert_array_equal(take_steps(tiny, batch, phase, 1)[1]["faults"], 0)
+    faults = take_steps(broken, batch, phase, 1)[1]["faults"]
+    assert faults[-1].max() == 0.5 and faults[0].max() == 0
 
 
 def test_training_lowers_the_loss_on_its_own_items(tiny, data):

@@ -1,4 +1,4 @@
-"""Phases of the outer loop: interrupted, resumed, damaged, diverged."""
+"""Phases of the outer loop: interrupted, resumed, damaged, diverged, with hooks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ import pytest
 import teams
 from systems import QUESTIONS, build_pattern
 
-from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Batches, TrainingData
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.divergence import DivergedError, largest_loss
+from rmas_jax.training.hooks import at_end, every, when
 from rmas_jax.training.outer import loop as outer_loop
-from rmas_jax.training.outer.loop import DivergedError, largest_loss, run_phase
+from rmas_jax.training.outer import phase_hooks
+from rmas_jax.training.outer.loop import run_phase
 
 PHASE = PhaseConfig(
     name="tiny",
-    latents="on_policy",
+    latents="teacher_forced",  # quicker to compile; the validations are rollouts
     rounds=2,
     steps=6,
     batch_size=2,
@@ -60,7 +64,7 @@ def tiny_team(tiny):
     return tiny.team()
 
 
-def run(tiny, data, directory, phase=PHASE, key=None, validation=None, **options):
+def run(tiny, data, directory, phase=PHASE, *, key=None, validation=None, hooks=(), **options):
     links = jax.tree.map(np.asarray, tiny.links)
     return run_phase(
         tiny_team(tiny),
@@ -72,62 +76,81 @@ def run(tiny, data, directory, phase=PHASE, key=None, validation=None, **options
         key=jax.random.key(0) if key is None else key,
         directory=directory / "checkpoints",
         curves=Curves(directory / "metrics.jsonl"),
+        hooks=hooks,
         progress=False,
     )
 
 
-def test_an_interrupted_phase_resumes_to_the_same_bits(tiny, data, tmp_path, monkeypatch):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    links = run(tiny, data, whole)
-    original, calls = outer_loop.CheckpointStore.save, []
+def change_step(monkeypatch, change):
+    """Passes the state and the metrics after every step through a function."""
+    original = outer_loop.compile_step
 
-    def save_then_die(store, done, state, **options):
-        original(store, done, state, **options)
-        calls.append(done)
-        if done == 4:
-            raise KeyboardInterrupt
+    def compile_step(*args):
+        state, step = original(*args)
+        return state, lambda *args: change(*step(*args))
 
-    monkeypatch.setattr(outer_loop.CheckpointStore, "save", save_then_die)
+    monkeypatch.setattr(outer_loop, "compile_step", compile_step)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, data, tmp_path_factory):
+    """The links of a phase that nothing interrupts."""
+    return run(tiny, data, tmp_path_factory.mktemp("whole"))
+
+
+def test_an_interrupted_phase_resumes_to_the_same_bits(tiny, data, whole, tmp_path):
+    """Checkpoints are due after steps 2, 4 and 6, validations after 3 and 6; step 5 is lost."""
+
+    def die(event):
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        run(tiny, data, broken)
-    monkeypatch.setattr(outer_loop.CheckpointStore, "save", original)
-    resumed = run(tiny, data, broken)
-    assert calls == [2, 3, 4]  # after 3 steps it is validated
-    assert same(links, resumed)
-    rows = [json.loads(line) for line in (broken / "metrics.jsonl").read_text().splitlines()]
+        run(tiny, data, tmp_path, hooks=[every(5, die)])
+    with open_checkpoints(tmp_path / "checkpoints", keep=2) as store:
+        assert store.steps() == (3, 4)
+    assert same(whole, run(tiny, data, tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if row["series"] == "tiny"]
     assert steps == list(range(PHASE.steps))  # nothing twice, nothing lost
+    assert {row["loop"] for row in rows} == {"outer"}
 
 
-def test_sigterm_ends_the_phase_after_the_step_and_the_same_call_goes_on(
-    tiny, data, tmp_path, monkeypatch
+def test_sigterm_ends_the_phase_after_the_next_step_and_the_same_call_goes_on(
+    tiny, data, whole, tmp_path
 ):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    whole.mkdir()
-    stopped.mkdir()
-    links = run(tiny, data, whole)
-    original = outer_loop.put_batch
-
-    def ask_to_end(batch, mesh):
-        ask_to_end.steps += 1
-        if ask_to_end.steps == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return original(batch, mesh)
-
-    ask_to_end.steps = 0
-    monkeypatch.setattr(outer_loop, "put_batch", ask_to_end)
     before = signal.getsignal(signal.SIGTERM)
+    seen = []
+    hooks = [
+        when(lambda event: event.step == 3, lambda _: signal.raise_signal(signal.SIGTERM)),
+        at_end(lambda event: seen.append((event.step, event.is_last))),
+    ]
     with (
         sigterm_noted(),
-        pytest.raises(PreemptedError, match=r"stopped after step 4 of 6 and is saved in .*stopped"),
+        pytest.raises(PreemptedError, match=rf"stopped after step 4 of 6 and .* in {tmp_path}"),
     ):
-        run(tiny, data, stopped)
+        run(tiny, data, tmp_path, hooks=hooks)
+    assert seen == [(4, False)]
     assert signal.getsignal(signal.SIGTERM) is before
-    with CheckpointStore(stopped / "checkpoints", keep=2) as store:
+    with open_checkpoints(tmp_path / "checkpoints", keep=2) as store:
         assert store.steps()[-1] == 5
-    assert same(links, run(tiny, data, stopped))
+    assert same(whole, run(tiny, data, tmp_path))
+
+
+def test_a_hook_of_the_user_finds_what_the_phase_has_written(tiny, data, tmp_path):
+    """It comes behind the phase's own, and reads state and metrics of the step."""
+    seen = {}
+
+    def note(event):
+        assert event.state.step == event.done
+        saved = json.loads((tmp_path / "checkpoints" / "record.json").read_text())
+        seen[event.done] = (
+            event.results["validation"]["loss"] == saved["validation_loss"][str(event.done)],
+            event.results["metrics"]["loss"] == pytest.approx(float(event.metrics["loss"])),
+        )
+
+    run(tiny, data, tmp_path, hooks=[every(3, note)])
+    assert seen == {3: (True, True), 6: (True, True)}
+    run(tiny, data, tmp_path, hooks=[every(1, lambda _: pytest.fail("no step is left"))])
 
 
 def test_another_key_or_other_agents_do_not_go_on_from_a_phase(tiny, data, tmp_path):
@@ -139,8 +162,8 @@ def test_another_key_or_other_agents_do_not_go_on_from_a_phase(tiny, data, tmp_p
         run(tiny, data, tmp_path, key=jax.random.key(1))
 
 
-def test_a_damaged_newest_checkpoint_falls_back(tiny, data, tmp_path, caplog):
-    whole = run(tiny, data, tmp_path)
+def test_a_damaged_newest_checkpoint_falls_back(tiny, data, whole, tmp_path, caplog):
+    run(tiny, data, tmp_path)
     newest = tmp_path / "checkpoints" / "6"
     files = [file for file in newest.rglob("*") if file.is_file() and file.stat().st_size > 0]
     for file in files:
@@ -150,10 +173,15 @@ def test_a_damaged_newest_checkpoint_falls_back(tiny, data, tmp_path, caplog):
     assert same(whole, again)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tiny, data, tmp_path):
-    phase = dataclasses.replace(PHASE, learning_rate=1e30, optimizer="sgd", warmup_steps=0)
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny, data, tmp_path, monkeypatch):
+    """At every step it is looked at, though rows are written after the first and the third."""
+
+    def nan_at_the_second(state, metrics):
+        return state, metrics | ({"loss": metrics["loss"] * np.nan} if state.step == 2 else {})
+
+    change_step(monkeypatch, nan_at_the_second)
     with pytest.raises(DivergedError, match="phase tiny, step 1: loss nan") as caught:
-        run(tiny, data, tmp_path, phase)
+        run(tiny, data, tmp_path, log_every=5, checkpoint_every=9)
     rows = Batches(data, batch_size=2, key=jax.random.key(0)).rows(1).tolist()
     assert f"rows {rows} of" in str(caught.value)
     assert str(caught.value).endswith("last good checkpoint: none yet")
@@ -164,7 +192,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(
     tiny, data, tmp_path, monkeypatch, loss
 ):
     """Validated after the third step, when the second is saved."""
-    monkeypatch.setattr(outer_loop, "_validate", lambda *_, **__: {"loss": loss})
+    monkeypatch.setattr(phase_hooks, "validate", lambda *_, **__: {"loss": loss})
     message = rf"phase tiny, step 2: validation loss {loss}; .*: {tmp_path}/checkpoints/2$"
     with pytest.raises(DivergedError, match=message):
         run(tiny, data, tmp_path)
@@ -185,13 +213,13 @@ def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path, monkeypatch):
     """Validated after every step; the second comes out best."""
     folders = [tmp_path / name for name in ("last", "best")]
     losses = itertools.cycle([3.0, 1.0, 2.0, 4.0, 2.0, 2.0])
-    monkeypatch.setattr(outer_loop, "_validate", lambda *_, **__: {"loss": next(losses)})
+    monkeypatch.setattr(phase_hooks, "validate", lambda *_, **__: {"loss": next(losses)})
     found = []
     for folder in folders:
         folder.mkdir()
-        found.append(run(tiny, data, folder, links=folder.name, validation_every=1))
+        found.append(run(tiny, data, folder, keep=folder.name, validation_every=1))
     last, best = found
-    with CheckpointStore(folders[1] / "checkpoints", keep=2) as store:
+    with open_checkpoints(folders[1] / "checkpoints", keep=2) as store:
         assert store.best_step() == 2
         like = outer_loop.compile_step(tiny_team(tiny), PHASE, tiny.links)[0]
         assert same(best, store.restore(2, like).links)
@@ -214,19 +242,6 @@ def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):
     assert validation["text_loss/learner"][-1] == pytest.approx(validation["loss"], abs=1e-5)
 
 
-def test_small_gradients_are_logged_and_what_is_not_finite_is_null():
-    metrics = {
-        "edge_grad_norm": {"a->b": jax.numpy.array([3e-7, 2.4e-6, np.inf, np.nan], np.float32)},
-        "loss": np.float32(1234.5678),
-        "host_bytes": 2**33,
-    }
-    assert outer_loop._flat(metrics) == {
-        "edge_grad_norm/a->b": [3e-7, 2.4e-6, None, None],
-        "loss": 1234.57,
-        "host_bytes": 2**33,
-    }
-
-
 def broken(tiny, role, *, token=None):
     """A system in which a role has NaN in its last norm, or for a token alone."""
     agent = teams.broken(tiny.agents[role], token)
@@ -235,10 +250,9 @@ def broken(tiny, role, *, token=None):
 
 @pytest.mark.parametrize("role", ["expert", "learner"])
 def test_the_agent_and_the_stage_that_are_not_finite_first_are_named(tiny, data, tmp_path, role):
-    phase = dataclasses.replace(PHASE, accumulation=2)
     message = f"phase tiny, step 0: loss nan .*; first agent {role}, round 1: latents, loss: NaN"
     with pytest.raises(DivergedError, match=message) as caught:
-        run(broken(tiny, role), data, tmp_path, phase)
+        run(broken(tiny, role), data, tmp_path)
     assert str(caught.value).endswith("last good checkpoint: none yet")
 
 
@@ -266,11 +280,15 @@ def test_a_validation_that_is_not_finite_names_agent_stage_and_items(tiny, data,
     assert str(caught.value).endswith(f"{tmp_path}/checkpoints/2")
 
 
-def test_links_that_are_not_finite_are_not_saved(tiny, data, tmp_path):
+def test_links_that_are_not_finite_are_not_saved(tiny, data, tmp_path, monkeypatch):
     """A step's loss is that of the links before it."""
-    phase = dataclasses.replace(
-        PHASE, learning_rate=3e38, optimizer="adamw(weight_decay=9.0)", warmup_steps=0
+    change_step(
+        monkeypatch,
+        lambda state, metrics: (
+            state.replace(links=jax.tree.map(lambda x: x * np.nan, state.links)),
+            metrics,
+        ),
     )
     message = "step 0: after it, not finite: .*outer link expert->learner.*: none yet$"
     with pytest.raises(DivergedError, match=message):
-        run(tiny, data, tmp_path, phase, checkpoint_every=1)
+        run(tiny, data, tmp_path, checkpoint_every=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rmas_jax.training.data.batches import Dialogues
+from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.packing import packed_batches, packing_groups
 
 WIDTH, HEADS = 64, 4

@@ -16,7 +16,12 @@ from systems import random_link
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import INNER, OUTER, LinkConfig, apply_link
 from rmas_jax.training.inner import regression
-from rmas_jax.training.inner.regression import Pairs, Training, steps_per_block, train_side_by_side
+from rmas_jax.training.inner.regression import (
+    Pairs,
+    start_training,
+    steps_per_block,
+    train_side_by_side,
+)
 from rmas_jax.training.inner.step import UpstreamLink, regress_block, regression_loss
 from rmas_jax.training.states.token_states import TokenStates
 
@@ -40,19 +45,19 @@ def pairs():
 
 
 @pytest.fixture
-def through():
+def upstream():
     return UpstreamLink(link=SENDER, params=random_link(SENDER, 3))
 
 
 def train(pairs, config=CONFIG, *, key=KEY, upstream=None, device=None, params=None):
-    training = Training(
+    training = start_training(
         LINK,
         random_link(LINK, 2) if params is None else params,
         pairs,
         config,
         key=key,
         device=device or jax.devices()[0],
-        upstream=through,
+        upstream=upstream,
     )
     return train_side_by_side({"link": training}, lambda steps: None)["link"]
 
@@ -112,7 +117,7 @@ class Case(NamedTuple):
 def test_blocks_train_as_all_pairs_in_one_array_do(pairs, upstream, monkeypatch, case):
     monkeypatch.setattr(regression, "BLOCK_BYTES", case.steps_per_block * STEP_BYTES)
     config = CONFIG if case.has_noise else dataclasses.replace(CONFIG, noise=0.0)
-    link = through if case.passes_a_link else None
+    link = upstream if case.passes_a_link else None
     params, curves = train(pairs, config, upstream=link)
     expected, losses = by_definition(pairs, config, link)
     assert curves["loss"].shape == curves["grad_norm"].shape == (config.steps,)
@@ -153,7 +158,7 @@ def test_links_train_on_devices_of_their_own_to_the_same_bits(pairs):
     start = random_link(LINK, 2)
     devices = jax.devices()[:2]
     trainings = {
-        name: Training(LINK, start, pairs, CONFIG, key=KEY, device=device)
+        name: start_training(LINK, start, pairs, CONFIG, key=KEY, device=device)
         for name, device in zip("ab", devices, strict=True)
     }
     for training, device in zip(trainings.values(), devices, strict=True):

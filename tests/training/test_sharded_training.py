@@ -19,7 +19,7 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues, TrainingData
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
 from rmas_jax.training.outer.step import outer_loss

@@ -15,7 +15,7 @@ import pytest
 
 from rmas_jax.config import ConfigError
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
-from rmas_jax.training.data.batches import Dialogues
+from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.states import cache as state_cache
 from rmas_jax.training.states.cache import GIBIBYTE, OVERHEAD, StateCache, check_room
 

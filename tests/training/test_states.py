@@ -16,7 +16,7 @@ from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training import rollouts
 from rmas_jax.training.data import packing
-from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues, TrainingData
 from rmas_jax.training.inner.loop import embedding_table, inner_pairs, outer_pairs
 from rmas_jax.training.states import token_states
 from rmas_jax.training.states.token_states import (

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from rmas_jax.training.data.batches import Dialogues, length_groups
+from rmas_jax.training.data.batches import length_groups
+from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.limits import rows_at_once
 
 

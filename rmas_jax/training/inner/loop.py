@@ -19,9 +19,9 @@ from rmas_jax.sharding import to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import edge_name
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues, TrainingData
 from rmas_jax.training.divergence import DivergedError
-from rmas_jax.training.inner.regression import Pairs, Training, train_side_by_side
+from rmas_jax.training.inner.regression import Pairs, start_training, train_side_by_side
 from rmas_jax.training.inner.step import UpstreamLink
 from rmas_jax.training.states.cache import StateCache, check_room
 from rmas_jax.training.states.token_states import (
@@ -55,10 +55,10 @@ def run_inner_loop(
     Args:
       team: the system and its agents.
       links: where they start.
-      dialogues: by role; what the first pass reads. Of no use without steps.
-      data: the same items as prompts with slots, for later passes; None: there are none.
+      dialogues: by role; what the first repeat reads. Of no use without steps.
+      data: the same items as prompts with slots, for later repeats; None: there are none.
       config: of the regressions.
-      rounds: R of the later passes' rollouts.
+      rounds: R of the later repeats' rollouts.
       key: order of the batches.
       curves: gets the losses.
       cache: keeps the states of dialogues; None keeps them in memory.
@@ -123,7 +123,7 @@ def run_inner_loop(
                     "torch_default or identity"
                 )
             trainings = {
-                name: Training(
+                name: start_training(
                     getattr(system, part)[name],
                     getattr(links, part)[name],
                     pairs,
@@ -135,7 +135,7 @@ def run_inner_loop(
                 for k, (name, pairs) in enumerate(pairs_by_link.items())
             }
             for name, (params, logged) in train_side_by_side(trainings, report).items():
-                work = f"pass {i + 1}, {part} link {name}"
+                work = f"repeat {i + 1}, {part} link {name}"
                 target = name if part == "inner" else edges[name][1]
                 check_training(work, target, pairs_by_link[name], logged)
                 getattr(links, part)[name] = params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import LinkConfig, apply_link
-from rmas_jax.training.inner.step import UpstreamLink, regress_block, start_link
+from rmas_jax.training.inner.step import LinkState, UpstreamLink, regress_block, start_link
 from rmas_jax.training.states.token_states import TokenStates
 
 BLOCK_BYTES = 2**26  # of what goes to a device at once
@@ -39,7 +40,8 @@ class Pairs(NamedTuple):
         return self.states.take(self.numbers[drawn]), self.table[self.ids[drawn]]
 
 
-class Training:
+@dataclasses.dataclass
+class LinkTraining:
     """One link that trains on a device of its own, a block of steps at a time.
 
     The host gathers the rows of a block while the device works on the one before: neither holds
@@ -47,37 +49,14 @@ class Training:
     once.
     """
 
-    def __init__(
-        self,
-        link: LinkConfig,
-        params: Any,
-        pairs: Pairs,
-        config: InnerConfig,
-        *,
-        key: jax.Array,
-        device: jax.Device,
-        upstream: UpstreamLink | None = None,
-    ):
-        """Args:
-        link: an inner or an outer link.
-        params: its parameters at the start; they are copied.
-        pairs: what it learns from, with replacement; there are some.
-        config: of the regression; at least one step.
-        key: of the rows that are drawn, all of them at once, and of the noise.
-        device: where parameters and blocks lie.
-        upstream: the link that states pass before this one reads them.
-        """
-        self.pairs, self.config, self.device = pairs, config, device
-        shape = (config.steps, config.batch_size)
-        self.drawn = np.asarray(jax.random.randint(key, shape, 0, len(pairs.ids)))
-        self.block = steps_per_block(config, pairs.bytes)
-        key, through = jax.device_put((key, upstream), device)
-        noise = config.noise * _rms(pairs, upstream) if config.noise else 0.0
-        self.state = jax.device_put(start_link(jax.tree.map(jnp.copy, params), config), device)
-        self.step = functools.partial(
-            _regress, link, config, key=key, noise=np.float32(noise), upstream=through
-        )
-        self.curves: list[dict[str, jax.Array]] = []  # of the blocks that were sent
+    pairs: Pairs
+    config: InnerConfig
+    device: jax.Device
+    drawn: np.ndarray  # [steps, batch_size] the pairs that each step reads
+    block: int  # steps that are sent at once
+    step: Callable[..., tuple[LinkState, dict[str, jax.Array]]]  # of a state and a block
+    state: LinkState
+    curves: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)  # of blocks sent
 
     def advance(self) -> int:
         """Sends the next block; returns its number of steps, 0 when there are none left."""
@@ -100,8 +79,44 @@ class Training:
         return params, joined
 
 
+def start_training(
+    link: LinkConfig,
+    params: Any,
+    pairs: Pairs,
+    config: InnerConfig,
+    *,
+    key: jax.Array,
+    device: jax.Device,
+    upstream: UpstreamLink | None = None,
+) -> LinkTraining:
+    """A link's training before its first step, with its state on the device.
+
+    Args:
+      link: an inner or an outer link.
+      params: its parameters at the start; they are copied.
+      pairs: what it learns from, with replacement; there are some.
+      config: of the regression; at least one step.
+      key: of the rows that are drawn, all of them at once, and of the noise.
+      device: where parameters and blocks lie.
+      upstream: the link that states pass before this one reads them.
+    """
+    shape = (config.steps, config.batch_size)
+    drawn = np.asarray(jax.random.randint(key, shape, 0, len(pairs.ids)))
+    noise = np.float32(config.noise * _rms(pairs, upstream) if config.noise else 0.0)
+    key, upstream = jax.device_put((key, upstream), device)
+    return LinkTraining(
+        pairs=pairs,
+        config=config,
+        device=device,
+        drawn=drawn,
+        block=steps_per_block(config, pairs.bytes),
+        step=functools.partial(_regress, link, config, key=key, noise=noise, upstream=upstream),
+        state=jax.device_put(start_link(jax.tree.map(jnp.copy, params), config), device),
+    )
+
+
 def train_side_by_side(
-    trainings: Mapping[str, Training], report: Callable[[int], Any]
+    trainings: Mapping[str, LinkTraining], report: Callable[[int], Any]
 ) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
     """Sends blocks in turn, and tells `report` how many steps; returns every link's result."""
     while steps := sum(training.advance() for training in trainings.values()):

@@ -109,8 +109,8 @@ def regress_block(
       upstream: the link that `hidden` passes first, if it does.
 
     Returns:
-      The state after these steps, and curves {"loss", "grad_norm"} [K]; what stands in them behind
-      the last step means nothing.
+      The state after these steps, and curves {"loss", "grad_norm"} [K]; entries past the last step
+      are undefined.
     """
     optimizer = inner_optimizer(config)
 

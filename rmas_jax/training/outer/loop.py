@@ -1,48 +1,30 @@
-"""The outer loop as a whole: what is compiled, logged, saved and resumed."""
+"""The outer loop: a phase is a loop over steps, resumed where it ended, with hooks after each."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
-import resource
-import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
-from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
-from rmas_jax.host.nonfinite import NonFiniteError, first_fault, gradient_fault
 from rmas_jax.host.preemption import PreemptedError, end_is_due
 from rmas_jax.host.processes import is_first
 from rmas_jax.sharding import put_batch, replicated, state_shardings
 from rmas_jax.team import Team
-from rmas_jax.topology import Topology
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.batches import Batches, TrainingData
-from rmas_jax.training.divergence import DivergedError, broken_links
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.hooks import Hook, StepEvent
+from rmas_jax.training.outer.phase_hooks import PhaseHooks
 from rmas_jax.training.outer.step import OuterState, outer_step, start_phase
-from rmas_jax.training.rollouts import roll_outs
 
 log = logging.getLogger(__name__)
-
-
-def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array) -> Batches:
-    """What the steps of a phase read."""
-    return Batches(
-        data,
-        batch_size=phase.batch_size,
-        key=key,
-        text_width=team.system.latent_steps,
-        needs_texts=phase.latents == "teacher_forced",
-    )
 
 
 def run_phase(
@@ -57,6 +39,7 @@ def run_phase(
     directory: Path,
     curves: Curves,
     sources: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
     progress: bool = True,
 ) -> Any:
     """Runs, or resumes, one phase of the outer loop; returns all links.
@@ -75,6 +58,7 @@ def run_phase(
       directory: of the checkpoints.
       curves: gets losses and gradient norms by role, link, edge and round; throughput; memory.
       sources: role -> where its agent comes from; recorded beside the checkpoints.
+      hooks: called after every step, behind those of `PhaseHooks`; see `rmas_jax.training.hooks`.
       progress: whether to show a bar (of several processes, the first does).
 
     Raises:
@@ -95,84 +79,44 @@ def run_phase(
             team.system.latent_steps,
         )
     state, step_fn = compile_step(team, phase, links)
-    max_loss = largest_loss(team, phase) if config.max_loss is None else config.max_loss
     made_with = {"key": jax.random.key_data(key).tolist(), "agents": dict(sources or {})}
-    with (
-        CheckpointStore(directory, keep=config.keep_checkpoints, made_with=made_with) as store,
-        contextlib.ExitStack() as reading,
-    ):
+    with open_checkpoints(directory, keep=config.keep_checkpoints, made_with=made_with) as store:
         if found := store.restore_newest(state):
             _, state = found
         first = int(state.step)
-        series, validated = phase.name, f"{phase.name} (validation)"
-        curves.truncate(series, first)
-        curves.truncate(validated, first)
-        bar = tqdm(
-            range(first, phase.steps),
-            initial=first,
-            total=phase.steps,
-            desc=f"outer loop, {phase.name}",
-            disable=not (progress and is_first()),
-        )
-        unread: list[tuple[int, Any]] = []  # steps, and their metrics on the device
-        clock = None  # when the last row was logged; the first waits for the compiler
-        ahead = reading.enter_context(batches.read_ahead(first, phase.steps))
-        for step in bar:
-            batch = put_batch(next(ahead), team.mesh)
-            state, metrics = step_fn(team.system, phase, team.agents, batch, state)
-            unread.append((step, metrics))
-            done = step + 1
-            ends = done == phase.steps or end_is_due()
-            validates = done % config.validation_every == 0 or done == phase.steps
-            saves = done % config.checkpoint_every == 0 or validates or ends
-            if step % config.log_every == 0 or saves:
-                items = len(unread) * phase.batch_size
-                metrics = _read(unread, team.system.topology, phase, batches, store, max_loss)
-                now = time.perf_counter()
-                if clock is not None:
-                    metrics["items_per_second"] = items / (now - clock)
-                metrics |= peak_memory()
-                curves.write("outer", series, step, **_flat(metrics))
-                bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-                unread, clock = [], now
-            loss = None
-            if saves and (broken := broken_links(state.links)):
-                raise _diverged(phase, step, f"after it, not finite: {', '.join(broken)}", store)
-            if validates:
-                try:
-                    values = _validate(team, state.links, validation, phase)
-                except NonFiniteError as error:
-                    raise _diverged(phase, step, f"validation: {error}", store) from None
-                if not math.isfinite(values["loss"]):
-                    raise _diverged(phase, step, f"validation loss {values['loss']}", store)
-                curves.write("outer", validated, step, **values)
-                loss, clock = values["loss"], None
-            if saves:
-                store.save(done, state, validation_loss=loss)
-            if ends and done < phase.steps:
-                raise PreemptedError(
-                    f"phase {phase.name} stopped after step {step} of {phase.steps} and is saved "
-                    f"in {directory}"
-                )
+        own = PhaseHooks(team, phase, config, batches, validation, store, curves)
+        own.drop_curves(first)
+        with (
+            batches.read_ahead(first, phase.steps) as ahead,
+            _progress_bar(phase, first, is_shown=progress and is_first()) as bar,
+        ):
+            after_step = (*own.hooks(), *hooks, _shown_in(bar))
+            for step, batch in zip(range(first, phase.steps), ahead, strict=False):
+                on_mesh = put_batch(batch, team.mesh)
+                state, metrics = step_fn(team.system, phase, team.agents, on_mesh, state)
+                ends = step + 1 == phase.steps or end_is_due()
+                event = StepEvent(step, phase.steps, state, metrics, ends)
+                for hook in after_step:
+                    hook(event)
+                if event.ends and not event.is_last:
+                    raise PreemptedError(
+                        f"phase {phase.name} stopped after step {step} of {phase.steps} and is "
+                        f"saved in {directory}"
+                    )
         if config.keep == "best":
             state = store.restore_best(state)
     return state.links
 
 
-def peak_memory() -> dict[str, int]:
-    """The most that this process has held so far, and its first device, if that tells."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if on_device := jax.local_devices()[0].memory_stats():
-        peaks["device_bytes"] = on_device["peak_bytes_in_use"]
-    return peaks
-
-
-def largest_loss(team: Team, phase: PhaseConfig) -> float:
-    """Twice the loss of guessing among all tokens, for each text that counts in it."""
-    guessing = {role: math.log(agent.config.vocab_size) for role, agent in team.agents.items()}
-    of_texts = phase.role_text_weight * sum(guessing.values()) / len(guessing)
-    return 2 * (guessing[team.system.topology.answerer] + of_texts)
+def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array) -> Batches:
+    """What the steps of a phase read."""
+    return Batches(
+        data,
+        batch_size=phase.batch_size,
+        key=key,
+        text_width=team.system.latent_steps,
+        needs_texts=phase.latents == "teacher_forced",
+    )
 
 
 def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState, Any]:
@@ -191,74 +135,21 @@ def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState
     return jax.device_put(state, shardings), step
 
 
-def _read(
-    unread: list[tuple[int, Any]],
-    topology: Topology,
-    phase: PhaseConfig,
-    batches: Batches,
-    store: CheckpointStore,
-    max_loss: float,
-) -> dict[str, Any]:
-    """The newest metrics on the host, after a look at all of them."""
-    on_host = jax.device_get([metrics for _, metrics in unread])
-    for (step, _), metrics in zip(unread, on_host, strict=True):
-        finite = metrics.pop("faults")[:, None] == 0  # in all items
-        fault = first_fault(topology.order, finite)
-        if fault or not (metrics["loss"] <= max_loss and np.isfinite(metrics["grad_norm"])):
-            lost = gradient_fault(topology.order, topology.edges, metrics["edge_grad_norm"])
-            first = fault.error("latents, loss") if fault else lost
-            raise _diverged(
-                phase,
-                step,
-                f"loss {metrics['loss']} (at most {max_loss:.1f}: outer.max_loss), gradient norm "
-                f"{metrics['grad_norm']}; {f'first {first}; ' if first else ''}rows "
-                f"{batches.rows(step).tolist()} of the training items",
-                store,
-            )
-    return on_host[-1]
+def _progress_bar(phase: PhaseConfig, first: int, *, is_shown: bool) -> tqdm:
+    return tqdm(
+        initial=first,
+        total=phase.steps,
+        desc=f"outer loop, {phase.name}",
+        disable=not is_shown,
+    )
 
 
-def validation_rows(phase: PhaseConfig) -> int:
-    """Items that are validated at once: as many as a step holds at once, which is known to fit."""
-    return phase.batch_size // phase.accumulation
+def _shown_in(bar: tqdm) -> Hook:
+    """Moves a bar by a step; beside it is the loss that was read last."""
 
+    def show(event: StepEvent) -> None:
+        if row := event.results.get("metrics"):
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+        bar.update()
 
-def _diverged(phase: PhaseConfig, step: int, what: str, store: CheckpointStore) -> DivergedError:
-    saved = store.steps()
-    last = store.directory / str(saved[-1]) if saved else "none yet"
-    return DivergedError(f"phase {phase.name}, step {step}: {what}; last good checkpoint: {last}")
-
-
-def _validate(team: Team, links: Any, data: TrainingData, phase: PhaseConfig) -> dict[str, Any]:
-    """Loss of the last round's answer; by role and round, loss and share of right texts."""
-    size = validation_rows(phase)
-    parts = [
-        jax.tree.map(lambda x, counts=rows >= 0: x[:, counts], out.scores)
-        for _, out, rows in roll_outs(team, links, data, rounds=phase.rounds, batch_size=size)
-    ]
-    scores = jax.tree.map(lambda *of_part: np.concatenate(of_part, axis=1).mean(1), *parts)
-    loss = float(scores[team.system.topology.answerer].loss[-1])
-    by_role = {
-        f"text_{name}": {role: getattr(score, name) for role, score in scores.items()}
-        for name in ("loss", "exact_match")
-    }
-    return {"loss": loss, **_flat(by_role)}
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """Nested metrics -> {"a/b": number or list}, of six digits that count.
-
-    None stands for what is not finite, which JSON does not have.
-    """
-
-    def number(value: Any) -> Any:
-        if isinstance(value, list):
-            return [number(v) for v in value]
-        if isinstance(value, int):
-            return value
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-
-    return {
-        "/".join(str(key.key) for key in path): number(np.asarray(leaf).tolist())
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    return show

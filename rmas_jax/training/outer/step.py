@@ -20,7 +20,7 @@ from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
 from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.topology import System
-from rmas_jax.training.data.batches import TrainingData
+from rmas_jax.training.data.encoding import TrainingData
 
 
 @struct.dataclass

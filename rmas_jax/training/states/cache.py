@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -31,7 +32,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
 from rmas_jax.host.reading import check_regular, read_json
-from rmas_jax.training.data.batches import Dialogues
+from rmas_jax.training.data.encoding import Dialogues
 
 GIBIBYTE = 2**30
 OVERHEAD = 4096  # bytes of an entry beside its states, at most
@@ -43,6 +44,7 @@ FOUND, MAKE, KEEP_IN_MEMORY, WAIT = range(4)
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass
 class StateCache:
     """States by what they were made from: the agent, the tokens and the dtype.
 
@@ -52,20 +54,18 @@ class StateCache:
     processes of a run the first writes and decides; all need to see the folder.
     """
 
-    def __init__(self, folder: Path, *, limit_gib: float, agents: Mapping[str, str]):
-        """Writes nothing yet.
+    folder: Path  # made if it does not exist, once states are asked for
+    # GiB: all entries together are no larger; those not used for longest make way, but none that
+    # this object has given out.
+    limit_gib: float
+    agents: Mapping[str, str]  # role -> what identifies the agent with its weights
+    used: set[str] = dataclasses.field(default_factory=set)  # keys of what was given out
+    in_memory: dict[str, int] = dataclasses.field(default_factory=dict)  # role -> bytes not on disk
 
-        Args:
-          folder: made if it does not exist.
-          limit_gib: all entries together are no larger; those not used for longest make way, but
-            none that this object has given out.
-          agents: role -> what identifies the agent with its weights, as `agent_sources` has it.
-        """
-        self.folder = folder
-        self.limit = int(limit_gib * GIBIBYTE)
-        self.agents = agents
-        self.used: set[str] = set()  # keys of what was given out
-        self.in_memory: dict[str, int] = {}  # role -> bytes of what had no place
+    @property
+    def limit(self) -> int:
+        """Bytes of all entries together, at most."""
+        return int(self.limit_gib * GIBIBYTE)
 
     def states(
         self,

@@ -14,7 +14,7 @@ from rmas_jax.host.preemption import end_if_due
 from rmas_jax.links import Links
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
-from rmas_jax.training.data.batches import Dialogues, TrainingData, learned_tokens
+from rmas_jax.training.data.encoding import Dialogues, TrainingData, learned_tokens
 from rmas_jax.training.data.limits import rows_at_once
 from rmas_jax.training.data.packing import packed_batches
 from rmas_jax.training.rollouts import roll_outs

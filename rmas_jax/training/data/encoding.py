@@ -1,0 +1,151 @@
+"""Questions and role texts as arrays on the host, tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+from rmas_jax.agents.member import Member
+from rmas_jax.data.examples import Example
+from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.prompts import (
+    StagePrompt,
+    encode_piece,
+    encode_stage,
+    left_pad,
+    split_template,
+)
+from rmas_jax.rounds.supervision import Targets
+from rmas_jax.topology import Topology
+
+
+@struct.dataclass
+class TrainingData:
+    """A split, or a batch of it; indexed by row."""
+
+    prompts: dict[str, StagePrompt]  # by role, N rows
+    targets: dict[str, Targets]  # by role that has texts, N rows, R rounds
+
+    def __len__(self) -> int:
+        return next(iter(self.targets.values())).ids.shape[0]
+
+    def rows(self, index: Any) -> TrainingData:
+        """The given rows."""
+        return jax.tree.map(lambda array: array[index], self)
+
+
+def encode_once(tokenizer: Any, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Token ids of texts [N][R]; a text that serves several rounds is tokenised once."""
+    distinct = list(dict.fromkeys(text for item in texts for text in item))
+    ids = dict(zip(distinct, encode_plain(tokenizer, distinct), strict=True))
+    return [[ids[text] for text in item] for item in texts]
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Targets:
+    """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the token `end`, padded right."""
+    rows = [[*row, end] for item in encode_once(tokenizer, texts) for row in item]
+    width = max(map(len, rows))
+    ids = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    lengths = np.array([len(row) for row in rows])
+    valid = np.arange(width)[None, :] < lengths[:, None]
+    shape = (len(texts), len(texts[0]), width)
+    return Targets(ids=ids.reshape(shape), valid=valid.reshape(shape))
+
+
+def encode_examples(
+    examples: Sequence[Example],
+    members: Mapping[str, Member],
+    *,
+    slot_width: int,
+) -> TrainingData:
+    """Tokenises a split for every role.
+
+    Args:
+      examples: N, each with texts of the same roles, one per round. Roles without texts get no
+        targets.
+      members: by role.
+      slot_width: vectors per slot.
+    """
+    questions = [example.question for example in examples]
+    return TrainingData(
+        prompts={
+            role: encode_stage(member.tokenizer, member.template, questions, slot_width=slot_width)
+            for role, member in members.items()
+        },
+        targets={
+            role: encode_texts(
+                members[role].tokenizer,
+                [example.texts[role] for example in examples],
+                members[role].end_tokens[0],
+            )
+            for role in examples[0].texts
+        },
+    )
+
+
+@struct.dataclass
+class Dialogues:
+    """Whole exchanges, prompt and role text in one row, padded on the left."""
+
+    ids: Any  # [n, T] int32
+    valid: Any  # [n, T] bool
+    target: Any  # [n, T] bool; tokens of the role text, its end token included
+    rows: Any = None  # [m] int; rows that are learned from, one for each time; None: each once
+
+
+def encode_dialogues(
+    examples: Sequence[Example],
+    member: Member,
+    *,
+    topology: Topology,
+    rounds: int,
+) -> Dialogues:
+    """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
+
+    A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
+    it stays empty where the sender has no texts. A role without texts learns to write those of the
+    answerer. A role text ends in the first end token. Texts that serve several rounds make the same
+    dialogue in several: it is there once, and `rows` tells in which places, round by round.
+    """
+    role, tokenizer, prompt = member.role, member.tokenizer, member.template
+    pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]
+    questions = [example.question for example in examples]
+    around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
+    senders = [form[1::2] for form in pieces]
+    feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
+    learned = [example.texts_to_learn(role, topology.answerer) for example in examples]
+    wrote = {  # by role, [N][R] token ids
+        other: encode_once(tokenizer, [example.texts[other] for example in examples])
+        for other in {*senders[0], *senders[1]} & examples[0].texts.keys()
+    } | {role: encode_once(tokenizer, learned)}
+    number: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt and text -> row
+    rows = []
+    for r in range(rounds):
+        form = min(r, 1)
+        for i in range(len(examples)):
+            read = [*around[form][0][i]]
+            for sender, after in zip(senders[form], around[form][1:], strict=True):
+                sent = r - (sender in feedback)
+                read += wrote[sender][i][sent] if sender in wrote and sent >= 0 else []
+                read += after[i]
+            dialogue = tuple(read), (*wrote[role][i][r], member.end_tokens[0])
+            rows.append(number.setdefault(dialogue, len(number)))
+    ids, valid = left_pad([[*read, *text] for read, text in number])
+    lengths = np.array([len(text) for _, text in number])
+    target = np.arange(ids.shape[1])[None, :] >= ids.shape[1] - lengths[:, None]
+    return Dialogues(ids=ids, valid=valid, target=target, rows=np.array(rows))
+
+
+def learned_tokens(dialogues: Dialogues) -> np.ndarray:
+    """Indices [M] of the role-text tokens to learn from; repeated as often as their dialogue."""
+    counts = dialogues.target.sum(axis=1)
+    if dialogues.rows is None:
+        return np.arange(counts.sum())
+    ends = np.cumsum(counts)
+    return np.concatenate([np.arange(ends[row] - counts[row], ends[row]) for row in dialogues.rows])

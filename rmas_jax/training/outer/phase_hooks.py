@@ -1,0 +1,157 @@
+"""The hooks of every phase of the outer loop: checks, curves, validation, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmas_jax.checkpoints import CheckpointStore
+from rmas_jax.config import OuterConfig, PhaseConfig
+from rmas_jax.host.nonfinite import NonFiniteError, first_fault, gradient_fault
+from rmas_jax.team import Team
+from rmas_jax.training.curves import Curves, as_values
+from rmas_jax.training.data.batches import Batches
+from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.divergence import DivergedError, broken_links, largest_loss
+from rmas_jax.training.hooks import Hook, StepEvent, when
+from rmas_jax.training.outer.validation import validate
+
+
+@dataclasses.dataclass
+class PhaseHooks:
+    """What a phase does after its steps; see `hooks` for the order."""
+
+    team: Team
+    phase: PhaseConfig
+    config: OuterConfig
+    batches: Batches  # what the steps read; an error names the items
+    validation: TrainingData
+    store: CheckpointStore
+    curves: Curves
+    unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # steps and metrics
+    clock: float | None = None  # time of the last row; None before one, as a program may compile
+
+    def hooks(self) -> list[Hook]:
+        """In order: what is saved has been checked, and its validation loss goes with it."""
+        return [
+            self.collect,
+            when(self.logs, self.record),
+            when(self.saves, self.check_links),
+            when(self.validates, self.validate),
+            when(self.saves, self.save),
+        ]
+
+    def logs(self, event: StepEvent) -> bool:
+        """Whether metrics are read: after the first of every `log_every` steps, or to be saved."""
+        return event.step % self.config.log_every == 0 or self.saves(event)
+
+    def saves(self, event: StepEvent) -> bool:
+        """Whether a checkpoint is written: whenever one is due, after a validation, at the end."""
+        due = event.done % self.config.checkpoint_every == 0
+        return due or event.ends or self.validates(event)
+
+    def validates(self, event: StepEvent) -> bool:
+        """Whether held-out items are run: whenever that is due, and once the phase is finished."""
+        return event.done % self.config.validation_every == 0 or event.is_last
+
+    @property
+    def validation_series(self) -> str:
+        """The curve beside that of the phase's name."""
+        return f"{self.phase.name} (validation)"
+
+    def drop_curves(self, step: int) -> None:
+        """Removes rows of steps from `step` on, which an interrupted run has written."""
+        self.curves.truncate(self.phase.name, step)
+        self.curves.truncate(self.validation_series, step)
+
+    def collect(self, event: StepEvent) -> None:
+        """Keeps a step's metrics on the device, so that no step waits for the one before."""
+        self.unread.append((event.step, event.metrics))
+
+    def record(self, event: StepEvent) -> None:
+        """Reads the metrics of all steps since the last row, and writes the newest as a row.
+
+        Raises:
+          DivergedError: those of one of the steps are not finite, or its loss is too large.
+        """
+        on_host = jax.device_get([metrics for _, metrics in self.unread])
+        for (step, _), metrics in zip(self.unread, on_host, strict=True):
+            self.check_metrics(step, metrics)
+        row, now = on_host[-1] | peak_memory(), time.perf_counter()
+        del row["faults"]  # there are none
+        if self.clock is not None:
+            items = len(self.unread) * self.phase.batch_size
+            row["items_per_second"] = items / (now - self.clock)
+        self.unread, self.clock = [], now
+        event.results["metrics"] = as_values(row)
+        self.curves.write("outer", self.phase.name, event.step, **event.results["metrics"])
+
+    def check_metrics(self, step: int, metrics: dict[str, Any]) -> None:
+        """Raises DivergedError as `record` does, with the agent and stage that failed first."""
+        topology, limit = self.team.system.topology, self.config.max_loss
+        limit = largest_loss(self.team, self.phase) if limit is None else limit
+        fault = first_fault(topology.order, metrics["faults"][:, None] == 0)  # in all items
+        if not fault and metrics["loss"] <= limit and np.isfinite(metrics["grad_norm"]):
+            return
+        lost = gradient_fault(topology.order, topology.edges, metrics["edge_grad_norm"])
+        first = fault.error("latents, loss") if fault else lost
+        raise self.diverged(
+            step,
+            f"loss {metrics['loss']} (at most {limit:.1f}: outer.max_loss), gradient norm "
+            f"{metrics['grad_norm']}; {f'first {first}; ' if first else ''}rows "
+            f"{self.batches.rows(step).tolist()} of the training items",
+        )
+
+    def check_links(self, event: StepEvent) -> None:
+        """Looks at the links, which a step's loss does not see yet.
+
+        Raises:
+          DivergedError: one of them is not finite.
+        """
+        if broken := broken_links(event.state.links):
+            raise self.diverged(event.step, f"after it, not finite: {', '.join(broken)}")
+
+    def validate(self, event: StepEvent) -> None:
+        """Runs the held-out items, and writes a row.
+
+        Raises:
+          DivergedError: their loss, or what an agent makes of them, is not finite.
+        """
+        try:
+            values = validate(self.team, event.state.links, self.validation, self.phase)
+        except NonFiniteError as error:
+            raise self.diverged(event.step, f"validation: {error}") from None
+        if not math.isfinite(values["loss"]):
+            raise self.diverged(event.step, f"validation loss {values['loss']}")
+        event.results["validation"] = values
+        self.curves.write("outer", self.validation_series, event.step, **values)
+        self.clock = None  # that took time which is no step's
+
+    def save(self, event: StepEvent) -> None:
+        """Starts to write a checkpoint."""
+        loss = event.results.get("validation", {}).get("loss")
+        self.store.save(event.done, event.state, validation_loss=loss)
+
+    def diverged(self, step: int, what: str) -> DivergedError:
+        """An error that tells where training can be taken up again."""
+        saved = self.store.steps()
+        last = self.store.directory / str(saved[-1]) if saved else "none yet"
+        return DivergedError(
+            f"phase {self.phase.name}, step {step}: {what}; last good checkpoint: {last}"
+        )
+
+
+def peak_memory() -> dict[str, int]:
+    """The most that this process has held so far, and its first device, if that tells."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if on_device := jax.local_devices()[0].memory_stats():
+        peaks["device_bytes"] = on_device["peak_bytes_in_use"]
+    return peaks
