@@ -84,7 +84,8 @@ def on_files(files: Any, config: Any) -> Any:
 
     pages = {**api_pages(), "reference/configuration.md": configuration_page()}
     for path in sorted((Path(config.docs_dir) / "notebooks").glob("*.ipynb")):
-        pages[f"notebooks/{path.stem}.md"] = notebook_page(json.loads(path.read_text()))
+        page = notebook_page(json.loads(path.read_text()))
+        pages[f"notebooks/{path.stem}.md"] = f"{page}\n[Download the notebook]({path.name})\n"
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
