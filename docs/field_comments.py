@@ -2,7 +2,7 @@
 
     reading: PromptInput  # what it reads before it writes
 
-griffe, which reads the code for mkdocstrings, knows docstrings alone; see `extensions` in mkdocs.yml.
+griffe, which reads the code for mkdocstrings, knows docstrings alone; mkdocs.yml adds this.
 """
 
 from __future__ import annotations

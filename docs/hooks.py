@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ def on_config(config: Any) -> Any:
     reference = next(entry["Reference"] for entry in config.nav if "Reference" in entry)
     reference.extend({page.rpartition("/")[2][:-3]: page} for page in api_pages())
     return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to notebooks lead to their pages; in the repository they lead to the files."""
+    return re.sub(r"(\(\S*notebooks/\w+)\.ipynb\)", r"\1.md)", markdown)
 
 
 def on_files(files: Any, config: Any) -> Any:
