@@ -31,7 +31,7 @@ lint: $(installed_test) ## check style, formatting and the direction of imports
 	@$(bin)/lint-imports
 
 docs: $(installed_docs) ## build the documentation site into site/, strictly and without network
-	@$(bin)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build
 
 $(bin)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

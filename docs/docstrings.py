@@ -1,8 +1,8 @@
-"""The API reference shows the comment behind a field or a constant, which says what it holds.
+"""What the API reference shows that griffe, which reads the code for mkdocstrings, leaves out.
+
+griffe knows docstrings alone. Here, the comment behind a field or a constant says what it holds:
 
     reading: PromptInput  # what it reads before it writes
-
-griffe, which reads the code for mkdocstrings, knows docstrings alone; mkdocs.yml adds this.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ from typing import Any
 import griffe
 
 
-class FieldComments(griffe.Extension):
+class Comments(griffe.Extension):
     """Takes the comment on the last line of an attribute for its docstring."""
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """Called for every attribute that is read."""
         if attr.docstring is None and (comment := last_comment("\n".join(attr.lines))):
             attr.docstring = griffe.Docstring(comment, lineno=attr.endlineno, parent=attr)
+
+
+class Shapes(griffe.Extension):
+    """Keeps lists of lists, such as texts [N][R], from being links in Markdown."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for everything that is read."""
+        if obj.docstring is not None:
+            obj.docstring.value = obj.docstring.value.replace("][", "]\\[")
 
 
 def last_comment(code: str) -> str | None:
