@@ -10,10 +10,11 @@ bin := $(VENV)/bin
 # A stamp per set of dependencies: installing again is only needed when pyproject.toml has changed.
 installed := $(VENV)/.installed
 installed_test := $(VENV)/.installed-test
+installed_docs := $(VENV)/.installed-docs
 pip_install := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint
+.PHONY: help quickstart test lint docs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ lint: $(installed_test) ## check style, formatting and the direction of imports
 	@$(bin)/ruff format --check .
 	@$(bin)/lint-imports
 
+docs: $(installed_docs) ## build the documentation site into site/, strictly and without network
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build
+
 $(bin)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "rmas_jax needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)")'
@@ -43,4 +47,9 @@ $(installed): pyproject.toml | $(bin)/pip
 $(installed_test): pyproject.toml | $(bin)/pip
 	@echo "installing rmas_jax and its test tools into $(VENV) (a few minutes the first time) ..."
 	@$(pip_install) -e '.[test]'
+	@touch $(installed) $@
+
+$(installed_docs): pyproject.toml | $(bin)/pip
+	@echo "installing rmas_jax and what builds its documentation into $(VENV) ..."
+	@$(pip_install) -e '.[docs]'
 	@touch $(installed) $@

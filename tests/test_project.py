@@ -60,7 +60,7 @@ def test_make_lists_its_targets():
     listing = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for target in ("quickstart", "test", "lint", "help"):
+    for target in ("quickstart", "test", "lint", "docs", "help"):
         assert f"make {target} " in listing
 
 

@@ -1,0 +1,168 @@
+"""What the documentation names exists: modules, files, tests, links, commands, fields of a run."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rmas_jax.cli.__main__ import COMMANDS
+from rmas_jax.config import field_help
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def module_at(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = module_at(DOCS / "hooks.py")
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for folder in ("", "docs", "experiments", "tpu")
+    for path in (ROOT / folder).glob("**/*.md" if folder else "*.md")
+} | {
+    f"docs/notebooks/{path.stem}.md": HOOKS.notebook_page(json.loads(path.read_text()))
+    for path in NOTEBOOKS
+}
+# A changelog tells of what was, too.
+CURRENT = {page: text for page, text in PAGES.items() if page != "CHANGELOG.md"}
+GENERATED = {f"docs/{page}" for page in (*HOOKS.api_pages(), "reference/configuration.md")}
+FIELDS = {line.partition(":")[0] for line in field_help().splitlines()[0::2]}
+
+
+def exists_in_python(name: str) -> bool:
+    """Whether a dotted name leads to a module, to something in one, or to a field of a class."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError as error:
+            if not name.startswith(error.name or "?"):
+                raise  # something that the module needs is not there
+            continue
+        for part in parts[count:]:
+            if part in getattr(found, "__annotations__", ()):
+                return True
+            if (found := getattr(found, part, None)) is None:
+                return False
+        return True
+    return False
+
+
+def lacking(pattern: str, exists) -> list[tuple[str, str]]:
+    """Page and name of everything that a pattern finds and that does not exist."""
+    return [
+        (page, name)
+        for page, text in CURRENT.items()
+        for name in sorted({match[1] for match in re.finditer(pattern, text, re.MULTILINE)})
+        if not exists(name)
+    ]
+
+
+def test_a_name_that_does_not_exist_is_found():
+    assert exists_in_python("rmas_jax.topology.System.width")
+    assert exists_in_python("rmas_jax.topology.System.latent_steps")
+    for name in ("rmas_jax.nowhere", "rmas_jax.links.nothing", "rmas_jax.topology.System.nothing"):
+        assert not exists_in_python(name)
+
+
+def test_dotted_names_exist():
+    assert not lacking(r"\b(rmas_jax(?:\.[A-Za-z_]\w*)+)", exists_in_python)
+
+
+def test_imports_in_examples_exist():
+    missing = []
+    for page, text in CURRENT.items():
+        for code in re.findall(r"^( *)```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+            for node in ast.walk(ast.parse(re.sub(f"(?m)^{code[0]}", "", code[1]))):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("rmas_jax"):
+                    names = (f"{node.module}.{alias.name}" for alias in node.names)
+                    missing += [(page, name) for name in names if not exists_in_python(name)]
+    assert not missing
+
+
+def test_paths_exist():
+    def exists(path: str) -> bool:
+        return any(ROOT.glob(path)) if "*" in path else (ROOT / path).exists()
+
+    places = r"(?<![\w/.-])((?:rmas_jax|experiments|docs|tests|tpu)/(?:[\w.*-]+/?)*[\w*])"
+    assert not lacking(places, exists)
+
+
+def test_tests_that_pages_name_exist():
+    texts = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    tests = {name for text in texts.values() for name in re.findall(r"\bdef (test_\w+)", text)}
+    splits = {"test_unseen_entities"}
+
+    def exists(name: str) -> bool:
+        file, _, test = name.partition("::")
+        paths = [path for path in (ROOT / file, ROOT / "tests" / file) if path in texts]
+        return bool(paths) and f"def {test}" in texts[paths[0]]
+
+    assert not lacking(r"(?<![\w/])((?:\w+/)*test_\w+\.py(?:::\w+)?)\b", exists)
+    assert not lacking(r"(?<![\w/.])(test_\w+)\b(?!\.py|\.\.\.)", (tests | splits).__contains__)
+    # Names that a page shortens, as in test_of_something_...
+    assert not lacking(
+        r"(?<![\w/.])(test_\w+_)\.\.\.", lambda start: any(name.startswith(start) for name in tests)
+    )
+
+
+def test_links_exist():
+    missing = []
+    for page, text in PAGES.items():
+        text = re.sub(r"^ *```.*?^ *```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!\w+:)([^)#\s]+)[^)]*\)", text):
+            path = (ROOT / page).parent / target
+            known = path.resolve().relative_to(ROOT).as_posix() in {*GENERATED, *PAGES}
+            if not known and not path.exists():
+                missing.append((page, target))
+    assert not missing
+
+
+def test_commands_exist():
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert not lacking(r"(?:^|`)\s*rmas\s([a-z][\w-]*)", COMMANDS.__contains__)
+    assert not lacking(r"(?:^|`)\s*make\s([a-z]+)", targets.__contains__)
+
+
+def test_fields_of_a_run_exist():
+    def exists(name: str) -> bool:
+        name = re.sub(r"\.\d+\b", ".N", name)
+        is_free = any(name.startswith(f"{field}.") for field in ("system.agents", "data.files"))
+        return is_free or any(f"{field}.".startswith(f"{name}.") for field in FIELDS)
+
+    sections = "system|data|inner|outer|evaluation|runtime"
+    assert not lacking(rf"(?:`|--set \"?)((?:{sections})\.\w+(?:\.\w+)*)(?=[`=:])", exists)
+
+
+def test_every_public_module_is_in_the_reference():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "rmas_jax").rglob("*.py")
+        if not path.name.startswith("_") or path.name == "__init__.py"
+    }
+    shown = re.findall(r"^::: (\S+)$", "".join(HOOKS.api_pages().values()), re.MULTILINE)
+    assert sorted(shown) == sorted(modules)  # none twice
+
+
+def test_every_field_of_a_run_is_in_the_reference():
+    rows = re.findall(r"^\| `([\w.]+)` \|", HOOKS.configuration_page(), re.MULTILINE)
+    assert set(rows) == FIELDS and "outer.phases.N.latents" in rows
+    for row in HOOKS.configuration_page().splitlines():
+        if row.startswith("| `"):
+            assert len(re.findall(r"(?<!\\)\|", row)) == 5, row
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
