@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rmas_jax.agents.agent import load_agent as load_agent
     from rmas_jax.config import RunConfig as RunConfig
     from rmas_jax.config import load_config as load_config
+    from rmas_jax.evaluation.answerer import Answerer as Answerer
     from rmas_jax.links import Links as Links
     from rmas_jax.rounds.channels import LatentChannel as LatentChannel
     from rmas_jax.rounds.recursion import Unroll as Unroll
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 # Name -> its module; the imports above, which type checkers read, are the same.
 _HOMES = {
     "Agent": "rmas_jax.agents.agent",
+    "Answerer": "rmas_jax.evaluation.answerer",
     "LatentChannel": "rmas_jax.rounds.channels",
     "Links": "rmas_jax.links",
     "RunConfig": "rmas_jax.config",

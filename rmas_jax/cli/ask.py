@@ -35,6 +35,7 @@ from rmas_jax.host.writing import check_output_file
 from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
+from rmas_jax.prompts import declared_width
 from rmas_jax.rounds import text_channel
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.trace import trace_rounds
@@ -133,7 +134,7 @@ class Asker:
             system,
             self.team.agents,
             LatentChannel(system, self.links),
-            self.team.encode([question]),
+            self.team.encode([question], block_width=declared_width),
             rounds=self.rounds,
             tolerance=self.tolerance,
         )
@@ -165,7 +166,7 @@ class Asker:
         prompt, messages = text_channel.listen(
             self.team.system.topology,
             self.team.members,
-            self.team.encode([question], slot_width=self.max_tokens),
+            self.team.encode([question], slot_width=self.max_tokens, block_width=declared_width),
             rounds=self.rounds,
             max_tokens=self.max_tokens,
         )

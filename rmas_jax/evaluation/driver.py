@@ -20,22 +20,19 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from rmas_jax.agents.sampling import row_keys
 from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.entrants import (
+from rmas_jax.evaluation.answerer import (
+    Answerer,
     Answering,
-    Answers,
+    BatchAnswers,
     Keys,
-    MethodRun,
     Prompts,
-    method_runs,
+    answerers,
 )
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.methods import SHUFFLED
@@ -45,6 +42,7 @@ from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
+from rmas_jax.links import Links
 from rmas_jax.prompts import RolePrompt, take
 from rmas_jax.team import Team
 
@@ -65,8 +63,8 @@ class LoadedBenchmark:
 
 def evaluate(
     team: Team,
-    links: Any,
-    aligned_links: Any,
+    links: Links,
+    aligned_links: Links,
     benchmarks: Sequence[LoadedBenchmark],
     directory: str | Path,
     *,
@@ -102,11 +100,11 @@ def evaluate(
     """
     benchmarks = [in_order(b, methods=methods, batch_size=batch_size) for b in benchmarks]
     measurements = [
-        (benchmark, entrant, key)
+        (benchmark, answerer, key)
         for benchmark in benchmarks
-        for entrant in method_runs(team, links, aligned_links, methods, rounds, benchmark.answering)
+        for answerer in answerers(team, links, aligned_links, methods, rounds, benchmark.answering)
         for split in benchmark.splits
-        for key in [Measurement(entrant.method, entrant.rounds, benchmark.name, split, seed)]
+        for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
     ]
     record = open_record(Path(directory))
     _check_versions(record, benchmarks)
@@ -121,9 +119,9 @@ def evaluate(
         for benchmark, _, key in pending
     )
     with tqdm(total=total, disable=not progress, unit="batch") as bar:
-        for benchmark, entrant, key in pending:
+        for benchmark, answerer, key in pending:
             bar.set_description(str(key))
-            prompts = encoded(benchmark, entrant.slot_width)[key.split]
+            prompts = encoded(benchmark, answerer.slot_width)[key.split]
             graded: list[ItemRow] = []
             seconds, rows_run = 0.0, 0
             items = benchmark.splits[key.split]
@@ -131,9 +129,9 @@ def evaluate(
                 end_if_due(
                     f"evaluation stopped in {key}; what was measured before is kept in {directory}"
                 )
-                keys = _keys(benchmark.answering, seed, rows)
+                keys = answerer.keys(seed, rows)
                 try:
-                    answers, batch_seconds = _timed(entrant, take(prompts, rows), keys)
+                    answers, batch_seconds = _timed(answerer, take(prompts, rows), keys)
                 except NonFiniteError as error:
                     ids = [items[row].id for row in rows]
                     raise error.inside(f"evaluation of {key}", ids) from None
@@ -147,7 +145,7 @@ def evaluate(
                 graded += fresh
                 bar.update()
             record.finish(
-                _result(key, benchmark.version, entrant.latent_steps, graded, seconds / rows_run)
+                _result(key, benchmark.version, answerer.latent_steps, graded, seconds / rows_run)
             )
     return record.rows
 
@@ -197,7 +195,7 @@ def in_order(
     return dataclasses.replace(benchmark, splits=splits)
 
 
-def _timed(entrant: MethodRun, batch: Prompts, keys: Keys) -> tuple[Answers, float]:
+def _timed(answerer: Answerer, batch: Prompts, keys: Keys) -> tuple[BatchAnswers, float]:
     """Answers to a batch, and the seconds they take once all they need is compiled.
 
     Running again gives the same answers, but for tools that do not: their programs are few too, as
@@ -205,18 +203,10 @@ def _timed(entrant: MethodRun, batch: Prompts, keys: Keys) -> tuple[Answers, flo
     """
     while True:
         known, started = compilations(), time.perf_counter()
-        answers = entrant.answer(batch, keys)  # on the host: the device has finished
+        answers = answerer.answer(batch, keys)  # on the host: the device has finished
         seconds = time.perf_counter() - started
         if compilations() == known:
             return answers, seconds
-
-
-def _keys(answering: Answering, seed: int, rows: np.ndarray) -> Keys:
-    """Per rollout, the PRNG keys of items by their places [B] in a split."""
-    if answering.sampling.temperature == 0:
-        return [None] * answering.rollouts
-    key = jax.random.key(seed)
-    return [row_keys(jax.random.fold_in(key, k), rows) for k in range(answering.rollouts)]
 
 
 def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -249,7 +239,7 @@ def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_
 
 
 def _grade_item(
-    key: Measurement, item: Example, grade: Grader, answers: Answers, i: int
+    key: Measurement, item: Example, grade: Grader, answers: BatchAnswers, i: int
 ) -> ItemRow:
     """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if there are several."""
     rollouts = []

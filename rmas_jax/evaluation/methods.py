@@ -1,11 +1,12 @@
 """The methods that an evaluation compares: one entry each, read by everything that names them.
 
-To add a method, add an entry here and say in `entrants.method_runs` how it answers.
+To add a method, add an entry; one of another medium also needs a function in `answerer.LISTEN`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterable, Sequence
 
 from rmas_jax.config import ConfigError
@@ -21,6 +22,14 @@ SINGLE_AGENTS = "single_agents"  # every agent alone; its results are called SIN
 SINGLE = "single_"
 
 
+class Medium(enum.Enum):
+    """What agents pass before one of them answers; `answerer.LISTEN` says how."""
+
+    LATENTS = "latents"
+    TEXT = "text"
+    NOTHING = "nothing"  # an agent alone
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A method; named, explained and drawn alike in every table and figure."""
@@ -31,6 +40,23 @@ class Method:
     colour: str  # of the Okabe-Ito palette, which colour-blind readers can tell apart
     marker: str
     line: str = "-"
+    _: dataclasses.KW_ONLY
+    medium: Medium = Medium.LATENTS
+    has_aligned_links: bool = False  # those before the outer loop
+    is_shuffled: bool = False  # every item gets the latents of another one
+    is_cut: bool = False  # messages have at most as many tokens as there are latent steps
+    passes_latents: bool = True
+    answers_as_each: bool = False  # every agent is asked, instead of the answerer
+
+    def variants(
+        self, rounds: Sequence[int], *, order: Sequence[str], latent_steps: int
+    ) -> list[tuple[str | None, int]]:
+        """(role, rounds) of all that is measured; None is the topology's answerer."""
+        if self.answers_as_each:
+            return [(role, 1) for role in order]
+        if self.is_cut and not latent_steps:
+            return []  # a text of no tokens passes nothing: that is NO_LATENTS
+        return [(None, count) for count in rounds]
 
 
 METHODS: dict[str, Method] = {
@@ -50,8 +76,17 @@ METHODS: dict[str, Method] = {
             "#56B4E9",
             "s",
             "--",
+            has_aligned_links=True,
         ),
-        Method(TEXT, "text", "the same agents and rounds, exchanging text", "#D55E00", "^"),
+        Method(
+            TEXT,
+            "text",
+            "the same agents and rounds, exchanging text",
+            "#D55E00",
+            "^",
+            medium=Medium.TEXT,
+            passes_latents=False,
+        ),
         Method(
             TRUNCATED,
             "text cut to m tokens",
@@ -59,8 +94,19 @@ METHODS: dict[str, Method] = {
             "#E69F00",
             "v",
             "--",
+            medium=Medium.TEXT,
+            passes_latents=False,
+            is_cut=True,
         ),
-        Method(NO_LATENTS, "no latents", "control: nothing is passed", "#777777", "x", ":"),
+        Method(
+            NO_LATENTS,
+            "no latents",
+            "control: nothing is passed",
+            "#777777",
+            "x",
+            ":",
+            passes_latents=False,
+        ),
         Method(
             SHUFFLED,
             "shuffled latents",
@@ -68,10 +114,37 @@ METHODS: dict[str, Method] = {
             "#CC79A7",
             "D",
             ":",
+            is_shuffled=True,
         ),
-        Method(SINGLE_AGENTS, "single agents", "each agent answers alone", "#009E73", "P", "-."),
+        Method(
+            SINGLE_AGENTS,
+            "single agents",
+            "each agent answers alone",
+            "#009E73",
+            "P",
+            "-.",
+            medium=Medium.NOTHING,
+            passes_latents=False,
+            answers_as_each=True,
+        ),
     )
 }
+
+
+def result_name(method: Method, role: str | None = None) -> str:
+    """The name of a method in results; of an agent alone, SINGLE and its role."""
+    return method.name if role is None else f"{SINGLE}{role}"
+
+
+def planned_methods(
+    names: Sequence[str], rounds: Sequence[int], *, order: Sequence[str], latent_steps: int
+) -> list[tuple[str, int]]:
+    """(name, rounds) in results of all that an evaluation of these methods measures."""
+    return [
+        (result_name(METHODS[name], role), count)
+        for name in names
+        for role, count in METHODS[name].variants(rounds, order=order, latent_steps=latent_steps)
+    ]
 
 
 def chosen_methods(names: Sequence[str] | None) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ import jax
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
+from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
-from rmas_jax.evaluation.entrants import Answering
 from rmas_jax.evaluation.graders import check_golds
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all

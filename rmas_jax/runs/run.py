@@ -18,8 +18,8 @@ import jax
 
 from rmas_jax.config import RunConfig
 from rmas_jax.evaluation.driver import evaluate
-from rmas_jax.evaluation.entrants import planned_methods
 from rmas_jax.evaluation.gradients import gradient_norms
+from rmas_jax.evaluation.methods import planned_methods
 from rmas_jax.evaluation.record import lost
 from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.host.atomic import write_atomic

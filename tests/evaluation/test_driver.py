@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,13 +13,15 @@ from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
-from rmas_jax.evaluation import driver, entrants
+from rmas_jax.evaluation import answerer, driver
+from rmas_jax.evaluation import methods as method_table
 from rmas_jax.evaluation.graders import GRADERS
-from rmas_jax.evaluation.methods import METHODS
+from rmas_jax.evaluation.methods import METHODS, Medium
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, open_record
 from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.host.checksums import unseal
+from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
@@ -77,7 +80,7 @@ def contest(tmp_path_factory):
                     grade,
                     examples,
                     {role: member.template for role, member in team.members.items()},
-                    entrants.Answering(max_tokens=MAX_TOKENS, **answering),
+                    answerer.Answering(max_tokens=MAX_TOKENS, **answering),
                 )
             ],
             directory,
@@ -122,7 +125,7 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     expected = {(m, r) for m in METHODS for r in ROUNDS if m != "single_agents"}
     expected |= {(m, 1) for m in singles}
     order = load_topology("sequential").order
-    names = entrants.planned_methods(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
+    names = method_table.planned_methods(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
     assert len(names) == len(expected) and set(names) == expected
     assert {r["benchmark"] for r in rows} == {r["benchmark"] for r in items} == {"words"}
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
@@ -205,14 +208,14 @@ def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_pat
     mesh = make_mesh(BATCH, devices=jax.devices()[:BATCH])
     team = with_agents(contest.team, put_whole(contest.team.agents, mesh), mesh)
     monkeypatch.setattr(contest, "team", team)
-    put, rows_here = entrants.put_batch, []
+    put, rows_here = answerer.put_batch, []
 
     def put_batch(tree, mesh):
         placed = put(tree, mesh)
         rows_here.extend(x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(placed))
         return placed
 
-    for module in (entrants, text_channel):
+    for module in (answerer, text_channel):
         monkeypatch.setattr(module, "put_batch", put_batch)
     methods = ("single_agents", "recursive_text", "recursive_mas")
     _, items = contest(tmp_path, methods, rounds=(2,))
@@ -246,11 +249,12 @@ def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monk
     (tmp_path / "results.json").write_text(json.dumps(kept))
 
     run = []
-    answer = entrants._alone
-    monkeypatch.setattr(
-        entrants, "_alone", lambda *a, **k: (run.append(k["role"]), answer(*a, **k))[1]
-    )
-    monkeypatch.setattr(entrants, "_in_latents", lambda *a, **k: pytest.fail("it is done"))
+    alone = answerer.LISTEN[Medium.NOTHING]
+    listen = {
+        Medium.NOTHING: lambda own, prompts: (run.append(own.role), alone(own, prompts))[1],
+        Medium.LATENTS: lambda *_: pytest.fail("it is done"),
+    }
+    monkeypatch.setattr(answerer, "LISTEN", listen)
     resumed, found = contest(tmp_path, methods, rounds=(1,))
     assert resumed[:3] == kept
     assert found == items
@@ -291,17 +295,16 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     answer_retry = AnswerRetry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
 
     runs = []
-    answer = entrants._in_latents
-    monkeypatch.setattr(
-        entrants,
-        "_in_latents",
-        lambda *a, **k: (runs.append(entrants.programs()), answer(*a, **k))[1],
-    )
+    in_latents = answerer.LISTEN[Medium.LATENTS]
+    listen = {
+        Medium.LATENTS: lambda *a: (runs.append(compilations()), in_latents(*a))[1],
+    }
+    monkeypatch.setattr(answerer, "LISTEN", listen)
     how["answer_retry"] = answer_retry
     jax.clear_caches()
     rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
     # The first batch compiles and runs again; the second one does so for its second try.
-    assert len(runs) == 4 and runs[0] < runs[1] == runs[2] < runs[3] == entrants.programs()
+    assert len(runs) == 4 and runs[0] < runs[1] == runs[2] < runs[3] == compilations()
     runs.clear()
     contest(tmp_path / "again", ["recursive_mas"], **how)
     assert len(runs) == 2
@@ -313,10 +316,10 @@ def test_a_batch_runs_until_nothing_is_compiled():
 
     def answer(prompts, keys):
         texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
-        return entrants.Answers([len(texts)], None, None)
+        return answerer.BatchAnswers([len(texts)], None, None)
 
     jax.clear_caches()
-    written, seconds = driver._timed(entrants.MethodRun("m", 1, 0, 0, answer), {}, [None])
+    written, seconds = driver._timed(SimpleNamespace(answer=answer), {}, [None])
     assert written.rollouts == [5] and not list(widths) and seconds > 0
 
 

@@ -1,0 +1,60 @@
+"""Questions in, answers out: the same as in one batch, and without compiling anew."""
+
+import numpy as np
+import pytest
+from teams import QUESTIONS, build_team
+
+from rmas_jax.agents.sampling import row_keys
+from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.methods import METHODS
+from rmas_jax.host.compilations import compilations
+from rmas_jax.models.generation import SamplingConfig
+
+MAX_TOKENS = 6
+NAMES = ["recursive_mas", "recursive_text", "no_latents", "single_agents"]
+
+
+@pytest.fixture(scope="module")
+def team_and_links(tmp_path_factory):
+    return build_team(tmp_path_factory.mktemp("team"))
+
+
+def answerer_of(team_and_links, name, **options):
+    team, links = team_and_links
+    role = "critic" if METHODS[name].answers_as_each else None
+    answering = Answering(MAX_TOKENS, **options)
+    return Answerer(team, links, METHODS[name], 1 if role else 2, answering, role, batch_size=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_those_of_one_batch_of_exact_widths(team_and_links, name):
+    answerer = answerer_of(team_and_links, name)
+    prompts = answerer.team.encode(QUESTIONS, slot_width=answerer.slot_width)
+    whole = answerer.answer(prompts, [None])
+    one_by_one = answerer(QUESTIONS)  # batches of two, the last one filled up
+    assert [answer.question for answer in one_by_one] == list(QUESTIONS)
+    assert [answer.text for answer in one_by_one] == whole.rollouts[0].texts
+    assert [answer.tokens for answer in one_by_one] == whole.tokens.tolist()
+    assert [answer.steps for answer in one_by_one] == np.broadcast_to(whole.steps, 3).tolist()
+    assert len({answer.text for answer in one_by_one}) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_question_compiles_nothing(team_and_links, name):
+    answerer = answerer_of(team_and_links, name)
+    answerer(["from a to b"])
+    known = compilations()
+    answerer(["where does the parcel end ?", "a", "from b to a to b"])
+    assert compilations() == known
+    answerer(["parcel " * 40])  # as long a question as none before
+    assert compilations() > known
+
+
+def test_drawn_answers_follow_from_the_seed_and_the_number_of_the_question(team_and_links):
+    drawn = {"sampling": SamplingConfig(temperature=3.0), "rollouts": 2}
+    answerer = answerer_of(team_and_links, "recursive_mas", **drawn)
+    first = answerer(QUESTIONS, seed=1)
+    assert answerer(QUESTIONS, seed=1) == first != answerer(QUESTIONS, seed=2)
+    assert all(len(answer.texts) == 2 for answer in first)
+    keys = answerer.keys(1, np.arange(3))
+    assert len(keys) == 2 and keys[0].shape == row_keys(keys[0][0], np.arange(3)).shape
