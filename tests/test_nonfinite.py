@@ -60,7 +60,7 @@ def at_the_root(monkeypatch):
 
 @pytest.fixture(scope="module")
 def links(tmp_path_factory):
-    team = load_team(load_config(str(ROOT / CONFIG), SMALL).system)
+    team = load_team(load_config(CONFIG, SMALL).system)
     path = tmp_path_factory.mktemp("links") / "links.safetensors"
     save_links(path, start_links(team, start="identity", key=jax.random.key(0)))
     return str(path)

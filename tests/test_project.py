@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from rmas_jax.evaluation.graders import GRADERS
+
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETTINGS["project"]
@@ -45,6 +47,7 @@ def test_dependencies_have_floors_and_no_upper_pins():
 def test_extras_that_messages_name_exist():
     texts = [file.read_text() for file in (ROOT / "rmas_jax").rglob("*.py")]
     named = {name for text in texts for name in re.findall(r"rmas_jax\[(\w+)\]", text)}
+    named |= {grader.needs.extra for grader in GRADERS.values() if grader.needs}
     assert {"eval", "int8", "logging", "search"} <= named <= set(PROJECT["optional-dependencies"])
 
 

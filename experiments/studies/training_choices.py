@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def variant_config(config: RunConfig, name: str, seed: int) -> RunConfig:
     aligned = RunFiles(Path(config.output_dir) / f"{ALIGNED}-{seed}").aligned_links
     return replace(
         own,
-        system=replace(config.system, links=str(aligned)),
+        system=replace(config.system, links=os.path.abspath(aligned)),
         inner=replace(config.inner, steps=0),
     )
 

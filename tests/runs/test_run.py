@@ -245,14 +245,16 @@ def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "passes", "phases", "encoded"),
+    ("steps", "repeats", "phases", "encoded"),
     [(0, 2, 0, []), (2, 1, 0, []), (2, 2, 0, [8]), (0, 1, 1, [16, 4])],
 )
-def test_nothing_is_encoded_that_is_not_read(tmp_path, monkeypatch, steps, passes, phases, encoded):
+def test_nothing_is_encoded_that_is_not_read(
+    tmp_path, monkeypatch, steps, repeats, phases, encoded
+):
     seen = []
-    monkeypatch.setattr(resolve, "encode", lambda team, items, fields: seen.append(len(items)))
+    monkeypatch.setattr(resolve, "encode", lambda team, items: seen.append(len(items)))
     monkeypatch.setattr(resolve, "encode_dialogues", lambda *args, **options: None)
-    settings = [f"inner.steps={steps}", f"inner.repeats={passes}", "inner.warmup_steps=0"]
+    settings = [f"inner.steps={steps}", f"inner.repeats={repeats}", "inner.warmup_steps=0"]
     settings += [f"output_dir={tmp_path}", *([] if phases else ["outer.phases=[]"])]
     resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
     dialogues, data = resolve.encode_inner(resolved)
@@ -355,7 +357,11 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     assert len(more) > len(rows)
 
     overrides = [f"output_dir={tmp_path / 'runs'}", *TINY]
-    finished = steps.run(load_config(CONFIG, [*overrides, "evaluation.splits=['test[:3]']"]))
+    finished = steps.run(
+        load_config(
+            CONFIG, [*overrides, "evaluation.benchmarks=[{name: relay, splits: ['test[:3]']}]"]
+        )
+    )
     assert finished.reused == ("inner loop", "outer loop", "gradient norms")
     assert finished.files.root == folder and finished.config.system.date is not None
     assert [row | {"crc32": 0} for row in finished.measured.results] == [
