@@ -24,8 +24,7 @@ VARIANTS = {
 }
 
 
-@struct.dataclass
-class Links:
+class Links(struct.PyTreeNode):
     """Parameters of all links of a system, float32; see `link_shapes`."""
 
     inner: dict[str, Any]  # by role

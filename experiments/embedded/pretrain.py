@@ -85,8 +85,7 @@ NEXT_EMBEDDING_WEIGHT = 1.0
 SLOT_WIDTHS = (4, 8)  # tokens a message is cut or extended to, in part of the data
 
 
-@struct.dataclass
-class Corpus:
+class Corpus(struct.PyTreeNode):
     """Training rows, padded on the left to one width."""
 
     ids: np.ndarray  # [rows, T] int32

@@ -10,8 +10,7 @@ from flax import struct
 from rmas_jax.models import Cache, Decoder, DecoderConfig, empty_cache, load_pretrained
 
 
-@struct.dataclass
-class Agent:
+class Agent(struct.PyTreeNode):
     """A frozen causal language model; see `Decoder` for shapes, dtypes and errors.
 
     Tokens and latent thoughts enter one way, as input embeddings.

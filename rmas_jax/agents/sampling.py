@@ -88,8 +88,7 @@ def seen_tokens(ids: jax.Array, valid: jax.Array, vocab_size: int) -> jax.Array:
     return seen.at[jnp.arange(ids.shape[0])[:, None], places].set(True)[:, :vocab_size]
 
 
-@struct.dataclass
-class DecodeState:
+class DecodeState(struct.PyTreeNode):
     """State of the decode loop."""
 
     tokens: jax.Array  # [B, W] int32; what was written, 0 after a row's end

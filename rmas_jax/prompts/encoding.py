@@ -27,8 +27,7 @@ from rmas_jax.prompts.templates import PromptError, RolePrompt
 FIRST, LATER = 0, 1  # the two forms of a role's prompt
 
 
-@struct.dataclass
-class StagePrompt:
+class StagePrompt(struct.PyTreeNode):
     """What one role reads, for a batch of questions; arrays have the batch in front."""
 
     prefix_ids: Any  # [B, P] int32; read once

@@ -54,8 +54,7 @@ class Unroll:
     truncate_steps: int | None = None  # the same for the thoughts of a rollout, see `think`
 
 
-@struct.dataclass
-class Rounds:
+class Rounds(struct.PyTreeNode):
     """What the rounds leave behind."""
 
     received: jax.Array  # [R, B, S, D] vectors that reached the answerer's slots in each round
@@ -65,8 +64,7 @@ class Rounds:
     finite: jax.Array  # [R, B, N] bool; by role in order: its thoughts, what it sent, its loss are
 
 
-@struct.dataclass
-class RoundOut:
+class RoundOut(struct.PyTreeNode):
     """What one round results in, beside its feedback."""
 
     received: jax.Array  # [B, S, D]
@@ -75,8 +73,7 @@ class RoundOut:
     finite: jax.Array  # [B, N] bool
 
 
-@struct.dataclass
-class Outcome:
+class Outcome(struct.PyTreeNode):
     """What latent rounds leave to the answerer."""
 
     prompt: PromptInput  # what it reads before it writes

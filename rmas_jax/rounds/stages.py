@@ -24,8 +24,7 @@ from rmas_jax.rounds.supervision import Targets, TextScore, read_text, score_tex
 from rmas_jax.topology import System, edge_name
 
 
-@struct.dataclass
-class Stages:
+class Stages(struct.PyTreeNode):
     """What all turns have in common: nothing here changes from round to round."""
 
     system: System = struct.field(pytree_node=False)
@@ -35,8 +34,7 @@ class Stages:
     prefixes: Mapping[str, Cache]  # by role; serve all rounds and the answer
 
 
-@struct.dataclass
-class Turn:
+class Turn(struct.PyTreeNode):
     """What an agent's turn results in."""
 
     thoughts: jax.Array  # [B, M, D]

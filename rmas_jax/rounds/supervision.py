@@ -16,16 +16,14 @@ from rmas_jax.models import Cache
 LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
 
 
-@struct.dataclass
-class Targets:
+class Targets(struct.PyTreeNode):
     """What one role should write in every round."""
 
     ids: jax.Array  # [B, R, W] int32, padded on the right
     valid: jax.Array  # [B, R, W] bool
 
 
-@struct.dataclass
-class Supervision:
+class Supervision(struct.PyTreeNode):
     """Texts that rounds are scored on, and whether thoughts come from them."""
 
     targets: Mapping[str, Targets]  # by role; teacher forcing needs those of all, with W >= M
@@ -49,8 +47,7 @@ class Supervision:
 NO_SUPERVISION = Supervision(targets={})
 
 
-@struct.dataclass
-class TextScore:
+class TextScore(struct.PyTreeNode):
     """How well an agent would write a text."""
 
     loss: jax.Array  # [B] mean cross-entropy of its tokens

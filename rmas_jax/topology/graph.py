@@ -95,8 +95,7 @@ def edge_name(edge: tuple[str, str]) -> str:
     return "->".join(edge)
 
 
-@struct.dataclass
-class System:
+class System(struct.PyTreeNode):
     """A topology filled in with links and a number of thoughts: everything static, hashable."""
 
     topology: Topology = struct.field(pytree_node=False)

@@ -23,8 +23,7 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.topology import Topology
 
 
-@struct.dataclass
-class TrainingData:
+class TrainingData(struct.PyTreeNode):
     """A split, or a batch of it; indexed by row."""
 
     prompts: dict[str, StagePrompt]  # by role, N rows
@@ -89,8 +88,7 @@ def encode_examples(
     )
 
 
-@struct.dataclass
-class Dialogues:
+class Dialogues(struct.PyTreeNode):
     """Whole exchanges, prompt and role text in one row, padded on the left."""
 
     ids: Any  # [n, T] int32

@@ -23,8 +23,7 @@ from rmas_jax.topology import System
 from rmas_jax.training.data.encoding import TrainingData
 
 
-@struct.dataclass
-class OuterState:
+class OuterState(struct.PyTreeNode):
     """What a step changes, and what a checkpoint holds."""
 
     step: jax.Array  # [] int32; steps taken in this phase
