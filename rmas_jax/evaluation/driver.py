@@ -20,7 +20,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -275,7 +275,7 @@ def _grade_item(
         "tokens": int(answers.tokens[i]),
         "steps": int(answers.steps[i]),
     }
-    return row | {"rollouts": rollouts} if len(rollouts) > 1 else row
+    return cast(ItemRow, row | {"rollouts": rollouts} if len(rollouts) > 1 else row)
 
 
 def _result(
@@ -311,4 +311,4 @@ def _result(
             "rollout_accuracy": float(np.mean(right)),
             "pass_at_k": sum(map(any, right)) / n,
         }
-    return row
+    return cast(ResultRow, row)

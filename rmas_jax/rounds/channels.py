@@ -1,7 +1,7 @@
 """Channels: what agents feed back to themselves and send to each other.
 
 A channel is any value with the two methods of `Channel` that passes through `jit`; a
-`flax.struct.dataclass` does. The latent channel is RecursiveMAS; others stand beside it for
+`flax.struct.PyTreeNode` does. The latent channel is RecursiveMAS; others stand beside it for
 comparison.
 """
 

@@ -144,7 +144,7 @@ def think_turn(
     """
     steps = stages.system.latent_steps
 
-    def thoughts():
+    def thoughts() -> jax.Array:
         hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
         return _think(stages, role, hidden, cache, truncate_steps)
 
@@ -181,7 +181,7 @@ def scored_turn(
     needed = width if is_scored is True else steps if is_forced else 1
     states, after = read_text(agent, target, hidden[:, None], cache, upto=needed)
 
-    def score():
+    def score() -> TextScore:
         return score_text(agent, target, read_text(agent, target, states, after)[0])
 
     found = None

@@ -32,7 +32,7 @@ class Topology:
     edges: tuple[tuple[str, str], ...]  # (sender, receiver)
     answerer: str  # the role that writes the answer; the last stage
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for what, found, most in (
             ("roles", self.order, MAX_ROLES),
             ("edges", self.edges, MAX_EDGES),
