@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -76,6 +77,8 @@ class Agent(struct.PyTreeNode):
         return self.decoder.apply({"params": self.params}, *inputs, method=method)
 
 
-def load_agent(source: str, dtype: str = "float32", mesh: Any = None, **options: Any) -> Agent:
+def load_agent(
+    source: str | os.PathLike[str], dtype: str = "float32", mesh: Any = None, **options: Any
+) -> Agent:
     """A pretrained agent, from a directory or the hub; see `models.load_pretrained`."""
     return Agent(*load_pretrained(source, dtype, mesh, **options))
