@@ -245,16 +245,23 @@ class CheckpointStore:
         if newer:
             for other in [known for known in self.losses if known > step]:
                 del self.losses[other]
-            broadcast_from_first(
-                lambda: [shutil.rmtree(self.directory / str(other)) for other in newer]
-            )
+            broadcast_from_first(lambda: self._delete(newer))
             self.write_record()
             self.checkpointer.reload()  # its own way to remove them may read what is damaged
 
+    def _delete(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            shutil.rmtree(self.directory / str(step))
+
     def restore_best(self, like: Any) -> Any:
         """The state of lowest validation loss; see `restore`."""
+        step = self.best_step()
+        if step is None:
+            raise CheckpointError(
+                f"{self.directory}: no checkpoint has a validation loss; {_way_out(self.directory)}"
+            )
         try:
-            return self.restore(self.best_step(), like)
+            return self.restore(step, like)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; it is the best one; {_way_out(self.directory)}"

@@ -24,8 +24,7 @@ VARIANTS = {
 }
 
 
-@struct.dataclass
-class Links:
+class Links(struct.PyTreeNode):
     """Parameters of all links of a system, float32; see `link_shapes`."""
 
     inner: dict[str, Any]  # by role
@@ -54,7 +53,7 @@ class LinkConfig:
     in_width: int  # D of the sender
     out_width: int  # D' of the receiver; equal to in_width in an inner link
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.variant not in VARIANTS[self.kind]:
             raise ValueError(
                 f"{self.kind} link variant {self.variant!r}: allowed are {VARIANTS[self.kind]}"
@@ -87,10 +86,10 @@ def link_shapes(config: LinkConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     Kernels are [in, out] (torch stores [out, in]).
     """
 
-    def affine(fan_in, fan_out):
+    def affine(fan_in: int, fan_out: int) -> dict[str, tuple[int, ...]]:
         return {"kernel": (fan_in, fan_out), "bias": (fan_out,)}
 
-    def norm(width):
+    def norm(width: int) -> dict[str, tuple[int, ...]]:
         return {"scale": (width,), "bias": (width,)}
 
     first_out = config.middle_width if config.has_mlp else config.out_width

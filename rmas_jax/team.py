@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from rmas_jax.models.directories import local_directory
 from rmas_jax.models.generation import sampling_defaults
 from rmas_jax.models.hf import read_config
 from rmas_jax.models.plain_text import encode_plain
-from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.models.tokenizer import Tokenizer, shared_tokens
 from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
 from rmas_jax.prompts import (
     RolePrompt,
@@ -91,7 +91,7 @@ class TeamTexts(NamedTuple):
 
     topology: Topology
     templates: dict[str, RolePrompt]  # by role; they fit the chat templates
-    tokenizers: dict[str, Any]  # by role
+    tokenizers: dict[str, Tokenizer]  # by role
     end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
 
 
@@ -163,7 +163,7 @@ def load_templates(
     return templates
 
 
-def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
+def text_ends(source: str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids that end an agent's text; the first is what ends its turn, and the texts it learns from.
 
     They are those of its generation configuration, and its tokenizer's. Upstream takes the
@@ -178,7 +178,7 @@ def text_ends(source: str, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys((turn_end(tokenizer, ends), *ends)))
 
 
-def checked_ends(source: str, tokenizer: Any, prompt: RolePrompt) -> tuple[int, ...]:
+def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple[int, ...]:
     """The end tokens of an agent, once all ids that its run will meet have a row of the embedding.
 
     These are the ids that any text can have, that its prompt has in its chat template, and that
@@ -344,7 +344,7 @@ def shared_embeddings(
     if texts is not None:
         rows = encode_plain(members[0].tokenizer, texts)
         used = np.isin(ids[0], np.unique(np.concatenate([np.asarray(row) for row in rows])))
-        ids = tuple(own[used] for own in ids)
+        ids = ids[0][used], ids[1][used]
     embeddings = tuple(
         member.agent.embed(jnp.asarray(own)[None])[0].astype(jnp.float32)
         for member, own in zip(members, ids, strict=True)

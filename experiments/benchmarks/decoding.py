@@ -39,7 +39,7 @@ import numpy as np
 
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.sampling import speak
-from rmas_jax.models import seal
+from rmas_jax.models import Cache, seal
 from rmas_jax.models.hf import WEIGHTS
 
 TORCH = "torch"
@@ -73,7 +73,7 @@ def llama_sizes(parameters: int, layers: int, vocabulary: int) -> dict[str, int]
     return min(map(sizes, range(1, 65)), key=lambda of: abs(count(of) - parameters))
 
 
-def build_torch_model(sizes: dict[str, int], positions: int) -> Any:
+def build_torch_model(sizes: dict[str, Any], positions: int) -> Any:
     """A random float32 Llama of transformers."""
     import torch
     import transformers
@@ -117,13 +117,13 @@ def jax_contender(
 ) -> tuple[Callable[[], dict[str, Any]], dict[str, float]]:
     """As `torch_contender`, and the seconds that compiling took."""
 
-    def read(agent, ids):
+    def read(agent: Agent, ids: jax.Array) -> tuple[jax.Array, jax.Array, Cache]:
         hidden, cache = agent.read(agent.embed(ids), jnp.ones(ids.shape, bool))
         # The logits of the last token, which torch computes here; `speak` does so once more.
         logits = agent.unembed(hidden[:, -1:])
         return hidden[:, -1], logits, seal(cache, agent.config, tokens - 1)
 
-    def write(agent, hidden, cache):
+    def write(agent: Agent, hidden: jax.Array, cache: Cache) -> jax.Array:
         return speak(agent, hidden, cache, end_tokens=(), max_tokens=tokens).tokens
 
     ids = jnp.asarray(ids, jnp.int32)

@@ -50,7 +50,8 @@ def write_checkpoint(directory: Path, sizes: dict[str, int], files: int) -> int:
     shapes = {name: weight.stored_shape for weight in weight_table(config) for name in weight.names}
     # In the order of the layers, as published checkpoints have it.
     names = sorted(shapes, key=lambda name: [int(x) for x in name.split(".") if x.isdigit()])
-    random, weight_map, total = np.random.default_rng(0), {}, 0
+    random, total = np.random.default_rng(0), 0
+    weight_map: dict[str, str] = {}
     for part, chunk in enumerate(np.array_split(np.array(names), files)):
         file = f"model-{part + 1:05}-of-{files:05}.safetensors"
         tensors = {

@@ -75,7 +75,7 @@ def contenders(
     """Name -> what makes its batches of ids and segments."""
     lengths = dialogues.valid.sum(axis=1)
 
-    def packed():
+    def packed() -> Iterator[tuple[Any, Any]]:
         for batch in packed_batches(
             dialogues, width=width, heads=heads, batch_tokens=batch_tokens, batch_rows=BATCH_ROWS
         ):

@@ -98,7 +98,7 @@ def make_agents(folder: Path) -> None:
     torch.manual_seed(0)
     widths = {}
     for role, (parameters, layers) in SIZES.items():
-        sizes = llama_sizes(parameters, layers, VOCABULARY)
+        sizes: dict[str, Any] = llama_sizes(parameters, layers, VOCABULARY)
         config = transformers.LlamaConfig(**sizes, bos_token_id=None, eos_token_id=None)
         transformers.LlamaForCausalLM(config).save_pretrained(folder / role)
         widths[role] = sizes["hidden_size"]
@@ -243,7 +243,7 @@ def measure(contender: str, folder: Path, batch: int, text: int, steps: int) -> 
     if contender == TORCH:
         import torch
 
-        torch.set_num_threads(os.cpu_count())
+        torch.set_num_threads(os.cpu_count() or 1)
         take = torch_steps(folder, batch, text)
     else:
         take = jax_steps(folder, batch, text, **OURS[contender](batch))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -60,7 +61,7 @@ STYLES = {
 BYTE_LEVEL_SPLIT = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+")
 
 
-def _splitting(family: str):
+def _splitting(family: str) -> tuple[Any, Any, Any, list[str]]:
     """Normaliser, pre-tokeniser, decoder and the byte tokens of a family."""
     if family == "gemma3_text":
         return (
@@ -84,11 +85,11 @@ def write_tokenizer(family: str, texts: Iterable[str], folder: Path, *, seed: in
     """Writes `tokenizer.json` and `tokenizer_config.json` that cover the words of `texts`."""
     style = STYLES[family]
     normalizer, splitting, decoder, byte_tokens = _splitting(family)
-    words: set[str] = set()
+    found: set[str] = set()
     for text in texts:
         normal = normalizer.normalize_str(text) if normalizer else text
-        words |= {piece for piece, _ in splitting.pre_tokenize_str(normal)}
-    words = sorted(words - set(byte_tokens))
+        found |= {piece for piece, _ in splitting.pre_tokenize_str(normal)}
+    words = sorted(found - set(byte_tokens))
     order = np.random.default_rng(seed).permutation(len(words))
     vocabulary = [*style["special"], *byte_tokens, *(words[i] for i in order)]
     tokenizer = Tokenizer(
@@ -106,7 +107,7 @@ def write_tokenizer(family: str, texts: Iterable[str], folder: Path, *, seed: in
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in style["special"]])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {key: value for key, value in style.items() if key != "special"}
+    settings: dict[str, Any] = {key: value for key, value in style.items() if key != "special"}
     settings |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": "left",

@@ -18,8 +18,9 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,10 @@ from rmas_jax.models import (
     load_tokenizer,
     save_pretrained,
 )
+from rmas_jax.models.tokenizer import Tokenizer
 
 EDGES = (("planner", "critic"), ("critic", "solver"), ("solver", "planner"))
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "planner": {
         "model_type": "qwen3",
         "hidden_size": 64,
@@ -85,14 +87,13 @@ NEXT_EMBEDDING_WEIGHT = 1.0
 SLOT_WIDTHS = (4, 8)  # tokens a message is cut or extended to, in part of the data
 
 
-@struct.dataclass
-class Corpus:
+class Corpus(struct.PyTreeNode):
     """Training rows, padded on the left to one width."""
 
-    ids: np.ndarray  # [rows, T] int32
-    valid: np.ndarray  # [rows, T] bool
-    soft: np.ndarray  # [rows, T] bool; tokens of messages, whose embeddings may be blurred
-    target: np.ndarray  # [rows, T] bool; tokens to be predicted
+    ids: Any  # [rows, T] int32
+    valid: Any  # [rows, T] bool
+    soft: Any  # [rows, T] bool; tokens of messages, whose embeddings may be blurred
+    target: Any  # [rows, T] bool; tokens to be predicted
 
 
 CARD = """# {role}: an embedded agent of rmas_jax
@@ -128,12 +129,13 @@ def pack(rows: list[list[tuple[list[int], bool, bool]]]) -> Corpus:
 class Writer:
     """Makes training rows of one role."""
 
-    def __init__(self, role: str, tokenizer, seed: int):
+    def __init__(self, role: str, tokenizer: Tokenizer, seed: int):
         self.role, self.tokenizer = role, tokenizer
         self.world = relay.make_world()
         self.prompt = prompts.load_prompts("relay", EDGES)[role]
         self.rng = np.random.default_rng(seed)
-        self.end = [tokenizer.eos_token_id] * 2  # a message ends, and stays ended
+        assert tokenizer.eos_token_id is not None
+        self.end: list[int] = [tokenizer.eos_token_id] * 2  # a message ends, and stays ended
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -172,13 +174,14 @@ class Writer:
             question = relay.ask(self.world, *asked)
             phrase, left = self.state()
             draw = self.rng.random()
+            slot: list[int]
             if len(forms[0]) == 1 and draw < 0.3:  # the first round of a role that starts
                 texts, slot, (phrase, left) = forms[0], [], asked
             elif draw < 0.4:
                 texts, slot, (phrase, left) = forms[1], [], asked
             else:
                 texts, slot = forms[1], self.slot(phrase, left)
-            row = []
+            row: list[tuple[list[int], bool, bool]] = []
             for k, text in enumerate(texts[0::2]):
                 row += [(slot, True, False)] * bool(k)
                 row.append((self.tokens(text.replace(marker, question)), False, False))
@@ -189,13 +192,13 @@ class Writer:
         """The same without the question: the label before the slot, the slot and what follows."""
         before, _, after = prompts.split_template(self.tokenizer, self.prompt, self.prompt.later)
         label = self.tokens(before.split(prompts.SENTINEL.format("question"))[1])
-        after = self.tokens(after)
+        ending = self.tokens(after)
         rows = []
         for _ in range(count):
             phrase, left = self.state()
             read = [(label, False, False), (self.slot(phrase, left), True, False)]
             rows.append(
-                [*read, (after, False, False), *self.answer(phrase, left), (self.end, False, True)]
+                [*read, (ending, False, False), *self.answer(phrase, left), (self.end, False, True)]
             )
         return pack(rows)
 
@@ -292,7 +295,7 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         out,
         seed=seed + len(role),
     )
-    tokenizer = load_tokenizer(out)
+    tokenizer: Any = load_tokenizer(out)  # whose length is its tokens
     decoder = Decoder(config_from_hf({**architecture, "vocab_size": len(tokenizer)}))
 
     writer = Writer(role, tokenizer, seed)
@@ -300,35 +303,42 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
     tail = max(int(part.target.sum(1).max()) for part in parts)
     used = jnp.asarray(np.unique(parts[1].ids[parts[1].valid]))
     key = jax.random.key(seed, impl="rbg")  # quick on CPU
-    trained = {"agent": start_agent(decoder, key), "head": jnp.eye(decoder.config.width)}
+    trained: dict[str, Any] = {
+        "agent": start_agent(decoder, key),
+        "head": jnp.eye(decoder.config.width),
+    }
 
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
     )
 
-    def loss_fn(trained, parts, key):
-        total = 0.0
+    def loss_fn(trained: Any, parts: Sequence[Corpus], key: jax.Array) -> jax.Array:
+        total: Any = 0.0
         for part, size, k in zip(parts, BATCH, jax.random.split(key), strict=True):
             row_key, blur_key = jax.random.split(k)
             rows = jax.random.randint(row_key, (size,), 0, part.ids.shape[0])
             batch = jax.tree.map(lambda array, rows=rows: array[rows], part)
             soften = functools.partial(blur, blur_key, used=used)
-            losses, _, *pair = token_losses(trained["agent"], batch, tail, soften)
+            losses, _, hidden, embeds = token_losses(trained["agent"], batch, tail, soften)
             mask = batch.target[:, -tail:]
             total += losses.sum() / mask.sum()
-            total += NEXT_EMBEDDING_WEIGHT * next_embedding_loss(trained["head"], *pair, mask)
+            total += NEXT_EMBEDDING_WEIGHT * next_embedding_loss(
+                trained["head"], hidden, embeds, mask
+            )
         return total
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(trained, state, parts, key):
+    def step(
+        trained: Any, state: Any, parts: Sequence[Corpus], key: jax.Array
+    ) -> tuple[Any, Any, jax.Array]:
         loss, grads = jax.value_and_grad(loss_fn)(trained, parts, key)
         updates, state = optimizer.update(grads, state, trained)
         return optax.apply_updates(trained, updates), state, loss
 
     evaluate = jax.jit(lambda agent, corpus: token_losses(agent, corpus, tail)[1])
 
-    def exact(agent, corpus, size=512):
+    def exact(agent: Agent, corpus: Corpus, size: int = 512) -> float:
         starts = range(0, len(corpus.ids), size)
         cut = (jax.tree.map(lambda a, i=i: a[i : i + size], corpus) for i in starts)
         return float(np.concatenate([evaluate(agent, c) for c in cut]).mean())

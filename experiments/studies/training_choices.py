@@ -104,16 +104,16 @@ def variant_config(config: RunConfig, name: str, seed: int) -> RunConfig:
     )
 
 
-def correct_items(items: Iterable[ItemRow]) -> dict[str, dict[str, bool]]:
+def correct_items(items: Iterable[ItemRow]) -> dict[str, dict[str | int, bool]]:
     """Split -> id -> whether the answer was right."""
-    found: dict[str, dict[str, bool]] = {}
+    found: dict[str, dict[str | int, bool]] = {}
     for item in items:
         found.setdefault(item["split"], {})[item["id"]] = item["correct"]
     return found
 
 
 def summarise(
-    correct: Mapping[str, Sequence[Mapping[str, Mapping[str, bool]]]],
+    correct: Mapping[str, Sequence[Mapping[str, Mapping[Any, bool]]]],
     base_name: str,
     seeds: Sequence[int],
 ) -> list[dict[str, Any]]:
@@ -207,7 +207,9 @@ def compare(args: argparse.Namespace) -> None:
     """Runs what is not run yet, then writes the tables."""
     check_output_folder(args.out, option="--out", error=ConfigError)
     config = load_config(CONFIG, [*args.set, f"output_dir=runs/{args.out.name}"])
-    correct: dict[str, list[dict[str, dict[str, bool]]]] = {name: [] for name in args.variants}
+    correct: dict[str, list[dict[str, dict[str | int, bool]]]] = {
+        name: [] for name in args.variants
+    }
     for seed in args.seeds:
         for name in args.variants:
             finished = run(variant_config(config, name, seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -10,8 +11,7 @@ from flax import struct
 from rmas_jax.models import Cache, Decoder, DecoderConfig, empty_cache, load_pretrained
 
 
-@struct.dataclass
-class Agent:
+class Agent(struct.PyTreeNode):
     """A frozen causal language model; see `Decoder` for shapes, dtypes and errors.
 
     Tokens and latent thoughts enter one way, as input embeddings.
@@ -37,7 +37,7 @@ class Agent:
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token ids [B, T] -> input embeddings [B, T, D]."""
-        return self.decoder.apply({"params": self.params}, ids, method="embed")
+        return self._apply(ids, method="embed")
 
     def embedding_table(self) -> jax.Array:
         """The input embeddings of all tokens [V, D], as `embed` gives them."""
@@ -58,21 +58,27 @@ class Agent:
         """
         if cache is None:
             cache = self.empty_cache(*embeds.shape[:2])
-        return self.decoder.apply({"params": self.params}, embeds, valid, cache)
+        return self._apply(embeds, valid, cache)
 
     def read_packed(self, embeds: jax.Array, segments: jax.Array) -> jax.Array:
         """Reads several texts per row [B, T, D], each as if it stood alone -> [B, T, D]."""
-        return self.decoder.apply({"params": self.params}, embeds, segments, method="read_packed")
+        return self._apply(embeds, segments, method="read_packed")
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [B, T, D] -> logits [B, T, V], float32."""
-        return self.decoder.apply({"params": self.params}, hidden, method="unembed")
+        return self._apply(hidden, method="unembed")
 
     def empty_cache(self, batch: int, positions: int) -> Cache:
         """A cache of nothing, whose tail has room for `positions` of B rows."""
         return empty_cache(self.config, batch, positions, dtype=self.dtype)
 
+    def _apply(self, *inputs: Any, method: str | None = None) -> Any:
+        """Calls the decoder, or a method of it, with these parameters."""
+        return self.decoder.apply({"params": self.params}, *inputs, method=method)
 
-def load_agent(source: str, dtype: str = "float32", mesh: Any = None, **options: Any) -> Agent:
+
+def load_agent(
+    source: str | os.PathLike[str], dtype: str = "float32", mesh: Any = None, **options: Any
+) -> Agent:
     """A pretrained agent, from a directory or the hub; see `models.load_pretrained`."""
     return Agent(*load_pretrained(source, dtype, mesh, **options))

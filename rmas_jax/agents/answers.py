@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import SENTINEL, encode_piece, left_pad, task_types
 from rmas_jax.sharding import to_host
 from rmas_jax.tools import (
@@ -53,7 +54,7 @@ class AnswerRetry:
 
 def answer_retry_of(task: str | None) -> AnswerRetry | None:
     """That of a type of task; None for tasks whose answers have no form."""
-    described = task_types().get(task, {}).get("answer_retry")
+    described = None if task is None else task_types().get(task, {}).get("answer_retry")
     return described and AnswerRetry(**described)
 
 
@@ -139,10 +140,9 @@ def write_texts(
         writing = limits > 0
         go_on(limits, stops, max_tokens)
         limits = np.where(writing, limits - (rows.written - written), 0)
-        for i in np.flatnonzero(writing):
+        for i in np.flatnonzero(writing).tolist():
             text = rows.text(i)
-            call = None if toolbox is None else next_call(text, int(cursor[i]))
-            if call is None:
+            if toolbox is None or (call := next_call(text, int(cursor[i]))) is None:
                 limits[i] = 0
                 continue
             if calls[i] == toolbox.max_calls:
@@ -170,7 +170,7 @@ def write_texts(
     return Texts(opening, texts, rows.written, calls, retried, at_limit)
 
 
-def _opening(tokenizer: Any, prompt: PromptInput) -> str:
+def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:
     """The tag of a thinking block that the template of all rows ends with, or ""."""
     ids, valid = to_host((prompt.ids, prompt.valid))
     end = ids[0, -PROMPT_END:][valid[0, -PROMPT_END:]]
@@ -180,7 +180,7 @@ def _opening(tokenizer: Any, prompt: PromptInput) -> str:
 class _Rows:
     """Token ids of every row's text so far, and how many of them the agent wrote."""
 
-    def __init__(self, tokenizer: Any, batch: int, end_tokens: tuple[int, ...]):
+    def __init__(self, tokenizer: Tokenizer, batch: int, end_tokens: tuple[int, ...]):
         self.tokenizer, self.end_tokens = tokenizer, end_tokens
         self.tags = tag_ids(tokenizer)
         added = tokenizer.added_tokens_decoder.items()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import RolePrompt
 
 
@@ -15,6 +15,6 @@ class Member:
 
     role: str
     agent: Agent
-    tokenizer: Any
+    tokenizer: Tokenizer
     template: RolePrompt  # of its prompts
     end_tokens: tuple[int, ...]  # ids that end its text; the first ends its turn

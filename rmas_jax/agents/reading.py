@@ -14,8 +14,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.models import Cache, seal
 
 
-@struct.dataclass
-class PromptInput:
+class PromptInput(struct.PyTreeNode):
     """All that an agent reads before it writes: its prompt, with something in the slots."""
 
     prefix: Cache  # from `read_prefix`

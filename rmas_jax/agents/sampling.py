@@ -67,7 +67,7 @@ def apply_rules(
     return logits
 
 
-def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+def row_keys(key: jax.Array, rows: jax.typing.ArrayLike) -> jax.Array:
     """A PRNG key [B] for each row from its number [B], such as the place of an item in its data.
 
     A row then draws the same whatever stands beside it.
@@ -88,8 +88,7 @@ def seen_tokens(ids: jax.Array, valid: jax.Array, vocab_size: int) -> jax.Array:
     return seen.at[jnp.arange(ids.shape[0])[:, None], places].set(True)[:, :vocab_size]
 
 
-@struct.dataclass
-class DecodeState:
+class DecodeState(struct.PyTreeNode):
     """State of the decode loop."""
 
     tokens: jax.Array  # [B, W] int32; what was written, 0 after a row's end
@@ -149,11 +148,11 @@ def speak(
     ends = jnp.asarray(end_tokens, jnp.int32)
     finished = cache.past
 
-    def choose(hidden, state):
+    def choose(hidden: jax.Array, state: DecodeState) -> DecodeState:
         """The next token of every row, and what is known of the rows then."""
         raw = agent.unembed(hidden[:, None])[:, 0]
         logits = apply_rules(raw, sampling, state.seen)
-        if sampling.temperature > 0:
+        if sampling.temperature > 0 and keys is not None:
             token = draw(logits, keys, state.step)
         else:
             token = jnp.argmax(logits, axis=-1)
@@ -166,7 +165,7 @@ def speak(
         seen, stop_state = state.seen, state.stop_state
         if seen is not None:  # of a row that has ended, nobody asks
             seen = seen.at[jnp.arange(batch), token].set(True)
-        if stops is not None:
+        if stops is not None and stop_state is not None:
             # A padded vocabulary has ids behind the tokenizer's last; they add nothing to a text.
             stop_state = jnp.where(token < stops.shape[1], stops[stop_state, token], stop_state)
             done |= stop_state == stops.shape[0] - 1

@@ -8,14 +8,13 @@ token's characters at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from rmas_jax.models.tokenizer import token_texts
+from rmas_jax.models.tokenizer import Tokenizer, token_texts
 
 
-def stop_table(tokenizer: Any, strings: Sequence[str]) -> np.ndarray:
+def stop_table(tokenizer: Tokenizer, strings: Sequence[str]) -> np.ndarray:
     """What a token makes of the end of a text, [S, V] int32; case does not matter.
 
     Text starts in state 0. State S - 1 means that one of the strings has been written, and is never
@@ -52,6 +51,6 @@ def stop_table(tokenizer: Any, strings: Sequence[str]) -> np.ndarray:
     for i, text in enumerate(texts):
         codes[i, : len(text)] = [letters.get(letter, 0) for letter in text]
     table = np.tile(np.arange(stopped + 1, dtype=np.int32)[:, None], (1, len(texts)))
-    for column in codes.T:
-        table = np.where(column >= 0, moves[table, column], table)
+    for columns in codes.T:
+        table = np.where(columns >= 0, moves[table, columns], table)
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def think(
         return hidden[:, None]
     valid = jnp.ones((hidden.shape[0], 1), bool)
 
-    def step(carry, index):
+    def step(carry: Any, index: jax.Array) -> tuple[Any, jax.Array]:
         thought = carry[0]
         if truncate_steps is not None:
             is_cut = (index + 1) % truncate_steps == 0

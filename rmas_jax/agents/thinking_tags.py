@@ -9,7 +9,8 @@ A template may open the block for the model; then the text holds the closing tag
 from __future__ import annotations
 
 import re
-from typing import Any
+
+from rmas_jax.models.tokenizer import Tokenizer
 
 # Opening tag -> closing tag, of the families that have some (DeepSeek-R1, Qwen3; Magistral; ...).
 TAGS = {
@@ -48,7 +49,7 @@ def opened_by(prompt: str) -> str:
     return tags[-1][0] if tags[-1][0].lower() in _CLOSING else ""
 
 
-def tag_ids(tokenizer: Any) -> frozenset[int]:
+def tag_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of the tags that a tokenizer flags as special, which decoding would leave out."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(i for i, token in added if token.special and _TAG.fullmatch(token.content))

@@ -29,6 +29,7 @@ from rmas_jax.models.generation import SamplingConfig, sampling_defaults
 from rmas_jax.models.hf import DTYPES, WEIGHTS, read_config
 from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.plain_text import check_text
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
 from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
 from rmas_jax.sharding import MESH_AXES, make_mesh
@@ -114,7 +115,7 @@ def chosen_date(text: str | None) -> str:
         raise ValueError(f"--date must be a day as YYYY-MM-DD, got {shown(text)}") from None
 
 
-def prompt_ids(tokenizer: Any, prompt: str, *, raw: bool) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: str, *, raw: bool) -> list[int]:
     """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, as it stands.
 
     In a turn, markers are only letters; a raw prompt may write its own, behind what the tokenizer
@@ -164,19 +165,20 @@ def generate(
     seed: int,
 ) -> tuple[list[int], str]:
     """New token ids after a prompt's, and a line on how long it took."""
-    ids = jnp.asarray([ids], jnp.int32)
+    row = jnp.asarray([ids], jnp.int32)
     keys = row_keys(jax.random.key(seed), np.arange(1)) if sampling.temperature else None
     seen = None
     if sampling.repetition_penalty != 1:
-        seen = seen_tokens(ids, jnp.ones(ids.shape, bool), agent.config.vocab_size)
+        seen = seen_tokens(row, jnp.ones(row.shape, bool), agent.config.vocab_size)
     (hidden, cache), compile_read, run_read = timed(
-        functools.partial(read, room=max_tokens - 1), agent, ids
+        functools.partial(read, room=max_tokens - 1), agent, row
     )
 
-    def write(agent, hidden, cache, keys, seen):
-        rules = {"sampling": sampling, "keys": keys, "seen": seen}
-        ends = {"end_tokens": end_tokens, "max_tokens": max_tokens}
-        state = speak(agent, hidden, cache, **ends, **rules)
+    def write(
+        agent: Agent, hidden: jax.Array, cache: Cache, keys: Any, seen: Any
+    ) -> tuple[jax.Array, ...]:
+        rules: dict[str, Any] = {"sampling": sampling, "keys": keys, "seen": seen}
+        state = speak(agent, hidden, cache, end_tokens=end_tokens, max_tokens=max_tokens, **rules)
         return state.tokens, state.lengths, state.finite
 
     (tokens, lengths, finite), compile_write, run_write = timed(
@@ -191,7 +193,7 @@ def generate(
         )
     return np.asarray(tokens)[0, :count].tolist(), (
         f"time     compiled in {compile_read + compile_write:.1f} s; "
-        f"read {ids.size} tokens in {run_read:.3f} s ({ids.size / run_read:,.1f}/s), "
+        f"read {row.size} tokens in {run_read:.3f} s ({row.size / run_read:,.1f}/s), "
         f"wrote {count} in {run_write:.3f} s ({count / run_write:,.1f}/s)"
     )
 
@@ -223,7 +225,7 @@ def run(options: argparse.Namespace) -> None:
     agent = load_agent(options.path, options.dtype, mesh, weights=options.weights, **source)
     jax.block_until_ready(agent)
     print(describe_agent(agent, time.perf_counter() - start))
-    how = dataclasses.asdict(sampling) if sampling.temperature else {"greedy": True}
+    how: dict[str, Any] = dataclasses.asdict(sampling) if sampling.temperature else {"greedy": True}
     if not sampling.temperature and sampling.repetition_penalty != 1:
         how["repetition_penalty"] = sampling.repetition_penalty
     print("sampling " + ", ".join(f"{name}={value}" for name, value in how.items()), end="")

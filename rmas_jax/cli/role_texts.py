@@ -281,7 +281,7 @@ def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]
     """Numbers [size] of every batch and how many count; a last one is filled with its first."""
     for start in range(0, len(items), size):
         part = items[start : start + size]
-        yield np.array([*part, *part[:1] * (size - len(part))]), len(part)
+        yield np.array([*part, *[part[0]] * (size - len(part))]), len(part)
 
 
 def make(options: argparse.Namespace, config: RunConfig) -> str:

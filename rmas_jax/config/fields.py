@@ -38,7 +38,11 @@ class Option:
         elif kind is str:
             typed = isinstance(value, str) and bool(value.strip()) and self._is_writable(value)
         else:
-            typed = type(value) is kind and abs(value) <= max(MAX_INT, self.at_most or 0)
+            typed = (
+                isinstance(value, int)
+                and type(value) is kind
+                and abs(value) <= max(MAX_INT, self.at_most or 0)
+            )
         return (
             typed
             and (not self.choices or value in self.choices)
@@ -109,6 +113,7 @@ def split_optional(expected: Any) -> tuple[Any, bool]:
     return (arguments[0], True) if type(None) in arguments else (expected, False)
 
 
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the configuration; what a single field cannot say, `conflicts` does."""
 

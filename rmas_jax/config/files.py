@@ -111,7 +111,7 @@ def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, s
     """
     for field in dataclasses.fields(section):
         expected, name = field.type, prefix + field.name
-        if dataclasses.is_dataclass(expected):
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
             yield from _described(expected, f"{name}.")
             continue
         default = "required"
@@ -119,7 +119,7 @@ def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, s
             default = f"default {json.dumps(field.default)}"
         yield name, expected, field.metadata["option"], default
         item = next(iter(typing.get_args(expected)), None)
-        if dataclasses.is_dataclass(item):
+        if isinstance(item, type) and dataclasses.is_dataclass(item):
             yield from _described(item, f"{name}.N.")
 
 
@@ -134,7 +134,8 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
     container, arguments = typing.get_origin(kind), typing.get_args(kind)
     if value is None and is_nullable:
         return
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+    is_section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    if is_section and isinstance(value, dict):
         yield from _section_problems(kind, value, path)
     elif container in (dict, tuple) and isinstance(value, (dict, list)) and len(value) > MAX_ITEMS:
         yield path, f"expected {limits.allowed(kind, value)}, got {len(value)}"

@@ -51,12 +51,16 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     try:
         tree = ast.parse(text, mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        if not isinstance(call.func, ast.Name):
+            raise ValueError("no name")
         name = call.func.id
         if call.args:
             raise ValueError("an argument without a name")
         if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
             raise ValueError("an argument given twice")
-        arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        arguments = {
+            keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords
+        }
     except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
         raise refused from None
     if name not in OPTIMIZERS:

@@ -94,4 +94,5 @@ def _with_paths(section: type, tree: Any, change: Callable[[str, str], str]) -> 
 def _section_of(expected: Any) -> type | None:
     """The section that a list has parts of, `tuple[Section, ...]`; None: of something else."""
     parts = typing.get_args(expected)
-    return parts[0] if parts and dataclasses.is_dataclass(parts[0]) else None
+    part = parts[0] if parts else None
+    return part if isinstance(part, type) and dataclasses.is_dataclass(part) else None

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rmas_jax.config import DataConfig
 from rmas_jax.data import records
@@ -63,7 +63,7 @@ def load_dataset(
     shares = _shares(config, files)
     source = Source(files, shares, tuple(roles), config.columns or {}, rounds, config.fields)
     version = source.digest()
-    options = {"data_dir": str(data_dir / version), "file_format": "array_record"}
+    options: dict[str, Any] = {"data_dir": str(data_dir / version), "file_format": "array_record"}
     folder = records.folder_of(RoleTexts, data_dir / version)
     records.prepare(folder, lambda: RoleTexts(roles, *read_source(source), **options))
     builder = RoleTexts(roles, **options)
@@ -106,12 +106,13 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
 def _files(config: DataConfig) -> dict[str, Files]:
     """Split -> its files."""
     if config.dataset == "files":
-        if wrong := [name for name in config.files if not SPLIT_NAME.fullmatch(name)]:
+        files = config.files or {}
+        if wrong := [name for name in files if not SPLIT_NAME.fullmatch(name)]:
             raise DataError(
                 f"data.files: the name of a split must be letters, digits, - and _, at most 60 of "
                 f"them, and not all; got {shown(wrong[0])}"
             )
-        return {split: files_of_one_split(Path(path)) for split, path in config.files.items()}
+        return {split: files_of_one_split(Path(path)) for split, path in files.items()}
     if os.path.lexists(config.dataset):
         path = Path(config.dataset)
     elif is_published(config.dataset):

@@ -69,10 +69,11 @@ def data_files(path: Path) -> dict[str, Files]:
             f"{shown}: holds {clipped(unnamed[0][0], 300)}, whose name says no split, beside files "
             "of train; put it elsewhere, or name the file or folder of each split (data.files)"
         )
-    splits = ({"train": unnamed} if unnamed else {}) | splits
+    named = {"train": unnamed} if unnamed else {}
+    named |= {split: some for split, some in splits.items() if split is not None}
     return {
-        split: Files(f"{shown} ({split})" if len(splits) > 1 else shown, tuple(some))
-        for split, some in splits.items()
+        split: Files(f"{shown} ({split})" if len(named) > 1 else shown, tuple(some))
+        for split, some in named.items()
     }
 
 

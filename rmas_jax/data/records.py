@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,7 +27,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import USER_ERRORS, clipped, describe, shown
 from rmas_jax.host.reading import MEBIBYTE, open_regular, read_bytes
 
-Builder = tfds.core.GeneratorBasedBuilder
+Builder: TypeAlias = tfds.core.GeneratorBasedBuilder
 
 CHECKSUMS = "checksums.json"  # file -> its SHA-256
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -184,7 +184,7 @@ def _place(text: str | None, count: int, default: int, split: str) -> int:
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     """Bytes to text, and arrays to lists and numbers."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, bytes):
             return value.decode()
         if np.isscalar(value):

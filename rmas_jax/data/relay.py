@@ -133,8 +133,8 @@ def split_questions() -> dict[str, list[tuple[Phrase, int]]]:
     questions = list(itertools.product(itertools.product(size, size), range(1, MAX_GATES + 1)))
     order = np.random.default_rng(WORLD_SEED + 1).permutation(len(questions))
     small = CLASS_SIZES[0]  # words from here on are of the second class
-    known = [[], []]
-    unseen = []
+    known: list[list[tuple[Phrase, int]]] = [[], []]
+    unseen: list[tuple[Phrase, int]] = []
     for phrase, gates in (questions[i] for i in order):
         (known[phrase[0] >= small] if is_known(phrase) else unseen).append((phrase, gates))
     # The second class has fewer phrases than words: this share makes all words equally frequent.

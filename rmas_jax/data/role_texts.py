@@ -193,10 +193,12 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
     asked: dict[str, str] = {}  # question -> split
     trained = [split for split in ("validation", "train") if split in splits]
     for split in (*(split for split in splits if split not in trained), *trained):
-        kept, ids, homes = [], set(), {}
+        kept: list[Read] = []
+        ids: set[str] = set()
+        homes: dict[str | bytes, str] = {}  # question or content -> file
         for read in splits[split]:
             question, name = " ".join(read.example.question.split()), read.example.id
-            content = _content(read.example) if split in trained else question
+            content: str | bytes = _content(read.example) if split in trained else question
             if (other := asked.setdefault(question, split)) != split:
                 yield BadRow(read.file, read.line, f"the same question stands in {other}")
             elif (home := homes.setdefault(content, read.file)) != read.file:
@@ -265,11 +267,13 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # files are here already
+        splits = self.splits
+        assert splits is not None  # what writes them has them
         lines = b"".join(json_line(row._asdict()) for row in self.bad)
         (Path(self.data_dir) / BAD_ROWS).write_bytes(lines)
         return {
             split: ((example.id, self._to_record(example)) for example in examples)
-            for split, examples in self.splits.items()
+            for split, examples in splits.items()
         }
 
     def _to_record(self, example: Example) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from rmas_jax.data.examples import Example
 from rmas_jax.host.errors import InputError, clipped, shown
@@ -192,7 +192,8 @@ def _as_text(value: Any, field: str) -> str:
 
 def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
     """The row's difficulty; 0 where it has none, or none that can be used and nobody asked for."""
-    value = content.get(columns.parts.get("difficulty"))
+    field = columns.parts.get("difficulty")
+    value = None if field is None else content.get(field)
     if _is_fraction(value) and math.isfinite(value) and value % 1 == 0:
         value = int(value)  # as columns with gaps have them
     if type(value) is int and value in INT32:
@@ -227,7 +228,7 @@ def _storable(value: str, field: str) -> str:
     return value
 
 
-def _is_fraction(value: Any) -> bool:
+def _is_fraction(value: Any) -> TypeGuard[float | Decimal]:
     """Whether a value is of a type of numbers that have a point."""
     return type(value) in (float, Decimal)
 

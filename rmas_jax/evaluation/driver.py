@@ -20,6 +20,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
@@ -265,7 +266,7 @@ def _grade_item(
         "tokens": int(answers.tokens[i]),
         "steps": int(answers.steps[i]),
     }
-    return row | {"rollouts": rollouts} if len(rollouts) > 1 else row
+    return cast(ItemRow, row | {"rollouts": rollouts} if len(rollouts) > 1 else row)
 
 
 def _result(
@@ -301,4 +302,4 @@ def _result(
             "rollout_accuracy": float(np.mean(right)),
             "pass_at_k": sum(map(any, right)) / n,
         }
-    return row
+    return cast(ResultRow, row)

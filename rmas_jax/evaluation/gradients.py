@@ -44,7 +44,7 @@ def _norms(
     channel = SelectChannel(latent, LatentChannel(system, links), SoftmaxChannel(agents, shared))
     answerer = system.topology.answerer
 
-    def loss(probes):
+    def loss(probes: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         out = run_rounds(
             system,
             agents,
@@ -97,9 +97,12 @@ def gradient_norms(
     prompts, target = put_batch((prompts, target), team.mesh)
     arguments = (team.agents, put_whole(links, team.mesh), shared, prompts, target)
     # It runs twice: compiling it well would take much longer than running it.
-    norms_of = _norms.lower(team.system, *arguments, True, rounds=rounds).compile(
-        {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    )
+    quickly: dict[str, Any] = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    lowered = _norms.lower(team.system, *arguments, True, rounds=rounds)
+    norms_of = lowered.compile(quickly)
     rows = []
     for channel in ("latent", "softmax"):
         norms, finite = to_host(norms_of(*arguments, channel == "latent"))

@@ -57,7 +57,9 @@ def wilson_interval(correct: float, n: float, confidence: float = 0.95) -> Inter
 
 
 def repeated_interval(
-    correct: Sequence[int], answers: Sequence[int], confidence: float = 0.95
+    correct: Sequence[int] | np.ndarray,
+    answers: Sequence[int] | np.ndarray,
+    confidence: float = 0.95,
 ) -> Interval:
     """Interval of an accuracy where items are answered several times, as by several seeds.
 

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, Final, NamedTuple, cast, get_type_hints
 
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measurement
 from rmas_jax.host.atomic import append, write_atomic
@@ -25,7 +25,7 @@ from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes,
 from rmas_jax.run_files import RunFiles
 
 KEY = get_type_hints(Measurement)
-ITEMS_CRC32 = "items_crc32"
+ITEMS_CRC32: Final = "items_crc32"
 FILE_LIMIT = 2 * GIBIBYTE
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Record:
 
     def finish(self, row: ResultRow) -> None:
         """Adds the row of a measurement whose items are all appended."""
-        row = row | {ITEMS_CRC32: items_checksum(self.under_way)}
+        row = {**row, ITEMS_CRC32: items_checksum(self.under_way)}
         self.under_way = []
 
         def add() -> list[ResultRow]:
@@ -169,7 +169,7 @@ def _rows(path: Path) -> list[ResultRow]:
         if not isinstance(rows, list):
             raise RecordError(f"{path}: must hold a list of rows, got {shown(rows)}")
         checked = [
-            _checked(row, KEY | {"n": int}, f"{path} row {number}")
+            cast(ResultRow, _checked(row, KEY | {"n": int}, f"{path} row {number}"))
             for number, row in enumerate(rows, 1)
         ]
         counts = collections.Counter(map(measurement, checked))
@@ -202,7 +202,7 @@ def _lines(path: Path) -> Iterator[tuple[ItemRow | None, str]]:
         try:
             text = decode_text(line, source=source, error=RecordError)
             item = parse_json(text, source=source, error=RecordError)
-            yield _checked(item, KEY, source), ""
+            yield cast(ItemRow, _checked(item, KEY, source)), ""
         except RecordError as error:
             yield None, str(error)
     if rest:

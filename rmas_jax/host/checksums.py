@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def checksum(value: Any) -> str:
     return _crc32(json.dumps(plain, sort_keys=True))
 
 
-def seal(row: dict[str, Any]) -> dict[str, Any]:
+def seal(row: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with its own checksum."""
-    return row | {CRC32: checksum(row)}
+    return {**row, CRC32: checksum(row)}
 
 
 def unseal(row: dict[str, Any], *, source: str, error: type[InputError]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from rmas_jax.host.errors import clipped
@@ -16,7 +16,7 @@ ERROR_LIMIT = 500  # characters, beside the usage
 class Parser(argparse.ArgumentParser):
     """Argparse's parser, whose messages are short whatever is given, and which takes no minutes."""
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """Refuses more than MAX_ARGUMENTS; see argparse."""
         args = sys.argv[1:] if args is None else list(args)
         if len(args) > MAX_ARGUMENTS:

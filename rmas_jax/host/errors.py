@@ -56,8 +56,7 @@ def full_disk(error: BaseException) -> OSError | None:
         if found is None or id(found) in seen:
             continue
         seen.add(id(found))
-        code = found.errno if isinstance(found, OSError) else None
-        if code in FULL and found.filename is not None:
+        if isinstance(found, OSError) and found.errno in FULL and found.filename is not None:
             return found
         text = str(found)
         for code in FULL:

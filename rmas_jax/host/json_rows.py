@@ -279,7 +279,8 @@ def _one_list(text: str, start: int) -> Generator[Any, None, int]:
 
 
 def _skip(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()
 
 
 def _behind(delimiter: str, text: str, at: int) -> int:

@@ -8,11 +8,12 @@ hangs or fills the memory.
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rmas_jax.host.errors import InputError, clipped
 
@@ -46,7 +47,7 @@ def check_regular(path: str | Path, *, at_most: int | None, error: Error) -> int
     return found.st_size
 
 
-def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> BinaryIO:
+def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> io.BufferedReader:
     """Opens a regular file of at most `at_most` bytes (None: of any size) for reading."""
     check_regular(path, at_most=at_most, error=error)  # opening a device may already do something
     try:

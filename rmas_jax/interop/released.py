@@ -190,7 +190,9 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
         raise CheckpointError(f"{path}: lists no adapters")
     forms: dict[str, LinkConfig] = {}
     for entry in entries:
-        values = [entry.get(field) if isinstance(entry, dict) else None for field in ENTRY]
+        values: list[Any] = [
+            entry.get(field) if isinstance(entry, dict) else None for field in ENTRY
+        ]
         for (field, kind), value in zip(ENTRY.items(), values, strict=True):
             if type(value) is not kind:
                 raise CheckpointError(

@@ -78,8 +78,8 @@ def read_pickle(raw: bytes, *, source: str) -> Any:
                 raise _Refused(f"has the instruction {opcode.name}, which no state dict needs")
             run(machine, argument)
         raise ValueError("it has no end")
-    except _Refused as reason:
-        raise CheckpointError(f"{source}: its pickle {clipped(str(reason), 400)}") from None
+    except _Refused as refusal:
+        raise CheckpointError(f"{source}: its pickle {clipped(str(refusal), 400)}") from None
     except Exception as error:  # damage makes pickletools and the stack raise almost anything
         reason = clipped(str(error), 200)
         raise CheckpointError(f"{source}: data.pkl is damaged: {reason}") from None
@@ -88,7 +88,7 @@ def read_pickle(raw: bytes, *, source: str) -> Any:
 class _Machine:
     """Stack, marks on it, and memo of the values that are used again."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}

@@ -115,6 +115,7 @@ def _check_directory(file: BinaryIO, path: Path) -> None:
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     """The tensors of an archive."""
     members = {info.filename: info.file_size for info in archive.infolist()}
+    assert archive.fp is not None  # it is open
     whole, held = sum(info.file_size for info in archive.infolist()), archive.fp.seek(0, 2)
     if whole > held:
         raise CheckpointError(

@@ -17,6 +17,7 @@ from typing import Any
 
 from rmas_jax.host.errors import shown
 from rmas_jax.models.plain_text import check_text, encode
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.rendering import Outcome, render, today
 from rmas_jax.prompts.templates import FIELD, PromptError, RolePrompt
 
@@ -28,7 +29,7 @@ PRINTED_PARTS = re.compile(r"""["']type["']: ?["']text["']""")
 Message = dict[str, Any]
 
 
-def template_of(tokenizer: Any) -> str:
+def template_of(tokenizer: Tokenizer) -> str:
     """The chat template of a tokenizer; of several, the one that is called `default`.
 
     Raises:
@@ -46,7 +47,7 @@ def template_of(tokenizer: Any) -> str:
     return found
 
 
-def render_chat(tokenizer: Any, system: str, user: str) -> str:
+def render_chat(tokenizer: Tokenizer, system: str, user: str) -> str:
     """Renders one exchange up to where the model starts to write, by the agent's own template.
 
     Thinking is off where the template knows it. Where it renders no system text, or typed parts
@@ -66,7 +67,7 @@ def render_chat(tokenizer: Any, system: str, user: str) -> str:
     )
 
 
-def _variables(tokenizer: Any) -> str:
+def _variables(tokenizer: Tokenizer) -> str:
     """Variables that a template gets beside messages, and the date, as JSON."""
     named = getattr(tokenizer, "special_tokens_map", {})
     variables = OPTIONS | {name: _texts(token) for name, token in named.items()}
@@ -102,7 +103,7 @@ def _render_exchange(name: str, template: str, variables: str, system: str, user
     for probe, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
         problem = _problem(probe, outcome, system, user)
         if problem is None:
-            return outcome.text
+            return outcome.text or ""  # never None: it would be a problem
         problems.append(problem)
     raise PromptError(
         f"{name}: the chat template must render the texts of system and user once each, in this "
@@ -120,9 +121,8 @@ def _render(
 
 def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | None:
     """What is wrong with a rendering, if something is."""
-    for rendered in (outcome, probe):
-        if rendered.error is not None:
-            return f"it failed: {rendered.error}"
+    if outcome.text is None or probe.text is None:
+        return f"it failed: {probe.error if outcome.text is not None else outcome.error}"
     for mark, text, expected in ((SYSTEM, system, bool(system)), (USER, user, 1)):
         count = probe.text.count(mark)
         if count != expected:
@@ -146,7 +146,7 @@ def _trimmed(text: str) -> set[str]:
     return {text, text.strip(), text.lstrip(), text.rstrip()}
 
 
-def split_template(tokenizer: Any, prompt: RolePrompt, form: str) -> list[str]:
+def split_template(tokenizer: Tokenizer, prompt: RolePrompt, form: str) -> list[str]:
     """Renders a template and cuts it at its slots: [text, sender, text, sender, ..., text].
 
     Fields are private-use sentinels while the chat template renders and the question is put in
@@ -165,7 +165,7 @@ def split_template(tokenizer: Any, prompt: RolePrompt, form: str) -> list[str]:
     return [part for pair in zip(texts, [*senders, ""], strict=True) for part in pair][:-1]
 
 
-def turn_end(tokenizer: Any, end_tokens: Sequence[int]) -> int:
+def turn_end(tokenizer: Tokenizer, end_tokens: Sequence[int]) -> int:
     """Which of the ids that end an agent's text stands behind an answer in its chat template.
 
     The tokenizer's own end token need not: Gemma's ends a document, not a turn. It is taken where
@@ -176,7 +176,7 @@ def turn_end(tokenizer: Any, end_tokens: Sequence[int]) -> int:
     """
     behind = encode(tokenizer, [_behind_answer(tokenizer)])[0]
     for token in (*behind, tokenizer.eos_token_id):
-        if token in end_tokens:
+        if token is not None and token in end_tokens:
             return token
     raise PromptError(
         f"{tokenizer.name_or_path}: nothing ends an answer: of the end tokens {list(end_tokens)} "
@@ -184,7 +184,7 @@ def turn_end(tokenizer: Any, end_tokens: Sequence[int]) -> int:
     )
 
 
-def _behind_answer(tokenizer: Any) -> str:
+def _behind_answer(tokenizer: Tokenizer) -> str:
     """What a chat template writes behind an answer; nothing where it renders none.
 
     Raises:

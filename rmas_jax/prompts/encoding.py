@@ -21,14 +21,14 @@ import numpy as np
 from flax import struct
 
 from rmas_jax.models.plain_text import encode, encode_plain, marker_ids
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.chat import SENTINEL, split_template
 from rmas_jax.prompts.templates import PromptError, RolePrompt
 
 FIRST, LATER = 0, 1  # the two forms of a role's prompt
 
 
-@struct.dataclass
-class StagePrompt:
+class StagePrompt(struct.PyTreeNode):
     """What one role reads, for a batch of questions; arrays have the batch in front."""
 
     prefix_ids: Any  # [B, P] int32; read once
@@ -39,7 +39,7 @@ class StagePrompt:
     senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
 
 
-def encode_piece(tokenizer: Any, text: str, questions: Sequence[str]) -> list[list[int]]:
+def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> list[list[int]]:
     """Token ids of a piece of a rendered template, filled with every question.
 
     A question that names a marker of the tokenizer, or makes one together with what stands around
@@ -60,7 +60,7 @@ def encode_piece(tokenizer: Any, text: str, questions: Sequence[str]) -> list[li
     return rows
 
 
-def _encode_inside(tokenizer: Any, text: str, *, plain: bool = True) -> list[int]:
+def _encode_inside(tokenizer: Tokenizer, text: str, *, plain: bool = True) -> list[int]:
     """Token ids of a text that stands behind another one.
 
     Some tokenizers (sentencepiece's) put a space before every text. It is left to something else
@@ -114,7 +114,7 @@ def exact_width(tokens: int) -> int:
 
 
 def encode_stage(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     prompt: RolePrompt,
     questions: Sequence[str],
     *,
@@ -131,8 +131,8 @@ def encode_stage(
       block_width: tokens of the longest row of a block -> width that the block gets. With
         `declared_width`, questions that come one by one meet few shapes, and so few programs.
     """
-    parts = {FIRST: prompt.first, LATER: prompt.later}
-    parts = {form: split_template(tokenizer, prompt, text) for form, text in parts.items()}
+    forms = {FIRST: prompt.first, LATER: prompt.later}
+    parts = {form: split_template(tokenizer, prompt, text) for form, text in forms.items()}
     senders = tuple(parts[LATER][1::2])
     if tuple(parts[FIRST][1::2]) not in ((), senders):
         raise PromptError(
@@ -157,7 +157,7 @@ def encode_stage(
     blocks: dict[int, list[list[list[int]]]] = {}
     for form, rows in texts.items():
         rest = [row[n:] for row, n in zip(rows[0], shared, strict=True)]
-        empty = [[] for _ in questions]
+        empty: list[list[int]] = [[] for _ in questions]
         if len(rows) == 1:  # no slot: everything stands in the last block
             blocks[form] = [empty] * len(senders) + [rest]
         else:

@@ -12,6 +12,7 @@ import json
 import random
 import resource
 import sys
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -25,7 +26,7 @@ class Generation(jinja2.ext.Extension):
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
-        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
 
     def _body(self, caller: jinja2.runtime.Macro) -> str:
@@ -35,14 +36,15 @@ class Generation(jinja2.ext.Extension):
 class Namespace(jinja2.utils.Namespace):
     """A namespace without names that begin with an underscore, as transformers has it."""
 
-    def __init__(*args, **kwargs):  # so that `namespace(self=1)` works, as in jinja
+    # Without a name for `self`, so that `namespace(self=1)` works, as in jinja.
+    def __init__(*args: Any, **kwargs: Any) -> None:
         self, args = args[0], args[1:]
         attributes = dict(*args, **kwargs)
         for name in attributes:
             check_name(name)
         jinja2.utils.Namespace.__init__(self, attributes)
 
-    def __setitem__(self, name, value):
+    def __setitem__(self, name: str, value: Any) -> None:
         check_name(name)
         super().__setitem__(name, value)
 
@@ -58,7 +60,13 @@ def raise_exception(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
-def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+def tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """JSON without HTML escapes."""
     return json.dumps(
         value,

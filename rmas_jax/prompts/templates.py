@@ -134,6 +134,8 @@ def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) ->
             f"{where}: {sorted(used)} depend on the type of task, and none is set; "
             f"allowed are {sorted(types)}"
         )
+    if task is None:
+        return text
     for place in used:
         text = text.replace(f"{{{place}}}", types[task][place])
     return text

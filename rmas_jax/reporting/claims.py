@@ -250,9 +250,10 @@ def _values(pairs: list[tuple[Result, Result]], quantity: str) -> str:
 def _evidence(results: Results, pairs: list[tuple[Result, Result]]) -> str:
     """What the data say about the order of accuracies, pair by pair."""
     compared = [results.compare(ours, theirs) for ours, theirs in pairs]
-    if all(compared):
-        settled = [pair.interval.low > 0 or pair.interval.high < 0 for pair in compared]
-        found = f"by item {', '.join(map(points, compared))} points"
+    known = [pair for pair in compared if pair is not None]
+    if len(known) == len(compared):
+        settled = [pair.interval.low > 0 or pair.interval.high < 0 for pair in known]
+        found = f"by item {', '.join(map(points, known))} points"
         yes, no = "order settled", "order open"
     else:
         settled = [intervals_are_apart(ours, theirs) for ours, theirs in pairs]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -171,10 +172,11 @@ def training_figure(metrics: Sequence[MetricRow]) -> Figure:
     Long curves are drawn faintly, with their running mean on top.
     """
     loops = list(dict.fromkeys(row["loop"] for row in metrics))
+    columns: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
     panels = [
         (loop, column)
         for loop in loops
-        for column in ("loss", "accuracy")
+        for column in columns
         if any(row["loop"] == loop and row.get(column) is not None for row in metrics)
     ]
     figure, axes = _panels(len(panels))
@@ -302,7 +304,7 @@ def _label(figure: Figure, axes: Sequence[Axes], y_label: str) -> None:
 
 def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend below all panels, each label once; methods in their usual order."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

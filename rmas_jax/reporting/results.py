@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rmas_jax.evaluation.methods import SINGLE, ordered
 from rmas_jax.evaluation.metrics import (
@@ -149,7 +149,9 @@ def _pool(
     else:  # the widest there can be: as if every seed gave the same answers
         interval = wilson_interval(correct / len(seeds), n / len(seeds))
 
-    def mean_per_item(column: str) -> float:
+    def mean_per_item(
+        column: Literal["tokens_per_item", "steps_per_item", "seconds_per_item"],
+    ) -> float:
         return sum(row[column] * row["n"] for row in rows) / n
 
     return Result(

@@ -230,7 +230,7 @@ class _Reader:
         raw, path = self._bytes(name, part), self.directory / name
         split = enumerate((raw or b"").split(b"\n"), 1)
         lines = [(f"{path} line {number}", line) for number, line in split if line.strip()]
-        if lines and not raw.endswith(b"\n"):
+        if raw and lines and not raw.endswith(b"\n"):
             # A run that was killed while writing leaves half a line, and that one only.
             where, line = lines[-1]
             try:

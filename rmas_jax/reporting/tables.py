@@ -9,6 +9,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from scipy import stats
 
@@ -76,7 +77,7 @@ def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
     return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=3)
 
 
-ENDINGS = {
+ENDINGS: dict[Literal["unparsed", "at_limit", "answer_retry"], str] = {
     "unparsed": "nothing could be read",
     "at_limit": "cut off at the limit of tokens",
     "answer_retry": "written in a second try",
@@ -110,8 +111,8 @@ def cost_tables(results: Results) -> list[Table]:
 
     Ratios are to the text channel at the same rounds; 0.25x is a quarter of its cost.
     """
-    header = ("method", "rounds", "tokens", "steps", "seconds")
-    header += ("tokens / text", "steps / text", "seconds / text")
+    costs = ("tokens", "steps", "seconds")
+    header = ("method", "rounds", *costs, *(f"{cost} / text" for cost in costs))
     tables = []
     for split in results.splits:
         lines = [

@@ -1,7 +1,7 @@
 """Channels: what agents feed back to themselves and send to each other.
 
 A channel is any value with the two methods of `Channel` that passes through `jit`; a
-`flax.struct.dataclass` does. The latent channel is RecursiveMAS; others stand beside it for
+`flax.struct.PyTreeNode` does. The latent channel is RecursiveMAS; others stand beside it for
 comparison.
 """
 
@@ -29,8 +29,7 @@ class Channel(Protocol):
         """A sender's thoughts [B, M, D] -> vectors [B, M, D'] for the receiver's slot."""
 
 
-@struct.dataclass
-class LatentChannel:
+class LatentChannel(struct.PyTreeNode):
     """RecursiveLinks: thoughts return through the inner link, and travel as outer(inner(H))
     (upstream) or outer(H) (the paper's text), as `system.sent_vectors` says.
     """
@@ -50,8 +49,7 @@ class LatentChannel:
         return apply_link(self.system.outer[name], self.links.outer[name], thoughts)
 
 
-@struct.dataclass
-class SoftmaxChannel:
+class SoftmaxChannel(struct.PyTreeNode):
     """Differentiable text: every vector is the expected embedding of the next token."""
 
     agents: Mapping[str, Agent]  # by role
@@ -74,8 +72,7 @@ class SoftmaxChannel:
         return jax.nn.softmax(self.agents[role].unembed(hidden), axis=-1)
 
 
-@struct.dataclass
-class SelectChannel:
+class SelectChannel(struct.PyTreeNode):
     """The first channel where a condition holds, else the second: a choice that may be data."""
 
     condition: jax.Array | bool  # [] bool
@@ -93,8 +90,7 @@ class SelectChannel:
         return jnp.where(self.condition, *vectors)
 
 
-@struct.dataclass
-class ShuffledChannel:
+class ShuffledChannel(struct.PyTreeNode):
     """A null control: every receiver gets the thoughts of the item before it in the batch."""
 
     channel: Channel

@@ -34,8 +34,10 @@ def cond_or_zeros(condition: jax.Array, make: Callable[[], Any]) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _zeros_unless(jaxpr: Jaxpr, condition: jax.Array, inputs: Sequence[Any]) -> list[jax.Array]:
-    def skip(_):
-        return [jnp.zeros(out.aval.shape, out.aval.dtype) for out in jaxpr.outvars]
+    shapes: list[Any] = [out.aval for out in jaxpr.outvars]
+
+    def skip(_: Any) -> list[jax.Array]:
+        return [jnp.zeros(out.shape, out.dtype) for out in shapes]
 
     return jax.lax.cond(condition, functools.partial(jax.core.eval_jaxpr, jaxpr), skip, inputs)
 
@@ -51,14 +53,14 @@ def _forward(jaxpr: Jaxpr, condition: Any, inputs: Sequence[Any]) -> tuple[list[
 def _backward(jaxpr: Jaxpr, kept: Any, cotangents: Sequence[Any]) -> tuple[None, list[Any]]:
     condition, moving, fixed = kept
 
-    def pull_back(moving, fixed, cotangents):
-        def again(moving):
+    def pull_back(moving: Any, fixed: Any, cotangents: Any) -> Any:
+        def again(moving: Any) -> Any:
             inputs = [y if x is None else x for x, y in zip(moving, fixed, strict=True)]
             return jax.core.eval_jaxpr(jaxpr, inputs)
 
         return jax.vjp(again, moving)[1](cotangents)[0]
 
-    def skip(moving, *_):
+    def skip(moving: Any, *_: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, moving)
 
     cotangents = [

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from flax.core import FrozenDict
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_prefix
@@ -54,8 +56,7 @@ class Unroll:
     truncate_steps: int | None = None  # the same for the thoughts of a rollout, see `think`
 
 
-@struct.dataclass
-class Rounds:
+class Rounds(struct.PyTreeNode):
     """What the rounds leave behind."""
 
     received: jax.Array  # [R, B, S, D] vectors that reached the answerer's slots in each round
@@ -65,8 +66,7 @@ class Rounds:
     finite: jax.Array  # [R, B, N] bool; by role in order: its thoughts, what it sent, its loss are
 
 
-@struct.dataclass
-class RoundOut:
+class RoundOut(struct.PyTreeNode):
     """What one round results in, beside its feedback."""
 
     received: jax.Array  # [B, S, D]
@@ -75,8 +75,7 @@ class RoundOut:
     finite: jax.Array  # [B, N] bool
 
 
-@struct.dataclass
-class Outcome:
+class Outcome(struct.PyTreeNode):
     """What latent rounds leave to the answerer."""
 
     prompt: PromptInput  # what it reads before it writes
@@ -118,16 +117,16 @@ def run_rounds(
     if system.latent_steps == 0:
         return _nothing_passed(system, agents, prompts, rounds)
     stages = begin(system, agents, channel, prompts, prefixes)
-    scored, targets = supervision.scored, dict(supervision.targets)
+    targets, scored = dict(supervision.targets), supervision.scored
     if scored is None:
-        scored = dict.fromkeys(targets, (True,) * rounds)
+        scored = FrozenDict(dict.fromkeys(targets, (True,) * rounds))
     if not (supervision.teacher_forced or supervision.keep_thoughts):
         targets = {role: target for role, target in targets.items() if role in scored}
     # What all rounds have in common is decided here, the rest on the device.
     always = {role: of_role[0] for role, of_role in scored.items() if len(set(of_role)) == 1}
     at_times = {role: jnp.asarray(scored[role]) for role in scored.keys() - always.keys()}
 
-    def body(feedback, scanned):
+    def body(feedback: Any, scanned: Any) -> tuple[Any, RoundOut]:
         index, targets, probes, scored_now = scanned
         if unroll.truncate_rounds is not None:
             is_cut = (rounds - index) % unroll.truncate_rounds == 0
@@ -226,11 +225,11 @@ def listen(
         stages = begin(system, agents, channel, prompts)
         prefix = stages.prefixes[role]
 
-        def going_on(carry):
+        def going_on(carry: Any) -> jax.Array:
             index, _, _, active, _, _ = carry
             return (index < rounds) & jnp.any(active)
 
-        def body(carry):
+        def body(carry: Any) -> Any:
             index, feedback, before, active, took, fault = carry
             feedback, out = _round(stages, feedback, index=index, is_last=index == rounds - 1)
             settled = (index > 0) & (relative_change(before, out.received) < tolerance)

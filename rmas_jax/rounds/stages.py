@@ -24,8 +24,7 @@ from rmas_jax.rounds.supervision import Targets, TextScore, read_text, score_tex
 from rmas_jax.topology import System, edge_name
 
 
-@struct.dataclass
-class Stages:
+class Stages(struct.PyTreeNode):
     """What all turns have in common: nothing here changes from round to round."""
 
     system: System = struct.field(pytree_node=False)
@@ -35,8 +34,7 @@ class Stages:
     prefixes: Mapping[str, Cache]  # by role; serve all rounds and the answer
 
 
-@struct.dataclass
-class Turn:
+class Turn(struct.PyTreeNode):
     """What an agent's turn results in."""
 
     thoughts: jax.Array  # [B, M, D]
@@ -146,7 +144,7 @@ def think_turn(
     """
     steps = stages.system.latent_steps
 
-    def thoughts():
+    def thoughts() -> jax.Array:
         hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
         return _think(stages, role, hidden, cache, truncate_steps)
 
@@ -183,7 +181,7 @@ def scored_turn(
     needed = width if is_scored is True else steps if is_forced else 1
     states, after = read_text(agent, target, hidden[:, None], cache, upto=needed)
 
-    def score():
+    def score() -> TextScore:
         return score_text(agent, target, read_text(agent, target, states, after)[0])
 
     found = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +17,14 @@ from rmas_jax.models import Cache
 LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
 
 
-@struct.dataclass
-class Targets:
+class Targets(struct.PyTreeNode):
     """What one role should write in every round."""
 
-    ids: jax.Array  # [B, R, W] int32, padded on the right
-    valid: jax.Array  # [B, R, W] bool
+    ids: Any  # [B, R, W] int32, padded on the right
+    valid: Any  # [B, R, W] bool
 
 
-@struct.dataclass
-class Supervision:
+class Supervision(struct.PyTreeNode):
     """Texts that rounds are scored on, and whether thoughts come from them."""
 
     targets: Mapping[str, Targets]  # by role; teacher forcing needs those of all, with W >= M
@@ -49,8 +48,7 @@ class Supervision:
 NO_SUPERVISION = Supervision(targets={})
 
 
-@struct.dataclass
-class TextScore:
+class TextScore(struct.PyTreeNode):
     """How well an agent would write a text."""
 
     loss: jax.Array  # [B] mean cross-entropy of its tokens
@@ -96,7 +94,7 @@ def token_losses(agent: Agent, states: jax.Array, ids: jax.Array) -> tuple[jax.A
     batch, width = ids.shape
     chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * agent.config.vocab_size)))
 
-    def of_chunk(_, scanned):
+    def of_chunk(_: None, scanned: Any) -> tuple[None, tuple[jax.Array, jax.Array]]:
         states, ids = scanned
         logits = agent.unembed(states)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
@@ -106,10 +104,10 @@ def token_losses(agent: Agent, states: jax.Array, ids: jax.Array) -> tuple[jax.A
         return of_chunk(None, (states, ids))[1]
     count = -(-width // chunk)
 
-    def split(x):  # [B, W, ...] -> [chunks, B, C, ...]
+    def split(x: jax.Array) -> jax.Array:  # [B, W, ...] -> [chunks, B, C, ...]
         padding = [(0, 0), (0, count * chunk - width)] + [(0, 0)] * (x.ndim - 2)
         return jnp.pad(x, padding).reshape(batch, count, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    of_chunk = jax.checkpoint(of_chunk, prevent_cse=False)
-    _, out = jax.lax.scan(of_chunk, None, (split(states), split(ids)))
+    step = jax.checkpoint(of_chunk, prevent_cse=False)
+    _, out = jax.lax.scan(step, None, (split(states), split(ids)))
     return tuple(x.swapaxes(0, 1).reshape(batch, -1)[:, :width] for x in out)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from rmas_jax.agents.sampling import GREEDY
 from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
 from rmas_jax.sharding import put_batch
 from rmas_jax.topology import Topology
@@ -54,7 +55,7 @@ _stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # other draws at
 
 
 def fill_slots(
-    tokenizer: Any, prompt: StagePrompt, kind: int, messages: Mapping[str, Sequence[str]]
+    tokenizer: Tokenizer, prompt: StagePrompt, kind: int, messages: Mapping[str, Sequence[str]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Puts texts into a body's slots, each row padded on the left to the slot's width.
 
@@ -94,7 +95,8 @@ def read_messages(
     """A prompt of a FIRST or LATER round with messages (sender -> B texts) in its slots."""
     ids, valid = fill_slots(member.tokenizer, prompt, kind, messages)
     nothing = np.zeros((len(ids), 0, member.agent.width), np.float32)  # the slots hold tokens
-    return PromptInput(prefix, *put_batch((ids, valid, nothing), mesh), (-1,) * ids.shape[1])
+    body: tuple[jax.Array, jax.Array, jax.Array] = put_batch((ids, valid, nothing), mesh)
+    return PromptInput(prefix, *body, (-1,) * ids.shape[1])
 
 
 def read_alone(member: Member, prompt: StagePrompt, *, mesh: Mesh | None = None) -> PromptInput:
@@ -142,7 +144,7 @@ def listen(
     prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in topology.order}
     # A reader gets what each sender wrote last: in this round if it stands before the reader.
     newest = {role: [""] * len(prompts[role].body_ids) for role in topology.order}
-    messages = []
+    messages: list[Message] = []
     for index in range(rounds):
         for role in topology.order:
             prompt = read_messages(

@@ -110,7 +110,7 @@ def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -
         json.dumps({role: agents[role]["digest"] for role in sorted(agents)}).encode()
     )
     for array in jax.tree.leaves(given):
-        digest.update(np.asarray(array))
+        digest.update(np.asarray(array).tobytes())
     return digest.hexdigest()
 
 

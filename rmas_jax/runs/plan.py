@@ -50,7 +50,7 @@ def describe_run(resolved: Resolved) -> Iterator[str]:
         for phase in config.outer.phases:
             yield from describe_phase(team, phase, *data, key=jax.random.key(config.seed))
     yield (
-        f"evaluation: {', '.join(evaluation.methods)} at rounds "
+        f"evaluation: {', '.join(resolved.methods)} at rounds "
         f"{', '.join(map(str, evaluation.rounds))} on "
         + ", ".join(f"{b.name} {split}" for b in resolved.benchmarks for split in b.splits)
     )
@@ -119,7 +119,8 @@ def describe_phase(
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
     state, step = compile_step(team, phase, empty_links(team))
     batch = put_batch(longest, team.mesh)
-    memory = step.lower(team.system, phase, team.agents, batch, state).compile().memory_analysis()
+    compiled = step.lower(team.system, phase, team.agents, batch, state).compile()
+    memory: Any = compiled.memory_analysis()  # None on devices that do not say
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     yield (
         f"  memory per device, by the compiler, longest batch: "

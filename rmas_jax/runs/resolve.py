@@ -18,6 +18,7 @@ from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.graders import check_golds
+from rmas_jax.evaluation.methods import chosen_methods
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
 from rmas_jax.links import Links
@@ -54,6 +55,11 @@ class Resolved:
     benchmarks: list[LoadedBenchmark]  # what is evaluated
     bad_rows: Sequence[BadRow]  # left out
     contents: dict[str, Any]  # digests of all that was read, beside the configuration
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that are evaluated."""
+        return chosen_methods(self.config.evaluation.methods)
 
 
 def resolve(config: RunConfig) -> Resolved:
@@ -108,7 +114,7 @@ def load_benchmarks(
             find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
         )
         # Checks the order of items early.
-        in_order(ready, methods=chosen.methods, batch_size=chosen.batch_size)
+        in_order(ready, methods=chosen_methods(chosen.methods), batch_size=chosen.batch_size)
         loaded.append(ready)
     return loaded
 
@@ -223,7 +229,7 @@ def find_answering(
     benchmark: BenchmarkConfig, toolbox: Toolbox | None, *, has_retry: bool
 ) -> Answering:
     """How answers to a benchmark of `find_benchmarks` are written while they are measured."""
-    chosen = benchmark.sampling
+    chosen: Any = benchmark.sampling  # without open fields
     return Answering(
         max_tokens=chosen.max_new_tokens,
         sampling=SamplingConfig(

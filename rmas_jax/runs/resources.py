@@ -22,6 +22,7 @@ from rmas_jax.tools import (
     check_sandbox,
     read_corpus,
 )
+from rmas_jax.tools.search import SearchProvider
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> 
         return None
     if python:
         check_sandbox()
-    provider = TavilySearch() if tavily else None
+    provider: SearchProvider | None = TavilySearch() if tavily else None
     if search:
         try:
             provider = Bm25Search(read_corpus(search))

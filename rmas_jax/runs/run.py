@@ -105,7 +105,7 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
     expected = [
         Measurement(*method, benchmark.name, split, config.seed)
         for method in planned_methods(
-            config.evaluation.methods,
+            resolved.methods,
             config.evaluation.rounds,
             order=order,
             latent_steps=config.system.latent_steps,
@@ -156,7 +156,7 @@ def align_links(resolved: Resolved) -> None:
     cache = StateCache(
         resolved.files.states,
         limit_gib=config.inner.cache_gib,
-        agents={role: agent["digest"] for role, agent in resolved.agents.items()},
+        agents={role: str(agent["digest"]) for role, agent in resolved.agents.items()},
     )
     with as_divergence("inner loop"):
         links = run_inner_loop(
@@ -211,7 +211,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
         aligned,
         resolved.benchmarks,
         resolved.files.root,
-        methods=config.evaluation.methods,
+        methods=resolved.methods,
         rounds=config.evaluation.rounds,
         batch_size=config.evaluation.batch_size,
         seed=config.seed,

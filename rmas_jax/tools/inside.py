@@ -27,7 +27,9 @@ def restrict(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def show(kind, error, trace) -> None:
+def show(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
     """Prints an exception as if the code had been started directly."""
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -48,7 +50,8 @@ def main() -> None:
         setattr(module, name, importlib.import_module(name))
     if re.search(r"\b(sp|sympy)\b", code):  # takes half a second
         with contextlib.suppress(ImportError):  # the code finds out where it uses it
-            module.sp = module.sympy = importlib.import_module("sympy")
+            sympy = importlib.import_module("sympy")
+            vars(module).update(sp=sympy, sympy=sympy)
     exec(compile(code, NAME, "exec", dont_inherit=True), vars(module))
 
 

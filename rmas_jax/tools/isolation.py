@@ -297,7 +297,8 @@ def memory_below(proc: int, init: int, limit: int, kcmp: int) -> int:
     once, the parent first, since it keeps what they share. And once more: some may have changed.
     """
     for fairly in (False, True, True):
-        total, counted = 0, []
+        total = 0
+        counted: list[str] = []
         for process in processes_below(proc, init):
             if (living := living_thread(proc, process)) is None:
                 continue

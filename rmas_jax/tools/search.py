@@ -63,7 +63,7 @@ def parse_result(fields: Any) -> SearchResult:
     """
     if isinstance(fields, dict):
         known = {name: value for name, value in fields.items() if value is not None}
-        values = known.get("title", ""), known.get("url", ""), known.get("text")
+        values: list[Any] = [known.get("title", ""), known.get("url", ""), known.get("text")]
         if all(isinstance(value, str) for value in values):
             if SURROGATE.search(" ".join(values)):
                 raise ValueError("holds half of a surrogate pair, which is no text")

@@ -32,7 +32,7 @@ class Topology:
     edges: tuple[tuple[str, str], ...]  # (sender, receiver)
     answerer: str  # the role that writes the answer; the last stage
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for what, found, most in (
             ("roles", self.order, MAX_ROLES),
             ("edges", self.edges, MAX_EDGES),
@@ -95,8 +95,7 @@ def edge_name(edge: tuple[str, str]) -> str:
     return "->".join(edge)
 
 
-@struct.dataclass
-class System:
+class System(struct.PyTreeNode):
     """A topology filled in with links and a number of thoughts: everything static, hashable."""
 
     topology: Topology = struct.field(pytree_node=False)

@@ -18,8 +18,8 @@ _DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNOR
 
 def choice_of(text: str) -> str | None:
     """The one letter that a text chooses, see `letter_of`; None if there is none, or several."""
-    found = find_answer(text)
-    if found is None or _is_one_of_several(after_thinking(text)):
+    found, final = find_answer(text), after_thinking(text)
+    if found is None or final is None or _is_one_of_several(final):
         return None
     return letter_of(found.answer, is_marked=found.is_marked)
 

@@ -12,6 +12,7 @@ from flax import struct
 from rmas_jax.agents.member import Member
 from rmas_jax.data.examples import Example
 from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import (
     StagePrompt,
     encode_piece,
@@ -23,8 +24,7 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.topology import Topology
 
 
-@struct.dataclass
-class TrainingData:
+class TrainingData(struct.PyTreeNode):
     """A split, or a batch of it; indexed by row."""
 
     prompts: dict[str, StagePrompt]  # by role, N rows
@@ -38,14 +38,14 @@ class TrainingData:
         return jax.tree.map(lambda array: array[index], self)
 
 
-def encode_once(tokenizer: Any, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+def encode_once(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
     """Token ids of texts [N][R]; a text that serves several rounds is tokenised once."""
     distinct = list(dict.fromkeys(text for item in texts for text in item))
     ids = dict(zip(distinct, encode_plain(tokenizer, distinct), strict=True))
     return [[ids[text] for text in item] for item in texts]
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[Sequence[str]], end: int) -> Targets:
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], end: int) -> Targets:
     """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the token `end`, padded right."""
     rows = [[*row, end] for item in encode_once(tokenizer, texts) for row in item]
     width = max(map(len, rows))
@@ -89,8 +89,7 @@ def encode_examples(
     )
 
 
-@struct.dataclass
-class Dialogues:
+class Dialogues(struct.PyTreeNode):
     """Whole exchanges, prompt and role text in one row, padded on the left."""
 
     ids: Any  # [n, T] int32

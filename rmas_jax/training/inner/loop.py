@@ -104,6 +104,7 @@ def run_inner_loop(
     number = itertools.count()
     for i in range(config.repeats):
         if i:  # a thought of a role without texts stands for no token
+            assert data is not None  # it is there if there are repeats
             for role, rolled in rollout_states(team, links, data, rounds=rounds).items():
                 states[role] = states[role].with_part(*rolled)
         for part in ("inner", "outer"):  # what an outer link reads is what inner ones have become

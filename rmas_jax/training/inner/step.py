@@ -44,16 +44,14 @@ def regression_loss(
     return jnp.mean(cosine_weight * (1 - cosine) + mse_weight * squared)
 
 
-@struct.dataclass
-class UpstreamLink:
+class UpstreamLink(struct.PyTreeNode):
     """A trained link that vectors pass before the one in training reads them."""
 
     link: LinkConfig = struct.field(pytree_node=False)
     params: Any
 
 
-@struct.dataclass
-class LinkState:
+class LinkState(struct.PyTreeNode):
     """A link in training."""
 
     step: jax.Array  # () int32; steps that are done

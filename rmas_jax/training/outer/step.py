@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,7 @@ from rmas_jax.topology import System
 from rmas_jax.training.data.encoding import TrainingData
 
 
-@struct.dataclass
-class OuterState:
+class OuterState(struct.PyTreeNode):
     """What a step changes, and what a checkpoint holds."""
 
     step: jax.Array  # [] int32; steps taken in this phase
@@ -141,7 +139,8 @@ def outer_loss(
     if phase.role_text_weight:
         loss += phase.role_text_weight * sum(x.mean() for x in by_role.values()) / len(by_role)
     exact_match = {role: score.exact_match.mean(axis=1) for role, score in out.scores.items()}
-    known = {role: jnp.asarray(supervision.scored[role]) for role in by_role}
+    scored: Mapping[str, tuple[bool, ...]] = supervision.scored or {}
+    known = {role: jnp.asarray(scored[role]) for role in by_role}
     details = {"loss": by_role, "exact_match": exact_match}
     details = {
         name: {role: jnp.where(known[role], x, jnp.nan) for role, x in values.items()}
@@ -173,11 +172,11 @@ def outer_step(
       [R, N]. See `outer_loss`.
     """
 
-    def loss_of(trained, probes, batch):
+    def loss_of(trained: Any, probes: Any, batch: TrainingData) -> tuple[jax.Array, dict[str, Any]]:
         links = with_trained(state.links, trained)
         return outer_loss(system, phase, agents, links, batch, probes=probes)
 
-    def value_and_grad(trained, batch):
+    def value_and_grad(trained: Any, batch: TrainingData) -> Any:
         """Loss and metrics, with the squared norm of what reaches each edge in each round."""
         probes = crossing_probes(system, rounds=phase.rounds, batch=len(batch))
         (loss, details), (grads, reaching) = jax.value_and_grad(
@@ -206,9 +205,7 @@ def outer_step(
         "text_exact_match": details["exact_match"],
         "faults": details["faults"],
     }
-    return dataclasses.replace(
-        state, step=state.step + 1, links=links, optimizer=optimizer
-    ), metrics
+    return state.replace(step=state.step + 1, links=links, optimizer=optimizer), metrics
 
 
 def _mean_over_parts(value_and_grad: Any, trained: Any, batch: TrainingData, parts: int) -> Any:
@@ -216,14 +213,16 @@ def _mean_over_parts(value_and_grad: Any, trained: Any, batch: TrainingData, par
     if parts == 1:
         return value_and_grad(trained, batch)
 
-    def split(x):  # every parts-th row: each device keeps the rows that it has
+    def split(
+        x: jax.Array,
+    ) -> jax.Array:  # every parts-th row: each device keeps the rows that it has
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
     batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], batches)
     zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, trained, first))
 
-    def add(total, batch):
+    def add(total: Any, batch: TrainingData) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, value_and_grad(trained, batch)), None
 
     total, _ = jax.lax.scan(add, zeros, batches)

@@ -234,7 +234,7 @@ def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> s
     digest = hashlib.sha256(f"{__version__} {agent} {like.shape} {like.dtype}".encode())
     for array in (dialogues.ids, dialogues.valid, dialogues.target):
         digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -270,5 +270,6 @@ def _damage(entry: Path, like: jax.ShapeDtypeStruct) -> str | None:
 def _checksum(states: np.ndarray) -> int:
     crc, rows = 0, max(1, CHECKED_AT_ONCE // max(1, states[:1].nbytes))
     for start in range(0, len(states), rows):
-        crc = zlib.crc32(np.ascontiguousarray(states[start : start + rows]).view(np.uint8), crc)
+        part = np.ascontiguousarray(states[start : start + rows])
+        crc = zlib.crc32(part.view(np.uint8).data, crc)
     return crc

@@ -139,12 +139,12 @@ def rollout_states(
     for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
         for role, hidden in out.thoughts.items():  # [R, B, M, D]
             ids, valid = (
-                np.moveaxis(x[:, :rounds, : hidden.shape[2]], 1, 0)
+                np.moveaxis(np.asarray(x)[:, :rounds, : hidden.shape[2]], 1, 0)
                 for x in (batch.targets[role].ids, batch.targets[role].valid)
             )
             keep = valid & out.scores[role].exact_match[..., None] & (rows >= 0)[None, :, None]
             r, b, m = np.nonzero(keep)
-            found[role].append((r, rows[b], m, ids[keep], hidden[r, b, m]))
+            found[role].append((r, rows[b], m, ids[keep], np.asarray(hidden)[r, b, m]))
     joined = {}
     for role, parts in found.items():
         r, row, m, ids, thoughts = (np.concatenate(column) for column in zip(*parts, strict=True))
