@@ -28,7 +28,7 @@ def stop_table(tokenizer: Any, strings: Sequence[str]) -> np.ndarray:
       ValueError: there are no strings, or an empty one.
     """
     if not strings or not all(strings):
-        raise ValueError(f"stop strings {strings!r}: allowed are one or more, none of them empty")
+        raise ValueError(f"stop strings must be one or more, none of them empty, got {strings!r}")
     strings = [string.lower() for string in strings]
     beginnings = sorted({s[:n] for s in strings for n in range(len(s))}, key=lambda s: (len(s), s))
     stopped = len(beginnings)

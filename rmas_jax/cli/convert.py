@@ -100,7 +100,7 @@ def convert(options: argparse.Namespace) -> None:
         roles = dict(role.split("=", 1) for role in options.roles if "=" in role)
         if len(roles) < len(options.roles):
             raise CheckpointError(
-                f"--role {shown(options.roles, 300)}: expected ROLE=SOURCE, each role once"
+                f"--role must be ROLE=SOURCE, each role once, got {shown(options.roles, 300)}"
             )
         links = read_released_links(src, roles, task=options.task)
         source = f"{src} and --role {', '.join(roles)}"

@@ -137,7 +137,7 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         yield from _section_problems(kind, value, path)
     elif container in (dict, tuple) and isinstance(value, (dict, list)) and len(value) > MAX_ITEMS:
-        yield path, f"expected {limits.allowed(kind, value)}, got {len(value)}"
+        yield path, f"must be {limits.allowed(kind, value)}, got {len(value)}"
     elif container is dict and isinstance(value, dict):
         for key, item in value.items():
             yield from _problems(str, key, Option("a key"), (*path, str(key)))
@@ -146,12 +146,12 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
         for index, item in enumerate(value):
             yield from _problems(arguments[0], item, limits, (*path, str(index)))
         if limits.distinct and (not value or any(value.count(item) > 1 for item in value)):
-            yield path, f"expected {limits.allowed(kind)}, got {_show(value)}"
+            yield path, f"must be {limits.allowed(kind)}, got {_show(value)}"
     elif kind not in KINDS or not limits.admits(kind, value):
         advice = ""
         if kind is str and type(value) in (bool, int, float) and not limits.choices:
             advice = "; put it in quotes to make it text"
-        yield path, f"expected {limits.allowed(expected, value)}, got {_show(value)}{advice}"
+        yield path, f"must be {limits.allowed(expected, value)}, got {_show(value)}{advice}"
 
 
 def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Problem]:
@@ -171,7 +171,7 @@ def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Probl
     for name, field in fields.items():
         if name not in tree and field.default is dataclasses.MISSING:
             limits = field.metadata["option"]
-            yield (*path, name), f"required and missing; expected {limits.allowed(field.type)}"
+            yield (*path, name), f"required and missing; must be {limits.allowed(field.type)}"
 
 
 def _conflicts(section: Section, path: _Path) -> Iterator[_Problem]:
@@ -194,7 +194,7 @@ def _apply(tree: Any, override: str) -> _Path:
     path = tuple(name.strip().split("."))
     if not equals or not all(path):
         raise ConfigError(
-            f"override {shown(override, 500)}: expected field=value, such as inner.steps=200"
+            f"override must be field=value, such as inner.steps=200, got {shown(override, 500)}"
         )
     if len(path) > MAX_DEPTH:
         raise ConfigError(

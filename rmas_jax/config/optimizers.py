@@ -45,7 +45,7 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
       ValueError: it is none of `OPTIMIZERS`, or does not take such an argument.
     """
-    refused = ValueError(f"expected {EXPECTED}; got {shown(text)}")
+    refused = ValueError(f"must be {EXPECTED}; got {shown(text)}")
     if len(text) > MAX_CHARACTERS:
         raise refused
     try:

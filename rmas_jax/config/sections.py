@@ -82,14 +82,14 @@ class SystemConfig(Section):
             try:
                 datetime.date.fromisoformat(self.date)
             except ValueError as error:
-                yield "date", f"expected a day as YYYY-MM-DD, got {self.date} ({error})"
+                yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
             forms = ", ".join(form for form in OUTER_LINK_FORMS if "_res" in form)
             yield "outer_start", f"aligned is for {forms}, not for outer_link={self.outer_link}"
         if self.links_task and (self.links is None or self.links.endswith(".safetensors")):
             yield (
                 "links_task",
-                f"expected null, as links={self.links} is no release, got {self.links_task}",
+                f"must be null, as links={self.links} is no release, got {self.links_task}",
             )
 
 
@@ -182,7 +182,7 @@ class RunConfig(Section):
         if self.data.files is not None and "train" not in self.data.files:
             yield "data.files", f"lacks train; got {', '.join(self.data.files) or 'none'}"
         if self.system.latent_steps == 0:  # the null control: nothing is passed
-            why = "expected {}, as system.latent_steps=0 has no thoughts"
+            why = "must be {}, as system.latent_steps=0 has no thoughts"
             if self.outer.phases:
                 yield "outer.phases", why.format("none")
             if self.inner.repeats > 1:
@@ -192,7 +192,7 @@ class RunConfig(Section):
             if phase.batch_size % (devices * phase.accumulation):
                 yield (
                     f"outer.phases.{i}.batch_size",
-                    f"expected a multiple of {devices * phase.accumulation} (runtime.mesh: data x "
+                    f"must be a multiple of {devices * phase.accumulation} (runtime.mesh: data x "
                     f"fsdp = {devices} devices; accumulation={phase.accumulation}), "
                     f"got {phase.batch_size}",
                 )

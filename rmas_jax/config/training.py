@@ -110,7 +110,7 @@ class PhaseConfig(Section):
         if self.round_weights and len(self.round_weights) != self.rounds:
             yield (
                 "round_weights",
-                f"expected none or one per round ({self.rounds}), got {len(self.round_weights)}",
+                f"must be none or one per round ({self.rounds}), got {len(self.round_weights)}",
             )
         if self.round_weights and not any(self.round_weights):
             yield "round_weights", "all are 0: nothing to train on"
@@ -128,7 +128,7 @@ class PhaseConfig(Section):
         if self.batch_size % self.accumulation:
             yield (
                 "accumulation",
-                f"expected a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
+                f"must be a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
             )
         try:
             parse_optimizer(self.optimizer)
@@ -169,7 +169,7 @@ class OuterConfig(Section):
 
 def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]:
     if 0 < steps <= warmup_steps:
-        yield "warmup_steps", f"expected fewer than steps ({steps}), got {warmup_steps}"
+        yield "warmup_steps", f"must be fewer than steps ({steps}), got {warmup_steps}"
 
 
 # A run without one of them.

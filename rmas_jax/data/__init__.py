@@ -50,7 +50,7 @@ def load_dataset(
     """
     if unknown := [name for name in config.columns or {} if name not in (*PARTS, *roles)]:
         raise DataError(
-            f"data.columns: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
+            f"data.columns must be among {', '.join((*PARTS, *roles))}, got {', '.join(unknown)}"
         )
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir)
@@ -118,8 +118,8 @@ def _files(config: DataConfig) -> dict[str, Files]:
         path = download(config.dataset)
     else:
         raise DataError(
-            f"data.dataset={shown(config.dataset, 300)}: allowed are relay, files, the path of a "
-            f"file or folder, and the published {', '.join(PUBLISHED)}"
+            f"data.dataset must be relay, files, the path of a file or folder, or a published one "
+            f"({', '.join(PUBLISHED)}), got {shown(config.dataset, 300)}"
         )
     return data_files(path)
 

@@ -108,7 +108,7 @@ def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
         raise DataError(f"{shown}: rows are read from {READABLE}; this holds no such file{beside}")
     if len(forms) > 1:  # the same rows twice, or different ones: only the user knows
         raise DataError(
-            f"{shown}: holds {' and '.join(forms)} files; allowed is one form in a folder "
+            f"{shown}: the files must be of one format, got {' and '.join(forms)} "
             "(data.files names a file or folder for each split)"
         )
     if unread := [name for name in below if name.suffix.lower() in TABLES and _split_named(name)]:

@@ -151,7 +151,7 @@ def to_example(content: Any, columns: Columns, *, place: str, rounds: int) -> Ex
     if isinstance(content, ValueError):  # what reading it ended in
         raise content
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected an object, got {shown(content)}")
+        raise ValueError(f"a row must be an object, got {shown(content)}")
     parts = columns.parts
     has_id = content.get(parts.get("id")) is not None
     return Example(
@@ -180,7 +180,7 @@ def _role_texts(
         return (_text(content, field, numbers=numbers),)
     texts = tuple(_text({field: text}, field) for text in value)
     if len(texts) != 1 and len(texts) < rounds:
-        raise ValueError(f"{field}: {len(texts)} texts for {rounds} rounds; allowed is one too")
+        raise ValueError(f"{field} must be one text, or one per round ({rounds}), got {len(texts)}")
     return texts[:rounds]
 
 
@@ -199,7 +199,7 @@ def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
         return value
     if value is not None and columns.is_difficulty_chosen:
         raise ValueError(
-            f"{columns.parts['difficulty']}: expected a whole number of 32 bits, got {shown(value)}"
+            f"{columns.parts['difficulty']} must be a whole number of 32 bits, got {shown(value)}"
         )
     return 0
 
@@ -212,7 +212,7 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
         raise ValueError(f"{field}: missing")
     if not isinstance(value, str):
         allowed = "text or a finite number" if numbers else "text"
-        raise ValueError(f"{field}: expected {allowed}, got {shown(value)}")
+        raise ValueError(f"{field} must be {allowed}, got {shown(value)}")
     if not value.strip():
         raise ValueError(f"{field}: empty")
     return _storable(value, field)

@@ -34,7 +34,7 @@ LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose text is held as a whole
 ROW_LIMIT = 16 * MEBIBYTE  # of a row, which takes up to 25 times as much when it is parsed
 BLOCK = MEBIBYTE // 16  # that is read at a time, from the end
 LINE_LIMIT = 5_000_000  # lines of a file
-ALLOWED = "allowed are a list of rows, an object with one such list, and a row per line"
+ALLOWED = "must hold a list of rows, an object with one such list, or a row per line"
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # by the last suffix
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -192,7 +192,7 @@ def _check_no_list(row: Any, where: str, error: Error) -> None:
     if isinstance(row, json.JSONDecodeError):
         raise error(f"{where}: not JSON by itself, but begins a list: {hint}")
     if isinstance(row, list) and row and all(isinstance(item, dict) for item in row):
-        raise error(f"{where}: expected an object, got {shown(row)}: {hint}")
+        raise error(f"{where}: a row must be an object, got {shown(row)}: {hint}")
 
 
 def _is_one_value(path: Path, error: Error) -> bool:

@@ -100,7 +100,7 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
     problems = [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} is unexpected" for name in state if name not in wanted]
     problems += [
-        f"{name} has shape {state[name].shape}, expected {shape}"
+        f"{name} must have shape {shape}, got {state[name].shape}"
         for name, (_, _, shape) in wanted.items()
         if name in state and state[name].shape != shape
     ]
@@ -138,7 +138,7 @@ def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
     tasks = _if_there(directory / INNER_CONFIG).get("tasks", {})
     if not isinstance(tasks, dict) or not all(isinstance(files, dict) for files in tasks.values()):
         raise CheckpointError(
-            f"{directory / INNER_CONFIG}: tasks: expected files by task, got {shown(tasks)}"
+            f"{directory / INNER_CONFIG}: tasks must be files by task, got {shown(tasks)}"
         )
     names = [tasks[task].get(ADAPTER, ADAPTER)] if task in tasks else []
     names += [f"adapter({task}).pt"] if task else []
@@ -194,11 +194,13 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
         for (field, kind), value in zip(ENTRY.items(), values, strict=True):
             if type(value) is not kind:
                 raise CheckpointError(
-                    f"{path}: {field} of an adapter: expected {kind.__name__}, got {shown(value)}"
+                    f"{path}: {field} of an adapter must be {kind.__name__}, got {shown(value)}"
                 )
         key, _, adapter_type, in_width, out_width = values
         if key not in EDGES:
-            raise CheckpointError(f"{path}: legacy_key {shown(key)}; allowed are {sorted(EDGES)}")
+            raise CheckpointError(
+                f"{path}: legacy_key must be one of {sorted(EDGES)}, got {shown(key)}"
+            )
         if (edge := edge_name(EDGES[key])) in forms:
             raise CheckpointError(f"{path}: legacy_key {key!r} stands there twice")
         forms[edge] = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
@@ -252,7 +254,7 @@ def _upstream_name(config: LinkConfig) -> str:
 def _variant(kind: str, name: Any, path: Path) -> str:
     if name not in list(VARIANTS[kind]):
         raise CheckpointError(
-            f"{path}: adapter_type {shown(name)}; allowed are {[*VARIANTS[kind]]}"
+            f"{path}: adapter_type must be one of {[*VARIANTS[kind]]}, got {shown(name)}"
         )
     return VARIANTS[kind][name]
 

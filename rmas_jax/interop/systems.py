@@ -82,8 +82,8 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLi
     for name, array in read_link_arrays(path).items():
         if (parts := NAME.fullmatch(name)) is None:
             raise CheckpointError(
-                f"{path}: {shown(name)} is no part of a system's links; "
-                "expected are names such as inner/planner/proj1/kernel"
+                f"{path}: names must be of a system's links, such as inner/planner/proj1/kernel, "
+                f"got {shown(name)}"
             )
         kind, owner, module, part = parts.groups()
         params.setdefault((kind, owner), {}).setdefault(module, {})[part] = array

@@ -185,11 +185,11 @@ def _tensor(
     ):
         raise _Refused(
             f"has a tensor of shape {shown(shape)} and strides {shown(strides)} at "
-            f"{shown(offset)}; allowed are positive sizes"
+            f"{shown(offset)}; sizes must be positive"
         )
     bits = {} if metadata is None else metadata
     if not isinstance(bits, dict) or not bits.keys() <= {"neg", "conj"}:
-        raise _Refused(f"has a tensor that is marked {shown(bits)}; allowed are neg and conj")
+        raise _Refused(f"has a tensor whose marks must be neg or conj, got {shown(bits)}")
     return TensorView(storage, offset, shape, strides, bool(bits.get("neg")))
 
 

@@ -73,8 +73,8 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     wrong = {name: a.dtype.name for name, a in arrays.items() if a.dtype not in names}
     if wrong and path.suffix != SAFETENSORS:
         raise CheckpointError(
-            f"{path}: {', '.join(listed([f'{n} is {d}' for n, d in wrong.items()]))}; allowed are "
-            f"{', '.join(d.name for d in names)}"
+            f"{path}: dtypes must be {', '.join(d.name for d in names)}, got "
+            f"{', '.join(listed([f'{d} in {n}' for n, d in wrong.items()]))}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == SAFETENSORS:
@@ -131,7 +131,9 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         raise CheckpointError(f"{path}: {shown(damaged)} is damaged (checksum)")
     folder = pickles[0].removesuffix("data.pkl")
     if (order := folder + "byteorder") in members and archive.read(order) != b"little":
-        raise CheckpointError(f"{path}: byte order {shown(archive.read(order))}; allowed is little")
+        raise CheckpointError(
+            f"{path}: byte order must be little, got {shown(archive.read(order))}"
+        )
     state = read_pickle(archive.read(pickles[0]), source=str(path))
     if not isinstance(state, dict) or not all(isinstance(x, TensorView) for x in state.values()):
         what = type(state).__name__

@@ -35,7 +35,7 @@ class SamplingConfig:
             value = getattr(self, field)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not abs(value) < LARGEST or not is_allowed(value):
-                raise ValueError(f"{field}={shown(value)}: allowed is {allowed}")
+                raise ValueError(f"{field} must be {allowed}, got {shown(value)}")
 
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -91,16 +91,16 @@ def sampling_from_hf(raw: Mapping[str, Any]) -> SamplingConfig:
     for field, off in UNSUPPORTED.items():
         value = raw.get(field)
         if value is not None and value != off and value != []:
-            raise ValueError(f"{field}={shown(value)} is not supported; allowed is {off!r}")
+            raise ValueError(f"{field} must be {off!r} (not supported), got {shown(value)}")
     samples = raw.get("do_sample") or False
     if not isinstance(samples, bool):
-        raise ValueError(f"do_sample={shown(samples)}: allowed are true and false")
+        raise ValueError(f"do_sample must be true or false, got {shown(samples)}")
     fields = ALLOWED if samples else ("repetition_penalty",)
     given = {field: raw[field] for field in fields if raw.get(field) is not None}
     if samples:
         given = HF_DEFAULTS | given
         if given["temperature"] == 0:
-            raise ValueError("temperature=0 with do_sample=true: allowed is a number above 0")
+            raise ValueError("temperature must be above 0 with do_sample=true, got 0")
     return SamplingConfig(**given)
 
 
@@ -109,7 +109,7 @@ def end_tokens_from_hf(raw: Mapping[str, Any]) -> tuple[int, ...]:
     ids = raw.get("eos_token_id")
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if any(type(token) is not int or token < 0 for token in listed):
-        raise ValueError(f"eos_token_id={shown(ids)}: allowed are an id and a list of ids")
+        raise ValueError(f"eos_token_id must be an id or a list of ids, got {shown(ids)}")
     return tuple(dict.fromkeys(listed))
 
 

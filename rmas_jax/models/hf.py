@@ -206,12 +206,12 @@ def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
         if tuple(stored.get_shape()) != shape:
             problems.append(f"misshapen: {name} is {tuple(stored.get_shape())}, not {shape}")
         if stored.get_dtype() not in STORED_DTYPES:
-            problems.append(f"dtype: {name} is {stored.get_dtype()}; allowed are {STORED_DTYPES}")
+            problems.append(f"dtype: {name} must be in {STORED_DTYPES}, got {stored.get_dtype()}")
     if packed := [name for name in tensors if QUANTISED.fullmatch(name)]:
         problems.insert(
             0,
-            f"quantised: {packed[0]} belongs to packed weights (GPTQ, AWQ, fp8, bitsandbytes); "
-            "allowed are plain ones: dequantise the model in its library and save it again",
+            f"quantised: weights must be plain, got packed ones (GPTQ, AWQ, fp8, bitsandbytes) in "
+            f"{packed[0]}: dequantise the model in its library and save it again",
         )
     prefix = stored_prefix(tensors)
     embedding, unembedding = (with_prefix(name, prefix) for name in (EMBEDDING, UNEMBEDDING))

@@ -40,8 +40,8 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         spelt = tokenizer([texts[i] for i in marked], split_special_tokens=True)["input_ids"]
         if bad := [texts[i] for i, row in zip(marked, spelt, strict=True) if markers & {*row}]:
             raise TextError(
-                f"{tokenizer.name_or_path}: the tokenizer cannot spell the marker in "
-                f"{shown(bad[0])}; allowed are texts without its special tokens"
+                f"{tokenizer.name_or_path}: texts must be free of special tokens, which this "
+                f"tokenizer cannot spell, got {shown(bad[0])}"
             )
     else:
         ignorant = _without(tokenizer, frozenset(markers))

@@ -47,8 +47,7 @@ def save_pretrained(
     flat = traverse_util.flatten_dict(dict(params))
     if any(map(is_quantised, flat.values())):
         raise CheckpointError(
-            "params are in int8, and what they were rounded from is gone: allowed are those of "
-            "load_pretrained without weights='int8'"
+            "params must be unrounded (load_pretrained without weights='int8'), got int8"
         )
     table = {weight.path: weight for weight in weight_table(c)}
     problems = [f"missing: {'/'.join(key)}" for key in table.keys() - flat.keys()]

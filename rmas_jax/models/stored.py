@@ -122,7 +122,7 @@ def as_float32(tensors: Mapping[str, np.ndarray], *, source: str | Path) -> dict
     for name, tensor in tensors.items():
         label = clipped(name, 100)
         if tensor.dtype.name not in FLOATS:
-            problems.append(f"{label} is {tensor.dtype.name}; allowed are {', '.join(FLOATS)}")
+            problems.append(f"{label} must be {' or '.join(FLOATS)}, got {tensor.dtype.name}")
             continue
         with np.errstate(over="ignore"):
             out[name] = np.asarray(tensor, np.float32)

@@ -94,8 +94,8 @@ def load_tokenizer(
     tokenizer.chat_date = date
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{directory}: the tokenizer has no chat template; allowed are chat_template.jinja "
-            "and the field chat_template of tokenizer_config.json"
+            f"{directory}: the tokenizer must have a chat template: chat_template.jinja, or the "
+            "field chat_template of tokenizer_config.json"
         )
     return tokenizer
 

@@ -70,8 +70,7 @@ def check_array(ids: Any, rows: int) -> None:
     if known.size and not 0 <= known.min() <= known.max() < rows:
         worst = known.min() if known.min() < 0 else known.max()
         raise CheckpointError(
-            f"token id {worst}: the embedding has {rows} rows, allowed are 0 to {rows - 1}; "
-            f"{WAY_OUT}"
+            f"token id must be from 0 to {rows - 1} (rows of the embedding), got {worst}; {WAY_OUT}"
         )
 
 

@@ -56,12 +56,12 @@ def load_prompts(
       PromptError: names the file, the role and the field that is missing or unknown.
     """
     if task is not None and task not in task_types():
-        raise PromptError(f"task={task!r}: no such type; allowed are {sorted(task_types())}")
+        raise PromptError(f"task must be one of {sorted(task_types())}, got {task!r}")
     path = _shipped().get(name_or_path, Path(name_or_path))
     if not os.path.exists(path):  # nor where no path can be so
         raise PromptError(
-            f"prompts={shown(name_or_path, 200)}: no such file; a path to a YAML file or one of "
-            f"{sorted(_shipped())}"
+            f"prompts must be a path to a YAML file or one of {sorted(_shipped())}, got "
+            f"{shown(name_or_path, 200)}"
         )
     raw = read_yaml(path, error=PromptError)
     roles = sorted({role for edge in edges for role in edge})
@@ -131,8 +131,8 @@ def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) ->
     used = places.intersection(FIELD.findall(text))
     if used and task is None:
         raise PromptError(
-            f"{where}: {sorted(used)} depend on the type of task, and none is set; "
-            f"allowed are {sorted(types)}"
+            f"{where}: {sorted(used)} depend on the type of task, which must be one of "
+            f"{sorted(types)}, got none"
         )
     for place in used:
         text = text.replace(f"{{{place}}}", types[task][place])

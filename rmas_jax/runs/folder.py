@@ -211,8 +211,8 @@ def _check_shared(
         )
     if _environment(files) != found:
         raise ConfigError(
-            f"output_dir: process {jax.process_index()} does not see in {files.root} what the "
-            "first process has written; allowed is a folder that all processes share"
+            f"output_dir must be a folder that all processes share, got {files.root}: process "
+            f"{jax.process_index()} does not see the first one's files in it"
         )
 
 
