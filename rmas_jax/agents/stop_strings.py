@@ -1,8 +1,8 @@
-"""Strings at which writing stops, as a table that a decode loop can follow on the device.
+"""Stop strings as a transition table for the decode loop on the device.
 
-A string may begin and end anywhere within tokens, so what is matched is characters: an automaton
-whose states are the beginnings of the strings (Aho and Corasick, 1975), advanced by all of a
-token's characters at once.
+A string may begin and end anywhere within tokens, so the table matches characters: an automaton
+whose states are the prefixes of the strings (Aho and Corasick, 1975), advanced by all of a token's
+characters at once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from rmas_jax.models.tokenizer import token_texts
 
 
 def stop_table(tokenizer: Any, strings: Sequence[str]) -> np.ndarray:
-    """What a token makes of the end of a text, [S, V] int32; case does not matter.
+    """State after a token, by state and token id: [S, V] int32; ignores case.
 
-    Text starts in state 0. State S - 1 means that one of the strings has been written, and is never
-    left.
+    Text starts in state 0. State S - 1 is final: the text holds one of the strings.
 
         state, for "</s>":   0 ""    1 "<"    2 "</"    3 "</s"    4 "</s>"
         table[1, id of "/s> so"] = 4
@@ -36,7 +35,7 @@ def stop_table(tokenizer: Any, strings: Sequence[str]) -> np.ndarray:
     letters = {letter: i + 1 for i, letter in enumerate(sorted(set("".join(strings))))}  # 0: others
 
     def after(text: str) -> int:
-        """The state of a text: its longest end that is the beginning of a string."""
+        """The state of a text: its longest suffix that is a prefix of a string."""
         if text.endswith(tuple(strings)):
             return stopped
         return next(state[text[n:]] for n in range(len(text) + 1) if text[n:] in state)
