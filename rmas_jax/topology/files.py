@@ -1,4 +1,4 @@
-"""Topologies from YAML files: those that are shipped, and the user's own."""
+"""Topologies from YAML files: shipped ones and the user's own."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rmas_jax.topology.graph import Topology, TopologyError
 
 FIELDS = ("name", "order", "edges", "answerer")
 ARROW = "->"
-LONGEST = 100  # characters of a name, which stands in names of files and in prompts
+LONGEST = 100  # characters of a name, which is part of file names and prompts
 NAME = re.compile(rf"(?=.{{1,{LONGEST}}}\Z)\w[\w. -]*", re.DOTALL)
 FOLDER = Path(str(resources.files("rmas_jax.topology")))
 
 
 def shipped_topologies() -> list[str]:
-    """Names of the topologies that come with the package."""
+    """Names of the shipped topologies."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def load_topology(name_or_path: str | Path) -> Topology:
-    """Reads a topology that is shipped by name, or a YAML file (what ends in .yaml or .yml).
+    """Reads a shipped topology by name, or a YAML file (.yaml or .yml).
 
         name: sequential
         order: [planner, critic, solver]     # of their turns in a round
@@ -31,7 +31,7 @@ def load_topology(name_or_path: str | Path) -> Topology:
         answerer: solver                     # the last in order
 
     Raises:
-      TopologyError: names the file and what is wrong in it.
+      TopologyError: names the file and the fault.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
