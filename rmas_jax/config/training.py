@@ -1,4 +1,4 @@
-"""The sections of a configuration that say how links are trained."""
+"""The sections of a configuration for the training of links."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class InnerConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends, and there is something to train on."""
+        """Warmup ends before training does, and the loss has a weight."""
         yield from _warmup_conflict(self.warmup_steps, self.steps)
         if self.cosine_weight == self.mse_weight == 0:
             yield "cosine_weight", "cosine_weight and mse_weight are both 0: nothing to train on"
@@ -105,7 +105,7 @@ class PhaseConfig(Section):
     train_inner_links: bool = option("whether the inner links are trained on as well", False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends, and weights, feedback and parts of a batch fit the rest."""
+        """Warmup ends before training does; other fields fit each other."""
         yield from _warmup_conflict(self.warmup_steps, self.steps)
         if self.round_weights and len(self.round_weights) != self.rounds:
             yield (
@@ -161,7 +161,7 @@ class OuterConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Phases are told apart by name."""
+        """Phase names are unique."""
         names = [phase.name for phase in self.phases]
         if repeated := {name for name in names if names.count(name) > 1}:
             yield "phases", f"more than one phase is called {', '.join(sorted(repeated))}"
@@ -172,6 +172,6 @@ def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]
         yield "warmup_steps", f"must be fewer than steps ({steps}), got {warmup_steps}"
 
 
-# A run without one of them.
+# For a run without one of the loops.
 NO_INNER = InnerConfig(steps=0, batch_size=1, learning_rate=1e-3, warmup_steps=0)
 NO_OUTER = OuterConfig(phases=())
