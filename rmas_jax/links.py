@@ -56,7 +56,8 @@ class LinkConfig:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS[self.kind]:
             raise ValueError(
-                f"{self.kind} link variant {self.variant!r}: allowed are {VARIANTS[self.kind]}"
+                f"{self.kind} link variant must be one of {VARIANTS[self.kind]}, "
+                f"got {self.variant!r}"
             )
         if self.kind == INNER and self.in_width != self.out_width:
             raise ValueError(
@@ -117,7 +118,7 @@ def init_link(config: LinkConfig, key: jax.Array, *, start: str = "torch_default
         rest is near zero.
     """
     if start not in ("torch_default", "identity"):
-        raise ValueError(f"start={start!r}: allowed are torch_default and identity")
+        raise ValueError(f"start must be torch_default or identity, got {start!r}")
     draw_key, map_key = jax.random.split(key)
     shapes = link_shapes(config)
     drawn = {name: shape for name, shape in shapes.items() if "kernel" in shape}

@@ -46,14 +46,14 @@ def make_mesh(
     sizes = dict(zip(MESH_AXES, (data, fsdp, model), strict=True))
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
-            raise ValueError(f"{name}={size!r}: allowed is a positive integer")
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
     devices = jax.devices() if devices is None else list(devices)
     needed = math.prod(sizes.values())
     if needed != len(devices):
         wanted = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(
-            f"the mesh {wanted} takes {needed} devices, and there are {len(devices)}: "
-            "allowed are sizes whose product is the number of devices"
+            f"the product of mesh sizes must be the number of devices ({len(devices)}), got "
+            f"{wanted} = {needed}"
         )
     return jax.make_mesh(
         tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices

@@ -255,7 +255,7 @@ def load_links_for(team: Team, config: SystemConfig) -> Links:
         missing, not needed, or of another form or width than the system's.
     """
     if config.links is None:
-        raise ConfigError("system.links: expected a file, directory or hub id of links, got null")
+        raise ConfigError("system.links must be a file, directory or hub id of links, got null")
     if Path(config.links).suffix == ".safetensors":
         links = read_links(config.links, inner_variant=config.inner_link)
     else:
@@ -317,8 +317,8 @@ def start_links(
             source, target = shared_embeddings(team, edge, texts=written)
             if not len(source):
                 raise ConfigError(
-                    f"system.outer_start=aligned: {edge_name(edge)}: its ends share no token of "
-                    "the texts; allowed are torch_default and identity"
+                    "system.outer_start must be torch_default or identity where the ends of an "
+                    f"edge share no token of the texts, got aligned for {edge_name(edge)}"
                 )
             for role, embeddings in zip(edge, (source, target), strict=True):
                 if not np.isfinite(embeddings).all():

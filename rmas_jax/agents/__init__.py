@@ -1,1 +1,1 @@
-"""An agent: what it reads, thinks and writes."""
+"""An agent: reading, thinking and writing."""

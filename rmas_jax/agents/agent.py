@@ -32,7 +32,7 @@ class Agent(struct.PyTreeNode):
 
     @property
     def dtype(self) -> Any:
-        """Of the input embeddings, and so of all that the agent reads and thinks."""
+        """Dtype of input embeddings, hidden states and caches."""
         return self.params["embedding"].dtype
 
     def embed(self, ids: jax.Array) -> jax.Array:
@@ -46,12 +46,12 @@ class Agent(struct.PyTreeNode):
     def read(
         self, embeds: jax.Array, valid: jax.Array, cache: Cache | None = None
     ) -> tuple[jax.Array, Cache]:
-        """Reads input embeddings [B, T, D] after all that is in `cache`.
+        """Reads input embeddings [B, T, D] after the content of `cache`.
 
         Args:
           embeds: [B, T, D].
           valid: [B, T] bool, False on padding.
-          cache: its tail has T free positions; None: nothing was read before.
+          cache: its tail has T free positions; None: an empty cache.
 
         Returns:
           Hidden states after the final norm [B, T, D], and the cache.
@@ -61,7 +61,7 @@ class Agent(struct.PyTreeNode):
         return self._apply(embeds, valid, cache)
 
     def read_packed(self, embeds: jax.Array, segments: jax.Array) -> jax.Array:
-        """Reads several texts per row [B, T, D], each as if it stood alone -> [B, T, D]."""
+        """Reads several independent texts per row [B, T, D] -> [B, T, D]."""
         return self._apply(embeds, segments, method="read_packed")
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
@@ -69,7 +69,7 @@ class Agent(struct.PyTreeNode):
         return self._apply(hidden, method="unembed")
 
     def empty_cache(self, batch: int, positions: int) -> Cache:
-        """A cache of nothing, whose tail has room for `positions` of B rows."""
+        """An empty cache whose tail has room for `positions` of B rows."""
         return empty_cache(self.config, batch, positions, dtype=self.dtype)
 
     def _apply(self, *inputs: Any, method: str | None = None) -> Any:

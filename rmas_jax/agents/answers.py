@@ -1,10 +1,9 @@
-"""How an agent's text comes about: written, with tools called on the way, and a second try where no
-answer can be found in it.
+"""Writing an agent's text: decoding, tool calls, and a retry where the text has no answer.
 
     prompt, latents | text </python> | <result> .. </result> | text | Final answer: \\boxed{ | text
-    written by:       agent            tool                    agent  the second try           agent
+    written by:       agent            tool                    agent  the retry                agent
 
-Between these pieces the text leaves the device; what has been read of the prompt's prefix stays.
+Between these pieces the text leaves the device; the cache of the prompt's prefix stays.
 """
 
 from __future__ import annotations
@@ -40,33 +39,33 @@ from rmas_jax.tools import (
 )
 
 PROMPT_END = 16  # tokens of a prompt that may hold the tag of a thinking block at its end
-WIDTHS = 64  # texts to go on from are padded to a power of two times this: few programs
+WIDTHS = 64  # continued texts are padded to a power of two times this: few programs
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRetry:
-    """What is done with a text in which no answer can be found after its thinking."""
+    """Continuation of a text that has no answer after its thinking."""
 
-    answer: str  # regular expression that finds one
-    opening: str  # begins the answer; the agent goes on from there
-    max_tokens: int  # of what it adds
+    answer: str  # regular expression of an answer
+    opening: str  # start of the answer, which the agent continues
+    max_tokens: int  # of the continuation
 
 
 def answer_retry_of(task: str | None) -> AnswerRetry | None:
-    """That of a type of task; None for tasks whose answers have no form."""
+    """The retry of a task type; None for tasks whose answers have no fixed format."""
     described = None if task is None else task_types().get(task, {}).get("answer_retry")
     return described and AnswerRetry(**described)
 
 
 class Texts(NamedTuple):
-    """What an agent wrote, and what it cost."""
+    """An agent's texts and their cost."""
 
-    opening: str  # the tag of a thinking block that the prompt ends with: all texts start inside it
-    texts: list[str]  # B, without special tokens and outer whitespace; with results of tools
-    tokens: np.ndarray  # [B] int32 tokens it wrote, each a model step; end tokens included
-    calls: np.ndarray  # [B] int32 tools it called
+    opening: str  # tag of the thinking block that the prompt opens: all texts start inside it
+    texts: list[str]  # B, without special tokens and outer whitespace; with tool results
+    tokens: np.ndarray  # [B] int32 decoded tokens, each a model step; end tokens included
+    calls: np.ndarray  # [B] int32 tool calls
     retried: np.ndarray  # [B] bool
-    at_limit: np.ndarray  # [B] bool; cut off at `max_tokens`, before any second try
+    at_limit: np.ndarray  # [B] bool; cut off at `max_tokens`, before any retry
 
 
 write_jitted = jax.jit(write, static_argnames=("end_tokens", "max_tokens", "sampling"))
@@ -85,21 +84,21 @@ def write_texts(
     answer_retry: AnswerRetry | None = None,
     stage: str = "answer",
 ) -> Texts:
-    """Writes a text per row. Not to be jitted: tools and tokenizers run on the host.
+    """Writes a text per row. Do not jit: tools and tokenizers run on the host.
 
-    Several rollouts share what was read, latents included: call it once for each, with other keys.
+    Rollouts share the prompt, latents included: one call per rollout, with other keys.
 
     Args:
-      member: who writes.
-      prompt: what stands before its text, batch B.
-      max_tokens: tokens of a text at most, over all its pieces but the second try.
-      sampling: how a token is chosen.
-      keys: [B] PRNG keys, where tokens are drawn.
-      toolbox: what may be called; a row pauses at a closing tag, whatever the others do. Of several
-        processes the first one calls.
-      answer_retry: what is done with a text that lacks an answer; the agent still sees its prompt
-        and what it received (upstream lets it see its text alone).
-      stage: what it writes, for an error.
+      member: the writer.
+      prompt: batch B.
+      max_tokens: maximum tokens of a text, over all its pieces but the retry.
+      sampling: sampling rules.
+      keys: [B] PRNG keys; needed for sampling.
+      toolbox: the available tools; a row pauses at its closing tag, independently of the others.
+        The first process calls the tools.
+      answer_retry: continuation of texts without an answer; the agent still sees its prompt and
+        received latents (upstream: its text alone).
+      stage: name of the text in errors.
 
     Raises:
       NonFiniteError: logits of the agent are NaN or infinite.
@@ -111,8 +110,8 @@ def write_texts(
     stops = None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
     pieces = 0
 
-    def go_on(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
-        """Lets rows write up to their limits [B]; a limit of 0 leaves a row as it is."""
+    def write_piece(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
+        """Writes rows up to their limits [B]; a limit of 0 leaves a row as it is."""
         nonlocal pieces
         so_far = rows.padded() if any(rows.ids) else {}
         piece_keys = keys if keys is None or not pieces else _next_keys(keys, pieces)
@@ -138,7 +137,7 @@ def write_texts(
     while limits.any():
         written = rows.written.copy()
         writing = limits > 0
-        go_on(limits, stops, max_tokens)
+        write_piece(limits, stops, max_tokens)
         limits = np.where(writing, limits - (rows.written - written), 0)
         for i in np.flatnonzero(writing).tolist():
             text = rows.text(i)
@@ -165,20 +164,20 @@ def write_texts(
                 rows.append(i, missing_end(text) + answer_retry.opening)
         if retried.any():
             limits = np.where(retried, answer_retry.max_tokens, 0)
-            go_on(limits, None, answer_retry.max_tokens)
+            write_piece(limits, None, answer_retry.max_tokens)
     texts = [rows.text(i).strip() for i in range(batch)]
     return Texts(opening, texts, rows.written, calls, retried, at_limit)
 
 
 def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:
-    """The tag of a thinking block that the template of all rows ends with, or ""."""
+    """The opening tag of a thinking block at the end of all prompts, or ""."""
     ids, valid = to_host((prompt.ids, prompt.valid))
     end = ids[0, -PROMPT_END:][valid[0, -PROMPT_END:]]
     return opened_by(tokenizer.decode(end.tolist(), skip_special_tokens=False))
 
 
 class _Rows:
-    """Token ids of every row's text so far, and how many of them the agent wrote."""
+    """Token ids of every row's text so far, and the number that the agent wrote."""
 
     def __init__(self, tokenizer: Tokenizer, batch: int, end_tokens: tuple[int, ...]):
         self.tokenizer, self.end_tokens = tokenizer, end_tokens
@@ -189,30 +188,30 @@ class _Rows:
         self.written = np.zeros(batch, np.int32)
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Adds what the agent wrote: tokens [B, W] up to lengths [B]."""
+        """Adds the agent's tokens [B, W] up to lengths [B]."""
         for ids, row, length in zip(self.ids, tokens.tolist(), lengths.tolist(), strict=True):
             ids += row[:length]
         self.written += lengths
 
     def append(self, i: int, text: str) -> None:
-        """Adds a text of ours to row `i`, which thereby does not end."""
-        self._go_on(i, encode(self.tokenizer, [text])[0])
+        """Adds our text to row `i` and removes its end token."""
+        self._extend(i, encode(self.tokenizer, [text])[0])
 
     def append_result(self, i: int, text: str) -> None:
-        """Adds the result of a tool, of which only the tags are ours."""
+        """Adds a tool result; only its tags may become markers."""
         before, behind = RESULT_TAGS
         mark = SENTINEL.format("question")
         content = text.removeprefix(before).removesuffix(behind)
-        self._go_on(i, encode_piece(self.tokenizer, mark.join(RESULT_TAGS), [content])[0])
+        self._extend(i, encode_piece(self.tokenizer, mark.join(RESULT_TAGS), [content])[0])
 
-    def _go_on(self, i: int, new: list[int]) -> None:
+    def _extend(self, i: int, new: list[int]) -> None:
         ids = self.ids[i]
         if ids and ids[-1] in self.end_tokens:
             ids.pop()
         ids += new
 
     def ended(self) -> np.ndarray:
-        """Whether each row's text has come to its end [B]."""
+        """Whether each row ends in an end token [B]."""
         return np.array([bool(ids) and ids[-1] in self.end_tokens for ids in self.ids])
 
     def text(self, i: int) -> str:
@@ -223,7 +222,7 @@ class _Rows:
         return self.tokenizer.decode(self.ids[i], skip_special_tokens=True)
 
     def padded(self) -> dict[str, np.ndarray]:
-        """All rows as `write` takes them. One without a text gets a token; it writes nothing."""
+        """All rows as arguments of `write`; an empty row, which writes nothing, gets one token."""
         longest = max(map(len, self.ids))
         width = WIDTHS * 2 ** max(0, (longest - 1) // WIDTHS).bit_length()
         ids, valid = left_pad([row or [0] for row in self.ids], width)

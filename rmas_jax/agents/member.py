@@ -1,4 +1,4 @@
-"""A member of a team: an agent in its role, with all that turns texts into its ids and back."""
+"""A member of a team: an agent in its role, with tokenizer, templates and end tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a latent vector is like: the tokens whose input embeddings point the same way."""
+"""The tokens whose input embeddings point in the direction of a latent vector."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rmas_jax.agents.agent import Agent
 def nearest_tokens(agent: Agent, vectors: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
     """The tokens nearest to vectors in an agent's input space, by cosine.
 
-    A vector that crosses an edge lives in the receiver's input space, so it is the receiver's
-    vocabulary in which it can be read. The nearest token need not be what the vector says: links
-    are trained to be useful, and nothing makes their vectors stand for single tokens.
+    A vector that crosses an edge lies in the receiver's input space, so its nearest tokens are from
+    the receiver's vocabulary. They need not be the vector's meaning: training makes links useful,
+    and nothing ties their vectors to single tokens.
 
     Args:
       agent: the receiver.
       vectors: [..., D].
-      count: k, how many tokens.
+      count: k, number of tokens.
 
     Returns:
       Token ids [..., k] int32, nearest first, and their cosines [..., k] float32.
     """
     cosine = _unit(vectors) @ _unit(agent.embedding_table()).T
-    # A token without a finite embedding is near to nothing; NaN would come before all others.
+    # A token without a finite embedding ranks last; top_k would rank NaN first.
     cosine = jnp.where(jnp.isnan(cosine), -jnp.inf, cosine)
     nearness, ids = jax.lax.top_k(cosine, count)
     return ids.astype(jnp.int32), nearness

@@ -1,4 +1,4 @@
-"""How an agent reads a prompt: the prefix once for all rounds, then the body with vectors in slots.
+"""Reading a prompt: the prefix once for all rounds, then the body with vectors in its slots.
 
 prefix            body
 . . q q q q q     . l l | z z z z | . s s s      . padding, q prefix, l lead, z slot, s suffix
@@ -15,20 +15,20 @@ from rmas_jax.models import Cache, seal
 
 
 class PromptInput(struct.PyTreeNode):
-    """All that an agent reads before it writes: its prompt, with something in the slots."""
+    """An agent's whole input before it writes: its prompt with filled slots."""
 
     prefix: Cache  # from `read_prefix`
-    ids: jax.Array  # [B, T] int32; the body; anything where latents stand
+    ids: jax.Array  # [B, T] int32; the body; undefined at latents
     valid: jax.Array  # [B, T] bool
     received: jax.Array  # [B, S, D] latents of all slots; S is 0 where the slots hold tokens
     slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T], see `place`
 
 
 def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
-    """Reads the part of a prompt that no round changes.
+    """Reads the part of a prompt that is the same in every round.
 
     Args:
-      agent: who reads.
+      agent: the reader.
       ids: [B, P] token ids, padded on the left.
       valid: [B, P] bool.
 
@@ -49,10 +49,10 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
     Args:
       embeds: [B, T, D] embeddings of the body's tokens.
       received: [B, S, D] vectors of all slots, in order.
-      slot_index: [T] which received vector stands at a position, -1 for a token.
+      slot_index: [T] index of the received vector at a position, -1 for a token.
 
     Raises:
-      ValueError: there are not as many vectors as places; a gather would take the last one again.
+      ValueError: the numbers of vectors and places differ; a gather would repeat the last vector.
     """
     places = sum(number >= 0 for number in slot_index)
     if places != received.shape[1] or max(slot_index, default=-1) >= received.shape[1]:
@@ -68,13 +68,13 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
 
 
 def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Array, Cache]:
-    """Reads what follows the prefix: `[lead | slots | suffix]`.
+    """Reads the body after the prefix: `[lead | slots | suffix]`.
 
     Args:
-      agent: who reads.
-      prompt: the body's last position is valid in every row; the prefix is not changed, so that
-        every round starts from it.
-      room: how many single steps will follow.
+      agent: the reader.
+      prompt: the body's last position is valid in every row; the prefix stays as it is, so that
+        every round can start from it.
+      room: number of single steps to follow.
 
     Returns:
       The last hidden state [B, D] and a cache with room for `room` positions.

@@ -11,19 +11,19 @@ from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 
 GREEDY = SamplingConfig()
-LEAST_TEMPERATURE = 1e-6  # as good as greedy; logits divided by less may overflow
+LEAST_TEMPERATURE = 1e-6  # equivalent to greedy; logits divided by less may overflow
 
 
 def penalise_repetition(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
-    """Makes tokens [B, V] that were seen less likely: positive logits shrink, negative ones grow.
+    """Makes seen tokens (`seen` [B, V] bool) less likely: lowers their logits [B, V].
 
-    `seen` is [B, V] bool.
+    Positive logits are divided by the penalty, negative ones multiplied.
     """
     return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
-    """Rules out all but the k likeliest tokens of [B, V], and their equals."""
+    """Rules out all but the k likeliest tokens of [B, V], and ties with them."""
     least = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][:, -1:]
     return jnp.where(logits < least, -jnp.inf, logits)
 
@@ -48,9 +48,9 @@ def keep_min_p(logits: jax.Array, share: float) -> jax.Array:
 def apply_rules(
     logits: jax.Array, sampling: SamplingConfig, seen: jax.Array | None = None
 ) -> jax.Array:
-    """Logits [B, V] of the distribution that `sampling` draws from, ruled out tokens at -inf.
+    """Logits [B, V] of the sampled distribution; tokens that are ruled out are at -inf.
 
-    A rule that is off costs nothing; a greedy choice has none but the repetition penalty.
+    A disabled rule costs nothing; greedy decoding uses the repetition penalty alone.
     """
     if sampling.repetition_penalty != 1 and seen is not None:
         logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
@@ -68,9 +68,9 @@ def apply_rules(
 
 
 def row_keys(key: jax.Array, rows: jax.typing.ArrayLike) -> jax.Array:
-    """A PRNG key [B] for each row from its number [B], such as the place of an item in its data.
+    """A PRNG key [B] for each row from its number [B], such as an item's index in its data.
 
-    A row then draws the same whatever stands beside it.
+    A row's draws are then independent of its batch.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
 
@@ -82,7 +82,7 @@ def draw(logits: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def seen_tokens(ids: jax.Array, valid: jax.Array, vocab_size: int) -> jax.Array:
-    """Which tokens a prompt holds, [B, V] bool, from ids and valid [B, T]."""
+    """The tokens of a prompt as [B, V] bool, from ids and valid [B, T]."""
     seen = jnp.zeros((ids.shape[0], vocab_size + 1), bool)
     places = jnp.where(valid, ids, vocab_size)  # pads go to a column that is cut off
     return seen.at[jnp.arange(ids.shape[0])[:, None], places].set(True)[:, :vocab_size]
@@ -91,14 +91,16 @@ def seen_tokens(ids: jax.Array, valid: jax.Array, vocab_size: int) -> jax.Array:
 class DecodeState(struct.PyTreeNode):
     """State of the decode loop."""
 
-    tokens: jax.Array  # [B, W] int32; what was written, 0 after a row's end
+    tokens: jax.Array  # [B, W] int32; the text so far, 0 after a row's end
     lengths: jax.Array  # [B] int32; tokens written, the end token included
-    done: jax.Array  # [B] bool; the row has written an end token
+    done: jax.Array  # [B] bool; the row has ended
     step: jax.Array  # [] int32; columns of `tokens` written; each but the first cost a model step
     cache: Cache  # its tail has room for W - 1 positions
-    finite: jax.Array  # [B] bool; the logits of all its tokens were; a row ends where they are not
-    seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if they are penalised
-    stop_state: jax.Array | None = None  # [B] int32; how much of a stop string stands at the end
+    finite: (
+        jax.Array
+    )  # [B] bool; logits of all its tokens are finite; a row ends where they are not
+    seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if penalised
+    stop_state: jax.Array | None = None  # [B] int32; row of `stops` that the text has reached
 
 
 def speak(
@@ -117,22 +119,21 @@ def speak(
     """Writes until every row has ended.
 
     Args:
-      agent: who writes.
+      agent: the writer.
       hidden: [B, D] state at the last position read.
-      cache: what was read, with room for `max_tokens` - 1 positions.
-      end_tokens: ids that end a row; none is allowed.
-      max_tokens: W, tokens at most; at least 1.
-      sampling: how a token is chosen; greedily unless told.
+      cache: of all positions read, with room for `max_tokens` - 1 more.
+      end_tokens: ids that end a row; may be empty.
+      max_tokens: W, maximum number of tokens; at least 1.
+      sampling: sampling rules; default greedy.
       keys: [B] PRNG keys, one per row (`row_keys`); needed unless the temperature is 0.
       seen: [B, V] bool, the tokens of the prompt (`seen_tokens`), for the repetition penalty;
-        without it only what is written here is penalised. Latents are no tokens.
-      limits: [B] int32, tokens of each row at most, if fewer than `max_tokens`; a row of 0 writes
+        None penalises new tokens only. Latents are no tokens.
+      limits: [B] int32, maximum tokens of each row, if fewer than `max_tokens`; a row of 0 writes
         nothing.
-      stops: [S, V] int32 from `stop_strings.stop_table`: a row also ends where its text has one of
-        these strings.
+      stops: [S, V] int32 from `stop_strings.stop_table`: a row also ends at one of these strings.
 
     Raises:
-      ValueError: the temperature is above 0 and there are no keys, or there is not one per row.
+      ValueError: the temperature is above 0 without one key per row.
     """
     batch = hidden.shape[0]
     if sampling.temperature > 0 and (keys is None or keys.shape[:1] != (batch,)):
@@ -149,24 +150,24 @@ def speak(
     finished = cache.past
 
     def choose(hidden: jax.Array, state: DecodeState) -> DecodeState:
-        """The next token of every row, and what is known of the rows then."""
+        """Appends the next token of every row to the state."""
         raw = agent.unembed(hidden[:, None])[:, 0]
         logits = apply_rules(raw, sampling, state.seen)
         if sampling.temperature > 0 and keys is not None:
             token = draw(logits, keys, state.step)
         else:
             token = jnp.argmax(logits, axis=-1)
-        # NaN and infinity stand above all other logits: where there are any, one is chosen.
+        # argmax prefers NaN and infinity to all other logits, so a bad row chooses one.
         chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
         finite = state.finite & (state.done | jnp.isfinite(chosen))
         token = jnp.where(state.done, 0, token).astype(jnp.int32)
         lengths = state.lengths + ~state.done
         done = state.done | ~finite | jnp.any(token[:, None] == ends[None, :], axis=1)
         seen, stop_state = state.seen, state.stop_state
-        if seen is not None:  # of a row that has ended, nobody asks
+        if seen is not None:  # unused in rows that have ended
             seen = seen.at[jnp.arange(batch), token].set(True)
         if stops is not None and stop_state is not None:
-            # A padded vocabulary has ids behind the tokenizer's last; they add nothing to a text.
+            # A padded vocabulary has ids past the tokenizer's last; they add no text.
             stop_state = jnp.where(token < stops.shape[1], stops[stop_state, token], stop_state)
             done |= stop_state == stops.shape[0] - 1
         if limits is not None:
@@ -186,7 +187,7 @@ def speak(
 
     def write(state: DecodeState) -> DecodeState:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-        # A row that has ended reads padding: its later positions are never looked at.
+        # A row that has ended reads padding: no position sees it.
         hidden, cache = agent.read(
             agent.embed(last), ~state.done[:, None], state.cache.replace(past=finished)
         )
@@ -203,6 +204,6 @@ def speak(
         stop_state=None if stops is None else jnp.zeros(batch, jnp.int32),
     )
     start = choose(hidden, start)
-    if max_tokens == 1:  # no step to compile, and no room for one
+    if max_tokens == 1:  # no step to compile: the tail has no room
         return start
     return jax.lax.while_loop(running, write, start)

@@ -1,8 +1,8 @@
-"""Strings at which writing stops, as a table that a decode loop can follow on the device.
+"""Stop strings as a transition table for the decode loop on the device.
 
-A string may begin and end anywhere within tokens, so what is matched is characters: an automaton
-whose states are the beginnings of the strings (Aho and Corasick, 1975), advanced by all of a
-token's characters at once.
+A string may begin and end anywhere within tokens, so the table matches characters: an automaton
+whose states are the prefixes of the strings (Aho and Corasick, 1975), advanced by all of a token's
+characters at once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from rmas_jax.models.tokenizer import Tokenizer, token_texts
 
 
 def stop_table(tokenizer: Tokenizer, strings: Sequence[str]) -> np.ndarray:
-    """What a token makes of the end of a text, [S, V] int32; case does not matter.
+    """State after a token, by state and token id: [S, V] int32; ignores case.
 
-    Text starts in state 0. State S - 1 means that one of the strings has been written, and is never
-    left.
+    Text starts in state 0. State S - 1 is final: the text holds one of the strings.
 
         state, for "</s>":   0 ""    1 "<"    2 "</"    3 "</s"    4 "</s>"
         table[1, id of "/s> so"] = 4
@@ -27,7 +26,7 @@ def stop_table(tokenizer: Tokenizer, strings: Sequence[str]) -> np.ndarray:
       ValueError: there are no strings, or an empty one.
     """
     if not strings or not all(strings):
-        raise ValueError(f"stop strings {strings!r}: allowed are one or more, none of them empty")
+        raise ValueError(f"stop strings must be one or more, none of them empty, got {strings!r}")
     strings = [string.lower() for string in strings]
     beginnings = sorted({s[:n] for s in strings for n in range(len(s))}, key=lambda s: (len(s), s))
     stopped = len(beginnings)
@@ -35,7 +34,7 @@ def stop_table(tokenizer: Tokenizer, strings: Sequence[str]) -> np.ndarray:
     letters = {letter: i + 1 for i, letter in enumerate(sorted(set("".join(strings))))}  # 0: others
 
     def after(text: str) -> int:
-        """The state of a text: its longest end that is the beginning of a string."""
+        """The state of a text: its longest suffix that is a prefix of a string."""
         if text.endswith(tuple(strings)):
             return stopped
         return next(state[text[n:]] for n in range(len(text) + 1) if text[n:] in state)

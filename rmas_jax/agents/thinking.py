@@ -24,22 +24,21 @@ def think(
     """Makes latent thoughts: each hidden state returns as the next input.
 
     The first thought is the state at the last prompt token, so M thoughts take M - 1 model steps;
-    what the last one would feed back is never run.
+    the last one is not fed back.
 
     Args:
-      agent: who thinks.
+      agent: the thinker.
       feed: hidden states [B, T, D] -> input embeddings [B, T, D]; the inner link.
       hidden: [B, D] state at the last position read.
-      cache: what was read, with room for `steps` - 1 positions.
+      cache: of all positions read, with room for `steps` - 1 more.
       steps: M, at least 1.
-      truncate_steps: thoughts that a gradient passes through on its way back, itself included:
-        after every so many, what the next ones come from (states and cache) is taken without a
-        gradient. None: all.
+      truncate_steps: length of truncated backpropagation, in thoughts: a gradient stops at state
+        and cache after every so many. None: no truncation.
 
     Returns:
       [B, M, D] hidden states.
     """
-    if steps == 1:  # the state there is: no step to compile, and no room for one
+    if steps == 1:  # no step to compile: the tail has no room
         return hidden[:, None]
     valid = jnp.ones((hidden.shape[0], 1), bool)
 

@@ -12,7 +12,7 @@ import re
 
 from rmas_jax.models.tokenizer import Tokenizer
 
-# Opening tag -> closing tag, of the families that have some (DeepSeek-R1, Qwen3; Magistral; ...).
+# Opening tag -> closing tag of several families (DeepSeek-R1, Qwen3; Magistral; ...).
 TAGS = {
     "<think>": "</think>",
     "<thinking>": "</thinking>",
@@ -42,7 +42,7 @@ def missing_end(text: str) -> str:
 
 
 def opened_by(prompt: str) -> str:
-    """The opening tag that a prompt ends with, so that the model starts inside the block, or ""."""
+    """The opening tag at the end of a prompt, so that the text starts inside the block, or ""."""
     tags = list(_TAG.finditer(prompt.rstrip()))
     if not tags or tags[-1].end() < len(prompt.rstrip()):
         return ""
@@ -50,6 +50,6 @@ def opened_by(prompt: str) -> str:
 
 
 def tag_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids of the tags that a tokenizer flags as special, which decoding would leave out."""
+    """Ids of tags that the tokenizer flags as special, which decoding would drop."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(i for i, token in added if token.special and _TAG.fullmatch(token.content))

@@ -1,4 +1,4 @@
-"""How an agent writes: it reads a prompt, then decodes until every row has ended."""
+"""Writing: reads a prompt, then decodes until every row has ended."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write(
         l l | z z z | s s | . w w w       w: the text so far, padded on the left
 
     Args:
-      agent: who writes.
-      prompt: what stands before its text.
-      continuation_ids: [B, W] the text so far, to go on from; every row ends in a real token.
+      agent: the writer.
+      prompt: its input.
+      continuation_ids: [B, W] the text so far, to continue; every row ends in a real token.
       continuation_valid: [B, W] bool.
       end_tokens, max_tokens, sampling, keys, limits, stops: see `sampling.speak`.
     """

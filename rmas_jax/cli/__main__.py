@@ -1,4 +1,4 @@
-"""The command `rmas`: one name for all commands, each in a module of its own."""
+"""The command `rmas`: one name for all commands, each in its own module."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(
             f"COMMAND must be one of {', '.join(COMMANDS)}, got {shown(options.command)}"
         )
-    # Commands import what they need: `rmas --help` waits for no accelerator.
+    # Each command has its own imports, so that `rmas --help` does not start an accelerator.
     module = importlib.import_module(f"rmas_jax.cli.{COMMANDS[options.command][0]}")
     return module.main(options.arguments)
 

@@ -1,4 +1,4 @@
-"""What all commands share: help of one layout, and the exit codes of what they end in."""
+"""Common parts of all commands: the layout of help, and exit codes."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def command_parser(
     codes: tuple[int, ...] = (0, BAD_INPUT),
     appendix: str = "",
 ) -> Parser:
-    """The parser of `rmas NAME`, whose help says what it does, shows examples and lists exit codes.
+    """The parser of `rmas NAME`, whose help has a description, examples and exit codes.
 
     Args:
       name: of the command.
-      description: what it does; text of several lines stays as it is.
+      description: text of several lines stays unchanged.
       examples: command lines.
-      codes: exit codes that it has, of `MEANINGS`.
-      appendix: what its help ends with.
+      codes: its exit codes, of `MEANINGS`.
+      appendix: end of the help.
     """
     listed = "\n".join(f"  {code:<3} {MEANINGS[code]}" for code in codes)
     parts = (
@@ -64,13 +64,13 @@ def command_parser(
 def exit_code_of(
     work: Callable[[], int | None], *, bad_input: tuple[type[Exception], ...] = USER_ERRORS
 ) -> int:
-    """Does the work of a command; an error that a user can mend becomes a message and a code.
+    """Runs a command; a user error becomes a message and a code.
 
-    Of several processes the first one prints.
+    The first process prints.
 
     Args:
-      work: returns an exit code; None stands for 0.
-      bad_input: errors that bad input ends in.
+      work: returns an exit code; None means 0.
+      bad_input: errors of bad input.
     """
     try:
         return work() or 0

@@ -75,10 +75,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Does what the command line asks for and prints what was converted.
+    """Converts links according to the options, and prints them.
 
     Raises:
-      CheckpointError, OSError: files or options that cannot be used.
+      CheckpointError, OSError: unusable files or options.
     """
     src, dst = options.src, Path(options.dst)
     is_file = dst.suffix in SUFFIXES
@@ -100,7 +100,7 @@ def convert(options: argparse.Namespace) -> None:
         roles = dict(role.split("=", 1) for role in options.roles if "=" in role)
         if len(roles) < len(options.roles):
             raise CheckpointError(
-                f"--role {shown(options.roles, 300)}: expected ROLE=SOURCE, each role once"
+                f"--role must be ROLE=SOURCE, each role once, got {shown(options.roles, 300)}"
             )
         links = read_released_links(src, roles, task=options.task)
         source = f"{src} and --role {', '.join(roles)}"
@@ -116,14 +116,14 @@ def convert(options: argparse.Namespace) -> None:
         print_links(links)
     else:
         state = read_state(src)
-        as_float32(state, source=src)  # only to check: a link keeps its dtype
+        as_float32(state, source=src)  # a check only: a link keeps its dtype
         write_state(dst, state)
         for name, array in state.items():
             print(f"{name:<24} {array.dtype.name:<9} {list(array.shape)}")
 
 
 def _check_folder(dst: str) -> None:
-    """Refuses a DST that is to be a folder and cannot be one, or looks like a file's name."""
+    """Refuses a DST that cannot be a folder, or looks like a file's name."""
     check_output_folder(dst, option="DST", error=CheckpointError)
     end = Path(dst).suffix
     if re.fullmatch(r"\.[A-Za-z]{2,5}", end) and not (dst.endswith("/") or Path(dst).is_dir()):

@@ -1,4 +1,4 @@
-"""Loads a checkpoint, says what it is, and lets it write: the first thing to try with a model."""
+"""Loads a checkpoint, describes it, and generates text: a first test of a model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_mesh(text: str) -> jax.sharding.Mesh:
-    """The mesh that `--mesh` asks for."""
+    """The mesh of `--mesh`."""
     sizes = text.split(",")
     if len(sizes) != len(MESH_AXES) or not all(size.isdecimal() for size in sizes):
         raise ValueError(
@@ -84,7 +84,7 @@ def chosen_mesh(text: str) -> jax.sharding.Mesh:
 
 
 def describe_agent(agent: Agent, seconds: float) -> str:
-    """What was loaded, on three lines: the decoder, its size, and where it lies."""
+    """Three lines on the agent: decoder, size, and devices."""
     c = agent.config
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(agent, is_leaf=is_quantised))
     leaves = jax.tree.leaves(agent)
@@ -108,7 +108,7 @@ def describe_agent(agent: Agent, seconds: float) -> str:
 
 
 def chosen_date(text: str | None) -> str:
-    """The day that `--date` asks for, or today's."""
+    """The date of `--date`, or today."""
     try:
         return today() if text is None else datetime.date.fromisoformat(text).isoformat()
     except ValueError:
@@ -116,10 +116,10 @@ def chosen_date(text: str | None) -> str:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, *, raw: bool) -> list[int]:
-    """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, as it stands.
+    """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, of the text alone.
 
-    In a turn, markers are only letters; a raw prompt may write its own, behind what the tokenizer
-    puts before every text.
+    In a turn, markers are plain letters; a raw prompt may contain its own, after the tokenizer's
+    prefix of every text.
     """
     check_text(prompt, source="--prompt")
     if raw:
@@ -147,7 +147,7 @@ def read(agent: Agent, ids: jax.Array, *, room: int) -> tuple[jax.Array, Cache]:
 
 
 def timed(function: Any, *args: Any) -> tuple[Any, float, float]:
-    """What a function of arrays returns, and the seconds it took to compile and to run."""
+    """The result of a function of arrays, and its seconds to compile and to run."""
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*args).compile()
     middle = time.perf_counter()
@@ -164,7 +164,7 @@ def generate(
     sampling: SamplingConfig,
     seed: int,
 ) -> tuple[list[int], str]:
-    """New token ids after a prompt's, and a line on how long it took."""
+    """New token ids after a prompt's, and a line with timings."""
     row = jnp.asarray([ids], jnp.int32)
     keys = row_keys(jax.random.key(seed), np.arange(1)) if sampling.temperature else None
     seen = None
@@ -199,7 +199,7 @@ def generate(
 
 
 def run(options: argparse.Namespace) -> None:
-    """Loads, describes, writes. What is wrong with the options is said before weights are read."""
+    """Loads, describes, generates. Checks options before it reads weights."""
     check_limits(options, SAMPLING_LIMITS)
     source = {"revision": options.revision}
     directory = local_directory(options.path, patterns=("*.json",), **source)

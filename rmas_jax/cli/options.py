@@ -1,4 +1,4 @@
-"""Options that commands share: the configuration, limits, several processes."""
+"""Options common to commands: the configuration, limits, several processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rmas_jax.host.errors import shown
 
 
 class Collect(argparse.Action):
-    """Collects an option's values, of which argparse's own `append` copies all at each."""
+    """Collects an option's values; argparse's `append` copies all of them each time."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         values_before = getattr(namespace, self.dest)
@@ -48,19 +48,19 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def option_name(name: str) -> str:
-    """An option as it is written on a command line: max_tokens -> --max-tokens."""
+    """An option's name on the command line: max_tokens -> --max-tokens."""
     return f"--{name.replace('_', '-')}"
 
 
 def check_limits(options: argparse.Namespace, limits: Mapping[str, tuple[float, float]]) -> None:
-    """Checks the numbers of a command line; an option that was left out (None) is within.
+    """Checks the numbers of a command line; skips missing options (None).
 
     Args:
       options: of the command line.
-      limits: option -> the least and the largest value.
+      limits: option -> minimum and maximum.
 
     Raises:
-      ConfigError: names the option, its value and what is allowed.
+      ConfigError: names the option, its value and the allowed range.
     """
     for name, (least, most) in limits.items():
         value = getattr(options, name)
@@ -72,7 +72,7 @@ def check_limits(options: argparse.Namespace, limits: Mapping[str, tuple[float, 
 
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say which of several processes this one is."""
+    """Adds the options that identify this process among several."""
     group = parser.add_argument_group(
         "several processes",
         "One per host, each started with the same command (but for --process). They split one\n"
@@ -89,12 +89,12 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
 
 
 def join_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes, if the options say that there are some; first of all JAX calls.
+    """Joins the other processes, if the options name any; must precede all JAX calls.
 
-    Where one does not come, JAX itself ends the others after five minutes.
+    If one is missing, JAX ends the others after five minutes.
 
     Raises:
-      ConfigError: an option is missing or wrong, or JAX finds no processes by itself.
+      ConfigError: an option is missing or wrong, or JAX cannot detect the processes.
     """
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     missing = [option_name(name) for name, value in given.items() if value is None]
@@ -105,7 +105,7 @@ def join_processes(args: argparse.Namespace) -> None:
         return
     else:
         _check_processes(missing, **given)
-    # The backend of CPUs that reaches other processes; accelerators have their own.
+    # The CPU backend for several processes; accelerators have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(*given.values())
@@ -134,7 +134,7 @@ def _check_processes(missing: list[str], coordinator: str, processes: int, proce
 
 
 def _end_at_once(*error: Any) -> None:
-    """Ends a process that failed without waiting for the others, which fail when it is gone."""
+    """Ends a failed process without waiting for the others, which fail when it is gone."""
     sys.__excepthook__(*error)
     sys.stdout.flush()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Prints what a run would do: `rmas run --dry-run` under a name of its own."""
+"""Prints the plan of a run: the same as `rmas run --dry-run`."""
 
 from __future__ import annotations
 

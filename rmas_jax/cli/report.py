@@ -1,4 +1,4 @@
-"""Writes the report of a run again, from the files it left."""
+"""Writes the report of a run again, from its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = """\
 rmas report runs/quickstart
 rmas report runs/quickstart --quiet
 """
-# What keeps the files of a finished run as they are.
+# Errors of read-only files of a finished run.
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 

@@ -1,4 +1,4 @@
-"""Makes role texts for questions and answers: what a team's agents say while they solve them."""
+"""Makes role texts for questions and answers from the texts of a team that solves them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ EXAMPLES = """\
 rmas role-texts --config quickstart --questions my_questions.jsonl --out my_texts.jsonl \\
     --attempts 4 --temperature 0.7
 """
-# Option -> the least and the largest value.
+# Option -> minimum and maximum.
 LIMITS = {
     "attempts": (1, 1_000_000),
     "batch_size": (1, MAX_BATCH),
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Attempt(NamedTuple):
-    """What a team wrote about one item."""
+    """A team's texts on one item."""
 
     texts: dict[str, list[str]]  # role -> one per round; the answerer's last is the answer
     opening: str  # of the answer: see `answers.Texts`
@@ -120,15 +120,15 @@ class Attempt(NamedTuple):
 
 
 def _settings_of(path: Path) -> Path:
-    """The file of the settings with which texts were made."""
+    """The file of the texts' settings."""
     return path.with_name(f"{path.name}.settings")
 
 
 def _settings_before(path: Path) -> dict[str, Any]:
-    """The settings with which texts were made; empty where none are.
+    """The settings of existing texts; empty without any.
 
     Raises:
-      ConfigError: their file is damaged; the message says what helps.
+      ConfigError: their file is damaged; the message gives the remedy.
     """
     try:
         return read_sealed(_settings_of(path), error=ConfigError, way_out=_way_out(path))
@@ -137,7 +137,7 @@ def _settings_before(path: Path) -> dict[str, Any]:
 
 
 def _missed_of(path: Path) -> Path:
-    """The file of the attempts that failed."""
+    """The file of failed attempts."""
     return path.with_name(f"{path.name}.missed")
 
 
@@ -147,12 +147,12 @@ def _way_out(path: Path) -> str:
 
 
 def dated(config: RunConfig, path: Path) -> RunConfig:
-    """The configuration with a date for chat templates: as set, as texts began, or today's."""
+    """The configuration with a date for chat templates: as set, of the first start, or today."""
     return with_date(config, value_at(_settings_before(path), "system", "date"))
 
 
 class Progress:
-    """What is made so far, on disk: kept items, failed attempts, and the settings of both."""
+    """The results so far, on disk: kept items, failed attempts, and the settings of both."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.kept_path, self.missed_path = path, _missed_of(path)
@@ -175,22 +175,22 @@ class Progress:
             self.failed[row["id"]] = max(self.failed[row["id"]], int(row["attempt"]))
 
     def keep(self, row: Mapping[str, Any]) -> None:
-        """An item came out right."""
+        """Records a kept item."""
         append_line(self.kept_path, seal(row))
         self.kept.add(row["id"])
 
     def miss(self, name: str, reason: str) -> None:
-        """An attempt at an item failed."""
+        """Records a failed attempt at an item."""
         self.failed[name] += 1
         line = {"id": name, "attempt": self.failed[name], "reason": reason}
         append_line(self.missed_path, seal(line))
 
 
 def _whole_rows(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a file that this command wrote, one for each key.
+    """Rows of a file of this command, one per key.
 
-    The file loses a last line that an interruption cut off; then, and with a warning, lines that
-    are damaged or stand there twice. What they were about is made again, as it was.
+    Removes an incomplete last line from the file and, with a warning, damaged or repeated lines.
+    Their items are made again, with the same results.
     """
     if not os.path.lexists(path):
         return []
@@ -252,10 +252,10 @@ def judged(
     grade: Grader,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The row that is kept, with every text in the field where training looks for it.
+    """The row to keep, with every text in the field that training reads.
 
     Raises:
-      ValueError: why the item is not kept.
+      ValueError: the item is not kept; gives the reason.
     """
     texts, answerer = attempt.texts, roles[-1]
     if attempt.longest >= options.max_tokens:
@@ -264,7 +264,7 @@ def judged(
         texts = {role: texts[role] for role in roles if role != answerer}
     elif not grade(attempt.opening + texts[answerer][-1], item.answer)[1]:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
-    written = {names_of(role)[0]: said for role, said in texts.items()}
+    written = {names_of(role)[0]: by_round for role, by_round in texts.items()}
     row = {part: getattr(item, part) for part in PARTS} | written
     columns = choose_columns(row.keys(), roles, {}, where="what the agents wrote")
     to_example(row, columns, place=item.id, rounds=1)  # as it will be read
@@ -272,20 +272,20 @@ def judged(
 
 
 def digest_of(items: Sequence[Example]) -> str:
-    """Changes with any item's id, question or answer."""
-    told = [[item.id, item.question, item.answer] for item in items]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    """A digest of the items' ids, questions and answers."""
+    contents = [[item.id, item.question, item.answer] for item in items]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
 def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Numbers [size] of every batch and how many count; a last one is filled with its first."""
+    """Indices [size] of every batch and how many count; its first item fills up the last batch."""
     for start in range(0, len(items), size):
         part = items[start : start + size]
         yield np.array([*part, *[part[0]] * (size - len(part))]), len(part)
 
 
 def make(options: argparse.Namespace, config: RunConfig) -> str:
-    """Makes all texts that are not made yet; returns a line on what there is then."""
+    """Makes all missing texts; returns a summary line."""
     check_limits(options, LIMITS)
     check_output_file(options.out, option="--out", error=ConfigError, makes_folder=True)
     config = dated(config, options.out)
@@ -338,10 +338,10 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     while pending := [i for i, name in enumerate(names) if is_open(name)]:
         for batch, count in batches(pending, options.batch_size):
             keys = None
-            if sampling.temperature:  # by item and attempt, whatever is run beside it
+            if sampling.temperature:  # by item and attempt, independently of the batch
                 attempts = np.array([progress.failed[names[i]] for i in batch])
                 keys = jax.vmap(jax.random.fold_in)(row_keys(key, batch), attempts)
-            said = solve(
+            attempts_made = solve(
                 team,
                 take(prompts, batch),
                 rounds=rounds,
@@ -349,7 +349,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
                 sampling=sampling,
                 keys=keys,
             )
-            for i, attempt in zip(batch[:count], said, strict=False):
+            for i, attempt in zip(batch[:count], attempts_made, strict=False):
                 try:
                     progress.keep(judged(items[i], attempt, roles, grade, options))
                 except ValueError as error:

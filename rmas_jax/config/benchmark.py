@@ -1,4 +1,4 @@
-"""What is evaluated: benchmarks as data, and which of them a run takes."""
+"""Benchmarks as data, and a run's choice of them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from rmas_jax.config.limits import MAX_NAME, MAX_ROLLOUTS, MAX_TOKENS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerConfig(Section):
-    """How answers are written; a run's fields go before a benchmark's, null leaves them open."""
+    """How answers are written; a run's fields override a benchmark's, null is unset."""
 
     max_new_tokens: int | None = option(
         "longest answer, in tokens; default 16", None, at_least=1, at_most=MAX_TOKENS
@@ -35,7 +35,7 @@ class AnswerConfig(Section):
     )
 
     def over(self, other: "AnswerConfig") -> "AnswerConfig":
-        """These fields and, where they are open, those of another."""
+        """These fields; unset ones are those of another."""
         names = [field.name for field in dataclasses.fields(self)]
         return AnswerConfig(
             **{
@@ -45,7 +45,7 @@ class AnswerConfig(Section):
         )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Greedy answers are alike; of open fields nothing is said."""
+        """Several greedy answers would be the same; unset fields are not checked."""
         if self.temperature == 0:
             if (self.rollouts or 1) > 1:
                 yield "rollouts", f"{self.rollouts} greedy answers would be alike: set temperature"
@@ -75,7 +75,7 @@ class BenchmarkConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkChoice(Section):
-    """A benchmark that a run takes."""
+    """A benchmark of a run."""
 
     name: str = option(
         "a benchmark of the package, the path of a YAML file of one, or data: the questions of the "

@@ -8,7 +8,7 @@ from rmas_jax.config.fields import Section, option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
-    """Questions with answers and role texts: of a run, what it trains on."""
+    """Questions with answers and role texts; in a run, its training data."""
 
     dataset: str = option(
         "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
@@ -44,7 +44,7 @@ class DataConfig(Section):
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Files are given where they are read, and shares leave something to train on."""
+        """Files are set if they are read, and shares leave rows to train on."""
         if (self.dataset == "files") != (self.files is not None):
             yield "files", "goes with dataset: files, and only with it"
         elif self.files is not None and not self.files:

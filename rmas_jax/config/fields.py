@@ -1,4 +1,4 @@
-"""How a field of the configuration is described: its meaning, its default and what it allows."""
+"""Descriptions of configuration fields: meaning, default and allowed values."""
 
 import dataclasses
 import math
@@ -7,9 +7,9 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-# What no field can have use for, and what no path holds; for fields without limits of their own.
+# Limits of fields without their own: beyond any use, or any path.
 MAX_INT = 2**31 - 1
-MAX_FLOAT = 1e30  # what is computed with it stays in float32
+MAX_FLOAT = 1e30  # results stay within float32
 MAX_TEXT = 4096  # bytes, as many as a path can have
 MAX_ITEMS = 1000  # of a list or mapping
 
@@ -18,7 +18,7 @@ KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field means and which values it takes. In a list, the limits hold for each item."""
+    """A field's meaning and allowed values. In a list, the limits hold for each item."""
 
     help: str
     choices: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Option:
     def admits(self, kind: type, value: Any) -> bool:
         """Whether `value` is of the scalar type `kind` and within the limits."""
         if kind is float:
-            # A bool is an int to Python, not to us; infinities and nan fail the comparison.
+            # A bool is an int in Python, but not here; infinities and nan fail the comparison.
             typed = type(value) in (int, float) and abs(value) <= MAX_FLOAT
         elif kind is str:
             typed = isinstance(value, str) and bool(value.strip()) and self._is_writable(value)
@@ -53,16 +53,16 @@ class Option:
         )
 
     def _is_writable(self, text: str) -> bool:
-        """Whether a text can stand in a path or a file."""
+        """Whether a path or a file can hold a text."""
         try:
             return len(text.encode()) <= self.longest and "\0" not in text
         except UnicodeEncodeError:  # half of a pair of code units
             return False
 
     def allowed(self, expected: Any, got: Any = None) -> str:
-        """In words, what a field of type `expected` takes.
+        """The allowed values of a field of type `expected`, in words.
 
-        Limits that all fields have are named only where the value `got` is beyond them.
+        Names limits common to all fields only if the value `got` exceeds them.
         """
         kind, is_nullable = split_optional(expected)
         if dataclasses.is_dataclass(kind):
@@ -92,7 +92,7 @@ class Option:
         return text + " or null" * is_nullable
 
     def _common_limit(self, kind: type, got: Any) -> str:
-        """The limit of all fields of a kind, where `got` is beyond it."""
+        """The limit of all fields of a kind, if `got` exceeds it."""
         if kind is str:
             if isinstance(got, str) and not self._is_writable(got):
                 return f" of at most {self.longest} bytes in UTF-8, without NUL"
@@ -115,8 +115,8 @@ def split_optional(expected: Any) -> tuple[Any, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the configuration; what a single field cannot say, `conflicts` does."""
+    """A part of the configuration; `conflicts` checks combinations of fields."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Yields (field, message) for values that are allowed alone but not together."""
+        """Yields (field, message) for values that conflict with others."""
         return iter(())

@@ -1,7 +1,6 @@
 """Reads a configuration strictly from YAML with overrides, and writes it.
 
-A file is checked as a whole before anything else happens, and every problem in it is reported in
-one `ConfigError`.
+Checks a whole file first, and reports all its problems in one `ConfigError`.
 """
 
 import copy
@@ -26,30 +25,31 @@ from rmas_jax.host.errors import InputError, clipped, shown
 from rmas_jax.host.yaml_files import Dumper, parse_yaml, read_yaml
 
 MAX_OVERRIDES = 1000
-MAX_PROBLEMS = 20  # that are listed
+MAX_PROBLEMS = 20  # listed at most
 MAX_DEPTH = 10  # of a field's path
 
 
 class ConfigError(InputError):
-    """A configuration that cannot be run: names file, field, value and what is allowed."""
+    """An unusable configuration: names file, field, value and the allowed values."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run's configuration.
 
     Args:
-        path: a YAML file, or the name of a configuration that is shipped. `1e-3` is a number and
-            `yes` is text, as in YAML 1.2. Paths in it count from its folder.
+        path: a YAML file, or the name of a shipped configuration. `1e-3` is a number and `yes` is
+            text, as in YAML 1.2. Paths in it are relative to its folder.
         overrides: `section.field=value` strings, the value in YAML; later ones win. Items of lists
-            go by number: `outer.phases.0.steps=10`. Paths in them count from the current folder.
+            have numbers: `outer.phases.0.steps=10`. Paths in them are relative to the current
+            folder.
 
     Returns:
-        The checked configuration; paths are absolute, but for `output_dir`, which counts from the
+        The checked configuration; paths are absolute, except `output_dir`, which is relative to the
         current folder.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it or in the overrides is not
-            allowed. The message lists all problems found.
+        ConfigError: the file cannot be read, or it or an override is invalid. The message lists all
+            problems.
     """
     if len(overrides) > MAX_OVERRIDES:
         raise ConfigError(f"overrides must be at most {MAX_OVERRIDES}, got {len(overrides)}")
@@ -62,7 +62,7 @@ def load_benchmark_config(path: str | Path) -> BenchmarkConfig:
 
 
 def _load(kind: type, file: Path, overrides: Sequence[str]) -> Any:
-    """Reads a file whose top is the section `kind`."""
+    """Reads a file whose root is the section `kind`."""
     tree = absolute_paths(_read(file), file.parent, kind)
     changed = {_apply(tree, override): override for override in overrides}
     tree = absolute_paths(tree, "", kind)
@@ -74,7 +74,7 @@ def _load(kind: type, file: Path, overrides: Sequence[str]) -> Any:
     if problems:
         lines = []
         for where, message in problems:
-            # The overrides that set this field, or the section around it, or something inside it.
+            # The overrides of this field, of the section around it, or of its parts.
             causes = [
                 f" (from override {shown(override, 500)})"
                 for field, override in changed.items()
@@ -91,13 +91,13 @@ def _load(kind: type, file: Path, overrides: Sequence[str]) -> Any:
 
 
 def dump_config(config: RunConfig) -> str:
-    """Writes `config`, all defaults included, as YAML that `load_config` reads back as equal."""
+    """`config`, all defaults included, as YAML from which `load_config` reads an equal value."""
     tree = dataclasses.asdict(config)
     return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def field_help() -> str:
-    """Lists every field with what it takes, its default and its meaning, for `--help`."""
+    """Every field with its allowed values, default and meaning, for `--help`."""
     return "\n".join(
         f"{name}: {limits.allowed(expected)} ({default})\n    {limits.help}"
         for name, expected, limits, default in _described(RunConfig, "")
@@ -107,7 +107,7 @@ def field_help() -> str:
 def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, str]]:
     """Yields (dotted name, type, option, default in words) of all fields below `section`.
 
-    Sections themselves are left out; the fields of a list's items get `N` for the item's number.
+    Without sections themselves; fields of a list's items have `N` for the item's number.
     """
     for field in dataclasses.fields(section):
         expected, name = field.type, prefix + field.name
@@ -123,13 +123,13 @@ def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, s
             yield from _described(item, f"{name}.N.")
 
 
-# A problem is the path of a field and what is wrong with it.
+# A problem is the path of a field and a message.
 _Path = tuple[str, ...]
 _Problem = tuple[_Path, str]
 
 
 def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterator[_Problem]:
-    """Yields what is wrong with the parsed YAML `value` as a field of type `expected`."""
+    """Yields the problems of the parsed YAML `value` as a field of type `expected`."""
     kind, is_nullable = split_optional(expected)
     container, arguments = typing.get_origin(kind), typing.get_args(kind)
     if value is None and is_nullable:
@@ -138,7 +138,7 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
     if is_section and isinstance(value, dict):
         yield from _section_problems(kind, value, path)
     elif container in (dict, tuple) and isinstance(value, (dict, list)) and len(value) > MAX_ITEMS:
-        yield path, f"expected {limits.allowed(kind, value)}, got {len(value)}"
+        yield path, f"must be {limits.allowed(kind, value)}, got {len(value)}"
     elif container is dict and isinstance(value, dict):
         for key, item in value.items():
             yield from _problems(str, key, Option("a key"), (*path, str(key)))
@@ -147,12 +147,12 @@ def _problems(expected: Any, value: Any, limits: Option, path: _Path) -> Iterato
         for index, item in enumerate(value):
             yield from _problems(arguments[0], item, limits, (*path, str(index)))
         if limits.distinct and (not value or any(value.count(item) > 1 for item in value)):
-            yield path, f"expected {limits.allowed(kind)}, got {_show(value)}"
+            yield path, f"must be {limits.allowed(kind)}, got {_show(value)}"
     elif kind not in KINDS or not limits.admits(kind, value):
         advice = ""
         if kind is str and type(value) in (bool, int, float) and not limits.choices:
             advice = "; put it in quotes to make it text"
-        yield path, f"expected {limits.allowed(expected, value)}, got {_show(value)}{advice}"
+        yield path, f"must be {limits.allowed(expected, value)}, got {_show(value)}{advice}"
 
 
 def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Problem]:
@@ -172,11 +172,11 @@ def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Probl
     for name, field in fields.items():
         if name not in tree and field.default is dataclasses.MISSING:
             limits = field.metadata["option"]
-            yield (*path, name), f"required and missing; expected {limits.allowed(field.type)}"
+            yield (*path, name), f"required and missing; must be {limits.allowed(field.type)}"
 
 
 def _conflicts(section: Section, path: _Path) -> Iterator[_Problem]:
-    """Yields what the sections say about fields that do not go together."""
+    """Yields the conflicts of a section and its subsections."""
     for name, message in section.conflicts():
         yield (*path, name), message
     for field in dataclasses.fields(section):
@@ -190,12 +190,12 @@ def _conflicts(section: Section, path: _Path) -> Iterator[_Problem]:
 
 
 def _apply(tree: Any, override: str) -> _Path:
-    """Sets one `a.b.c=value` in the parsed file and returns its path; missing sections are made."""
+    """Sets one `a.b.c=value` in the parsed file, makes missing sections, and returns the path."""
     name, equals, text = override.partition("=")
     path = tuple(name.strip().split("."))
     if not equals or not all(path):
         raise ConfigError(
-            f"override {shown(override, 500)}: expected field=value, such as inner.steps=200"
+            f"override must be field=value, such as inner.steps=200, got {shown(override, 500)}"
         )
     if len(path) > MAX_DEPTH:
         raise ConfigError(
@@ -203,7 +203,7 @@ def _apply(tree: Any, override: str) -> _Path:
             f"got {len(path)}"
         )
     value = parse_yaml(text, source=f"override {shown(override, 500)}", error=ConfigError)
-    # What lies on the way is copied: a YAML anchor and its aliases are one object.
+    # Copies each value on the path: a YAML anchor and its aliases are one object.
     for depth, part in enumerate(path):
         is_last = depth == len(path) - 1
         if isinstance(tree, dict):
@@ -246,5 +246,5 @@ def _yaml_files_beside(path: Path) -> list[str]:
 
 
 def _show(value: Any) -> str:
-    """`value` for a message: as YAML writes it, or nearly, and not too long."""
+    """`value` for a message: approximately as in YAML, of bounded length."""
     return json.dumps(value) if value is None or isinstance(value, bool) else shown(value)

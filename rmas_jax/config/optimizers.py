@@ -1,4 +1,4 @@
-"""Optimisers by the names and arguments that optax gives them: `adamw(b2=0.95)`."""
+"""Optimisers by optax' names and arguments: `adamw(b2=0.95)`."""
 
 import ast
 import functools
@@ -11,7 +11,7 @@ import optax
 from rmas_jax.config.fields import MAX_FLOAT
 from rmas_jax.host.errors import clipped, shown
 
-# Those of optax that need nothing but gradients and a learning rate.
+# Optimisers of optax that need only gradients and a learning rate.
 OPTIMIZERS = (
     "adabelief",
     "adadelta",
@@ -40,12 +40,12 @@ EXPECTED = f"one of {', '.join(OPTIMIZERS)}, with numbers as arguments if wanted
 
 
 def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
-    """Reads an optimiser's name and its arguments, which may be numbers and truth values.
+    """Reads an optimiser's name and its arguments, numbers or booleans.
 
     Raises:
-      ValueError: it is none of `OPTIMIZERS`, or does not take such an argument.
+      ValueError: the name is not in `OPTIMIZERS`, or an argument is invalid.
     """
-    refused = ValueError(f"expected {EXPECTED}; got {shown(text)}")
+    refused = ValueError(f"must be {EXPECTED}; got {shown(text)}")
     if len(text) > MAX_CHARACTERS:
         raise refused
     try:
@@ -91,10 +91,10 @@ def _run_one_step(name: str, arguments: tuple[tuple[str, float], ...]) -> None:
 
 
 def _try(name: str, arguments: dict[str, Any]) -> None:
-    """Raises ValueError where optax cannot use the arguments; nothing is compiled or computed."""
+    """Raises ValueError if optax cannot use the arguments; compiles and computes nothing."""
     try:
         _run_one_step(name, tuple(arguments.items()))
-    except Exception as error:  # optax checks nothing: what comes is whatever JAX runs into
+    except Exception as error:  # optax has no checks: any error of JAX may occur
         reason = clipped(str(error).partition("\n")[0], 200)
         given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
         raise ValueError(f"{name}({given}): optax cannot use these arguments: {reason}") from None
@@ -103,6 +103,6 @@ def _try(name: str, arguments: dict[str, Any]) -> None:
 def build_optimizer(
     text: str, learning_rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """The optimiser that `text` describes; raises as `parse_optimizer`."""
+    """The optimiser described by `text`; raises as `parse_optimizer`."""
     name, arguments = parse_optimizer(text)
     return getattr(optax, name)(learning_rate, **arguments)

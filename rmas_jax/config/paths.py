@@ -1,4 +1,4 @@
-"""Paths in a configuration: those in a file count from its folder, others from the current one."""
+"""Paths in a configuration: relative to the file's folder, or else to the current one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rmas_jax.config.sections import RunConfig
 
 SHIPPED = Path(str(resources.files("rmas_jax.config")))
 # Kind of a path field (`Option.path`) -> texts that are names instead of paths. A hub id is a path
-# all the same where there is something of that name.
+# if that path exists.
 NAMES = {
     "file": r"(?!)",
     "file or name": r"[^/.]+",
@@ -26,23 +26,23 @@ NAMES = {
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Names of the shipped configurations."""
     return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
 
 
 def find_config(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a configuration that is shipped by name, or a path as it stands."""
+    """The file of a shipped configuration by name, or an unchanged path."""
     is_shipped = str(name_or_path) in shipped_configs()
     return SHIPPED / f"{name_or_path}.yaml" if is_shipped else Path(name_or_path)
 
 
 def absolute_paths(tree: Any, folder: str | os.PathLike[str], section: type = RunConfig) -> Any:
-    """A copy of a section, as YAML gives it, with absolute paths; names stay.
+    """A copy of a parsed section with absolute paths; names stay.
 
     Args:
-      tree: not checked yet: what is no section, list or text of the right place stays as it is.
-      folder: what relative paths count from.
-      section: what the tree is of.
+      tree: unchecked; values other than sections, lists or texts in their places stay unchanged.
+      folder: base of relative paths.
+      section: type of the tree.
     """
 
     def absolute(text: str, kind: str) -> str:
@@ -56,21 +56,21 @@ def absolute_paths(tree: Any, folder: str | os.PathLike[str], section: type = Ru
 
 
 def relative_paths(tree: Any, section: type = RunConfig) -> Any:
-    """A copy of a section, as YAML gives it, with paths below the current folder relative to it.
+    """A copy of a parsed section, with paths below the current folder relative to it.
 
-    A run and its files may then be moved together: it is the same run.
+    A run that is moved together with its files then stays the same run.
     """
     return _with_paths(section, tree, lambda text, kind: relative_path(text))
 
 
 def relative_path(text: str) -> str:
-    """An absolute path relative to the current folder, where it lies below; other texts stay."""
+    """An absolute path below the current folder relative to it; other texts stay."""
     here = os.path.join(os.getcwd(), "")
     return text.removeprefix(here) or text
 
 
 def _with_paths(section: type, tree: Any, change: Callable[[str, str], str]) -> Any:
-    """A copy of a section's tree with `change(text, kind)` in the place of each path."""
+    """A copy of a section's tree with `change(text, kind)` applied to each path."""
     if not isinstance(tree, dict):
         return tree
     out = dict(tree)
@@ -92,7 +92,7 @@ def _with_paths(section: type, tree: Any, change: Callable[[str, str], str]) -> 
 
 
 def _section_of(expected: Any) -> type | None:
-    """The section that a list has parts of, `tuple[Section, ...]`; None: of something else."""
+    """The item type of a list of sections, `tuple[Section, ...]`; None for other types."""
     parts = typing.get_args(expected)
     part = parts[0] if parts else None
     return part if isinstance(part, type) and dataclasses.is_dataclass(part) else None

@@ -24,7 +24,7 @@ OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SystemConfig(Section):
-    """Who the agents are and how they are linked."""
+    """The agents and their links."""
 
     agents: dict[str, str] = option(
         "role -> its language model: a directory, a hub id (org/name@REVISION fixes the revision) "
@@ -77,25 +77,25 @@ class SystemConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A date is a day, a task chooses among links, and only a residual branch is aligned."""
+        """The date is valid, links_task is for a release, and only residual branches align."""
         if self.date is not None:
             try:
                 datetime.date.fromisoformat(self.date)
             except ValueError as error:
-                yield "date", f"expected a day as YYYY-MM-DD, got {self.date} ({error})"
+                yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
             forms = ", ".join(form for form in OUTER_LINK_FORMS if "_res" in form)
             yield "outer_start", f"aligned is for {forms}, not for outer_link={self.outer_link}"
         if self.links_task and (self.links is None or self.links.endswith(".safetensors")):
             yield (
                 "links_task",
-                f"expected null, as links={self.links} is no release, got {self.links_task}",
+                f"must be null, as links={self.links} is no release, got {self.links_task}",
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Section):
-    """What is measured after training."""
+    """Measurements after training."""
 
     rounds: tuple[int, ...] = option(
         "rounds to evaluate at", (1, 2, 3, 4), at_least=1, at_most=MAX_ROUNDS, distinct=True
@@ -124,7 +124,7 @@ class EvaluationConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(Section):
-    """How many devices share what; the product is the number of devices that are used."""
+    """Sizes of the mesh axes; their product is the number of devices."""
 
     data: int = option("devices that share a batch", 1, at_least=1, at_most=MAX_DEVICES)
     fsdp: int = option(
@@ -140,7 +140,7 @@ class MeshConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Section):
-    """How the run uses the machine."""
+    """Use of the machine by a run."""
 
     mesh: MeshConfig = option("the devices", MeshConfig())
     dtype: str = option(
@@ -160,7 +160,7 @@ class RuntimeConfig(Section):
     )
 
 
-# Of a system that is only used; what is trained says how in full.
+# The defaults are for a system without training; loops set all their fields.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     """A whole run: train the links of a system, evaluate it, report."""
@@ -176,13 +176,13 @@ class RunConfig(Section):
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A run has a folder of its own, and what it trains on; batches divide over the devices."""
+        """A run has its own folder and training data; batches divide over the devices."""
         if self.name in SHARED_FOLDERS:
             yield "name", f"{self.name} is a folder that all runs in output_dir share"
         if self.data.files is not None and "train" not in self.data.files:
             yield "data.files", f"lacks train; got {', '.join(self.data.files) or 'none'}"
         if self.system.latent_steps == 0:  # the null control: nothing is passed
-            why = "expected {}, as system.latent_steps=0 has no thoughts"
+            why = "must be {}, as system.latent_steps=0 has no thoughts"
             if self.outer.phases:
                 yield "outer.phases", why.format("none")
             if self.inner.repeats > 1:
@@ -192,7 +192,7 @@ class RunConfig(Section):
             if phase.batch_size % (devices * phase.accumulation):
                 yield (
                     f"outer.phases.{i}.batch_size",
-                    f"expected a multiple of {devices * phase.accumulation} (runtime.mesh: data x "
+                    f"must be a multiple of {devices * phase.accumulation} (runtime.mesh: data x "
                     f"fsdp = {devices} devices; accumulation={phase.accumulation}), "
                     f"got {phase.batch_size}",
                 )

@@ -1,4 +1,4 @@
-"""The sections of a configuration that say how links are trained."""
+"""The sections of a configuration for the training of links."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class InnerConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends, and there is something to train on."""
+        """Warmup ends before training does, and the loss has a weight."""
         yield from _warmup_conflict(self.warmup_steps, self.steps)
         if self.cosine_weight == self.mse_weight == 0:
             yield "cosine_weight", "cosine_weight and mse_weight are both 0: nothing to train on"
@@ -105,12 +105,12 @@ class PhaseConfig(Section):
     train_inner_links: bool = option("whether the inner links are trained on as well", False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends, and weights, feedback and parts of a batch fit the rest."""
+        """Warmup ends before training does; other fields fit each other."""
         yield from _warmup_conflict(self.warmup_steps, self.steps)
         if self.round_weights and len(self.round_weights) != self.rounds:
             yield (
                 "round_weights",
-                f"expected none or one per round ({self.rounds}), got {len(self.round_weights)}",
+                f"must be none or one per round ({self.rounds}), got {len(self.round_weights)}",
             )
         if self.round_weights and not any(self.round_weights):
             yield "round_weights", "all are 0: nothing to train on"
@@ -128,7 +128,7 @@ class PhaseConfig(Section):
         if self.batch_size % self.accumulation:
             yield (
                 "accumulation",
-                f"expected a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
+                f"must be a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
             )
         try:
             parse_optimizer(self.optimizer)
@@ -161,7 +161,7 @@ class OuterConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Phases are told apart by name."""
+        """Phase names are unique."""
         names = [phase.name for phase in self.phases]
         if repeated := {name for name in names if names.count(name) > 1}:
             yield "phases", f"more than one phase is called {', '.join(sorted(repeated))}"
@@ -169,9 +169,9 @@ class OuterConfig(Section):
 
 def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]:
     if 0 < steps <= warmup_steps:
-        yield "warmup_steps", f"expected fewer than steps ({steps}), got {warmup_steps}"
+        yield "warmup_steps", f"must be fewer than steps ({steps}), got {warmup_steps}"
 
 
-# A run without one of them.
+# For a run without one of the loops.
 NO_INNER = InnerConfig(steps=0, batch_size=1, learning_rate=1e-3, warmup_steps=0)
 NO_OUTER = OuterConfig(phases=())

@@ -1,4 +1,4 @@
-"""Data sets: the embedded one, published ones, and one's own files, as `Example`s."""
+"""Data sets as `Example`s: the embedded one, published ones, and the user's files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmas_jax.data.role_texts import RoleTexts, Source, read_source
 from rmas_jax.data.rows import PARTS, BadRow, DataError, choose_columns, to_example
 from rmas_jax.host.errors import shown
 
-SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as tfds has them
+SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as in tfds
 
 __all__ = ["BadRow", "DataError", "Dataset", "Example", "load_dataset"]
 
@@ -27,10 +27,10 @@ __all__ = ["BadRow", "DataError", "Dataset", "Example", "load_dataset"]
 class Dataset(NamedTuple):
     """A data set, prepared on disk."""
 
-    load: Callable[[str], list[Example]]  # split, or a part of one such as test[:500]
-    text_roles: tuple[str, ...]  # that every training example has texts of, one per round
-    version: str  # another one is other data
-    bad_rows: Sequence[BadRow] = ()  # what was left out
+    load: Callable[[str], list[Example]]  # of a split, or a part such as test[:500]
+    text_roles: tuple[str, ...]  # roles with texts in every training example, one per round
+    version: str  # identifies the data
+    bad_rows: Sequence[BadRow] = ()  # rows left out
 
 
 def load_dataset(
@@ -40,17 +40,17 @@ def load_dataset(
 
     Args:
       config: of the data.
-      roles: in the order of their turns; the last one answers. It always has texts: the answer, if
-        there is nothing else. None: nothing is trained on, and there need be no split train.
-      rounds: rounds that role texts are needed for.
-      data_dir: where prepared data is kept.
+      roles: in the order of their turns; the last one answers. It always has texts, the answer as
+        a fallback. None: no training, and the split train is optional.
+      rounds: number of rounds that need role texts.
+      data_dir: folder of prepared data.
 
     Raises:
-      DataError: there is no such data, or it cannot be used.
+      DataError: the data is missing or unusable.
     """
     if unknown := [name for name in config.columns or {} if name not in (*PARTS, *roles)]:
         raise DataError(
-            f"data.columns: {', '.join(unknown)}: allowed are {', '.join((*PARTS, *roles))}"
+            f"data.columns must be among {', '.join((*PARTS, *roles))}, got {', '.join(unknown)}"
         )
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir)
@@ -71,16 +71,16 @@ def load_dataset(
     def load(split: str) -> list[Example]:
         return [example.in_rounds(rounds) for example in builder.read(split)]
 
-    # Every training example has texts of the same roles.
+    # All training examples have texts of the same roles.
     first = load("train[:1]")[0] if roles else Example("", "", "")
     texts = tuple(role for role in roles if role in first.texts)
     return Dataset(load, texts, version, builder.bad_rows())
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
-    """The embedded task; a role that it does not know may be given the texts of one that it does.
+    """The embedded task, with texts for `TEXT_ROUNDS` rounds.
 
-    It has texts for `TEXT_ROUNDS` rounds.
+    `columns` may give an unknown role the texts of a known one.
     """
     if rounds > TEXT_ROUNDS:
         raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
@@ -119,14 +119,14 @@ def _files(config: DataConfig) -> dict[str, Files]:
         path = download(config.dataset)
     else:
         raise DataError(
-            f"data.dataset={shown(config.dataset, 300)}: allowed are relay, files, the path of a "
-            f"file or folder, and the published {', '.join(PUBLISHED)}"
+            f"data.dataset must be relay, files, the path of a file or folder, or a published one "
+            f"({', '.join(PUBLISHED)}), got {shown(config.dataset, 300)}"
         )
     return data_files(path)
 
 
 def _shares(config: DataConfig, files: Mapping[str, Files]) -> dict[str, float]:
-    """Splits that are taken from the training files -> their shares of them."""
+    """Splits taken from the training files -> their shares."""
     if "train" not in files:
         return {}
     shares = {"test": config.test_share, "validation": config.validation_share}

@@ -1,4 +1,4 @@
-"""One question with its answer and its role texts: what training and evaluation read."""
+"""One question with its answer and its role texts, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One row of a data set, whatever its source called the columns."""
+    """One row of a data set, independent of the source's column names."""
 
     id: str  # unique in a split
     question: str
     answer: str  # the gold answer
     difficulty: int = 0  # 0 where the source has none
     # Role -> one text per round, or one for all rounds until `in_rounds`; roles without texts are
-    # not here.
+    # missing.
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # further columns, as text
 
     def in_rounds(self, rounds: int) -> Example:
-        """The same with a text per round, from one for all rounds or one for each."""
+        """The example with a text per round, from one for all rounds or one for each."""
         texts = {
             role: texts * rounds if len(texts) == 1 else texts[:rounds]
             for role, texts in self.texts.items()
@@ -28,5 +28,5 @@ class Example:
         return dataclasses.replace(self, texts=texts)
 
     def texts_to_learn(self, role: str, answerer: str) -> tuple[str, ...]:
-        """What a role learns to write: its own texts or, where it has none, the answerer's."""
+        """Target texts of a role: its own or, where it has none, the answerer's."""
         return self.texts.get(role, self.texts[answerer])

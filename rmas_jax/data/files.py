@@ -1,4 +1,4 @@
-"""Which files of a folder are data, and which split each is of."""
+"""Finds the data files of a folder, and the split of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rmas_jax.host.json_rows import CODECS
 from rmas_jax.host.reading import check_regular
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-# Of the names of data files: the form of their rows, packed or not.
+# Suffixes of data files: the format of their rows, compressed or not.
 SUFFIXES = (
     ".parquet",
     *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", *CODECS)),
@@ -22,12 +22,12 @@ SUFFIXES = (
 READABLE = f"{', '.join(('.parquet', *JSON_SUFFIXES))} (the last three also {', '.join(CODECS)})"
 TABLES = (".csv", ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")  # not read
 ENTRIES = 100_000  # files and folders below a data folder
-# Names of no data, as `datasets` has it. `~$` is of open office files.
+# Names of other files, as in `datasets`. `~$` is of open office files.
 HIDDEN = (".", "__", "~$")
-# What the hub's tools write beside data.
+# Files of the hub's tools beside data.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-# Split -> the words, in names of files and of folders, that the hub's tools tell it by; also in
-# front of `set` and `data` (testset).
+# Split -> the words in names of files and folders by which the hub's tools recognise it; also
+# before `set` and `data` (testset).
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -38,12 +38,12 @@ SPLIT_WORDS = {
 class Files(NamedTuple):
     """The data files of one split."""
 
-    where: str  # what errors call them
+    where: str  # name in errors
     named: tuple[tuple[str, Path], ...]  # each with its name below the folder
 
 
 def suffix_of(path: PurePath) -> str | None:
-    """Of SUFFIXES, that of a name; None for a file of no data."""
+    """The suffix of a name, from SUFFIXES; None for other files."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
@@ -51,20 +51,19 @@ def suffix_of(path: PurePath) -> str | None:
 def data_files(path: Path) -> dict[str, Files]:
     """Split -> its files: the file itself, or those in a folder and the folders below it.
 
-    In a folder, a file's name says which split it is of (`test-00000.parquet`), or else the name of
-    a folder around it (`dev/rows.jsonl`, `train.parquet/part-0.parquet`). Where nothing is called
-    train, what names no split is train, and so is a single file. Hidden files and folders (HIDDEN)
-    are passed over, and so are folders that begin with `_`, in which Spark and Delta keep what is
-    no data.
+    In a folder, the split of a file follows from its name (`test-00000.parquet`), or else from the
+    name of a folder around it (`dev/rows.jsonl`, `train.parquet/part-0.parquet`). If no name
+    contains train, files without a split are train; so is a single file. Skips hidden files and
+    folders (HIDDEN) and folders that begin with `_`, which hold metadata of Spark and Delta.
 
     Raises:
-      DataError: there is nothing to read, or there are files of several forms, or some that name no
-        split beside those of train.
+      DataError: there are no data files, or files of several formats, or files without a split
+        beside those of train.
     """
     shown = clipped(str(path), 300)
     splits = _by_split(path)
     unnamed = splits.pop(None, [])
-    if unnamed and "train" in splits:  # what was held out may be among it
+    if unnamed and "train" in splits:  # they may hold held-out rows
         raise DataError(
             f"{shown}: holds {clipped(unnamed[0][0], 300)}, whose name says no split, beside files "
             "of train; put it elsewhere, or name the file or folder of each split (data.files)"
@@ -78,22 +77,22 @@ def data_files(path: Path) -> dict[str, Files]:
 
 
 def files_of_one_split(path: Path) -> Files:
-    """The file itself, or all files of a folder, which are of one split, whichever it is.
+    """The file itself, or all files of a folder, which belong to one split of any name.
 
     Raises:
-      DataError: as in `data_files`, but for names that say no split; the files are of several.
+      DataError: as in `data_files`, except for names without a split; or there are several splits.
     """
     splits = _by_split(path)
-    if len(told := dict.fromkeys(split or "train" for split in splits)) > 1:
+    if len(distinct := dict.fromkeys(split or "train" for split in splits)) > 1:
         raise DataError(
-            f"{path}: holds files of the splits {', '.join(told)}; name the file or folder of "
+            f"{path}: holds files of the splits {', '.join(distinct)}; name the file or folder of "
             "each (data.files), or the folder alone (data.dataset)"
         )
     return Files(clipped(str(path), 300), tuple(sorted(itertools.chain(*splits.values()))))
 
 
 def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
-    """Split, or None for what names none -> names and paths of its files, at least one."""
+    """Split, or None without one -> names and paths of its files, at least one."""
     shown = clipped(str(path), 300)
     if not os.path.isdir(path):
         check_regular(path, at_most=None, error=DataError)
@@ -107,9 +106,9 @@ def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
         others = sorted({name.suffix for name in below if name.suffix})[:10]
         beside = f"; it holds {', '.join(others)}" if others else ""
         raise DataError(f"{shown}: rows are read from {READABLE}; this holds no such file{beside}")
-    if len(forms) > 1:  # the same rows twice, or different ones: only the user knows
+    if len(forms) > 1:  # may hold the same rows or different ones
         raise DataError(
-            f"{shown}: holds {' and '.join(forms)} files; allowed is one form in a folder "
+            f"{shown}: the files must be of one format, got {' and '.join(forms)} "
             "(data.files names a file or folder for each split)"
         )
     if unread := [name for name in below if name.suffix.lower() in TABLES and _split_named(name)]:
@@ -126,9 +125,9 @@ def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
 
 
 def _names_below(folder: Path) -> list[PurePath]:
-    """Names, below a folder, of all that is no folder and may be data, in order.
+    """Sorted names of possible data files below a folder.
 
-    Links to folders are followed, each folder is entered once: a loop of links ends.
+    Follows links to folders, and enters each folder once, so that loops of links end.
     """
     names, entered, entries = [], set(), 0
     pending = [PurePath()]
@@ -166,7 +165,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _split_named(name: PurePath) -> str | None:
-    """The split that a file is of, by its name, or else by that of the nearest folder."""
+    """The split of a file, by its name or else by that of the nearest folder."""
     for part in reversed(name.parts):
         for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part):  # TestData is two words
             word = word.lower().removesuffix("set").removesuffix("data")
@@ -177,5 +176,5 @@ def _split_named(name: PurePath) -> str | None:
 
 
 def _printable(name: str | PurePath) -> str:
-    """A name as text that can be written, whatever bytes it is of."""
+    """A name as printable text, for any bytes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""Rows of parquet files, a batch at a time, within bounds that are checked before it is decoded.
+"""Rows of parquet files, in batches, with bounds checked before decoding.
 
-A few kilobytes of parquet can say that one value stands in ten thousand rows, or that 3 x 10^8 have
-none. So text stays in its dictionary until the size of what it stands for is known.
+A few kilobytes of parquet can repeat one value in ten thousand rows, or hold 3 x 10^8 rows without
+values. So text stays dictionary-encoded until its decoded size is known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rmas_jax.host.reading import GIBIBYTE, open_regular, size
 if TYPE_CHECKING:
     import pyarrow
 
-DECODED_LIMIT = GIBIBYTE  # of the columns that are read of a file
+DECODED_LIMIT = GIBIBYTE  # of the columns read from a file
 VALUE_LIMIT = 5_000_000  # rows of a file; values of one column in a group of rows
 BATCH_ROWS = 1024
 TEXT = "BYTE_ARRAY"  # parquet's type of text and bytes
@@ -30,7 +30,7 @@ class ParquetRows:
     """An open parquet file; a context manager.
 
     Raises:
-      DataError: it cannot be read.
+      DataError: the file cannot be read.
     """
 
     def __init__(self, path: Path):
@@ -64,7 +64,7 @@ class ParquetRows:
         self._file.close()
 
     def rows(self, fields: Collection[str]) -> Iterator[dict[str, Any] | ValueError]:
-        """Yields the rows with those of the fields that are there; why not, for one with none.
+        """Yields the rows with the given fields; a ValueError for an unreadable row.
 
         Raises:
           DataError: the file is damaged, too large, or has a field twice.
@@ -84,7 +84,7 @@ class ParquetRows:
             yield from _rows_of(batch)
 
     def _batches(self, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
-        """One group of rows after another: lists keep their dictionaries only within one."""
+        """Batches, one row group after another: lists keep their dictionaries only within one."""
         try:
             for group in range(self._parquet.num_row_groups):
                 rows = _batch_rows(self._parquet.metadata, group)
@@ -93,7 +93,7 @@ class ParquetRows:
             raise self._unreadable(error) from None
 
     def _check_sizes(self, columns: Collection[str]) -> None:
-        """What the file says of itself."""
+        """Checks sizes in the file's metadata."""
         metadata = self._parquet.metadata
         total = 0
         if metadata.num_rows > VALUE_LIMIT:
@@ -126,7 +126,7 @@ class ParquetRows:
 
 
 def _is_delta(metadata: pyarrow.parquet.FileMetaData, leaf: int) -> bool:
-    """Whether a column's texts, one in each row, are written as differences (version 2 of parquet).
+    """Whether a column's texts, one in each row, are delta-encoded (version 2 of parquet).
 
     pyarrow cannot keep these in a dictionary.
     """
@@ -138,7 +138,7 @@ def _is_delta(metadata: pyarrow.parquet.FileMetaData, leaf: int) -> bool:
 
 
 def _batch_rows(metadata: pyarrow.parquet.FileMetaData, group: int) -> int:
-    """Rows that can be decoded at a time: a difference of no bytes may repeat the largest text."""
+    """Rows to decode at a time: an empty delta may repeat the largest text."""
     columns = range(metadata.num_columns)
     sizes = [
         metadata.row_group(group).column(leaf).total_uncompressed_size
@@ -149,7 +149,7 @@ def _batch_rows(metadata: pyarrow.parquet.FileMetaData, group: int) -> int:
 
 
 def decoded_size(array: pyarrow.Array) -> int:
-    """Bytes of what an array stands for, each value of a dictionary as often as it is used."""
+    """Bytes of a decoded array; a dictionary's value counts as often as it is used."""
     import pyarrow.compute
     import pyarrow.types
 
@@ -163,7 +163,7 @@ def decoded_size(array: pyarrow.Array) -> int:
         return sum(map(decoded_size, array.flatten()))
     if pyarrow.types.is_map(kind):
         return decoded_size(array.keys) + decoded_size(array.items)
-    if hasattr(array, "flatten"):  # lists of every sort
+    if hasattr(array, "flatten"):  # lists of all kinds
         return 8 * len(array) + decoded_size(array.flatten())
     return array.nbytes
 
@@ -178,15 +178,15 @@ def _rows_of(batch: pyarrow.RecordBatch) -> Iterator[dict[str, Any] | ValueError
     batch = _shortened(batch)
     try:
         yield from batch.to_pylist()
-    except Exception:  # a value that Python has none for: text that is no UTF-8, the year 146,000
+    except Exception:  # a value outside Python's range: invalid UTF-8, the year 146,000
         for i in range(batch.num_rows):
             yield _row(batch, i)
 
 
 def _shortened(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
-    """The same with floats of 16 and 32 bits as the shortest number that they stand for.
+    """The batch with floats of 16 and 32 bits as their shortest decimal numbers.
 
-    0.1 of 32 bits is 0.10000000149011612 as a number of Python, and nobody answers that.
+    0.1 in 32 bits is 0.10000000149011612 in Python, which no answer matches.
     """
     import pyarrow
     from pyarrow import types

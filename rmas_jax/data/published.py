@@ -1,11 +1,11 @@
 """The data sets that the paper's authors published on the Hugging Face hub.
 
-Nothing here was ever run against the hub's own files, which could not be reached: layout and field
-names are those that the release describes, and the tests read files of that shape.
+Never run against the hub's own files, which could not be reached: layout and field names follow the
+release's description, and the tests read files of that shape.
 
-Two limits. What rows of the code sets say of their own task (`type`, `fn_name`, `task_family`) is
-not used: one `system.task_type` serves the whole training. And a run trains on one set, so the four
-sets of the mixture's roles (math, code, science, summarizer) cannot train one team in one run.
+Two limits. The per-row task fields of the code sets (`type`, `fn_name`, `task_family`) are ignored:
+one `system.task_type` serves the whole training. And a run trains on one set, so the four sets of
+the mixture's roles (math, code, science, summarizer) cannot train one team in one run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PUBLISHED = (
 
 
 def is_published(dataset: str) -> bool:
-    """Whether this is a published data set, by its name or by its hub id."""
+    """Whether a name or hub id is that of a published data set."""
     return dataset.removeprefix(f"{ORGANISATION}/") in PUBLISHED
 
 

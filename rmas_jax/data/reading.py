@@ -1,4 +1,4 @@
-"""The rows of data files, whatever their form, within bounds on what they take."""
+"""The rows of data files of any format, within bounds on size and number."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from rmas_jax.data.rows import DataError
 from rmas_jax.host.json_rows import read_json_rows
 
 ROWS_LIMIT = 2_000_000  # of a split
-NAMES_KEPT = 20  # of fields that nobody looks for, for errors
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # what Spark and Hive write for a missing one
+NAMES_KEPT = 20  # of unused fields, for errors
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # a missing value of Spark and Hive
 
 
 class Seen(NamedTuple):
-    """What the files of a split hold."""
+    """Content of a split's files."""
 
-    fields: Collection[str]  # those that are looked for, and a few others
+    fields: Collection[str]  # the requested ones, and a few others
     rows: int
     objects: int  # rows that are objects
 
 
 def look_through(files: Files, names: Collection[str]) -> Seen:
-    """Goes through the files of a split once, and keeps no row.
+    """Scans the files of a split once, without keeping rows.
 
     Args:
       files: of one split.
-      names: of fields that are looked for.
+      names: of the requested fields.
 
     Raises:
       DataError: a file cannot be read, or there are too many rows.
@@ -66,15 +66,15 @@ def _fields_of_rows(name: str, path: Path) -> Iterator[Seen]:
 
 
 def read_rows(name: str, path: Path, fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """Yields the rows of a file with their lines, or with their numbers where it has none, from 1.
+    """Yields the rows of a file, numbered from 1 by lines, or by rows where it has no lines.
 
     Args:
       name: of the file below the data folder; its folders may hold fields (`partition_fields`).
       path: of the file.
-      fields: what is needed of a row; others may be left out.
+      fields: the needed fields; others may be missing.
 
     Yields:
-      Number and row; in place of a row that cannot be read, a ValueError with the reason.
+      Number and row; for an unreadable row, a ValueError with the reason.
 
     Raises:
       DataError: the file cannot be read.

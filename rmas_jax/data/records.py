@@ -1,7 +1,6 @@
-"""Rows of tfds data sets, which are written as array_record files on first use.
+"""Rows of tfds data sets, written as array_record files on first use.
 
-What was written is checked against its checksums before it is read, and made anew where it is not
-as it was: it can always be.
+Files are checked against their checksums before use, and written again where they differ.
 """
 
 from __future__ import annotations
@@ -37,29 +36,29 @@ log = logging.getLogger(__name__)
 
 
 def folder_of(builder: type[Builder], data_dir: Path) -> Path:
-    """Where the files of a data set lie."""
+    """The folder of a data set's files."""
     return data_dir / builder.name / str(builder.VERSION)
 
 
 def prepare(folder: Path, make: Callable[[], Builder]) -> None:
-    """Writes the files of a data set into its folder, unless they are there, as they were written.
+    """Writes the files of a data set into its folder, unless they are there, undamaged.
 
     Args:
       folder: of `folder_of`.
-      make: reads what the data set is made of; what it raises leaves nothing behind.
+      make: reads the source of the data set; if it raises, no file remains.
 
     Raises:
-      OSError: they cannot be written; nothing of them stays.
+      OSError: the files cannot be written; none remains.
     """
     if damage(folder) is None:
         return
     with _nothing_empty_stays(folder.parent), _alone(folder.parent):
-        fault = damage(folder)  # another process may have been here
+        fault = damage(folder)  # another process may have written them
         if fault is None:
             return
         _remove_rests(folder, fault)
         builder = make()
-        tfds.disable_progress_bar()  # generated in seconds; the bars would break up ours
+        tfds.disable_progress_bar()  # generation takes seconds; the bars would break up ours
         try:
             builder.download_and_prepare()
         except USER_ERRORS:
@@ -75,7 +74,7 @@ def prepare(folder: Path, make: Callable[[], Builder]) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """In what the files of a data set differ from those that were written; None: in nothing."""
+    """The difference between a data set's files and their checksums; None: no difference."""
     if not folder.exists():
         return "not there"
     try:
@@ -98,7 +97,7 @@ def _checksum(path: Path) -> str:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Waits for another process that writes into the folder."""
+    """Locks the folder; waits for another process that writes into it."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -124,7 +123,7 @@ def _nothing_empty_stays(folder: Path) -> Iterator[None]:
 
 
 def _remove_rests(folder: Path, fault: str) -> None:
-    """Removes what is damaged, and what a process that was killed has left half written."""
+    """Removes damaged files, and partial files of a killed process."""
     if folder.exists():
         log.warning("prepared data in %s: %s; it is made anew", folder, clipped(fault, 300))
     for rest in (folder, *folder.parent.glob(f"incomplete.*_{folder.name}")):
@@ -135,7 +134,7 @@ def _remove_rests(folder: Path, fault: str) -> None:
 
 
 def _unwritable(folder: Path, error: Exception) -> Exception:
-    """An error of tfds as one that the user can mend, where it is about the disk."""
+    """An error of tfds; if it is about the disk, as an error for the user."""
     for code in FULL:
         if os.strerror(code) in str(error):
             return OSError(code, os.strerror(code), str(folder))
@@ -146,7 +145,7 @@ def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
     """Rows of a split, or of a part of one such as `test[:500]`, `test[10%:20%]`, `test[-50:]`.
 
     Raises:
-      DataError: no such split or part; the message lists the splits.
+      DataError: the split or part does not exist; the message lists the splits.
     """
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     part = PART.fullmatch(split)
@@ -156,7 +155,7 @@ def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
             "as 'test[:500]' or 'test[10%:20%]'; each split is named by itself"
         )
     count, units = sizes[part[1]], {bound[-1] == "%" for bound in part.groups()[1:] if bound}
-    if len(units) > 1:  # tfds takes both as percent
+    if len(units) > 1:  # tfds reads both as percent
         raise DataError(f"{shown(split)}: both ends must be rows, or both percent")
     start = _place(part[2], count, 0, split)
     stop = _place(part[3], count, count, split)
@@ -166,7 +165,7 @@ def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
 
 
 def _place(text: str | None, count: int, default: int, split: str) -> int:
-    """The row, of `count`, at which a part begins or ends; counted from the end where negative."""
+    """The row, of `count`, at which a part begins or ends; negative counts from the end."""
     if text is None:
         return default
     unit = "%" if text.endswith("%") else ""

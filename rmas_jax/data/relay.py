@@ -1,7 +1,7 @@
 """The embedded task: a pass phrase recoded at gates, by code books spread over three agents.
 
 A pass phrase has two words. Every gate replaces each word by another: the red, green and blue
-gate have code books of their own. A question names a phrase and a number of gates, which alternate
+gate each have a code book. A question names a phrase and a number of gates, which alternate
 red, green, blue, red, ... The planner knows the red book, the critic the green one and the solver
 the blue one, so one round (planner, critic, solver) covers at most three gates, and no agent alone
 covers more than its own.
@@ -23,7 +23,7 @@ ROLES = ("planner", "critic", "solver")
 GATES = {"planner": "red", "critic": "green", "solver": "blue"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MAX_GATES = 9
-TEXT_ROUNDS = 4  # rounds that role texts are written for; after the third nothing changes
+TEXT_ROUNDS = 4  # rounds with role texts; after the third nothing changes
 QUESTIONS = (
     "The pass phrase {phrase} goes through {gates} gates, red, green and blue in turn. "
     "What does it read then?",
@@ -51,7 +51,7 @@ class World:
         return " ".join(words[w] for words, w in zip(self.words, phrase, strict=True))
 
     def pass_gate(self, role: str, phrase: Phrase, left: int) -> tuple[Phrase, int]:
-        """One agent's turn: recodes the phrase if gates are left, else leaves it."""
+        """One agent's turn: recodes the phrase if gates remain."""
         if not left:
             return phrase, 0
         first, second = (int(book[w]) for book, w in zip(self.books[role], phrase, strict=True))
@@ -59,12 +59,12 @@ class World:
 
 
 def message(world: World, phrase: Phrase, left: int) -> str:
-    """What every role writes: the phrase as it is now, and how many gates are left."""
+    """A role's text: the current phrase and the number of remaining gates."""
     return f"{world.text(phrase)}, {NUMBERS[left]} gates left"
 
 
 def parse_answer(text: str) -> str | None:
-    """The phrase that a role's text names, or None where the text has no such form."""
+    """The phrase in a role's text, or None where the text has another format."""
     phrase, comma, rest = text.strip().partition(",")
     if not comma or not rest.strip().endswith("gates left") or len(phrase.split()) != 2:
         return None
@@ -84,7 +84,7 @@ def _invent(rng: np.random.Generator, count: int, taken: set[str]) -> tuple[str,
 
 
 def make_world(seed: int = WORLD_SEED) -> World:
-    """The world of a seed; the embedded agents know that of `WORLD_SEED`."""
+    """The world of a seed; the embedded agents are trained on that of `WORLD_SEED`."""
     rng = np.random.default_rng(seed)
     taken: set[str] = set()
     words = (_invent(rng, sum(CLASS_SIZES), taken), _invent(rng, sum(CLASS_SIZES), taken))
@@ -102,14 +102,14 @@ def is_known(phrase: Phrase) -> bool:
 
 
 def ask(world: World, phrase: Phrase, gates: int) -> str:
-    """The question; its wording depends on what is asked, so a question has one wording."""
+    """The question; its wording is a function of phrase and gates."""
     wording = QUESTIONS[(phrase[0] + 5 * phrase[1] + gates) % len(QUESTIONS)]
     question = wording.format(phrase=world.text(phrase), gates=NUMBERS[gates])
     return question.replace("one gates", "one gate")
 
 
 def example(world: World, phrase: Phrase, gates: int) -> dict:
-    """One problem with what each role should write in each round."""
+    """One problem with each role's target text in each round."""
     texts: dict[str, list[str]] = {role: [] for role in ROLES}
     now, left = phrase, gates
     for _ in range(TEXT_ROUNDS):
@@ -128,11 +128,11 @@ def example(world: World, phrase: Phrase, gates: int) -> dict:
 
 
 def split_questions() -> dict[str, list[tuple[Phrase, int]]]:
-    """(phrase, gates) of every split; no question stands in two of them."""
+    """(phrase, gates) of every split; splits are disjoint."""
     size = range(sum(CLASS_SIZES))
     questions = list(itertools.product(itertools.product(size, size), range(1, MAX_GATES + 1)))
     order = np.random.default_rng(WORLD_SEED + 1).permutation(len(questions))
-    small = CLASS_SIZES[0]  # words from here on are of the second class
+    small = CLASS_SIZES[0]  # words from this index on are of the second class
     known: list[list[tuple[Phrase, int]]] = [[], []]
     unseen: list[tuple[Phrase, int]] = []
     for phrase, gates in (questions[i] for i in order):
@@ -142,7 +142,7 @@ def split_questions() -> dict[str, list[tuple[Phrase, int]]]:
     splits, used = {}, [0, 0]
     for split, count in SPLIT_SIZES.items():
         if split == "test_unseen_entities":
-            splits[split] = unseen[-count:]  # the first ones were looked at during development
+            splits[split] = unseen[-count:]  # the first ones were seen during development
             continue
         parts = []
         for of_class, amount in enumerate((count - round(count * share), round(count * share))):

@@ -14,7 +14,7 @@ TEXT_FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
 
 
 class Relay(tfds.core.GeneratorBasedBuilder):
-    """Gate relay: multi-step questions whose steps are known to different agents."""
+    """Gate relay: multi-step questions; each agent knows some of the steps."""
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {
@@ -32,7 +32,7 @@ class Relay(tfds.core.GeneratorBasedBuilder):
                 {
                     "id": tfds.features.Text(),
                     "question": tfds.features.Text(),
-                    **texts,  # what each role should write, a text per round
+                    **texts,  # target texts of each role, one per round
                     "answer": tfds.features.Text(),
                     "difficulty": np.int32,  # gates, 1 to 9
                 }

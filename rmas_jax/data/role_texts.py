@@ -1,9 +1,9 @@
 """Questions, answers and role texts from files, as a tfds data set.
 
-Files are read and checked once: good rows are written as array_record files under a name that
-depends on the files' contents and on what is read from them, bad rows are listed beside them. A
-record of the data set is an `Example`: for each role it has no text, one for all rounds or one per
-round, and its further fields are one JSON object.
+Files are read and checked once: good rows go into array_record files, whose name depends on the
+files' contents and on the selected fields; bad rows are listed beside them. A record of the data
+set is an `Example`: for each role it has no text, one for all rounds or one per round, and its
+further fields are one JSON object.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ TEXT_LIMIT = GIBIBYTE  # of the rows of a split, in memory
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Files, and what is read from them."""
+    """Files, and the parts to read from them."""
 
     files: Mapping[str, Files]  # by split
-    shares: Mapping[str, float]  # split -> its share of the rows of train, from which it is taken
+    shares: Mapping[str, float]  # split taken from train -> its share of the rows
     roles: tuple[str, ...]  # in the order of their turns; the last one answers
     fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
-    rounds: int  # rounds that role texts are needed for
-    further: tuple[str, ...] = ()  # fields that examples keep beside parts and texts
+    rounds: int  # number of rounds that need role texts
+    further: tuple[str, ...] = ()  # other fields to keep
 
     def digest(self) -> str:
-        """Changes with the files' contents and with all that shapes the rows."""
+        """A digest of the files' contents and of all settings that shape the rows."""
         settings = {
             "version": str(RoleTexts.VERSION),
             "shares": dict(self.shares),
@@ -74,7 +74,7 @@ def _digest(path: Path) -> str:
 
 
 class Read(NamedTuple):
-    """An example and where it stands."""
+    """An example and its place."""
 
     file: str
     line: int
@@ -89,13 +89,13 @@ def read_files(
     rounds: int,
     further: Sequence[str] = (),
 ) -> tuple[list[Read], list[BadRow], Columns]:
-    """Reads the files of a split: good rows, bad rows, and the fields they were read from.
+    """Reads the files of a split: good rows, bad rows, and the fields used.
 
     Raises:
       DataError: a file cannot be read, lacks a field or has no good row; there is too much text.
     """
     seen = look_through(files, looked_for(roles, fields, further))
-    columns = Columns(parts={}, texts={})  # of no row: each is a bad one, which says why
+    columns = Columns(parts={}, texts={})  # placeholder: every row is bad and has its own reason
     if seen.objects or not seen.rows:
         columns = choose_columns(seen.fields, roles, fields, where=files.where, further=further)
     needed = [*columns.parts.values(), *columns.texts.values(), *columns.further]
@@ -124,16 +124,16 @@ def read_files(
 
 
 def _size(example: Example) -> int:
-    """Bytes that the texts of an example take in memory."""
+    """Bytes of an example's texts in memory."""
     own = (example.id, example.question, example.answer, *example.fields.values())
     return sum(map(sys.getsizeof, itertools.chain(own, *example.texts.values())))
 
 
 def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]:
-    """Reads all files: the rows of every split, and the rows that were left out.
+    """Reads all files: the rows of every split, and the rows left out.
 
-    No question stands in two splits: where several files have it, a tested split keeps it before
-    validation, and validation before train.
+    Splits share no question: if several files have one, test splits keep it before validation, and
+    validation before train.
 
     Raises:
       DataError: as in `read_files`; validation lacks texts that train has; a split would be empty.
@@ -153,7 +153,7 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
     for split, files in source.files.items():
         if split == "train":
             continue
-        # The roles of train are needed where links are validated, and none where they are tested.
+        # Validation needs texts of the roles of train, test splits need none.
         needed = columns.texts if split == "validation" else {}
         splits[split], found, there = read(files, roles=[*needed])
         if lacking := needed.keys() - there.texts.keys():
@@ -176,7 +176,7 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
 
 
 def split_of(question: str, shares: Mapping[str, float]) -> str:
-    """The split that a question falls into, by a hash of its words; `train` has what is left."""
+    """The split of a question, by a hash of its words; `train` has the rest."""
     digest = hashlib.sha256(" ".join(question.split()).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     for split, share in shares.items():
@@ -187,10 +187,12 @@ def split_of(question: str, shares: Mapping[str, float]) -> str:
 
 
 def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
-    """Takes out, and yields, rows whose id their split has already, whose question stands in a
-    split that goes before theirs, and what another file of their split has too (`_content`).
+    """Removes repeated rows, and yields them.
+
+    Their id occurs earlier in their split, their question in a split of higher precedence, or their
+    content (`_content`) in another file of their split.
     """
-    asked: dict[str, str] = {}  # question -> split
+    split_of_question: dict[str, str] = {}  # question -> split
     trained = [split for split in ("validation", "train") if split in splits]
     for split in (*(split for split in splits if split not in trained), *trained):
         kept: list[Read] = []
@@ -199,7 +201,7 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
         for read in splits[split]:
             question, name = " ".join(read.example.question.split()), read.example.id
             content: str | bytes = _content(read.example) if split in trained else question
-            if (other := asked.setdefault(question, split)) != split:
+            if (other := split_of_question.setdefault(question, split)) != split:
                 yield BadRow(read.file, read.line, f"the same question stands in {other}")
             elif (home := homes.setdefault(content, read.file)) != read.file:
                 same = "row" if split in trained else "question"
@@ -215,8 +217,8 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
 def _content(example: Example) -> bytes:
     """All of an example but its id, for comparison.
 
-    Copies of a file, and configurations of a data set in folders beside each other (MMLU's `all`),
-    would make rows count twice. Within a file, repeated rows are its author's will.
+    Copies of a file, and configurations of a data set in adjacent folders (MMLU's `all`), would
+    count rows twice. Within a file, repeated rows are taken as intended.
     """
     content = dataclasses.asdict(dataclasses.replace(example, id=""))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
@@ -241,9 +243,9 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         **options: Any,
     ):
         """Args:
-        roles: that examples may have texts of.
-        splits: examples by split; None where they have been written.
-        bad: rows that were left out; see `read_source`.
+        roles: roles that may have texts.
+        splits: examples by split; None if already written.
+        bad: rows left out; see `read_source`.
         options: of `GeneratorBasedBuilder`.
         """
         self.roles, self.splits, self.bad = tuple(roles), splits, bad
@@ -257,7 +259,7 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
             "answer": text,
             "difficulty": np.int32,
             "texts": {role: tfds.features.Sequence(text) for role in self.roles},
-            "fields": text,  # a JSON object: an example may lack any of them
+            "fields": text,  # a JSON object: every field is optional
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -277,7 +279,7 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         }
 
     def _to_record(self, example: Example) -> dict[str, Any]:
-        """An example as it is stored: without a text for roles that have none."""
+        """An example as a record; roles without texts have none."""
         texts = {role: example.texts.get(role, ()) for role in self.roles}
         return dataclasses.asdict(example) | {
             "texts": texts,
@@ -292,12 +294,12 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError("splits are generators already")
 
     def bad_rows(self) -> list[BadRow]:
-        """Rows that were left out; the data set is prepared."""
+        """Rows left out; the data set must be prepared."""
         lines = (Path(self.data_dir) / BAD_ROWS).read_bytes().split(b"\n")
         return [BadRow(**json.loads(line)) for line in lines if line]
 
 
 def _to_example(record: Mapping[str, Any]) -> Example:
-    """An example as it was written."""
+    """An example from its record."""
     texts = {role: tuple(texts) for role, texts in record["texts"].items() if texts}
     return Example(**dict(record) | {"texts": texts, "fields": json.loads(record["fields"])})

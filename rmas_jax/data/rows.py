@@ -1,4 +1,4 @@
-"""From a row of a file to an `Example`: which field holds what, and which rows are bad."""
+"""Turns a row of a file into an `Example`: choice of fields, and bad rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeGuard
 from rmas_jax.data.examples import Example
 from rmas_jax.host.errors import InputError, clipped, shown
 
-# Part of a row, or role -> the fields it is looked for in, in this order. The published data sets
-# and upstream's fallbacks; a role that stands nowhere here is looked for under its own name. (For
-# `summarizer`, upstream's outer loop takes `answer` before the summary: set
-# `data.columns: {summarizer: answer}` to do the same.)
+# Part of a row, or role -> its possible fields, in order of precedence: those of the published data
+# sets and upstream's fallbacks. The field of any other role is its own name. (For `summarizer`,
+# upstream's outer loop prefers `answer` to the summary: set `data.columns: {summarizer: answer}`
+# to do the same.)
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "question": ("question", "query", "prompt", "text", "input"),
@@ -34,41 +34,39 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "reflector": ("deliberation_reflector", "reflector", "answer"),
     "toolcaller": ("deliberation_toolcaller", "toolcaller", "answer"),
 }
-# Field -> the field beside which it is only a part of a question (Alpaca's form of instructions).
+# Field -> the field that makes it only a part of a question (Alpaca's instruction format).
 HALVES = {"input": "instruction"}
 PARTS = ("id", "question", "answer", "difficulty")
-EXACT = 2**53  # up to here, floats hold every whole number
-INT32 = range(-(2**31), 2**31)  # how a difficulty is stored
-# What marks a slot in a template, here (prompts.SENTINEL) and upstream.
+EXACT = 2**53  # floats represent every whole number up to this
+INT32 = range(-(2**31), 2**31)  # range of a difficulty
+# Slot markers in templates, here (prompts.SENTINEL) and upstream.
 SLOT_MARKER = re.compile(r"[\ue000\ue001]|<<\w*SLOT>>")
 
 
 class DataError(InputError):
-    """Data that cannot be used; the message names the file or setting and what is allowed."""
+    """Unusable data; the message names the file or setting and the allowed values."""
 
 
 class BadRow(NamedTuple):
-    """A row that was left out."""
+    """A row left out."""
 
     file: str
-    line: int  # from 1; where a file has no lines of rows, the row's number
+    line: int  # from 1; the row's number in files without lines
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Field of a file by part of a row and by role; what the file does not hold is not here."""
+    """Fields of a file by part of a row and by role; without missing ones."""
 
     parts: Mapping[str, str]
     texts: Mapping[str, str]
     is_difficulty_chosen: bool = False  # by the configuration, not by the field's name
-    further: tuple[str, ...] = ()  # fields that an example keeps beside its parts and texts
+    further: tuple[str, ...] = ()  # other fields to keep
 
 
 def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
-    """Fields that a part of a row, or a role, is looked for in; the role that answers can always
-    be shown the answer.
-    """
+    """Possible fields of a part of a row, or of a role; the answerer's include the answer."""
     names = FIELDS.get(part, (part,))
     return (*names, "answer") if answers and "answer" not in names else names
 
@@ -76,7 +74,7 @@ def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
 def looked_for(
     roles: Sequence[str], chosen: Mapping[str, str], further: Sequence[str] = ()
 ) -> set[str]:
-    """All fields that `choose_columns` may find."""
+    """All fields that `choose_columns` may choose."""
     names = {name for part in (*PARTS, *roles) for name in names_of(part, answers=True)}
     return names | {*chosen.values(), *HALVES.values(), *further}
 
@@ -92,14 +90,14 @@ def choose_columns(
     """Finds the fields of a file.
 
     Args:
-      present: fields that the file has.
+      present: the file's fields.
       roles: in the order of their turns; the last one answers.
-      chosen: part or role -> field, instead of those that are looked for; others do not count.
+      chosen: part or role -> field, instead of the default ones; other keys are ignored.
       where: the file, for errors.
-      further: fields that are kept as they are.
+      further: other fields to keep.
 
     Raises:
-      DataError: no field for the question or the answer, or a chosen or further field is not there.
+      DataError: no field for the question or the answer, or a chosen or further field is missing.
     """
     found: dict[str, str] = {}
     for part in (*PARTS, *roles):
@@ -140,18 +138,18 @@ def to_example(content: Any, columns: Columns, *, place: str, rounds: int) -> Ex
     """Reads one row; see `Example`.
 
     Args:
-      content: the row as the file has it.
+      content: the parsed row.
       columns: its fields.
-      place: the row's id, if it has none of its own.
-      rounds: rounds that texts are needed for. A text, or a list of one, serves all of them.
+      place: default id of the row.
+      rounds: number of rounds that need texts. A text, or a list of one, serves all of them.
 
     Raises:
-      ValueError: the reason why the row is a bad one.
+      ValueError: the row is bad; gives the reason.
     """
-    if isinstance(content, ValueError):  # what reading it ended in
+    if isinstance(content, ValueError):  # of reading the row
         raise content
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected an object, got {shown(content)}")
+        raise ValueError(f"a row must be an object, got {shown(content)}")
     parts = columns.parts
     has_id = content.get(parts.get("id")) is not None
     return Example(
@@ -180,27 +178,27 @@ def _role_texts(
         return (_text(content, field, numbers=numbers),)
     texts = tuple(_text({field: text}, field) for text in value)
     if len(texts) != 1 and len(texts) < rounds:
-        raise ValueError(f"{field}: {len(texts)} texts for {rounds} rounds; allowed is one too")
+        raise ValueError(f"{field} must be one text, or one per round ({rounds}), got {len(texts)}")
     return texts[:rounds]
 
 
 def _as_text(value: Any, field: str) -> str:
-    """Any value of a further field as text; other than text as JSON."""
+    """A further field's value as text; JSON unless it is text."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return _storable(text, field)
 
 
 def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
-    """The row's difficulty; 0 where it has none, or none that can be used and nobody asked for."""
+    """The row's difficulty; 0 if missing, or unusable in a column that is not configured."""
     field = columns.parts.get("difficulty")
     value = None if field is None else content.get(field)
     if _is_fraction(value) and math.isfinite(value) and value % 1 == 0:
-        value = int(value)  # as columns with gaps have them
+        value = int(value)  # columns with gaps hold floats
     if type(value) is int and value in INT32:
         return value
     if value is not None and columns.is_difficulty_chosen:
         raise ValueError(
-            f"{columns.parts['difficulty']}: expected a whole number of 32 bits, got {shown(value)}"
+            f"{columns.parts['difficulty']} must be a whole number of 32 bits, got {shown(value)}"
         )
     return 0
 
@@ -213,14 +211,14 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
         raise ValueError(f"{field}: missing")
     if not isinstance(value, str):
         allowed = "text or a finite number" if numbers else "text"
-        raise ValueError(f"{field}: expected {allowed}, got {shown(value)}")
+        raise ValueError(f"{field} must be {allowed}, got {shown(value)}")
     if not value.strip():
         raise ValueError(f"{field}: empty")
     return _storable(value, field)
 
 
 def _storable(value: str, field: str) -> str:
-    """A text that can be written to disk and put into a prompt."""
+    """A text, checked to be fit for disk and prompts."""
     if re.search("[\ud800-\udfff]", value):  # half of a pair, which JSON can hold
         raise ValueError(f"{field}: no text that can be written as UTF-8")
     if marker := SLOT_MARKER.search(value):
@@ -229,13 +227,13 @@ def _storable(value: str, field: str) -> str:
 
 
 def _is_fraction(value: Any) -> TypeGuard[float | Decimal]:
-    """Whether a value is of a type of numbers that have a point."""
+    """Whether a value's type has a decimal point."""
     return type(value) in (float, Decimal)
 
 
 def _number(value: float | Decimal) -> str:
-    """A number as text; a whole one without the point that a column with gaps gives to all."""
-    if isinstance(value, Decimal):  # 38 digits at most; a column gives all of them as many places
+    """A number as text; a whole one without a point, which columns with gaps would add."""
+    if isinstance(value, Decimal):  # at most 38 digits; a column has one number of decimal places
         text = f"{value:f}"
         return text.rstrip("0").removesuffix(".") if "." in text else text
     is_exact = isinstance(value, float) and value.is_integer() and abs(value) < EXACT

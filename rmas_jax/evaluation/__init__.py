@@ -1,1 +1,1 @@
-"""Grading, intervals, and the driver that measures methods side by side."""
+"""Grading, intervals, and the driver that measures methods."""

@@ -1,16 +1,16 @@
-"""Runs methods over splits, item by item, and keeps accuracy and cost.
+"""Runs methods over splits, item by item, and records accuracy and cost.
 
-What is measured per item: tokens written by all agents (end tokens count), sequential model steps
-(a prompt is read in the step of the first token or thought after it), and seconds: the wall time
-of whole batches over the rows of these batches, host work between agents included. Compilation is
-not timed: methods share programs, and the one that comes first would pay. Second tries and tool
-calls compile on the way, for the widths that texts happen to have, so a batch in which anything
-was compiled runs again for its time. Nor is the tokenisation of questions and prompts timed, which
-every method needs alike. Where questions have several answers, accuracy, tokens and steps are those
-of the first one, seconds are of all, and `pass_at_k` is the share of questions with a right one.
+Measures per item: tokens written by all agents (end tokens count), sequential model steps (a prompt
+is read in the step of the first token or thought after it), and seconds: the wall time of whole
+batches over the rows of these batches, host work between agents included. Compile time is excluded:
+methods share programs, and the first would be charged for all. Retries and tool calls compile new
+text widths during a measurement, so a batch in which anything was compiled runs again for its time.
+Tokenisation of questions and prompts, the same for all methods, is excluded too. Where questions
+have several answers, accuracy, tokens and steps are those of the first one, seconds are of all, and
+`pass_at_k` is the share of questions with a right one.
 
-How first answers came about is counted too: nothing could be read from one (`unparsed`), it was cut
-off at the limit of tokens (`at_limit`), it took a second try (`answer_retry`).
+Counts of first answers: unreadable (`unparsed`), cut off at the token limit (`at_limit`), completed
+by a retry (`answer_retry`).
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from rmas_jax.links import Links
 from rmas_jax.prompts import RolePrompt, take
 from rmas_jax.team import Team
 
-ORDER_SEED = 0  # of the order in which the items of a split are run
+ORDER_SEED = 0  # of the order of items in a split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedBenchmark:
-    """A benchmark, ready to be run."""
+    """A benchmark, ready to run."""
 
     name: str
     version: str  # of its definition and its data
@@ -75,29 +75,28 @@ def evaluate(
     seed: int,
     progress: bool = True,
 ) -> list[ResultRow]:
-    """Measures benchmarks x methods x rounds x splits; what `directory` holds is not run again.
+    """Measures benchmarks x methods x rounds x splits; skips measurements already in `directory`.
 
     Args:
       team: the system, its agents and tokenizers.
       links: parameters of the trained links.
       aligned_links: parameters of the links before outer training.
-      benchmarks: what is answered.
-      directory: gets `items.jsonl` and `results.json`.
+      benchmarks: the questions.
+      directory: of `items.jsonl` and `results.json`.
       methods: names of `methods.METHODS`.
       rounds: numbers of rounds; an agent alone has one.
-      batch_size: B; a last batch that is not full is filled with items that do not count.
-      seed: of the run; what an item's answers are drawn with follows from it and the item's place
-        in its split.
+      batch_size: B; items that do not count fill up the last batch.
+      seed: of the run; with an item's place in its split, it determines the item's PRNG keys.
       progress: whether to show a bar.
 
     Returns:
       All rows of `results.json`.
 
     Raises:
-      PreemptedError: SIGTERM came; what is finished stays.
-      ValueError: a method that does not exist.
-      ConfigError: see `in_order`; or a benchmark is not what was measured before under its name.
-      NonFiniteError: an agent's numbers are NaN or infinite: no answers count that come from them.
+      PreemptedError: after SIGTERM; finished items stay.
+      ValueError: unknown method.
+      ConfigError: see `in_order`; or a benchmark differs from the one measured under its name.
+      NonFiniteError: an agent's numbers are NaN or infinite; their answers do not count.
     """
     benchmarks = [in_order(b, methods=methods, batch_size=batch_size) for b in benchmarks]
     measurements = [
@@ -152,7 +151,7 @@ def evaluate(
 
 
 def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
-    """Whether what is measured already belongs to the benchmarks as they are now."""
+    """Checks that recorded measurements belong to the current benchmarks."""
     versions = {benchmark.name: benchmark.version for benchmark in benchmarks}
     for row in record.rows:
         now = versions.get(row["benchmark"])
@@ -164,7 +163,7 @@ def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> No
 
 
 def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
-    """Prompts by split; tokenised at once, so that all splits have the same widths."""
+    """Prompts by split; tokenised together, so that all splits have the same widths."""
     questions = [item.question for items in benchmark.splits.values() for item in items]
     prompts = team.encode(questions, slot_width=slot_width, templates=benchmark.prompts)
     ends = np.cumsum([len(items) for items in benchmark.splits.values()])
@@ -177,11 +176,11 @@ def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str
 def in_order(
     benchmark: LoadedBenchmark, *, methods: Sequence[str], batch_size: int
 ) -> LoadedBenchmark:
-    """The benchmark with the items of every split in the order in which they are run.
+    """The benchmark with the items of every split in running order.
 
     Raises:
-      ConfigError: a split without items; the shuffled control with batches of one item, or with a
-        question that stands next to itself.
+      ConfigError: a split without items; the shuffled control with batches of one item, or with
+        the same question in adjacent items.
     """
     if empty := [split for split, items in benchmark.splits.items() if not items]:
         raise ConfigError(
@@ -197,10 +196,10 @@ def in_order(
 
 
 def _timed(answerer: Answerer, batch: Prompts, keys: Keys) -> tuple[BatchAnswers, float]:
-    """Answers to a batch, and the seconds they take once all they need is compiled.
+    """Answers to a batch, and their seconds without compilation.
 
-    Running again gives the same answers, but for tools that do not: their programs are few too, as
-    texts are padded to powers of two.
+    A second run gives the same answers, except with tools that do not; these compile few programs
+    too, as texts are padded to powers of two.
     """
     while True:
         known, started = compilations(), time.perf_counter()
@@ -213,8 +212,8 @@ def _timed(answerer: Answerer, batch: Prompts, keys: Keys) -> tuple[BatchAnswers
 def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Rows [size] of every batch of `count` items, and how many of them count.
 
-    A batch that is not full is filled with the item before its first one: as the shuffled control
-    hands the thoughts of the last row to the first, every item still gets another's.
+    The item before a batch's first one fills up an incomplete batch: the shuffled control gives the
+    first row the thoughts of the last, so every item still gets another's.
     """
     for start in range(0, count, size):
         kept = min(size, count - start)
@@ -224,17 +223,17 @@ def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_size: int) -> None:
-    """The shuffled control gives every item the thoughts of another question."""
+    """Checks that the shuffled control gives every item the thoughts of another question."""
     if batch_size < 2:
         raise ConfigError(f"evaluation.batch_size={batch_size}: shuffled_latents needs at least 2")
     for split, items in splits.items():
         for rows, kept in batches(len(items), batch_size):
-            asked = [items[row].question for row in rows]
+            questions = [items[row].question for row in rows]
             for i in range(kept):
-                if asked[i] == asked[i - 1]:
+                if questions[i] == questions[i - 1]:
                     raise ConfigError(
                         f"evaluation.benchmarks: {name}: {split}: shuffled_latents would give an "
-                        f"item thoughts about its own question, {asked[i]!r}; leave repeated "
+                        f"item thoughts about its own question, {questions[i]!r}; leave repeated "
                         "questions out, or the control (evaluation.methods)"
                     )
 
@@ -242,7 +241,7 @@ def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_
 def _grade_item(
     key: Measurement, item: Example, grade: Grader, answers: BatchAnswers, i: int
 ) -> ItemRow:
-    """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if there are several."""
+    """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if several."""
     rollouts = []
     for written in answers.rollouts:
         text = written.opening + written.texts[i]
@@ -250,7 +249,7 @@ def _grade_item(
         rollouts.append(
             {
                 "text": text,
-                "prediction": prediction,  # None: there is none to be read
+                "prediction": prediction,  # None: unreadable
                 "correct": correct,
                 "at_limit": bool(written.at_limit[i]),
                 "answer_retry": bool(written.retried[i]),

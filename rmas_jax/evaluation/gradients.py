@@ -1,4 +1,4 @@
-"""How much of the answer's gradient reaches each edge in each round: latents against soft text."""
+"""Norm of the answer's gradient at each edge in each round: latents against soft text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _norms(
 
     Also `Rounds.finite`.
 
-    Which channel it is, is data: compiling takes longer than running, and one program does both.
+    The choice of channel is traced, so that one program serves both: compilation dominates.
     """
     channel = SelectChannel(latent, LatentChannel(system, links), SoftmaxChannel(agents, shared))
     answerer = system.topology.answerer
@@ -68,26 +68,26 @@ def _norms(
 def gradient_norms(
     team: Team, links: Links, prompts: Mapping[str, StagePrompt], target: Targets, *, rounds: int
 ) -> list[dict[str, Any]]:
-    """Gradient of the answer's cross-entropy at what crosses every edge, for both channels.
+    """Gradient of the answer's cross-entropy at the vectors of every edge, for both channels.
 
     The loss is the cross-entropy of the answerer's target in the last round, a mean over an item's
-    tokens and a sum over items, so that items do not share a scale. Items are reduced by the root
-    mean square of their norms, in float32.
+    tokens and a sum over items, so that items do not share a scale. The result is the root mean
+    square of the items' norms, in float32.
 
     Args:
       team: the system, its agents, tokenizers and prompts.
       links: parameters of the links, for the latent channel.
       prompts: by role, batch B, with M vectors per slot.
-      target: the answerer's texts [B, R, W]; that of the last round counts.
+      target: the answerer's texts [B, R, W]; only the last round's counts.
       rounds: R.
 
     Returns:
-      Rows of `gradients.json`: link (edge name), round (from 1, that in which the vectors are
-      made), channel ("latent" or "softmax") and norm. What the last round feeds back reaches no
-      answer and has no row.
+      Rows of `gradients.json`: link (edge name), round (from 1, in which the vectors are sent),
+      channel ("latent" or "softmax") and norm. The last round's feedback reaches no answer and has
+      no row.
 
     Raises:
-      NonFiniteError: an agent's numbers, or the gradient that it hands back, are NaN or infinite.
+      NonFiniteError: an agent's numbers or gradients are NaN or infinite.
     """
     topology = team.system.topology
     shared = {
@@ -96,7 +96,7 @@ def gradient_norms(
     }
     prompts, target = put_batch((prompts, target), team.mesh)
     arguments = (team.agents, put_whole(links, team.mesh), shared, prompts, target)
-    # It runs twice: compiling it well would take much longer than running it.
+    # It runs twice: optimised compilation would take much longer than running.
     quickly: dict[str, Any] = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,

@@ -1,10 +1,10 @@
-"""How sure an accuracy is, and how sure the difference of two is.
+"""Confidence intervals of an accuracy and of the difference of two.
 
-Everything is a fraction between 0 and 1 (or -1 and 1 for a difference); percent is for tables.
+All values are fractions between 0 and 1 (or -1 and 1 for a difference); percent is for tables.
 
-Several seeds answer the same questions, and often in the same way: their answers are not as many
-independent ones. Intervals are therefore over items, each with all its answers: what another set of
-questions would give with these seeds. How far seeds differ is another matter.
+Several seeds answer the same questions, and often alike: their answers are not independent.
+Intervals are therefore over items, each with all its answers: the variation over sets of questions
+with these seeds. They do not cover the variation over seeds.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Interval(NamedTuple):
 class PairedDifference:
     """Accuracy of `a` minus accuracy of `b` on the same items."""
 
-    items: int  # that both answered
+    items: int  # answered by both
     answers: int  # of each, over all seeds
-    only_a: int  # answers that only `a` got right
-    only_b: int  # answers that only `b` got right
+    only_a: int  # answers right in `a` only
+    only_b: int  # answers right in `b` only
     difference: float
     interval: Interval
     p_value: float  # exact, two-sided, of "no difference"
@@ -41,7 +41,7 @@ class PairedDifference:
 def wilson_interval(correct: float, n: float, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of an accuracy; stays inside [0, 1] and works at 0 and `n` correct.
 
-    Counts may be fractions, as effective ones are.
+    Counts may be fractions, such as effective counts.
 
     Raises:
         ValueError: `n` is not positive, or `correct` is not within 0 and `n`.
@@ -52,7 +52,7 @@ def wilson_interval(correct: float, n: float, confidence: float = 0.95) -> Inter
     mean = correct / n
     centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    # Rounding must not leave a hair beside the ends that are exact.
+    # Ends that are exact must not be off by rounding.
     return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)
 
 
@@ -61,28 +61,28 @@ def repeated_interval(
     answers: Sequence[int] | np.ndarray,
     confidence: float = 0.95,
 ) -> Interval:
-    """Interval of an accuracy where items are answered several times, as by several seeds.
+    """Interval of an accuracy with several answers per item, such as by several seeds.
 
-    Wilson's interval at the effective number of answers: as many independent ones as have the
-    variance of the accuracy that clusters of answers by item give (Franco, Little, Louis and Slud,
-    Journal of Survey Statistics and Methodology 7, 2019, p. 334). With one answer to each item, and
-    where all answers to an item agree, that is Wilson's interval over items; where they vary it is
-    narrower, at most as narrow as if all answers were independent.
+    Wilson's interval at the effective number of answers: the number of independent answers with the
+    variance of the accuracy over clusters by item (Franco, Little, Louis and Slud, Journal of
+    Survey Statistics and Methodology 7, 2019, p. 334). With one answer per item, or if all answers
+    to an item agree, it equals Wilson's interval over items; if they vary it is narrower, at most
+    as narrow as for independent answers.
 
     Args:
-        correct: right answers to each item.
-        answers: answers to each item, at least one.
+        correct: number of right answers to each item.
+        answers: number of answers to each item, at least one.
 
     Raises:
-        ValueError: no items, or counts that do not fit each other.
+        ValueError: no items, or inconsistent counts.
     """
-    right, asked = np.asarray(correct, float), np.asarray(answers, float)
-    if right.shape != asked.shape or right.ndim != 1 or not right.size:
+    right, counts = np.asarray(correct, float), np.asarray(answers, float)
+    if right.shape != counts.shape or right.ndim != 1 or not right.size:
         raise ValueError(f"items need two equal, non-empty lengths: {len(correct)}, {len(answers)}")
-    if (asked < 1).any() or (right < 0).any() or (right > asked).any():
+    if (counts < 1).any() or (right < 0).any() or (right > counts).any():
         raise ValueError("an item has 1 answer or more, and 0 to all of them are right")
-    mean = float(right.sum() / asked.sum())
-    effective = _effective_answers(right, asked)
+    mean = float(right.sum() / counts.sum())
+    effective = _effective_answers(right, counts)
     return wilson_interval(min(mean * effective, effective), effective, confidence)
 
 
@@ -93,7 +93,7 @@ def paired_difference(
     *,
     items: Sequence[Hashable] | None = None,
 ) -> PairedDifference:
-    """Compares two systems that answered the same items, in the same order.
+    """Compares the answers of two systems to the same items, in the same order.
 
     The interval combines those of both accuracies with the correlation of the pairs: Newcombe's for
     paired proportions (Statistics in Medicine 17, 1998, p. 2635, method 10), and where items have
@@ -102,14 +102,13 @@ def paired_difference(
     shrink to a point where the two systems never differ.
 
     The p-value is Fisher's randomisation test of pairs: under "no difference" each item's
-    difference, over all its answers, falls to either side like a fair coin. With one answer to each
-    item, and where all answers to an item agree, that is McNemar's exact test over items.
+    difference, over all its answers, has either sign with equal probability. With one answer per
+    item, or if all answers to an item agree, it equals McNemar's exact test over items.
 
     Args:
-        correct_a: whether an answer of the first system is right.
-        correct_b: the same of the second.
-        items: what each answer answers; an item that comes several times has several answers. None:
-            every answer has an item of its own.
+        correct_a: whether each answer of the first system is right.
+        correct_b: the same for the second.
+        items: the item of each answer; an item may repeat. None: all items differ.
 
     Raises:
         ValueError: the sequences are empty or of different lengths.
@@ -125,7 +124,9 @@ def paired_difference(
         raise ValueError(f"items: {len(items)} for {a.size} answers")
     number = {item: i for i, item in enumerate(dict.fromkeys(items))}
     item_of = np.array([number[item] for item in items])
-    right_a, right_b, asked = (np.bincount(item_of, counted) for counted in (a, b, np.ones(a.size)))
+    right_a, right_b, counts = (
+        np.bincount(item_of, counted) for counted in (a, b, np.ones(a.size))
+    )
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return PairedDifference(
         items=len(number),
@@ -133,31 +134,33 @@ def paired_difference(
         only_a=only_a,
         only_b=only_b,
         difference=(only_a - only_b) / a.size,
-        interval=_newcombe_interval(right_a, right_b, asked, confidence),
+        interval=_newcombe_interval(right_a, right_b, counts, confidence),
         p_value=_randomisation_test((right_a - right_b).astype(int)),
     )
 
 
-def _effective_answers(right: np.ndarray, asked: np.ndarray) -> float:
+def _effective_answers(right: np.ndarray, counts: np.ndarray) -> float:
     """Independent answers with the variance of the accuracy over items [N]; at most all answers."""
-    total = asked.sum()
+    total = counts.sum()
     mean = right.sum() / total
-    if mean in (0, 1):  # nothing varies: as if all answers to an item agreed, which they do
-        return float(total**2 / (asked**2).sum())
-    # Of a ratio of two sums over items, which is what an accuracy is.
-    variance = ((right - mean * asked) ** 2).sum() / total**2
+    if mean in (0, 1):  # no variance: all answers agree
+        return float(total**2 / (counts**2).sum())
+    # Variance of an accuracy as a ratio of two sums over items.
+    variance = ((right - mean * counts) ** 2).sum() / total**2
     return float(total if variance == 0 else min(mean * (1 - mean) / variance, total))
 
 
 def _newcombe_interval(
-    right_a: np.ndarray, right_b: np.ndarray, asked: np.ndarray, confidence: float
+    right_a: np.ndarray, right_b: np.ndarray, counts: np.ndarray, confidence: float
 ) -> Interval:
     """Newcombe's method 10 from right answers and answers of each item [N]."""
-    a, b = (repeated_interval(right, asked, confidence) for right in (right_a, right_b))
-    mean_a, mean_b = right_a.sum() / asked.sum(), right_b.sum() / asked.sum()
+    a, b = (repeated_interval(right, counts, confidence) for right in (right_a, right_b))
+    mean_a, mean_b = right_a.sum() / counts.sum(), right_b.sum() / counts.sum()
 
-    # Correlation of the two; a positive one is pulled towards 0 by a continuity correction.
-    off_a, off_b = ((r - r.sum() / asked.sum() * asked) / asked.mean() for r in (right_a, right_b))
+    # Correlation of the two; a continuity correction moves a positive one towards 0.
+    off_a, off_b = (
+        (r - r.sum() / counts.sum() * counts) / counts.mean() for r in (right_a, right_b)
+    )
     margins = (off_a**2).sum() * (off_b**2).sum()
     covariance = (off_a * off_b).sum()
     if covariance > 0:
@@ -175,8 +178,8 @@ def _newcombe_interval(
 
 
 def _randomisation_test(differences: np.ndarray) -> float:
-    """Chance that the sum of `differences` [N], each with a random sign, is as far from 0."""
-    # Of each size, as many as there are: their signed sum is a binomial number, in steps of two.
+    """Probability that `differences` [N] with random signs have a sum at least as far from 0."""
+    # The signed sum of all differences of one size is binomial, in steps of two.
     chances = np.ones(1)  # of the sums -S, .., S so far
     for size, count in zip(*np.unique(abs(differences), return_counts=True), strict=True):
         if size:

@@ -1,8 +1,8 @@
-"""What an evaluation has measured so far, on disk: `items.jsonl` and `results.json`.
+"""The measurements of an evaluation on disk: `items.jsonl` and `results.json`.
 
-A row of `results.json` holds the checksum of its items, and its own. Items that are not those that
-were measured cost their measurement alone, which is made anew; `results.json`, which no
-interruption can damage, is never guessed at.
+A row of `results.json` holds its own checksum and that of its items. Damaged items cost only their
+own measurement, which runs again; a damaged `results.json`, which no interruption can cause, is an
+error.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ log = logging.getLogger(__name__)
 
 
 class RecordError(InputError):
-    """A file of the record cannot be used; the message names it and the way out."""
+    """An unusable file of the record; the message names it and the remedy."""
 
 
 class _Found(NamedTuple):
-    """What both files hold."""
+    """Content of both files."""
 
-    rows: list[ResultRow]  # of what is done
-    items: list[ItemRow]  # theirs
-    is_whole: bool  # nothing else is in the files
-    damage: list[str]  # what is lost beside what an interruption leaves
+    rows: list[ResultRow]  # of finished measurements
+    items: list[ItemRow]  # of these rows
+    is_whole: bool  # the files hold nothing else
+    damage: list[str]  # losses beyond those of an interruption
 
 
 @dataclasses.dataclass
 class Record:
-    """The two files, kept so that an evaluation can stop anywhere and go on later.
+    """The two files of an evaluation that can stop anywhere and resume.
 
-    Items are appended batch by batch; a measurement counts as done once its row stands in
-    `results.json` and all its items in `items.jsonl`, as they were measured. The first process
-    reads and writes, and all of them know the same rows.
+    Items are appended batch by batch; a measurement is done once `results.json` holds its row and
+    `items.jsonl` all its items, undamaged. The first process reads and writes; all processes know
+    the same rows.
     """
 
     items_path: Path
     results_path: Path
-    rows: list[ResultRow]  # of what is done
-    under_way: list[ItemRow] = dataclasses.field(default_factory=list)  # no row stands for them yet
+    rows: list[ResultRow]  # of finished measurements
+    under_way: list[ItemRow] = dataclasses.field(default_factory=list)  # items without a row yet
 
     def has(self, key: Measurement) -> bool:
         """Whether a measurement is done."""
@@ -67,7 +67,7 @@ class Record:
         broadcast_from_first(lambda: append(self.items_path, "".join(map(_line, items))))
 
     def finish(self, row: ResultRow) -> None:
-        """Adds the row of a measurement whose items are all appended."""
+        """Adds the row of a measurement after all its items."""
         row = {**row, ITEMS_CRC32: items_checksum(self.under_way)}
         self.under_way = []
 
@@ -80,9 +80,9 @@ class Record:
 
 
 def open_record(directory: Path) -> Record:
-    """Opens the files of a directory, or begins them.
+    """Opens the files of a directory, or creates them.
 
-    What an interruption left half done is dropped, and so is what is damaged, with a warning.
+    Drops unfinished measurements, and damaged ones with a warning.
 
     Raises:
       RecordError: `results.json` is damaged.
@@ -103,7 +103,7 @@ def open_record(directory: Path) -> Record:
 
 
 def lost(directory: Path, expected: Iterable[Measurement] = ()) -> str | None:
-    """What of an evaluation that was finished is damaged or gone; None: nothing.
+    """The damaged or missing part of a finished evaluation; None: nothing.
 
     Args:
       directory: of the two files.
@@ -185,9 +185,9 @@ def _rows(path: Path) -> list[ResultRow]:
 
 
 def _lines(path: Path) -> Iterator[tuple[ItemRow | None, str]]:
-    """Items of a file, or else what is wrong with their lines.
+    """Items of a file; for a bad line, None and the fault.
 
-    What follows the last line break was cut off by an interruption.
+    Text after the last line break is an interrupted write.
     """
     try:
         raw = read_bytes(path, at_most=FILE_LIMIT, error=RecordError)

@@ -1,4 +1,4 @@
-"""The rows that an evaluation writes: one per answered question, and one per measurement."""
+"""The rows of an evaluation: one per answered question, and one per measurement."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 
 class Measurement(NamedTuple):
-    """What identifies a measurement: the key of a result, which all its items share."""
+    """The key of a result, common to all its items."""
 
     method: str
     rounds: int
@@ -25,10 +25,10 @@ class Rollout(TypedDict):
     """One answer to a question."""
 
     text: str
-    prediction: str | None  # the answer in the text; None where none can be read
+    prediction: str | None  # the answer in the text; None: unreadable
     correct: bool
-    at_limit: bool  # cut off at the limit of tokens
-    answer_retry: bool  # written in a second try
+    at_limit: bool  # cut off at the token limit
+    answer_retry: bool  # completed by a retry
 
 
 class ItemRow(Rollout):
@@ -45,7 +45,7 @@ class ItemRow(Rollout):
     difficulty: int
     tokens: int  # written by all agents
     steps: int  # sequential model steps
-    rollouts: NotRequired[list[Rollout]]  # where there are several
+    rollouts: NotRequired[list[Rollout]]  # if several
 
 
 class ResultRow(TypedDict):
@@ -66,15 +66,15 @@ class ResultRow(TypedDict):
     seconds_per_item: float
     seed: int
     benchmark_version: NotRequired[str]  # of the benchmark's definition and data
-    unparsed: NotRequired[int]  # first answers that could not be read
+    unparsed: NotRequired[int]  # unreadable first answers
     at_limit: NotRequired[int]
     answer_retry: NotRequired[int]
-    rollouts: NotRequired[int]  # answers to a question, where there are several
+    rollouts: NotRequired[int]  # answers to a question, if several
     rollout_accuracy: NotRequired[float]  # mean over all answers
     pass_at_k: NotRequired[float]
     items_crc32: NotRequired[str]  # of the items, in order
 
 
 def measurement(row: Mapping[str, Any]) -> Measurement:
-    """The measurement that a row of either file belongs to."""
+    """The measurement of a row of either file."""
     return Measurement(*(row[name] for name in Measurement._fields))

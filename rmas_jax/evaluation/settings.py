@@ -11,10 +11,10 @@ from rmas_jax.evaluation.methods import chosen_methods
 
 
 def with_defaults(config: RunConfig) -> RunConfig:
-    """The configuration with what `evaluation` leaves open.
+    """The configuration with the defaults of `evaluation` filled in.
 
     Raises:
-      ConfigError: it names a method, a benchmark or a grader that does not exist.
+      ConfigError: unknown method, benchmark or grader.
     """
     find_benchmarks(config)
     if config.data.grader is not None:

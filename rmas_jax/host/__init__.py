@@ -1,1 +1,1 @@
-"""The edge to the machine: files that users name, and the errors that are theirs to mend."""
+"""The edge to the machine: users' files, user errors, processes, preemption, atomic writes."""

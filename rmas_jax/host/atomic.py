@@ -1,4 +1,4 @@
-"""Writing files: as a whole or not at all, or line by line. Errors name the file."""
+"""Atomic writes, and appending. Errors name the file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from rmas_jax.host.errors import InputError
 from rmas_jax.host.reading import check_regular
 
-PARTIAL = ".partial"  # behind a file's name while it is written; a killed run may leave one
+PARTIAL = ".partial"  # suffix of a file during its write; a killed run may leave one
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Writes a file, text as UTF-8, atomically.
 
-    A reader, or a killed process, sees either the old or the new content, also after a loss of
-    power. Only one process may write it at a time.
+    Atomic: a reader, or a killed process, sees either the old or the new content, even after a loss
+    of power. Only one process may write at a time.
 
     Raises:
-      InputError: something else than a regular file is there.
+      InputError: the path is not that of a regular file.
       OSError: the disk is full, read-only, ...; names the file. The old content stays.
     """
     half = path.with_name(path.name + PARTIAL)
@@ -38,11 +38,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def append(path: Path, content: str | bytes) -> None:
-    """Adds to a file, text as UTF-8. A killed process may leave the beginning of it.
+    """Appends to a file, text as UTF-8. A killed process may leave a part of the content.
 
     Raises:
-      InputError: something else than a regular file is there.
-      OSError: as for `write_atomic`; nothing of the content stays.
+      InputError: the path is not that of a regular file.
+      OSError: as for `write_atomic`; none of the content stays.
     """
     with _errors_of(path), _opened(path, os.O_APPEND) as file:
         before = os.fstat(file.fileno()).st_size

@@ -1,7 +1,7 @@
-"""Checksums inside the JSON and the text that a run writes and reads again.
+"""Checksums inside the JSON and YAML files of a run.
 
-A row holds its own checksum under CRC32, so that it stays checked where it is copied to. What has
-no checksum is taken as it is: rows of earlier versions, and those that users write.
+A row holds its own checksum under CRC32, so that copies stay verifiable. Rows without a checksum,
+of earlier versions or from users, are accepted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COMMENT = re.compile(rf"\A# {CRC32}: ([0-9a-f]{{8}})\n")
 
 
 def checksum(value: Any) -> str:
-    """The CRC-32 of what JSON holds of a value, whatever its layout and the order of its keys."""
+    """The CRC-32 of a value's JSON, independent of layout and order of keys."""
     plain = json.loads(json.dumps(value))  # keys are text, tuples are lists
     return _crc32(json.dumps(plain, sort_keys=True))
 
@@ -34,10 +34,10 @@ def seal(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(row: dict[str, Any], *, source: str, error: type[InputError]) -> dict[str, Any]:
-    """A JSON object without its checksum, which fits if there is one.
+    """A JSON object without its checksum; verifies the checksum, if any.
 
     Raises:
-      error: it does not fit; the message names `source`.
+      error: the checksum does not match; the message names `source`.
     """
     content = _without_checksum(row)
     if not is_sealed_well(row):
@@ -49,7 +49,7 @@ def unseal(row: dict[str, Any], *, source: str, error: type[InputError]) -> dict
 
 
 def is_sealed_well(row: dict[str, Any]) -> bool:
-    """Whether the checksum of a JSON object fits, if it has one."""
+    """Whether the checksum of a JSON object matches or is missing."""
     return CRC32 not in row or row[CRC32] == checksum(_without_checksum(row))
 
 
@@ -59,10 +59,10 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path, *, error: type[InputError], way_out: str) -> dict[str, Any]:
-    """The JSON object in a file, without its checksum; an empty one where there is no file.
+    """The JSON object in a file, without its checksum; {} without a file.
 
     Raises:
-      error: the file is damaged; the message names it, what is wrong with it, and `way_out`.
+      error: the file is damaged; the message names it, the damage and `way_out`.
     """
     if not path.exists():
         return {}
@@ -79,7 +79,7 @@ def seal_yaml(text: str) -> str:
 
 
 def unseal_yaml(text: str, *, source: str, error: type[InputError]) -> str:
-    """A YAML text without its checksum, which fits if there is one; raises as `unseal` does."""
+    """A YAML text without its checksum; see `unseal`."""
     content = _COMMENT.sub("", text)
     if not text.strip():
         raise error(f"{source}: is damaged: it is empty")

@@ -14,7 +14,7 @@ ERROR_LIMIT = 500  # characters, beside the usage
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse's parser, whose messages are short whatever is given, and which takes no minutes."""
+    """Argparse's parser with bounds on the length of messages and the number of arguments."""
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """Refuses more than MAX_ARGUMENTS; see argparse."""

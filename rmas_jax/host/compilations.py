@@ -1,4 +1,4 @@
-"""How many programs JAX has compiled in this process: new shapes show here, and nowhere else."""
+"""Counts the programs that JAX has compiled in this process, such as for new shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 
 # Public events, see jax.monitoring; fires for each program, also one that the cache on disk holds.
 EVENT = "/jax/core/compile/backend_compile_duration"
-_seen: list[float] = []  # a process has one compiler, and so has this count
+_seen: list[float] = []  # one count per process, as there is one compiler
 
 
 @functools.cache
@@ -21,9 +21,9 @@ def _listen() -> None:
 
 
 def compilations() -> int:
-    """Programs compiled, or loaded from the compilation cache, since the first call of this.
+    """Programs compiled, or loaded from the compilation cache, since the first call.
 
-    Differences count: what ran between two calls that give the same number compiled nothing.
+    Use differences: code between two calls with the same result compiled nothing.
     """
     _listen()
     return len(_seen)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one message each, of bounded length; and exit codes."""
+"""User errors: one message each, of bounded length; and exit codes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, and of a user's share of it
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message names the file or field, the value, what is allowed.
+    """Unusable input; the message names the file or field, the value and the allowed ones.
 
-    Every package has its own kind (ConfigError, DataError, CheckpointError, ...).
+    Every package has its own subclass (ConfigError, DataError, CheckpointError, ...).
     """
 
 
-# What a command answers with one message; anything else is a fault of ours, with its traceback.
+# Errors that a command reports as one message; others are bugs, with their traceback.
 USER_ERRORS = (InputError, ImportError, OSError, MemoryError)
 
 
@@ -39,15 +39,15 @@ def describe(error: BaseException) -> str:
         text = where + error.strerror
         if error.errno in FULL:
             text += "; files that were finished before are whole: make room, then run this again"
-    # JAX adds a note to what is raised while it traces: how to see more of a traceback.
+    # JAX adds a note to errors during tracing: how to see more of a traceback.
     notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
     return clipped("\n".join([text, *notes]))
 
 
 def full_disk(error: BaseException) -> OSError | None:
-    """The full disk that an error is about, in whatever words a library says so; None: it is not.
+    """The full-disk error behind an error, also one of a library; None: it has another cause.
 
-    Libraries that write by themselves, some in threads of their own, raise errors of other kinds.
+    Libraries that write by themselves, some in their own threads, raise errors of other kinds.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
@@ -73,11 +73,11 @@ def say_error(error: BaseException, *, file: TextIO | None = None) -> None:
 
 
 def clipped(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """Text that a terminal can show, its middle left out where it is longer than `limit`.
+    """Printable text, with its middle cut out if longer than `limit`.
 
     Line breaks and tabs stay; other control characters and lone surrogates are escaped.
     """
-    if len(text) > 2 * limit:  # what is left out anyway
+    if len(text) > 2 * limit:  # its middle is cut out anyway
         text = text[:limit] + text[-limit:]
     safe = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
     if len(safe) <= limit:
@@ -87,7 +87,7 @@ def clipped(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
 
 class _Short(reprlib.Repr):
-    """A repr that looks at no more of a value than it shows."""
+    """A repr that reads only the shown part of a value."""
 
     def __init__(self, limit: int):
         super().__init__()
@@ -101,7 +101,7 @@ class _Short(reprlib.Repr):
         return repr(x) if digits < self.maxlong else f"a whole number of {digits:.0f} digits"
 
     def repr_dict(self, x: dict, level: int) -> str:
-        """In the order of the file; reprlib would sort, which mixed keys do not allow."""
+        """In the order of the file; reprlib would sort, which fails for mixed keys."""
         if level <= 0 and x:
             return "{...}"
         items = [
@@ -112,12 +112,12 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value for a message: its repr, cut at `limit` characters, whatever its size and depth."""
+    """A value for a message: its repr, cut at `limit` characters, for any size and depth."""
     text = _Short(limit).repr(value)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def listed(lines: Sequence[str], at_most: int = LISTED) -> list[str]:
-    """The first lines of a list for a message, each of bounded length, and how many follow."""
+    """The first lines of a list for a message, each of bounded length, and the number of others."""
     more = len(lines) - at_most
     return [clipped(line, 400) for line in lines[:at_most]] + [f"and {more:,} more"] * (more > 0)

@@ -1,8 +1,8 @@
 """Rows of JSON files, one at a time: JSON lines, or a list of rows; plain or compressed.
 
-A file is refused by name where it is at fault as a whole: no regular file, not UTF-8, too large,
-cut off. A row that cannot be read is a ValueError in the place of the row. One row is parsed at a
-time, so that memory is bounded by the largest row, not by what JSON can grow to.
+An error names a file that is unusable as a whole: not regular, not UTF-8, too large, cut off. An
+unreadable row becomes a ValueError in its place. One row is parsed at a time, so that the largest
+row bounds the memory.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rmas_jax.host.reading import (
     size,
 )
 
-FILE_LIMIT = 4 * GIBIBYTE  # of a file, and of what it unpacks to
-LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose text is held as a whole
-ROW_LIMIT = 16 * MEBIBYTE  # of a row, which takes up to 25 times as much when it is parsed
-BLOCK = MEBIBYTE // 16  # that is read at a time, from the end
+FILE_LIMIT = 4 * GIBIBYTE  # of a file, and of its unpacked content
+LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose text is in memory as a whole
+ROW_LIMIT = 16 * MEBIBYTE  # of a row; parsed, it takes up to 25 times as much
+BLOCK = MEBIBYTE // 16  # read at a time, from the end
 LINE_LIMIT = 5_000_000  # lines of a file
-ALLOWED = "allowed are a list of rows, an object with one such list, and a row per line"
+ALLOWED = "must hold a list of rows, an object with one such list, or a row per line"
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # by the last suffix
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -44,17 +44,17 @@ _SCALAR = re.compile(r"[^\s,\[\]{}:\"]+")  # a number, true, false, null
 
 
 def read_json_rows(path: Path, *, error: Error) -> Iterator[tuple[int, Any]]:
-    """Yields the rows of a file with their lines or, in a list, with their numbers, from 1.
+    """Yields the rows of a file, numbered from 1 by lines or, in a list, by rows.
 
-    A file called `.json` holds a list of rows, an object with such a list under one of its fields,
-    or JSON lines; every other file holds JSON lines. Empty lines are no rows.
+    A file named `.json` holds a list of rows, an object with such a list in one of its fields, or
+    JSON lines; every other file holds JSON lines. Skips empty lines.
 
     Args:
-      path: a suffix of CODECS may end its name.
-      error: class of what is raised.
+      path: may end in a suffix of CODECS.
+      error: class of the error.
 
     Yields:
-      Number and row; in place of a row that cannot be read, a ValueError with the reason.
+      Number and row; for an unreadable row, a ValueError with the reason.
 
     Raises:
       error: the file cannot be read; names it.
@@ -73,9 +73,8 @@ def read_json_rows(path: Path, *, error: Error) -> Iterator[tuple[int, Any]]:
 def json_line(value: Any) -> bytes:
     """A value as a line of JSON, in UTF-8.
 
-    Of line breaks, only the one at its end is a byte 0x0A: lines are to be split at that alone, as
-    `str.splitlines` also splits at U+2028 and others, which stand in texts. Lone surrogates, which
-    UTF-8 has no bytes for, are escaped.
+    Only its last byte is 0x0A: split lines at this byte alone, as `str.splitlines` also splits at
+    U+2028 and others, which texts may hold. Escapes lone surrogates, which UTF-8 cannot encode.
     """
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -86,15 +85,15 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def parse_line(line: bytes) -> Any:
-    """The value in a line of JSON, or a ValueError that says why there is none."""
+    """The value in a line of JSON, or a ValueError with the reason."""
     text = _decoded(line)
     return text if isinstance(text, ValueError) else json_value(text)
 
 
 def drop_half_line(path: Path, *, error: Error) -> None:
-    """Cuts off what stands behind the last line break of a file, if there is such a file.
+    """Removes a partial last line of a file, if the file exists.
 
-    A process that was killed while it wrote leaves half a line, and that at the end.
+    A process killed during a write leaves a partial line at the end.
     """
     if not os.path.lexists(path):
         return
@@ -136,7 +135,7 @@ def _unpacked(path: Path, error: Error) -> Iterator[BinaryIO]:
 
 
 def _check_encoding(head: bytes, path: Path, error: Error) -> None:
-    """Refuses what begins as UTF-16 and UTF-32 do, from the first 4 bytes of a file."""
+    """Refuses UTF-16 and UTF-32, by the first 4 bytes of a file."""
     encoding = json.detect_encoding(head)
     if not encoding.startswith("utf-8"):
         raise error(
@@ -146,14 +145,14 @@ def _check_encoding(head: bytes, path: Path, error: Error) -> None:
 
 
 def _numbered_lines(path: Path, error: Error) -> Iterator[tuple[int, str | ValueError]]:
-    """Lines that are not empty, without a byte order mark; why not, for what cannot be read."""
+    """Non-empty lines without a byte order mark; a ValueError for an unreadable line."""
     with _unpacked(path, error) as file:
         total = 0
         for number in itertools.count(1):
             line = rest = file.readline(ROW_LIMIT)
             if number == 1:
                 _check_encoding(line[:4], path, error)
-            while len(rest) == ROW_LIMIT and not rest.endswith(b"\n"):  # the rest is passed over
+            while len(rest) == ROW_LIMIT and not rest.endswith(b"\n"):  # skip the rest
                 total += len(rest)
                 rest = file.readline(ROW_LIMIT)
             total += len(rest)
@@ -192,7 +191,7 @@ def _check_no_list(row: Any, where: str, error: Error) -> None:
     if isinstance(row, json.JSONDecodeError):
         raise error(f"{where}: not JSON by itself, but begins a list: {hint}")
     if isinstance(row, list) and row and all(isinstance(item, dict) for item in row):
-        raise error(f"{where}: expected an object, got {shown(row)}: {hint}")
+        raise error(f"{where}: a row must be an object, got {shown(row)}: {hint}")
 
 
 def _is_one_value(path: Path, error: Error) -> bool:
@@ -223,7 +222,7 @@ def _listed(text: str) -> Iterator[Any]:
     """The rows of the one list in a JSON text.
 
     Raises:
-      ValueError: there is no such list, or another; the text is cut off or no JSON.
+      ValueError: the number of lists is not one; the text is cut off or no JSON.
     """
     start = _skip(text, 0)
     if text.startswith("[", start):
@@ -290,10 +289,10 @@ def _behind(delimiter: str, text: str, at: int) -> int:
 
 
 def _end_of_value(text: str, start: int) -> int:
-    """Where the value that begins at `start` ends, by its brackets and strings alone.
+    """The end of the value that begins at `start`, by its brackets and strings alone.
 
     Raises:
-      ValueError: it has no end, or is larger than a row may be.
+      ValueError: the value has no end, or is too large for a row.
     """
     depth, at = 0, start
     if not text.startswith(("{", "[", '"'), start) and (scalar := _SCALAR.match(text, start)):

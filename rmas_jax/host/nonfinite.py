@@ -1,4 +1,4 @@
-"""Numbers that are NaN or infinite: which agent made them, at which stage, for which items.
+"""NaN and infinity: the agent, stage and items at which they first occur.
 
 Compiled programs cannot raise: they return flags by stage and row, and these functions read them.
 """
@@ -18,7 +18,7 @@ SHOWN_ITEMS = 3
 class NonFiniteError(InputError):
     """Numbers of an agent are NaN or infinite; the message names the agent, the stage, the items.
 
-    It may travel between processes, so everything that it holds is an argument.
+    It may travel between processes, so its whole content is in its arguments.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class NonFiniteError(InputError):
     ):
         """Args:
         role: of the agent.
-        stage: what it did, such as "round 2: latents".
-        rows: of the batch, in which it did so.
-        within: the work of which the stage is a part.
-        items: what the rows hold, by name.
+        stage: such as "round 2: latents".
+        rows: of the batch, with such numbers.
+        within: the larger work around the stage.
+        items: names of the rows' items.
         """
         super().__init__(role, stage, tuple(rows), within, tuple(items))
         self.role, self.stage, self.within = role, stage, within
@@ -53,7 +53,7 @@ class NonFiniteError(InputError):
         )
 
     def inside(self, within: str, names: Sequence[Any] = ()) -> NonFiniteError:
-        """The same error, as that of a larger work, whose rows [B] have these names."""
+        """The same error within a larger work, whose rows [B] have these names."""
         items = [names[row] for row in self.rows] if len(names) else self.items
         return NonFiniteError(self.role, self.stage, self.rows, within, items)
 
@@ -63,15 +63,15 @@ class Fault(NamedTuple):
 
     role: str
     round: int  # from 0
-    rows: list[int]  # of the batch; those in which this stage is the first
+    rows: list[int]  # of the batch, in which this stage is the first
 
     def error(self, what: str = "latents") -> NonFiniteError:
-        """What is raised of it."""
+        """The error of this fault."""
         return NonFiniteError(self.role, f"round {self.round + 1}: {what}", self.rows)
 
 
 def first_fault(order: Sequence[str], finite: Any) -> Fault | None:
-    """The first stage at which a row is not finite; None where all are.
+    """The first stage at which a row is not finite; None if all are finite.
 
     Args:
       order: roles in the order of their stages.
@@ -86,11 +86,11 @@ def first_fault(order: Sequence[str], finite: Any) -> Fault | None:
 
 
 def earliest_fault(order: Sequence[str], fault: Any) -> Fault | None:
-    """The same from the number of the first such stage by row.
+    """As `first_fault`, from the index of each row's first such stage.
 
     Args:
       order: roles in the order of their stages.
-      fault: [B] int32, round x N + place in `order`; -1 where there is none.
+      fault: [B] int32, round x N + place in `order`; -1: none.
     """
     fault = np.asarray(fault)
     if not (fault >= 0).any():
@@ -103,12 +103,12 @@ def earliest_fault(order: Sequence[str], fault: Any) -> Fault | None:
 def gradient_fault(
     order: Sequence[str], edges: Sequence[tuple[str, str]], norms: Mapping[str, Any]
 ) -> NonFiniteError | None:
-    """Where a gradient is lost on its way back: at the last crossing whose norm is not finite.
+    """The stage at which a gradient stops being finite: the last crossing with a non-finite norm.
 
     Args:
       order: roles in the order of their stages.
       edges: (sender, receiver).
-      norms: "sender->receiver" -> [R] norms of the gradient at what crossed in each round.
+      norms: "sender->receiver" -> [R] norms of the gradient at the edge's vectors in each round.
     """
     lost = [
         (index, order.index(sender), sender, receiver)
@@ -118,5 +118,5 @@ def gradient_fault(
     if not lost:
         return None
     index, _, sender, receiver = max(lost)
-    index += order.index(receiver) <= order.index(sender)  # it read that in the next round
+    index += order.index(receiver) <= order.index(sender)  # feedback is read in the next round
     return NonFiniteError(receiver, f"round {index + 1}: gradient at what {sender} sent")

@@ -1,4 +1,4 @@
-"""SIGTERM as a request: what runs is finished and saved, then the run ends."""
+"""SIGTERM as a request: the run finishes and saves its current work, then ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-_asked = False  # a signal belongs to the process, and so does what is known of it
+_asked = False  # global, as a signal is for the whole process
 _points = itertools.count()
 
 
 class PreemptedError(RuntimeError):
-    """The run was asked to end and can be resumed; the message says from where."""
+    """SIGTERM ended the run, which can be resumed; the message says from where."""
 
 
 @contextlib.contextmanager
 def sigterm_noted() -> Iterator[None]:
-    """In it, SIGTERM is noted instead of ending the process.
+    """A context that records SIGTERM instead of ending the process.
 
-    Several processes need no handler: JAX itself listens, in each of them, since they joined.
+    Several processes need no handler: JAX handles the signal in each of them.
     """
     global _asked
     if jax.process_count() > 1:
@@ -43,9 +43,9 @@ def _note(*_: Any) -> None:
 
 
 def end_is_due() -> bool:
-    """Whether to end here, for a signal to this process or to any of several.
+    """Whether to end here, after a signal to any process.
 
-    All processes ask at the same points, one after another, and get the same answer.
+    All processes call this at the same points, in the same order, and get the same result.
     """
     if jax.process_count() > 1:
         return multihost_utils.reached_preemption_sync_point(next(_points))
@@ -53,7 +53,7 @@ def end_is_due() -> bool:
 
 
 def end_if_due(message: str) -> None:
-    """Ends the run here if that is due.
+    """Ends the run here after SIGTERM.
 
     Raises:
       PreemptedError: with this message.

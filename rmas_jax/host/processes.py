@@ -1,9 +1,9 @@
 """Several processes as one: the first decides and writes, and an error in one ends all.
 
-On several hosts each runs a process, and all go through the same code. They wait for each other in
-every computation on the mesh, so none may take a branch that the others do not take. Whatever they
-could disagree in (files, tools, what one host lacks) goes through this module. All processes call
-its functions in the same order; in a process that is alone they do nothing but call.
+Each host runs one process of the same code. Processes wait for each other in every computation on
+the mesh, so all must take the same branches. Sources of disagreement (files, tools, differences
+between hosts) go through this module. All processes call its functions in the same order; in a
+single process they only call their argument.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from orbax.checkpoint import multihost
 
 T = TypeVar("T")
 
-LONGEST_WAIT_S = 24 * 3600  # for a process that prepares data, or runs tools, before all go on
+LONGEST_WAIT_S = 24 * 3600  # for a process that prepares data or runs tools
 _exchanges = itertools.count()
 
 
 def is_first() -> bool:
-    """Whether this is the process that decides and writes."""
+    """Whether this is the first process, which decides and writes."""
     return jax.process_index() == 0
 
 
 def broadcast_from_first(call: Callable[[], T]) -> T:
-    """What a call returns in the first process, in all of them; the others do not call.
+    """Calls in the first process only; returns the result in all processes.
 
     Args:
-      call: what it returns can be pickled. What it raises is raised in all processes.
+      call: returns a picklable value; its errors are raised in all processes.
     """
     if jax.process_count() == 1:
         return call()
@@ -41,13 +41,13 @@ def broadcast_from_first(call: Callable[[], T]) -> T:
 
 
 def on_all(call: Callable[[], T]) -> T:
-    """Calls in every process; what is raised in one is raised in all, before any goes on.
+    """Calls in every process; an error in one is raised in all, before any continues.
 
     Args:
-      call: for this process alone, such as reading files; it communicates with no other.
+      call: local to this process, such as reading files; without communication.
 
     Returns:
-      What the call returned here.
+      The result in this process.
     """
     if jax.process_count() == 1:
         return call()
@@ -57,7 +57,7 @@ def on_all(call: Callable[[], T]) -> T:
 
 
 def first_then_others(call: Callable[[], T]) -> T:
-    """As `on_all`, but the others wait for the first process, and find what it has written."""
+    """As `on_all`, but the others wait for the first process, and see its files."""
     if is_first():
         value = on_all(call)
         barrier()
@@ -84,12 +84,12 @@ def _exchange(value: Any, error: Exception | None) -> list[Any]:
     Raises:
       Exception: this process's error, or else that of the first process that has one.
     """
-    # The barrier waits for as long as it takes; a collective of CPUs gives up after 30 seconds.
+    # The barrier has a long limit; a collective of CPUs gives up after 30 seconds.
     name, everyone = f"rmas_jax {next(_exchanges)}", set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT_S, processes=everyone)
     own = np.frombuffer(pickle.dumps((value, _portable(error))), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(own.size))
-    width = 1 << int(sizes.max()).bit_length()  # of few kinds: each is compiled
+    width = 1 << int(sizes.max()).bit_length()  # few widths, as each compiles
     rows = multihost_utils.process_allgather(np.pad(own, (0, width - own.size)))
     outcomes = [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
     if error is not None:
@@ -102,7 +102,7 @@ def _exchange(value: Any, error: Exception | None) -> list[Any]:
 
 
 def _portable(error: Exception | None) -> Exception | None:
-    """The error, or its text where it does not survive pickling."""
+    """The error, or its text if it cannot be pickled."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""Questions from a command line or standard input: refused one by one, not all for one."""
+"""Questions from a command line or standard input; a bad one does not affect the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BOM = "\ufeff"
 
 
 class QuestionError(InputError):
-    """A question that cannot be asked."""
+    """An unusable question."""
 
 
 def check_question(text: str, *, where: str) -> str:
     """A question without outer whitespace and byte order mark.
 
     Raises:
-      QuestionError: it is empty, or no text that can be written as UTF-8.
+      QuestionError: the question is empty or cannot be encoded as UTF-8.
     """
     question = text.removeprefix(BOM).strip()
     if not question:
@@ -38,9 +38,9 @@ def check_question(text: str, *, where: str) -> str:
 
 
 def read_questions(stream: BinaryIO, *, name: str) -> Iterator[str | QuestionError]:
-    """A question per line, as soon as the line is there; its error where one cannot be asked.
+    """Yields a question per line, as soon as it is read; its error if unusable.
 
-    Lines end at line feeds alone; empty ones are no questions.
+    Lines end at line feeds alone; skips empty ones.
 
     Args:
       stream: bytes.

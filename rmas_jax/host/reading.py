@@ -1,8 +1,8 @@
-"""Files that users name: only regular ones are opened, none larger than its kind can be.
+"""Reading users' files: only regular ones, up to a size limit.
 
-Every function takes the class of the error to raise, which names the file and what is allowed.
-Devices, pipes, sockets and folders are refused before anything is read from them, so that none
-hangs or fills the memory.
+Every function takes the class of the error to raise, which names the file and the requirement.
+Devices, pipes, sockets and folders are refused before reading, so that none hangs or fills the
+memory.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rmas_jax.host.errors import InputError, clipped
 KIBIBYTE, MEBIBYTE, GIBIBYTE = 2**10, 2**20, 2**30
 Error = type[InputError]
 
-# How the text begins that git-lfs leaves in the place of a file until that is fetched.
+# Start of git-lfs' pointer text, which replaces a file until it is fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-LFS_MOST = KIBIBYTE  # bytes of such a text
+LFS_MOST = KIBIBYTE  # bytes of a pointer text
 
-# What is not a regular file -> what it is.
+# Test for a kind of file that is not regular -> its name.
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -35,9 +35,9 @@ _KINDS = (
 
 
 def check_regular(path: str | Path, *, at_most: int | None, error: Error) -> int:
-    """Refuses what is no regular file, or larger than `at_most` bytes; returns its size.
+    """Refuses irregular files and files of more than `at_most` bytes; returns the size.
 
-    For libraries that open files themselves; everything else uses `open_regular`.
+    For libraries that open files themselves; otherwise use `open_regular`.
     """
     try:
         found = os.stat(path)
@@ -49,7 +49,7 @@ def check_regular(path: str | Path, *, at_most: int | None, error: Error) -> int
 
 def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> io.BufferedReader:
     """Opens a regular file of at most `at_most` bytes (None: of any size) for reading."""
-    check_regular(path, at_most=at_most, error=error)  # opening a device may already do something
+    check_regular(path, at_most=at_most, error=error)  # opening a device may have effects
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except OSError as reason:
@@ -57,7 +57,7 @@ def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> io.B
     file = os.fdopen(descriptor, "rb")
     try:
         found = os.fstat(descriptor)
-        _check(path, found, at_most, error)  # another file may have come between
+        _check(path, found, at_most, error)  # the file may have been replaced
         if found.st_size <= LFS_MOST and file.peek(LFS_MOST).startswith(LFS_POINTER):
             raise error(
                 f"{_shown(path)}: is a pointer of git-lfs, and the file is not here; git lfs pull "
@@ -73,10 +73,10 @@ def read_bytes(path: str | Path, *, at_most: int, error: Error) -> bytes:
     """The bytes of a regular file."""
     with open_regular(path, at_most=at_most, error=error) as file:
         try:
-            # `read` takes the memory that it is allowed to before it reads.
+            # `read` allocates its limit before it reads.
             raw = file.read(min(os.fstat(file.fileno()).st_size, at_most) + 1)
             while len(raw) <= at_most and (more := file.read(MEBIBYTE)):
-                raw += more  # files of /proc say that their size is 0
+                raw += more  # files in /proc report a size of 0
         except OSError as reason:
             raise error(_unreadable(path, reason)) from None
     if len(raw) > at_most:
@@ -101,7 +101,7 @@ def decode_text(raw: bytes, *, source: str | Path, error: Error) -> str:
 
 
 def parse_json(text: str | bytes, *, source: str | Path, error: Error) -> Any:
-    """The value that a JSON text stands for, whatever is wrong with it in one error."""
+    """The value of a JSON text; any fault gives one kind of error."""
     value = json_value(text)
     if isinstance(value, ValueError):
         raise error(f"{source}: must be JSON: {clipped(str(value), 200)}")
@@ -109,7 +109,7 @@ def parse_json(text: str | bytes, *, source: str | Path, error: Error) -> Any:
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value that a JSON text stands for, or a ValueError that says why there is none."""
+    """The value of a JSON text, or a ValueError with the reason."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Files and folders that users name to be written: refused before any work is done for them."""
+"""Checks users' output files and folders before any work is done."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def check_output_file(
     suffixes: Sequence[str] = (),
     makes_folder: bool = False,
 ) -> None:
-    """Refuses a path at which no regular file can be written.
+    """Refuses a path to which no regular file can be written.
 
     Args:
       path: of the file.
-      option: what names it, for the message.
-      error: the class of what is raised.
-      suffixes: those allowed; empty: any.
-      makes_folder: whether the folders above it are made where they are missing.
+      option: name of the setting, for the message.
+      error: class of the error.
+      suffixes: allowed ones; empty: any.
+      makes_folder: whether to make missing folders above it.
     """
     path = Path(path)
     where = f"{option} {clipped(str(path), 300)}"
@@ -47,7 +47,7 @@ def check_output_file(
 
 
 def check_output_folder(path: str | Path, *, option: str, error: Error) -> None:
-    """Refuses a path at which no folder is, or can be made, that can be written to."""
+    """Refuses a path that neither is nor can become a writable folder."""
     _check_folder(Path(path), f"{option} {clipped(str(path), 300)}", error, makes_folder=True)
 
 
@@ -66,7 +66,7 @@ def _check_folder(folder: Path, where: str, error: Error, *, makes_folder: bool)
 
 
 def _mode(path: Path, where: str, error: Error) -> int | None:
-    """What stands at a path; None where there is nothing."""
+    """The mode of a path; None if it does not exist."""
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""YAML that users write, read strictly and within bounds.
+"""Strict, bounded reading of users' YAML.
 
-Plain scalars mean what they do in YAML 1.2's core schema: `1e-3` is a number, `yes` and a date are
-text. A key given twice is refused, and so are anchors whose aliases and merges would grow the file
-beyond MAX_VALUES values.
+Plain scalars follow YAML 1.2's core schema: `1e-3` is a number, `yes` and a date are text. Repeated
+keys are refused, and so are anchors whose aliases and merges would expand the file beyond
+MAX_VALUES values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def read_yaml(path: str | Path, *, error: type[InputError]) -> Any:
 
 
 def parse_yaml(text: str, *, source: str | Path, error: type[InputError]) -> Any:
-    """The value that a YAML text stands for.
+    """The value of a YAML text.
 
     Raises:
-      error: the text is not YAML, too long or too large, or gives a key twice; the message names
+      error: the text is not YAML, too long or too large, or repeats a key; the message names
         `source`, line and column.
     """
     if len(text) > MAX_BYTES:
@@ -46,7 +46,7 @@ def parse_yaml(text: str, *, source: str | Path, error: type[InputError]) -> Any
     except RecursionError:
         raise error(f"{source}: not valid YAML: nests deeper than this reader goes") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as reason:
-        # The last three are what PyYAML's constructors raise at `!!timestamp x`, `!!int {}` ...
+        # PyYAML's constructors raise the last three for `!!timestamp x`, `!!int {}` ...
         mark = getattr(reason, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(reason, "problem", None) or str(reason)
@@ -57,7 +57,7 @@ def parse_yaml(text: str, *, source: str | Path, error: type[InputError]) -> Any
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuses a document that is too large once every alias is a copy of what it stands for."""
+    """Refuses a document that is too large after expansion of all aliases."""
     sizes: dict[int, int | None] = {}  # by id; None while its children are counted
 
     def count(node: yaml.Node) -> int:
@@ -86,7 +86,7 @@ def _check_size(root: yaml.Node) -> None:
 
 
 class Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, where YAML's own loader keeps the last."""
+    """Refuses repeated keys, of which YAML's own loader keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = set()
@@ -109,7 +109,7 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes what `Loader` would read as something else."""
+    """Quotes text that `Loader` would read as another type."""
 
 
 # PyYAML follows 1.1, where 1e-3 is text, `yes` and `off` are booleans, 010 is eight and 1:30 is

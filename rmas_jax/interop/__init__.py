@@ -1,4 +1,4 @@
-"""Links of the released PyTorch system, in and out, without torch and without running pickles."""
+"""Reads and writes links of the released PyTorch system, without torch or running pickles."""
 
 from rmas_jax.interop.released import (
     link_from_state,

@@ -1,4 +1,4 @@
-"""Files of links, as a run writes them: safetensors with a checksum, of all links of a system."""
+"""Link files of a run: safetensors with a checksum, of all links of a system."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIGEST = "sha256"  # key of the file's metadata
 
 
 def save_links(path: str | Path, links: Links) -> None:
-    """Writes the links of a system (host arrays) as one safetensors file, whole or not at all."""
+    """Writes the links of a system (host arrays) as one safetensors file, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(x) for name, x in flatten_dict(vars(links), sep="/").items()}
@@ -32,10 +32,10 @@ def save_links(path: str | Path, links: Links) -> None:
 
 
 def load_links(path: str | Path) -> Links:
-    """Reads what `save_links` wrote.
+    """Reads a file of `save_links`.
 
     Raises:
-      CheckpointError: as for `read_link_arrays`, or it holds anything but inner and outer links.
+      CheckpointError: see `read_link_arrays`; or the file holds other than inner and outer links.
     """
     arrays = read_link_arrays(path)
     found = unflatten_dict({name: jnp.asarray(x) for name, x in arrays.items()}, sep="/")
@@ -50,8 +50,8 @@ def read_link_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays in a file of links by name, in float32.
 
     Raises:
-      CheckpointError: there is no such file, it is not what was written, or holds anything but
-        finite floating-point numbers.
+      CheckpointError: the file is missing or damaged, or holds other than finite floating-point
+        numbers.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:

@@ -1,15 +1,15 @@
-"""The layouts in which RecursiveMAS releases its links: role directories and outer-link ones.
+"""The layouts of released RecursiveMAS links: role directories and outer-link directories.
 
-    ROLE/   adapter_config.json {"adapter_type": ...}    how the inner link is built
-            innerlink_config.json {"tasks": {TASK: {"adapter.pt": FILE}}}    which file, by task
+    ROLE/   adapter_config.json {"adapter_type": ...}    the inner link's variant
+            innerlink_config.json {"tasks": {TASK: {"adapter.pt": FILE}}}    its file, by task
             adapter.pt, or adapter(TASK).pt    the link's state dict, beside the agent's weights
     OUTER/  outerlink_config.json    "adapters", or "tasks": {TASK: {"adapters"}}: a list of
             {legacy_key, filename, adapter_type, in_dim, out_dim}
             FILE.pt    a state dict for each
 
-Either may be a directory or a hub id, of which only the files that are read are fetched. Upstream
-keeps linear weights as [out, in]; here they are [in, out], in float32. Every tensor must be there,
-of the form and width that the configuration says, and no other.
+Either may be a directory or a hub id; only the needed files are fetched. Upstream stores linear
+weights as [out, in]; here they are [in, out], in float32. The tensors must be exactly those of the
+configured variant and widths.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rmas_jax.models.directories import local_directory, read_json
 from rmas_jax.models.stored import as_float32
 from rmas_jax.topology import edge_name
 
-VARIANTS = {  # upstream's name of a link's form -> ours
+VARIANTS = {  # upstream's name of a link variant -> ours
     INNER: {
         "linear_adapter": "linear",
         "linear_res_adapter": "linear_res",
@@ -72,11 +72,11 @@ INNER_CONFIG, OUTER_CONFIG = "innerlink_config.json", "outerlink_config.json"
 ENTRY = {"legacy_key": str, "filename": str, "adapter_type": str, "in_dim": int, "out_dim": int}
 STORED = {"kernel": "weight", "scale": "weight", "bias": "bias"}  # our name of an array -> torch's
 
-Link = tuple[LinkConfig, Any]  # form and parameters
+Link = tuple[LinkConfig, Any]  # configuration and parameters
 
 
 def in_words(config: LinkConfig) -> str:
-    """Form and widths for people: "ln_res 2048 -> 1536"."""
+    """Variant and widths as text: "ln_res 2048 -> 1536"."""
     return f"{config.variant} {config.in_width} -> {config.out_width}"
 
 
@@ -89,8 +89,8 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
       source: file named in errors.
 
     Raises:
-      CheckpointError: lists every tensor that is missing, unexpected or of another shape, or else
-        every one whose numbers are not all finite floating-point ones.
+      CheckpointError: lists all missing, unexpected or misshapen tensors, or else all with other
+        than finite floating-point numbers.
     """
     wanted = {
         f"{module}.{STORED[name]}": (module, name, shape[::-1])  # a vector is its own reverse
@@ -100,7 +100,7 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
     problems = [f"{name} is missing" for name in wanted if name not in state]
     problems += [f"{name} is unexpected" for name in state if name not in wanted]
     problems += [
-        f"{name} has shape {state[name].shape}, expected {shape}"
+        f"{name} must have shape {shape}, got {state[name].shape}"
         for name, (_, _, shape) in wanted.items()
         if name in state and state[name].shape != shape
     ]
@@ -125,20 +125,20 @@ def state_from_link(config: LinkConfig, params: Any) -> dict[str, np.ndarray]:
 
 
 def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
-    """The inner link of a role, as wide as its file says.
+    """The inner link of a role, with the width of its file.
 
     Args:
-      source: directory or hub id of the role; the agent's weights may lie there too.
-      task: "math" or "code" where the release has a link for each.
+      source: directory or hub id of the role; may hold the agent's weights too.
+      task: "math" or "code" if the release has a link for each.
 
     Raises:
-      CheckpointError: no link for this task, or one that is not of its form.
+      CheckpointError: no link for this task, or one that does not match its configuration.
     """
     directory = local_directory(source, patterns=(INNER_CONFIG, ADAPTER_CONFIG))
     tasks = _if_there(directory / INNER_CONFIG).get("tasks", {})
     if not isinstance(tasks, dict) or not all(isinstance(files, dict) for files in tasks.values()):
         raise CheckpointError(
-            f"{directory / INNER_CONFIG}: tasks: expected files by task, got {shown(tasks)}"
+            f"{directory / INNER_CONFIG}: tasks must be files by task, got {shown(tasks)}"
         )
     names = [tasks[task].get(ADAPTER, ADAPTER)] if task in tasks else []
     names += [f"adapter({task}).pt"] if task else []
@@ -155,15 +155,15 @@ def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
 
 
 def read_outer_links(source: str | Path, *, task: str | None = None) -> dict[str, Link]:
-    """All outer links of a release: edge name -> form and parameters.
+    """All outer links of a release: edge name -> configuration and parameters.
 
     Args:
-      source: directory or hub id with `outerlink_config.json`, in its flat form or by task.
-      task: which task's links, where the configuration has several.
+      source: directory or hub id with `outerlink_config.json`, flat or by task.
+      task: the task of the links, if the configuration has several.
 
     Raises:
-      CheckpointError: a file, key or type that is not known, or a link that is not of its form;
-        one error lists all files that cannot be used.
+      CheckpointError: an unknown file, key or type, or a link that does not match its
+        configuration; one error lists all unusable files.
     """
     links, problems = {}, []
     for edge, (config, path) in _outer_files(source, task).items():
@@ -177,7 +177,7 @@ def read_outer_links(source: str | Path, *, task: str | None = None) -> dict[str
 
 
 def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkConfig, Path]]:
-    """What the configuration of a release says that it holds: edge name -> form and file."""
+    """Links according to a release's configuration: edge name -> link configuration and file."""
     path = local_directory(source, patterns=(OUTER_CONFIG,)) / OUTER_CONFIG
     described = read_json(path)
     if (tasks := described.get("tasks")) is not None:
@@ -196,11 +196,13 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
         for (field, kind), value in zip(ENTRY.items(), values, strict=True):
             if type(value) is not kind:
                 raise CheckpointError(
-                    f"{path}: {field} of an adapter: expected {kind.__name__}, got {shown(value)}"
+                    f"{path}: {field} of an adapter must be {kind.__name__}, got {shown(value)}"
                 )
         key, _, adapter_type, in_width, out_width = values
         if key not in EDGES:
-            raise CheckpointError(f"{path}: legacy_key {shown(key)}; allowed are {sorted(EDGES)}")
+            raise CheckpointError(
+                f"{path}: legacy_key must be one of {sorted(EDGES)}, got {shown(key)}"
+            )
         if (edge := edge_name(EDGES[key])) in forms:
             raise CheckpointError(f"{path}: legacy_key {key!r} stands there twice")
         forms[edge] = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
@@ -209,7 +211,7 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
 
 
 def write_inner_link(directory: str | Path, link: Link, *, task: str | None = None) -> None:
-    """Writes what `read_inner_link` and upstream read."""
+    """Writes the files that `read_inner_link` and upstream read."""
     directory, (config, params) = Path(directory), link
     directory.mkdir(parents=True, exist_ok=True)
     name = f"adapter({task}).pt" if task else ADAPTER
@@ -222,10 +224,10 @@ def write_inner_link(directory: str | Path, link: Link, *, task: str | None = No
 
 
 def write_outer_links(directory: str | Path, links: Mapping[str, Link]) -> None:
-    """Writes what `read_outer_links` and upstream read, in the flat form.
+    """Writes the files that `read_outer_links` and upstream read, in the flat layout.
 
     Raises:
-      CheckpointError: an edge that upstream has no key for.
+      CheckpointError: upstream has no key for an edge.
     """
     directory = Path(directory)
     if unknown := sorted(set(links) - set(KEYS)):
@@ -254,13 +256,13 @@ def _upstream_name(config: LinkConfig) -> str:
 def _variant(kind: str, name: Any, path: Path) -> str:
     if name not in list(VARIANTS[kind]):
         raise CheckpointError(
-            f"{path}: adapter_type {shown(name)}; allowed are {[*VARIANTS[kind]]}"
+            f"{path}: adapter_type must be one of {[*VARIANTS[kind]]}, got {shown(name)}"
         )
     return VARIANTS[kind][name]
 
 
 def _files(source: str | Path, names: list[Any]) -> list[Path]:
-    """Where files of a directory or hub id lie; a configuration must not point elsewhere."""
+    """Local paths of files of a directory or hub id; a configuration must not point elsewhere."""
     for name in names:
         is_name = isinstance(name, str) and Path(name).name == name and name not in ("", "..")
         if not is_name or len(name.encode(errors="replace")) > MAX_NAME:
@@ -272,7 +274,7 @@ def _files(source: str | Path, names: list[Any]) -> list[Path]:
 
 
 def _if_there(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file."""
+    """A JSON object; {} if the file is missing."""
     return read_json(path) if path.exists() or path.is_symlink() else {}
 
 

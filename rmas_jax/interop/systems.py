@@ -1,8 +1,8 @@
-"""All links of a system at once: from a release or a file of ours, held against what is needed.
+"""All links of a system, from a release or our own file, checked against the system.
 
-A file of ours is what training writes: safetensors with names such as inner/planner/proj1/kernel
-and outer/planner->critic/residual_proj/bias. It keeps no forms; tensors tell them, but for an inner
-link without norms, which looks the same with and without a residual.
+Our files, written by training, are safetensors with names such as inner/planner/proj1/kernel and
+outer/planner->critic/residual_proj/bias. They store no variants, which follow from the tensors,
+except for an inner link without norms, whose tensors are the same with and without a residual.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def read_released_links(
 
     Args:
       outer: directory or hub id of its outer links.
-      roles: role -> directory or hub id of its agent, where its inner link lies.
-      task: "math" or "code" where the release has links for each.
+      roles: role -> directory or hub id of its agent, which holds its inner link.
+      task: "math" or "code" if the release has links for each.
 
     Raises:
-      CheckpointError: lists every link that cannot be read.
+      CheckpointError: lists all unreadable links.
     """
     links: dict[str, dict[str, Link]] = {INNER: {}, OUTER: {}}
     problems = []
@@ -68,22 +68,22 @@ def read_released_links(
 
 
 def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLinks:
-    """The links in a file of ours, with the forms that their tensors tell.
+    """The links in our own file, with the variants that fit their tensors.
 
     Args:
-      path: a `.safetensors` file that `save_links` wrote.
-      inner_variant: form of the inner links, where the tensors leave a choice.
+      path: a `.safetensors` file of `save_links`.
+      inner_variant: variant of the inner links, where the tensors fit several.
 
     Raises:
-      CheckpointError: the file is damaged, holds anything but links of finite floating-point
-        numbers, or a choice is left.
+      CheckpointError: the file is damaged, holds other than links of finite floating-point
+        numbers, or its variants are ambiguous.
     """
     params: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
     for name, array in read_link_arrays(path).items():
         if (parts := NAME.fullmatch(name)) is None:
             raise CheckpointError(
-                f"{path}: {shown(name)} is no part of a system's links; "
-                "expected are names such as inner/planner/proj1/kernel"
+                f"{path}: names must be of a system's links, such as inner/planner/proj1/kernel, "
+                f"got {shown(name)}"
             )
         kind, owner, module, part = parts.groups()
         params.setdefault((kind, owner), {}).setdefault(module, {})[part] = array
@@ -105,7 +105,7 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLi
 
 
 def _possible_forms(kind: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[LinkConfig]:
-    """Forms whose parameters have the names and shapes of these."""
+    """Configurations whose parameters have these names and shapes."""
     shapes = jax.tree.map(np.shape, arrays)
     try:
         in_width, _ = shapes["proj1"]["kernel"]
@@ -117,16 +117,15 @@ def _possible_forms(kind: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -
 
 
 def links_that_fit(links: FoundLinks, forms: Forms, *, source: str) -> Links:
-    """The parameters of links that are just those needed.
+    """The parameters of links that match the needed ones exactly.
 
     Args:
-      links: what there is.
-      forms: what is needed.
+      links: the found links.
+      forms: configurations of the needed links.
       source: named in errors.
 
     Raises:
-      CheckpointError: lists every link that is missing, is not needed, or is of another form or
-        width.
+      CheckpointError: lists all links that are missing, unneeded, or of another variant or width.
     """
     problems = []
     for kind, needed in forms.items():
@@ -150,13 +149,13 @@ def links_that_fit(links: FoundLinks, forms: Forms, *, source: str) -> Links:
 
 
 def released_forms(links: FoundLinks) -> Forms:
-    """The forms with which links make up a whole released system.
+    """The link configurations of a whole released system.
 
-    Inner links say which roles there are and how wide; every edge that upstream has between them
-    needs an outer link of their widths.
+    Inner links determine roles and widths; every edge of upstream between these roles needs an
+    outer link of their widths.
 
     Raises:
-      CheckpointError: a link for an edge that upstream has no key for.
+      CheckpointError: upstream has no key for a link's edge.
     """
     inner = {role: config for role, (config, _) in links[INNER].items()}
     if unknown := sorted(set(links[OUTER]) - set(KEYS)):
@@ -172,7 +171,7 @@ def released_forms(links: FoundLinks) -> Forms:
 
 
 def write_released_links(directory: str | Path, links: FoundLinks) -> None:
-    """Writes what `read_released_links` and upstream read: ROLE/ for each role, and outer/.
+    """Writes the folders that `read_released_links` and upstream read: ROLE/ per role, and outer/.
 
     Raises:
       CheckpointError: the links are not those of a whole released system; nothing is written.

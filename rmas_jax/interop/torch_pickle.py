@@ -1,9 +1,9 @@
-"""What the pickle in a file of torch.save describes, read without running it.
+"""Reads the pickle in a torch.save file without running it.
 
-A pickle is a program for a small stack machine, which can import and call anything. This one knows
-the instructions that tensors by name are written with, looks nothing up, and calls nothing: a
-function becomes its name, a tensor the description of a view of a storage. What it builds is no
-larger than the pickle, whatever that says; every other instruction and name is refused.
+A pickle is a program for a small stack machine, which can import and call anything. This machine
+has only the instructions for tensors by name, imports nothing and calls nothing: a function becomes
+its name, a tensor the description of a view of a storage. The result is never larger than the
+pickle; every other instruction and name is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KNOWN = {ORDERED, TENSOR, PARAMETER, *(Name("torch", name) for name in STORAGES)
 
 
 class Storage(NamedTuple):
-    """A run of numbers in a file of its own."""
+    """A sequence of numbers in its own file."""
 
     dtype: np.dtype
     key: str
@@ -55,18 +55,18 @@ class TensorView(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    is_negated: bool  # torch keeps the numbers, and what they stand for is their negative
+    is_negated: bool  # the stored numbers are the negated values
 
 
 class _Refused(Exception):
-    """Says what of a pickle cannot be read."""
+    """The unreadable part of a pickle."""
 
 
 def read_pickle(raw: bytes, *, source: str) -> Any:
     """The value of a pickle: dicts, lists, tuples, text, numbers, and `TensorView`.
 
     Raises:
-      CheckpointError: the pickle is damaged, or holds anything else; names `source`.
+      CheckpointError: the pickle is damaged, or holds other values; names `source`.
     """
     machine = _Machine()
     try:
@@ -86,7 +86,7 @@ def read_pickle(raw: bytes, *, source: str) -> Any:
 
 
 class _Machine:
-    """Stack, marks on it, and memo of the values that are used again."""
+    """Stack, its marks, and memo of reused values."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -140,7 +140,7 @@ class _Machine:
         target += values
 
     def build(self) -> None:
-        """The attributes of an object, such as the versions of modules; no array is among them."""
+        """Drops the attributes of an object, such as versions of modules; they hold no arrays."""
         self.pop()
         if not isinstance(self.stack[-1], dict):
             raise _Refused("sets attributes of what is no dict")
@@ -172,7 +172,7 @@ class _Machine:
 def _tensor(
     storage: Storage, offset: Any, shape: Any, strides: Any, metadata: Any = None
 ) -> TensorView:
-    """A tensor of a real dtype, for which the conjugate bit changes nothing."""
+    """A tensor of a real dtype; its conjugate bit has no effect."""
     sizes = (shape, strides)
     if (
         type(offset) is not int
@@ -185,11 +185,11 @@ def _tensor(
     ):
         raise _Refused(
             f"has a tensor of shape {shown(shape)} and strides {shown(strides)} at "
-            f"{shown(offset)}; allowed are positive sizes"
+            f"{shown(offset)}; sizes must be positive"
         )
     bits = {} if metadata is None else metadata
     if not isinstance(bits, dict) or not bits.keys() <= {"neg", "conj"}:
-        raise _Refused(f"has a tensor that is marked {shown(bits)}; allowed are neg and conj")
+        raise _Refused(f"has a tensor whose marks must be neg or conj, got {shown(bits)}")
     return TensorView(storage, offset, shape, strides, bool(bits.get("neg")))
 
 

@@ -2,7 +2,7 @@
 
 A `.pt` file is a zip archive: `NAME/data.pkl` is a pickle of the dict, in which every tensor points
 to a storage `NAME/data/KEY` of raw little-endian numbers. The pickle is not run
-(`rmas_jax.interop.torch_pickle`), and nothing is read or made that is larger than the file.
+(`rmas_jax.interop.torch_pickle`), and the size of the file bounds the memory.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ from rmas_jax.models.stored import read_safetensors
 
 SAFETENSORS = ".safetensors"
 MAX_FILE = 4 * GIBIBYTE  # links are some hundred MiB
-MAX_PICKLE = 4 * MEBIBYTE  # of some ten thousand tensors
+MAX_PICKLE = 4 * MEBIBYTE  # some ten thousand tensors
 MAX_DIRECTORY = 4 * MEBIBYTE  # of an archive: the names and places of its files
-BROADCAST = 64 * MEBIBYTE  # what tensors may hold beyond their storages, by strides of zero
+BROADCAST = 64 * MEBIBYTE  # by which tensors may exceed their storages, with strides of zero
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """A state dict of tensors, from a `.safetensors` file or one that `torch.save` wrote.
+    """A state dict of tensors, from a `.safetensors` or a `torch.save` file.
 
     Raises:
-      CheckpointError: there is no such file, it is damaged, it holds anything but tensors by name,
-        it is larger than a link is or says that it is, or it would have code run; the message says
-        which.
+      CheckpointError: the file is missing or damaged, holds other than tensors by name, is or
+        claims to be too large for a link, or needs to run code; the message says which.
     """
     path = Path(path)
     if path.suffix == SAFETENSORS:
@@ -59,13 +58,13 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes what `read_state` reads: safetensors, or a file for `torch.load`, by the suffix.
+    """Writes a state dict: safetensors, or a file for `torch.load`, by the suffix.
 
-    The folder is made.
+    Makes the folder.
 
     Raises:
-      CheckpointError: a dtype that has no place in the format.
-      OSError: nothing can be written there.
+      CheckpointError: the format lacks a dtype.
+      OSError: the file cannot be written.
     """
     path = Path(path)
     arrays = {name: np.ascontiguousarray(value) for name, value in state.items()}
@@ -73,8 +72,8 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     wrong = {name: a.dtype.name for name, a in arrays.items() if a.dtype not in names}
     if wrong and path.suffix != SAFETENSORS:
         raise CheckpointError(
-            f"{path}: {', '.join(listed([f'{n} is {d}' for n, d in wrong.items()]))}; allowed are "
-            f"{', '.join(d.name for d in names)}"
+            f"{path}: dtypes must be {', '.join(d.name for d in names)}, got "
+            f"{', '.join(listed([f'{d} in {n}' for n, d in wrong.items()]))}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == SAFETENSORS:
@@ -92,9 +91,9 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_directory(file: BinaryIO, path: Path) -> None:
-    """Refuses an archive with a table of contents that is too large to be read.
+    """Refuses an archive with a too large table of contents.
 
-    Its size stands in records at the end of the file, behind which a comment may follow.
+    Its size is in records at the end of the file, before an optional comment.
     """
     end = file.seek(0, 2)
     file.seek(max(0, end - 2**17))
@@ -132,7 +131,9 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         raise CheckpointError(f"{path}: {shown(damaged)} is damaged (checksum)")
     folder = pickles[0].removesuffix("data.pkl")
     if (order := folder + "byteorder") in members and archive.read(order) != b"little":
-        raise CheckpointError(f"{path}: byte order {shown(archive.read(order))}; allowed is little")
+        raise CheckpointError(
+            f"{path}: byte order must be little, got {shown(archive.read(order))}"
+        )
     state = read_pickle(archive.read(pickles[0]), source=str(path))
     if not isinstance(state, dict) or not all(isinstance(x, TensorView) for x in state.values()):
         what = type(state).__name__
@@ -149,16 +150,16 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
             raw = archive.read(member)
             whole_numbers = len(raw) - len(raw) % view.storage.dtype.itemsize
             storages[view.storage] = np.frombuffer(raw[:whole_numbers], view.storage.dtype)
-    asked = sum(math.prod(x.shape) * x.storage.dtype.itemsize for x in state.values())
-    if asked > 2 * sum(x.nbytes for x in storages.values()) + BROADCAST:  # 2: tied tensors
+    declared = sum(math.prod(x.shape) * x.storage.dtype.itemsize for x in state.values())
+    if declared > 2 * sum(x.nbytes for x in storages.values()) + BROADCAST:  # 2: tied tensors
         raise CheckpointError(
-            f"{path}: its tensors are {size(asked)}, of {size(whole)} that the file holds"
+            f"{path}: its tensors are {size(declared)}, of {size(whole)} that the file holds"
         )
     return {name: _array(view, storages[view.storage], path) for name, view in state.items()}
 
 
 def _array(view: TensorView, storage: np.ndarray, path: Path) -> np.ndarray:
-    """The numbers that a tensor stands for."""
+    """The values of a tensor."""
     reach = 1 + sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True))
     if view.offset + reach > len(storage):
         raise CheckpointError(f"{path}: a tensor reaches beyond its storage")

@@ -1,4 +1,4 @@
-"""Activations of feed-forwards: the function, and the names that files have for it."""
+"""Activations of feed-forwards: function and names in files."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SIZES = {
     "num_kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
 }
-# Those of linear layers, where there are any.
+# Those of linear layers, if any.
 LINEAR_SIZES = {
     "linear_key_heads": "linear_num_key_heads",
     "linear_value_heads": "linear_num_value_heads",
@@ -29,7 +29,7 @@ LINEAR_SIZES = {
     "linear_value_dim": "linear_value_head_dim",
     "conv_width": "linear_conv_kernel_dim",
 }
-# The largest of each: far above every published model, and small enough to reckon with.
+# Maximum of each: far above every published model, small enough for exact arithmetic.
 LIMITS = {
     "vocab_size": 2**24,
     "width": 2**20,
@@ -49,7 +49,7 @@ LIMITS = {
 
 def check_size(field: str, hf_field: str, size: Any) -> None:
     """Raises `UnsupportedModelError` unless `size` is a whole number within LIMITS."""
-    if type(size) is not int or not 1 <= size <= LIMITS[field]:  # bool is an int too, and no size
+    if type(size) is not int or not 1 <= size <= LIMITS[field]:  # bool is an int, but no size
         raise UnsupportedModelError(
             f"{hf_field}={shown(size)}: must be a whole number from 1 to {LIMITS[field]}"
         )
@@ -82,7 +82,7 @@ class DecoderConfig:
     activation: str = "silu"  # key of ACTIVATIONS
     tie_embeddings: bool = False  # the unembedding is the transposed embedding
     qkv_bias: bool = False
-    out_bias: bool = False  # on what attention puts out
+    out_bias: bool = False  # on the output of attention
     ffn_bias: bool = False
     qk_norm: bool = False  # RMS norm over H of every query and key head
     unit_offset_norm: bool = False  # norm weights act as 1 + w
@@ -92,17 +92,17 @@ class DecoderConfig:
     gated_attention: bool = False  # attention's output times the sigmoid of a gate
     rope_scaling: RopeScaling = UNSCALED  # for contexts longer than in pretraining
     rotary_fraction: float = 1.0  # the first part of H rotates, the rest does not
-    window: int | None = None  # keys a sliding layer sees, itself included
-    sliding_layers: tuple[bool, ...] = ()  # [L] which layers slide; () is none
-    local_rope_theta: float | None = None  # rotary base of sliding layers; None is all the same
-    local_rope_scaling: RopeScaling = UNSCALED  # read where local_rope_theta is given
-    linear_layers: tuple[bool, ...] = ()  # [L] which have a gated delta rule, not attention
-    linear_key_heads: int = 0  # of linear layers, which divides the next
+    window: int | None = None  # keys visible to a sliding layer, the position itself included
+    sliding_layers: tuple[bool, ...] = ()  # [L] True in sliding layers; () is none
+    local_rope_theta: float | None = None  # rotary base of sliding layers; None: rope_theta
+    local_rope_scaling: RopeScaling = UNSCALED  # used with local_rope_theta
+    linear_layers: tuple[bool, ...] = ()  # [L] True with a gated delta rule instead of attention
+    linear_key_heads: int = 0  # of linear layers; divides linear_value_heads
     linear_value_heads: int = 0
-    linear_key_dim: int = 0  # size of one such key head
-    linear_value_dim: int = 0  # and of one value head
-    conv_width: int = 0  # positions that the convolution of a linear layer sees
-    loops: int | None = None  # of a looped decoder, which has an exit gate; None: not looped
+    linear_key_dim: int = 0  # size of a linear layer's key head
+    linear_value_dim: int = 0  # size of a linear layer's value head
+    conv_width: int = 0  # positions in the convolution of a linear layer
+    loops: int | None = None  # of a looped decoder with an exit gate; None: not looped
 
     def __post_init__(self) -> None:
         for field, hf_field in SIZES.items():
@@ -157,17 +157,17 @@ class DecoderConfig:
 
     @property
     def has_unembedding(self) -> bool:
-        """Whether the unembedding is a weight of its own."""
+        """Whether the unembedding is a separate weight."""
         return not self.tie_embeddings
 
     @property
     def rotated_dim(self) -> int:
-        """How many dimensions of a head rotate."""
+        """Number of dimensions of a head that rotate."""
         return int(self.head_dim * self.rotary_fraction)
 
     @property
     def position_limit(self) -> int | None:
-        """How many positions can be read, where a rotation of dynamic or longrope bounds them."""
+        """Maximum number of positions under dynamic or longrope scaling; None without."""
         scalings = (self.rope_scaling, self.local_rope_scaling)
         limits = [s.position_limit for s in scalings if s.position_limit is not None]
         return min(limits, default=None)
@@ -190,15 +190,15 @@ class DecoderConfig:
 
     @property
     def num_loops(self) -> int:
-        """How often the layers are applied."""
+        """Number of applications of the layers."""
         return self.loops or 1
 
     @property
     def num_linear_states(self) -> int:
-        """Linear layers, one for each pass."""
+        """Linear layers, counted once per loop."""
         return self.num_loops * sum(self.linear_layers)
 
     @property
     def num_kv_caches(self) -> int:
-        """Layers with attention, one for each pass."""
+        """Layers with attention, counted once per loop."""
         return self.num_loops * (self.num_layers - sum(self.linear_layers))

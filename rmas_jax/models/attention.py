@@ -7,7 +7,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite, so that a row without any visible key gives no NaN
+MASKED = -1e30  # finite, so that a row without visible keys gives no NaN
 
 
 def rotary(
@@ -16,7 +16,7 @@ def rotary(
     """Rotates pairs (i, i + R/2) of each head by position times frequency, in float32.
 
     Args:
-      x: [B, T, heads, H]; dimensions from R on stay as they are.
+      x: [B, T, heads, H]; dimensions from R on do not rotate.
       positions: [B, T] int32.
       frequencies: [R/2], see `rope.rotary_frequencies`.
       factor: on sine and cosine.
@@ -36,7 +36,7 @@ def attend(
     values: tuple[jax.Array, ...],
     visible: tuple[jax.Array, ...],
 ) -> jax.Array:
-    """Softmax attention over several blocks as if they were one, without joining them.
+    """Softmax attention over the union of several blocks, without joining them.
 
     Args:
       query: [B, T, N, H], already scaled.

@@ -1,13 +1,13 @@
-"""What a decoder remembers: blocks of keys and values, and the states of linear layers.
+"""The cache of a decoder: blocks of keys and values, and the states of linear layers.
 
-A cache is a tuple of finished blocks, which are only read, and one block that is being written:
+A cache is a tuple of finished, read-only blocks and one block to write:
 
     past[0]            past[1]               tail (capacity 4, used 2)
     . . q q q q q      . l z z z s s s       t t _ _            . padding, _ free
 
 Finished blocks never change, so a `lax.scan` closes over them and carries the rest alone
 (`cache.replace(past=())`): a differentiated scan stores its carry once per step, and the tail is
-small. A linear layer remembers no positions, only a state of fixed size, which every call replaces.
+small. A linear layer keeps no positions, only a state of fixed size, which every call replaces.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rmas_jax.models.config import DecoderConfig
 class Block(struct.PyTreeNode):
     """Keys and values of consecutive positions of a sequence.
 
-    L counts the layers with attention, in a looped decoder those of every pass.
+    L counts the layers with attention, in a looped decoder once per loop.
     """
 
     keys: jax.Array  # [L, B, S, K, H], rotated
@@ -33,10 +33,10 @@ class Block(struct.PyTreeNode):
 
 
 class LinearState(struct.PyTreeNode):
-    """What the linear layers have made of everything read so far; L counts them."""
+    """State of the L linear layers after everything read so far."""
 
     conv: jax.Array  # [L, B, W - 1, C]; last inputs of the convolution over W positions
-    memory: jax.Array  # [L, B, N, key dim, value dim] float32; what the delta rule has written
+    memory: jax.Array  # [L, B, N, key dim, value dim] float32; written by the delta rule
 
 
 class Cache(struct.PyTreeNode):
@@ -44,7 +44,7 @@ class Cache(struct.PyTreeNode):
 
     past: tuple[Block, ...]  # read only
     tail: Block  # fixed capacity S, written from slot 0 on
-    used: jax.Array  # [] int32; slots of the tail that are written (pads included)
+    used: jax.Array  # [] int32; number of written slots of the tail (pads included)
     next_position: jax.Array  # [B] int32; position of the next real token
     state: LinearState | None = None  # None where no layer is linear
 
@@ -65,7 +65,7 @@ def empty_block(
 def empty_state(
     config: DecoderConfig, batch: int, *, dtype: DTypeLike = jnp.float32
 ) -> LinearState | None:
-    """Linear layers that have read nothing; None where there are none."""
+    """The initial state of linear layers; None where there are none."""
     c = config
     if not c.num_linear_states:
         return None
@@ -79,7 +79,7 @@ def empty_state(
 def empty_cache(
     config: DecoderConfig, batch: int, capacity: int, *, dtype: DTypeLike = jnp.float32
 ) -> Cache:
-    """A cache that has read nothing and can hold `capacity` positions."""
+    """An empty cache for `capacity` positions."""
     return Cache(
         past=(),
         tail=empty_block(config, batch, capacity, dtype=dtype),

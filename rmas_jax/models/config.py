@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> DecoderConfig:
     """Reads the dictionary of a Hugging Face `config.json`, as transformers' Auto classes do.
 
-    Of a checkpoint with vision (`gemma3`, `qwen3_5`) only the text tower is described. Fields that
-    have no effect, though one could expect it, are logged as warnings.
+    Reads only the text tower of a checkpoint with vision (`gemma3`, `qwen3_5`). Warns of fields
+    that have no effect here, contrary to what their names suggest.
 
     Raises:
       UnsupportedModelError: unknown `model_type`, rope type, activation or option, a missing field,
         or one of another type or out of range; the message names `source`, the field, its value and
-        what is allowed.
+        the allowed values.
     """
     family = raw.get("model_type")
     try:
@@ -61,8 +61,8 @@ def _inside(source: str) -> str:
 def _text_tower(raw: dict[str, Any], family: str) -> dict[str, Any]:
     """The fields of the text tower of a checkpoint with vision.
 
-    transformers ties embeddings by the outer `tie_word_embeddings`; in a Qwen3.5 that is loaded for
-    text alone by the inner one.
+    transformers ties embeddings by the outer `tie_word_embeddings`, but by the inner one in a
+    Qwen3.5 loaded for text alone.
     """
     check_inert(raw, {})
     read = read_fields(raw, {"text_config": OBJECT, "tie_word_embeddings": FLAG(None)})
@@ -91,7 +91,7 @@ ARCHITECTURES = {
 
 
 def _rope_to_hf(scaling: RopeScaling, **more: float | None) -> dict[str, Any]:
-    """The object that `families.read_rope` reads back."""
+    """The rotary object for `families.read_rope`."""
     fields = {
         hf_field: getattr(scaling, field)
         for hf_field, (field, _) in ROPE_FIELDS[scaling.kind].items()
@@ -102,12 +102,12 @@ def _rope_to_hf(scaling: RopeScaling, **more: float | None) -> dict[str, Any]:
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
-    """The `config.json` fields that make transformers build the same decoder.
+    """The `config.json` fields from which transformers builds the same decoder.
 
-    Ouro's are those of the model code that is published with its checkpoints.
+    Ouro's are those of the model code published with its checkpoints.
 
     Raises:
-      UnsupportedModelError: the family cannot express this configuration; the fields are named.
+      UnsupportedModelError: the family cannot express this configuration; names the fields.
     """
     c, family = config, config.model_type
     if family not in FAMILIES:

@@ -1,7 +1,7 @@
 """One Flax decoder for all families: embed, read, unembed.
 
-Tokens and latent thoughts enter one way, as embeddings. What comes out is the hidden state after
-the final norm: the vector that the unembedding multiplies, and the latent thought of an agent.
+Tokens and latent thoughts enter one way, as embeddings. The output is the hidden state after the
+final norm: the input of the unembedding, and an agent's latent thought.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Decoder(nn.Module):
     """A frozen language model as three functions: `embed`, `__call__` and `unembed`.
 
     Parameters are float32 or bfloat16 as loaded, or int8 (`rmas_jax.models.int8`); activations have
-    the dtype of the embeddings that enter. `unroll_layers` lays the layers out one after another
-    instead of looping: longer compilation, the same numbers, no quicker on a CPU (docs/benchmarks).
+    the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning them:
+    longer compilation, the same numbers, no quicker on a CPU (docs/benchmarks).
     """
 
     config: DecoderConfig
@@ -37,8 +37,8 @@ class Decoder(nn.Module):
         c = self.config
         self.embedding = parameter(self, c, "embedding")
         periods = c.num_layers // c.period
-        # Only what enters a layer is kept for the backward pass: what a scan keeps is copied at
-        # every level of nested scans, which took longer to compile and to run than to recompute.
+        # The backward pass keeps a layer's inputs only: nested scans copy all that they keep at
+        # every level, which took longer to compile and to run than recomputation.
         layer = nn.remat(Layer if c.period == 1 else Period, prevent_cse=False)
         self.layers = nn.scan(
             layer,
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them.
 
         Raises:
-          CheckpointError: outside jit, an id that the embedding has no row of; under jit, NaN.
+          CheckpointError: an id without a row in the embedding; under jit, it gives NaN instead.
         """
         check_array(ids, self.config.vocab_size)
         rows = jax.tree.map(lambda table: jnp.take(table, ids, axis=0), self.embedding)
@@ -78,14 +78,14 @@ class Decoder(nn.Module):
         Args:
           embeds: [B, T, D] input embeddings; tokens and latents alike.
           valid: [B, T] bool, False on padding.
-          cache: what was read before; its tail must have T free slots (not checked under jit:
-            an overflow would overwrite the last slots).
+          cache: of all previous positions; its tail must have T free slots (not checked under
+            jit: an overflow overwrites the last slots).
 
         Returns:
           Hidden states after the final norm [B, T, D]; with a cache, (hidden, new cache).
 
         Raises:
-          UnsupportedModelError: there is room for more positions than `config.position_limit`.
+          UnsupportedModelError: the cache has room for more than `config.position_limit` positions.
         """
         start = cache
         if start is None:
@@ -94,12 +94,12 @@ class Decoder(nn.Module):
         return hidden[-1] if cache is None else (hidden[-1], after)
 
     def read_packed(self, embeds: jax.Array, segments: jax.Array) -> jax.Array:
-        """Reads several texts per row, each as if it stood alone.
+        """Reads several independent texts per row.
 
         Args:
           embeds: [B, T, D] input embeddings.
-          segments: [B, T] int32, the number of the text that a position belongs to, 0 on padding;
-            each text stands in one piece.
+          segments: [B, T] int32, number of the text at each position, 0 on padding; each text is
+            contiguous.
 
         Returns:
           Hidden states after the final norm [B, T, D].
@@ -108,15 +108,15 @@ class Decoder(nn.Module):
         return self._read(embeds, segments > 0, cache, segments)[0][-1]
 
     def exit_probabilities(self, embeds: jax.Array, valid: jax.Array) -> jax.Array:
-        """How likely the exit gate of a looped decoder stops after each pass.
+        """Probability that the exit gate of a looped decoder stops after each loop.
 
         Args:
           embeds: [B, T, D] input embeddings.
           valid: [B, T] bool, False on padding.
 
         Returns:
-          [B, T, loops] float32, of sum 1: a pass stops with the gate's probability if none
-          before it has, and the last one stops in any case.
+          [B, T, loops] float32, of sum 1: a loop stops with the gate's probability if no earlier
+          one has; the last one always stops.
         """
         if self.config.loops is None:
             raise ValueError(f"{self.config.model_type} has no exit gate: loops=None")
@@ -125,9 +125,9 @@ class Decoder(nn.Module):
         kernel, bias = self.exit_kernel.astype(jnp.float32), self.exit_bias.astype(jnp.float32)
         gate = (hidden.astype(jnp.float32) @ kernel)[..., 0] + bias[0]
         stops = jax.nn.sigmoid(gate[:-1])
-        goes_on = jnp.cumprod(1 - stops, axis=0)
+        remaining = jnp.cumprod(1 - stops, axis=0)
         first = jnp.ones_like(gate[:1])
-        reached = jnp.concatenate([first, goes_on])
+        reached = jnp.concatenate([first, remaining])
         return jnp.moveaxis(reached * jnp.concatenate([stops, first]), 0, -1)
 
     def _read(
@@ -137,15 +137,15 @@ class Decoder(nn.Module):
         cache: Cache,
         segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
-        """Hidden states after the final norm of every pass [loops, B, T, D], and the cache.
+        """Hidden states after the final norm of every loop [loops, B, T, D], and the cache.
 
-        With segments, see `read_packed`, the cache is empty; what comes back of it means nothing.
+        With segments, see `read_packed`, the cache is empty and the returned one undefined.
         """
         c = self.config
         time = embeds.shape[1]
-        # No weight of attention makes NaN or infinity on padding vanish: 0 x NaN is NaN.
+        # An attention weight of 0 does not remove NaN or infinity on padding: 0 x NaN is NaN.
         embeds = jnp.where(valid[:, :, None], embeds, 0)
-        # A linear layer goes from token to token: real tokens move together at the right end.
+        # A linear layer needs adjacent tokens: real tokens move to the right end.
         moved = any(c.linear_layers) and time > 1
         if moved:
             order = jnp.argsort(valid, axis=1, stable=True)
@@ -164,7 +164,7 @@ class Decoder(nn.Module):
                 cache.tail.positions, positions, cache.used, axis=1
             ),
         )
-        # Query t of this call sits in slot used + t of the tail and sees the slots up to its own.
+        # Query t of this call is in slot used + t of the tail and sees the slots up to its own.
         blocks = (*cache.past, tail)
         self._check_positions(sum(b.valid.shape[1] for b in blocks))
         slots = jnp.arange(tail.valid.shape[1])
@@ -202,7 +202,7 @@ class Decoder(nn.Module):
         )
 
     def _check_positions(self, slots: int) -> None:
-        """Refuses room for more positions than the rotation allows; pads count, as shapes do."""
+        """Refuses more slots than the rotation has positions; pads count, as in shapes."""
         c = self.config
         if c.position_limit is not None and slots > c.position_limit:
             kinds = {c.rope_scaling.kind, c.local_rope_scaling.kind} & {*BOUNDED}
@@ -216,15 +216,15 @@ class Decoder(nn.Module):
     def _run_loops(
         self, x: jax.Array, of_layers: tuple[Any, Any, Any], context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
-        """Runs the layers as often as the decoder loops.
+        """Runs the layers once per loop.
 
         Args:
           x: [B, T, D].
-          of_layers: the cache's past, tail and linear states, with the layers in front.
+          of_layers: the cache's past, tail and linear states; layers are the leading axis.
           context: see `CallContext`.
 
         Returns:
-          What comes out of the final norm [loops, B, T, D], and the new tail and states.
+          Outputs of the final norm [loops, B, T, D], and the new tail and states.
         """
         c = self.config
         periods = (c.num_layers // c.period,) if c.period > 1 else ()
@@ -251,12 +251,12 @@ class Decoder(nn.Module):
 
 
 def _split(tree: Any, sizes: tuple[int, ...]) -> Any:
-    """The leading axis of every leaf as these axes and one more for what is left of it."""
+    """Splits the leading axis of every leaf into axes of these sizes and one for the rest."""
     return jax.tree.map(
         lambda a: a.reshape(*sizes, a.shape[0] // math.prod(sizes), *a.shape[1:]), tree
     )
 
 
 def _join(tree: Any, axes: int) -> Any:
-    """The first axes of every leaf as one."""
+    """Joins the first axes of every leaf."""
     return jax.tree.map(lambda a: a.reshape(math.prod(a.shape[:axes]), *a.shape[axes:]), tree)

@@ -1,14 +1,14 @@
 """The linear layer of Qwen3.5: a short convolution and a gated delta rule (arXiv 2412.06464).
 
-Each head keeps a memory matrix M [key dim, value dim]. Every token lets it fade, corrects what it
-holds under the token's key, and reads it with the token's query:
+Each head keeps a memory matrix M [key dim, value dim]. Every token decays it, corrects its value
+for the token's key, and reads it with the token's query:
 
     M <- exp(decay) * M
     M <- M + key (rate * (value - key^T M))^T
     out = query^T M
 
-Many tokens are read in chunks, in which the corrections are one triangular system; a single token
-takes the step as it is written above. Both are float32 and differentiable.
+Many tokens are read in chunks, whose corrections are one triangular system; a single token takes
+the step above. Both are float32 and differentiable.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def delta_step(
     rate: jax.Array,
     memory: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The delta rule for a single token: shapes of `delta_chunks` without the axis of time."""
+    """The delta rule for a single token: shapes of `delta_chunks` without the time axis."""
     memory = memory * jnp.exp(decay)[..., None, None]
     wrong = value - jnp.einsum("bnk,bnkv->bnv", key, memory)
     memory = memory + key[..., None] * (rate[..., None] * wrong)[..., None, :]
@@ -64,12 +64,12 @@ def delta_chunks(
       query: [B, T, N, key dim] float32, scaled.
       key: [B, T, N, key dim] of length one, or zero.
       value: [B, T, N, value dim].
-      decay: [B, T, N], at most 0: the logarithm of what stays.
-      rate: [B, T, N] from 0 to 1: how far the memory is corrected. A token with a decay and a rate
-        of zero changes nothing.
+      decay: [B, T, N], at most 0: the logarithm of the retained share.
+      rate: [B, T, N] from 0 to 1: strength of the correction. A token with a decay and a rate of
+        zero changes nothing.
       memory: [B, N, key dim, value dim] before the first token.
-      fresh: [B, T] bool, tokens before which the memory is emptied.
-      chunk: tokens that are read at once.
+      fresh: [B, T] bool, tokens that start with an empty memory.
+      chunk: tokens per chunk.
 
     Returns:
       [B, T, N, value dim] and the memory after the last token.
@@ -86,8 +86,8 @@ def delta_chunks(
 
     query, key, value, decay, rate = map(chunked, (query, key, value, decay, rate))
     faded = jnp.cumsum(decay, axis=-1)  # since the start of the chunk
-    # between[t, s]: the logarithm of what is left at t of something written at s <= t. Masked
-    # before the exponential: in the other direction it may overflow.
+    # between[t, s]: log of the share left at t of a value written at s <= t. Masked before the
+    # exponential, which may overflow for s > t.
     between = faded[..., :, None] - faded[..., None, :]
     lasts = jnp.tril(jnp.ones((chunk, chunk), bool))[None, None, None]
     since_start, until_end = jnp.exp(faded), jnp.exp(faded[..., -1:] - faded)
@@ -100,8 +100,8 @@ def delta_chunks(
 
     transposed = jnp.swapaxes(key, -1, -2)
     rated_key = key * rate[..., None]
-    # What a token writes depends on what earlier tokens of its chunk wrote under like keys.
-    system = (rated_key @ transposed) * left  # below the diagonal; on it stand ones, unwritten
+    # A token's correction depends on those of earlier tokens of its chunk with similar keys.
+    system = (rated_key @ transposed) * left  # below the diagonal; the diagonal of ones is implicit
     wanted = jnp.concatenate([value * rate[..., None], rated_key * since_start[..., None]], axis=-1)
     solved = jax.lax.linalg.triangular_solve(
         system, wanted, left_side=True, lower=True, unit_diagonal=True
@@ -137,19 +137,19 @@ def causal_conv(
 ) -> tuple[jax.Array, jax.Array]:
     """Depthwise convolution over the last W real tokens, across the border between calls.
 
-    What was read before is put where the pads end, so that no token sees a pad between:
+    Previous inputs go where the pads end, so that no token sees a pad between:
 
         before  a b c      x  . . d e      ->      . . a b c d e
 
     Args:
-      x: [B, T, C], zero on pads, which stand on the left.
+      x: [B, T, C], zero on pads, which are on the left.
       valid: [B, T] bool.
-      kernel: [W, C]; the last row is that of the token itself.
-      before: [B, W - 1, C], the inputs before this call; zero where there were none.
-      fresh: [B, T] bool, tokens that see none before them; T > 1.
+      kernel: [W, C]; the last row is for the token itself.
+      before: [B, W - 1, C], the inputs before this call; zero where there are none.
+      fresh: [B, T] bool, tokens that see no earlier ones; T > 1.
 
     Returns:
-      [B, T, C], anything on pads, and the last W - 1 inputs.
+      [B, T, C], undefined on pads, and the last W - 1 inputs.
     """
     width, time = kernel.shape[0], x.shape[1]
     if time == 1:
@@ -186,16 +186,16 @@ class GatedDeltaNet(nn.Module):
         state: tuple[jax.Array, jax.Array],
         fresh: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Reads a block whose pads stand on the left.
+        """Reads a block whose pads are on the left.
 
         Args:
           x: [B, T, D].
           valid: [B, T] bool.
           state: inputs of the convolution [B, W - 1, C] and memory [B, N, key dim, value dim].
-          fresh: [B, T] bool, tokens that start a text of their own; T > 1.
+          fresh: [B, T] bool, first tokens of texts; T > 1.
 
         Returns:
-          [B, T, D] and the new state. Pads leave the state as it is.
+          [B, T, D] and the new state, which pads do not change.
         """
         c = self.config
         batch, time, _ = x.shape
@@ -214,7 +214,7 @@ class GatedDeltaNet(nn.Module):
         norm, out_kernel = weight("norm_weight"), weight("out_kernel")
 
         real = valid[:, :, None]
-        x = jnp.where(real, x, 0)  # whatever pads hold, they stay finite
+        x = jnp.where(real, x, 0)  # keeps pads finite
         before, memory = state[0].astype(x.dtype), state[1]
         mixed, inputs = causal_conv(x @ kernels["qkv"], valid, conv, before, fresh)
         mixed = jax.nn.silu(mixed).astype(jnp.float32)
@@ -227,7 +227,7 @@ class GatedDeltaNet(nn.Module):
         rate = jax.nn.sigmoid((x @ kernels["rate"]).astype(jnp.float32))
         rate = jnp.where(real, rate, 0)  # pads write nothing
         slope = jax.nn.softplus((x @ kernels["decay"]).astype(jnp.float32) + decay_bias[None, None])
-        decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no time loops
+        decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no decay
 
         if time == 1:
             query, key, value, decay, rate = (v[:, 0] for v in (query, key, value, decay, rate))

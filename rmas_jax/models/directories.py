@@ -1,4 +1,4 @@
-"""Directories of checkpoints: on this machine or from the hub, and the JSON files in them."""
+"""Checkpoint directories, local or from the hub, and their JSON files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"
 MAX_CONFIG = reading.MEBIBYTE  # of config.json and its like; published ones have some KiB
 MAX_FILE = 128 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
-EMBEDDED = "embedded/"  # before the names of agents that come with the package
+EMBEDDED = "embedded/"  # prefix of shipped agents
 _ASSETS = Path(str(resources.files("rmas_jax"))) / "assets"
-UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have bounds of theirs
+UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have their own bounds
 
 
 def local_directory(
@@ -28,13 +28,13 @@ def local_directory(
 ) -> Path:
     """The directory `path`, that of a shipped agent, or a local snapshot of a hub repository.
 
-    A shipped agent is "embedded/NAME"; a hub id may carry its revision: "Qwen/Qwen3-0.6B@main". A
-    directory of that name wins.
+    A shipped agent is "embedded/NAME"; a hub id may include its revision: "Qwen/Qwen3-0.6B@main". A
+    directory of the same name takes precedence.
 
     Raises:
-      CheckpointError: neither exists, or the hub cannot be reached; or the directory holds what a
-        reader could hang at (pipes, devices, sockets), or a file that `patterns` name is a folder,
-        a link that leads nowhere, or larger than any such file is.
+      CheckpointError: neither exists, or the hub cannot be reached; or the directory holds pipes,
+        devices or sockets; or a file that matches `patterns` is a folder, a broken link, or too
+        large.
     """
     directory = Path(path)
     try:
@@ -75,7 +75,7 @@ def _shipped_directory(path: str) -> Path:
 
 
 def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:
-    """Refuses what libraries that open files by themselves would hang at, or read without end."""
+    """Refuses files at which libraries would hang or read without end."""
     for file in sorted(directory.iterdir()):
         is_read = any(file.match(pattern) for pattern in patterns)
         if not is_read and not file.exists():
@@ -87,14 +87,14 @@ def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:
 
 
 def read_json(path: Path, *, at_most: int = MAX_CONFIG) -> dict[str, Any]:
-    """A JSON object from a regular file, or a `CheckpointError` that names the file."""
+    """A JSON object from a regular file; errors name the file."""
     return reading.read_json(path, at_most=at_most, error=CheckpointError)
 
 
 def check_no_adapter(directory: Path) -> None:
-    """Refuses adapters of PEFT, such as LoRA, which transformers puts onto the model that it loads.
+    """Refuses PEFT adapters, such as LoRA, which transformers would add to the loaded model.
 
-    Releases of RecursiveMAS have a file of the same name and another content beside the weights.
+    Releases of RecursiveMAS have a file of the same name with other content beside the weights.
 
     Raises:
       CheckpointError: names the file and the way out.

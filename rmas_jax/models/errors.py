@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint: its configuration, or its files."""
+"""Errors in a checkpoint's configuration or files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rmas_jax.host.errors import InputError
 
 
 class UnsupportedModelError(InputError):
-    """The checkpoint asks for something that these ports do not implement."""
+    """The checkpoint needs a feature that these ports do not implement."""
 
 
 class CheckpointError(InputError):

@@ -1,7 +1,7 @@
-"""Model families: each makes a `DecoderConfig` of the fields of its `config.json`.
+"""Model families: each makes a `DecoderConfig` from the fields of its `config.json`.
 
-The fields come typed and with transformers' defaults from `rmas_jax.models.hf_config`. What is
-left to check is how they fit together.
+`rmas_jax.models.hf_config` gives the fields their types and transformers' defaults; this module
+checks that they fit together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rmas_jax.models.hf_fields import OBJECT, Field, read_fields
 from rmas_jax.models.rope import RopeScaling, longrope_attention_factor, yarn_attention_factor
 
 Fields = dict[str, Any]  # field of a config.json -> its value, or its default; and model_type
-Say = Callable[[str], None]  # takes what a user should know of a file that is used all the same
+Say = Callable[[str], None]  # takes a warning about a usable file
 
 # --- Rotary embeddings ----------------------------------------------------------------------------
 
@@ -42,9 +42,9 @@ def read_rope(
     Args:
       rope: the object, `rope_parameters` or an older file's `rope_scaling`.
       where: its name, for messages.
-      say: takes a remark on fields that have no effect.
+      say: takes warnings about fields without effect.
       theta: the base where the object has none.
-      fraction: what `partial_rotary_factor` may be, with its default.
+      fraction: allowed values of `partial_rotary_factor`, with its default.
       positions: `max_position_embeddings`.
     """
     where = f"{where}: "
@@ -61,7 +61,7 @@ def read_rope(
             f"must be one of {', '.join(sorted(known | {*ROPE_COMMON}))}"
         )
     idle = sorted(rope.keys() & known - table.keys() - {*ROPE_HARMLESS})
-    if idle:  # transformers warns too, and goes on
+    if idle:  # transformers warns too
         say(f"{where}does not use {', '.join(idle)}")
     common = {"rope_theta": THETA(theta), "partial_rotary_factor": fraction}
     values = read_fields(
@@ -76,8 +76,8 @@ def read_rope(
 
 
 def _scaling(kind: str, values: Fields, positions: int) -> RopeScaling:
-    """The scaling that typed fields of ROPE_FIELDS stand for."""
-    if kind == "dynamic":  # its frequencies change where texts become longer than that
+    """The scaling that typed fields of ROPE_FIELDS describe."""
+    if kind == "dynamic":  # its frequencies change for longer texts
         return RopeScaling(kind, values["factor"], original_length=positions)
     original = values.get("original_max_position_embeddings", 0)
     if original is None:
@@ -104,11 +104,11 @@ def _scaling(kind: str, values: Fields, positions: int) -> RopeScaling:
 def _rope(f: Fields, say: Say, *, fraction: Field = WHOLE_HEAD) -> Fields:
     """The rotary fields of a family with one kind of rotation.
 
-    An older file's `rope_scaling` takes the place of `rope_parameters`, with all that is in there.
+    In older files, `rope_scaling` replaces all of `rope_parameters`.
     """
     where = "rope_scaling" if f["rope_scaling"] else "rope_parameters"
     rope = f[where] or {}
-    if f["original_max_position_embeddings"] is not None:  # goes before that of the object
+    if f["original_max_position_embeddings"] is not None:  # overrides the object's
         own = {"original_max_position_embeddings": f["original_max_position_embeddings"]}
         kind = rope.get("rope_type", rope.get("type", "default"))
         takes = isinstance(kind, str) and own.keys() & ROPE_FIELDS.get(kind, {}).keys()
@@ -141,8 +141,8 @@ def _rope(f: Fields, say: Say, *, fraction: Field = WHOLE_HEAD) -> Fields:
 def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
     """The rotary fields of Gemma-3: full and sliding layers each have their own.
 
-    An older file's `rope_scaling` is that of the full layers. transformers looks for `truncate`
-    beside the two objects, not inside.
+    In older files, `rope_scaling` is for the full layers. transformers reads `truncate` beside the
+    two objects, not inside.
     """
     parts = {
         "full_attention": OBJECT(None, null=True),
@@ -187,7 +187,7 @@ def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
 
 
 def _is_kind(f: Fields, kind: str) -> tuple[bool, ...]:
-    """Which layers `layer_types` says are of a kind (empty where the file has none)."""
+    """The layers of a kind according to `layer_types` (empty where the file has none)."""
     kinds = f.get("layer_types") or ()
     if kinds and len(kinds) != f["num_hidden_layers"]:
         raise UnsupportedModelError(
@@ -198,12 +198,12 @@ def _is_kind(f: Fields, kind: str) -> tuple[bool, ...]:
 
 
 def _all_but_every(f: Fields, nth: int) -> tuple[bool, ...]:
-    """All layers but every n-th, as older files say it with one number."""
+    """All layers but every n-th, as in older files with one number."""
     return tuple((i + 1) % nth != 0 for i in range(f["num_hidden_layers"]))
 
 
 def _windows_of_qwen(f: Fields) -> Fields:
-    """The window fields of Qwen: layers from `max_window_layers` on slide, if any do."""
+    """The window fields of Qwen: if sliding is on, layers from `max_window_layers` on slide."""
     window = f["sliding_window"] if f["use_sliding_window"] else None
     sliding = _is_kind(f, "sliding_attention")
     if not sliding and window is not None:  # older files
@@ -212,7 +212,7 @@ def _windows_of_qwen(f: Fields) -> Fields:
 
 
 def _windows_of_mistral(f: Fields) -> Fields:
-    """The window fields of Mistral: all layers slide if there is a window, or those that say so."""
+    """The window fields of Mistral: with a window, all layers slide, or those in `layer_types`."""
     window = f["sliding_window"]
     sliding = _is_kind(f, "sliding_attention") or (window is not None,) * f["num_hidden_layers"]
     return {"sliding_layers": sliding, "window": window}
@@ -222,7 +222,7 @@ def _windows_of_mistral(f: Fields) -> Fields:
 
 
 def _decoder(f: Fields, **more: Any) -> DecoderConfig:
-    """Fields that all families share, and `more`, in which they differ."""
+    """A configuration from the fields common to all families, and `more`."""
     activation = f["hidden_activation"] if "hidden_activation" in f else f["hidden_act"]
     heads = f["num_attention_heads"]
     bias = f.get("attention_bias", False)
@@ -292,11 +292,11 @@ def _qwen3_5(f: Fields, say: Say) -> DecoderConfig:
 
 
 def _ouro(f: Fields, say: Say) -> DecoderConfig:
-    """Ouro, the looped decoder (arXiv 2510.25741): all loops run, whatever the exit gate says.
+    """Ouro, the looped decoder (arXiv 2510.25741): all loops run, independently of the exit gate.
 
     No release of transformers has this family. Fields, weight names and order of operations follow
-    the model code that is published with the checkpoints, as read in a public copy
-    (LoopedLMs/ouro_rl on GitHub); no published checkpoint has been loaded here.
+    the model code published with the checkpoints, in a public copy (LoopedLMs/ouro_rl on GitHub);
+    no published checkpoint has been loaded here.
     """
     loops = f["total_ut_steps"]
     threshold, step = f["early_exit_threshold"], f["early_exit_step"]
@@ -318,5 +318,5 @@ FAMILIES = {
     "ouro": _ouro,
 }
 
-# Checkpoints with vision: their text tower, of this family, stands in `text_config`.
+# Checkpoints with vision: `text_config` describes their text tower, of this family.
 TEXT_TOWERS = {"gemma3": "gemma3_text", "qwen3_5": "qwen3_5_text"}

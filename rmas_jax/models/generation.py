@@ -1,4 +1,4 @@
-"""How a checkpoint wants its text written: sampling rules and end tokens, as its files say."""
+"""Sampling rules and end tokens from a checkpoint's files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ GENERATION_FILE = "generation_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """Rules by which a token is chosen from logits; hashable, so static under `jit`.
+    """Rules to choose a token from logits; hashable, so static under `jit`.
 
     The rules are those of transformers, in its order: repetition penalty, temperature, top-k,
-    top-p, min-p. Every field's default turns its rule off.
+    top-p, min-p. Every field's default disables its rule.
     """
 
-    temperature: float = 0.0  # logits are divided by it; 0 takes the likeliest token
+    temperature: float = 0.0  # divides logits; 0 takes the likeliest token
     top_k: int = 0  # only the k likeliest tokens; 0 is all
-    top_p: float = 1.0  # only the fewest likeliest tokens that hold this much probability
+    top_p: float = 1.0  # only the likeliest tokens that together reach this probability
     min_p: float = 0.0  # only tokens with this share of the likeliest one's probability
     repetition_penalty: float = 1.0  # above 1, tokens seen before become less likely
 
@@ -35,7 +35,7 @@ class SamplingConfig:
             value = getattr(self, field)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not abs(value) < LARGEST or not is_allowed(value):
-                raise ValueError(f"{field}={shown(value)}: allowed is {allowed}")
+                raise ValueError(f"{field} must be {allowed}, got {shown(value)}")
 
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -47,9 +47,9 @@ ALLOWED = {
     "min_p": ("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "repetition_penalty": ("a number above 0", lambda x: x > 0),
 }
-# What transformers takes for a rule that `generation_config.json` leaves open while it samples.
+# Defaults of transformers for rules missing in a `generation_config.json` that samples.
 HF_DEFAULTS = {"temperature": 1.0, "top_k": 50}
-# Rules of transformers that change the text and that are not ported -> where they change nothing.
+# Rules of transformers that change the text and are not ported -> value without effect.
 UNSUPPORTED = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -81,7 +81,7 @@ UNSUPPORTED = {
 
 
 def sampling_from_hf(raw: Mapping[str, Any]) -> SamplingConfig:
-    """Reads the dictionary of a `generation_config.json`; fields without a say in it are ignored.
+    """Reads the dictionary of a `generation_config.json`; ignores fields without effect on text.
 
     As in transformers, `do_sample` false is greedy, with the repetition penalty.
 
@@ -91,35 +91,35 @@ def sampling_from_hf(raw: Mapping[str, Any]) -> SamplingConfig:
     for field, off in UNSUPPORTED.items():
         value = raw.get(field)
         if value is not None and value != off and value != []:
-            raise ValueError(f"{field}={shown(value)} is not supported; allowed is {off!r}")
+            raise ValueError(f"{field} must be {off!r} (not supported), got {shown(value)}")
     samples = raw.get("do_sample") or False
     if not isinstance(samples, bool):
-        raise ValueError(f"do_sample={shown(samples)}: allowed are true and false")
+        raise ValueError(f"do_sample must be true or false, got {shown(samples)}")
     fields = ALLOWED if samples else ("repetition_penalty",)
     given = {field: raw[field] for field in fields if raw.get(field) is not None}
     if samples:
         given = HF_DEFAULTS | given
         if given["temperature"] == 0:
-            raise ValueError("temperature=0 with do_sample=true: allowed is a number above 0")
+            raise ValueError("temperature must be above 0 with do_sample=true, got 0")
     return SamplingConfig(**given)
 
 
 def end_tokens_from_hf(raw: Mapping[str, Any]) -> tuple[int, ...]:
-    """The ids that end a text; `eos_token_id` is one id, a list of them, or nothing."""
+    """The ids that end a text; `eos_token_id` is an id, a list of ids, or missing."""
     ids = raw.get("eos_token_id")
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if any(type(token) is not int or token < 0 for token in listed):
-        raise ValueError(f"eos_token_id={shown(ids)}: allowed are an id and a list of ids")
+        raise ValueError(f"eos_token_id must be an id or a list of ids, got {shown(ids)}")
     return tuple(dict.fromkeys(listed))
 
 
 def sampling_defaults(
     path: str | os.PathLike[str], *, revision: str | None = None
 ) -> tuple[SamplingConfig, tuple[int, ...]]:
-    """What a checkpoint says of writing text: its rules and its end tokens.
+    """A checkpoint's sampling rules and end tokens, from its `generation_config.json`.
 
-    They stand in `generation_config.json`. A checkpoint without one is greedy; where it names no
-    end token, that of `config.json` is taken, and () where there is none either.
+    A checkpoint without this file is greedy. Where it names no end tokens, those of `config.json`
+    apply, else ().
 
     Args:
       path: a directory, or a hub id.
@@ -127,7 +127,7 @@ def sampling_defaults(
 
     Raises:
       CheckpointError: a file is missing or damaged, a value is out of its range, or a rule is not
-        ported; the message names the file, the field and what is allowed.
+        ported; the message names the file, the field and the allowed values.
     """
     directory = local_directory(path, patterns=("*.json",), revision=revision)
     source = directory / GENERATION_FILE
@@ -141,7 +141,7 @@ def sampling_defaults(
             source = directory / CONFIG_FILE
             raw = read_json(source)
             end_tokens = end_tokens_from_hf(raw)
-            text = raw.get("text_config")  # of a checkpoint that also sees or hears
+            text = raw.get("text_config")  # of a multimodal checkpoint
             if not end_tokens and isinstance(text, dict):
                 end_tokens = end_tokens_from_hf(text)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Decoders in from Hugging Face directories: `config.json` and safetensors, without torch."""
+"""Loads decoders from Hugging Face directories: `config.json` and safetensors, without torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from rmas_jax.sharding import auto_mesh
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
 STORED_DTYPES = ("F64", "F32", "BF16", "F16")
-# Families whose activations leave the range of float16 on the way -> why.
+# Families whose activations exceed the range of float16 -> why.
 BEYOND_FLOAT16 = {
     "gemma3_text": "embeddings are scaled up and the sums of layers pass float16's 65,504"
 }
@@ -69,11 +69,11 @@ def load_pretrained(
         or a hub id such as "Qwen/Qwen3-0.6B" or "Qwen/Qwen3-0.6B@REVISION".
       dtype: of all parameters: float32, bfloat16 or float16. Stored bfloat16 stays exact in the
         first two.
-      mesh: devices over which the parameters are split, by the rules of `rmas_jax.sharding` for
-        the axes `data`, `fsdp` and `model`; its axes are used as `Auto`. A process reads only what
-        its own devices hold. None is one whole copy on the default device.
+      mesh: devices to split the parameters over, by the rules of `rmas_jax.sharding` for the axes
+        `data`, `fsdp` and `model`; its axes are used as `Auto`. A process reads only its own
+        devices' shards. None is one whole copy on the default device.
       weights: "int8" keeps matrices in int8, with scales in `dtype` (`rmas_jax.models.int8`); each
-        layer's is quantised where it lies before the next one is read. None keeps all in `dtype`.
+        layer's is quantised in place before the next one is read. None keeps all in `dtype`.
       revision: branch, tag or commit, where `path` is a hub id.
 
     Returns:
@@ -84,8 +84,8 @@ def load_pretrained(
       ImportError: int8 needs a library that is not installed.
       UnsupportedModelError: the architecture is not ported, or not in `dtype`; no weight has been
         read.
-      CheckpointError: files are missing or damaged, or weights are missing, unexpected, duplicate
-        or misshapen, one error says which; or a number is beyond the range of `dtype`.
+      CheckpointError: files are missing or damaged; weights are missing, unexpected, duplicate or
+        misshapen (one error lists all); or a number is beyond the range of `dtype`.
     """
     _check_options(dtype, weights)
     directory = local_directory(path, patterns=("*.json", "model*.safetensors"), revision=revision)
@@ -136,14 +136,13 @@ def abstract_agent(
 ) -> tuple[Decoder, dict[str, Any]]:
     """What `load_pretrained` returns, with a `jax.ShapeDtypeStruct` for each array of parameters.
 
-    No weight is read: a program is lowered and compiled from these before there are any, and then
-    runs on the loaded parameters.
+    Reads no weight: a program lowered and compiled from these runs on the loaded parameters later.
 
     Args:
       source: a directory with `config.json`, a hub id, or the configuration itself.
-      mesh: devices over which the parameters will be split; a compile-only topology is enough. On
-        a mesh each array has its `NamedSharding`.
-      dtype: as for `load_pretrained`, and so are the next two.
+      mesh: devices to split the parameters over; a compile-only topology is enough. On a mesh each
+        array has its `NamedSharding`.
+      dtype: see `load_pretrained`.
       weights: "int8" or None.
       revision: branch, tag or commit, where `source` is a hub id.
 
@@ -179,7 +178,7 @@ def _check_options(dtype: str, weights: str | None) -> None:
 
 
 def _check_range(config: DecoderConfig, dtype: str, *, source: str) -> None:
-    """Refuses float16 for families whose activations leave its range."""
+    """Refuses float16 for families whose activations exceed its range."""
     if dtype == "float16" and config.model_type in BEYOND_FLOAT16:
         raise UnsupportedModelError(
             f"{source}: dtype of {config.model_type} must be float32 or bfloat16, got 'float16': "
@@ -192,9 +191,9 @@ def _is_in_int8(weight: Weight, weights: str | None) -> bool:
 
 
 def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
-    """Everything by which the stored tensors differ from the weight table, a line each.
+    """All differences between the stored tensors and the weight table, one line each.
 
-    `tensors` gives the open file of each name.
+    `tensors` maps names to open files.
     """
     problems = []
     expected = {name: weight.stored_shape for weight in table for name in weight.names}
@@ -206,12 +205,12 @@ def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
         if tuple(stored.get_shape()) != shape:
             problems.append(f"misshapen: {name} is {tuple(stored.get_shape())}, not {shape}")
         if stored.get_dtype() not in STORED_DTYPES:
-            problems.append(f"dtype: {name} is {stored.get_dtype()}; allowed are {STORED_DTYPES}")
+            problems.append(f"dtype: {name} must be in {STORED_DTYPES}, got {stored.get_dtype()}")
     if packed := [name for name in tensors if QUANTISED.fullmatch(name)]:
         problems.insert(
             0,
-            f"quantised: {packed[0]} belongs to packed weights (GPTQ, AWQ, fp8, bitsandbytes); "
-            "allowed are plain ones: dequantise the model in its library and save it again",
+            f"quantised: weights must be plain, got packed ones (GPTQ, AWQ, fp8, bitsandbytes) in "
+            f"{packed[0]}: dequantise the model in its library and save it again",
         )
     prefix = stored_prefix(tensors)
     embedding, unembedding = (with_prefix(name, prefix) for name in (EMBEDDING, UNEMBEDDING))
@@ -226,7 +225,7 @@ def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Whether two stored matrices are equal; they are never whole in memory."""
+    """Whether two stored matrices are equal; reads them in parts."""
     shape = first.get_shape()
     return shape == second.get_shape() and all(
         np.array_equal(first[start:stop], second[start:stop])
@@ -237,8 +236,7 @@ def _equal(first: Any, second: Any) -> bool:
 def _load(weight: Weight, target: jax.ShapeDtypeStruct, stored: StoredTensors) -> jax.Array:
     """One parameter on its devices, or on the default one.
 
-    Shards pass through the host one after another, and each is read once, however many devices
-    hold it.
+    The host reads one shard at a time, and each once, even if several devices hold it.
     """
     shape, dtype, sharding = target.shape, target.dtype, target.sharding
 

@@ -1,12 +1,11 @@
 """The fields of a Hugging Face `config.json`, family by family, as tables.
 
-A table says which values a field may have and what an absent field stands for: the defaults of
-transformers. `hf_fields.read_fields` does the rest: what has another type or lies out of range is
-refused by name before anything is computed from it.
+A table gives the allowed values of a field and its default, as in transformers.
+`hf_fields.read_fields` refuses values of another type or out of range by name, before any use.
 
-Every field that transformers' class of a family knows stands in one of three tables: FIELDS is
-read, INERT must have a value that changes nothing, HARMLESS changes no output (a test compares).
-Other fields, such as those that training programs add, change nothing in transformers either.
+Every field of transformers' class of a family is in one of three tables: FIELDS is read, INERT must
+have a value without effect, HARMLESS changes no output (a test compares). Other fields, such as
+those that training programs add, have no effect in transformers either.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ from rmas_jax.models.hf_fields import (
 
 
 def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
-    """Refuses what another family would compute with, unless the file sets it to no effect.
+    """Refuses fields that affect another family only, unless their value has no effect.
 
     Args:
       raw: the object.
-      read: fields that this family does read, which are not looked at.
+      read: fields that this family reads; not checked here.
     """
     for name, allowed in INERT.items():
         if name not in raw or name in read:
             continue
         if name == "sliding_window" and raw.get("use_sliding_window") is False:
-            continue  # a Llama made of a Qwen, whose own word is that nothing slides
+            continue  # a Llama converted from a Qwen, in which no layer slides
         if not any(type(raw[name]) is type(v) and raw[name] == v for v in allowed):
             raise UnsupportedModelError(
                 f"{name}={shown(raw[name])}: changes the model and is not supported here; "
@@ -61,9 +60,9 @@ WEIGHT = Field(lambda value: is_number(value) and 0 <= value <= 1e30, "a number 
 FRACTION = number(0, 1)
 WHOLE_HEAD = one_of(1, 1.0)  # families that rotate all of a head
 
-# What transformers reads of `rope_parameters` for each kind of rotation (`rope_type`): name ->
-# field of `RopeScaling`, or None where it is only computed with, and what it may hold. The default
-# None of `original_max_position_embeddings` stands for `max_position_embeddings`.
+# Fields of `rope_parameters` in transformers, for each kind of rotation (`rope_type`): name ->
+# field of `RopeScaling`, or None for an intermediate value, and its allowed values. The default
+# None of `original_max_position_embeddings` means `max_position_embeddings`.
 ROPE_FIELDS: dict[str, dict[str, tuple[str | None, Field]]] = {
     "default": {},
     "linear": {"factor": ("factor", POSITIVE)},
@@ -96,7 +95,7 @@ ROPE_KIND = one_of(*ROPE_FIELDS)
 # Of any kind; `type` is the older name. Text has one position on each of the axes of `mrope`.
 ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 ROPE_HARMLESS = ("mrope_section", "mrope_interleaved", "finetuned")
-# What other programs compute with and transformers does not: the authors' code of yarn (also in
+# Fields that other programs read and transformers does not: the authors' code of yarn (also in
 # DeepSeek-R1-0528-Qwen3-8B), older files of Phi-3, Hunyuan.
 ROPE_IDLE = ("attn_factor", "extrapolation_factor", "short_mscale", "long_mscale", "alpha")
 
@@ -104,7 +103,7 @@ ROPE_IDLE = ("attn_factor", "extrapolation_factor", "short_mscale", "long_mscale
 
 ACTIVATION = one_of(*FROM_HF)("silu")
 WINDOW = whole(1, 2**31 - 1)
-# transformers renames the older names when it has read a file.
+# transformers renames the older names after it reads a file.
 OLD_LAYER_KINDS = {"attention": "full_attention", "mamba": "linear_attention"}
 
 
@@ -125,7 +124,7 @@ WINDOWED = layer_kinds("full_attention", "sliding_attention")
 
 
 def _sizes(**defaults: Any) -> dict[str, Field]:
-    """Those that every family has, with defaults where a family's files may leave them out."""
+    """Sizes common to all families, with defaults where a family's files may omit them."""
     fields = {hf_field: whole(1, LIMITS[field]) for field, hf_field in SIZES.items()}
     return {
         name: field(defaults[name]) if name in defaults else field for name, field in fields.items()
@@ -133,7 +132,7 @@ def _sizes(**defaults: Any) -> dict[str, Field]:
 
 
 def _common(max_positions: int, *, tied: bool = False, theta: float = 1e4) -> dict[str, Field]:
-    """What all families read beside sizes."""
+    """Fields common to all families, beside sizes."""
     return {
         "max_position_embeddings": POSITIONS(max_positions),
         "rms_norm_eps": number(0, 1)(1e-6),
@@ -165,7 +164,7 @@ _MISTRAL = (
     | _common(131072)
     | {
         "sliding_window": WINDOW(4096, null=True),
-        "use_sliding_window": FLAG(True, null=True),  # transformers goes by the window alone
+        "use_sliding_window": FLAG(True, null=True),  # transformers uses the window alone
     }
 )
 
@@ -239,12 +238,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
 }
 
-# What other families compute with, and options of transformers that no family here has: name ->
-# values without effect.
+# Fields of other families, and options of transformers that no family here has: name -> values
+# without effect.
 _OFF = (None, False)
 _UNIT = (None, 1, 1.0)
 INERT: dict[str, tuple[Any, ...]] = {
-    # Masks and caches of transformers look for these in every family.
+    # Masks and caches of transformers read these in every family.
     "is_causal": (True,),
     "attention_chunk_size": (None,),
     "kv_sharing_modes": (None,),
@@ -252,7 +251,7 @@ INERT: dict[str, tuple[Any, ...]] = {
     "per_layer_config": (None, {}),
     "sliding_window": (None,),
     "use_sliding_window": _OFF,
-    # What transformers loads by.
+    # Loading options of transformers.
     "add_cross_attention": _OFF,
     "compression_config": (None,),
     "is_encoder_decoder": _OFF,
@@ -326,7 +325,7 @@ INERT: dict[str, tuple[Any, ...]] = {
     "rotary_pct": _UNIT,
     "use_dynamic_ntk": _OFF,
 }
-# What transformers' classes know and no output depends on: name -> why.
+# Fields of transformers' classes without effect on outputs: name -> why.
 HARMLESS: dict[str, str] = {
     "transformers_version": "says who wrote the file",
     "architectures": "transformers goes by model_type",

@@ -1,4 +1,4 @@
-"""Typed fields of a JSON object: what they may hold, and one reader for all of them."""
+"""Typed fields of a JSON object: allowed values, and one reader for all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Raw = Mapping[str, Any]  # the object of a config.json, or one inside it
 
 
 class _Required:
-    """The default of a field that a file must have."""
+    """The default of a required field."""
 
 
 REQUIRED = _Required()
@@ -21,7 +21,7 @@ REQUIRED = _Required()
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a field may hold, and what stands for it where a file leaves it out."""
+    """The allowed values of a field, and its default."""
 
     is_allowed: Callable[[Any], bool]
     allowed: str  # the same in words, behind "must be"
@@ -34,7 +34,7 @@ class Field:
 
 
 def whole(low: int, high: int) -> Field:
-    """Whole numbers; neither 4096.0 nor true is one."""
+    """Whole numbers; 4096.0 and true are none."""
     return Field(
         lambda value: type(value) is int and low <= value <= high,
         f"a whole number from {low} to {high}",
@@ -42,7 +42,7 @@ def whole(low: int, high: int) -> Field:
 
 
 def number(above: float, at_most: float) -> Field:
-    """Numbers, finite ones."""
+    """Finite numbers."""
     return Field(
         lambda value: is_number(value) and above < value <= at_most,
         f"a number above {above:g}, at most {at_most:g}",
@@ -75,16 +75,16 @@ POSITIONS = whole(1, 2**53)
 
 
 def read_fields(raw: Raw, fields: Mapping[str, Field], *, where: str = "") -> dict[str, Any]:
-    """The values of `fields`, of the types that the table says.
+    """The values of `fields`, with the types of the table.
 
     Args:
       raw: the object that holds them.
-      fields: what is allowed; fields of `raw` that are not among them are not looked at.
-      where: what messages begin with, such as the name of an object inside the file.
+      fields: allowed values; ignores other fields of `raw`.
+      where: start of messages, such as the name of an object inside the file.
 
     Raises:
-      UnsupportedModelError: a field is missing, of another type or out of range; it is named, with
-        its value and what is allowed.
+      UnsupportedModelError: a field is missing, of another type or out of range; names the field,
+        its value and the allowed values.
     """
     values = {}
     for name, field in fields.items():

@@ -1,9 +1,9 @@
 """Matrices of frozen agents in int8, by qwix: a quarter of float32's memory, half of bfloat16's.
 
-Only what is stored changes. A matrix is `qwix.QArray`: int8 values, and one scale for each output
-channel of a projection or each row of the embeddings, in the dtype that the decoder computes in;
-what it stands for is their product. A layer asks for that with `as_array` where it multiplies, so
-that all other matrices stay int8 meanwhile.
+Only storage changes. A matrix is `qwix.QArray`: int8 values, and one scale for each output channel
+of a projection or each row of the embeddings, in the decoder's compute dtype; its value is their
+product. A layer dequantises with `as_array` at its multiplication, so that all other matrices stay
+int8 meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rmas_jax.models.weights import Weight
 
 
 def require_qwix() -> None:
-    """Raises ImportError, naming the extra to install, where qwix is missing."""
+    """Raises ImportError, with the extra to install, where qwix is missing."""
     try:
         import qwix  # noqa: F401
     except ImportError as error:
@@ -32,15 +32,15 @@ def require_qwix() -> None:
 def quantised(
     weight: Weight, layers: Iterable[jax.Array], dtype: Any, mesh: Mesh | None = None
 ) -> Any:
-    """A matrix in int8, from what a checkpoint has of it.
+    """A matrix in int8, from its layers in a checkpoint.
 
-    Values are rounded to the nearest multiple of their channel's largest magnitude / 127.5. On a
-    mesh values are split as the matrix would be, and scales as far as they have its dimensions.
+    Rounds values to the nearest multiple of their channel's largest magnitude / 127.5. A mesh
+    splits values as it would the matrix, and scales along the dimensions that they have.
 
     Args:
-      weight: its row of the table, with sizes; it has dimensions that share a scale.
-      layers: float32, one after another; each is let go when the next one is there.
-      dtype: of the scales, and so of what the matrix stands for.
+      weight: its row of the table, with sizes; some dimensions share a scale.
+      layers: float32, one after another; each is freed once the next one is loaded.
+      dtype: of the scales, and so of the dequantised matrix.
       mesh: the devices that hold `layers`.
     """
     rounded = [
@@ -91,10 +91,10 @@ def dequantised(param: Any) -> jax.Array:
 
 
 def as_array(param: Any, x: jax.Array) -> jax.Array:
-    """A parameter in the dtype of the activations `x` that it meets, dequantised if it is in int8.
+    """A parameter in the dtype of the activations `x`, dequantised if it is in int8.
 
-    That waits for `x`: what depends on weights alone is the same in all steps of a loop, so that
-    autodiff and compilers would lift it out, and hold all layers dequantised at once.
+    Dequantisation depends on `x`: otherwise it would be loop-invariant, and autodiff and compilers
+    would hoist it out of the loop and hold all layers dequantised at once.
     """
     if is_quantised(param):
         param, _ = jax.lax.optimization_barrier((param, jax.lax.stop_gradient(x)))

@@ -1,4 +1,4 @@
-"""Layers of the decoder: attention or a linear layer, a feed-forward, and the norms about them."""
+"""Layers of the decoder: attention or a linear layer, a feed-forward, and their norms."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from rmas_jax.models.weights import ROWS, parameter
 
 KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
-# A layer's share of the cache: its finished blocks, its tail and its linear state, each None or
-# empty where a layer of its kind has none; and whether it slides.
+# A layer's share of the cache: finished blocks, tail and linear state, each None or empty where
+# its kind of layer has none; and whether the layer slides.
 OfLayer = tuple[Any, Any, Any, jax.Array]
 
 
 class CallContext(NamedTuple):
-    """What all layers of one call share."""
+    """Inputs common to all layers of one call."""
 
-    start: jax.Array  # [] int32; slot of the tail that the first position gets
+    start: jax.Array  # [] int32; slot of the first position in the tail
     positions: jax.Array  # [B, T] int32
     valid: jax.Array  # [B, T] bool
-    visible: tuple[jax.Array, ...]  # per block [B, T, S] bool; which keys a position sees
+    visible: tuple[jax.Array, ...]  # per block [B, T, S] bool; keys visible to each position
     near: tuple[jax.Array, ...]  # the same, in a sliding layer
     fresh: jax.Array | None  # [B, T] bool; first positions of packed texts
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         context: CallContext,
         visible: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, KeysValues]:
-        """Mixes what the positions [B, T, D] of this call see; returns that and the new tail."""
+        """Attends from the positions [B, T, D] of this call; returns output and new tail."""
         c = self.config
         start, positions = context.start, context.positions
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         query = normed(c, "attention/q_norm", query)
         key = normed(c, "attention/k_norm", key)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-        # Scaled in float32: a scale rounded to bfloat16 would bend all logits the same way.
+        # Scaled in float32: a scale rounded to bfloat16 would bias all logits.
         query = (rotary(query.astype(jnp.float32), positions, *rope) * scale).astype(x.dtype)
         key = rotary(key, positions, *rope)
 
@@ -141,7 +141,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One decoder layer; the body of the scan over layers where all are of one kind."""
+    """One decoder layer; the body of the scan over layers if all are of one kind."""
 
     config: DecoderConfig
     linear: bool = False
@@ -152,7 +152,7 @@ class Layer(nn.Module):
     ) -> tuple[jax.Array, tuple[Any, Any]]:
         """`of_layer` is the layer's share of the cache and whether it slides.
 
-        Returns what goes on to the next layer, and the layer's new tail and linear state.
+        Returns the next layer's input, and the layer's new tail and linear state.
         """
         c = self.config
         past, tail, state, sliding = of_layer
@@ -193,7 +193,7 @@ class Layer(nn.Module):
 
 
 class Period(nn.Module):
-    """As many layers as it takes until their kinds repeat; the body of the scan over layers."""
+    """One period of layer kinds; the body of the scan over layers."""
 
     config: DecoderConfig
 
@@ -201,7 +201,7 @@ class Period(nn.Module):
     def __call__(
         self, x: jax.Array, of_period: OfLayer, context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
-        """As `Layer`, with one more axis in front: attention layers apart from linear ones."""
+        """As `Layer`, with a leading axis of layers; attention and linear layers are separate."""
         past, tail, state, sliding = of_period
         tails: list[KeysValues] = []
         states: list[tuple[jax.Array, jax.Array]] = []

@@ -1,4 +1,4 @@
-"""What norms divide by."""
+"""The divisor of norms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 
 def inverse_root(square: jax.Array, eps: float) -> jax.Array:
-    """1 / sqrt(square + eps) in float32; NaN where squares have added up to infinity.
+    """1 / sqrt(square + eps) in float32; NaN where the sum of squares overflows.
 
-    A vector divided by infinity would be 0, and nobody would notice (torch gives that 0).
+    Division by infinity would give 0 and hide the overflow (torch gives 0).
     """
     return jnp.where(square < jnp.inf, jax.lax.rsqrt(square + eps), jnp.nan)

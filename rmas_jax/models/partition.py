@@ -1,4 +1,4 @@
-"""What of a checkpoint a device's share of a parameter is made of."""
+"""Reads a device's share of a parameter from a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def closed(index: Sequence[slice], shape: Sequence[int]) -> Index:
 
 
 def read_part(weight: Weight, stored: Any, index: Index) -> np.ndarray:
-    """Part of a parameter (of one layer), reading little more of the stored tensor than it needs.
+    """Part of a parameter (of one layer); reads little more of the stored tensor than needed.
 
-    Dimensions that share a stored one, such as heads and their size, lie in it as blocks of blocks:
+    Dimensions that share a stored one, such as heads and their size, are blocks of blocks in it:
 
         (N H), 2 of 3 heads, half of H:    [h h . . | h h . . | . . . .]
         is read as whole heads             [h h h h | h h h h]              and cut afterwards
@@ -31,7 +31,7 @@ def read_part(weight: Weight, stored: Any, index: Index) -> np.ndarray:
     Args:
       weight: its row of the table, with sizes.
       stored: gives parts of the tensor for tuples of slices, as `safe_open(...).get_slice` does.
-      index: which part of the parameter.
+      index: the part of the parameter.
     """
     row, sizes = weight.row, weight.sizes
     wanted = dict(zip(row.dims, index, strict=True))
@@ -53,8 +53,8 @@ def read_shard(
 
     Args:
       weight: its row of the table, with sizes.
-      index: the share, with the range of layers in front where there are any.
-      get_slice: from the name of a tensor to what `read_part` takes.
+      index: the share; the range of layers comes first, if any.
+      get_slice: from the name of a tensor to an argument of `read_part`.
       dtype: of the result.
 
     Raises:
@@ -71,7 +71,7 @@ def read_shard(
 
 
 def _cast(part: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """A part of the tensor `name` in a dtype whose range its numbers must not leave."""
+    """A part of the tensor `name` in a dtype; its numbers must be within the dtype's range."""
     with np.errstate(over="ignore"):
         out = np.ascontiguousarray(part, dtype)
     into = jnp.finfo(dtype)

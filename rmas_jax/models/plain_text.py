@@ -1,9 +1,9 @@
-"""Texts that are content, as ids: no marker of turns, thoughts or tools in them is obeyed.
+"""Content as ids: markers of turns, thoughts or tools in a text become plain letters.
 
-A tokenizer looks for its added tokens in a text before anything else. Those that mark something
-(`<|im_end|>`, `<think>`, `</tool_call>`), flagged as special or not, are only letters in what a
-user, another agent or a tool wrote. Added tokens that are ordinary text (runs of spaces, words of
-a field) stay tokens, as the model has learnt to read them.
+A tokenizer first searches a text for its added tokens. Markers among them (`<|im_end|>`, `<think>`,
+`</tool_call>`), flagged as special or not, are plain letters in a text from a user, another agent
+or a tool. Added tokens that are ordinary text (runs of spaces, words of a field) stay tokens, as in
+the model's training.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rmas_jax.models.tokenizer import Tokenizer
 
 
 class TextError(InputError):
-    """A text that no tokenizer, or not this one, can read."""
+    """A text that a tokenizer cannot read."""
 
 
 def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts that are content: a marker that is named in one is spelt, not obeyed.
+    """Token ids of content: markers in it are spelt out.
 
     Raises:
-      TextError: a text holds a lone surrogate; or a marker, and the tokenizer (one of those that
-        are written in Python) cannot spell it.
+      TextError: a text holds a lone surrogate; or a marker that the tokenizer (one written in
+        Python) cannot spell.
     """
     if not texts:
         return []
@@ -40,8 +40,8 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         spelt = tokenizer([texts[i] for i in marked], split_special_tokens=True)["input_ids"]
         if bad := [texts[i] for i, row in zip(marked, spelt, strict=True) if markers & {*row}]:
             raise TextError(
-                f"{tokenizer.name_or_path}: the tokenizer cannot spell the marker in "
-                f"{shown(bad[0])}; allowed are texts without its special tokens"
+                f"{tokenizer.name_or_path}: texts must be free of special tokens, which this "
+                f"tokenizer cannot spell, got {shown(bad[0])}"
             )
     else:
         ignorant = _without(tokenizer, frozenset(markers))
@@ -53,7 +53,7 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts whose markers are obeyed, such as the pieces of a rendered template.
+    """Token ids of texts whose markers are special tokens, such as pieces of a rendered template.
 
     Raises:
       TextError: a text holds a lone surrogate.
@@ -64,7 +64,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def check_text(text: str, *, source: str = "a text", error: type[InputError] = TextError) -> None:
-    """Refuses lone surrogates, which UTF-8 has no bytes for."""
+    """Refuses lone surrogates, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as reason:
@@ -75,7 +75,7 @@ def check_text(text: str, *, source: str = "a text", error: type[InputError] = T
 
 
 def marker_ids(tokenizer: Tokenizer) -> set[int]:
-    """Ids of the added tokens that a text which is content must not contain."""
+    """Ids of the added tokens that content must not contain."""
     added = tokenizer.added_tokens_decoder
     if not added:
         return set()
@@ -85,7 +85,7 @@ def marker_ids(tokenizer: Tokenizer) -> set[int]:
 
 def _is_ordinary(token: Any, template: str) -> bool:
     """Whether an added token is only text: spaces, or words that the chat template lacks."""
-    if token.special or token.lstrip or token.rstrip:  # the last two swallow what stands beside
+    if token.special or token.lstrip or token.rstrip:  # the last two swallow adjacent blanks
         return False
     text = token.content.replace("▁", " ")
     words = text.split()
@@ -94,10 +94,10 @@ def _is_ordinary(token: Any, template: str) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _without(tokenizer: Tokenizer, markers: frozenset[int]) -> Any:
-    """A copy of a tokenizer that does not know the names of some tokens; all else is as it was.
+    """A copy of a tokenizer without the names of some tokens.
 
-    They keep their ids under names that no text contains. What is made of parts (merges) is left
-    out with them. The model's unknown token keeps its name, which it is looked up by.
+    They keep their ids under names that no text contains; their merges are removed. The model's
+    unknown token keeps its name, by which the model finds it.
     """
     from tokenizers import Tokenizer  # heavy
 
@@ -119,7 +119,7 @@ def _without(tokenizer: Tokenizer, markers: frozenset[int]) -> Any:
 
 
 def _unknown_token(model: dict[str, Any]) -> str | None:
-    """The token that a model of the `tokenizers` library writes for what it cannot spell."""
+    """The unknown token of a model of the `tokenizers` library."""
     if isinstance(model["vocab"], list):  # Unigram: [name, score] by id
         return None if model.get("unk_id") is None else model["vocab"][model["unk_id"]][0]
     unknown = model.get("unk_token")
@@ -127,7 +127,7 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
 
 
 def _renamed(model: dict[str, Any], hidden: dict[str, str]) -> dict[str, Any]:
-    """Such a model with other names for some of its tokens."""
+    """A model of the `tokenizers` library with other names for some of its tokens."""
     vocab = model["vocab"]
     if isinstance(vocab, list):
         return model | {"vocab": [[hidden.get(name, name), score] for name, score in vocab]}

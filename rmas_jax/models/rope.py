@@ -1,13 +1,13 @@
 """Rotary frequencies as data, computed on the host from a base and a scaling for long contexts.
 
-Each kind is what `rope_type` of a Hugging Face configuration names: `default`, `linear` (position
+The kinds are values of `rope_type` in Hugging Face configurations: `default`, `linear` (position
 interpolation, arXiv 2306.15595), `llama3` (Llama 3.1), `yarn` (arXiv 2309.00071), `dynamic` (NTK)
 and `longrope` (arXiv 2402.13753).
 
-The last two have other frequencies for long texts than for short ones. transformers takes those of
-the longest text of a call, for all texts of the batch, and leaves keys that are cached as they were
-rotated: what a text gives then depends on its neighbours, and on how it was cut into calls. Up to
-`original_length` positions none of that happens; here no more are read (`position_limit`).
+The last two have other frequencies for long texts than for short ones. transformers uses those of
+the longest text of a call for the whole batch, and does not rotate cached keys again: a text's
+result then depends on its batch and on its division into calls. Up to `original_length` positions
+neither happens; here this is the maximum (`position_limit`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ BOUNDED = ("dynamic", "longrope")  # read no more than original_length positions
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How the frequencies of a base are stretched to longer contexts; hashable."""
+    """Stretching of a base's frequencies for longer contexts; hashable."""
 
     kind: str = "default"  # one of KINDS
-    factor: float = 1.0  # how much longer contexts become; all kinds but default
+    factor: float = 1.0  # ratio of the new context length to the old; all kinds but default
     original_length: int = 0  # positions in pretraining; all kinds but default and linear
     low_freq_factor: float = 1.0  # llama3: waves longer than original_length / this are stretched
     high_freq_factor: float = 4.0  # llama3: waves shorter than original_length / this are kept
@@ -38,7 +38,7 @@ class RopeScaling:
     truncate: bool = True  # yarn: round the bounds between kept and stretched outwards
     # yarn, longrope: factor on sine and cosine, of queries and keys alike
     attention_factor: float = 1.0
-    short_factor: tuple[float, ...] = ()  # longrope: [R/2] what waves are stretched by
+    short_factor: tuple[float, ...] = ()  # longrope: [R/2] stretching of each wave
     long_factor: tuple[float, ...] = ()  # the same past original_length: not used, kept for files
 
     def __post_init__(self) -> None:
@@ -64,11 +64,11 @@ class RopeScaling:
 
     @property
     def position_limit(self) -> int | None:
-        """How many positions are read at most; None is any number."""
+        """Maximum number of positions; None: no limit."""
         return self.original_length if self.kind in BOUNDED else None
 
     def check_rotated(self, rotated: int) -> None:
-        """Raises `UnsupportedModelError` unless longrope's lists are of so many dimensions."""
+        """Raises `UnsupportedModelError` unless longrope's lists fit `rotated` dimensions."""
         for name in ("short_factor", "long_factor"):
             if self.kind == "longrope" and len(getattr(self, name)) != rotated // 2:
                 raise UnsupportedModelError(
@@ -83,7 +83,7 @@ UNSCALED = RopeScaling()
 def yarn_attention_factor(
     factor: float, mscale: float | None = None, mscale_all_dim: float | None = None
 ) -> float:
-    """The factor on sine and cosine that yarn takes where a configuration names none."""
+    """Default factor of yarn on sine and cosine."""
 
     def grown(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
@@ -94,7 +94,7 @@ def yarn_attention_factor(
 
 
 def longrope_attention_factor(factor: float, original_length: int) -> float:
-    """The factor on sine and cosine that longrope takes where a configuration names none."""
+    """Default factor of longrope on sine and cosine."""
     if factor <= 1:
         return 1.0
     if original_length < 2:
@@ -109,7 +109,7 @@ def rotary_frequencies(theta: float, rotated: int, scaling: RopeScaling) -> np.n
 
     Args:
       theta: base of the frequencies.
-      rotated: how many dimensions of a head rotate; even.
+      rotated: number of dimensions of a head that rotate; even.
       scaling: the stretching for long contexts; `dynamic` stretches nothing within its limit.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Decoders out to Hugging Face directories: `config.json` and safetensors, without torch."""
+"""Saves decoders to Hugging Face directories: `config.json` and safetensors, without torch."""
 
 from __future__ import annotations
 
@@ -30,25 +30,24 @@ def save_pretrained(
     *,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json` and `model.safetensors`, which transformers and `load_pretrained` read.
+    """Writes `config.json` and `model.safetensors`, for transformers and `load_pretrained`.
 
     Args:
       path: directory, made if it does not exist.
       model: the decoder.
-      params: its parameters; each is stored in the dtype it has.
+      params: its parameters; each keeps its dtype.
       extra: fields of `config.json` that do not shape the decoder, such as `eos_token_id` and
-        `max_position_embeddings`. Fields that do are taken from the model.
+        `max_position_embeddings`. The others come from the model.
 
     Raises:
       UnsupportedModelError: the family's `config.json` cannot express the configuration.
-      CheckpointError: `params` are in int8 or not those of `model`; nothing has been written.
+      CheckpointError: `params` are in int8 or not those of `model`; nothing is written.
     """
     c = model.config
     flat = traverse_util.flatten_dict(dict(params))
     if any(map(is_quantised, flat.values())):
         raise CheckpointError(
-            "params are in int8, and what they were rounded from is gone: allowed are those of "
-            "load_pretrained without weights='int8'"
+            "params must be unrounded (load_pretrained without weights='int8'), got int8"
         )
     table = {weight.path: weight for weight in weight_table(c)}
     problems = [f"missing: {'/'.join(key)}" for key in table.keys() - flat.keys()]
@@ -81,7 +80,7 @@ def save_pretrained(
 
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
-    # Each file appears under its name when it is complete.
+    # Atomic: each file appears complete.
     partial = directory / f".{WEIGHT_FILE}.partial"
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.replace(directory / WEIGHT_FILE)

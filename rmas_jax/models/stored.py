@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, read within bounds: headers first, parts of tensors after."""
+"""Bounded reading of safetensors files: headers first, then parts of tensors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rmas_jax.models.errors import CheckpointError
 WEIGHT_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_FILES = "pytorch_model*.bin"
-MAX_HEADER = 16 * MEBIBYTE  # names, shapes and places of 100,000 tensors
+MAX_HEADER = 16 * MEBIBYTE  # names, shapes and offsets of 100,000 tensors
 MAX_INDEX = 32 * MEBIBYTE
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 MAPPED_BYTES = 2**24  # of files that may be in memory at once, beside the tensor being read
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint; the single file goes first, as in transformers.
+    """The safetensors files of a checkpoint; a single file takes precedence, as in transformers.
 
     An index may name files in folders below its own.
     """
@@ -53,7 +53,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _is_below(file: str) -> bool:
-    """Whether a relative path that a file system can have stays within its folder."""
+    """Whether a valid relative path stays within its folder."""
     path = PurePosixPath(file)
     parts = path.parts
     is_short = len(file) < 4096 and all(len(part.encode(errors="replace")) < 256 for part in parts)
@@ -61,10 +61,10 @@ def _is_below(file: str) -> bool:
 
 
 def open_safetensors(path: Path, stack: contextlib.ExitStack) -> Any:
-    """An open safetensors file, which `stack` closes; its header is of bounded size.
+    """An open safetensors file, which `stack` closes; the header's size is bounded.
 
     Raises:
-      CheckpointError: there is no such regular file, or it is not a whole one of this format.
+      CheckpointError: the file is missing, not regular, cut off or of another format.
     """
     with open_regular(path, at_most=None, error=CheckpointError) as file:
         header = int.from_bytes(file.read(8), "little")
@@ -113,16 +113,16 @@ def read_tensors(file: Any, *, source: str | Path) -> dict[str, np.ndarray]:
 
 
 def as_float32(tensors: Mapping[str, np.ndarray], *, source: str | Path) -> dict[str, np.ndarray]:
-    """Parameters in float32: each tensor holds floating-point numbers, and each of these is finite.
+    """Parameters in float32, checked to be finite floating-point numbers.
 
     Raises:
-      CheckpointError: names the tensors that hold anything else.
+      CheckpointError: names the tensors that are not.
     """
     problems, out = [], {}
     for name, tensor in tensors.items():
         label = clipped(name, 100)
         if tensor.dtype.name not in FLOATS:
-            problems.append(f"{label} is {tensor.dtype.name}; allowed are {', '.join(FLOATS)}")
+            problems.append(f"{label} must be {' or '.join(FLOATS)}, got {tensor.dtype.name}")
             continue
         with np.errstate(over="ignore"):
             out[name] = np.asarray(tensor, np.float32)
@@ -152,10 +152,10 @@ def find_tensors(files: Mapping[Path, Any]) -> tuple[dict[str, Path], list[str]]
 
 
 class StoredTensors:
-    """The tensors of a checkpoint; a context, because files are open between two of them.
+    """The tensors of a checkpoint; a context manager, because files stay open between reads.
 
-    Files are mapped, and the pages that were read count as memory of the process until the file is
-    closed: all are closed whenever much has been read.
+    Files are memory-mapped, and pages read count as memory of the process until the file is closed:
+    all are closed after every `MAPPED_BYTES` read.
     """
 
     def __init__(self, homes: Mapping[str, Path]):
@@ -173,7 +173,7 @@ class StoredTensors:
         self._read = 0
 
     def get_slice(self, name: str) -> Any:
-        """What gives parts of a tensor; to be used up before the next call."""
+        """A reader of parts of a tensor; valid until the next call."""
         if self._read > MAPPED_BYTES:
             self.__exit__()
         path = self._homes[name]

@@ -1,4 +1,4 @@
-"""Names of tensors in checkpoints: what they begin with, and those that are no decoder's."""
+"""Names of tensors in checkpoints: prefixes, and tensors outside the decoder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 PREFIX = "model."
-# What the decoder's names begin with -> what the vocabulary projection's name begins with: a text
-# model; the text tower of a checkpoint with vision; the same as older releases name it; and the
-# two as saved without the model around them, which had the projection.
+# Prefix of the decoder's names -> prefix of the vocabulary projection's: a text model; the text
+# tower of a checkpoint with vision; the same in older releases; and the two as saved without the
+# outer model, which had the projection.
 PREFIXES = {
     PREFIX: "",
     "model.language_model.": "",
@@ -17,7 +17,7 @@ PREFIXES = {
     "": "",
 }
 EMBEDDING, UNEMBEDDING = "model.embed_tokens.weight", "lm_head.weight"
-# What a checkpoint may hold beside the decoder: buffers of older files, which are computed here;
+# Ignored tensors beside the decoder: buffers of older files, which are computed here;
 # the vision parts of multimodal checkpoints; Qwen3.5's layers for predicting several tokens; heads
 # that read the last hidden state (values of reinforcement learning, scores of reward models).
 IGNORED = re.compile(
@@ -38,11 +38,11 @@ def with_prefix(name: str, prefix: str) -> str:
     """The name of a text model's tensor in a checkpoint whose decoder has this prefix."""
     if name.startswith(PREFIX):
         return prefix + name.removeprefix(PREFIX)
-    return PREFIXES[prefix] + name  # the vocabulary projection, which stands beside the decoder
+    return PREFIXES[prefix] + name  # the vocabulary projection is outside the decoder
 
 
 def stored_prefix(names: Iterable[str]) -> str:
-    """The prefix of PREFIXES under which a checkpoint with these names has its decoder."""
+    """The prefix of PREFIXES that the decoder has in a checkpoint with these names."""
     names = set(names)
     found = (prefix for prefix in PREFIXES if with_prefix(EMBEDDING, prefix) in names)
     return next(found, PREFIX)

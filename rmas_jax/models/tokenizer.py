@@ -1,6 +1,6 @@
-"""Tokenizers of Hugging Face checkpoints: loading them as their files say, and what tokens spell.
+"""Tokenizers of Hugging Face checkpoints: faithful loading, and the texts of tokens.
 
-How a text that is content becomes ids is in `plain_text`.
+`plain_text` turns content into ids.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 OBJECTS = (SETTINGS, "special_tokens_map.json", "added_tokens.json")  # each a JSON object
 MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
-# Numbers, accents, ligatures, blanks, line ends, cases and scripts: what tokenizers treat apart.
+# Numbers, accents, ligatures, blanks, line ends, cases and scripts, which tokenizers treat apart.
 PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
 
 
 class Tokenizer(Protocol):
-    """What agents use of a transformers tokenizer; anything that has these can stand for one."""
+    """The part of a transformers tokenizer that agents use."""
 
     name_or_path: str
     chat_template: Any  # a template, several by name, or None
@@ -64,22 +64,21 @@ def load_tokenizer(
     needs_chat_template: bool = True,
     date: str | None = None,
 ) -> Tokenizer:
-    """The transformers tokenizer of a checkpoint; agents speak through its chat template.
+    """The transformers tokenizer of a checkpoint, with its chat template.
 
-    `tokenizer.json` is used as it stands: transformers' Auto class builds the tokenizers of some
-    families (Qwen, Llama, Gemma) anew from their class, with another pre-tokenizer and normaliser
-    than the file has. Folders without it (sentencepiece; vocab.json and merges.txt) are left to the
-    Auto class.
+    Uses `tokenizer.json` unchanged: transformers' Auto class rebuilds the tokenizers of some
+    families (Qwen, Llama, Gemma) from their class, with another pre-tokenizer and normaliser than
+    in the file. The Auto class loads folders without it (sentencepiece; vocab.json and merges.txt).
 
     Args:
       path: a directory, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
-      needs_chat_template: whether one without a chat template, as base models have, is refused.
-      date: YYYY-MM-DD, which its chat template says, if it says one (its attribute `chat_date`);
-        None: the day on which it is asked.
+      needs_chat_template: whether to refuse one without a chat template, as of base models.
+      date: YYYY-MM-DD, for chat templates with a date (attribute `chat_date`); None: the day of
+        rendering.
 
     Raises:
-      CheckpointError: there is no tokenizer, it is damaged, or it lacks a needed chat template.
+      CheckpointError: the tokenizer is missing or damaged, or lacks a needed chat template.
     """
     directory = local_directory(path, patterns=FILES, revision=revision)
     if not any(directory.glob("tokenizer*")):
@@ -88,20 +87,20 @@ def load_tokenizer(
         )
     _check_contents(directory)
     tokenizer = _load(directory)
-    # A text is what its tokens spell, and a chat template's markers are obeyed.
+    # Decoding changes no blanks; a chat template's markers become special tokens.
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.split_special_tokens = False
     tokenizer.chat_date = date
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{directory}: the tokenizer has no chat template; allowed are chat_template.jinja "
-            "and the field chat_template of tokenizer_config.json"
+            f"{directory}: the tokenizer must have a chat template: chat_template.jinja, or the "
+            "field chat_template of tokenizer_config.json"
         )
     return tokenizer
 
 
 def _check_contents(directory: Path) -> None:
-    """Refuses files whose content is not what a tokenizer is made of."""
+    """Refuses tokenizer files of another content."""
     if (directory / TOKENIZER).exists():  # the others may be pointers of git-lfs
         open_regular(directory / TOKENIZER, at_most=MAX_FILE, error=CheckpointError).close()
     found = {}
@@ -144,7 +143,7 @@ def _load(directory: Path) -> Any:
     except BaseException as error:  # almost anything; panics of tokenizers are no Exception
         reason = clipped(str(error).partition("\n")[0] or type(error).__name__, 300)
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from None
-    # Only this field of tokenizer_config.json is there to change how the file splits a text.
+    # Only this field of tokenizer_config.json may change how the file splits a text.
     if ids != expected and not tokenizer.init_kwargs.get("fix_mistral_regex"):
         raise CheckpointError(
             f"{directory}: {TOKENIZER} reads a line of text as {len(expected)} tokens, and "
@@ -154,10 +153,10 @@ def _load(directory: Path) -> Any:
 
 
 def token_texts(tokenizer: Tokenizer) -> list[str]:
-    """What every token adds to a text, leading spaces included; "" for special tokens.
+    """The text of every token, leading spaces included; "" for special tokens.
 
-    A token that is only part of a character adds the sign for that. Each token is decoded behind an
-    ordinary one, because some tokenizers drop the space at the start of a text.
+    A token that is part of a character gives the replacement character. Each token is decoded after
+    an ordinary one, because some tokenizers drop the space at the start of a text.
     """
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -168,18 +167,15 @@ def token_texts(tokenizer: Tokenizer) -> list[str]:
 
 
 def surfaces(tokenizer: Tokenizer) -> dict[str, int]:
-    """What every token adds to a text -> its id.
-
-    Special tokens and tokens that are only part of a character are left out.
-    """
-    # Byte tokens come before the tokens that spell the same, so that the latter, which the
-    # tokenizer uses, win.
+    """Text -> id of every token, without special tokens and parts of characters."""
+    # Byte tokens come first, so that tokens of the same text, which the tokenizer uses, replace
+    # them.
     added = {text: i for i, text in enumerate(token_texts(tokenizer))}
     return {text: i for text, i in added.items() if text and "\ufffd" not in text}
 
 
 def shared_tokens(sender: Tokenizer, receiver: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Ids, in both vocabularies, of the tokens that spell the same.
+    """Ids, in both vocabularies, of the tokens with the same text.
 
     Args:
       sender: a tokenizer.

@@ -1,7 +1,7 @@
-"""Token ids against the rows of an embedding: every id that a run reads or writes has one.
+"""Checks that every token id of a run has a row in the embedding.
 
-Inside a compiled program an id without a row reads as NaN, or as another token's number, so ids are
-checked where they come from: tokenizers and templates at load, arrays where they are known.
+In a compiled program an id without a row gives NaN or another token's values, so ids are checked at
+their source: tokenizers and templates at load, arrays where their values are known.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ WAY_OUT = (
 
 
 def check_tokenizer(tokenizer: Tokenizer, rows: int, *, source: str) -> None:
-    """Refuses a tokenizer that makes ids without a row of ordinary text.
+    """Refuses a tokenizer that gives ordinary text ids without a row.
 
-    Special tokens may lack one: no text is read as a special token, and checkpoints are published
-    with some that only other sizes of the model know (Gemma-3's `<image_soft_token>`). Where a
-    chat template has one all the same, `check_ids` finds it.
+    Special tokens may lack one: no text becomes a special token, and published checkpoints have
+    some that only other sizes of the model use (Gemma-3's `<image_soft_token>`). `check_ids` finds
+    one in a chat template.
 
     Args:
       tokenizer: of an agent.
@@ -46,7 +46,7 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int, *, source: str) -> None:
 def check_ids(
     ids: Iterable[int] | np.ndarray, rows: int, *, tokenizer: Tokenizer, what: str
 ) -> None:
-    """Refuses ids without a row; `what` says in the error where they come from.
+    """Refuses ids without a row; `what` names their source in the error.
 
     Raises:
       CheckpointError: names the tokens.
@@ -57,7 +57,7 @@ def check_ids(
 
 
 def check_array(ids: Any, rows: int) -> None:
-    """Refuses an array of ids of which one has no row, where its values are known: not under jit.
+    """Refuses an array that holds an id without a row; no check under jit.
 
     Raises:
       CheckpointError: gives the id.
@@ -70,18 +70,17 @@ def check_array(ids: Any, rows: int) -> None:
     if known.size and not 0 <= known.min() <= known.max() < rows:
         worst = known.min() if known.min() < 0 else known.max()
         raise CheckpointError(
-            f"token id {worst}: the embedding has {rows} rows, allowed are 0 to {rows - 1}; "
-            f"{WAY_OUT}"
+            f"token id must be from 0 to {rows - 1} (rows of the embedding), got {worst}; {WAY_OUT}"
         )
 
 
 def usable_ends(
     end_tokens: Sequence[int], rows: int, *, tokenizer: Tokenizer, source: str
 ) -> tuple[int, ...]:
-    """The end tokens that the model can write; the others end nothing.
+    """The end tokens that the model can write.
 
     Raises:
-      CheckpointError: there are end tokens, and none can be written.
+      CheckpointError: the model can write none of the end tokens.
     """
     usable = tuple(token for token in end_tokens if token < rows)
     if end_tokens and not usable:

@@ -1,11 +1,11 @@
-"""The weights of a decoder, one row each: everything that is known of a weight stands in its row.
+"""The weights of a decoder, one row each, with all properties of a weight in its row.
 
     Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D -> D N Hq", int8="D")
          in the parameter tree     in a checkpoint         dimensions there -> here
 
-The parameters that the modules declare, loading and saving, how devices split a weight, what int8
-keeps of it and its abstract array all follow from the rows. A family is ported by adding rows for
-weights that no other family has, and names in STORED_NAMES for those it stores under another one.
+The rows determine the modules' parameters, loading and saving, sharding, int8 storage and abstract
+arrays. To port a family, add rows for weights that no other family has, and entries in STORED_NAMES
+for weights that it stores under another name.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Dimension(NamedTuple):
     """A dimension of weights."""
 
     size: Callable[[DecoderConfig], int]
-    axis: str | None = None  # logical axis, by which `rmas_jax.sharding` splits it; None: whole
+    axis: str | None = None  # logical axis for `rmas_jax.sharding`; None: not split
 
 
 DIMENSIONS = {
     "V": Dimension(lambda c: c.vocab_size, "vocab"),
     "D": Dimension(lambda c: c.width, "embed"),
-    "d": Dimension(lambda c: c.width),  # the width in vectors, which every device holds whole
+    "d": Dimension(lambda c: c.width),  # the width in vectors, whole on every device
     "F": Dimension(lambda c: c.ffn_width, "ffn"),
     "N": Dimension(lambda c: c.num_heads, "heads"),
     "K": Dimension(lambda c: c.num_kv_heads, "kv_heads"),
     "H": Dimension(lambda c: c.head_dim, "head_dim"),
-    # The query of one head, followed by its gate where there is one.
+    # The query of one head, followed by its gate, if any.
     "Hq": Dimension(lambda c: c.head_dim * (2 if c.gated_attention else 1), "head_dim"),
     # Linear layers: value heads and their size, channels and width of the convolution. The channels
     # hold queries, keys and values side by side; splitting them would cut across the three.
@@ -60,29 +60,29 @@ INITIALISERS: dict[str, Callable[[DecoderConfig], jax.nn.initializers.Initialize
     "normal": lambda c: nn.initializers.normal(0.02),
     "zeros": lambda c: nn.initializers.zeros,
     "ones": lambda c: nn.initializers.ones,
-    # A norm starts with factors of 1, which some families store minus 1.
+    # A norm starts with factors of 1; some families store the factor minus 1.
     "unit": lambda c: nn.initializers.zeros if c.unit_offset_norm else nn.initializers.ones,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """All that is known of one weight."""
+    """All properties of one weight."""
 
     path: str  # in the parameter tree; of a layer's weight within its layer
     stored: str  # its name in a checkpoint, within its layer, unless STORED_NAMES has another
     # Keys of DIMENSIONS in the checkpoint -> here, as in einops; parentheses join dimensions that
-    # the checkpoint stores as one. Without an arrow both sides are the same, but for parentheses,
-    # which are split here. torch stores the matrix of a projection as [out, in], here it is
+    # the checkpoint stores as one. Without an arrow both sides are the same, except that joined
+    # dimensions are split here. torch stores the matrix of a projection as [out, in], here it is
     # [in, out].
     layout: str
     init: str = "normal"  # key of INITIALISERS
-    when: str = ""  # field of `DecoderConfig` without which there is no such weight
-    int8: str = ""  # dimensions that share a scale in int8; none: it is kept as it is
+    when: str = ""  # field of `DecoderConfig` that enables this weight
+    int8: str = ""  # dimensions that share a scale in int8; none: not quantised
 
     @functools.cached_property
     def stored_dims(self) -> tuple[tuple[str, ...], ...]:
-        """Dimensions in the checkpoint, each with the dimensions here that it is made of."""
+        """Dimensions in the checkpoint, each as a tuple of the dimensions here."""
         groups = re.findall(r"\(.*?\)|\S+", self.layout.partition(" -> ")[0])
         return tuple(tuple(group.strip("()").split()) for group in groups)
 
@@ -98,15 +98,15 @@ class Row:
         return tuple(d for group in self.stored_dims for d in group)
 
     def is_in(self, config: DecoderConfig) -> bool:
-        """Whether a decoder has this weight, in layers of its kind."""
+        """Whether a decoder has this weight (in layers of its kind)."""
         return not self.when or bool(getattr(config, self.when))
 
     def shape(self, config: DecoderConfig) -> tuple[int, ...]:
-        """Of the parameter, in one layer."""
+        """Shape of the parameter in one layer."""
         return tuple(DIMENSIONS[d].size(config) for d in self.dims)
 
 
-# Weights outside of the layers; names are those of a text model, others differ by a prefix.
+# Weights outside the layers; names of a text model, others differ by a prefix.
 DECODER = (
     Row("embedding", "model.embed_tokens.weight", "V D", int8="D"),
     Row("final_norm/weight", "model.norm.weight", "d", "unit"),
@@ -140,7 +140,7 @@ ATTENTION = (
     Row("attention/q_norm/weight", "self_attn.q_norm.weight", "H", "unit", "qk_norm"),
     Row("attention/k_norm/weight", "self_attn.k_norm.weight", "H", "unit", "qk_norm"),
 )
-# Weights of linear layers. The small matrices that steer rates and decays are kept out of int8.
+# Weights of linear layers. The small matrices of rates and decays stay out of int8.
 LINEAR = (
     Row("linear/qkv_kernel", "linear_attn.in_proj_qkv.weight", "C D -> D C", int8="D"),
     Row("linear/gate_kernel", "linear_attn.in_proj_z.weight", "(Nv Hv) D -> D Nv Hv", int8="D"),
@@ -154,7 +154,7 @@ LINEAR = (
 )
 ROWS = {row.path: row for row in (*DECODER, *LAYER, *ATTENTION, *LINEAR)}
 
-# Family -> path of a row -> its name in checkpoints of this family, where it has one of its own.
+# Family -> path of a row -> its name in checkpoints of this family, if different.
 STORED_NAMES = {
     "gemma3_text": {
         "attention_out_norm/weight": "post_attention_layernorm.weight",
@@ -178,34 +178,34 @@ class Weight:
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
-        """In the parameter tree, of one layer."""
+        """Shape in the parameter tree, of one layer."""
         return self.row.shape(self.config)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """In the parameter tree."""
+        """Shape in the parameter tree."""
         return (len(self.names), *self.layer_shape) if self.is_stacked else self.layer_shape
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Of each tensor in the checkpoint."""
+        """Shape of each tensor in the checkpoint."""
         sizes = self.sizes
         return tuple(math.prod(sizes[d] for d in group) for group in self.row.stored_dims)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of all dimensions, here and in the checkpoint."""
+        """Sizes of all dimensions, here and in the checkpoint."""
         return {d: DIMENSIONS[d].size(self.config) for d in self.row.flat_dims}
 
     @property
     def logical_axes(self) -> tuple[str | None, ...]:
-        """Of each dimension of the parameter."""
+        """Logical axis of each dimension of the parameter."""
         axes = tuple(DIMENSIONS[d].axis for d in self.row.dims)
         return ("layers", *axes) if self.is_stacked else axes
 
     @property
     def scale_axes(self) -> tuple[int, ...]:
-        """Axes, in one layer, that share a scale in int8; () is kept as it is."""
+        """Axes, in one layer, that share a scale in int8; (): not quantised."""
         shared = self.row.int8.split()
         return tuple(axis for axis, d in enumerate(self.row.dims) if d in shared)
 
@@ -220,8 +220,8 @@ class Weight:
 
         Args:
           mesh: see `rmas_jax.sharding`.
-          shape: of the array, if it is not that of the parameter: a dimension of another size, as
-            scales of int8 have, is whole on every device.
+          shape: of the array, if not the parameter's: a dimension of another size, as in int8
+            scales, is whole on every device.
         """
         if mesh is None:
             return None
@@ -238,7 +238,7 @@ class Weight:
         return jax.ShapeDtypeStruct(self.shape, jnp.dtype(dtype), sharding=self.sharding(mesh))
 
     def to_stored(self, param: np.ndarray) -> np.ndarray:
-        """The parameter, of one layer -> the tensor to store; `partition` has the way back."""
+        """The parameter of one layer -> the tensor to store; inverse of `partition.read_part`."""
         here, there = self.row.dims, self.row.flat_dims
         kept = [here.index(d) for d in there if d in here]
         return np.transpose(param, kept).reshape(self.stored_shape)
@@ -247,12 +247,12 @@ class Weight:
 def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, ...]:
     """Every parameter of the decoder that `config` describes.
 
-    Layers are stacked on axis 0. Where the kinds of layers repeat with a period, there is a weight
-    for each place in it, of every `period`-th layer.
+    Layers are stacked on axis 0. If the kinds of layers have a period, each place in it has its own
+    weight, with every `period`-th layer.
 
     Args:
       config: the decoder.
-      prefix: what names in the checkpoint begin with, see `stored_names.stored_prefix`.
+      prefix: of names in the checkpoint, see `stored_names.stored_prefix`.
     """
     c = config
     renamed = STORED_NAMES.get(c.model_type, {})

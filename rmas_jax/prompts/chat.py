@@ -1,8 +1,8 @@
-"""Prompts in the chat template of an agent, where everything that was given must stand.
+"""Prompts rendered by an agent's chat template, with a check that no text is lost.
 
 A chat template may skip a system text, raise for it, read only typed parts of a content, or change
-what it renders. Every way to give the texts is therefore tried until one holds: rendered beside two
-marks in their place, the texts must stand where the marks stand, once, in order and unchanged, but
+its text. So every way to pass the texts is tried until one works: compared with a rendering of two
+marks in their place, the texts must appear where the marks do, once, in order and unchanged, except
 for blanks around them.
 """
 
@@ -23,17 +23,17 @@ from rmas_jax.prompts.templates import FIELD, PromptError, RolePrompt
 
 SENTINEL = "\ue000{}\ue001"  # private-use characters stand for fields while a template renders
 SYSTEM, USER = "\ue002", "\ue003"  # stand for whole texts
-OPTIONS = {"enable_thinking": False}  # of templates that know it
-# Typed parts that a template prints as they are, instead of their text.
+OPTIONS = {"enable_thinking": False}  # ignored by templates without it
+# Typed parts printed literally instead of their text.
 PRINTED_PARTS = re.compile(r"""["']type["']: ?["']text["']""")
 Message = dict[str, Any]
 
 
 def template_of(tokenizer: Tokenizer) -> str:
-    """The chat template of a tokenizer; of several, the one that is called `default`.
+    """The chat template of a tokenizer; of several, the one named `default`.
 
     Raises:
-      PromptError: there is none, or it is no text.
+      PromptError: the tokenizer has none, or it is not text.
     """
     found = tokenizer.chat_template
     if isinstance(found, dict):
@@ -48,19 +48,19 @@ def template_of(tokenizer: Tokenizer) -> str:
 
 
 def render_chat(tokenizer: Tokenizer, system: str, user: str) -> str:
-    """Renders one exchange up to where the model starts to write, by the agent's own template.
+    """Renders one exchange up to the start of the model's text, with the agent's own template.
 
-    Thinking is off where the template knows it. Where it renders no system text, or typed parts
-    alone, the texts are given in one turn, or as parts.
+    Thinking is off where the template has a switch. A template without a system role gets both
+    texts in one turn, one that reads only typed parts gets them as parts.
 
     Args:
-      tokenizer: the agent's own; its `chat_date` is the day of `strftime_now`, None is today. Where
-        a template has a date of its own (Llama 3.1: 26 Jul 2024), it stays, as in transformers.
-      system: text of the system role; empty: there is none.
+      tokenizer: the agent's own; its `chat_date` is the day of `strftime_now`, None is today. A
+        template's own date (Llama 3.1: 26 Jul 2024) stays, as in transformers.
+      system: text of the system role; empty: none.
       user: text of the user.
 
     Raises:
-      PromptError: names the tokenizer, and what the template does with the texts.
+      PromptError: names the tokenizer and the template's fault.
     """
     return _render_exchange(
         tokenizer.name_or_path, template_of(tokenizer), _variables(tokenizer), system, user
@@ -68,7 +68,7 @@ def render_chat(tokenizer: Tokenizer, system: str, user: str) -> str:
 
 
 def _variables(tokenizer: Tokenizer) -> str:
-    """Variables that a template gets beside messages, and the date, as JSON."""
+    """The template's variables beside messages, and the date, as JSON."""
     named = getattr(tokenizer, "special_tokens_map", {})
     variables = OPTIONS | {name: _texts(token) for name, token in named.items()}
     return json.dumps([variables, getattr(tokenizer, "chat_date", None) or today()])
@@ -79,7 +79,7 @@ def _texts(token: Any) -> Any:
 
 
 def _ways(system: str, user: str) -> list[list[Message]]:
-    """How two texts may be given: apart or in one turn, each as text or as typed parts."""
+    """Ways to pass two texts: in two turns or in one, each as text or as typed parts."""
     merged = [("user", f"{system}\n\n{user}")] if system else []
     apart = [("system", system), ("user", user)] if system else [("user", user)]
     return [
@@ -94,11 +94,11 @@ def _as_parts(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
 
 
-@functools.lru_cache(maxsize=512)  # of what encodes many batches of questions
+@functools.lru_cache(maxsize=512)  # many batches share a few templates
 def _render_exchange(name: str, template: str, variables: str, system: str, user: str) -> str:
     marked = _ways(SYSTEM * bool(system), USER)
-    asked = [ways for pair in zip(marked, _ways(system, user), strict=True) for ways in pair]
-    outcomes = _render(template, variables, asked, add_generation_prompt=True)
+    requests = [ways for pair in zip(marked, _ways(system, user), strict=True) for ways in pair]
+    outcomes = _render(template, variables, requests, add_generation_prompt=True)
     problems = []
     for probe, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
         problem = _problem(probe, outcome, system, user)
@@ -115,12 +115,12 @@ def _render(
     template: str, variables: str, conversations: Sequence[list[Message]], **options: Any
 ) -> list[Outcome]:
     fixed, date = json.loads(variables)
-    asked = [{"messages": messages, **options} for messages in conversations]
-    return render(template, asked, variables=fixed, date=date)
+    requests = [{"messages": messages, **options} for messages in conversations]
+    return render(template, requests, variables=fixed, date=date)
 
 
 def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | None:
-    """What is wrong with a rendering, if something is."""
+    """The fault of a rendering; None if it has none."""
     if outcome.text is None or probe.text is None:
         return f"it failed: {probe.error if outcome.text is not None else outcome.error}"
     for mark, text, expected in ((SYSTEM, system, bool(system)), (USER, user, 1)):
@@ -142,14 +142,14 @@ def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | 
 
 
 def _trimmed(text: str) -> set[str]:
-    """A text, and what a template may leave of it: blanks around it mean nothing."""
+    """A text with and without the blanks around it, which a template may strip."""
     return {text, text.strip(), text.lstrip(), text.rstrip()}
 
 
 def split_template(tokenizer: Tokenizer, prompt: RolePrompt, form: str) -> list[str]:
     """Renders a template and cuts it at its slots: [text, sender, text, sender, ..., text].
 
-    Fields are private-use sentinels while the chat template renders and the question is put in
+    While the chat template renders, private-use sentinels replace the fields; the question enters
     only after the cut, so no question text can move a slot.
     """
     user = FIELD.sub(lambda match: SENTINEL.format(match[1]), form)
@@ -166,13 +166,13 @@ def split_template(tokenizer: Tokenizer, prompt: RolePrompt, form: str) -> list[
 
 
 def turn_end(tokenizer: Tokenizer, end_tokens: Sequence[int]) -> int:
-    """Which of the ids that end an agent's text stands behind an answer in its chat template.
+    """The end token that the chat template writes after an answer.
 
-    The tokenizer's own end token need not: Gemma's ends a document, not a turn. It is taken where
-    the template puts none of them there.
+    It may differ from the tokenizer's own end token: Gemma's ends a document, not a turn. The
+    tokenizer's is the fallback where the template writes none.
 
     Raises:
-      PromptError: there is no such token either.
+      PromptError: the tokenizer has no end token either.
     """
     behind = encode(tokenizer, [_behind_answer(tokenizer)])[0]
     for token in (*behind, tokenizer.eos_token_id):
@@ -185,10 +185,10 @@ def turn_end(tokenizer: Tokenizer, end_tokens: Sequence[int]) -> int:
 
 
 def _behind_answer(tokenizer: Tokenizer) -> str:
-    """What a chat template writes behind an answer; nothing where it renders none.
+    """The text that a chat template writes after an answer; "" where it renders no answer.
 
     Raises:
-      PromptError: it fails.
+      PromptError: the template fails.
     """
     answer = SENTINEL.format("answer")
     turns = [

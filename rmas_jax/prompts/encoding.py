@@ -5,9 +5,9 @@ A prompt becomes blocks, each padded on the left, so that the last position is a
     prefix            body of round r
     . . q q q q q     . l l | z z z z | . s s s      . padding, q prefix, l lead, z slot, s suffix
 
-The prefix (system text, question) is the same in every round and is read once; the body is read in
-every round. Where the first round has no slot, the slot's positions are invalid, so one compiled
-round body serves all rounds.
+The prefix (system text, question) is the same in every round and is read once; every round reads
+the body. Slots that the first round lacks have invalid positions there, so one compiled round body
+serves all rounds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.chat import SENTINEL, split_template
 from rmas_jax.prompts.templates import PromptError, RolePrompt
 
-FIRST, LATER = 0, 1  # the two forms of a role's prompt
+FIRST, LATER = 0, 1  # the two kinds of rounds, each with its own prompt
 
 
 class StagePrompt(struct.PyTreeNode):
-    """What one role reads, for a batch of questions; arrays have the batch in front."""
+    """One role's prompts for a batch of questions; the batch is the leading axis."""
 
     prefix_ids: Any  # [B, P] int32; read once
     prefix_valid: Any  # [B, P] bool
-    body_ids: Any  # [B, 2, T] int32; form FIRST or LATER; 0 at slots
-    body_valid: Any  # [B, 2, T] bool; a slot that a form lacks is invalid
+    body_ids: Any  # [B, 2, T] int32; for FIRST and LATER; 0 at slots
+    body_valid: Any  # [B, 2, T] bool; invalid at slots that a round kind lacks
     slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T] received vector, -1 a token
     senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
 
@@ -42,8 +42,8 @@ class StagePrompt(struct.PyTreeNode):
 def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> list[list[int]]:
     """Token ids of a piece of a rendered template, filled with every question.
 
-    A question that names a marker of the tokenizer, or makes one together with what stands around
-    it, is tokenised by itself, so that it cannot end its turn.
+    A question that contains a marker of the tokenizer, or forms one with the text around it, is
+    tokenised separately, so that it cannot end its turn.
     """
     mark = SENTINEL.format("question")
     around = encode(tokenizer, text.split(mark))
@@ -61,17 +61,17 @@ def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> l
 
 
 def _encode_inside(tokenizer: Tokenizer, text: str, *, plain: bool = True) -> list[int]:
-    """Token ids of a text that stands behind another one.
+    """Token ids of a text that follows another one.
 
-    Some tokenizers (sentencepiece's) put a space before every text. It is left to something else
-    that stands before it, which does not grow together with it.
+    Some tokenizers (sentencepiece's) put a space before every text. An anchor text before this one,
+    which does not merge with it, takes that space.
     """
     read = encode_plain if plain else encode
     alone = read(tokenizer, [text])[0]
     for first in ("\n", ".", "x"):
         before, other, behind_it, behind = read(tokenizer, [first, "a", f"{first}a", first + text])
         if behind_it == before + other:
-            return alone  # no space is put before a text
+            return alone  # this tokenizer adds no space
         if behind[: len(before)] == before:
             return behind[len(before) :]
     return alone
@@ -98,7 +98,7 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def declared_width(tokens: int) -> int:
-    """The width to which a block of tokens is padded where programs must be few.
+    """The padded width of a block of tokens where programs must be few.
 
     Multiples of 8 up to 64, then 96, 128, 192, 256, 384, ...: at most half as wide again.
     """
@@ -109,7 +109,7 @@ def declared_width(tokens: int) -> int:
 
 
 def exact_width(tokens: int) -> int:
-    """The width of the longest row, for batches that are encoded once."""
+    """The width of the longest row, for batches encoded once."""
     return tokens
 
 
@@ -126,10 +126,10 @@ def encode_stage(
     Args:
       tokenizer: the agent's own.
       prompt: templates of the role.
-      questions: B texts; any text is safe: it moves no slot and ends no turn.
+      questions: B texts; no text can move a slot or end a turn.
       slot_width: vectors per slot (M).
-      block_width: tokens of the longest row of a block -> width that the block gets. With
-        `declared_width`, questions that come one by one meet few shapes, and so few programs.
+      block_width: tokens of the longest row of a block -> width of the block. With
+        `declared_width`, single questions have few shapes, and so few programs.
     """
     forms = {FIRST: prompt.first, LATER: prompt.later}
     parts = {form: split_template(tokenizer, prompt, text) for form, text in forms.items()}
@@ -143,8 +143,8 @@ def encode_stage(
         form: [encode_piece(tokenizer, text, questions) for text in pieces[0::2]]
         for form, pieces in parts.items()
     }
-    # The prefix is what both forms begin with; the rest of a form is its body. It never takes all
-    # of a form's tokens before the model writes, so a body always ends in a real token.
+    # The prefix is the common start of both prompts; the rest of each is its body. The prefix never
+    # takes all tokens of a prompt, so a body always ends in a real token.
     shared = [
         min(_common(a, b), len(a) - 1, len(b) - 1 if len(texts[LATER]) == 1 else len(b))
         if len(texts[FIRST]) == 1
@@ -158,7 +158,7 @@ def encode_stage(
     for form, rows in texts.items():
         rest = [row[n:] for row, n in zip(rows[0], shared, strict=True)]
         empty: list[list[int]] = [[] for _ in questions]
-        if len(rows) == 1:  # no slot: everything stands in the last block
+        if len(rows) == 1:  # no slot: the last block holds all
             blocks[form] = [empty] * len(senders) + [rest]
         else:
             blocks[form] = [rest, *rows[1:]]

@@ -1,8 +1,8 @@
-"""The program that renders chat templates, as a script in a process of its own.
+"""The script that renders chat templates in a separate process.
 
-A template is code of whoever wrote the checkpoint. Here it cannot reach Python (jinja's sandbox),
-and has limits on memory, processor time and length that no expression escapes. Standard input and
-output are JSON, see `rendering`.
+A template is code from the author of the checkpoint. Here it cannot reach Python (jinja's sandbox),
+and no expression escapes the limits on memory, processor time and length. Standard input and output
+are JSON, see `rendering`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jinja2.sandbox
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks the text of assistants for training; it renders as its body."""
+    """`{% generation %}` marks the assistant's text for training; renders as its body."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja's way)
 
@@ -34,7 +34,7 @@ class Generation(jinja2.ext.Extension):
 
 
 class Namespace(jinja2.utils.Namespace):
-    """A namespace without names that begin with an underscore, as transformers has it."""
+    """A namespace without names that begin with an underscore, as in transformers."""
 
     # Without a name for `self`, so that `namespace(self=1)` works, as in jinja.
     def __init__(*args: Any, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ def check_name(name: object) -> None:
 
 
 def raise_exception(message: object) -> None:
-    """What templates call to refuse a conversation."""
+    """A template's way to refuse a conversation."""
     raise jinja2.TemplateError(str(message))
 
 
@@ -78,7 +78,7 @@ def tojson(
 
 
 def build_environment(date: datetime.datetime) -> jinja2.Environment:
-    """What transformers gives to templates, with a clock that stands still."""
+    """The jinja environment of transformers, with a fixed clock."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
@@ -93,7 +93,7 @@ def build_environment(date: datetime.datetime) -> jinja2.Environment:
 
 
 def render(template: jinja2.Template, variables: dict, most: int) -> dict[str, str]:
-    """The text of one conversation, or why there is none."""
+    """The text of one conversation, or the error."""
     random.seed(0)  # jinja has a filter `random`
     parts, length = [], 0
     try:
@@ -108,7 +108,7 @@ def render(template: jinja2.Template, variables: dict, most: int) -> dict[str, s
 
 
 def describe(error: Exception) -> str:
-    """In a few words, what a template did wrong."""
+    """A short description of a template's error."""
     if isinstance(error, MemoryError):
         return "it takes more memory than it may"
     if isinstance(error, RecursionError):

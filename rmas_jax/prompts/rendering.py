@@ -1,9 +1,9 @@
-"""Chat templates rendered in a process of their own, within limits.
+"""Chat templates rendered in a separate process, within limits.
 
-jinja's sandbox keeps a template from reaching Python; it does not keep it from filling the memory
-(`'x' * 10**10`, also while it is compiled) or from running for ever (nested loops, macros that call
-themselves). A process can be bounded from outside, whatever a template does, and also where threads
-run. It takes about 50 ms, and is started once for all renderings that belong together.
+jinja's sandbox keeps a template from reaching Python, but not from filling the memory
+(`'x' * 10**10`, also during compilation) or from running for ever (nested loops, recursive macros).
+A process has limits from outside, independently of the template, and also in a program with
+threads. It takes about 50 ms; one process serves all renderings of a call.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, NamedTuple
 
 CHILD = Path(__file__).with_name("render_child.py")
 LIMITS = {"bytes": 2**29, "s": 3, "characters": 2**22}  # address space, processor time, output
-LONGEST_WAIT_S = 60  # by the clock, on a machine that does other things as well
+LONGEST_WAIT_S = 60  # wall time, on a busy machine
 TOO_MUCH = f"it does not end within {LIMITS['s']} s and {LIMITS['bytes'] // 2**20} MiB"
 
 
 class Outcome(NamedTuple):
-    """What came of one conversation: either is None."""
+    """Result of one conversation: text or error, the other is None."""
 
     text: str | None
     error: str | None
 
 
 def today() -> str:
-    """The date, as templates get it where none is set: YYYY-MM-DD."""
+    """The default date of templates: YYYY-MM-DD."""
     return datetime.date.today().isoformat()
 
 
@@ -42,12 +42,12 @@ def render(
     variables: Mapping[str, Any],
     date: str,
 ) -> list[Outcome]:
-    """Renders conversations as transformers does, but on a given date.
+    """Renders conversations as transformers does, on a given date.
 
     Args:
       template: jinja source.
       conversations: variables of each: `messages`, `add_generation_prompt`.
-      variables: of all of them.
+      variables: of all conversations.
       date: YYYY-MM-DD, for `strftime_now`.
     """
     request = {
@@ -57,7 +57,7 @@ def render(
         "date": date,
         "limits": LIMITS,
     }
-    # -I would ignore the fixed seed of hashes; other variables of Python are left out by hand.
+    # -I would ignore the fixed hash seed, so other variables of Python are removed here.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     try:
         done = subprocess.run(
@@ -77,8 +77,8 @@ def render(
 
 
 def _failure(done: subprocess.CompletedProcess[bytes]) -> str | None:
-    """Why a process gives no answers, if it gives none."""
-    if done.returncode < 0:  # a signal: out of time, or a stack that overflowed
+    """The reason why a process gives no answers; None if it does."""
+    if done.returncode < 0:  # a signal: out of time, or stack overflow
         return TOO_MUCH
     last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"its process ended with {last!r}" if done.returncode else None

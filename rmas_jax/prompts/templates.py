@@ -1,4 +1,4 @@
-"""Prompts of roles as data: sets that are shipped, and YAML files of users."""
+"""Prompts of roles as data: shipped sets, and YAML files of users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmas_jax.models.plain_text import check_text
 
 FIELD = re.compile(r"\{(\w+)\}")
 RESERVED = re.compile("[\ue000-\ue003]")  # stand for fields and texts while a template renders
-TASK_TYPES = "task_types.yaml"  # what stands in the places of a prompt set that depend on the task
+TASK_TYPES = "task_types.yaml"  # texts for the task-dependent places of prompt sets
 
 
 class PromptError(InputError):
@@ -44,24 +44,24 @@ def task_types() -> dict[str, dict[str, Any]]:
 def load_prompts(
     name_or_path: str, edges: Sequence[tuple[str, str]], task: str | None = None
 ) -> dict[str, RolePrompt]:
-    """Reads a prompt set that is shipped by name, or a YAML file.
+    """Reads a shipped prompt set by name, or a YAML file.
 
     Args:
       name_or_path: "relay", or a path.
       edges: (sender, receiver) roles; the receiver's `later` template must hold `{sender}`.
-      task: type of task, whose texts stand in the places {problem}, {plan} and {finish} of sets
-        that have them.
+      task: type of task, whose texts replace {problem}, {plan} and {finish} in sets that have
+        these places.
 
     Raises:
-      PromptError: names the file, the role and the field that is missing or unknown.
+      PromptError: names the file, the role and the missing or unknown field.
     """
     if task is not None and task not in task_types():
-        raise PromptError(f"task={task!r}: no such type; allowed are {sorted(task_types())}")
+        raise PromptError(f"task must be one of {sorted(task_types())}, got {task!r}")
     path = _shipped().get(name_or_path, Path(name_or_path))
-    if not os.path.exists(path):  # nor where no path can be so
+    if not os.path.exists(path):  # False for impossible paths too
         raise PromptError(
-            f"prompts={shown(name_or_path, 200)}: no such file; a path to a YAML file or one of "
-            f"{sorted(_shipped())}"
+            f"prompts must be a path to a YAML file or one of {sorted(_shipped())}, got "
+            f"{shown(name_or_path, 200)}"
         )
     raw = read_yaml(path, error=PromptError)
     roles = sorted({role for edge in edges for role in edge})
@@ -81,7 +81,7 @@ def load_prompts(
 
 
 def _shipped() -> dict[str, Path]:
-    """Name -> file of the prompt sets that come with the package."""
+    """Name -> file of the shipped prompt sets."""
     folder = Path(str(resources.files("rmas_jax.prompts")))
     return {file.stem: file for file in folder.glob("*.yaml") if file.name != TASK_TYPES}
 
@@ -94,7 +94,7 @@ def _role_prompt(
     task: str | None,
     where: str,
 ) -> RolePrompt:
-    """What a file says of a role, checked against those that send to it."""
+    """A role's templates from a file, checked against its senders."""
     if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
         raise PromptError(f"{where}: {shown(entry)}; a role has texts system, first and later")
     unknown = set(entry) - {"system", "first", "later"}
@@ -125,14 +125,14 @@ def _role_prompt(
 
 
 def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) -> str:
-    """Puts the texts of a type of task into their places; a role of the same name goes first."""
+    """Fills in the texts of a type of task; a role's name takes precedence over a place's."""
     types = task_types()
     places = {place for texts in types.values() for place in texts} - {"answer_retry", *roles}
     used = places.intersection(FIELD.findall(text))
     if used and task is None:
         raise PromptError(
-            f"{where}: {sorted(used)} depend on the type of task, and none is set; "
-            f"allowed are {sorted(types)}"
+            f"{where}: {sorted(used)} depend on the type of task, which must be one of "
+            f"{sorted(types)}, got none"
         )
     if task is None:
         return text

@@ -1,4 +1,4 @@
-"""Reports: what a run's files say, as tables, figures and one HTML page."""
+"""Reports: a run's results as tables, figures and one HTML page."""
 
 from rmas_jax.reporting.claims import Claim, Finding, check_claims
 from rmas_jax.reporting.report import write_report

@@ -1,9 +1,9 @@
 """The paper's claims, checked from the results of an evaluation.
 
-Verdicts follow point estimates. The numbers beside them say what the data settle: where answers by
-item are at hand, by the 95 % interval of the paired difference, which is 0 for two methods that are
-alike; elsewhere by whether the intervals of both accuracies are apart.
-Where a claim speaks of "every round", those rounds count that both methods have.
+Verdicts follow point estimates. The numbers beside them show their certainty: with answers by item,
+the 95 % interval of the paired difference, which is 0 for two equal methods; otherwise whether the
+intervals of both accuracies are disjoint. "Every round" in a claim means the rounds that both
+methods have.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Finding:
 
     split: Split
     verdict: str
-    numbers: str  # what the verdict rests on
+    numbers: str  # basis of the verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Comparison:
     quantity: str  # attribute of Result
     passes: Callable[[float, float], bool]  # (latent, other)
     last_round_only: bool = False
-    passes_last: Callable[[float, float], bool] | None = None  # besides, at the last round
+    passes_last: Callable[[float, float], bool] | None = None  # also, at the last round
 
 
 def _has_collapsed(latent: float, control: float) -> bool:
-    # The first part matters at zero accuracy, where nothing is left to collapse from.
+    # The first condition matters at zero accuracy, which cannot collapse.
     return control < latent and control <= COLLAPSE * latent
 
 
@@ -125,8 +125,7 @@ COMPARISONS = (
 def check_claims(results: Results) -> list[Claim]:
     """Checks every claim on every split.
 
-    Several seeds are pooled. The last claim says whether the others, as far as they were measured,
-    hold on each split, and asks for at least two.
+    Pools seeds. The last claim holds on a split if all other measured claims do, at least two.
     """
     claims = [
         Claim(
@@ -248,7 +247,7 @@ def _values(pairs: list[tuple[Result, Result]], quantity: str) -> str:
 
 
 def _evidence(results: Results, pairs: list[tuple[Result, Result]]) -> str:
-    """What the data say about the order of accuracies, pair by pair."""
+    """Evidence on the order of accuracies, pair by pair."""
     compared = [results.compare(ours, theirs) for ours, theirs in pairs]
     known = [pair for pair in compared if pair is not None]
     if len(known) == len(compared):

@@ -1,6 +1,6 @@
-"""Figures of a run. Each function takes results or rows and returns a Figure; nothing is global.
+"""Figures of a run. Each function takes results or rows and returns a Figure.
 
-Figures are made without pyplot, so they need no display and leave no state behind.
+Figures are made without pyplot, so they need no display and keep no global state.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHANNEL_STYLES = {"latent": ("#0072B2", "o", "-"), "softmax": ("#D55E00", "^", "
 def accuracy_figure(results: Results) -> Figure:
     """Accuracy against rounds, a panel per split; bars are 95 % Wilson intervals.
 
-    Of the agents that answer alone only the best is drawn, as a level to beat.
+    Of the single agents only the best is drawn, as a baseline.
     """
     curves = [method for method in results.methods if not method.startswith(methods.SINGLE)]
     figure, axes = _panels(len(results.splits), width=4.6, height=3.6)
@@ -125,7 +125,7 @@ def difficulty_figure(items: Sequence[ItemRow]) -> Figure:
 def gradient_figure(gradients: Sequence[GradientRow]) -> Figure:
     """Gradient norm (log scale) of each link against the round it acts in, for both channels.
 
-    A norm of exactly zero has no place on a log scale and is marked at the bottom edge.
+    A norm of exactly zero, which a log scale lacks, is marked at the bottom edge.
     """
     links = list(dict.fromkeys(row["link"] for row in gradients))
     figure, axes = _panels(len(links), width=2.9, share_y=True)
@@ -167,9 +167,9 @@ def gradient_figure(gradients: Sequence[GradientRow]) -> Figure:
 
 
 def training_figure(metrics: Sequence[MetricRow]) -> Figure:
-    """Training curves: a panel per loop for the loss, and for the accuracy where it was logged.
+    """Training curves: a panel per loop for the loss, and for the accuracy if logged.
 
-    Long curves are drawn faintly, with their running mean on top.
+    Long curves are faint, with their running mean on top.
     """
     loops = list(dict.fromkeys(row["loop"] for row in metrics))
     columns: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
@@ -213,7 +213,7 @@ def _draw_intervals(
     axis.errorbar(
         x,
         100 * centre,
-        # Rounding can put an end a hair inside the centre, which errorbar refuses.
+        # Rounding can move an end past the centre, which errorbar refuses.
         yerr=100 * np.maximum([centre - low, high - centre], 0),
         elinewidth=1,
         capsize=2,
@@ -234,7 +234,7 @@ def _draw_curve(axis: Axes, points: dict[int, float], colour: str, label: str) -
 
 
 def _mean_over_splits(results: Results, method: str, quantity: str) -> dict[int, float]:
-    """Rounds -> cost per item, every item of every split counting the same."""
+    """Rounds -> mean cost per item over all splits."""
     totals: dict[int, tuple[float, int]] = {}
     for split in results.splits:
         for rounds, result in results.over_rounds(split, method).items():

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, and the same in Markdown."""
+"""The report of a run: one self-contained HTML page, and the same in Markdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rmas_jax.reporting.run_directory import GradientRow, Run, read_run
 from rmas_jax.reporting.table import Table
 from rmas_jax.run_files import RunFiles
 
-STEP = "report"  # of a run; what it takes is no part of what it reports
+STEP = "report"  # of a run; its time is not reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The SVG as a data URI: an image of its own, so that ids of two figures cannot clash."""
+        """The SVG as a data URI: a separate image, so that ids of two figures cannot clash."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
 
 
@@ -97,7 +97,7 @@ Block = Text | Bullets | Claims | TableBlock | Picture | Code
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its content."""
 
     title: str
     blocks: list[Block]
@@ -106,8 +106,7 @@ class Section:
 def write_report(run_dir: str | Path) -> Path:
     """Writes `report.html`, `report.md` and `figures/*.png` into a run directory.
 
-    Parts whose files are missing are named instead of shown. Everything is rendered before
-    anything is written.
+    Names parts whose files are missing. Renders everything before it writes.
 
     Returns:
         The path of `report.html`.
@@ -119,7 +118,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def write(run: Run) -> Path:
-    """`write_report` of a run that was read already; what has not changed is not written."""
+    """`write_report` of a loaded run; writes only changed files."""
     title = f"Run {run.directory.resolve().name}"
     sections = build_sections(run)
     page, markdown = render_html(title, sections), render_markdown(title, sections)
@@ -136,13 +135,13 @@ def write(run: Run) -> Path:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Writes a file, unless that is what it holds: a finished run may lie on a read-only disk."""
+    """Writes a file if its content differs: a finished run may be on a read-only disk."""
     if not (path.is_file() and path.read_bytes() == content):
         write_atomic(path, content)
 
 
 def headline(results: Results) -> list[str]:
-    """One sentence per split: accuracy of both channels over rounds, and what latent costs."""
+    """One sentence per split: accuracy of both channels over rounds, and the latent cost."""
     return [_headline(results, split) for split in results.splits]
 
 
@@ -170,7 +169,7 @@ def build_sections(run: Run) -> list[Section]:
 
 
 def render_html(title: str, sections: Sequence[Section]) -> str:
-    """The page: figures, style and tables are inside it."""
+    """The page, with figures, style and tables embedded."""
     template = importlib.resources.files(__package__).joinpath("template.html")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -204,7 +203,7 @@ def _markdown(block: Block) -> str:
         case Picture(name, caption):
             return f"![{caption}]({RunFiles.figures}/{name}.png)\n\n{caption}"
         case Code(_, text, language):
-            # A fence longer than any inside the text cannot be closed by it.
+            # The text cannot close a fence longer than its own ones.
             fence = "```"
             while fence in text:
                 fence += "`"
@@ -273,7 +272,7 @@ def _accuracy(rows: Sequence[ResultRow], results: Results) -> list[Block]:
 
 
 def _endings(rows: Sequence[ResultRow]) -> list[Block]:
-    """How answers ended, of rows that say it; older ones do not."""
+    """How answers ended, of rows with these counts; older ones lack them."""
     if not rows:
         return []
     table = tables.ending_table(rows)
@@ -289,7 +288,7 @@ def _cost(rows: Sequence[ResultRow]) -> list[Block]:
 
 
 def _difficulty(items: Sequence[ItemRow]) -> list[Block]:
-    """Nothing where all items are equally difficult, as own data without difficulties are."""
+    """Empty if all items are equally difficult, as in data without difficulties."""
     if len({item["difficulty"] for item in items}) < 2:
         return []
     drawn = [item for item in items if item["method"] in (methods.LATENT, methods.TEXT)]
@@ -320,7 +319,7 @@ def _picture(name: str, draw: Callable[[Any], Figure], data: Any) -> list[Block]
     # Without a salt and a date two reports of the same run would differ.
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    figure.set_layout_engine("none")  # keeps the layout just made: making it is the slow part
+    figure.set_layout_engine("none")  # keeps the layout: computing it is slow
     figure.savefig(png, format="png")
     return [Picture(name, _CAPTIONS[name], svg.getvalue(), png.getvalue())]
 

@@ -1,7 +1,7 @@
 """Pooled results of an evaluation, ready for claims, tables and figures.
 
 Rows are those of `results.json` and `items.jsonl`; `run_directory` reads and checks them. Seeds
-answer the same questions, so that pooled intervals are over questions, not answers.
+answer the same questions, so pooled intervals are over questions, not answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Split(NamedTuple):
 
 
 def split_of(row: ItemRow | ResultRow) -> Split:
-    """The split that a row belongs to."""
+    """The split of a row."""
     return Split(row["benchmark"], row["split"])
 
 
@@ -51,7 +51,7 @@ class Result:
     n: int  # answers, over all seeds
     correct: int
     interval: Interval  # 95 %, of the accuracy; see `accuracy_interval`
-    by_item: bool  # whether it rests on the answers to each item
+    by_item: bool  # whether it uses the answers to each item
     tokens: float  # generated text tokens of the whole system per item
     steps: float  # sequential model steps per item
     seconds: float  # wall time per item
@@ -64,8 +64,8 @@ class Result:
 class Results:
     """Pooled results by split, method and rounds.
 
-    Rows alone do not say which questions were answered right; with the items, intervals do not
-    assume the worst about several seeds, and results can be compared by item.
+    Rows alone lack the correctness of each answer; with items, intervals need no worst case for
+    several seeds, and results can be compared by item.
     """
 
     def __init__(self, rows: Sequence[ResultRow], items: Sequence[ItemRow] = ()):
@@ -80,7 +80,7 @@ class Results:
         self.methods = ordered(row["method"] for row in rows)
 
     def get(self, split: Split, method: str, rounds: int) -> Result | None:
-        """The result, or None where it was not measured."""
+        """The result, or None if not measured."""
         return self._results.get((split, method, rounds))
 
     def over_rounds(self, split: Split, method: str) -> dict[int, Result]:
@@ -92,11 +92,11 @@ class Results:
         }
 
     def rounds(self, split: Split) -> list[int]:
-        """All numbers of rounds that any method has on a split."""
+        """All numbers of rounds on a split."""
         return sorted({key[2] for key in self._results if key[0] == split})
 
     def best_single(self, split: Split) -> Result | None:
-        """The most accurate agent that answers alone."""
+        """The most accurate single agent."""
         singles = [
             result
             for (at, method, _), result in self._results.items()
@@ -105,9 +105,9 @@ class Results:
         return max(singles, key=lambda result: result.accuracy, default=None)
 
     def compare(self, ours: Result, theirs: Result) -> PairedDifference | None:
-        """Accuracy of `ours` minus `theirs`, on the questions that both answered under one seed.
+        """Accuracy of `ours` minus `theirs`, on questions that both answered with one seed.
 
-        None where there are no such questions, or where answers by item are not at hand.
+        None without such questions, or without answers by item.
         """
         a, b = (self._answers.get((r.split, r.method, r.rounds), {}) for r in (ours, theirs))
         shared = [key for key in a if key in b]
@@ -146,7 +146,7 @@ def _pool(
     by_item = len(answers) == n
     if by_item:
         interval = accuracy_interval(answers)
-    else:  # the widest there can be: as if every seed gave the same answers
+    else:  # the widest possible one: all seeds give the same answers
         interval = wilson_interval(correct / len(seeds), n / len(seeds))
 
     def mean_per_item(
@@ -182,5 +182,5 @@ def points(pair: PairedDifference) -> str:
 
 
 def three_digits(value: float) -> str:
-    """A cost for the eye: three significant digits, whole above 100, never an exponent."""
+    """A cost as text: three significant digits, whole above 100, no exponent."""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}".rstrip(".")

@@ -1,4 +1,4 @@
-"""Reads the files that a run left behind, and checks them once, here."""
+"""Reads and checks the files of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MetricRow(TypedDict):
 
 
 class GradientRow(TypedDict):
-    """A row of `gradients.json`: what reaches an edge in a round, through a channel."""
+    """A row of `gradients.json`: the gradient norm at an edge in a round, for a channel."""
 
     link: str
     round: int
@@ -44,11 +44,11 @@ class Columns(NamedTuple):
     """Columns that a report reads, with their types; files may have more."""
 
     required: Mapping[str, Kind]
-    optional: Mapping[str, Kind]  # null is as good as none
+    optional: Mapping[str, Kind]  # may be null or missing
 
     @classmethod
     def of(cls, row_type: type) -> Columns:
-        """Those of a TypedDict; `float` also takes whole numbers."""
+        """The columns of a TypedDict; `float` also takes whole numbers."""
         kinds = get_type_hints(row_type)
         marked = get_type_hints(row_type, include_extras=True)
         optional = {name for name in kinds if get_origin(marked[name]) is NotRequired}
@@ -62,15 +62,15 @@ OF_ITEMS = Columns.of(ItemRow).required
 ITEM_COLUMNS = Columns(
     {name: OF_ITEMS[name] for name in (*Measurement._fields, "id", "correct", "difficulty")}, {}
 )
-# Training may diverge and a gradient may overflow: the report then shows it.
+# Training may diverge and a gradient may overflow: the report shows it.
 LARGEST = 1e300  # beyond it, sums are infinite
 MAY_BE_INFINITE = {"loss", "norm"}
 LARGEST_WHOLE = 2**53  # beyond it, figures lose digits
-# A figure or a line of a table is made for each value of these columns.
+# Each value of these columns gets a figure or a line of a table.
 GROUPS = ("method", "rounds", "benchmark", "split", "loop", "series", "link", "channel")
 MOST_GROUPS = 100
 FILE_LIMIT = 2 * GIBIBYTE
-# What is done anew where a file is deleted, or what else helps.
+# Work repeated after a file is deleted, or another remedy.
 RUN_AGAIN = "put back a copy, or delete it and run the same command again: "
 WAYS_OUT = {
     RunFiles.results: f"{RUN_AGAIN}everything is then measured anew",
@@ -84,7 +84,7 @@ WAYS_OUT = {
 
 
 class RunFileError(InputError):
-    """A file of a run cannot be reported; the message names the file, the place and the column."""
+    """An unusable file of a run; the message names the file, the place and the column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +99,17 @@ class Run:
     environment: dict[str, Any]
     config: str
     timings: dict[str, float]
-    notes: list[str]  # what is missing or left out, for the reader
+    notes: list[str]  # on missing or skipped parts
 
 
 def read_run(directory: str | Path) -> Run:
-    """Reads and checks a run directory, and writes nothing.
+    """Reads and checks a run directory, without writing.
 
-    Damaged lines of `metrics.jsonl`, which cannot be made anew, are left out with a note.
+    Skips damaged lines of `metrics.jsonl`, which cannot be made again, with a note.
 
     Raises:
-        RunFileError: there is no file of a run, or one is damaged, lacks a column or contradicts
-            itself; the message says what mends it.
+        RunFileError: the directory holds no file of a run, or one is damaged, lacks a column or is
+            inconsistent; the message gives the remedy.
     """
     files = RunFiles(Path(directory))
     reader = _Reader(files.root)
@@ -138,7 +138,7 @@ def read_run(directory: str | Path) -> Run:
 
 @contextlib.contextmanager
 def _way_out(name: str) -> Iterator[None]:
-    """Adds to an error what mends the file."""
+    """Adds the remedy to an error."""
     try:
         yield
     except RunFileError as error:
@@ -146,7 +146,7 @@ def _way_out(name: str) -> Iterator[None]:
 
 
 class _Reader:
-    """Reads files by kind and keeps a note of each one that is absent or empty."""
+    """Reads files by kind and notes missing or empty ones."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -226,12 +226,12 @@ class _Reader:
         return raw
 
     def _lines(self, name: str, part: str) -> list[tuple[str, bytes]]:
-        """Lines, and where they stand."""
+        """Lines and their places."""
         raw, path = self._bytes(name, part), self.directory / name
         split = enumerate((raw or b"").split(b"\n"), 1)
         lines = [(f"{path} line {number}", line) for number, line in split if line.strip()]
         if raw and lines and not raw.endswith(b"\n"):
-            # A run that was killed while writing leaves half a line, and that one only.
+            # A run killed during a write leaves at most one partial line.
             where, line = lines[-1]
             try:
                 _parse(line, where)
@@ -251,10 +251,10 @@ class _Reader:
 def _finished(
     items: list[ItemRow], results: list[ResultRow], path: Path
 ) -> tuple[list[ItemRow], list[str]]:
-    """Items of measurements that have all of them and a row, and a note on each of the others.
+    """Items of finished measurements, with all items and a row, and notes on the others.
 
     Raises:
-        RunFileError: items are not those that were measured.
+        RunFileError: items differ from the measured ones.
     """
     by_measurement: dict[Measurement, list[ItemRow]] = {}
     for item in items:
@@ -339,7 +339,7 @@ def _check_groups(path: Path, rows: list[Any]) -> None:
 
 
 def _check_results(path: Path, rows: list[ResultRow]) -> None:
-    """What no column type can say: counts fit each other, and no measurement is there twice."""
+    """Checks beyond column types: counts are consistent and measurements unique."""
     seen: dict[Measurement, int] = {}
     latent_steps: dict[Measurement, int] = {}  # of any seed
     for number, row in enumerate(rows, 1):

@@ -1,4 +1,4 @@
-"""A table of finished text, and how it looks in Markdown, HTML and the terminal."""
+"""A table of formatted text, for Markdown, HTML and the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TERMINAL_WIDTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of finished text; the first `text_columns` are words, the others numbers."""
+    """A table of formatted text; the first `text_columns` are words, the others numbers."""
 
     title: str
     header: tuple[str, ...]
@@ -48,10 +48,10 @@ class Table:
             f"<tbody>\n{body}\n</tbody></table></div>{note}"
         )
 
-    __html__ = to_html  # jinja2 takes it as HTML that is escaped already
+    __html__ = to_html  # jinja2 treats it as escaped HTML
 
     def to_text(self, width: int = TERMINAL_WIDTH) -> str:
-        """Aligned columns; the first one is cut where a line would exceed `width`."""
+        """Aligned columns; cuts the first one if a line would exceed `width`."""
         widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
         widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
 

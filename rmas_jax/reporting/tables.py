@@ -1,4 +1,4 @@
-"""Tables of a run: what goes into them.
+"""Tables of a run: their content.
 
 Builders take pooled results, or the rows of `results.json` or `items.jsonl`, and return `Table`s.
 """
@@ -28,16 +28,16 @@ from rmas_jax.reporting.results import (
 from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
 
 ABSENT = "-"
-SPLIT = ("benchmark", "split")  # headers of the columns that say which
+SPLIT = ("benchmark", "split")  # column headers of a split
 PAIRED_WITH = (
     methods.TEXT,
     methods.TRUNCATED,
     methods.ALIGNED,
-)  # what latent is compared to by item
+)  # methods compared with latent, item by item
 
 
 def method_table(rows: Sequence[ResultRow]) -> Table:
-    """What each method is, under the name that files use and the label that tables use."""
+    """Each method's name in files, label in tables and meaning."""
     described = (
         (name, methods.describe(name)) for name in methods.ordered(row["method"] for row in rows)
     )
@@ -80,12 +80,12 @@ def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
 ENDINGS: dict[Literal["unparsed", "at_limit", "answer_retry"], str] = {
     "unparsed": "nothing could be read",
     "at_limit": "cut off at the limit of tokens",
-    "answer_retry": "written in a second try",
+    "answer_retry": "completed by a retry",
 }
 
 
 def ending_table(rows: Sequence[ResultRow]) -> Table | None:
-    """Answers that did not end as they should, of rows that count them; None if all did."""
+    """Answers that ended badly, of rows with these counts; None without any."""
     groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
     for row in rows:
         groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
@@ -161,7 +161,7 @@ def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
 
 
 def paired_table(results: Results) -> Table | None:
-    """Latent against text, cut text and aligned links, item by item; None if nothing pairs."""
+    """Latent against text, cut text and aligned links, item by item; None without pairs."""
     lines = []
     for other in PAIRED_WITH:
         for split in results.splits:
@@ -214,7 +214,7 @@ class SeedSpread:
 
 
 def across_seeds(rows: Sequence[ResultRow]) -> list[SeedSpread]:
-    """How much accuracy varies over seeds, each seed counting the same.
+    """Variation of accuracy over seeds, with equal weights.
 
     The t-interval treats seeds as draws from a normal distribution and is cut to [0, 1].
     """
@@ -230,7 +230,7 @@ def across_seeds(rows: Sequence[ResultRow]) -> list[SeedSpread]:
 
 
 def seed_table(rows: Sequence[ResultRow]) -> Table | None:
-    """Accuracy over seeds; None where every measurement has one seed only."""
+    """Accuracy over seeds; None if every measurement has one seed only."""
     spreads = [spread for spread in across_seeds(rows) if spread.seeds > 1]
     if not spreads:
         return None
@@ -269,7 +269,7 @@ def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
     for split, table in zip(
         results.splits, _by_rounds(results, cell, "accuracy in % (95 % interval)"), strict=True
     ):
-        # Four rounds fit a line of 100 columns; more go into a further block.
+        # Four rounds fit a line of 100 columns; more make another block.
         for start in range(1, len(table.header), 4):
             part = slice(start, start + 4)
             lines = tuple((line[0], *line[part]) for line in table.rows)
@@ -306,7 +306,7 @@ def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> li
 
 
 def _conditions(results: Results, split: Split) -> str:
-    """Numbers of answers, seeds and latent steps that a split's results rest on."""
+    """Numbers of answers, seeds and latent steps of a split's results."""
     here = [r for method in results.methods for r in results.over_rounds(split, method).values()]
     sizes = sorted({result.n for result in here})
     seeds = sorted({seed for result in here for seed in result.seeds})

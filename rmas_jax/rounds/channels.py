@@ -1,8 +1,7 @@
-"""Channels: what agents feed back to themselves and send to each other.
+"""Channels: how agents feed thoughts back to themselves and send them to each other.
 
-A channel is any value with the two methods of `Channel` that passes through `jit`; a
-`flax.struct.PyTreeNode` does. The latent channel is RecursiveMAS; others stand beside it for
-comparison.
+A channel is any value with the two methods of `Channel` that passes through `jit`, such as a
+`flax.struct.PyTreeNode`. The latent channel is RecursiveMAS; the others are for comparison.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rmas_jax.topology import System, edge_name
 
 
 class Channel(Protocol):
-    """How thoughts return and travel; both ways are differentiable."""
+    """How thoughts return and travel; both methods are differentiable."""
 
     def feed(self, role: str, hidden: jax.Array) -> jax.Array:
         """A role's hidden states [B, T, D] -> its next input embeddings [B, T, D]."""
@@ -53,8 +52,8 @@ class SoftmaxChannel(struct.PyTreeNode):
     """Differentiable text: every vector is the expected embedding of the next token."""
 
     agents: Mapping[str, Agent]  # by role
-    # Edge name -> ids [n] of the sender and of the receiver of tokens that both vocabularies have;
-    # probability of other tokens is dropped in a transfer.
+    # Edge name -> ids [n] of the shared tokens in the sender's and in the receiver's vocabulary;
+    # a transfer drops the probability of other tokens.
     shared_tokens: Mapping[str, tuple[jax.Array, jax.Array]]
 
     def feed(self, role: str, hidden: jax.Array) -> jax.Array:
@@ -73,7 +72,7 @@ class SoftmaxChannel(struct.PyTreeNode):
 
 
 class SelectChannel(struct.PyTreeNode):
-    """The first channel where a condition holds, else the second: a choice that may be data."""
+    """The first channel where a condition holds, else the second; the condition may be traced."""
 
     condition: jax.Array | bool  # [] bool
     first: Channel
@@ -91,14 +90,14 @@ class SelectChannel(struct.PyTreeNode):
 
 
 class ShuffledChannel(struct.PyTreeNode):
-    """A null control: every receiver gets the thoughts of the item before it in the batch."""
+    """A null control: every receiver gets the thoughts of the previous item in the batch."""
 
     channel: Channel
 
     def feed(self, role: str, hidden: jax.Array) -> jax.Array:
-        """As the channel does."""
+        """See `channel`."""
         return self.channel.feed(role, hidden)
 
     def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
-        """What the channel sends for the item before."""
+        """The vectors of the previous item."""
         return jnp.roll(self.channel.send(edge, thoughts), 1, axis=0)

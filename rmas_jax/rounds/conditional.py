@@ -1,8 +1,8 @@
-"""A computation that is made only where a condition holds, backwards as well as forwards.
+"""A conditional computation, skipped in the backward pass as well as in the forward pass.
 
-Differentiating a `lax.cond` makes its forward branch hand on all that the backward one reads,
-weights included: inside a scan, a copy of them per step. Here the backward pass is a `lax.cond` of
-its own, which makes the computation again and reads weights where they lie.
+Differentiating a `lax.cond` makes its forward branch return every input of the backward branch,
+weights included: inside a scan, one copy per step. Here the backward pass is a `lax.cond` of its
+own, which recomputes the forward pass and reads the weights in place.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jax.extend.core import Jaxpr
 
 
 def cond_or_zeros(condition: jax.Array, make: Callable[[], Any]) -> Any:
-    """What `make` returns if the condition holds, else zeros like it.
+    """The result of `make` if the condition holds, else zeros of the same shapes and dtypes.
 
-    Reverse-mode derivatives only; they reach whatever `make` closes over.
+    Reverse-mode derivatives only; they reach all values that `make` closes over.
 
     Args:
       condition: [] bool.
@@ -43,7 +43,7 @@ def _zeros_unless(jaxpr: Jaxpr, condition: jax.Array, inputs: Sequence[Any]) -> 
 
 
 def _forward(jaxpr: Jaxpr, condition: Any, inputs: Sequence[Any]) -> tuple[list[jax.Array], Any]:
-    """Keeps inputs that a derivative is wanted of apart from the others."""
+    """Separates inputs that need a derivative from the others."""
     moving = [x.value if x.perturbed else None for x in inputs]
     fixed = [None if x.perturbed else x.value for x in inputs]
     out = _zeros_unless(jaxpr, condition.value, [x.value for x in inputs])

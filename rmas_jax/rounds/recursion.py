@@ -3,8 +3,8 @@
     question --> [planner] --> [critic] --> [solver] --> feedback to the next round's planner
                   read, think, send           `--> writes in the last round
 
-Everything that differs between rounds enters as scanned data, so any number of rounds compiles one
-body. Prefixes are read before the scan and closed over; the carry is the feedback alone.
+All differences between rounds enter as scanned data, so any number of rounds compiles one body.
+Prefixes are read before the scan and closed over; the carry is the feedback alone.
 """
 
 from __future__ import annotations
@@ -50,37 +50,39 @@ class Unroll:
 
     rounds: int  # R, at least 1
     remat: bool = False  # recompute a round in the backward pass instead of storing it
-    # Rounds that the last round's gradient passes through, itself included; every so many rounds,
-    # counted from the last, feedback enters without a gradient. None: all.
+    # Length of truncated backpropagation, in rounds: every so many rounds, counted from the last,
+    # feedback enters without a gradient. None: no truncation.
     truncate_rounds: int | None = None
     truncate_steps: int | None = None  # the same for the thoughts of a rollout, see `think`
 
 
 class Rounds(struct.PyTreeNode):
-    """What the rounds leave behind."""
+    """Results of all rounds."""
 
     received: jax.Array  # [R, B, S, D] vectors that reached the answerer's slots in each round
     scores: dict[str, TextScore]  # scored role -> [R, B]; 0 in rounds in which it has no loss
-    thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D], if they are kept
-    change: jax.Array  # [R, B] relative change of those vectors since the round before; round 1: 1
-    finite: jax.Array  # [R, B, N] bool; by role in order: its thoughts, what it sent, its loss are
+    thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D], with `keep_thoughts`
+    change: jax.Array  # [R, B] relative change of `received` since the previous round; round 1: 1
+    finite: (
+        jax.Array
+    )  # [R, B, N] bool; by role in order: thoughts, sent vectors and loss are finite
 
 
 class RoundOut(struct.PyTreeNode):
-    """What one round results in, beside its feedback."""
+    """Results of one round, beside its feedback."""
 
     received: jax.Array  # [B, S, D]
     scores: dict[str, TextScore]  # by scored role, [B]
-    thoughts: dict[str, jax.Array]  # by role with a target, [B, M, D], if they are kept
+    thoughts: dict[str, jax.Array]  # by role with a target, [B, M, D], with `keep_thoughts`
     finite: jax.Array  # [B, N] bool
 
 
 class Outcome(struct.PyTreeNode):
-    """What latent rounds leave to the answerer."""
+    """The answerer's input after the latent rounds."""
 
-    prompt: PromptInput  # what it reads before it writes
-    took: jax.Array  # [B] int32; rounds that each item went through
-    fault: jax.Array  # [B] int32; number of the first stage that was not finite, -1: there is none
+    prompt: PromptInput  # the answerer's
+    took: jax.Array  # [B] int32; number of rounds of each item
+    fault: jax.Array  # [B] int32; index of the first stage that was not finite, -1: none
 
 
 def run_rounds(
@@ -97,15 +99,15 @@ def run_rounds(
     """Runs rounds of latent collaboration as one `lax.scan` (paper eq. 2, algorithm 1).
 
     Args:
-      system: topology and link forms (static).
+      system: topology and link variants (static).
       agents: by role.
       channel: how thoughts return and travel.
       prompts: by role, batch B, with slots of M positions.
-      unroll: how many rounds, and where gradients end.
-      supervision: texts that roles should write.
-      prefixes: from `read_prefixes`, if they were read before.
-      probes: edge name -> [R, B, M, D'], added to what crosses an edge; zeros whose gradient is
-        the gradient that reaches each slot in each round.
+      unroll: number of rounds, and truncation of gradients.
+      supervision: target texts of roles.
+      prefixes: from `read_prefixes`; None: read here.
+      probes: edge name -> [R, B, M, D'], added to the vectors that cross an edge; zeros, whose
+        gradient is the gradient at each slot in each round.
 
     Raises:
       ValueError: fewer than one round; teacher forcing without a long enough text of every role;
@@ -122,7 +124,7 @@ def run_rounds(
         scored = FrozenDict(dict.fromkeys(targets, (True,) * rounds))
     if not (supervision.teacher_forced or supervision.keep_thoughts):
         targets = {role: target for role, target in targets.items() if role in scored}
-    # What all rounds have in common is decided here, the rest on the device.
+    # Choices common to all rounds are static, the others traced.
     always = {role: of_role[0] for role, of_role in scored.items() if len(set(of_role)) == 1}
     at_times = {role: jnp.asarray(scored[role]) for role in scored.keys() - always.keys()}
 
@@ -161,8 +163,8 @@ def _check_unrolled(system: System, unroll: Unroll, supervision: Supervision) ->
         order, steps = system.topology.order, system.latent_steps
         if short := [role for role in order if widths.get(role, -1) < steps]:
             raise ValueError(
-                f"teacher_forced: texts of {short} have {[widths.get(role) for role in short]} "
-                f"tokens; every role needs at least latent_steps={steps}"
+                f"teacher_forced: texts of {short} must have at least latent_steps={steps} tokens, "
+                f"got {[widths.get(role) for role in short]}"
             )
 
 
@@ -194,13 +196,13 @@ def listen(
     rounds: jax.Array | int,
     tolerance: jax.Array | float = 0.0,
 ) -> Outcome:
-    """R rounds of thoughts, up to what the answerer reads before it writes.
+    """R rounds of thoughts, up to the answerer's input in the last one.
 
-    The number of rounds is data: one compiled program serves all. `run_rounds` gives the same
-    vectors, of every round and with gradients, for a number of rounds that is static.
+    The number of rounds is traced: one compiled program serves all. `run_rounds` gives the same
+    vectors, of every round and with gradients, for a static number of rounds.
 
     Args:
-      system: topology and link forms (static).
+      system: topology and link variants (static).
       agents: by role.
       channel: how thoughts return and travel.
       prompts: by role, batch B, with slots of M positions.
@@ -225,7 +227,7 @@ def listen(
         stages = begin(system, agents, channel, prompts)
         prefix = stages.prefixes[role]
 
-        def going_on(carry: Any) -> jax.Array:
+        def unfinished(carry: Any) -> jax.Array:
             index, _, _, active, _, _ = carry
             return (index < rounds) & jnp.any(active)
 
@@ -248,18 +250,15 @@ def listen(
             jnp.zeros(batch, jnp.int32),
             jnp.full(batch, -1, jnp.int32),
         )
-        _, _, received, _, took, fault = jax.lax.while_loop(going_on, body, start)
-    # Nobody stops after the first of several rounds, so all read the same kind of prompt.
+        _, _, received, _, took, fault = jax.lax.while_loop(unfinished, body, start)
+    # No item stops after the first of several rounds, so all read the same kind of prompt.
     kind = jnp.where(rounds == 1, FIRST, LATER)
     return Outcome(prompt_input(prompt, prefix, received, kind=kind), took, fault)
 
 
 def relative_change(before: jax.Array, received: jax.Array) -> jax.Array:
-    """How far vectors [..., S, D] have moved, relative to their norm: [...] float32.
-
-    Zeros that stay zeros have not moved.
-    """
-    # In float16, squares of vectors of ordinary size add up to infinity.
+    """Change of vectors [..., S, D] relative to their norm: [...] float32; 0 between zeros."""
+    # In float16, sums of squares of ordinary vectors overflow.
     before, received = before.astype(jnp.float32), received.astype(jnp.float32)
     moved = jnp.linalg.norm(received - before, axis=(-2, -1))
     size = jnp.linalg.norm(received, axis=(-2, -1))
@@ -277,7 +276,7 @@ def _round(
     probes: Mapping[str, jax.Array] | None = None,
     truncate_steps: int | None = None,
 ) -> tuple[dict[str, jax.Array], RoundOut]:
-    """All stages in order, from the feedback of the round before to that of this one.
+    """All stages in order, from the previous round's feedback to this round's.
 
     Args:
       stages: the system.
@@ -297,7 +296,7 @@ def _round(
         is_answerer = role == topology.answerer
         target: Targets | None = supervision.targets.get(role)
         if target is None:
-            # In the last round the answerer writes: what it would send then is not needed.
+            # In the last round the answerer writes: its feedback is not needed.
             is_needed = not is_answerer or ~is_last
             turn = Turn(
                 think_turn(
@@ -346,8 +345,8 @@ def solve(
 ) -> DecodeState:
     """Question to answer tokens on the device: R rounds of thoughts, then the answerer's text.
 
-    R is data, so what is compiled serves any number of rounds (at least 1). `sampling` and `keys`
-    are those of `sampling.speak`. `DecodeState.finite` covers the rounds, too.
+    R is traced, so one program serves any number of rounds (at least 1). `sampling` and `keys` are
+    those of `sampling.speak`. `DecodeState.finite` covers the rounds, too.
     """
     outcome = listen(system, agents, channel, prompts, rounds=rounds)
     state = write(

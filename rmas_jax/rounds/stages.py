@@ -1,4 +1,4 @@
-"""One agent's turn in a round: what reaches its slots, what it reads and thinks, what it sends.
+"""One agent's turn in a round: receiving, reading, thinking and sending.
 
 inbox --> arrivals --> think_turn or scored_turn --> deliver --> inbox
 """
@@ -25,7 +25,7 @@ from rmas_jax.topology import System, edge_name
 
 
 class Stages(struct.PyTreeNode):
-    """What all turns have in common: nothing here changes from round to round."""
+    """The inputs of all turns that are the same in every round."""
 
     system: System = struct.field(pytree_node=False)
     agents: Mapping[str, Agent]  # by role
@@ -35,10 +35,10 @@ class Stages(struct.PyTreeNode):
 
 
 class Turn(struct.PyTreeNode):
-    """What an agent's turn results in."""
+    """Results of an agent's turn."""
 
     thoughts: jax.Array  # [B, M, D]
-    score: TextScore | None = None  # of its text; None: it is never scored
+    score: TextScore | None = None  # of its text; None: never scored
 
 
 def begin(
@@ -48,7 +48,7 @@ def begin(
     prompts: Mapping[str, StagePrompt],
     prefixes: Mapping[str, Cache] | None = None,
 ) -> Stages:
-    """Reads every role's prefix, unless that was done before."""
+    """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given."""
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
     return Stages(system, agents, channel, prompts, prefixes)
@@ -70,12 +70,12 @@ def check_prompts(
     prompts: Mapping[str, StagePrompt],
     targets: Mapping[str, Targets] | None = None,
 ) -> None:
-    """Holds prompts and texts against the system and its agents.
+    """Checks prompts and texts against the system and its agents.
 
     Raises:
-      ValueError: a prompt's slots are not as wide as thoughts are many; gives role and widths.
-      CheckpointError: a token id has no row of its agent's embedding; gives role and id. Under jit,
-        ids are not known.
+      ValueError: the width of a prompt's slots is not M; gives role and widths.
+      CheckpointError: a token id has no row in its agent's embedding; gives role and id. Not
+        checked under jit.
     """
     for role, prompt in prompts.items():
         slots = sum(number >= 0 for number in prompt.slot_index)
@@ -107,9 +107,9 @@ def prompt_input(
 
 
 def arrivals(stages: Stages, inbox: Mapping[str, jax.Array], role: str) -> jax.Array:
-    """What reaches a role's slots [B, S, D], from what crossed the edges last (by edge name).
+    """Vectors for a role's slots [B, S, D], from the latest vectors of all edges (by edge name).
 
-    In the order of the slots in the prompt, which need not be that of the edges.
+    The order is that of the slots in the prompt, which may differ from that of the edges.
     """
     prompt, agent = stages.prompts[role], stages.agents[role]
     names = [edge_name((sender, role)) for sender in prompt.senders]
@@ -126,17 +126,16 @@ def think_turn(
     is_needed: jax.Array | bool = True,
     truncate_steps: int | None = None,
 ) -> jax.Array:
-    """A turn without a text: reads the prompt with what arrived, and thinks.
+    """A turn without a text: reads the prompt with the received vectors, and thinks.
 
-    What is no `bool` but an array is decided on the device, so that one program serves rounds that
-    differ in it.
+    `is_needed` and `kind` may be traced, so that one program serves rounds that differ in them.
 
     Args:
       stages: the system.
-      role: who takes the turn.
+      role: the agent's.
       arrived: [B, S, D], from `arrivals`.
       kind: of the round, FIRST or LATER.
-      is_needed: whether thoughts are; zeros if not.
+      is_needed: whether to think; zeros if not.
       truncate_steps: see `think`.
 
     Returns:
@@ -172,8 +171,8 @@ def scored_turn(
     Args:
       stages, role, arrived, kind, truncate_steps: as for `think_turn`.
       target: the role's text of this round, [B, W].
-      is_scored: whether the text has a loss: an array is decided on the device, with zeros where
-        it says no.
+      is_scored: whether the text has a loss; an array is evaluated on the device and gives a score
+        of zeros where it is False.
       is_forced: whether thoughts are the states over the text, instead of a rollout.
     """
     agent, steps, width = stages.agents[role], stages.system.latent_steps, target.ids.shape[1]
@@ -221,7 +220,7 @@ def deliver(
     *,
     probes: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
-    """What a role's thoughts [B, M, D] become on each of its edges: edge name -> [B, M, D']."""
+    """Sends a role's thoughts [B, M, D] over each of its edges: edge name -> [B, M, D']."""
     sent = {}
     for edge in stages.system.topology.edges:
         if edge[0] == role:
@@ -232,7 +231,7 @@ def deliver(
 
 
 def rows_finite(*arrays: jax.Array) -> jax.Array:
-    """Whether everything in the rows of arrays [B, ...] is finite: [B] bool."""
+    """Whether all values in each row of arrays [B, ...] are finite: [B] bool."""
     return functools.reduce(
         jnp.logical_and, [jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in arrays]
     )
@@ -241,7 +240,7 @@ def rows_finite(*arrays: jax.Array) -> jax.Array:
 def no_feedback(
     system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
 ) -> dict[str, jax.Array]:
-    """Feedback edges before the first round: zeros, which no first prompt has a slot for."""
+    """Feedback before the first round: zeros, since first prompts have no slot for it."""
     batch = prompts[system.topology.answerer].body_ids.shape[0]
     return {
         edge_name((sender, role)): jnp.zeros(
@@ -254,6 +253,6 @@ def no_feedback(
 def nothing_received(
     system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
 ) -> jax.Array:
-    """[B, 0, D]: what reaches the answerer where nothing is passed."""
+    """[B, 0, D]: the answerer's received vectors where nothing is passed."""
     role = system.topology.answerer
     return jnp.zeros((prompts[role].body_ids.shape[0], 0, agents[role].width), agents[role].dtype)

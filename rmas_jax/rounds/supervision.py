@@ -1,4 +1,4 @@
-"""What is supervised: texts that roles should write, and how they are scored."""
+"""Supervision: target texts of roles, and their scores."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
 
 
 class Targets(struct.PyTreeNode):
-    """What one role should write in every round."""
+    """Target texts of one role, one per round."""
 
     ids: Any  # [B, R, W] int32, padded on the right
     valid: Any  # [B, R, W] bool
 
 
 class Supervision(struct.PyTreeNode):
-    """Texts that rounds are scored on, and whether thoughts come from them."""
+    """Target texts, the rounds that score them, and teacher forcing."""
 
     targets: Mapping[str, Targets]  # by role; teacher forcing needs those of all, with W >= M
-    # Role -> for each round, whether its text has a loss; roles that are not here have none. None:
-    # all, in all rounds. A text is read only as far as its loss or teacher-forced thoughts need it.
+    # Role -> for each round, whether its text has a loss; missing roles have none. None: all roles,
+    # in all rounds. A text is read only as far as its loss or teacher-forced thoughts need it.
     scored: FrozenDict[str, tuple[bool, ...]] | None = struct.field(pytree_node=False, default=None)
     # Thoughts are the states over the role's text instead of a rollout (upstream's outer loop, but
     # from the last prompt token on, as in inference).
     teacher_forced: bool = struct.field(pytree_node=False, default=False)
-    # With `teacher_forced`, the answerer's thoughts are a rollout all the same: what it feeds back
-    # has not seen its text.
+    # With `teacher_forced`, the answerer's thoughts are still a rollout, so that its feedback does
+    # not depend on its text.
     rollout_feedback: bool = struct.field(pytree_node=False, default=False)
-    # Whether the thoughts of roles with a text are kept, `Rounds.thoughts`.
+    # Whether `Rounds.thoughts` keeps the thoughts of roles with a text.
     keep_thoughts: bool = struct.field(pytree_node=False, default=False)
 
     def forces(self, role: str, *, is_answerer: bool) -> bool:
@@ -49,23 +49,23 @@ NO_SUPERVISION = Supervision(targets={})
 
 
 class TextScore(struct.PyTreeNode):
-    """How well an agent would write a text."""
+    """An agent's score on a text."""
 
     loss: jax.Array  # [B] mean cross-entropy of its tokens
-    exact_match: jax.Array  # [B] bool; greedy decoding would write it
+    exact_match: jax.Array  # [B] bool; greedy decoding writes the text
 
 
 def read_text(
     agent: Agent, target: Targets, states: jax.Array, cache: Cache, *, upto: int | None = None
 ) -> tuple[jax.Array, Cache]:
-    """Reads on in a given text, after its prompt or where it was left.
+    """Continues to read a given text, after its prompt or from where reading stopped.
 
     Args:
-      agent: who reads.
+      agent: the reader.
       target: the text, [B, W].
       states: [B, w, D] that predict its first w tokens; the first is that of the last prompt token.
-      cache: with the w - 1 tokens that were read for them.
-      upto: tokens to have states of, at least w; None is all W.
+      cache: includes the w - 1 tokens already read.
+      upto: number of tokens to have states of, at least w; None is W.
 
     Returns:
       States [B, upto, D], and the cache.
@@ -88,8 +88,8 @@ def score_text(agent: Agent, target: Targets, states: jax.Array) -> TextScore:
 def token_losses(agent: Agent, states: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of tokens [B, W] under the states [B, W, D] before them, and greedy hits.
 
-    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: longer texts are
-    scanned in chunks of positions, and a chunk's logits are computed again for its gradient.
+    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: a scan handles
+    longer texts in chunks of positions, and recomputes a chunk's logits for its gradient.
     """
     batch, width = ids.shape
     chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * agent.config.vocab_size)))

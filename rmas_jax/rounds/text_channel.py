@@ -1,11 +1,11 @@
-"""Recursive-TextMAS: the same agents, prompts and rounds as the latent system, but what crosses an
-edge is decoded text.
+"""Recursive-TextMAS: the agents, prompts and rounds of the latent system, with decoded text on the
+edges.
 
     planner writes --> text --> critic's tokens in its slot --> critic writes --> ...
 
-Between two agents the text leaves the device, because it changes vocabulary. Everything else is
-shared with `recursion`: prefixes are read once per item, slots stand in the same place, and what
-runs on the device is compiled once per role and length for all rounds.
+Between two agents the text leaves the device, because it changes vocabulary. The rest is as in
+`recursion`: prefixes are read once per item, slots have the same places, and a program is compiled
+once per role and length for all rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rmas_jax.topology import Topology
 
 
 class Message(NamedTuple):
-    """What one agent wrote to the others at one stage, and what it cost."""
+    """One agent's messages at one stage, and their cost."""
 
     round: int  # from 0
     role: str
@@ -42,16 +42,16 @@ class Message(NamedTuple):
 
 
 class TextSolution(NamedTuple):
-    """What a text system wrote."""
+    """All texts of a text system."""
 
     opening: str  # of the answers: see `answers.Texts`
     answers: list[str]  # B
     tokens: np.ndarray  # [B] int32 tokens written over all stages, end tokens included
-    messages: list[Message]  # in their order; the answers are not among them
+    messages: list[Message]  # in order; without the answers
 
 
 _read_prefix = jax.jit(read_prefix)
-_stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # other draws at every stage
+_stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # each stage has its own keys
 
 
 def fill_slots(
@@ -63,7 +63,7 @@ def fill_slots(
 
     Args:
       tokenizer: the reader's.
-      prompt: B rows, with room for W tokens per slot; what does not fit is cut at its end.
+      prompt: B rows, with room for W tokens per slot; longer messages are cut at their end.
       kind: of the round, FIRST or LATER.
       messages: sender -> B texts; an empty one leaves its slot empty.
 
@@ -100,7 +100,7 @@ def read_messages(
 
 
 def read_alone(member: Member, prompt: StagePrompt, *, mesh: Mesh | None = None) -> PromptInput:
-    """What an agent by itself reads: its first-round prompt, with nothing in the slots."""
+    """The input of an agent alone: its first-round prompt with empty slots."""
     prefix = _prefix(member, prompt, mesh)
     nothing = {sender: [""] * len(prompt.body_ids) for sender in prompt.senders}
     return read_messages(member, prompt, prefix, kind=FIRST, messages=nothing, mesh=mesh)
@@ -117,21 +117,19 @@ def listen(
     keys: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[PromptInput, list[Message]]:
-    """R rounds of text, up to what the answerer reads before it answers.
+    """R rounds of text, up to the answerer's input in the last one.
 
-    Not to be jitted: texts change vocabulary on the host. Several answers share messages as they
-    share latents.
+    Do not jit: texts change vocabulary on the host. Rollouts share messages as they share latents.
 
     Args:
-      topology: who writes to whom.
+      topology: edges and order of the roles.
       members: by role.
       prompts: by role, batch B, as numpy arrays, laid out with W positions per slot.
       rounds: R, at least 1.
-      max_tokens: tokens of a message at most: with M of them an agent passes on what it can say in
-        the time of M latent thoughts.
-      sampling: how the tokens of messages are chosen.
-      keys: [B] PRNG keys, where they are drawn.
-      mesh: where the agents lie; it splits the batch.
+      max_tokens: maximum tokens of a message; M of them take as many model steps as M thoughts.
+      sampling: sampling rules of messages.
+      keys: [B] PRNG keys; needed for sampling.
+      mesh: the agents' devices; splits the batch.
 
     Raises:
       ValueError: fewer than one round, or messages of less than one token.
@@ -142,7 +140,7 @@ def listen(
             f"rounds and max_tokens of a message must be at least 1, got {rounds} and {max_tokens}"
         )
     prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in topology.order}
-    # A reader gets what each sender wrote last: in this round if it stands before the reader.
+    # A reader gets each sender's latest text: this round's if the sender comes before the reader.
     newest = {role: [""] * len(prompts[role].body_ids) for role in topology.order}
     messages: list[Message] = []
     for index in range(rounds):
@@ -185,7 +183,7 @@ def solve(
 ) -> TextSolution:
     """R rounds of text, then the answer: `listen` and `answers.write_texts`.
 
-    Args as there, and `max_message_tokens`, if messages are shorter than `max_tokens`.
+    Args as there; `max_message_tokens` limits messages, `max_tokens` the answer (None: both).
     """
     prompt, messages = listen(
         topology,

@@ -1,7 +1,7 @@
-"""The latent rounds one stage at a time, to look at: what each stage sends, and how long it takes.
+"""A trace of the latent rounds, stage by stage: the vectors that each stage sends, and its time.
 
-The same stages as in `recursion`, which fuses them into one program; here each role has a program
-of its own, and the host waits for every stage.
+The stages are those of `recursion`, which fuses them into one program; here each role has its own
+program, and the host waits for every stage.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from rmas_jax.topology import System
 
 
 class TracedStage(NamedTuple):
-    """What one agent did at one stage."""
+    """One agent's turn."""
 
     round: int  # from 0
     role: str
-    sent: dict[str, np.ndarray]  # edge name -> [B, M, D'], what crossed it
+    sent: dict[str, np.ndarray]  # edge name -> [B, M, D']
     seconds: float  # of the whole batch
-    compiled: bool  # whether that includes compilation
+    compiled: bool  # whether `seconds` includes compilation
 
 
 class Trace(NamedTuple):
-    """Rounds of latent collaboration, as they went."""
+    """Rounds of latent collaboration, recorded."""
 
-    prompt: PromptInput  # what the answerer reads before it writes
-    stages: list[TracedStage]  # in their order
-    change: list[np.ndarray]  # per round: [B] relative change of what reached the answerer
+    prompt: PromptInput  # the answerer's
+    stages: list[TracedStage]  # in order
+    change: list[np.ndarray]  # per round: [B] relative change of the answerer's received vectors
 
 
 _read_prefixes = jax.jit(read_prefixes, static_argnames="system")
@@ -60,7 +60,7 @@ _read_prefixes = jax.jit(read_prefixes, static_argnames="system")
 
 @functools.partial(jax.jit, static_argnames="role")
 def _turn(stages: Stages, arrived: jax.Array, kind: int, *, role: str) -> dict[str, jax.Array]:
-    """What a role sends when this has arrived."""
+    """The vectors that a role sends after it receives `arrived`."""
     return deliver(stages, role, think_turn(stages, role, arrived, kind=kind))
 
 
@@ -73,13 +73,13 @@ def trace_rounds(
     rounds: int,
     tolerance: float = 0.0,
 ) -> Trace:
-    """R rounds, or fewer: up to where the change of every item is below `tolerance`.
+    """R rounds, or fewer: stops once the change of every item is below `tolerance`.
 
     Args as in `recursion.listen`, which stops item by item.
 
     Raises:
       ValueError: fewer than one round.
-      NonFiniteError: what a stage sent is NaN or infinite.
+      NonFiniteError: a stage's vectors are NaN or infinite.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -101,7 +101,7 @@ def trace_rounds(
         if not np.all(finite):
             raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
         traced.append(TracedStage(index, role, on_host, seconds, compilations() > known))
-        inbox.update(on_host)  # where the first round's zeros are, too: nothing compiles twice
+        inbox.update(on_host)  # uncommitted, as the first round's zeros: no program compiles twice
 
     for index in range(rounds if system.latent_steps else 0):
         for role in topology.order[:-1]:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what is finished."""
+"""The folder of a run: its identity and its finished steps."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ from rmas_jax.prompts import today
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.identity import environment
 
-# What a run may change when it goes on: which measurements are made, of which each is kept under
-# its own name, and what moves no number.
+# Settings that a resumed run may change: the choice of measurements, each kept under its own name,
+# and settings without effect on numbers.
 MEASURED = ("methods", "rounds", "benchmarks")
 NO_MATTER = ("progress", "tensorboard", "compilation_cache")
 MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (
     "put back a copy, or delete it and run again: the outer loop then goes on from its checkpoints"
 )
-UNCLAIMED = {RunFiles.lock, RunFiles.identity + PARTIAL}  # left by a start that was killed at once
+UNCLAIMED = {RunFiles.lock, RunFiles.identity + PARTIAL}  # left by a start killed at once
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunStep:
-    """A step of a run, which is not run again once it is finished and its files are there."""
+    """A step of a run; skipped once it is finished and its files are intact."""
 
     name: str
-    lost: Callable[[], str | None] = lambda: None  # what of its files is gone or damaged
-    settings: Any = None  # with others it runs again
+    lost: Callable[[], str | None] = lambda: None  # its missing or damaged part, if any
+    settings: Any = None  # other settings run it again
 
 
 def missing(*paths: Path) -> str | None:
-    """Says which file is not there; None where all are."""
+    """The first missing file, as a message; None if all exist."""
     for path in paths:
         if path.is_dir():
             return f"{path}: no regular file"
-        if not path.exists():  # a pipe in its place is refused where it is read, with the way out
+        if not path.exists():  # a pipe is refused when it is read, with the remedy
             return f"{path}: no such file"
     return None
 
@@ -63,21 +63,21 @@ def missing(*paths: Path) -> str | None:
 def open_folder(
     config: RunConfig, contents: Mapping[str, Any], steps: Sequence[RunStep] = ()
 ) -> Iterator[RunFolder]:
-    """Makes the folder of a run, or finds that of an earlier start, and keeps other starts out.
+    """Makes the folder of a run, or opens that of an earlier start, and locks it.
 
-    Of several processes the first writes. A run of which everything is finished is only read: it
-    takes no lock and writes nothing, so that it may lie where nothing can be written. A folder that
-    this start has made is removed where bad input ends it before any step is finished.
+    The first process writes. A finished run is only read, without a lock, so that it may be on a
+    read-only disk. If bad input ends this start before any step is finished, a folder that it made
+    is removed.
 
     Args:
       config: of the run.
-      contents: digests of what the run reads, beside its configuration.
-      steps: of the run, in order. The last one sums up the others: it runs again where one of them
-        has.
+      contents: digests of the run's inputs, beside its configuration.
+      steps: of the run, in order. The last one summarises the others: it runs again if one of them
+        does.
 
     Raises:
       ConfigError: the folder holds something else, one of its files is damaged, or another start of
-        the run is under way; or processes do not share it or run something else.
+        the run is active; or processes do not share it or run something else.
     """
     files = RunFiles(Path(config.output_dir) / config.name)
     whole = {"config": _tree(config), **contents}
@@ -91,19 +91,19 @@ def open_folder(
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The open folder of a run: its finished steps and how long they took."""
+    """The open folder of a run: its finished steps and their seconds."""
 
     files: RunFiles
     steps: Mapping[str, RunStep]  # by name, in order
-    is_finished: bool  # all steps were, before this start
-    reused: list[str] = dataclasses.field(default_factory=list)  # steps that were finished before
+    is_finished: bool  # whether all steps were, before this start
+    reused: list[str] = dataclasses.field(default_factory=list)  # steps of earlier starts
 
     def do(self, name: str, work: Callable[[], Any]) -> None:
-        """Does a step, unless it was finished before with the same settings, and says which.
+        """Runs a step, unless it is finished with the same settings, and logs which.
 
         Raises:
-          ConfigError: the files that say what is finished are damaged.
-          PreemptedError: SIGTERM came before it.
+          ConfigError: the files of finished steps are damaged.
+          PreemptedError: SIGTERM came before the step.
         """
         step = self.steps[name]
         done, settings, lost = broadcast_from_first(
@@ -133,14 +133,14 @@ def _claim(
     steps: Sequence[RunStep],
     held: contextlib.ExitStack,
 ) -> tuple[bool, str]:
-    """Makes the folder this run's, unless there is nothing left to do in it.
+    """Claims the folder for this run, unless all its steps are finished.
 
     Args:
       files: of the run.
       config: of the run.
-      whole: the configuration and digests of all that the run reads.
+      whole: the configuration and digests of all inputs.
       steps: of the run.
-      held: gets what ends with this start.
+      held: receives contexts that end with this start.
 
     Returns:
       Whether all is finished; the environment as written.
@@ -150,7 +150,7 @@ def _claim(
         for name in names:
             del fixed[section][name]
     identity = _as_json({**whole, "config": fixed})
-    # Before anything is written into what is not ours.
+    # Before any write into a folder that is not ours.
     if _holds(files, identity) and steps and all(_is_done(files, step) for step in steps):
         return True, _environment(files)
     files.root.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def _claim(
 
 
 def _holds(files: RunFiles, identity: dict[str, Any]) -> bool:
-    """Whether the folder is this run's already; raises where it is something else's."""
+    """Whether the folder is this run's already; raises if it belongs to something else."""
     if files.identity.exists():
         before = read_identity(files)
         if before != identity:
@@ -180,7 +180,7 @@ def _holds(files: RunFiles, identity: dict[str, Any]) -> bool:
 
 
 def _lock(files: RunFiles, held: contextlib.ExitStack) -> None:
-    """Keeps other starts out until `held` ends, or the process."""
+    """Locks the folder until `held` or the process ends."""
     descriptor = os.open(files.lock, os.O_RDWR | os.O_CREAT)
     held.callback(os.close, descriptor)
     try:
@@ -203,7 +203,7 @@ def _remove_if_refused(files: RunFiles, error: BaseException | None) -> None:
 def _check_shared(
     files: RunFiles, whole: dict[str, Any], firsts: dict[str, Any], found: str
 ) -> None:
-    """Whether this process runs what the first one does, and sees what it has written."""
+    """Checks that this process has the first one's run and sees its files."""
     if whole != firsts:
         raise ConfigError(
             "the processes were started for different runs; they differ in "
@@ -211,8 +211,8 @@ def _check_shared(
         )
     if _environment(files) != found:
         raise ConfigError(
-            f"output_dir: process {jax.process_index()} does not see in {files.root} what the "
-            "first process has written; allowed is a folder that all processes share"
+            f"output_dir must be a folder that all processes share, got {files.root}: process "
+            f"{jax.process_index()} does not see the first one's files in it"
         )
 
 
@@ -230,7 +230,7 @@ def _is_done(files: RunFiles, step: RunStep) -> bool:
 
 
 def _seconds(files: RunFiles) -> dict[str, float]:
-    """Finished steps and how long they took."""
+    """Seconds of finished steps."""
     way_out = (
         "put back a copy, or delete it and run again: the inner loop is then done anew, phases "
         "go on from their checkpoints, and what was measured stays"
@@ -247,13 +247,13 @@ def _seconds(files: RunFiles) -> dict[str, float]:
 
 
 def _settings(files: RunFiles) -> dict[str, Any]:
-    """What may change between starts, by step, as it was when the step finished."""
+    """Variable settings by step, as of the step's end."""
     way_out = "put back a copy, or delete it and run again: what was measured stays"
     return read_sealed(files.steps, error=ConfigError, way_out=way_out)
 
 
 def read_identity(files: RunFiles) -> dict[str, Any]:
-    """What the run of a folder is, as `open_folder` wrote it.
+    """The identity of a folder's run, as written by `open_folder`.
 
     Raises:
       ConfigError: the file is damaged.
@@ -263,12 +263,12 @@ def read_identity(files: RunFiles) -> dict[str, Any]:
 
 
 def _as_json(value: Any) -> Any:
-    """A value as it will be read again."""
+    """A value after a round trip through JSON."""
     return json.loads(json.dumps(value))
 
 
 def dated(config: RunConfig) -> RunConfig:
-    """The configuration with a date for chat templates: as set, as the run began, or today's."""
+    """The configuration with a date for chat templates: as set, of the first start, or today."""
     if config.system.date is not None:
         return config
     identity = read_identity(RunFiles(Path(config.output_dir) / config.name))
@@ -276,23 +276,23 @@ def dated(config: RunConfig) -> RunConfig:
 
 
 def with_date(config: RunConfig, began: Any) -> RunConfig:
-    """The configuration with a date: as set, `began` if that is text, or today's."""
+    """The configuration with a date: as set, `began` if it is text, or today."""
     date = config.system.date or (began if isinstance(began, str) and began else today())
     return dataclasses.replace(config, system=dataclasses.replace(config.system, date=date))
 
 
 def value_at(tree: Any, *names: str) -> Any:
-    """What stands under nested names; None where nothing does, whatever shape the tree has."""
+    """The value at nested names; None if missing, for a tree of any shape."""
     for name in names:
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
 
 
 def find_trained_links(config: RunConfig) -> Path | None:
-    """The links that the run of a configuration has trained; None where it has trained none.
+    """The trained links of a configuration's run; None if it has none.
 
     Raises:
-      ConfigError: they are those of another system, beside its rounds, latent steps and date.
+      ConfigError: they belong to a system that differs in more than rounds, latent steps and date.
     """
     files = RunFiles(Path(config.output_dir) / config.name)
     links = files.trained_links
@@ -319,13 +319,13 @@ def find_trained_links(config: RunConfig) -> Path | None:
 
 
 def _tree(config: RunConfig) -> dict[str, Any]:
-    """A configuration as its file is read again."""
+    """A configuration after a round trip through its file."""
     tree = parse_yaml(dump_config(config), source=RunFiles.config, error=ConfigError)
     return relative_paths(tree)
 
 
 def _differences(before: Any, after: Any, where: str = "") -> list[str]:
-    """Dotted names of what two nested settings do not agree on."""
+    """Dotted names of the differences between two nested settings."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             difference

@@ -1,4 +1,4 @@
-"""What a run is made of, as digests: its agents, links and files; and what it ran on."""
+"""Identity of a run: digests of its agents, links and files; and its environment."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from rmas_jax.team import TeamTexts
 
 
 def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
-    """Role -> where its agent comes from, and what it is; reads weights that lie in a directory.
+    """Role -> source and digest of its agent; reads the weights of local directories.
 
     Returns:
       By role: "source", the directory or hub id; "revision", the commit, from the hub; "digest", of
-      all that the agent's states depend on: configuration and weights, for which a commit stands,
-      and how `runtime` keeps them.
+      all inputs of the agent's states: configuration and weights (or the commit), and the storage
+      options in `runtime`.
     """
     kept = f"{config.runtime.dtype} {config.runtime.weights}"
     sources = {}
@@ -52,12 +52,12 @@ def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
 
 
 def _commit(directory: Path) -> str | None:
-    """The commit that a directory of an agent is a snapshot of, where it is from the hub."""
+    """The commit of an agent's directory, if it is a snapshot from the hub."""
     return directory.name if directory.parent.name == "snapshots" else None
 
 
 def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
-    """What stands in the files that a configuration names, beside weights and data, as digests.
+    """Digests of the files that a configuration names, except weights and data.
 
     Args:
       config: of the run.
@@ -91,9 +91,9 @@ def _file_digest(path: Path) -> str:
 
 
 def _tokenizer_digest(source: str) -> str:
-    """A digest of how an agent's texts become ids, and of what ends them.
+    """A digest of an agent's tokenizer and end tokens.
 
-    A commit of the hub stands for its files. `config.json` is part of the weights' digest.
+    From the hub, the digest of the commit. `config.json` is part of the weights' digest.
     """
     directory = local_directory(source, patterns=TOKENIZER_FILES)
     if _commit(directory) is not None:
@@ -105,7 +105,7 @@ def _tokenizer_digest(source: str) -> str:
 
 
 def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -> str:
-    """A digest of `agent_sources` and of links that are given: a run belongs to its weights."""
+    """A digest of `agent_sources` and of given links: a run belongs to its weights."""
     digest = hashlib.sha256(
         json.dumps({role: agents[role]["digest"] for role in sorted(agents)}).encode()
     )
@@ -115,7 +115,7 @@ def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on."""
+    """Software and devices of the run."""
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
     return {
         "rmas_jax": __version__,

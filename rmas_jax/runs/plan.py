@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: sizes, shapes, steps and device memory."""
+"""The plan of a run, without running it: sizes, shapes, steps and device memory."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def describe_team(team: Team) -> Iterator[str]:
 def describe_states(
     team: Team, dialogues: Mapping[str, Dialogues], cache_gib: float
 ) -> Iterator[str]:
-    """Yields what the agents' states over their texts take, on disk or in memory."""
+    """Yields the sizes of the agents' states over their texts, on disk or in memory."""
     sizes = {role: state_bytes(team, role, read) for role, read in dialogues.items()}
     for role, size in sizes.items():
         read = dialogues[role]
@@ -100,9 +100,9 @@ def describe_phase(
     *,
     key: jax.Array,
 ) -> Iterator[str]:
-    """Yields what a phase of the outer loop reads in a step, and the memory that takes.
+    """Yields the shapes of a step of an outer-loop phase, and its memory.
 
-    The step and a validation are compiled for the longest batches, not run.
+    Compiles the step and a validation for the longest batches, without running them.
     """
     batches = phase_batches(team, phase, data, key=key)
     longest = batches.longest()
@@ -135,7 +135,7 @@ def describe_phase(
     program = roll_out.lower(team.system, team.agents, state.links, batch, rounds=phase.rounds)
     memory = program.compile().memory_analysis()
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    waiting = _held(state.optimizer)  # until training goes on
+    waiting = _held(state.optimizer)  # during validation
     yield (
         f"  memory per device of a validation, {len(longest)} items at once: "
         f"{(needed + waiting) / MEBIBYTE:.1f} MiB"

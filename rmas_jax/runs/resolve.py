@@ -1,4 +1,4 @@
-"""What a run reads, before it writes anything; and what its loops read of that."""
+"""Resolves a run: reads and checks all its inputs before it writes; encodes them for its loops."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """All that a run reads, read and checked once."""
+    """All inputs of a run, read and checked once."""
 
     config: RunConfig  # with the date of its first start, and the evaluation in full
     files: RunFiles
@@ -51,10 +51,10 @@ class Resolved:
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
     given_links: Links | None  # to start from
     train: list[Example]
-    validation: list[Example]  # as many as are used
-    benchmarks: list[LoadedBenchmark]  # what is evaluated
+    validation: list[Example]  # the used part
+    benchmarks: list[LoadedBenchmark]  # to evaluate
     bad_rows: Sequence[BadRow]  # left out
-    contents: dict[str, Any]  # digests of all that was read, beside the configuration
+    contents: dict[str, Any]  # digests of all inputs, beside the configuration
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -63,10 +63,10 @@ class Resolved:
 
 
 def resolve(config: RunConfig) -> Resolved:
-    """Reads and checks all that a run needs; writes prepared data alone, which runs share.
+    """Reads and checks all inputs of a run; writes only prepared data, which runs share.
 
     Raises:
-      InputError: one of them cannot be used; before any weight is read where that shows before.
+      InputError: an input cannot be used; raised before any weight is read, if possible.
     """
     if config.runtime.compilation_cache:
         use_compilation_cache()
@@ -85,7 +85,7 @@ def resolve(config: RunConfig) -> Resolved:
 def load_benchmarks(
     config: RunConfig, texts: TeamTexts, dataset: Dataset, data_dir: Path
 ) -> list[LoadedBenchmark]:
-    """Reads and checks what a run evaluates; `dataset` is what it trains on."""
+    """Reads and checks the benchmarks of a run; `dataset` is its training data."""
     chosen = config.evaluation
     toolbox = build_toolbox(python=chosen.python, search=chosen.search)
     loaded = []
@@ -165,13 +165,13 @@ def _read(
 
 
 def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
-    """What is evaluated, by split or part of one; parts may overlap.
+    """Examples to evaluate, by split or part of one; parts may overlap.
 
     Raises:
-      ConfigError: there is no such split or part, or the same one under two names.
+      ConfigError: a split or part does not exist, or has two names.
     """
     splits: dict[str, list[Example]] = {}
-    read: dict[tuple[str, ...], str] = {}  # split and its ids -> how it is called
+    read: dict[tuple[str, ...], str] = {}  # split and its ids -> name
     for split in names:
         try:
             splits[split] = dataset.load(split)
@@ -187,7 +187,7 @@ def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[st
 
 
 def make_output_dir(path: str) -> None:
-    """Makes the folder that everything is written to."""
+    """Makes the output folder."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -195,7 +195,7 @@ def make_output_dir(path: str) -> None:
 
 
 def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
-    """The data of a run, kept in `data_dir`, whose texts suffice for what it trains."""
+    """The data of a run, kept in `data_dir`, with enough texts for its training."""
     if config.system.task_type is not None and config.data.dataset == "relay":
         raise ConfigError(
             "data.dataset=relay: its puzzles are no problems of system.task_type="
@@ -228,7 +228,7 @@ def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
 def find_answering(
     benchmark: BenchmarkConfig, toolbox: Toolbox | None, *, has_retry: bool
 ) -> Answering:
-    """How answers to a benchmark of `find_benchmarks` are written while they are measured."""
+    """Settings of measured answers to a benchmark of `find_benchmarks`."""
     chosen: Any = benchmark.sampling  # without open fields
     return Answering(
         max_tokens=chosen.max_new_tokens,
@@ -242,7 +242,7 @@ def find_answering(
 
 
 def encode(team: Team, items: Sequence[Example]) -> TrainingData:
-    """Items of the data as a team's agents read and write them."""
+    """Items of the data, encoded for a team's agents."""
     return encode_examples(
         items,
         team.members,
@@ -251,7 +251,7 @@ def encode(team: Team, items: Sequence[Example]) -> TrainingData:
 
 
 def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData | None]:
-    """What the inner loop reads: nothing without steps, and prompts with slots in later passes."""
+    """Inputs of the inner loop: dialogues, empty without steps; data for later repeats."""
     config, team = resolved.config, resolved.team
     if config.inner.steps == 0:
         return {}, None
@@ -269,7 +269,7 @@ def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData
 
 
 def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None:
-    """What the outer loop trains on and validates on; None where it has no phases."""
+    """Training and validation data of the outer loop; None without phases."""
     if not resolved.config.outer.phases:
         return None
     held_out = resolved.validation[: resolved.config.outer.validation_size]

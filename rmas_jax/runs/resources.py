@@ -1,4 +1,4 @@
-"""What a run uses beside its files: devices, the team on them, tools, the compilation cache."""
+"""Resources of a run beside its files: devices, the team on them, tools, the compilation cache."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def use_compilation_cache() -> None:
 
 
 def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> Toolbox | None:
-    """The tools that are offered to an answerer; None where there are none.
+    """An answerer's tools; None without any.
 
     Raises:
-      ConfigError: a corpus that cannot be read.
-      SandboxError, SearchError: Python cannot be run safely here, or the web not be searched.
+      ConfigError: the corpus cannot be read.
+      SandboxError, SearchError: no safe way to run Python here, or to search the web.
     """
     if not (python or search or tavily):
         return None
@@ -55,7 +55,7 @@ def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> 
 
 
 def load_run_team(config: RunConfig, texts: TeamTexts | None = None) -> Team:
-    """The team of a run, kept on the devices as `runtime` says; `texts` as in `load_team`."""
+    """The team of a run, on devices according to `runtime`; `texts` as in `load_team`."""
     runtime = config.runtime
     return load_team(
         config.system,
@@ -67,7 +67,7 @@ def load_run_team(config: RunConfig, texts: TeamTexts | None = None) -> Team:
 
 
 def mesh_of(config: RunConfig) -> Mesh:
-    """The mesh of a run: one process may take the first devices only, several take all.
+    """The mesh of a run: one process may use only the first devices, several use all.
 
     Raises:
       ConfigError: the sizes do not fit the number of devices.

@@ -1,10 +1,10 @@
 """A run: from its configuration to its report.
 
-Steps run in order, and one that is finished is not run again: inner loop, outer loop (its phases
-resume from their checkpoints), evaluation (resumes batch by batch), gradient norms, report.
-Everything is written under OUTPUT_DIR/NAME; a run of which all is finished is only read. Where
-`system.links` names links, training starts from those, and the inner loop leaves the outer ones
-alone; without training they are evaluated as they are.
+Steps run in order, and finished ones are skipped: inner loop, outer loop (its phases resume from
+their checkpoints), evaluation (resumes batch by batch), gradient norms, report. All files are under
+OUTPUT_DIR/NAME; a finished run is only read. If `system.links` names links, training starts from
+these, and the inner loop leaves the outer ones unchanged; without training they are evaluated as
+they are.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
 from rmas_jax.training.states.cache import StateCache
 
-# Steps, by the names under which their seconds are kept.
+# Names of the steps, also in the file of their seconds.
 INNER, OUTER, EVALUATION, GRADIENTS = "inner loop", "outer loop", "evaluation", "gradient norms"
 ALIGNED_WAY_OUT = "put back a copy, or delete it and run again: the inner loop is then done anew"
 log = logging.getLogger(__name__)
@@ -56,26 +56,26 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run of which everything is finished."""
+    """A finished run."""
 
     config: RunConfig  # with the date of its first start
     files: RunFiles
     aligned_links: Links  # after the inner loop
     links: Links  # after the outer loop
-    measured: Run  # what its files hold: results, items, curves, gradient norms, ...
-    reused: tuple[str, ...]  # steps that an earlier start had finished
+    measured: Run  # content of its files: results, items, curves, gradient norms, ...
+    reused: tuple[str, ...]  # steps finished by an earlier start
 
 
 def run(config: RunConfig) -> FinishedRun:
-    """Trains, evaluates and reports, as far as that is not finished yet.
+    """Trains, evaluates and reports; skips finished steps.
 
     Turns on JAX's compilation cache, unless `runtime.compilation_cache` is off. Several processes,
-    one per host, call this together; the first one writes.
+    one per host, call this function together; the first one writes.
 
     Raises:
-      InputError: something that the run reads, or that an earlier start has left, cannot be used.
+      InputError: an input of the run, or a file of an earlier start, cannot be used.
       DivergedError: numbers of the training are not finite, or beyond `outer.max_loss`.
-      PreemptedError: SIGTERM came while `sigterm_noted`; the same call goes on from there.
+      PreemptedError: SIGTERM came while `sigterm_noted`; the same call resumes from there.
     """
     resolved = resolve(config)
     files, steps = resolved.files, planned_steps(resolved)
@@ -124,7 +124,7 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
 
 
 def list_bad_rows(resolved: Resolved) -> None:
-    """Writes which rows of the data were left out, and says how many."""
+    """Writes the list of rows left out of the data, and logs their number."""
     bad, path = resolved.bad_rows, resolved.files.bad_rows
     if bad:
         write_atomic(path, b"".join(json_line(row._asdict()) for row in bad))
@@ -137,7 +137,7 @@ def list_bad_rows(resolved: Resolved) -> None:
 
 
 def align_links(resolved: Resolved) -> None:
-    """The inner loop: trains each link by itself, from given links or new ones; writes them."""
+    """The inner loop: trains each link alone, from given links or new ones; writes them."""
     config, team, given = resolved.config, resolved.team, resolved.given_links
     keys = _keys(config)
 
@@ -177,7 +177,7 @@ def align_links(resolved: Resolved) -> None:
 def train_links(resolved: Resolved, links: Links) -> None:
     """The phases of the outer loop, from aligned links; writes the trained ones, also as released.
 
-    Upstream's layout is left out where it has no such roles or edges.
+    Skips upstream's layout if it lacks these roles or edges.
     """
     config, team, files = resolved.config, resolved.team, resolved.files
     if data := encode_outer(resolved):
@@ -220,7 +220,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
 
 
 def measure_gradients(resolved: Resolved, trained: Links) -> None:
-    """Measures how much of the answer's gradient reaches each edge; writes the norms."""
+    """Measures the norm of the answer's gradient at each edge; writes the norms."""
     config, team = resolved.config, resolved.team
     items = resolved.validation[: config.evaluation.gradient_batch_size]
     data = encode(team, items)
@@ -250,10 +250,10 @@ def keep_links(path: Path, links: Links) -> Links:
 
 
 def own_links(path: Path, way_out: str) -> Links:
-    """Links that a run has written itself.
+    """Links written by a run itself.
 
     Raises:
-      CheckpointError: they are damaged; the message says what is done anew without them.
+      CheckpointError: they are damaged; the message says which step runs again without them.
     """
     try:
         return load_links(path)

@@ -70,4 +70,4 @@ def _recorded(row: object) -> tuple[str, list[SearchResult]]:
         query, results = row.get("query"), row.get("results")
         if isinstance(query, str) and isinstance(results, list):
             return query, [parse_result(result) for result in results]
-    raise ValueError(f"expected an object with query and results, got {shown(row)}")
+    raise ValueError(f"a row must be an object with query and results, got {shown(row)}")

@@ -1,4 +1,4 @@
-"""Who works with whom: topologies as data, and systems, which are topologies filled in."""
+"""Topologies as data, and systems: topologies with links."""
 
 from rmas_jax.topology.files import load_topology, shipped_topologies
 from rmas_jax.topology.graph import System, Topology, TopologyError, edge_name

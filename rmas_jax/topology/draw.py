@@ -12,7 +12,7 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def as_text(topology: Topology) -> str:
-    """Stages from top to bottom, and what each role reads."""
+    """Stages from top to bottom, with the senders of each role."""
     feedback = set(topology.feedback_edges)
     width = max(map(len, topology.order))
     lines = [f"{topology.name}: {len(topology.order)} agents, {len(topology.edges)} edges"]
@@ -31,7 +31,7 @@ def save_figure(topology: Topology, path: str | Path) -> None:
     """Draws stages from left to right; feedback into the next round is dashed.
 
     Args:
-      topology: what is drawn.
+      topology: the topology.
       path: ends in one of SUFFIXES.
     """
     from matplotlib.figure import Figure  # slow to import, and only pictures need it
@@ -68,6 +68,6 @@ def save_figure(topology: Topology, path: str | Path) -> None:
     axes.set_ylim(-rows / 2 - 0.7, rows / 2 + 0.3)
     axes.set_title(f"{topology.name} (dashed: into the next round)", fontsize=10)
     axes.axis("off")
-    picture = io.BytesIO()  # a disk that is full leaves no half of it
+    picture = io.BytesIO()  # a full disk leaves no partial file
     figure.savefig(picture, format=Path(path).suffix.lower()[1:], bbox_inches="tight")
     write_atomic(Path(path), picture.getvalue())

@@ -1,4 +1,4 @@
-"""A topology: roles, their order, edges and the answerer; and a system, a topology filled in."""
+"""A topology: roles, their order, edges and the answerer; a system: a topology with links."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TopologyError(InputError):
 class Topology:
     """A directed loop of agents.
 
-    An edge to a later role of `order` is crossed within a round; an edge to the same or an earlier
-    role carries feedback into the next round.
+    An edge to a later role of `order` carries vectors within a round; an edge to the same or an
+    earlier role carries feedback into the next round.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Topology:
             raise TopologyError(f"{self.name}: more than one edge {sorted(repeated)}")
         if not any(receiver == self.answerer for _, receiver in self.edges):
             raise TopologyError(f"{self.name}: nothing reaches the answerer {self.answerer!r}")
-        heard = {self.answerer}
+        connected = {self.answerer}
         for _ in self.order:
-            heard |= {sender for sender, receiver in self.edges if receiver in heard}
-        if unheard := [role for role in self.order if role not in heard]:
+            connected |= {sender for sender, receiver in self.edges if receiver in connected}
+        if unconnected := [role for role in self.order if role not in connected]:
             raise TopologyError(
-                f"{self.name}: no edges lead from {unheard} to the answerer {self.answerer!r}"
+                f"{self.name}: no edges lead from {unconnected} to the answerer {self.answerer!r}"
             )
 
     def senders(self, role: str) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Topology:
 
     @property
     def stages(self) -> tuple[tuple[str, ...], ...]:
-        """Roles by stage: those of one stage do not hear each other within a round."""
+        """Roles by stage: roles of one stage do not send to each other within a round."""
         depth: dict[str, int] = {}
         for role in self.order:
             depth[role] = 1 + max(
@@ -85,18 +85,18 @@ class Topology:
 
     @property
     def feedback_edges(self) -> tuple[tuple[str, str], ...]:
-        """Edges that lead into the next round."""
+        """Edges into the next round."""
         place = self.order.index
         return tuple(edge for edge in self.edges if place(edge[0]) >= place(edge[1]))
 
 
 def edge_name(edge: tuple[str, str]) -> str:
-    """How an edge and its outer link are called: "planner->critic"."""
+    """Name of an edge and its outer link: "planner->critic"."""
     return "->".join(edge)
 
 
 class System(struct.PyTreeNode):
-    """A topology filled in with links and a number of thoughts: everything static, hashable."""
+    """A topology with link configurations and a number of thoughts: all static and hashable."""
 
     topology: Topology = struct.field(pytree_node=False)
     inner: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by role

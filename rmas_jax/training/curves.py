@@ -1,4 +1,4 @@
-"""Training curves on disk: JSON lines, and TensorBoard beside them if it is wanted."""
+"""Training curves on disk: JSON lines, and optionally TensorBoard."""
 
 from __future__ import annotations
 
@@ -26,20 +26,18 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Training curves as JSON lines; a resumed run drops what it will write again.
+    """Training curves as JSON lines; a resumed run drops rows that it will write again.
 
-    Of several processes the first writes.
+    The first process writes.
     """
 
     path: Path  # file of the JSON lines
-    board: Any = (
-        None  # tensorboardX's SummaryWriter, which gets the same numbers; see `open_curves`
-    )
+    board: Any = None  # tensorboardX's SummaryWriter of the same numbers; see `open_curves`
 
     def truncate(self, series: str, step: int) -> None:
-        """Drops rows of a series from `step` on, and lines that are damaged, with a warning.
+        """Drops rows of a series from `step` on, and damaged lines, with a warning.
 
-        A last line that an interruption cut off goes without one.
+        Drops an incomplete last line without one.
         """
         broadcast_from_first(lambda: self._truncate(series, step))
 
@@ -81,7 +79,7 @@ class Curves:
           loop: "inner" or "outer".
           series: name of the curve: a link's or a phase's.
           step: number of the step, from 0.
-          **values: numbers or lists of numbers, None where one is not known.
+          **values: numbers or lists of numbers, None where unknown.
         """
         if not is_first():
             return
@@ -100,8 +98,8 @@ def open_curves(path: Path, *, tensorboard: Path | None = None) -> Curves:
     """Curves in a file and, in the process that writes, for TensorBoard.
 
     Args:
-      path: file of the JSON lines; made when a row is written.
-      tensorboard: folder of TensorBoard's event files, made here; None writes none.
+      path: file of the JSON lines; made with the first row.
+      tensorboard: folder of TensorBoard's event files, made here; None: no such files.
 
     Raises:
       ConfigError: tensorboardX is not installed.
@@ -118,9 +116,9 @@ def open_curves(path: Path, *, tensorboard: Path | None = None) -> Curves:
 
 
 def as_values(tree: Any) -> dict[str, Any]:
-    """Nested metrics -> values of a row: {"a/b": number or list}, of six digits that count.
+    """Nested metrics -> values of a row: {"a/b": number or list}, of six significant digits.
 
-    None stands for what is not finite, which JSON does not have.
+    Non-finite numbers become None, as JSON has none.
     """
 
     def number(value: Any) -> Any:

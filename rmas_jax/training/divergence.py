@@ -1,4 +1,4 @@
-"""Training whose numbers are no longer finite, or beyond all reason."""
+"""Divergence: training whose numbers are not finite, or too large."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rmas_jax.team import Team
 
 
 class DivergedError(RuntimeError):
-    """A loss, a gradient or a link is no number, or beyond all reason; the message says where."""
+    """A loss, gradient or link is not finite, or a loss is too large; the message says where."""
 
 
 @contextlib.contextmanager
 def as_divergence(work: str) -> Iterator[None]:
-    """Makes an agent's NonFiniteError the DivergedError of a work."""
+    """Turns an agent's NonFiniteError into a DivergedError of `work`."""
     try:
         yield
     except NonFiniteError as error:
@@ -46,7 +46,7 @@ def broken_links(links: Links) -> list[str]:
 
 
 def largest_loss(team: Team, phase: PhaseConfig) -> float:
-    """Twice the loss of guessing among all tokens, for each text that counts in it."""
+    """Twice the loss of uniform guessing, over all texts in the loss of a phase."""
     guessing = {role: math.log(agent.config.vocab_size) for role, agent in team.agents.items()}
     of_texts = phase.role_text_weight * sum(guessing.values()) / len(guessing)
     return 2 * (guessing[team.system.topology.answerer] + of_texts)

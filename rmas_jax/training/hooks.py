@@ -1,4 +1,4 @@
-"""Hooks: functions of a step that a training loop calls after every step, one after another.
+"""Hooks: functions that a training loop calls in order after every step.
 
     def show(event: StepEvent) -> None:
         print(event.done, float(event.metrics["loss"]))
@@ -6,8 +6,8 @@
     run_phase(..., hooks=[every(100, show)])
 
 Curves, validation and checkpoints of a phase are hooks too (`training/outer/phase_hooks.py`). They
-come first: a user's hook finds the step saved, if it is one that is saved, and what they found in
-`StepEvent.results`. An error that a hook raises ends the phase, which can be resumed.
+run first: a user's hook finds their results in `StepEvent.results`, and the step's checkpoint on
+disk, if it has one. An error from a hook ends the phase, which can be resumed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, TypeAlias
 
 @dataclasses.dataclass(frozen=True)
 class StepEvent:
-    """A step that a phase has taken. All processes of a run see the same ones."""
+    """A finished step of a phase, the same in all processes of a run."""
 
     step: int  # number of the step in its phase, from 0, as in the curves
     steps: int  # of the phase
-    state: Any  # `OuterState` after the step; the next step donates it: copy what is to outlive it
-    metrics: Any  # of the step, on the device (`outer_step`); to read them is to wait for the step
-    ends: bool  # whether no step follows: it is the phase's last, or SIGTERM came
-    # Left by hooks for those after them: "metrics" and "validation", as they go to the curves.
+    state: Any  # `OuterState` after the step; donated to the next step: copy it to keep it
+    metrics: Any  # of the step, on the device (`outer_step`); reading them waits for the step
+    ends: bool  # whether no step follows: the phase's last one, or SIGTERM
+    # Results of earlier hooks for later ones: "metrics" and "validation", as in the curves.
     results: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -44,7 +44,7 @@ Hook: TypeAlias = Callable[[StepEvent], object]
 
 
 def when(is_due: Callable[[StepEvent], bool], hook: Hook) -> Hook:
-    """Calls a hook after the steps for which `is_due` holds."""
+    """Calls a hook after the steps where `is_due` is True."""
 
     def call(event: StepEvent) -> None:
         if is_due(event):
@@ -65,5 +65,5 @@ def every(n: int, hook: Hook) -> Hook:
 
 
 def at_end(hook: Hook) -> Hook:
-    """Calls a hook after the last step that is taken: the phase's last, or the one SIGTERM ends."""
+    """Calls a hook after the last step: the phase's last, or the last before SIGTERM."""
     return when(lambda event: event.ends, hook)

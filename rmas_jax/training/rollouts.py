@@ -1,4 +1,4 @@
-"""A split run through the rounds without gradients, for validation and for the inner loop."""
+"""Rollouts of a split without gradients, for validation and for the inner loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def roll_out(
 def roll_outs(
     team: Team, links: Links, data: TrainingData, *, rounds: int, batch_size: int
 ) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
-    """Yields the batches of `even_batches`, and what the rounds make of them, on the host.
+    """Yields the batches of `even_batches` and their `Rounds`, on the host.
 
     Raises:
       NonFiniteError: an agent's numbers are NaN or infinite.
@@ -57,17 +57,17 @@ def roll_outs(
 def even_batches(
     data: TrainingData, *, batch_size: int, shards: int = 1
 ) -> Iterator[tuple[TrainingData, np.ndarray]]:
-    """Every row once, read with rows of similar length and padded to the longest of its group.
+    """Every row once, with rows of similar length, padded to the longest of its group.
 
     Args:
       data: a split, on the host.
-      batch_size: rows of a batch, at most, rounded up to what `shards` divides; the batches of a
+      batch_size: maximum rows of a batch, rounded up to a multiple of `shards`; the batches of a
         group have the same shape, so that each of a few groups compiles once.
       shards: divides the rows of every batch.
 
     Yields:
-      A batch of B rows, and their numbers [B] in the split: -1 on rows that fill the last batch of
-      a group, which are repeated ones and do not count.
+      A batch of B rows, and their numbers [B] in the split: -1 on repeated rows, which fill the
+      last batch of a group and do not count.
     """
     limit = shards * math.ceil(batch_size / shards)
     for group in length_groups(row_lengths(data), min(limit, len(data))):

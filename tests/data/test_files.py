@@ -219,7 +219,7 @@ def test_what_is_there_instead_of_data_is_named(tmp_path):
 def test_packed_and_plain_files_of_one_folder_may_be_the_same_rows(tmp_path):
     write(tmp_path / "rows.jsonl")
     shutil.copy(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.gz")
-    assert "holds .jsonl and .jsonl.gz files" in refused(data_files, tmp_path)
+    assert "must be of one format, got .jsonl and .jsonl.gz" in refused(data_files, tmp_path)
 
 
 def test_folders_are_looked_through_within_bounds(tmp_path, monkeypatch):

@@ -239,7 +239,7 @@ def test_bad_rows_are_listed_and_left_out(tmp_path):
         bad = {bad.line: bad.reason for bad in task.bad_rows}
         assert set(bad) == {61, 63, 65, 66} and len(everything(task)) == COUNT + 1
         assert bad[61] == "plan: empty" and bad[63] == "id: 'x' stands here twice"
-        assert bad[65].startswith("not JSON") and bad[66] == "expected an object, got [1]"
+        assert bad[65].startswith("not JSON") and bad[66] == "a row must be an object, got [1]"
     assert {bad.file for bad in task.bad_rows} == {"rows.jsonl"}
 
 
@@ -291,7 +291,9 @@ def test_a_folder_that_leaves_open_what_is_read_is_refused(tmp_path):
 
     write(tmp_path / "forms" / "a.jsonl", ROWS)
     write(tmp_path / "forms" / "more" / "b.parquet", ROWS)
-    assert "holds .parquet and .jsonl files" in refused("forms", dataset=tmp_path / "forms")
+    assert "must be of one format, got .parquet and .jsonl" in refused(
+        "forms", dataset=tmp_path / "forms"
+    )
     write(tmp_path / "tests" / "test.jsonl", ROWS)
     assert "the splits test" in refused("tests", dataset=tmp_path / "tests")
     # A split that is given a folder has all of its files, so they must be of one split.
@@ -311,7 +313,11 @@ def test_a_folder_that_leaves_open_what_is_read_is_refused(tmp_path):
         ([row(1, plan="")], {}, ["none of its 1 rows", "line 1: plan: empty"]),
         ([{"answer": "1"}], {}, ["no row has the question"]),
         (ROWS, {"columns": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
-        (ROWS, {"columns": {"judge": "plan"}}, ["data.columns: judge", "planner"]),
+        (
+            ROWS,
+            {"columns": {"judge": "plan"}},
+            ["data.columns must be among", "planner", "got judge"],
+        ),
         (ROWS[:2], {}, ["no row is left for the split", "0.1 of 2 rows"]),
     ],
 )
@@ -329,7 +335,7 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "two.json").write_text('{"a": [], "b": []}')
     for name, words in {
-        "nowhere.jsonl": "allowed are relay, files",
+        "nowhere.jsonl": "must be relay, files",
         "Sequential-Maths": "Sequential-Math",
         "empty": "holds no such file",
         "rows.csv": "parquet",
@@ -353,7 +359,7 @@ def test_validation_has_the_roles_of_training(tmp_path):
 
 @pytest.mark.parametrize(
     ("indent", "words"),
-    [(1, "line 1: not JSON"), (None, "line 1: expected an object, got [")],
+    [(1, "line 1: not JSON"), (None, "line 1: a row must be an object, got [")],
 )
 def test_a_list_in_a_file_of_json_lines_is_told_by_its_first_line(tmp_path, indent, words):
     file = tmp_path / "rows.jsonl"

@@ -94,24 +94,24 @@ def test_a_role_without_texts_learns_the_answer():
     [
         ({"question": None}, "question: missing"),
         ({"question": " \n"}, "question: empty"),
-        ({"question": 7}, "question: expected text, got 7"),
-        ({"answer": ["4"]}, "answer: expected text or a finite number, got ['4']"),
-        ({"answer": True}, "answer: expected text or a finite number, got True"),
+        ({"question": 7}, "question must be text, got 7"),
+        ({"answer": ["4"]}, "answer must be text or a finite number, got ['4']"),
+        ({"answer": True}, "answer must be text or a finite number, got True"),
         ({"plan": ""}, "plan: empty"),
-        ({"plan": {"step": 1}}, "plan: expected text"),
+        ({"plan": {"step": 1}}, "plan must be text"),
         ({"plan": ["a", None]}, "plan: missing"),
-        ({"plan": ["a", "b"]}, "plan: 2 texts for 3 rounds"),
-        ({"plan": []}, "plan: 0 texts for 3 rounds"),
+        ({"plan": ["a", "b"]}, "plan must be one text, or one per round (3), got 2"),
+        ({"plan": []}, "plan must be one text, or one per round (3), got 0"),
         (
             {"refined_plan": "as <<LATENT_PLANNER_SLOT>> says"},
             "slot marker '<<LATENT_PLANNER_SLOT>>'",
         ),
         ({"question": "\ue000planner\ue001"}, "question: holds the slot marker"),
         ({"question": "\ud800"}, "question: no text that can be written"),
-        ({"answer": math.nan}, "answer: expected text or a finite number, got nan"),
-        ({"answer": -math.inf}, "answer: expected text or a finite number, got -inf"),
-        ({"id": math.nan}, "id: expected text or a finite number, got nan"),
-        ({"plan": math.nan}, "plan: expected text, got nan"),
+        ({"answer": math.nan}, "answer must be text or a finite number, got nan"),
+        ({"answer": -math.inf}, "answer must be text or a finite number, got -inf"),
+        ({"id": math.nan}, "id must be text or a finite number, got nan"),
+        ({"plan": math.nan}, "plan must be text, got nan"),
     ],
 )
 def test_bad_rows(change, reason):
@@ -130,7 +130,7 @@ def test_a_difficulty_that_was_chosen_must_fit_and_another_is_left_out(value):
     row = ROW | {"difficulty": value, "level": value}
     assert read(row).difficulty == 0
     for field in ("difficulty", "level"):
-        with pytest.raises(ValueError, match=f"{field}: expected a whole number of 32 bits, got"):
+        with pytest.raises(ValueError, match=f"{field} must be a whole number of 32 bits, got"):
             read(row, chosen={"difficulty": field})
 
 
@@ -143,7 +143,7 @@ def test_a_difficulty_is_a_whole_number_or_missing(chosen):
 
 @pytest.mark.parametrize("content", [["a"], "text", None, 3])
 def test_what_is_no_object_is_a_bad_row(content):
-    with pytest.raises(ValueError, match="expected an object"):
+    with pytest.raises(ValueError, match="a row must be an object"):
         to_example(content, columns(ROW), place="file:1", rounds=1)
 
 
@@ -172,7 +172,7 @@ def test_decimals_are_numbers(value, text):
     """As databases have them in parquet."""
     assert read(ROW | {"answer": Decimal(value)}).answer == text
     assert read(ROW | {"difficulty": Decimal("3.00")}).difficulty == 3
-    with pytest.raises(ValueError, match="expected text or a finite number"):
+    with pytest.raises(ValueError, match="must be text or a finite number"):
         read(ROW | {"answer": Decimal("NaN")})
 
 

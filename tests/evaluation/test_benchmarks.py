@@ -116,7 +116,7 @@ def test_a_grader_of_the_training_data_is_checked_where_nothing_evaluates_it_too
     [
         ("name: a\n", ["data: required and missing"]),
         ("name: a\ndata: {dataset: relay}\ngrader: text\n", ["grader: unknown key"]),
-        ("name: a b\ndata: {dataset: relay}\n", ["name: expected text", "'a b'"]),
+        ("name: a b\ndata: {dataset: relay}\n", ["name: must be text", "'a b'"]),
         ("name: a\ndata: {dataset: relay, grader: texts}\n", ["benchmark a: data.grader: must be"]),
         (
             "name: a\ndata: {}\nsampling: {temperature: 0, rollouts: 2}\n",

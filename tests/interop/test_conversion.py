@@ -74,7 +74,7 @@ def test_conversions_that_cannot_be(release, tmp_path, capsys):
     assert "--task math: only for a release" in refused(ours, "x.pt", "--task=math")
     assert "only where DST is a directory" in refused(outer, ours, "--inner-link=mlp")
     assert "ends in .safetensors" in refused(outer, "x.pt", expert)
-    assert "expected ROLE=SOURCE, each role once" in refused(outer, ours, expert, expert)
+    assert "must be ROLE=SOURCE, each role once" in refused(outer, ours, expert, expert)
     assert "task None; it has" in refused(outer, ours, expert, learner)
     assert "learner->expert is not needed; needed are none" in refused(
         outer, ours, expert, "--task=math"

@@ -46,11 +46,11 @@ def with_value(value, dtype=np.float32):
 
 
 WRONG = {
-    "int8": (lambda x: x.astype(np.int8), "is int8; allowed are float64, float32"),
-    "int32": (lambda x: x.astype(np.int32), "is int32; allowed are"),
-    "int64": (lambda x: x.astype(np.int64), "is int64; allowed are"),
-    "uint8": (lambda x: x.astype(np.uint8), "is uint8; allowed are"),
-    "bool": (lambda x: x > 0, "is bool; allowed are"),
+    "int8": (lambda x: x.astype(np.int8), "must be float64 or float32 or .*, got int8"),
+    "int32": (lambda x: x.astype(np.int32), "must be .*, got int32"),
+    "int64": (lambda x: x.astype(np.int64), "must be .*, got int64"),
+    "uint8": (lambda x: x.astype(np.uint8), "must be .*, got uint8"),
+    "bool": (lambda x: x > 0, "must be .*, got bool"),
     "complex": (lambda x: x.astype(np.complex64), "complex64|C64"),
     "NaN": (with_value(np.nan), "1 of 4,096 numbers are NaN or infinite as"),
     "infinite": (with_value(-np.inf), "1 of 4,096 numbers are NaN or infinite as"),

@@ -61,7 +61,7 @@ def test_tokenizer_with_its_chat_template(tokenizer_directory):
 
 def test_tokenizer_without_chat_template(tokenizer_directory):
     (tokenizer_directory / "chat_template.jinja").unlink()
-    with pytest.raises(CheckpointError, match="no chat template"):
+    with pytest.raises(CheckpointError, match="must have a chat template"):
         load_tokenizer(tokenizer_directory)
 
 

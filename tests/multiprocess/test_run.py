@@ -144,7 +144,7 @@ def test_an_error_that_one_process_finds_ends_both_with_one_message(cache, tmp_p
 def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(cache, tmp_path):
     codes, outputs = ended(start(cache, options(tmp_path, [])))
     assert codes == [BAD_INPUT] * 2, outputs
-    assert "data=1 x fsdp=1 x model=1 takes 1 devices, and there are 8" in outputs[0]
+    assert "number of devices (8), got data=1 x fsdp=1 x model=1 = 1" in outputs[0]
     assert "of all 2 processes" in outputs[0] and "error:" not in outputs[1]
 
 

@@ -299,7 +299,7 @@ def test_a_place_needs_a_type_of_task(tmp_path):
     edges = load_topology("distillation").edges
     with pytest.raises(PromptError, match=r"expert: \['plan', 'problem'\] depend .* none is set"):
         load_prompts("distillation", edges)
-    with pytest.raises(PromptError, match=r"task='maths': no such type; allowed are .*'math'"):
+    with pytest.raises(PromptError, match=r"task must be one of .*'math'.*, got 'maths'"):
         load_prompts("distillation", edges, "maths")
     # A role may be called like a place: then the field is its slot.
     file = write(tmp_path / "mine.yaml", {"plan": GOOD["a"], "b": {"first": "{question} {plan}"}})

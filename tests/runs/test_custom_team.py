@@ -89,8 +89,14 @@ def test_four_agents_train_and_answer_from_files_alone(run, tmp_path, caplog):
     [
         ("outer.phases.0.latents=teacher_forced", ["on_policy is teacher_forced", "none of right"]),
         ("data.columns.right=better_plan", ["right", "better_plan", "refined_plan"]),
-        ("data.columns.judge=plan", ["data.columns: judge", "opener, left, right, closer"]),
-        ("data.dataset=nowhere.jsonl", ["data.dataset='/", "/nowhere.jsonl'", "Sequential-Math"]),
+        (
+            "data.columns.judge=plan",
+            ["data.columns must be among", "opener, left, right, closer, got judge"],
+        ),
+        (
+            "data.dataset=nowhere.jsonl",
+            ["data.dataset must be", "got '/", "/nowhere.jsonl'", "Sequential-Math"],
+        ),
         (
             "evaluation.benchmarks=[{name: data, splits: [tset]}]",
             ["evaluation.benchmarks", "splits", "'tset'", "'validation'"],

@@ -124,22 +124,22 @@ def test_a_file_of_ones_own(write):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"answerer": None}, "has exactly the fields name, order, edges, answerer, got"),
-        ({"agents": []}, "has exactly the fields"),
-        ({"order": "a"}, "order: expected a list of texts, got 'a'"),
-        ({"order": ["a", 2]}, "order: expected a list of texts"),
-        ({"name": 1}, "name: expected a text, got 1"),
-        ({"edges": ["a b"]}, "edges: expected sender -> receiver, got 'a b'"),
-        ({"edges": ["a -> b -> a"]}, "edges: expected sender -> receiver"),
-        ({"edges": ["a -> "]}, "edges: expected sender -> receiver"),
+        ({"answerer": None}, "the fields must be name, order, edges, answerer, got"),
+        ({"agents": []}, "the fields must be name, "),
+        ({"order": "a"}, "order must be a list of texts, got 'a'"),
+        ({"order": ["a", 2]}, "order must be a list of texts"),
+        ({"name": 1}, "name must be a text, got 1"),
+        ({"edges": ["a b"]}, "edges must be sender -> receiver, got 'a b'"),
+        ({"edges": ["a -> b -> a"]}, "edges must be sender -> receiver"),
+        ({"edges": ["a -> "]}, "edges must be sender -> receiver"),
         ({"edges": ["a -> x"]}, "names ['x']"),
         ({"name": "a/b"}, "name: a name must have 1 to 100 characters, letters"),
         ({"name": "n" * 101}, "name: a name must have 1 to 100 characters"),
         ({"order": ["a", "../b"]}, "order: a name must have 1 to 100 characters"),
         ({"order": ["a", ""]}, "order: a name must have"),
         ({"order": ["a\0", "b"]}, "or _, got 'a\\x00'"),
-        ({"order": [[["a"] * 5000]]}, "order: expected a list of texts, got [[['a', 'a',"),
-        ({"name": None, "x" * 100: 1}, "has exactly the fields"),
+        ({"order": [[["a"] * 5000]]}, "order must be a list of texts, got [[['a', 'a',"),
+        ({"name": None, "x" * 100: 1}, "the fields must be name, "),
     ],
 )
 def test_a_file_that_is_wrong_is_named(write, changes, words):
@@ -151,7 +151,7 @@ def test_a_file_that_is_wrong_is_named(write, changes, words):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(TopologyError, match=r"'ring' is no topology.*mixture, sequential"):
+    with pytest.raises(TopologyError, match=r"topology must be .*mixture, sequential, got 'ring'"):
         load_topology("ring")
     path = tmp_path / "broken.yaml"
     path.write_text("name: [")

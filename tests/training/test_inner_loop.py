@@ -92,7 +92,9 @@ def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, 
 
 def test_an_aligned_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch):
     monkeypatch.setattr(team_module, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
-    with pytest.raises(ConfigError, match="planner->critic: its ends share no token"):
+    with pytest.raises(
+        ConfigError, match="share no token of the texts, got aligned for planner->critic"
+    ):
         team_module.start_links(team_and_links[0], start="aligned", key=jax.random.key(0))
 
 

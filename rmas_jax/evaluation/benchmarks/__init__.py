@@ -26,18 +26,18 @@ OWN = "data"  # in `evaluation.benchmarks`: the questions of the run's own data
 
 @functools.cache
 def shipped() -> dict[str, BenchmarkConfig]:
-    """The benchmarks that come with the package, by name."""
+    """The shipped benchmarks, by name."""
     folder = Path(str(resources.files(__package__)))
     found = [load_benchmark_config(path) for path in sorted(folder.glob("*.yaml"))]
     return {benchmark.name: benchmark for benchmark in found}
 
 
 def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
-    """What a run evaluates, with its splits and with all that `sampling` leaves open.
+    """The benchmarks of a run, with their splits and the defaults of `sampling` filled in.
 
     Raises:
-      ConfigError: there is no such benchmark, or its file cannot be used; two have one name;
-        settings of answers contradict each other.
+      ConfigError: a benchmark is unknown or its file unusable; two have one name; settings of
+        answers contradict each other.
     """
     found: dict[str, BenchmarkConfig] = {}
     for i, choice in enumerate(config.evaluation.benchmarks or (BenchmarkChoice(name=OWN),)):
@@ -58,7 +58,7 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
 
 
 def grader_of(benchmark: BenchmarkConfig) -> Grader:
-    """The grader that a benchmark names, or that goes with its type of task.
+    """The grader of a benchmark, or the default of its type of task.
 
     Raises:
       ConfigError: see `find_grader`.
@@ -81,7 +81,7 @@ def _own(config: RunConfig) -> BenchmarkConfig:
 
 
 def own_name(data: DataConfig) -> str:
-    """What the questions of the training data are called in results."""
+    """The name of the training data's questions in results."""
     return Path(data.dataset.removeprefix(f"{ORGANISATION}/")).name or data.dataset
 
 

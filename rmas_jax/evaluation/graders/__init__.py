@@ -1,4 +1,4 @@
-"""Graders: whether a text has the right answer. To add one, add an entry to `GRADERS`."""
+"""Graders: check a text's answer. To add one, add an entry to `GRADERS`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Package(NamedTuple):
-    """A package that a grader needs and that is not always installed."""
+    """An optional package that a grader needs."""
 
     module: str
     distribution: str
@@ -29,16 +29,18 @@ class Package(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Grader:
-    """How answers are compared; a function of a system's text and the gold answer."""
+    """A comparison of a system's text with the gold answer."""
 
     name: str
     compares: str  # in words, for tables and help
     function: Callable[[str, str], tuple[str | None, bool]]  # prediction, None: unreadable; correct
-    gold: str = "text that does not end in a thinking block or an empty box"  # a gold answer's form
+    gold: str = (
+        "text that does not end in a thinking block or an empty box"  # a gold answer's format
+    )
     needs: Package | None = None
 
     def __call__(self, text: str, gold: str) -> tuple[str | None, bool]:
-        """The answer in `text`, None where none can be read, and whether it is the gold answer."""
+        """The answer in `text` (None: unreadable), and whether it is the gold answer."""
         return self.function(text, gold)
 
 
@@ -69,7 +71,7 @@ GRADERS: dict[str, Grader] = {
 
 
 def default_grader(dataset: str, task_type: str | None) -> str:
-    """The name of the grader for a data set and a type of task that name none."""
+    """The default grader's name for a data set and a type of task."""
     if dataset == "relay":
         return "relay"
     return "choice" if task_type == "choice" else "text"
@@ -79,7 +81,7 @@ def find_grader(name: str, *, where: str) -> Grader:
     """The grader of a name; `where` is the setting that names it.
 
     Raises:
-      ConfigError: there is no such grader, or it needs a package that is not installed.
+      ConfigError: unknown grader, or it needs a package that is not installed.
     """
     if name not in GRADERS:
         raise ConfigError(f"{where}: must be one of {', '.join(GRADERS)}, got {shown(name)}")
@@ -96,16 +98,16 @@ def find_grader(name: str, *, where: str) -> Grader:
 
 
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
-    """Says which gold answers a grader cannot read, as no answer to these would be right.
+    """Warns of gold answers that a grader cannot read, for which no answer would be right.
 
-    Such a gold answer is one that is no right answer to itself.
+    A gold answer is unreadable if it is not graded right against itself.
 
     Args:
       grader: compares the answers.
       splits: split, or file -> its examples.
 
     Raises:
-      ConfigError: it can read none of a split.
+      ConfigError: all of a split are unreadable.
     """
     for split, items in splits.items():
         unread = [item for item in items if not grader(item.answer, item.answer)[1]]

@@ -8,7 +8,7 @@ from rmas_jax.agents.thinking_tags import after_thinking
 from rmas_jax.evaluation.graders.letters import letter_of
 from rmas_jax.evaluation.graders.marked import boxes, find_answer
 
-JOIN_WIDTH = 40  # characters around a box in which it may be denied, or joined to another
+JOIN_WIDTH = 40  # characters around a box that may hold a negation or a further letter
 _BETWEEN = re.compile(
     r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*|(?:[ $*]|\\[,;:! ()])*", re.IGNORECASE
 )
@@ -17,7 +17,7 @@ _DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNOR
 
 
 def choice_of(text: str) -> str | None:
-    """The one letter that a text chooses, see `letter_of`; None if there is none, or several."""
+    """The chosen letter of a text, see `letter_of`; None if there is none, or several."""
     found, final = find_answer(text), after_thinking(text)
     if found is None or final is None or _is_one_of_several(final):
         return None
@@ -25,7 +25,7 @@ def choice_of(text: str) -> str | None:
 
 
 def _is_one_of_several(text: str) -> bool:
-    r"""Whether the last box of a text is denied, or joined to a further letter: \boxed{A} or B."""
+    r"""Whether the last box of a text is negated, or joined to a further letter: \boxed{A} or B."""
     last = sorted(boxes(text))[-2:]
     if not last:
         return False
@@ -40,6 +40,6 @@ def _is_one_of_several(text: str) -> bool:
 
 
 def grade_choice(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if both choose the same letter, in whatever form and case."""
+    """Right if both choose the same letter, in any notation and case."""
     prediction = choice_of(text)
     return prediction, prediction is not None and prediction == choice_of(gold)

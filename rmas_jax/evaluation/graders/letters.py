@@ -1,4 +1,4 @@
-r"""The letter of an option, in the forms in which models and data sets write it.
+r"""The letter of an option, in the notations of models and data sets.
 
     B   (B)   B.   b)   $B$   **B**   \text{B}   \textbf{(B)}\ 24   B: Paris   Option B   Answer: B
 
@@ -12,7 +12,7 @@ import unicodedata
 
 # Single and double quotes, dashes, and the full stop of Chinese.
 _TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u3002", "''\"\"--.")
-_FONT = re.compile(  # commands of LaTeX that change no letter but its look
+_FONT = re.compile(  # font commands of LaTeX
     r"\\(?:(?:text|math|[fhm])?(?:bf|box|it|rm|sf|tt|sc|cal|bb|frak|normal|up|md)"
     r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right)(?![A-Za-z])"
 )
@@ -30,7 +30,7 @@ _LEAD = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?![\w'])")
-_ENDS = " .,:;!)]"  # what may close a letter
+_ENDS = " .,:;!)]"  # may follow a letter
 _DELIMITER = re.compile(r"\s*[.):\]]\s*|\s+-\s+|\s+(?=\()")  # of a bare letter and its option
 _CONFIRMED = re.compile(
     r"\s+(?:is|would be)\s+(?:the\s+)?(?:correct|right|best)"
@@ -49,12 +49,12 @@ _FURTHER = re.compile(  # "(A) or (B)", "A: no, B: yes", "B) C)", "B: not option
 
 
 def letter_of(answer: str, *, is_marked: bool) -> str | None:
-    """The one letter, in upper case, that an answer names; None where it names none or several.
+    """The single letter, in upper case, of an answer; None for no letter or several.
 
     Args:
       answer: the content of a box, or all of a text.
-      is_marked: whether it is the content of a box. Elsewhere no more than one sentence may follow
-        a letter, in which no other letter stands alone.
+      is_marked: whether it is the content of a box. Elsewhere at most one sentence may follow a
+        letter, without another separate letter.
     """
     text = _plain(answer)
     if lead := _LEAD.match(text):
@@ -73,7 +73,7 @@ def letter_of(answer: str, *, is_marked: bool) -> str | None:
 
 
 def _is_option(text: str, letter: str, *, is_marked: bool) -> bool:
-    """Whether the text behind a letter is that of its option, and names no other letter."""
+    """Whether the text after a letter is its option's, and names no other letter."""
     if _COMMENT.match(text) or _FURTHER.search(text):
         return False
     same_case = "[A-Z]" if letter.isupper() else "[a-z]"

@@ -1,4 +1,4 @@
-"""The answer in a text: what stands in a box or behind ####, else the whole text."""
+"""The answer in a text: the content of a box or the text after ####, else the whole text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Found(NamedTuple):
     """An answer in a text."""
 
     answer: str
-    is_marked: bool  # it stands in a box or behind ####; else it is the whole text
+    is_marked: bool  # in a box or after ####; else it is the whole text
 
 
 _BRACE = re.compile(r"\\boxed\s*\{|[{}]")
@@ -33,19 +33,19 @@ def boxes(text: str) -> Iterator[tuple[int, int, int]]:
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} of a text holds, whose braces are balanced; None without one."""
+    r"""The content of the last \boxed{...} with balanced braces in a text; None without one."""
     last = max(boxes(text), default=None)
     return last and text[last[1] : last[2]]
 
 
 def after_hashes(text: str) -> str | None:
-    """The end of a last line behind `####`, as GSM8K has it; None without one."""
+    """The part of the last line after `####`, as in GSM8K; None without one."""
     _, mark, end = text.rstrip().rpartition(HASHES)
     return end.strip() if mark and end.strip() and not {"\n", "#"} & {*end} else None
 
 
 def find_answer(text: str) -> Found | None:
-    """What a text answers, behind its thinking: what it marks, or the whole; None if nothing."""
+    """The answer in a text after its thinking: the marked part, else all of it; None if empty."""
     final = after_thinking(text)
     if final is None:
         return None
@@ -58,6 +58,6 @@ def find_answer(text: str) -> Found | None:
 
 
 def answer_of(text: str) -> str | None:
-    """What a text answers, as in `find_answer`."""
+    """The answer in a text, see `find_answer`."""
     found = find_answer(text)
     return found and found.answer

@@ -9,11 +9,10 @@ from rmas_jax.evaluation.graders.text import grade_text
 
 
 def expression_of(text: str) -> str | None:
-    r"""What a text answers, if that may be mathematics; None if it is prose without a box.
+    r"""The answer of a text, if it may be mathematics; None for prose without a box.
 
-    Without a box, the whole text must be an expression: prose in which a number stands says too
-    many things. So two letters in a row count as a word, but for the names of LaTeX commands, and
-    signs that only sentences have do not occur.
+    Without a box, the whole text must be an expression: a number in prose is ambiguous. So it has
+    no two letters in a row, except in names of LaTeX commands, and no sentence punctuation.
     """
     found = find_answer(text)
     if found is None:
@@ -29,8 +28,8 @@ def expression_of(text: str) -> str | None:
 def grade_math(text: str, gold: str) -> tuple[str | None, bool]:
     """Right if both answer the same text, or expressions equal to math-verify; on the main thread.
 
-    What a system answers is read as a whole: math-verify's search for a number in what it cannot
-    read, which serves for the gold answer, would take the last one of any text.
+    A system's answer is parsed as a whole: math-verify's search for a number in unparsable text,
+    which serves for the gold answer, would take the last one of any text.
     """
     import math_verify  # an extra, and slow to import
 

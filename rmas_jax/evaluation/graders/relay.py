@@ -1,4 +1,4 @@
-"""Compares the pass phrases that end the embedded task."""
+"""Compares the final pass phrases of the embedded task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from rmas_jax.data.relay import parse_answer
 
 
 def grade_relay(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if the text names the pass phrase that the gold answer names."""
+    """Right if the text names the gold answer's pass phrase."""
     prediction = parse_answer(after_thinking(text) or "")
     return prediction, prediction is not None and prediction == parse_answer(gold)

@@ -11,9 +11,9 @@ MAX_NUMBER = 100  # characters
 
 
 def grade_text(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if both answer the same, but for case and spaces.
+    """Right if both answers are equal except for case and spaces.
 
-    A number that the gold answer marks may be written with or without separators of thousands.
+    A marked number in the gold answer matches with or without separators of thousands.
     """
     given, wanted = find_answer(text), find_answer(gold)
     if given is None or wanted is None:
@@ -25,7 +25,7 @@ def grade_text(text: str, gold: str) -> tuple[str | None, bool]:
 
 
 def _number(text: str) -> Decimal | None:
-    r"""A number such as 72, $1,234.50 or 1{,}234; None if it is anything else."""
+    r"""A number such as 72, $1,234.50 or 1{,}234; None for other text."""
     if len(text) > MAX_NUMBER:
         return None
     text = re.sub(r"(?<=\d)(?:\{,\}|,\\!|\\,|,)(?=\d{3}(?!\d))", "", text)

@@ -1,4 +1,4 @@
-"""A split read in batches: rows of similar length together, in an order that a key fixes."""
+"""Batches of a split: rows of similar length together, in an order given by a key."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training.data.encoding import TrainingData
 
 BUCKETS = 4  # groups of rows by length, at most
-BATCHES_AHEAD = 2  # made before they are asked for
+BATCHES_AHEAD = 2  # prefetched
 
 
 def trim(data: TrainingData, *, text_width: int = 0) -> TrainingData:
-    """Leaves out columns that are padding in every row, which changes no row's loss.
+    """Drops columns that are padding in every row, which changes no row's loss.
 
     Args:
       data: host arrays.
-      text_width: columns of role texts to keep in any case (teacher forcing needs M).
+      text_width: minimum columns of role texts to keep (teacher forcing needs M).
     """
     prompts = {}
     for role, prompt in data.prompts.items():
@@ -45,21 +45,20 @@ def trim(data: TrainingData, *, text_width: int = 0) -> TrainingData:
 
 
 class Batches:
-    """What every step reads: a function of a key and the step alone.
+    """The batch of every step: a function of a key and the step alone.
 
-    A resumed run therefore reads what the uninterrupted one would have read, and no iterator has a
-    state to save. Rows of similar length are read together: each of at most `BUCKETS` groups, each
-    up to half as long as the one before, is padded to its own longest row, so that little is padded
-    and as many programs are compiled.
+    So a resumed run reads the batches of an uninterrupted one, and no iterator has a state to save.
+    Rows of similar length form at most `BUCKETS` groups, each up to half as long as the one before
+    and padded to its own longest row: little padding, one program per group.
 
-    A group is a stream of passes over its rows, each pass in a new order, that is cut into batches:
+    A group is a stream of epochs over its rows, each in a new order, cut into batches:
 
         a group of 3, batches of 2:   2 0 1 | 1 2 0 | ...   ->   (2 0) (1 1) (2 0) ...
 
-    So all rows of a group have been seen equally often up to one, at every step, and a batch across
-    two passes may hold a row twice. Groups take turns in proportion to their sizes, which grain
-    rounds to a hundredth of the smallest. An epoch is only a number of steps: those that read as
-    many rows as there are, rounded up.
+    So at every step the rows of a group have been read equally often, up to one, and a batch across
+    two epochs may hold a row twice. Groups take turns in proportion to their sizes, which grain
+    rounds to a hundredth of the smallest. An epoch of the split is only a number of steps: its rows
+    divided by the batch size, rounded up.
     """
 
     def __init__(
@@ -76,13 +75,13 @@ class Batches:
         Args:
           data: the split.
           batch_size: rows of a batch.
-          key: of the order.
+          key: for the order.
           text_width: see `trim`.
           needs_texts: leaves out rows with a text, of any role in any round, of fewer tokens than
             `text_width`.
 
         Raises:
-          ConfigError: there are fewer rows than a batch has.
+          ConfigError: the rows do not fill a batch.
         """
         rows = np.arange(len(data))
         if needs_texts:
@@ -98,7 +97,7 @@ class Batches:
         lengths = row_lengths(data)[rows]
         self.groups = [rows[group] for group in length_groups(lengths, batch_size)]
         trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
-        # Grain adds the pass to a seed, so these must not be neighbours.
+        # Grain adds the epoch to a seed, so seeds must not be neighbours.
         random = np.random.default_rng(jax.random.key_data(key).tolist())
         seeds = random.integers(2**32, size=len(self.groups)).tolist()
         streams = [
@@ -131,9 +130,9 @@ class Batches:
 
     @contextlib.contextmanager
     def read_ahead(self, first: int, stop: int) -> Iterator[Iterator[TrainingData]]:
-        """Gives the batches of steps `first` to `stop - 1` in order.
+        """An iterator over the batches of steps `first` to `stop - 1`, in order.
 
-        A thread makes the next ones while a step runs; it ends with the context.
+        A thread prepares the next ones while a step runs; it ends with the context.
         """
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
         with contextlib.closing(iter(self._batches[first:stop].to_iter_dataset(options))) as ahead:
@@ -141,7 +140,7 @@ class Batches:
 
 
 def row_lengths(data: TrainingData) -> np.ndarray:
-    """Tokens of each row [N], of all roles and rounds together."""
+    """Tokens of each row [N], summed over roles and rounds."""
     marks = [valid for p in data.prompts.values() for valid in (p.prefix_valid, p.body_valid)]
     marks += [target.valid for target in data.targets.values()]
     return sum(valid.reshape(len(valid), -1).sum(axis=1) for valid in marks)
@@ -150,7 +149,7 @@ def row_lengths(data: TrainingData) -> np.ndarray:
 def length_groups(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Row numbers by length: in (L/2, L], in (L/4, L/2], ..., longest first.
 
-    A group that does not fill a batch joins its longer neighbour, the longest its shorter one.
+    A group smaller than a batch joins its longer neighbour, the longest its shorter one.
     """
     halvings = np.floor(np.log2(lengths.max() / lengths)).astype(int)
     halvings = np.minimum(halvings, BUCKETS - 1)

@@ -1,4 +1,4 @@
-"""Questions and role texts as arrays on the host, tokenised once."""
+"""Tokenised questions and role texts as arrays on the host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingData(struct.PyTreeNode):
     """A split, or a batch of it; indexed by row."""
 
     prompts: dict[str, StagePrompt]  # by role, N rows
-    targets: dict[str, Targets]  # by role that has texts, N rows, R rounds
+    targets: dict[str, Targets]  # by role with texts, N rows, R rounds
 
     def __len__(self) -> int:
         return next(iter(self.targets.values())).ids.shape[0]
@@ -39,7 +39,7 @@ class TrainingData(struct.PyTreeNode):
 
 
 def encode_once(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-    """Token ids of texts [N][R]; a text that serves several rounds is tokenised once."""
+    """Token ids of texts [N][R]; tokenises a text of several rounds once."""
     distinct = list(dict.fromkeys(text for item in texts for text in item))
     ids = dict(zip(distinct, encode_plain(tokenizer, distinct), strict=True))
     return [[ids[text] for text in item] for item in texts]
@@ -95,7 +95,7 @@ class Dialogues(struct.PyTreeNode):
     ids: Any  # [n, T] int32
     valid: Any  # [n, T] bool
     target: Any  # [n, T] bool; tokens of the role text, its end token included
-    rows: Any = None  # [m] int; rows that are learned from, one for each time; None: each once
+    rows: Any = None  # [m] int; indices of rows to learn from, may repeat; None: each once
 
 
 def encode_dialogues(
@@ -105,12 +105,12 @@ def encode_dialogues(
     topology: Topology,
     rounds: int,
 ) -> Dialogues:
-    """What a role reads and should write, as text: its prompt with the senders' texts in the slots.
+    """A role's dialogues: its prompt with the senders' texts in the slots, and its role text.
 
-    A slot holds what its sender wrote in the same round or, on a feedback edge, in the one before;
-    it stays empty where the sender has no texts. A role without texts learns to write those of the
-    answerer. A role text ends in the first end token. Texts that serve several rounds make the same
-    dialogue in several: it is there once, and `rows` tells in which places, round by round.
+    A slot holds its sender's text of the same round or, on a feedback edge, of the previous one; it
+    is empty if the sender has no texts. A role without texts learns those of the answerer. A role
+    text ends in the first end token. A dialogue of several rounds is stored once, and `rows` holds
+    its index for each of them, round by round.
     """
     role, tokenizer, prompt = member.role, member.tokenizer, member.template
     pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]

@@ -1,4 +1,4 @@
-"""How much is read at once without gradients, so that it fits beside the agents."""
+"""Batch limits of reading without gradients, so that a batch fits beside the agents."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def rows_at_once(
     batch_tokens: int = BATCH_TOKENS,
     logit_bytes: int = LOGIT_BYTES,
 ) -> int:
-    """Rows of T tokens that an agent with N query heads reads at once, at least one.
+    """Rows of T tokens to read at once by an agent with N query heads, at least one.
 
-    A single row may exceed the limits: it is not read in parts.
+    A single row may exceed the limits: rows are not split.
     """
     logits = 4 * heads * length**2  # of a row
     return max(1, min(batch_rows, batch_tokens // length, logit_bytes // logits))

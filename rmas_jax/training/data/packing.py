@@ -1,4 +1,4 @@
-"""Dialogues packed into rows, several in one, so that an agent reads hardly any padding."""
+"""Dialogues packed into rows, several in one, with little padding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmas_jax.training.data.limits import rows_at_once
 
 
 class PackedBatch(NamedTuple):
-    """Rows of dialogues, each in one piece, one behind the other."""
+    """Rows of consecutive, contiguous dialogues."""
 
     ids: np.ndarray  # [B, T] int32
     segments: np.ndarray  # [B, T] int32; number of the dialogue in its row, 0 on padding
@@ -25,15 +25,15 @@ class PackedBatch(NamedTuple):
 def packed_batches(
     dialogues: Dialogues, *, width: int, heads: int, shards: int = 1, **limits: int
 ) -> Iterator[PackedBatch]:
-    """Every dialogue once, in rows as long as the longest that is packed with it (best fit).
+    """Every dialogue once, in rows of the length of the longest of its group (best fit).
 
     Args:
-      dialogues: what is packed; the tokens of its role texts are counted through.
-      width: D of the agent that will read.
-      heads: N of it.
+      dialogues: numbers of tokens run over all their role texts.
+      width: D of the agent.
+      heads: N of the agent.
       shards: divides B; the last batch of a length ends in empty rows.
-      **limits: those of `rows_at_once`, for B rows of T tokens over all devices; a row for every
-        shard is read in any case, even if that is more.
+      **limits: those of `rows_at_once`, for B rows of T tokens over all devices; every shard gets
+        at least one row, even beyond the limits.
     """
     lengths = dialogues.valid.sum(axis=1)
     count = np.cumsum(dialogues.target, dtype=np.int32).reshape(dialogues.target.shape)
@@ -48,7 +48,7 @@ def packed_batches(
             grain.MapDataset.source(source).to_iter_dataset(),
             length_struct={"ids": longest, "numbers": longest},
             padding_struct={"ids": 0, "numbers": -1},
-            # Two rows next to each other would else have gone into one: so many are enough.
+            # Two adjacent rows never fit into one, so this number is enough.
             num_packing_bins=2 * math.ceil(lengths[group].sum() / longest),
             shuffle_bins=False,
         )
@@ -63,16 +63,16 @@ def packed_batches(
 
 
 def packing_groups(lengths: np.ndarray, width: int) -> list[np.ndarray]:
-    """Numbers of the texts that are packed with each other, longest first.
+    """Indices of texts to pack together, longest first.
 
-    One long text should not make long rows of all: attention to a row of T tokens by an agent of
-    width D takes about T^2 / 6 D of what its matrices take. So short ones of `length_groups` are
-    joined as far as that is worth the padding that it saves.
+    One long text should not lengthen all rows: attention to a row of T tokens by an agent of width
+    D costs about T^2 / 6 D of its matrices' cost. So short groups of `length_groups` are joined as
+    far as the saved padding outweighs this.
     """
     groups = length_groups(lengths, 1)
 
     def cost(apart: int) -> int:
-        """Of the first groups apart, where hardly two texts fit a row, and the others together."""
+        """Cost of the first groups apart (rarely two texts fit a row) and the others joined."""
         together = lengths[np.concatenate(groups[apart:])]
         rows = [(len(group), lengths[group].max()) for group in groups[:apart]]
         rows.append((math.ceil(together.sum() / together.max()), together.max()))

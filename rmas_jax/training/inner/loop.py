@@ -1,4 +1,4 @@
-"""The inner loop as a whole: what is read, paired and trained, and in which order."""
+"""The inner loop as a whole: reading, pairing and training, in order."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ def run_inner_loop(
 ) -> Links:
     """Trains every agent's inner link on its role texts, and aligns the outer links.
 
-    The links of a part train side by side, each on the next device of this process; of several
-    processes each trains them all, to the same numbers.
+    The links of a part train in parallel, each on the next device of this process; every process
+    trains them all, to the same numbers.
 
     Args:
       team: the system and its agents.
-      links: where they start.
-      dialogues: by role; what the first repeat reads. Of no use without steps.
-      data: the same items as prompts with slots, for later repeats; None: there are none.
+      links: initial links.
+      dialogues: by role, for the first repeat; unused without steps.
+      data: the same items as prompts with slots, for later repeats; None without these.
       config: of the regressions.
       rounds: R of the later repeats' rollouts.
-      key: order of the batches.
-      curves: gets the losses.
-      cache: keeps the states of dialogues; None keeps them in memory.
-      align_outer: whether outer links learn to send a token's vector to where the receiver
-        expects that token, for tokens that both have. Otherwise they stay as they start.
+      key: for the order of the batches.
+      curves: receives the losses.
+      cache: of the states of dialogues; None keeps them in memory.
+      align_outer: whether to align outer links, which learn to map a token's vector to the
+        receiver's embedding of the token, for shared tokens. Otherwise they stay unchanged.
       log_every: steps between rows of the curves.
       progress: whether to show a bar.
 
     Returns:
-      All links; those that were trained lie on the host.
+      All links, trained ones on the host.
 
     Raises:
-      PreemptedError: SIGTERM came.
+      PreemptedError: after SIGTERM.
       NonFiniteError: states or embeddings of an agent are NaN or infinite.
-      DivergedError: a link's loss or gradient is.
+      DivergedError: a link's loss or gradient is NaN or infinite.
       ConfigError: the states of texts have no room, or the texts of an edge's sender hold no token
-        that both its ends have.
+        shared by both ends.
     """
     system, topology = team.system, team.system.topology
     edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
@@ -83,7 +83,7 @@ def run_inner_loop(
         curves.truncate(name, 0)
     if config.steps == 0:
         return links
-    links = Links(dict(links.inner), dict(links.outer))  # trained ones take their places
+    links = Links(dict(links.inner), dict(links.outer))  # trained ones replace these
     sizes = {role: state_bytes(team, role, dialogues[role]) for role in topology.order}
     on_all(lambda: check_room(sizes, 0 if cache is None else cache.limit))
     devices = jax.local_devices()[:1] if team.mesh is None else team.mesh.local_devices
@@ -103,11 +103,11 @@ def run_inner_loop(
 
     number = itertools.count()
     for i in range(config.repeats):
-        if i:  # a thought of a role without texts stands for no token
+        if i:  # a thought of a role without texts predicts no token
             assert data is not None  # it is there if there are repeats
             for role, rolled in rollout_states(team, links, data, rounds=rounds).items():
                 states[role] = states[role].with_part(*rolled)
-        for part in ("inner", "outer"):  # what an outer link reads is what inner ones have become
+        for part in ("inner", "outer"):  # outer links read the outputs of trained inner ones
             if part == "inner":
                 pairs_by_link = {
                     role: inner_pairs(states[role], tables[role]) for role in topology.order
@@ -148,11 +148,11 @@ def run_inner_loop(
 
 
 def check_training(work: str, target: str, pairs: Pairs, logged: Mapping[str, np.ndarray]) -> None:
-    """Whether a link's curves are finite; `target` is the role towards whose tokens it learned.
+    """Checks that a link's curves are finite; `target` is the role of the target embeddings.
 
     Raises:
-      NonFiniteError: they are not, as the embeddings of such tokens are not.
-      DivergedError: they are not for another reason.
+      NonFiniteError: they are not, because target embeddings are not.
+      DivergedError: they are not, for another reason.
     """
     finite = np.isfinite(logged["loss"]) & np.isfinite(logged["grad_norm"])
     if finite.all():
@@ -174,7 +174,7 @@ def embedding_table(team: Team, role: str) -> np.ndarray:
 
 
 def counterpart_ids(team: Team, edge: tuple[str, str]) -> np.ndarray:
-    """What the receiver calls each of the sender's tokens [V]; -1 where it has none such."""
+    """The receiver's id of each of the sender's tokens [V]; -1 where it has none."""
     sender = edge[0]
     mine, theirs = shared_tokens(*(team.members[role].tokenizer for role in edge))
     counterpart = np.full(team.agents[sender].config.vocab_size, -1)
@@ -183,19 +183,19 @@ def counterpart_ids(team: Team, edge: tuple[str, str]) -> np.ndarray:
 
 
 def inner_pairs(states: TokenStates, table: np.ndarray) -> Pairs:
-    """What an inner link learns: towards the agent's own embeddings, from all tokens."""
+    """Pairs of an inner link: all tokens, with the agent's own embeddings as targets."""
     return Pairs(states, states.learned, states.ids[states.learned], table)
 
 
 def outer_pairs(states: TokenStates, counterpart: np.ndarray, table: np.ndarray) -> Pairs:
-    """What an outer link learns: towards the receiver's embeddings, from tokens that it has."""
+    """Pairs of an outer link: shared tokens, with the receiver's embeddings as targets."""
     ids = counterpart[states.ids[states.learned]]
     known = ids >= 0
     return Pairs(states, states.learned[known], ids[known], table)
 
 
 def upstream_link(team: Team, links: Links, edge: tuple[str, str]) -> UpstreamLink | None:
-    """What a thought passes before it enters an edge: the sender's inner link, or nothing."""
+    """The link applied to a thought before an edge: the sender's inner link, or None."""
     if team.system.sent_vectors == "outer_of_hidden":
         return None
     return UpstreamLink(link=team.system.inner[edge[0]], params=links.inner[edge[0]])

@@ -1,4 +1,4 @@
-"""Links that train side by side, on states that stay on the host."""
+"""Parallel training of links, on states that stay on the host."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rmas_jax.links import LinkConfig, apply_link
 from rmas_jax.training.inner.step import LinkState, UpstreamLink, regress_block, start_link
 from rmas_jax.training.states.token_states import TokenStates
 
-BLOCK_BYTES = 2**26  # of what goes to a device at once
+BLOCK_BYTES = 2**26  # per transfer to a device
 _regress = jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2)
 _send = jax.jit(apply_link, static_argnums=0)
 
 
 class Pairs(NamedTuple):
-    """What a link reads, and what it should make of it."""
+    """Inputs of a link and their targets."""
 
     states: TokenStates
-    numbers: np.ndarray  # [m] which of the states
-    ids: np.ndarray  # [m] the tokens they stand for, as the receiver counts them
+    numbers: np.ndarray  # [m] indices of states
+    ids: np.ndarray  # [m] tokens that they predict, as ids of the receiver
     table: np.ndarray  # [V, D'] the receiver's input embeddings
 
     @property
     def bytes(self) -> int:
-        """Of one pair."""
+        """Bytes of one pair."""
         return self.states.parts[0][:1].nbytes + self.table[:1].nbytes
 
     def take(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,30 +42,29 @@ class Pairs(NamedTuple):
 
 @dataclasses.dataclass
 class LinkTraining:
-    """One link that trains on a device of its own, a block of steps at a time.
+    """One link in training on its own device, a block of steps at a time.
 
-    The host gathers the rows of a block while the device works on the one before: neither holds
-    more than two, however many pairs there are. All blocks have one shape, so that a link compiles
-    once.
+    The host gathers the rows of a block while the device works on the previous one: neither holds
+    more than two, for any number of pairs. All blocks have one shape, so that a link compiles once.
     """
 
     pairs: Pairs
     config: InnerConfig
     device: jax.Device
-    drawn: np.ndarray  # [steps, batch_size] the pairs that each step reads
-    block: int  # steps that are sent at once
+    drawn: np.ndarray  # [steps, batch_size] indices of each step's pairs
+    block: int  # steps per block
     step: Callable[..., tuple[LinkState, dict[str, jax.Array]]]  # of a state and a block
     state: LinkState
     curves: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)  # of blocks sent
 
     def advance(self) -> int:
-        """Sends the next block; returns its number of steps, 0 when there are none left."""
+        """Sends the next block; returns its number of steps, 0 after the last."""
         drawn = self.drawn[len(self.curves) * self.block :][: self.block]
         if not len(drawn):
             return 0
         if len(self.curves) > 1:
             jax.block_until_ready(self.curves[-2])
-        # The last block is filled up with rows that are not read.
+        # Padding rows fill up the last block; they are not read.
         rows = np.resize(drawn, (self.block, self.config.batch_size))
         hidden, target = jax.device_put(self.pairs.take(rows), self.device)
         self.state, curves = self.step(self.state, hidden, target)
@@ -93,12 +92,12 @@ def start_training(
 
     Args:
       link: an inner or an outer link.
-      params: its parameters at the start; they are copied.
-      pairs: what it learns from, with replacement; there are some.
+      params: its initial parameters; copied.
+      pairs: training pairs, drawn with replacement; at least one.
       config: of the regression; at least one step.
-      key: of the rows that are drawn, all of them at once, and of the noise.
-      device: where parameters and blocks lie.
-      upstream: the link that states pass before this one reads them.
+      key: of the row draws, made all at once, and of the noise.
+      device: of parameters and blocks.
+      upstream: a link to apply to states first.
     """
     shape = (config.steps, config.batch_size)
     drawn = np.asarray(jax.random.randint(key, shape, 0, len(pairs.ids)))
@@ -118,20 +117,20 @@ def start_training(
 def train_side_by_side(
     trainings: Mapping[str, LinkTraining], report: Callable[[int], Any]
 ) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
-    """Sends blocks in turn, and tells `report` how many steps; returns every link's result."""
+    """Sends blocks in turn, calls `report` with their steps; returns every link's result."""
     while steps := sum(training.advance() for training in trainings.values()):
         report(steps)
     return {name: training.result() for name, training in trainings.items()}
 
 
 def steps_per_block(config: InnerConfig, pair_bytes: int) -> int:
-    """Steps whose rows fit into `BLOCK_BYTES`, at least one; blocks are about equally long."""
+    """Number of steps whose rows fit into `BLOCK_BYTES`, at least one; balances the blocks."""
     most = max(1, BLOCK_BYTES // (config.batch_size * pair_bytes))
     return math.ceil(config.steps / math.ceil(config.steps / most))
 
 
 def _rms(pairs: Pairs, upstream: UpstreamLink | None) -> float:
-    """Root mean square of what a link reads, over all pairs."""
+    """Root mean square of a link's inputs, over all pairs."""
     total, count = 0.0, 0
     rows = max(1, BLOCK_BYTES // pairs.bytes)
     for start in range(0, len(pairs.numbers), rows):

@@ -1,4 +1,4 @@
-"""The inner loop: an agent's inner link learns to turn its thoughts into its next inputs.
+"""The inner loop: an agent's inner link learns to map thoughts to next inputs.
 
 The frozen agent reads each role text once; the link then regresses the embedding of the next token
 on the cached states (paper eq. 5), many steps in one compiled loop. The same regression, towards
@@ -45,7 +45,7 @@ def regression_loss(
 
 
 class UpstreamLink(struct.PyTreeNode):
-    """A trained link that vectors pass before the one in training reads them."""
+    """A trained link applied to vectors before the link in training."""
 
     link: LinkConfig = struct.field(pytree_node=False)
     params: Any
@@ -54,7 +54,7 @@ class UpstreamLink(struct.PyTreeNode):
 class LinkState(struct.PyTreeNode):
     """A link in training."""
 
-    step: jax.Array  # () int32; steps that are done
+    step: jax.Array  # () int32; steps taken
     params: Any
     optimizer_state: Any
 
@@ -93,18 +93,18 @@ def regress_block(
     noise: jax.Array | float = 0.0,
     upstream: UpstreamLink | None = None,
 ) -> tuple[LinkState, dict[str, jax.Array]]:
-    """Takes up to K steps of a link's training, those that are left of `config.steps`.
+    """Takes up to K steps of a link's training, within `config.steps`.
 
     Args:
       link: an inner or an outer link.
       config: of the regression.
-      state: where it stands.
+      state: the link in training.
       hidden: [K, B, D] vectors for each step, one per predicted token.
       target: [K, B, D'] embeddings of those tokens.
       key: of the noise.
-      noise: standard deviation of the Gaussian noise on what the link reads, if `config.noise`
-        asks for any.
-      upstream: the link that `hidden` passes first, if it does.
+      noise: standard deviation of the Gaussian noise on the link's input, if `config.noise` is
+        not 0.
+      upstream: a link to apply to `hidden` first, if any.
 
     Returns:
       The state after these steps, and curves {"loss", "grad_norm"} [K]; entries past the last step
@@ -140,6 +140,6 @@ def regress_block(
         return state, {name: curve.at[k].set(values[name]) for name, curve in curves.items()}
 
     empty = {name: jnp.zeros(len(hidden), jnp.float32) for name in ("loss", "grad_norm")}
-    # No scan: the last block may hold fewer steps, and is to run the same program.
+    # No scan: the last block may hold fewer steps and must run the same program.
     count = jnp.minimum(len(hidden), config.steps - state.step)
     return jax.lax.fori_loop(0, count, step, (state, empty))

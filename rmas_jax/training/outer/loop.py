@@ -1,4 +1,4 @@
-"""The outer loop: a phase is a loop over steps, resumed where it ended, with hooks after each."""
+"""The outer loop: a phase is a resumable loop over steps, with hooks after each."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def run_phase(
 ) -> Any:
     """Runs, or resumes, one phase of the outer loop; returns all links.
 
-    What a step does follows from the state before it, the key and the step's number, so a phase
-    that was interrupted, in whatever way, comes to the same links, bit for bit, on the same mesh.
+    A step is a function of the state before it, the key and the step's number, so an interrupted
+    phase gives the same links, bit for bit, on the same mesh.
 
     Args:
-      team: the system, its agents and the mesh they lie on.
-      links: where they start.
+      team: the system, its agents and their mesh.
+      links: initial links.
       data: training items.
       validation: held-out items.
       config: of the outer loop.
       phase: the phase.
-      key: order of the batches.
+      key: for the order of the batches.
       directory: of the checkpoints.
-      curves: gets losses and gradient norms by role, link, edge and round; throughput; memory.
-      sources: role -> where its agent comes from; recorded beside the checkpoints.
-      hooks: called after every step, behind those of `PhaseHooks`; see `rmas_jax.training.hooks`.
-      progress: whether to show a bar (of several processes, the first does).
+      curves: receives losses and gradient norms by role, link, edge and round; throughput; memory.
+      sources: role -> source of its agent; recorded beside the checkpoints.
+      hooks: called after every step and after those of `PhaseHooks`; see `rmas_jax.training.hooks`.
+      progress: whether to show a bar (in the first process).
 
     Raises:
-      DivergedError: what an agent makes, a loss, a gradient or a link is not finite, or the loss
-        is above `config.max_loss`; the message says where, and what is saved.
-      PreemptedError: SIGTERM came; the step that ran is saved.
+      DivergedError: an agent's numbers, a loss, a gradient or a link are not finite, or the loss
+        is above `config.max_loss`; the message gives the place and the saved step.
+      PreemptedError: after SIGTERM; the current step is saved.
       ConfigError: see `Batches`.
       CheckpointError: the directory's checkpoints were made with another key or other agents, or
         none can be read.
@@ -109,7 +109,7 @@ def run_phase(
 
 
 def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array) -> Batches:
-    """What the steps of a phase read."""
+    """The batches of a phase's steps."""
     return Batches(
         data,
         batch_size=phase.batch_size,
@@ -145,7 +145,7 @@ def _progress_bar(phase: PhaseConfig, first: int, *, is_shown: bool) -> tqdm:
 
 
 def _shown_in(bar: tqdm) -> Hook:
-    """Moves a bar by a step; beside it is the loss that was read last."""
+    """Advances a bar by a step; shows the latest loss beside it."""
 
     def show(event: StepEvent) -> None:
         if row := event.results.get("metrics"):

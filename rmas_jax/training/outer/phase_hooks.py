@@ -26,20 +26,20 @@ from rmas_jax.training.outer.validation import validate
 
 @dataclasses.dataclass
 class PhaseHooks:
-    """What a phase does after its steps; see `hooks` for the order."""
+    """The actions of a phase after its steps; see `hooks` for the order."""
 
     team: Team
     phase: PhaseConfig
     config: OuterConfig
-    batches: Batches  # what the steps read; an error names the items
+    batches: Batches  # of the steps; errors name the items
     validation: TrainingData
     store: CheckpointStore
     curves: Curves
     unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # steps and metrics
-    clock: float | None = None  # time of the last row; None before one, as a program may compile
+    clock: float | None = None  # time of the last row; None: not yet, as a program may compile
 
     def hooks(self) -> list[Hook]:
-        """In order: what is saved has been checked, and its validation loss goes with it."""
+        """In order: links are checked and validated before they are saved."""
         return [
             self.collect,
             when(self.logs, self.record),
@@ -49,25 +49,25 @@ class PhaseHooks:
         ]
 
     def logs(self, event: StepEvent) -> bool:
-        """Whether metrics are read: after the first of every `log_every` steps, or to be saved."""
+        """Whether to read metrics: after the first of every `log_every` steps, or before a save."""
         return event.step % self.config.log_every == 0 or self.saves(event)
 
     def saves(self, event: StepEvent) -> bool:
-        """Whether a checkpoint is written: whenever one is due, after a validation, at the end."""
+        """Whether to write a checkpoint: when due, after a validation, at the end."""
         due = event.done % self.config.checkpoint_every == 0
         return due or event.ends or self.validates(event)
 
     def validates(self, event: StepEvent) -> bool:
-        """Whether held-out items are run: whenever that is due, and once the phase is finished."""
+        """Whether to validate: when due, and once the phase is finished."""
         return event.done % self.config.validation_every == 0 or event.is_last
 
     @property
     def validation_series(self) -> str:
-        """The curve beside that of the phase's name."""
+        """Name of the phase's validation curve."""
         return f"{self.phase.name} (validation)"
 
     def drop_curves(self, step: int) -> None:
-        """Removes rows of steps from `step` on, which an interrupted run has written."""
+        """Removes rows from `step` on, left by an interrupted run."""
         self.curves.truncate(self.phase.name, step)
         self.curves.truncate(self.validation_series, step)
 
@@ -79,13 +79,13 @@ class PhaseHooks:
         """Reads the metrics of all steps since the last row, and writes the newest as a row.
 
         Raises:
-          DivergedError: those of one of the steps are not finite, or its loss is too large.
+          DivergedError: a step's metrics are not finite, or its loss is too large.
         """
         on_host = jax.device_get([metrics for _, metrics in self.unread])
         for (step, _), metrics in zip(self.unread, on_host, strict=True):
             self.check_metrics(step, metrics)
         row, now = on_host[-1] | peak_memory(), time.perf_counter()
-        del row["faults"]  # there are none
+        del row["faults"]  # all zero
         if self.clock is not None:
             items = len(self.unread) * self.phase.batch_size
             row["items_per_second"] = items / (now - self.clock)
@@ -110,10 +110,10 @@ class PhaseHooks:
         )
 
     def check_links(self, event: StepEvent) -> None:
-        """Looks at the links, which a step's loss does not see yet.
+        """Checks the new links, which the step's loss does not depend on.
 
         Raises:
-          DivergedError: one of them is not finite.
+          DivergedError: a link is not finite.
         """
         if broken := broken_links(event.state.links):
             raise self.diverged(event.step, f"after it, not finite: {', '.join(broken)}")
@@ -122,7 +122,7 @@ class PhaseHooks:
         """Runs the held-out items, and writes a row.
 
         Raises:
-          DivergedError: their loss, or what an agent makes of them, is not finite.
+          DivergedError: their loss, or an agent's numbers, are not finite.
         """
         try:
             values = validate(self.team, event.state.links, self.validation, self.phase)
@@ -132,7 +132,7 @@ class PhaseHooks:
             raise self.diverged(event.step, f"validation loss {values['loss']}")
         event.results["validation"] = values
         self.curves.write("outer", self.validation_series, event.step, **values)
-        self.clock = None  # that took time which is no step's
+        self.clock = None  # validation time is not a step's
 
     def save(self, event: StepEvent) -> None:
         """Starts to write a checkpoint."""
@@ -140,7 +140,7 @@ class PhaseHooks:
         self.store.save(event.done, event.state, validation_loss=loss)
 
     def diverged(self, step: int, what: str) -> DivergedError:
-        """An error that tells where training can be taken up again."""
+        """An error that names the step from which training can resume."""
         saved = self.store.steps()
         last = self.store.directory / str(saved[-1]) if saved else "none yet"
         return DivergedError(
@@ -149,7 +149,7 @@ class PhaseHooks:
 
 
 def peak_memory() -> dict[str, int]:
-    """The most that this process has held so far, and its first device, if that tells."""
+    """Peak memory of this process and, if known, of its first device, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if on_device := jax.local_devices()[0].memory_stats():

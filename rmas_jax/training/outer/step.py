@@ -23,7 +23,7 @@ from rmas_jax.training.data.encoding import TrainingData
 
 
 class OuterState(struct.PyTreeNode):
-    """What a step changes, and what a checkpoint holds."""
+    """State that a step changes and a checkpoint holds."""
 
     step: jax.Array  # [] int32; steps taken in this phase
     links: Links
@@ -44,17 +44,17 @@ def make_optimizer(phase: PhaseConfig) -> optax.GradientTransformation:
 
 
 def trainable_links(phase: PhaseConfig, links: Links) -> Links:
-    """The links that a phase trains: outer ones, and inner ones if it says so."""
+    """The links that a phase trains: outer ones, and inner ones with `train_inner_links`."""
     return links if phase.train_inner_links else links.replace(inner={})
 
 
 def with_trained(links: Links, trained: Links) -> Links:
-    """All links, those that were trained as they are now."""
+    """All links, with the trained ones replaced."""
     return Links(links.inner | trained.inner, links.outer | trained.outer)
 
 
 def phase_unroll(phase: PhaseConfig) -> Unroll:
-    """How a phase unrolls the rounds."""
+    """The `Unroll` of a phase."""
     return Unroll(
         rounds=phase.rounds,
         remat=phase.remat,
@@ -72,11 +72,11 @@ def start_phase(phase: PhaseConfig, links: Links) -> OuterState:
 def phase_supervision(
     phase: PhaseConfig, targets: Mapping[str, Targets], *, answerer: str
 ) -> Supervision:
-    """Which texts a phase scores in which rounds, and where its thoughts come from.
+    """The `Supervision` of a phase: scored texts by round, and the source of thoughts.
 
     A teacher-forced answerer feeds back the states over its own text of the round ("draft"), over
     its last text, which is then its target in every round ("gold": upstream's, a leak), or a
-    rollout, which has seen no text ("rollout").
+    rollout, which depends on no text ("rollout").
     """
     is_forced = phase.latents == "teacher_forced"
     if is_forced and phase.feedback == "gold":
@@ -94,7 +94,7 @@ def phase_supervision(
 
 
 def round_weights(phase: PhaseConfig) -> tuple[float, ...]:
-    """Weight [R] of the answerer's text in each round; the last round alone unless told."""
+    """Weight [R] of the answerer's text in each round; default: the last round alone."""
     return phase.round_weights or (0.0,) * (phase.rounds - 1) + (1.0,)
 
 
@@ -111,16 +111,16 @@ def outer_loss(
 
     Args:
       system: the system (static).
-      phase: says how rounds are unrolled and what is supervised (static).
+      phase: unrolling and supervision (static).
       agents: by role.
       links: all of them.
       batch: prompts and role texts.
       probes: see `run_rounds`.
 
     Returns:
-      The loss, and {"loss": {role: [R]}, "exact_match": {role: [R]}}, batch means of the texts that
-      the loss reads; NaN in rounds in which it does not read them; and "faults" [R, N], the share
-      of items in which a stage was not finite (`Rounds.finite`).
+      The loss, and {"loss": {role: [R]}, "exact_match": {role: [R]}}, batch means of the texts in
+      the loss, NaN in other rounds; and "faults" [R, N], the share of items in which a stage was
+      not finite (`Rounds.finite`).
     """
     answerer = system.topology.answerer
     supervision = phase_supervision(phase, batch.targets, answerer=answerer)
@@ -177,7 +177,7 @@ def outer_step(
         return outer_loss(system, phase, agents, links, batch, probes=probes)
 
     def value_and_grad(trained: Any, batch: TrainingData) -> Any:
-        """Loss and metrics, with the squared norm of what reaches each edge in each round."""
+        """Loss and metrics, with the squared norm of the gradient at each edge in each round."""
         probes = crossing_probes(system, rounds=phase.rounds, batch=len(batch))
         (loss, details), (grads, reaching) = jax.value_and_grad(
             loss_of, argnums=(0, 1), has_aux=True
@@ -197,7 +197,7 @@ def outer_step(
             for part in (grads.inner, grads.outer)
             for name, grad in part.items()
         },
-        # Each item's loss has a part in the mean over items, in a part of the batch or in all.
+        # Each item's loss is a term of a mean over items, in a part of the batch or in all.
         "edge_grad_norm": {
             name: jnp.sqrt(x / phase.accumulation) for name, x in details["squares"].items()
         },

@@ -40,5 +40,5 @@ def validate(team: Team, links: Links, data: TrainingData, phase: PhaseConfig) -
 
 
 def validation_rows(phase: PhaseConfig) -> int:
-    """Items that are validated at once: as many as a step holds at once, which is known to fit."""
+    """Items per validation batch: as many as in a part of a step's batch, which fits."""
     return phase.batch_size // phase.accumulation

@@ -1,1 +1,1 @@
-"""Hidden states of role texts, which the inner loop learns from."""
+"""Hidden states of role texts, the training data of the inner loop."""

@@ -1,9 +1,9 @@
-"""States of role texts on disk: an agent reads its texts once, whatever number of runs needs them.
+"""States of role texts on disk: an agent reads its texts once for any number of runs.
 
-FOLDER/KEY/states.npy   [n, D], opened as a memory map; bfloat16 lies there as two bytes
+FOLDER/KEY/states.npy   [n, D], opened as a memory map; bfloat16 is stored as two bytes
 FOLDER/KEY/entry.json   its checksum; the folder's time is that of its last use
-FOLDER/partial/         an entry that is being written, or that a killed run has left
-FOLDER/lock             held by whoever looks for an entry or writes one
+FOLDER/partial/         an unfinished entry of a current or killed run
+FOLDER/lock             held while a run looks for an entry or writes one
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GIBIBYTE = 2**30
 OVERHEAD = 4096  # bytes of an entry beside its states, at most
 CHECKED_AT_ONCE = 2**26  # bytes
 STATES, RECORD, PARTIAL, LOCK = "states.npy", "entry.json", "partial", "lock"
-WAIT_S = 1  # before it is seen again whether another run has ended
+WAIT_S = 1  # between checks whether another run has released the lock
 FOUND, MAKE, KEEP_IN_MEMORY, WAIT = range(4)
 
 log = logging.getLogger(__name__)
@@ -46,25 +46,25 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class StateCache:
-    """States by what they were made from: the agent, the tokens and the dtype.
+    """States by their sources: the agent, the tokens and the dtype.
 
-    An entry is there as a whole or not at all, and none is trusted unless its checksum fits. The
-    mesh is not part of what identifies states, though it may move their last bits. Runs may share
-    a folder; one waits while another reads texts, and then finds what that has read. Of the
-    processes of a run the first writes and decides; all need to see the folder.
+    Atomic: an entry is complete or missing; its checksum is verified before use. The mesh is not
+    part of the key, though it may change the last bits. Runs may share a folder; one waits while
+    another reads texts, and then uses its entry. The first process of a run writes and decides; all
+    processes must see the folder.
     """
 
-    folder: Path  # made if it does not exist, once states are asked for
-    # GiB: all entries together are no larger; those not used for longest make way, but none that
-    # this object has given out.
+    folder: Path  # made on first use
+    # Disk budget in GiB for all entries: the least recently used are removed, except those that
+    # this object has returned. States beyond it stay in memory; 0 disables the cache.
     limit_gib: float
-    agents: Mapping[str, str]  # role -> what identifies the agent with its weights
-    used: set[str] = dataclasses.field(default_factory=set)  # keys of what was given out
+    agents: Mapping[str, str]  # role -> digest of the agent with its weights
+    used: set[str] = dataclasses.field(default_factory=set)  # keys of returned entries
     in_memory: dict[str, int] = dataclasses.field(default_factory=dict)  # role -> bytes not on disk
 
     @property
     def limit(self) -> int:
-        """Bytes of all entries together, at most."""
+        """Maximum bytes of all entries together."""
         return int(self.limit_gib * GIBIBYTE)
 
     def states(
@@ -74,18 +74,18 @@ class StateCache:
         like: jax.ShapeDtypeStruct,
         chunks: Iterable[tuple[np.ndarray, np.ndarray]],
     ) -> np.ndarray:
-        """The states of a role's texts, read only, from the disk if they are there.
+        """The states of a role's texts, read-only, from the disk if available.
 
         Args:
-          role: whose they are.
-          dialogues: what it reads.
-          like: their shape [n, D] and dtype.
-          chunks: makes them, as `fill` takes them; is not touched if they are found.
+          role: of the agent.
+          dialogues: the agent's texts.
+          like: shape [n, D] and dtype of the states.
+          chunks: makes the states, see `fill`; unused if the entry is found.
 
         Raises:
-          ConfigError: they have no place on the disk, and none in memory.
+          ConfigError: the states fit neither on the disk nor in memory.
           FileNotFoundError: a process of the run does not see the folder.
-          PreemptedError: SIGTERM came while texts were read; what has been read is dropped.
+          PreemptedError: SIGTERM during reading; the partial entry is dropped.
         """
         key = entry_key(self.agents[role], dialogues, like)
         with contextlib.ExitStack() as stack:
@@ -97,7 +97,7 @@ class StateCache:
                 time.sleep(WAIT_S)
                 plan = broadcast_from_first(lambda: self._plan(stack, key, role, like))
             if plan == KEEP_IN_MEMORY:
-                stack.close()  # no other run waits for this
+                stack.close()  # release the lock: no other run waits for this
                 self.in_memory[role] = _size(like)
                 on_all(lambda: check_room(self.in_memory))
                 return fill(np.empty(like.shape, like.dtype), chunks)
@@ -105,23 +105,23 @@ class StateCache:
                 self._read(like, chunks)
                 broadcast_from_first(lambda: self._finish(key))
             self.used.add(key)
-            # Before the lock is free: then other runs may remove the entry, which stays open here.
+            # Open before the lock is released: after that, other runs may remove the entry.
             return on_all(lambda: _open(self.folder / key, like))
 
     def _plan(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
     ) -> int:
-        """Whether the entry is found, is there to be filled, has no place, or is to be awaited."""
+        """State of the entry: found, ready to fill, without room, or locked by another run."""
         try:
             return self._prepare(stack, key, role, like)
-        except (OSError, ConfigError) as error:  # read only, full, without locks, no folder of ours
+        except (OSError, ConfigError) as error:  # read-only, full, without locks, not our folder
             log.warning("states of %s are kept in memory: %s", role, error)
             return KEEP_IN_MEMORY
 
     def _prepare(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
     ) -> int:
-        """Takes the lock, if it is free, and looks for the entry or makes one to be filled."""
+        """Takes the lock, if free, and finds the entry or makes an empty one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / LOCK).exists():  # opening a pipe would wait for its reader
             check_regular(self.folder / LOCK, at_most=None, error=ConfigError)
@@ -150,7 +150,7 @@ class StateCache:
         return MAKE
 
     def _make_room(self, size: int, role: str) -> bool:
-        """Removes what was not used for longest; False, and nothing removed, if it cannot do."""
+        """Removes the least recently used entries; False, without removing any, if not enough."""
         entries = sorted(
             (entry for entry in self.folder.iterdir() if (entry / RECORD).exists()),
             key=lambda entry: entry.stat().st_mtime_ns,
@@ -176,7 +176,7 @@ class StateCache:
     def _read(
         self, like: jax.ShapeDtypeStruct, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> None:
-        """Fills the entry; processes behind the first only take part in the reading."""
+        """Fills the entry; other processes than the first only take part in the reading."""
         if is_first():
             states = np.load(self.folder / PARTIAL / STATES, mmap_mode="r+")
             fill(states.view(like.dtype), chunks)
@@ -184,7 +184,7 @@ class StateCache:
             collections.deque(chunks, maxlen=0)
 
     def _finish(self, key: str) -> None:
-        """Makes a filled entry one that is found."""
+        """Publishes a filled entry."""
         partial = self.folder / PARTIAL
         checksum = _checksum(np.load(partial / STATES, mmap_mode="r"))
         write_atomic(partial / RECORD, json.dumps({"crc32": checksum}))
@@ -203,11 +203,11 @@ def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
     """Refuses states that neither the disk nor the memory has room for.
 
     Args:
-      sizes: role -> bytes of its states, in the order in which they are made.
-      limit: bytes that may lie on the disk; what has no room there is kept in memory.
+      sizes: role -> bytes of its states, in order of creation.
+      limit: disk budget in bytes; states beyond it stay in memory.
 
     Raises:
-      ConfigError: that is more than the machine has.
+      ConfigError: they exceed the machine's disk or memory.
     """
     kept, memory = {}, physical_memory()
     for role, size in sizes.items():
@@ -225,12 +225,12 @@ def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
 
 
 def physical_memory() -> int:
-    """Bytes that this machine has."""
+    """Bytes of this machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> str:
-    """A digest of all that states depend on."""
+    """A digest of all inputs of the states."""
     digest = hashlib.sha256(f"{__version__} {agent} {like.shape} {like.dtype}".encode())
     for array in (dialogues.ids, dialogues.valid, dialogues.target):
         digest.update(f"{array.shape} {array.dtype}".encode())
@@ -239,7 +239,7 @@ def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> s
 
 
 def _note_use(entry: Path) -> None:
-    """Sets an entry's time; what a file system sets by itself may be some milliseconds late."""
+    """Sets an entry's time; a file system's own times may be some milliseconds late."""
     now = time.time_ns()
     os.utime(entry, ns=(now, now))
 
@@ -253,7 +253,7 @@ def _open(entry: Path, like: jax.ShapeDtypeStruct) -> np.ndarray:
 
 
 def _damage(entry: Path, like: jax.ShapeDtypeStruct) -> str | None:
-    """What is wrong with an entry; None: nothing."""
+    """The damage of an entry; None: intact."""
     try:
         record = read_json(entry / RECORD, at_most=OVERHEAD, error=ConfigError)
         check_regular(entry / STATES, at_most=None, error=ConfigError)  # a pipe never ends
@@ -262,7 +262,7 @@ def _damage(entry: Path, like: jax.ShapeDtypeStruct) -> str | None:
             return f"their shape is {states.shape}, not {like.shape}"
         if _checksum(states) != record["crc32"]:
             return "their checksum is another"
-    except Exception as error:  # whatever a damaged file makes a reader raise
+    except Exception as error:  # damaged files raise many kinds
         return str(error)
     return None
 

@@ -1,4 +1,4 @@
-"""What links learn from: an agent's states over its role texts, and over its own latent rounds."""
+"""Training data of links: an agent's states over its role texts, and over its latent rounds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rmas_jax.training.states.cache import StateCache, fill
 
 
 class TokenStates(NamedTuple):
-    """Predicted tokens, and the states before them in parts that are counted through."""
+    """Predicted tokens, and the states before them in consecutive parts."""
 
     parts: tuple[np.ndarray, ...]  # each [n_i, D], in the agent's dtype; may be a memory map
     ids: np.ndarray  # [n] int32
-    learned: np.ndarray  # [m] numbers in 0..n-1; those that are learned from, one for each time
+    learned: np.ndarray  # [m] indices in 0..n-1 of the tokens to learn from; may repeat
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """States [..., D] of tokens [...]."""
@@ -41,7 +41,7 @@ class TokenStates(NamedTuple):
         return out
 
     def with_part(self, part: np.ndarray, ids: np.ndarray) -> TokenStates:
-        """These tokens, and others behind them, each of which is learned from once."""
+        """These tokens and, after them, others to learn from once."""
         number = len(self.ids) + np.arange(len(ids))
         return TokenStates(
             (*self.parts, part),
@@ -51,10 +51,10 @@ class TokenStates(NamedTuple):
 
 
 def states_before(agent: Agent, ids: jax.Array, segments: jax.Array) -> jax.Array:
-    """The states [B, T - 1, D] from which an agent would write all tokens but the first column.
+    """The states [B, T - 1, D] that predict all tokens but the first column.
 
     Args:
-      agent: who reads.
+      agent: the reader.
       ids: [B, T] dialogues, several in a row.
       segments: [B, T] int32, see `Decoder.read_packed`.
     """
@@ -64,7 +64,7 @@ def states_before(agent: Agent, ids: jax.Array, segments: jax.Array) -> jax.Arra
 def text_states(
     team: Team, role: str, dialogues: Dialogues, cache: StateCache | None = None
 ) -> TokenStates:
-    """The tokens of a role's texts, in order, from the cache or else read by the frozen agent."""
+    """The tokens of a role's texts, in order, with states from the cache or else from the agent."""
     ids = dialogues.ids[dialogues.target]
     row = jax.ShapeDtypeStruct((1, 2), np.int32)
     one = jax.eval_shape(states_before, team.agents[role], row, row)
@@ -78,7 +78,7 @@ def text_states(
 
 
 def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
-    """What the states of a role's texts take."""
+    """Bytes of the states of a role's texts."""
     agent = team.agents[role]
     return int(dialogues.target.sum()) * agent.width * agent.dtype.itemsize
 
@@ -86,7 +86,7 @@ def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
 def read_texts(
     team: Team, role: str, dialogues: Dialogues
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Runs a frozen agent once over its role texts; yields tokens [k] and the states [k, D] before.
+    """Runs a frozen agent once over its role texts; yields token numbers [k] and states [k, D].
 
     Dialogues are packed (`packed_batches`) into batches of as many rows as `rows_at_once` allows.
 
@@ -114,23 +114,23 @@ def read_texts(
 def rollout_states(
     team: Team, links: Links, data: TrainingData, *, rounds: int, batch_size: int | None = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Runs the system in latents and pairs every thought with the token it stands for.
+    """Runs the latent rounds and pairs every thought with the token it predicts.
 
-    Thoughts drift over rounds; pairs of drifted thoughts teach the links to lead back (dataset
-    aggregation, Ross et al. 2011). Only stages at which the agent would still write the right text
-    count: what is lost cannot be paired. No gradient passes through the rollout.
+    Thoughts drift over rounds; pairs of drifted thoughts teach the links to correct the drift
+    (dataset aggregation, Ross et al. 2011). Only stages at which the agent would still write its
+    text exactly count: other thoughts have no token. The rollout has no gradient.
 
     Args:
       team: the system and its agents.
       links: of the rollout.
       data: items.
       rounds: R.
-      batch_size: items at once; None: as many as `rows_at_once` allows of the longest of them, the
-        texts of all roles together, whose caches exist side by side.
+      batch_size: items at once; None: as many as `rows_at_once` allows for the longest item, with
+        the texts of all roles together, whose caches coexist.
 
     Returns:
-      Role -> thoughts [n, D] and ids [n] of the tokens, by round, item and place, however items are
-      batched; roles without texts are left out.
+      Role -> thoughts [n, D] and ids [n] of the tokens, by round, item and place, independently of
+      the batch size; without roles that have no texts.
     """
     if batch_size is None:
         heads = max(agent.config.num_heads for agent in team.agents.values())
@@ -154,6 +154,6 @@ def rollout_states(
 
 
 def _longest_item(data: TrainingData) -> int:
-    """Columns of an item: of every role the prompt, in one form, and a text."""
+    """Columns of the longest item: for every role, one prompt and one text."""
     prompts = [p.prefix_ids.shape[-1] + p.body_ids.shape[-1] for p in data.prompts.values()]
     return sum(prompts) + sum(target.ids.shape[-1] for target in data.targets.values())
