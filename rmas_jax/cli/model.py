@@ -210,8 +210,8 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(options.path, needs_chat_template=False, date=date, **source)
     if not options.raw and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{options.path}: the tokenizer has no chat template, as those of base models; with "
-            "--raw the model goes on from the prompt as it stands"
+            f"{options.path}: the tokenizer must have a chat template, as base models have none; "
+            "--raw continues the prompt as it stands"
         )
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))

@@ -1,4 +1,4 @@
-"""What an agent that calls tools may call: python in a sandbox, and search."""
+"""Tools of an agent: python in a sandbox, and search."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Toolbox:
-    """The tools that are offered, and how much of them."""
+    """The available tools and their limits."""
 
     python: PythonLimits | None = None  # None: not offered
     search: SearchProvider | None = None
@@ -63,8 +63,8 @@ class Toolbox:
     def run(self, call: Call) -> str:
         """The result of a call as text, without its tags and at its full length.
 
-        What goes wrong in a tool is a result, which the agent reads. What makes the whole run
-        worthless is raised.
+        An error in a tool is a result for the agent. Errors that invalidate the whole run are
+        raised.
 
         Raises:
           SandboxError: code cannot be run safely here.
@@ -80,6 +80,6 @@ class Toolbox:
                 return render_results(query, self.search.search(query))
             except NotRecordedError:
                 raise
-            except Exception as error:  # a provider may be anybody's
+            except Exception as error:  # providers may raise anything
                 return render_error(error)
         return f"[there is no tool {call.tool} here]"

@@ -1,4 +1,4 @@
-"""Search in a corpus of one's own: repeatable, and without a network."""
+"""Search in a local corpus: repeatable, and without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_corpus(path: str | Path) -> list[SearchResult]:
     """Documents of a JSON-lines file: objects with `text`, and `title` and `url` if known.
 
     Raises:
-      SearchError: there are none, or a line is something else; names file and line.
+      SearchError: no documents, or another kind of line; names file and line.
     """
     documents = []
     for number, row in read_json_rows(Path(path), error=SearchError):
@@ -39,8 +39,8 @@ def read_corpus(path: str | Path) -> list[SearchResult]:
 class Bm25Search:
     """BM25 over documents in memory.
 
-    Words count in lower case and unstemmed, English stop words not at all (`words`). Of documents
-    that score the same, the one that stands first in the corpus comes first.
+    Words are in lower case and unstemmed, without English stop words (`words`). Documents of equal
+    score keep the order of the corpus.
     """
 
     def __init__(self, documents: Sequence[SearchResult]):
@@ -67,7 +67,7 @@ class Bm25Search:
         self._index.index(words, show_progress=False)
 
     def search(self, query: str) -> list[SearchResult]:
-        """The best of the documents that share a word with the query."""
+        """The best documents that share a word with the query."""
         (words,) = words_of([query], is_query=True)
         if not words:
             return []

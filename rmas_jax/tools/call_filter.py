@@ -1,15 +1,14 @@
 """The system calls that code in the sandbox may make, as a filter for the kernel (seccomp).
 
-Closed by default: a call that is not listed here fails, whether it existed when the list was
-written (EPERM) or not (ENOSYS, at which the C library falls back to an older one). Not listed is
-whatever
+Closed by default: a call that is not listed here fails with EPERM if the table knows it, else with
+ENOSYS, at which the C library falls back to an older one. Not listed are calls that
 
-* holds memory that neither a process's address space nor the folder's size counts: System V and
+* hold memory that neither a process's address space nor the folder's size counts: System V and
   POSIX queues, semaphores and segments, `memfd_create`, `memfd_secret`, keys, `splice` and its
   kin (pages in a pipe outlive their file), asynchronous input and output, `inotify`;
-* opens sockets (some families, such as vsock, have no namespace) or passes files through them;
-* needs rights that the sandbox has given up, or changes namespaces, mounts, clocks, schedulers;
-* shows or touches other processes' memory (`ptrace`, `process_vm_readv`, `userfaultfd`, `kcmp`).
+* open sockets (some families, such as vsock, have no namespace) or pass files through them;
+* need rights that the sandbox has dropped, or change namespaces, mounts, clocks, schedulers;
+* read or write other processes' memory (`ptrace`, `process_vm_readv`, `userfaultfd`, `kcmp`).
 
 `system_calls.json` has the numbers of all calls.
 """
@@ -69,7 +68,7 @@ ALLOWED = {
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What one argument of a call has to be; the lower 32 bits of it are all that these read."""
+    """A condition on the lower 32 bits of one argument of a call."""
 
     argument: int
     values: tuple[int, ...] = ()  # one of them, unless empty
@@ -90,9 +89,9 @@ CONDITIONS = {
     # PR_SET_PDEATHSIG, GET_PDEATHSIG, GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ,
     # SET_NO_NEW_PRIVS, GET_NO_NEW_PRIVS
     "prctl": Condition(0, values=(1, 2, 3, 15, 16, 23, 38, 39)),
-    "socketpair": Condition(0, values=(1,)),  # AF_UNIX; asyncio wakes itself through one
+    "socketpair": Condition(0, values=(1,)),  # AF_UNIX; asyncio needs one
 }
-NOT_THERE = ("clone3",)  # its flags are out of a filter's sight; the C library falls back to clone
+NOT_THERE = ("clone3",)  # a filter cannot read its flags; the C library falls back to clone
 
 # linux/bpf_common.h, linux/seccomp.h
 LOAD, AND, RETURN = 0x20, 0x54, 0x06
@@ -107,7 +106,7 @@ UNKNOWN: Instruction = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
 
 
 def call_numbers(machine: str) -> dict[str, int]:
-    """The numbers of a machine's system calls, of those known when the table was written."""
+    """The numbers of a machine's system calls in the table."""
     table = json.loads(NUMBERS.read_text(encoding="utf-8"))
     place = table["architectures"].index(machine)
     return {
@@ -118,7 +117,7 @@ def call_numbers(machine: str) -> dict[str, int]:
 
 
 def allowed_calls() -> set[str]:
-    """The names of all calls that may be made, whatever their arguments."""
+    """The names of all allowed calls, with any arguments."""
     return {name for names in ALLOWED.values() for name in names.split()}
 
 
@@ -127,7 +126,7 @@ def call_filter(machine: str, *, also: Iterable[str] = ()) -> bytes:
 
     Args:
       machine: as in `os.uname().machine`.
-      also: calls to allow besides, in tests of what holds without the filter.
+      also: further calls to allow, for tests of the other limits.
     """
     known = call_numbers(machine)
     program: list[Instruction] = [
@@ -149,7 +148,7 @@ def call_filter(machine: str, *, also: Iterable[str] = ()) -> bytes:
 
 
 def _test(condition: Condition) -> list[Instruction]:
-    """Instructions that allow or refuse a call by its argument; they lead nowhere else."""
+    """Instructions that allow or refuse a call by its argument, with no other exit."""
     load = (LOAD, 0, 0, ARGUMENTS_AT + 8 * condition.argument)  # its lower half: little-endian
     if condition.values:
         count = len(condition.values)
@@ -162,6 +161,6 @@ def _test(condition: Condition) -> list[Instruction]:
 
 
 def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """The first and the last of each run of numbers that follow each other, ascending."""
+    """The first and the last of each range of consecutive numbers, ascending."""
     runs = itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
     return [(run[0][1], run[-1][1]) for run in (list(group) for _, group in runs)]

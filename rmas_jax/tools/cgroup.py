@@ -1,7 +1,7 @@
-"""A memory cgroup for the sandbox, where the caller may make one (version 2, delegated).
+"""A memory cgroup for the sandbox, if the caller may make one (version 2, delegated).
 
-The kernel then counts what the sandbox's own sum cannot see: growth between two looks, pipes,
-sockets, file locks, files. It comes on top: all other limits are the same without it.
+The kernel then counts memory that the sandbox's own sum misses: growth between two samples, pipes,
+sockets, file locks, files. It is an addition: all other limits are the same without it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _numbers = itertools.count()
 
 @contextlib.contextmanager
 def memory_group(total_bytes: int) -> Iterator[Path | None]:
-    """A new cgroup without swap, to be entered; None where none can be had; removed on leaving."""
+    """A new cgroup without swap, to enter; None if not possible; removed at the end."""
     group = _make(total_bytes)
     try:
         yield group
     finally:
         if group is not None:
-            with contextlib.suppress(OSError):  # what is left is swept up by a later one
+            with contextlib.suppress(OSError):  # a later call removes the rest
                 group.rmdir()
 
 
@@ -41,7 +41,7 @@ def _make(total_bytes: int) -> Path | None:
     except OSError:
         return None
     try:
-        if (swap := group / "memory.swap.max").exists():  # where swap is counted
+        if (swap := group / "memory.swap.max").exists():  # if swap is counted
             swap.write_text("0")
         (group / "memory.max").write_text(str(total_bytes))
     except OSError:

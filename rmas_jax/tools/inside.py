@@ -1,4 +1,4 @@
-"""The program that runs in the sandbox, as a script: takes its limits, then runs the code.
+"""The script that runs in the sandbox: sets its limits, then runs the code.
 
 Standard input is JSON: `limits` (name of a resource limit -> [soft, hard]) and `code`.
 """
@@ -20,7 +20,7 @@ NAME = "<python>"  # of the code, in tracebacks
 
 
 def restrict(kind: int, soft: int, hard: int) -> None:
-    """Sets a resource limit, or leaves what is stricter already."""
+    """Sets a resource limit, unless a stricter one is set."""
     present = resource.getrlimit(kind)[1]
     if present != resource.RLIM_INFINITY:
         soft, hard = min(soft, present), min(hard, present)
@@ -30,7 +30,7 @@ def restrict(kind: int, soft: int, hard: int) -> None:
 def show(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
-    """Prints an exception as if the code had been started directly."""
+    """Prints an exception as in a direct run of the code."""
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace)
@@ -49,7 +49,7 @@ def main() -> None:
     for name in PRELUDE:
         setattr(module, name, importlib.import_module(name))
     if re.search(r"\b(sp|sympy)\b", code):  # takes half a second
-        with contextlib.suppress(ImportError):  # the code finds out where it uses it
+        with contextlib.suppress(ImportError):  # the code fails where it uses sympy
             sympy = importlib.import_module("sympy")
             vars(module).update(sp=sympy, sympy=sympy)
     exec(compile(code, NAME, "exec", dont_inherit=True), vars(module))

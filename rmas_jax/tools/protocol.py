@@ -1,4 +1,4 @@
-"""How a text calls tools: by tags in it, with the result written behind the call.
+"""Tool calls in a text: tags, with the result after the call.
 
 ... so I compute it: <python>print(6 * 7)</python> <result> 42 </result> It is 42.
 """
@@ -10,7 +10,7 @@ import re
 
 TOOLS = ("python", "search")
 CLOSING_TAGS = tuple(f"</{tool}>" for tool in TOOLS)  # writing stops at these, in any case
-RESULT_TAGS = (" <result> ", " </result>")  # around what a tool returns
+RESULT_TAGS = (" <result> ", " </result>")  # around a tool's result
 _CALL = re.compile(rf"<({'|'.join(TOOLS)})>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _END_OF_RESULT = re.compile(r"</(?=\s*result\s*>)", re.IGNORECASE)
 
@@ -21,7 +21,7 @@ class Call:
 
     tool: str  # of TOOLS
     argument: str  # all between the tags, of which the last opening one counts
-    end: int  # where the text goes on after the closing tag
+    end: int  # of the closing tag in the text
 
 
 def next_call(text: str, start: int = 0) -> Call | None:
@@ -31,7 +31,7 @@ def next_call(text: str, start: int = 0) -> Call | None:
 
 
 def _innermost(argument: str, tool: str) -> str:
-    """The argument behind the last opening tag of the same tool: `<python> or <python>print(1)`.
+    """The argument after the last opening tag of the same tool: `<python> or <python>print(1)`.
 
     A tag between quotes is part of the argument.
     """
@@ -43,10 +43,10 @@ def _innermost(argument: str, tool: str) -> str:
 
 
 def result_text(result: str, max_characters: int) -> str:
-    """What is written behind a call: the result in its tags.
+    """The text after a call: the result in its tags.
 
-    An end tag in it is broken up, so that what a tool returns cannot end its own result and go on
-    in the agent's name. Of more than `max_characters` the end is left out, and their number noted.
+    Breaks up an end tag in the result, so that a tool cannot end its own result and continue as the
+    agent. Cuts a result of more than `max_characters` at its end, and notes its length.
     """
     result = _END_OF_RESULT.sub("< /", result)
     left_out = len(result) - max_characters
@@ -56,7 +56,7 @@ def result_text(result: str, max_characters: int) -> str:
 
 
 def limit_text(calls: int) -> str:
-    """What is written behind a call that is not run, because `calls` of them have been."""
+    """The text after a call that is not run, after the maximum of `calls`."""
     return (
         f" <result> [not run: {calls} tool calls have been made, and no more are allowed] </result>"
     )

@@ -1,4 +1,4 @@
-"""The python tool: runs code that a model wrote, and tells in text what came of it."""
+"""The python tool: runs a model's code and returns the result as text."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ OUT_OF_CPU = 128 + signal.SIGXCPU  # exit code
 def run_python(
     code: str, limits: PythonLimits | None = None, *, unsafe_without_sandbox: bool = False
 ) -> str:
-    """Runs code in the sandbox and gives what it printed, its errors and how it ended.
+    """Runs code in the sandbox and returns its output, errors and ending as text.
 
-    Standard output comes first; `[stderr]` and what was written there; `[exit_code] n` unless it is
-    0 (128 + signal where one ended it); `[timeout] ...` at a limit on time; `[memory] ...` where
-    all its processes together held too much; `[no output]` if there is nothing of all this. Some
-    modules of mathematics are imported already (`inside.PRELUDE`, sympy also as sp).
+    Standard output comes first; then `[stderr]` with its content; `[exit_code] n` unless it is 0
+    (128 + signal after a signal); `[timeout] ...` at a limit on time; `[memory] ...` if all its
+    processes together exceed their limit; `[no output]` if all of these are missing. Some modules
+    of mathematics are imported already (`inside.PRELUDE`, sympy also as sp).
 
     Args:
-      code: Python; may be indented as a whole, stand in Markdown's fences, or be a session with
-        prompts (`snippets`).
-      limits: the defaults unless given.
-      unsafe_without_sandbox: runs it with the caller's rights to files, network and processes.
+      code: Python; may be indented as a whole, in Markdown's fences, or a session with prompts
+        (`snippets`).
+      limits: resource limits.
+      unsafe_without_sandbox: runs the code with the caller's rights to files, network and
+        processes.
 
     Raises:
-      SandboxError: there is no sandbox here that holds; nothing was run.
+      SandboxError: no secure sandbox is available; nothing was run.
     """
     limits = limits or PythonLimits()
     ended = run_program(code_of(code), limits, sandboxed=not unsafe_without_sandbox)

@@ -1,4 +1,4 @@
-"""Search results on file, so that an evaluation can be repeated."""
+"""Recorded search results, so that an evaluation is repeatable."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from rmas_jax.tools.search import SearchError, SearchProvider, SearchResult, par
 
 
 class NotRecordedError(LookupError):
-    """A query that a replay cannot answer: the run is not the one that was recorded."""
+    """A query without a record in a replay: the run differs from the recorded one."""
 
 
 class RecordedSearch:
-    """Answers from a file what was asked before; asks a provider the rest, and records it.
+    """Answers recorded queries from a file; sends others to a provider and records the results.
 
     A line of the file is an object with `query` and `results`. Failures are not recorded.
     """
 
     def __init__(self, provider: SearchProvider | None, path: str | Path):
-        """Reads the file, if there is one.
+        """Reads the file, if it exists.
 
         Args:
-          provider: None for a replay, where nothing is asked and nothing is written.
-          path: of the JSON-lines file. A recording drops a last line that an interruption cut off.
+          provider: None for a replay, which sends no queries and writes nothing.
+          path: of the JSON-lines file. A recording drops an incomplete last line.
 
         Raises:
-          FileNotFoundError: there is neither provider nor file.
-          SearchError: no regular file, or a line that is no recorded search; names file and line.
+          FileNotFoundError: neither provider nor file.
+          SearchError: not a regular file, or a line is no recorded search; names file and line.
         """
         self._provider, self._path = provider, Path(path)
         self._recorded: dict[str, list[SearchResult]] = {}
@@ -48,7 +48,7 @@ class RecordedSearch:
                 self._recorded[query] = results
 
     def search(self, query: str) -> list[SearchResult]:
-        """What was recorded, or what the provider finds now.
+        """The recorded results, or new ones of the provider.
 
         Raises:
           NotRecordedError: the query is new and there is no provider.

@@ -1,4 +1,4 @@
-"""Runs Python code that a model wrote: in a process of its own, within limits, in a sandbox."""
+"""Runs a model's Python code: in a separate process, within limits, in a sandbox."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ HOW_TO_GET_IT = (
 
 
 class SandboxError(InputError):
-    """Code cannot be run safely here; says what is missing and how to get it."""
+    """Code cannot be run safely here; names the missing part and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PythonLimits:
-    """What a program may use.
+    """Resource limits of a program.
 
-    Without a cgroup, the sum is taken every 20 ms: in between, memory can grow up to `processes`
-    times `memory_bytes`, by default 3.9 GiB, and page tables. Without a sandbox, neither
-    `total_bytes`, `processes` nor `files` hold.
+    Without a cgroup, the sum is sampled every 20 ms: in between, memory can grow up to `processes`
+    times `memory_bytes`, by default 3.9 GiB, and page tables. Without a sandbox, `total_bytes`,
+    `processes` and `files` are not enforced.
     """
 
     wall_s: float = 10.0
@@ -63,11 +63,11 @@ class PythonLimits:
     total_bytes: int = 1 << 30  # memory of all its processes together; files come on top
     processes: int = 10  # of all its processes, threads included
     file_bytes: int = 16 << 20  # of all its files together; of stdout; of stderr
-    files: int = 4096  # how many, folders and links included
-    output_bytes: int = 64 << 10  # of stdout and of stderr, what is kept
+    files: int = 4096  # number, folders and links included
+    output_bytes: int = 64 << 10  # kept part of stdout and of stderr
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a limit that nothing could keep."""
+        """Raises ValueError for an impossible limit."""
         for name, limit in dataclasses.asdict(self).items():
             if limit <= 0:
                 raise ValueError(f"PythonLimits.{name}={limit}: has to be above 0")
@@ -80,12 +80,12 @@ class Ended:
     stdout: str
     stderr: str
     exit_code: int | None  # 128 + signal where one ended it; None at the wall limit, or of memory
-    out_of_memory: bool = False  # all its processes together held more than they may
+    out_of_memory: bool = False  # all its processes together exceeded their limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """A program's standard streams: nameless files, bounded by the kernel."""
+    """A program's standard streams: unnamed files, bounded by the kernel."""
 
     stdin: IO[bytes]
     stdout: IO[bytes]
@@ -93,7 +93,7 @@ class Streams:
 
 
 def run_program(code: str, limits: PythonLimits, *, sandboxed: bool = True) -> Ended:
-    """Runs Python code, and ends all that it has started.
+    """Runs Python code, and ends all processes that it has started.
 
     Without a sandbox the code has the caller's rights to files, processes and network; time, memory
     and sizes of files are still limited.
@@ -133,7 +133,7 @@ def _run(code: str, limits: PythonLimits, *, sandboxed: bool) -> Ended:
 
 
 def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
-    """The start of what was written, and a note where that is not all."""
+    """The start of the output, with a note if it is cut."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     text = stream.read(limits.output_bytes).decode(errors="replace")
@@ -143,7 +143,7 @@ def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
 
 
 def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
-    """Runs `inside` in namespaces of its own (`isolation`); the exit code, or the limit reached."""
+    """Runs `inside` in its own namespaces (`isolation`); the exit code, or the limit reached."""
     machine = _machine()
     report, report_end = os.pipe()
     # The group is left once guard and init have ended: it has to be empty by then.
@@ -203,7 +203,7 @@ def _interpreter() -> list[str]:
 
 
 def _visible() -> dict[str, str]:
-    """Path inside -> path outside: the interpreter, what it links to, what is installed for it."""
+    """Path inside -> path outside: the interpreter, its libraries and its packages."""
     prefixes = [Path(prefix) for prefix in (sys.base_prefix, sys.prefix)]
     seen: list[Path] = []
     for path in [*map(Path, SYSTEM), *prefixes, *(prefix.resolve() for prefix in prefixes)]:
@@ -213,7 +213,7 @@ def _visible() -> dict[str, str]:
 
 
 def _start(command: Sequence[str], streams: Streams, **options: Any) -> subprocess.Popen:
-    """Starts a command in a session of its own."""
+    """Starts a command in its own session."""
     return subprocess.Popen(
         command,
         stdin=streams.stdin,
@@ -226,7 +226,7 @@ def _start(command: Sequence[str], streams: Streams, **options: Any) -> subproce
 
 @contextlib.contextmanager
 def _ending(process: subprocess.Popen) -> Iterator[None]:
-    """On leaving, ends a process and the others of its session, if there are any."""
+    """At the end, ends a process and the others of its session."""
     try:
         yield
     finally:
@@ -237,10 +237,10 @@ def _ending(process: subprocess.Popen) -> Iterator[None]:
 
 @functools.cache
 def check_sandbox() -> None:
-    """Tries, once, whether the sandbox works here and holds.
+    """Tests once whether the sandbox works here and is secure.
 
     Raises:
-      SandboxError: it does not; says which part.
+      SandboxError: it is not; names the part.
     """
     probe = PROBE.read_text(encoding="utf-8")
     numbers = call_numbers(_machine())

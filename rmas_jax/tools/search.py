@@ -1,4 +1,4 @@
-"""The search tool: what a provider is, and how its results read."""
+"""The search tool: the provider's interface, and the text of results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NEEDS_EXTRA = "{} needs the package {}: pip install 'rmas_jax[search]'"
 
 
 class SearchError(InputError):
-    """A search that gave no answer."""
+    """A failed search."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """A page or passage that was found."""
+    """A found page or passage."""
 
     title: str
     url: str
@@ -32,7 +32,7 @@ class SearchProvider(Protocol):
     """Anything that can be searched."""
 
     def search(self, query: str) -> list[SearchResult]:
-        """What was found, the best first."""
+        """The results, best first."""
 
 
 def render_results(query: str, results: Sequence[SearchResult]) -> str:
@@ -54,12 +54,10 @@ def render_error(error: Exception) -> str:
 
 
 def parse_result(fields: Any) -> SearchResult:
-    """A result from JSON: an object with `text`, and `title` and `url` where they are known.
-
-    A title or an address that is null is not known.
+    """A result from JSON: an object with `text`, and optional `title` and `url`, which may be null.
 
     Raises:
-      ValueError: it is something else.
+      ValueError: any other value.
     """
     if isinstance(fields, dict):
         known = {name: value for name, value in fields.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The code in what a model wrote as code: without Markdown's fences, prompts and stray indentation.
+"""The code in a model's text: without Markdown's fences, prompts and stray indentation.
 
 Nothing is run or imported here, and no more than one line is parsed.
 """
@@ -18,8 +18,9 @@ PARSED_CHARACTERS = 500  # of a first line
 
 
 def code_of(text: str) -> str:
-    """The Python code in a text that is to be code; the text itself, but for outer blank lines and
-    indentation, where it has none of the marks that chats and notebooks put around code.
+    """The Python code in a text.
+
+    A text without the marks of chats and notebooks only loses outer blank lines and indentation.
     """
     text = _unfenced(text)
     text = _without_prompts(textwrap.dedent(text).strip("\n"))
@@ -50,7 +51,7 @@ def _unfenced(text: str) -> str:
 
 
 def _without_prompts(text: str) -> str:
-    """What was typed in a session: lines behind a prompt, without the lines of output."""
+    """The input lines of a session: lines after a prompt, without output."""
     lines = text.split("\n")
     if not _FIRST_PROMPT.match(lines[0]):
         return text

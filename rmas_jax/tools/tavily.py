@@ -1,4 +1,4 @@
-"""Search in the web, by Tavily."""
+"""Web search by Tavily."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rmas_jax.tools.search import MAX_RESULTS, NEEDS_EXTRA, SearchError, SearchR
 
 KEY_VARIABLE = "TAVILY_API_KEY"
 ANSWERED = 200  # status
-WORTH_REPEATING = (429, 500, 502, 503, 504)  # asked too often; the server's fault
+WORTH_REPEATING = (429, 500, 502, 503, 504)  # too many requests; server errors
 
 
 @dataclasses.dataclass(frozen=True)
 class TavilySearch:
-    """Asks api.tavily.com; the key is in the environment variable TAVILY_API_KEY."""
+    """A client of api.tavily.com; the key is in the environment variable TAVILY_API_KEY."""
 
     address: str = "https://api.tavily.com/search"
     depth: str = "advanced"  # or "basic"
@@ -25,7 +25,7 @@ class TavilySearch:
     pause_s: float = 1.0  # after the first attempt; doubles with each
 
     def __post_init__(self) -> None:
-        """Sees before a run, not in it, whether a search can be made.
+        """Checks before a run that searches are possible.
 
         Raises:
           ImportError: httpx2 is not installed.
@@ -35,10 +35,10 @@ class TavilySearch:
         _key()
 
     def search(self, query: str) -> list[SearchResult]:
-        """What is found; asks again where network or server failed, or it asked too often.
+        """The results; repeats the request after errors of network, server or rate limit.
 
         Raises:
-          SearchError: no attempt was answered, or the answer is a refusal.
+          SearchError: all attempts failed, or the request was refused.
         """
         httpx = _httpx()
         failure = ""
@@ -53,7 +53,7 @@ class TavilySearch:
                     timeout=self.timeout_s,
                 )
             except httpx.TransportError as error:
-                failure = type(error).__name__  # what it says may quote the key
+                failure = type(error).__name__  # its message may quote the key
                 continue
             if response.status_code == ANSWERED:
                 return _results(response)

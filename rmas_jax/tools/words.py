@@ -1,8 +1,8 @@
 """Words of texts in any script, for search.
 
-Where words stand apart, they are those of bm25s: two letters or more, in lower case, no English
-stop words. Chinese, Japanese, Korean, Thai and others write words together, or with endings: there,
-every pair of neighbouring characters counts as a word, as in Lucene's CJKAnalyzer.
+In scripts with spaces, words are those of bm25s: two letters or more, in lower case, no English
+stop words. Chinese, Japanese, Korean, Thai and others join words, or add endings: there, every pair
+of adjacent characters is a word, as in Lucene's CJKAnalyzer.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def words_of(texts: Iterable[str], *, is_query: bool) -> list[list[str]]:
 
     Args:
       texts: of documents, or queries.
-      is_query: in documents, single characters of scripts without spaces are words, too, so that a
-        query of one finds them.
+      is_query: if False, single characters of scripts without spaces are words too, so that a
+        query of one character finds them.
     """
     from bm25s import tokenize
 

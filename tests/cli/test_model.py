@@ -229,7 +229,7 @@ def test_rules_come_from_the_checkpoint_and_from_the_command_line(copy, call):
         (["--top-k", "5"], "--top-k: of no use while decoding is greedy"),
         (["--raw", "--prompt", ""], "--prompt must have at least one token, got ''"),
         (["--mesh", "2"], "--mesh must be three sizes, such as 1,1,8, got '2'"),
-        (["--mesh", "1,1,3"], "got data=1 x fsdp=1 x model=3 = 3"),
+        (["--mesh", "1,1,3"], "the product of mesh sizes must be the number of devices ("),
     ],
 )
 def test_options_that_do_not_fit_end_in_one_line(checkpoint, call, options, message):

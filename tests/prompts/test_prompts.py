@@ -297,7 +297,7 @@ def test_every_pattern_has_prompts_for_every_type_of_task(name, task):
 
 def test_a_place_needs_a_type_of_task(tmp_path):
     edges = load_topology("distillation").edges
-    with pytest.raises(PromptError, match=r"expert: \['plan', 'problem'\] depend .* none is set"):
+    with pytest.raises(PromptError, match=r"expert: \['plan', 'problem'\] depend .*, got none"):
         load_prompts("distillation", edges)
     with pytest.raises(PromptError, match=r"task must be one of .*'math'.*, got 'maths'"):
         load_prompts("distillation", edges, "maths")
