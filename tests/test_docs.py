@@ -182,8 +182,8 @@ def test_the_channel_of_the_how_to_runs():
     names = run_examples("docs/how-to/channels.md")
     team, received = names["team"], names["received"]
     exact = received(names["exact"], team.agents, names["prompts"])
-    errors = [np.abs(names[name] - exact).mean() for name in ("coarse", "fine")]
-    assert errors[0] > 0.01 > errors[1] > 0 and exact.shape[:2] == (2, 1)
+    errors = [np.abs(names[name] - exact)[0].mean() for name in ("coarse", "fine")]  # round 1
+    assert errors[0] > 0.1 > errors[1] > 0 and exact.shape[:2] == (2, 1)
     assert received._cache_size() == 2  # for the exact channel and the rounded one
 
 
