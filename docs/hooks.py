@@ -17,9 +17,17 @@ from rmas_jax.config import field_help
 
 CONFIGURATION = """# The run configuration
 
-A run is one YAML file, read strictly: an unknown key, a wrong type or a value out of range ends in
-one message. Any field can be changed on the command line with `--set FIELD=VALUE`. This page is
-made from `rmas_jax.config.field_help`, which `rmas run --help` shows as well.
+A run is one YAML file, or the name of one that ships with the package: `quickstart`. It is read
+strictly: an unknown key, a wrong type or a value out of range ends in one message. Any field can be
+changed on the command line, items of lists by their number:
+
+```
+rmas run --config quickstart --set name=longer --set outer.phases.0.steps=600
+```
+
+Paths in a file count from its folder; `output_dir` and paths in `--set` count from the current one.
+
+This page is made from `rmas_jax.config.field_help`, which `rmas run --help` shows as well.
 
 | field | must be | default | meaning |
 |---|---|---|---|

@@ -7,10 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rmas_jax.cli.__main__ import COMMANDS
-from rmas_jax.config import field_help
+from rmas_jax.config import field_help, load_benchmark_config
+from rmas_jax.evaluation import graders
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -166,3 +168,37 @@ def test_every_field_of_a_run_is_in_the_reference():
 def test_notebooks_are_kept_without_outputs(path):
     for cell in json.loads(path.read_text())["cells"]:
         assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def run_examples(page: str) -> dict:
+    """What the Python of a page defines."""
+    names: dict = {}
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL))
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+def test_the_channel_of_the_how_to_runs():
+    names = run_examples("docs/how-to/channels.md")
+    team, received = names["team"], names["received"]
+    exact = received(names["exact"], team.agents, names["prompts"])
+    errors = [np.abs(names[name] - exact)[0].mean() for name in ("coarse", "fine")]  # round 1
+    assert errors[0] > 0.1 > errors[1] > 0 and exact.shape[:2] == (2, 1)
+    assert received._cache_size() == 2  # for the exact channel and the rounded one
+
+
+def test_the_grader_of_the_how_to_grades(monkeypatch):
+    monkeypatch.setattr(graders, "GRADERS", dict(graders.GRADERS))
+    run_examples("docs/how-to/benchmarks-and-graders.md")
+    grader = graders.find_grader("yes_no", where="data.grader")
+    assert grader("I think so: yes.", "Yes") == ("yes", True)
+    assert grader("no", "yes") == ("no", False) and grader("perhaps", "yes") == (None, False)
+
+
+def test_the_benchmark_of_the_how_to_is_one(tmp_path):
+    page = PAGES["docs/how-to/benchmarks-and-graders.md"]
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "letters.yaml").write_text(text)
+    benchmark = load_benchmark_config(tmp_path / "letters.yaml")
+    assert benchmark.name == "letters" and benchmark.data.columns == {"answer": "label"}
+    assert benchmark.data.files == {"test": str(tmp_path / "questions.jsonl")}

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_example_of_the_readme_runs_in_any_folder_and_is_right(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code in "\n".join(text.splitlines()[:35])
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     team = names["team"]
