@@ -98,8 +98,10 @@ class Asker:
 
     def ask(self, question: str) -> dict[str, Any]:
         """The account of a question: answers, steps, and what crossed the edges."""
-        listen = self._in_text if self.links is None else self._in_latents
-        prompt, rounds, steps, crossed = listen(question)
+        if self.links is None:
+            prompt, rounds, steps, crossed = self._in_text(question)
+        else:
+            prompt, rounds, steps, crossed = self._in_latents(question, self.links)
         role = self.team.system.topology.answerer
         answers = []
         for rollout in range(self.rollouts):
@@ -128,12 +130,14 @@ class Asker:
             "crossed": crossed,
         }
 
-    def _in_latents(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
+    def _in_latents(
+        self, question: str, links: Links
+    ) -> tuple[PromptInput, int, list[Step], list[dict]]:
         system = self.team.system
         trace = trace_rounds(
             system,
             self.team.agents,
-            LatentChannel(system, self.links),
+            LatentChannel(system, links),
             self.team.encode([question], block_width=declared_width),
             rounds=self.rounds,
             tolerance=self.tolerance,

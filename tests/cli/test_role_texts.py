@@ -151,7 +151,7 @@ def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
     ("options", "words"),
     [
         (["--attempts", "2"], "--temperature"),
-        (["--temperature", "-1"], "temperature=-1.0"),
+        (["--temperature", "-1"], "got -1.0"),
         (["--questions", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--set", "system.topology=ring"], "'ring'"),
         (["--attempts", "0"], "--attempts must be at least 1"),
