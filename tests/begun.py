@@ -19,7 +19,7 @@ from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import RunFolder, RunStep, dated, missing, open_folder
 from rmas_jax.runs.resolve import resolve
 from rmas_jax.runs.run import ALIGNED_WAY_OUT, own_links
-from rmas_jax.tools.recorded import RecordedSearch
+from rmas_jax.tools.recorded import open_recorded
 from rmas_jax.training.curves import open_curves
 
 
@@ -93,4 +93,4 @@ def keep_texts(arguments: list[str]) -> int:
 
 def replay(arguments: list[str]) -> int:
     """Reads recorded searches."""
-    return _said(lambda: RecordedSearch(None, Path(arguments[0])))
+    return _said(lambda: open_recorded(None, Path(arguments[0])))

@@ -55,7 +55,16 @@ def test_no_other_module_spells_a_name():
 
 def test_files_of_a_run_are_written_atomically():
     """By `host.atomic`, not by methods of a path that leave half a file where they are killed."""
-    rooms = {"runs", "reporting", "evaluation", "training", "interop", "checkpoints.py"}
+    rooms = {
+        "runs",
+        "reporting",
+        "evaluation",
+        "training",
+        "interop",
+        "data",
+        "cli",
+        "checkpoints.py",
+    }
     calls = {
         (str(path.relative_to(PACKAGE)), node.attr)
         for path in PACKAGE.rglob("*.py")

@@ -39,6 +39,7 @@ import numpy as np
 
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.sampling import speak
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.models import Cache, seal
 from rmas_jax.models.hf import WEIGHTS
 
@@ -292,9 +293,9 @@ def main(arguments: list[str] | None = None) -> int:
         for row in summarise(runs, compile_seconds, tokens_of):
             report["rows"].append({"batch": batch, **row})
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "decoding.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_atomic(args.out / "decoding.json", json.dumps(report, indent=2) + "\n")
     page = markdown(report)
-    (args.out / "decoding.md").write_text(page)
+    write_atomic(args.out / "decoding.md", page)
     print(page)
     if min(of[name] for of in report["same_tokens"].values() for name in CONTENDERS) < 1:
         print("error: the contenders did not write the same tokens", file=sys.stderr)

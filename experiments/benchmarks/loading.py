@@ -36,6 +36,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from experiments.benchmarks.decoding import VOCABULARY, llama_sizes
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.models import config_from_hf, load_pretrained
 from rmas_jax.models.config import config_to_hf
 from rmas_jax.models.weights import weight_table
@@ -178,9 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {"sizes": sizes, "files": args.files, "cores": os.cpu_count()}
     report = {"checkpoint_bytes": size, **settings, "jax": jax.__version__, "rows": rows}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "loading.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_atomic(args.out / "loading.json", json.dumps(report, indent=2) + "\n")
     page = markdown(report)
-    (args.out / "loading.md").write_text(page)
+    write_atomic(args.out / "loading.md", page)
     print(page)
     return 0
 

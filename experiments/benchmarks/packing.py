@@ -32,6 +32,7 @@ import numpy as np
 
 from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.agents.agent import Agent
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.models import Decoder, config_from_hf
 from rmas_jax.training.data.batches import length_groups
 from rmas_jax.training.data.encoding import Dialogues
@@ -188,9 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
         "rows": rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "packing.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_atomic(args.out / "packing.json", json.dumps(report, indent=2) + "\n")
     page = markdown(report)
-    (args.out / "packing.md").write_text(page)
+    write_atomic(args.out / "packing.md", page)
     print(page)
     return 0
 

@@ -42,6 +42,7 @@ from flax.core import FrozenDict
 from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.agents.agent import load_agent
 from rmas_jax.config import PhaseConfig
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.interop import link_from_state, read_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, Links
 from rmas_jax.prompts import StagePrompt, left_pad
@@ -389,9 +390,9 @@ def main(arguments: list[str] | None = None) -> int:
         "runs": runs,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_atomic(args.out / "training.json", json.dumps(report, indent=2) + "\n")
     page = markdown(report)
-    (args.out / "training.md").write_text(page)
+    write_atomic(args.out / "training.md", page)
     print(page)
     if gap > 1e-3:
         print("error: the contenders' losses differ", file=sys.stderr)

@@ -151,28 +151,14 @@ def dated(config: RunConfig, path: Path) -> RunConfig:
     return with_date(config, value_at(_settings_before(path), "system", "date"))
 
 
+@dataclasses.dataclass(frozen=True)
 class Progress:
-    """The results so far, on disk: kept items, failed attempts, and the settings of both."""
+    """The results so far, on disk: kept items and failed attempts."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]):
-        self.kept_path, self.missed_path = path, _missed_of(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not os.path.lexists(_settings_of(path))
-        before = _settings_before(path)
-        if is_new and os.path.lexists(path):
-            raise ConfigError(f"--out {path}: is there already, and was not made by this command")
-        if not is_new and before != settings:
-            differ = [name for name in settings if before.get(name) != settings[name]]
-            raise ConfigError(
-                f"--out {path}: was made with other settings ({', '.join(differ)}); "
-                f"{_way_out(path)}"
-            )
-        if is_new:
-            write_sealed(_settings_of(path), dict(settings))
-        self.kept = {row["id"] for row in _whole_rows(path, ("id",))}
-        self.failed: collections.Counter[str] = collections.Counter()
-        for row in _whole_rows(self.missed_path, ("id", "attempt")):
-            self.failed[row["id"]] = max(self.failed[row["id"]], int(row["attempt"]))
+    kept_path: Path
+    missed_path: Path
+    kept: set[str]  # ids
+    failed: collections.Counter[str]  # attempts by id
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Records a kept item."""
@@ -184,6 +170,31 @@ class Progress:
         self.failed[name] += 1
         line = {"id": name, "attempt": self.failed[name], "reason": reason}
         append_line(self.missed_path, seal(line))
+
+
+def open_progress(path: Path, settings: Mapping[str, Any]) -> Progress:
+    """Opens the results of an earlier start, or makes the file that names their settings.
+
+    Raises:
+      ConfigError: a file is not of this command, was made with other settings, or is damaged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not os.path.lexists(_settings_of(path))
+    before = _settings_before(path)
+    if is_new and os.path.lexists(path):
+        raise ConfigError(f"--out {path}: is there already, and was not made by this command")
+    if not is_new and before != settings:
+        differ = [name for name in settings if before.get(name) != settings[name]]
+        raise ConfigError(
+            f"--out {path}: was made with other settings ({', '.join(differ)}); {_way_out(path)}"
+        )
+    if is_new:
+        write_sealed(_settings_of(path), dict(settings))
+    kept = {row["id"] for row in _whole_rows(path, ("id",))}
+    failed: collections.Counter[str] = collections.Counter()
+    for row in _whole_rows(_missed_of(path), ("id", "attempt")):
+        failed[row["id"]] = max(failed[row["id"]], int(row["attempt"]))
+    return Progress(path, _missed_of(path), kept, failed)
 
 
 def _whole_rows(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
@@ -309,7 +320,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     if options.accept == "right":
         check_golds(grade, {str(options.questions): items})
     team = load_run_team(config)
-    progress = Progress(
+    progress = open_progress(
         options.out,
         {
             "questions": digest_of(items),

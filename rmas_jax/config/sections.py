@@ -16,10 +16,8 @@ from rmas_jax.config.limits import (
     MAX_SEED,
 )
 from rmas_jax.config.training import NO_INNER, NO_OUTER, InnerConfig, OuterConfig
+from rmas_jax.links import INNER, OUTER, VARIANTS
 from rmas_jax.run_files import SHARED_FOLDERS
-
-INNER_LINK_FORMS = ("linear", "linear_res", "mlp", "mlp_res", "ln_res")
-OUTER_LINK_FORMS = (*INNER_LINK_FORMS, "ln")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +51,11 @@ class SystemConfig(Section):
     )
     rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
     inner_link: str = option(
-        "form of the links inside an agent", "ln_res", choices=INNER_LINK_FORMS
+        "variant of the links inside an agent", "ln_res", choices=VARIANTS[INNER]
     )
-    outer_link: str = option("form of the links between agents", "ln_res", choices=OUTER_LINK_FORMS)
+    outer_link: str = option(
+        "variant of the links between agents", "ln_res", choices=VARIANTS[OUTER]
+    )
     sent_vectors: str = option(
         "what an outer link reads: the inner link's output, or the hidden states",
         "outer_of_inner",
@@ -84,8 +84,8 @@ class SystemConfig(Section):
             except ValueError as error:
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
-            forms = ", ".join(form for form in OUTER_LINK_FORMS if "_res" in form)
-            yield "outer_start", f"aligned is for {forms}, not for outer_link={self.outer_link}"
+            variants = ", ".join(name for name in VARIANTS[OUTER] if "_res" in name)
+            yield "outer_start", f"aligned is for {variants}, not for outer_link={self.outer_link}"
         if self.links_task and (self.links is None or self.links.endswith(".safetensors")):
             yield (
                 "links_task",

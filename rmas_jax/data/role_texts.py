@@ -33,6 +33,7 @@ from rmas_jax.data.rows import (
     looked_for,
     to_example,
 )
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.json_rows import FILE_LIMIT, json_line
 from rmas_jax.host.reading import GIBIBYTE, open_regular, size
 
@@ -272,7 +273,7 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         splits = self.splits
         assert splits is not None  # what writes them has them
         lines = b"".join(json_line(row._asdict()) for row in self.bad)
-        (Path(self.data_dir) / BAD_ROWS).write_bytes(lines)
+        write_atomic(Path(self.data_dir) / BAD_ROWS, lines)
         return {
             split: ((example.id, self._to_record(example)) for example in examples)
             for split, examples in splits.items()

@@ -36,7 +36,7 @@ from rmas_jax.evaluation.answerer import (
     answerers,
 )
 from rmas_jax.evaluation.graders import Grader
-from rmas_jax.evaluation.methods import SHUFFLED
+from rmas_jax.evaluation.methods import METHODS, SHUFFLED
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, open_record
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
@@ -190,7 +190,7 @@ def in_order(
         split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
         for split, items in benchmark.splits.items()
     }
-    if SHUFFLED in methods:
+    if any(METHODS[name].is_shuffled for name in methods if name in METHODS):
         _check_neighbours(benchmark.name, splits, batch_size)
     return dataclasses.replace(benchmark, splits=splits)
 
@@ -225,14 +225,14 @@ def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_size: int) -> None:
     """Checks that the shuffled control gives every item the thoughts of another question."""
     if batch_size < 2:
-        raise ConfigError(f"evaluation.batch_size={batch_size}: shuffled_latents needs at least 2")
+        raise ConfigError(f"evaluation.batch_size={batch_size}: {SHUFFLED} needs at least 2")
     for split, items in splits.items():
         for rows, kept in batches(len(items), batch_size):
             questions = [items[row].question for row in rows]
             for i in range(kept):
                 if questions[i] == questions[i - 1]:
                     raise ConfigError(
-                        f"evaluation.benchmarks: {name}: {split}: shuffled_latents would give an "
+                        f"evaluation.benchmarks: {name}: {split}: {SHUFFLED} would give an "
                         f"item thoughts about its own question, {questions[i]!r}; leave repeated "
                         "questions out, or the control (evaluation.methods)"
                     )

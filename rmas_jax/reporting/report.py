@@ -349,4 +349,4 @@ def _timings(timings: dict[str, float]) -> list[Block]:
         return []
     lines = [(step, three_digits(seconds)) for step, seconds in timings.items()]
     lines.append(("sum", three_digits(sum(timings.values()))))
-    return [TableBlock(Table("Wall time per stage", ("stage", "seconds"), tuple(lines)))]
+    return [TableBlock(Table("Wall time per step", ("step", "seconds"), tuple(lines)))]

@@ -118,7 +118,7 @@ def run_rounds(
     rounds = unroll.rounds
     if system.latent_steps == 0:
         return _nothing_passed(system, agents, prompts, rounds)
-    stages = begin(system, agents, channel, prompts, prefixes)
+    stages = begin(system, agents, channel, prompts, prefixes, truncate_steps=unroll.truncate_steps)
     targets, scored = dict(supervision.targets), supervision.scored
     if scored is None:
         scored = FrozenDict(dict.fromkeys(targets, (True,) * rounds))
@@ -143,7 +143,6 @@ def run_rounds(
             is_last=index == rounds - 1,
             scored=always | scored_now,
             probes=probes,
-            truncate_steps=unroll.truncate_steps,
         )
 
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), targets)
@@ -274,7 +273,6 @@ def _round(
     is_last: jax.Array,
     scored: Mapping[str, jax.Array | bool] | None = None,
     probes: Mapping[str, jax.Array] | None = None,
-    truncate_steps: int | None = None,
 ) -> tuple[dict[str, jax.Array], RoundOut]:
     """All stages in order, from the previous round's feedback to this round's.
 
@@ -286,7 +284,6 @@ def _round(
       is_last: [] bool.
       scored: role with a target -> whether its text has a loss in this round.
       probes: edge name -> [B, M, D'], see `run_rounds`.
-      truncate_steps: see `think`.
     """
     topology, scored = stages.system.topology, scored or {}
     kind = jnp.where(index == 0, FIRST, LATER)
@@ -305,7 +302,6 @@ def _round(
                     arrived,
                     kind=kind,
                     is_needed=is_needed,
-                    truncate_steps=truncate_steps,
                 )
             )
         else:
@@ -317,7 +313,6 @@ def _round(
                 kind=kind,
                 is_scored=scored.get(role, False),
                 is_forced=supervision.forces(role, is_answerer=is_answerer),
-                truncate_steps=truncate_steps,
             )
             if supervision.keep_thoughts:
                 thoughts[role] = turn.thoughts

@@ -32,6 +32,7 @@ class Stages(struct.PyTreeNode):
     channel: Channel
     prompts: Mapping[str, StagePrompt]  # by role, batch B
     prefixes: Mapping[str, Cache]  # by role; serve all rounds and the answer
+    truncate_steps: int | None = struct.field(pytree_node=False, default=None)  # see `think`
 
 
 class Turn(struct.PyTreeNode):
@@ -47,11 +48,13 @@ def begin(
     channel: Channel,
     prompts: Mapping[str, StagePrompt],
     prefixes: Mapping[str, Cache] | None = None,
+    *,
+    truncate_steps: int | None = None,
 ) -> Stages:
     """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given."""
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
-    return Stages(system, agents, channel, prompts, prefixes)
+    return Stages(system, agents, channel, prompts, prefixes, truncate_steps)
 
 
 def read_prefixes(
@@ -124,7 +127,6 @@ def think_turn(
     *,
     kind: jax.Array | int,
     is_needed: jax.Array | bool = True,
-    truncate_steps: int | None = None,
 ) -> jax.Array:
     """A turn without a text: reads the prompt with the received vectors, and thinks.
 
@@ -136,7 +138,6 @@ def think_turn(
       arrived: [B, S, D], from `arrivals`.
       kind: of the round, FIRST or LATER.
       is_needed: whether to think; zeros if not.
-      truncate_steps: see `think`.
 
     Returns:
       Thoughts [B, M, D].
@@ -145,7 +146,7 @@ def think_turn(
 
     def thoughts() -> jax.Array:
         hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
-        return _think(stages, role, hidden, cache, truncate_steps)
+        return _think(stages, role, hidden, cache)
 
     if is_needed is True:
         return thoughts()
@@ -162,14 +163,13 @@ def scored_turn(
     kind: jax.Array | int,
     is_scored: jax.Array | bool = True,
     is_forced: bool = False,
-    truncate_steps: int | None = None,
 ) -> Turn:
     """A turn with a text, for training: reads the prompt, scores the text, and thinks.
 
     A text is read only as far as its loss or teacher-forced thoughts need it.
 
     Args:
-      stages, role, arrived, kind, truncate_steps: as for `think_turn`.
+      stages, role, arrived, kind: as for `think_turn`.
       target: the role's text of this round, [B, W].
       is_scored: whether the text has a loss; an array is evaluated on the device and gives a score
         of zeros where it is False.
@@ -190,7 +190,7 @@ def scored_turn(
         found = cond_or_zeros(is_scored, score)
     if is_forced:
         return Turn(states[:, :steps], found)
-    return Turn(_think(stages, role, hidden, cache, truncate_steps), found)
+    return Turn(_think(stages, role, hidden, cache), found)
 
 
 def _read(
@@ -200,16 +200,14 @@ def _read(
     return read_body(stages.agents[role], prompt, room=room)
 
 
-def _think(
-    stages: Stages, role: str, hidden: jax.Array, cache: Cache, truncate_steps: int | None
-) -> jax.Array:
+def _think(stages: Stages, role: str, hidden: jax.Array, cache: Cache) -> jax.Array:
     return think(
         stages.agents[role],
         functools.partial(stages.channel.feed, role),
         hidden,
         cache,
         steps=stages.system.latent_steps,
-        truncate_steps=truncate_steps,
+        truncate_steps=stages.truncate_steps,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -44,6 +45,7 @@ from rmas_jax.sharding import to_host
 from rmas_jax.team import start_links, write_release
 from rmas_jax.training.curves import Curves, open_curves
 from rmas_jax.training.divergence import as_divergence
+from rmas_jax.training.hooks import Hook
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
 from rmas_jax.training.states.cache import StateCache
@@ -66,11 +68,16 @@ class FinishedRun:
     reused: tuple[str, ...]  # steps finished by an earlier start
 
 
-def run(config: RunConfig) -> FinishedRun:
+def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
     """Trains, evaluates and reports; skips finished steps.
 
     Turns on JAX's compilation cache, unless `runtime.compilation_cache` is off. Several processes,
     one per host, call this function together; the first one writes.
+
+    Args:
+      config: of the run.
+      hooks: called after every step of the outer loop; see `rmas_jax.training.hooks`. Steps that
+        an earlier start has finished do not run again, and call none.
 
     Raises:
       InputError: an input of the run, or a file of an earlier start, cannot be used.
@@ -84,7 +91,7 @@ def run(config: RunConfig) -> FinishedRun:
             broadcast_from_first(lambda: list_bad_rows(resolved))
         folder.do(INNER, lambda: align_links(resolved))
         aligned = own_links(files.aligned_links, ALIGNED_WAY_OUT)
-        folder.do(OUTER, lambda: train_links(resolved, aligned))
+        folder.do(OUTER, lambda: train_links(resolved, aligned, hooks))
         trained = own_links(files.trained_links, TRAINED_WAY_OUT)
         folder.do(EVALUATION, lambda: measure(resolved, aligned, trained))
         if GRADIENTS in folder.steps:
@@ -174,7 +181,7 @@ def align_links(resolved: Resolved) -> None:
     keep_links(resolved.files.aligned_links, links)
 
 
-def train_links(resolved: Resolved, links: Links) -> None:
+def train_links(resolved: Resolved, links: Links, hooks: Sequence[Hook] = ()) -> None:
     """The phases of the outer loop, from aligned links; writes the trained ones, also as released.
 
     Skips upstream's layout if it lacks these roles or edges.
@@ -193,6 +200,7 @@ def train_links(resolved: Resolved, links: Links) -> None:
                 directory=files.checkpoints_of(phase.name),
                 curves=curves,
                 sources=resolved.agents,
+                hooks=hooks,
                 progress=_shows_progress(config),
             )
     whole = keep_links(files.trained_links, links)

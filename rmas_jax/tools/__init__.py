@@ -14,7 +14,7 @@ from rmas_jax.tools.protocol import (
     result_text,
 )
 from rmas_jax.tools.python import run_python
-from rmas_jax.tools.recorded import NotRecordedError, RecordedSearch
+from rmas_jax.tools.recorded import NotRecordedError, RecordedSearch, open_recorded
 from rmas_jax.tools.sandbox import PythonLimits, SandboxError, check_sandbox
 from rmas_jax.tools.search import (
     SearchError,
@@ -42,6 +42,7 @@ __all__ = [
     "check_sandbox",
     "limit_text",
     "next_call",
+    "open_recorded",
     "read_corpus",
     "render_error",
     "render_results",

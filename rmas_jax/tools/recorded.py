@@ -14,38 +14,13 @@ class NotRecordedError(LookupError):
     """A query without a record in a replay: the run differs from the recorded one."""
 
 
+@dataclasses.dataclass(frozen=True)
 class RecordedSearch:
-    """Answers recorded queries from a file; sends others to a provider and records the results.
+    """Answers recorded queries; sends others to a provider and records the results."""
 
-    A line of the file is an object with `query` and `results`. Failures are not recorded.
-    """
-
-    def __init__(self, provider: SearchProvider | None, path: str | Path):
-        """Reads the file, if it exists.
-
-        Args:
-          provider: None for a replay, which sends no queries and writes nothing.
-          path: of the JSON-lines file. A recording drops an incomplete last line.
-
-        Raises:
-          FileNotFoundError: neither provider nor file.
-          SearchError: not a regular file, or a line is no recorded search; names file and line.
-        """
-        self._provider, self._path = provider, Path(path)
-        self._recorded: dict[str, list[SearchResult]] = {}
-        if provider is None and not self._path.exists():
-            raise FileNotFoundError(2, "no recorded searches here", str(path))
-        if provider is not None:
-            drop_half_line(self._path, error=SearchError)
-        if self._path.exists():
-            for number, row in read_json_rows(self._path, error=SearchError):
-                try:
-                    query, results = _recorded(row)
-                except ValueError as error:
-                    raise SearchError(
-                        f"{path}, line {number}: not a recorded search ({error}); remove it"
-                    ) from error
-                self._recorded[query] = results
+    provider: SearchProvider | None  # None: a replay, which sends no queries and writes nothing
+    path: Path  # JSON lines, each an object with `query` and `results`
+    recorded: dict[str, list[SearchResult]]  # by query; failures are not recorded
 
     def search(self, query: str) -> list[SearchResult]:
         """The recorded results, or new ones of the provider.
@@ -53,14 +28,42 @@ class RecordedSearch:
         Raises:
           NotRecordedError: the query is new and there is no provider.
         """
-        if query not in self._recorded:
-            if self._provider is None:
-                raise NotRecordedError(f"{self._path}: no record of the query {query!r}")
-            results = self._provider.search(query)
+        if query not in self.recorded:
+            if self.provider is None:
+                raise NotRecordedError(f"{self.path}: no record of the query {query!r}")
+            results = self.provider.search(query)
             line = {"query": query, "results": [dataclasses.asdict(result) for result in results]}
-            append_line(self._path, line)
-            self._recorded[query] = results
-        return list(self._recorded[query])
+            append_line(self.path, line)
+            self.recorded[query] = results
+        return list(self.recorded[query])
+
+
+def open_recorded(provider: SearchProvider | None, path: str | Path) -> RecordedSearch:
+    """Reads recorded searches, if there is a file of them.
+
+    Args:
+      provider: None for a replay.
+      path: of the JSON-lines file. A recording drops an incomplete last line.
+
+    Raises:
+      FileNotFoundError: neither provider nor file.
+      SearchError: not a regular file, or a line is no recorded search; names file and line.
+    """
+    path, recorded = Path(path), {}
+    if provider is None and not path.exists():
+        raise FileNotFoundError(2, "no recorded searches here", str(path))
+    if provider is not None:
+        drop_half_line(path, error=SearchError)
+    if path.exists():
+        for number, row in read_json_rows(path, error=SearchError):
+            try:
+                query, results = _recorded(row)
+            except ValueError as error:
+                raise SearchError(
+                    f"{path}, line {number}: not a recorded search ({error}); remove it"
+                ) from error
+            recorded[query] = results
+    return RecordedSearch(provider, path, recorded)
 
 
 def _recorded(row: object) -> tuple[str, list[SearchResult]]:

@@ -81,7 +81,7 @@ def test_all_wrong_weights_are_listed_in_one_error(copy):
         "missing: model.layers.1.mlp.up_proj.weight",
         "unexpected: model.layers.7.mlp.up_proj.weight",
         "misshapen: model.norm.weight is (5,), not (32,)",
-        "dtype: lm_head.weight is I32",
+        "dtype: lm_head.weight must be in",
     ):
         assert line in str(error.value)
 

@@ -181,5 +181,5 @@ def test_bad_arguments_are_named(tiny_system):
     with pytest.raises(ValueError, match=r"\['critic'\].*latent_steps=3"):
         call(1, targets)
     short = jax.tree.map(lambda x: x[..., :2], targets_of("critic"))
-    with pytest.raises(ValueError, match=r"\['critic'\] have \[2\]"):
+    with pytest.raises(ValueError, match=r"\['critic'\] must have .* got \[2\]"):
         call(1, targets | {"critic": short})

@@ -1,6 +1,6 @@
 import pytest
 
-from rmas_jax.tools import Bm25Search, NotRecordedError, RecordedSearch, SearchResult
+from rmas_jax.tools import Bm25Search, NotRecordedError, SearchResult, open_recorded
 
 DEEP = "[" * 10**5 + "]" * 10**5
 
@@ -24,11 +24,11 @@ def provider():
 
 def test_a_recording_answers_without_the_provider(provider, tmp_path):
     path = tmp_path / "searches.jsonl"
-    recording = RecordedSearch(provider, path)
+    recording = open_recorded(provider, path)
     queries = ["fish", "Zürich", "nothing", "fish"]
     first = [recording.search(query) for query in queries]
     assert provider.searches == 3 and len(path.read_text("utf-8").splitlines()) == 3
-    replay = RecordedSearch(None, path)
+    replay = open_recorded(None, path)
     assert [replay.search(query) for query in queries] == first
     assert first == [provider.search(query) for query in queries]
 
@@ -42,46 +42,46 @@ def test_what_breaks_lines_elsewhere_is_read_as_it_was_written(tmp_path, odd):
             return [SearchResult(f"a{odd}b", f"c{odd}", f"{odd}{query}")]
 
     path = tmp_path / "searches.jsonl"
-    first = [RecordedSearch(Odd(), path).search(query) for query in (odd, f"{odd}x", "y")]
-    replay = RecordedSearch(None, path)
+    first = [open_recorded(Odd(), path).search(query) for query in (odd, f"{odd}x", "y")]
+    replay = open_recorded(None, path)
     assert [replay.search(query) for query in (odd, f"{odd}x", "y")] == first
     assert path.read_bytes().count(b"\n") == 3
 
 
 def test_a_query_that_is_no_text_is_recorded_too(provider, tmp_path):
     path = tmp_path / "searches.jsonl"
-    found = RecordedSearch(provider, path).search("fish \ud800")
-    assert RecordedSearch(None, path).search("fish \ud800") == found != []
+    found = open_recorded(provider, path).search("fish \ud800")
+    assert open_recorded(None, path).search("fish \ud800") == found != []
 
 
 def test_a_recording_drops_the_half_line_of_an_interruption(provider, tmp_path):
     path = tmp_path / "searches.jsonl"
     for query in ("fish", "lake"):
-        RecordedSearch(provider, path).search(query)
+        open_recorded(provider, path).search(query)
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
-    again = RecordedSearch(provider, path)
+    again = open_recorded(provider, path)
     again.search("lake")
     assert path.read_bytes() == whole and provider.searches == 3
 
 
 def test_a_recording_goes_on_where_it_was_interrupted(provider, tmp_path):
     path = tmp_path / "searches.jsonl"
-    RecordedSearch(provider, path).search("fish")
-    again = RecordedSearch(provider, path)
+    open_recorded(provider, path).search("fish")
+    again = open_recorded(provider, path)
     again.search("fish")
     assert provider.searches == 1
     again.search("lake")
     assert provider.searches == 2
-    assert RecordedSearch(None, path).search("lake") == again.search("lake")
+    assert open_recorded(None, path).search("lake") == again.search("lake")
 
 
 def test_a_replay_names_the_query_that_it_lacks_and_writes_nothing(provider, tmp_path):
     path = tmp_path / "searches.jsonl"
-    RecordedSearch(provider, path).search("fish")
+    open_recorded(provider, path).search("fish")
     before = path.read_bytes()
     with pytest.raises(NotRecordedError, match=r"searches\.jsonl: no record of the query 'bird'"):
-        RecordedSearch(None, path).search("bird")
+        open_recorded(None, path).search("bird")
     assert path.read_bytes() == before
 
 
@@ -92,7 +92,7 @@ def test_a_failure_is_not_recorded(tmp_path):
 
     path = tmp_path / "searches.jsonl"
     with pytest.raises(TimeoutError):
-        RecordedSearch(Failing(), path).search("fish")
+        open_recorded(Failing(), path).search("fish")
     assert not path.exists()
 
 
@@ -101,9 +101,9 @@ def test_a_damaged_recording_is_refused_by_file_and_line(tmp_path, line):
     path = tmp_path / "searches.jsonl"
     path.write_text('{"query": "fish", "results": []}\n' + line)
     with pytest.raises(ValueError, match=r"searches\.jsonl, line 2"):
-        RecordedSearch(None, path)
+        open_recorded(None, path)
 
 
 def test_a_replay_needs_its_file(tmp_path):
     with pytest.raises(FileNotFoundError):
-        RecordedSearch(None, tmp_path / "searches.jsonl")
+        open_recorded(None, tmp_path / "searches.jsonl")

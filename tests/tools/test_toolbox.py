@@ -8,11 +8,11 @@ from rmas_jax.tools import (
     Bm25Search,
     NotRecordedError,
     PythonLimits,
-    RecordedSearch,
     SandboxError,
     SearchResult,
     Toolbox,
     next_call,
+    open_recorded,
     result_text,
     sandbox,
 )
@@ -56,7 +56,7 @@ def test_what_makes_a_run_worthless_is_raised(tmp_path, monkeypatch):
     path = tmp_path / "searches.jsonl"
     path.touch()
     with pytest.raises(NotRecordedError):
-        run(Toolbox(search=RecordedSearch(None, path)), "<search>a</search>")
+        run(Toolbox(search=open_recorded(None, path)), "<search>a</search>")
     monkeypatch.setattr(sandbox, "FOLDER", "/usr")
     sandbox.check_sandbox.cache_clear()
     with pytest.raises(SandboxError):

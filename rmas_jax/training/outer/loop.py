@@ -15,6 +15,7 @@ from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, end_is_due
 from rmas_jax.host.processes import is_first
+from rmas_jax.links import Links
 from rmas_jax.sharding import put_batch, replicated, state_shardings
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 def run_phase(
     team: Team,
-    links: Any,
+    links: Links,
     data: TrainingData,
     validation: TrainingData,
     config: OuterConfig,
@@ -41,7 +42,7 @@ def run_phase(
     sources: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     progress: bool = True,
-) -> Any:
+) -> Links:
     """Runs, or resumes, one phase of the outer loop; returns all links.
 
     A step is a function of the state before it, the key and the step's number, so an interrupted
@@ -119,7 +120,7 @@ def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: ja
     )
 
 
-def compile_step(team: Team, phase: PhaseConfig, links: Any) -> tuple[OuterState, Any]:
+def compile_step(team: Team, phase: PhaseConfig, links: Links) -> tuple[OuterState, Any]:
     """The state before a phase, on the team's mesh, and the jitted `outer_step` on that mesh.
 
     The step donates its state; `links` are copied.
