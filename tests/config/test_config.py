@@ -198,7 +198,7 @@ def test_values_out_of_range_are_refused(path, override, allowed):
     ("override", "allowed"),
     [
         ("system.inner_link=ln", "one of linear, linear_res, mlp, mlp_res, ln_res,"),
-        ("system.outer_link=ln2", "one of linear, linear_res, mlp, mlp_res, ln_res, ln,"),
+        ("system.outer_link=ln2", "one of linear, linear_res, mlp, mlp_res, ln, ln_res"),
         ("runtime.dtype=float16", "one of float32, bfloat16"),
         ("runtime.weights=int4", "one of int8 or null"),
     ],
