@@ -54,7 +54,7 @@ Make role texts for questions and answers: what a team's agents write while they
 The team of a run's configuration works on every question in text, for as many rounds as the run
 trains, and what each role wrote in each round becomes its text. The file that comes out is one to
 train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
-no `data.text_fields`.
+no `data.columns`.
 
 The agents are not shown the right answer. A plan that was written with the answer in view tends to
 hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an

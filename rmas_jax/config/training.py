@@ -138,7 +138,7 @@ class PhaseConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OuterConfig(Section):
-    """The outer loop: all links together, in phases, with checkpoints."""
+    """The outer loop: links through all rounds, in phases, with checkpoints."""
 
     phases: tuple[PhaseConfig, ...] = option("run one after the other; empty: no outer loop")
     checkpoint_every: int = option("steps between checkpoints", 50, at_least=1)

@@ -403,3 +403,17 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
         words = f"holds another run's results; it differs in {part}\\. Choose"
         with pytest.raises(ConfigError, match=words), open_folder(resolved.config, contents):
             pass
+
+
+def test_hooks_of_a_run_reach_its_phases(tmp_path, monkeypatch):
+    resolved = resolve.resolve(load_config(CONFIG, [*TINY, f"output_dir={tmp_path}"]))
+    links, seen = start_links(resolved.team, start="identity", key=jax.random.key(0)), []
+
+    def run_phase(team, links, *data, hooks, **options):
+        seen.append(hooks)
+        return links
+
+    monkeypatch.setattr(steps, "run_phase", run_phase)
+    hooks = (lambda event: None,)
+    steps.train_links(resolved, links, hooks)
+    assert seen == [hooks]
