@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from rmas_jax.cli.__main__ import COMMANDS
 from rmas_jax.config import field_help, load_benchmark_config
 from rmas_jax.evaluation import graders
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.host.command_line import Parser
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -136,6 +139,65 @@ def test_commands_exist():
     assert not lacking(r"(?:^|`)\s*make\s([a-z]+)", targets.__contains__)
 
 
+class ParsedError(Exception):
+    """A command line was parsed; its command goes no further."""
+
+
+@pytest.fixture
+def is_parsed(monkeypatch):
+    """Whether a command line is one that the command's own parser takes."""
+    parse_args = Parser.parse_args
+
+    def parse_alone(self, *arguments):
+        parse_args(self, *arguments)
+        raise ParsedError
+
+    monkeypatch.setattr(Parser, "parse_args", parse_alone, raising=False)
+
+    def call(line: str) -> bool:
+        _, command, *arguments = shlex.split(line, comments=True)
+        module = importlib.import_module(f"rmas_jax.cli.{COMMANDS[command][0]}")
+        try:
+            module.main(arguments)
+        except ParsedError:
+            return True
+        except SystemExit as end:
+            return end.code == 0  # --help
+        raise AssertionError(f"{line} ran")
+
+    return call
+
+
+def command_lines(text: str) -> list[str]:
+    """The lines of a page that call `rmas`, with arguments: in blocks and between backticks."""
+    blocks = "\n".join(re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE))
+    lines = re.findall(r"^ *(rmas [a-z].*)", blocks.replace("\\\n", " "), re.MULTILINE)
+    rest = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return lines + re.findall(r"`(rmas\s+[a-z][\w-]*\s[^`]+)`", rest)
+
+
+def test_command_lines_that_do_not_parse_are_found(is_parsed):
+    page = "`rmas ask\n--inspect 2 Q` `rmas plan`\n```\nrmas run \\\n  --config A # why\n```\n"
+    assert [shlex.split(line) for line in command_lines(page)] == [
+        ["rmas", "run", "--config", "A", "#", "why"],
+        ["rmas", "ask", "--inspect", "2", "Q"],
+    ]
+    assert [is_parsed(line) for line in command_lines(page)] == [True, False]  # no --config
+    assert not is_parsed("rmas topology mixture --nothing") and is_parsed("rmas convert --help")
+
+
+def test_command_lines_parse(is_parsed):
+    # docs/inputs names an option of a command, not a command line.
+    lines = {
+        (page, line)
+        for page, text in CURRENT.items()
+        if not page.startswith("docs/inputs/")
+        for line in command_lines(text)
+    }
+    assert ("README.md", "rmas run --config quickstart") in lines
+    assert not [(page, line) for page, line in sorted(lines) if not is_parsed(line)]
+
+
 def test_fields_of_a_run_exist():
     def exists(name: str) -> bool:
         name = re.sub(r"\.\d+\b", ".N", name)
@@ -185,6 +247,12 @@ def test_the_channel_of_the_how_to_runs():
     errors = [np.abs(names[name] - exact)[0].mean() for name in ("coarse", "fine")]  # round 1
     assert errors[0] > 0.1 > errors[1] > 0 and exact.shape[:2] == (2, 1)
     assert received._cache_size() == 2  # for the exact channel and the rounded one
+    # As a method: what reaches the answerer in the last round.
+    answerer = Answerer(team, names["links"], rounds=2)
+    listened = names["in_rounded"](answerer, names["prompts"])
+    gaps = [np.abs(listened.prompt.received - x[-1]).mean() for x in (names["coarse"], exact)]
+    assert gaps[0] < 0.1 * gaps[1]  # rounding may differ between programs at a few numbers
+    assert listened.steps == (2 * 3 - 1) * team.system.latent_steps
 
 
 def test_the_grader_of_the_how_to_grades(monkeypatch):

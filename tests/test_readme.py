@@ -20,9 +20,9 @@ def test_the_example_of_the_readme_runs_in_any_folder_and_is_right(tmp_path, mon
         count = sum(slot >= 0 for slot in prompt.slot_index)
         assert count == len(prompt.senders) * team.system.latent_steps
     assert names["vectors"].shape == (2, 1, team.system.latent_steps, width)
-    assert jax.tree.structure(names["slopes"]) == jax.tree.structure(names["links"])
-    for name, slope in names["slopes"].outer.items():  # the feedback link reaches round two
-        assert jnp.any(slope["proj1"]["kernel"] != 0), name
+    assert jax.tree.structure(names["gradients"]) == jax.tree.structure(names["links"])
+    for name, gradient in names["gradients"].outer.items():  # the feedback link reaches round two
+        assert jnp.any(gradient["proj1"]["kernel"] != 0), name
 
 
 def test_the_readme_names_files_that_exist():
