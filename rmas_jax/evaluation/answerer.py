@@ -32,7 +32,7 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.channels import LatentChannel, SelectChannel, ShuffledChannel
-from rmas_jax.sharding import put_batch, put_whole, to_host
+from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import System
@@ -97,6 +97,10 @@ class Answerer:
     answering: Answering = Answering(max_tokens=256)
     role: str | None = None  # who answers; None: the topology's answerer
     batch_size: int = 1  # of the questions of a call
+
+    def __post_init__(self) -> None:
+        if self.links is None and self.latent_steps:
+            raise ValueError(f"links must be given for the method {self.method.name}, got None")
 
     @property
     def name(self) -> str:
@@ -187,7 +191,6 @@ def answerers(
 
     An agent alone has one round, and a text of no tokens is left out: it passes nothing.
     """
-    links, aligned_links = put_whole((links, aligned_links), team.mesh)
     order, steps = team.system.topology.order, team.system.latent_steps
     for name in methods:
         if (method := METHODS.get(name)) is None:

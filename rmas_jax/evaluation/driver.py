@@ -45,6 +45,7 @@ from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.links import Links
 from rmas_jax.prompts import RolePrompt, take
+from rmas_jax.sharding import put_whole
 from rmas_jax.team import Team
 
 ORDER_SEED = 0  # of the order of items in a split
@@ -98,6 +99,7 @@ def evaluate(
       ConfigError: see `in_order`; or a benchmark differs from the one measured under its name.
       NonFiniteError: an agent's numbers are NaN or infinite; their answers do not count.
     """
+    links, aligned_links = put_whole((links, aligned_links), team.mesh)
     benchmarks = [in_order(b, methods=methods, batch_size=batch_size) for b in benchmarks]
     measurements = [
         (benchmark, answerer, key)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 
-from rmas_jax.config import RunConfig
+from rmas_jax.config import BenchmarkConfig, RunConfig
 from rmas_jax.evaluation.benchmarks import find_benchmarks
 from rmas_jax.evaluation.graders import find_grader
 from rmas_jax.evaluation.methods import chosen_methods
 
 
-def with_defaults(config: RunConfig) -> RunConfig:
-    """The configuration with the defaults of `evaluation` filled in.
+def with_defaults(config: RunConfig) -> tuple[RunConfig, tuple[BenchmarkConfig, ...]]:
+    """The configuration with the defaults of `evaluation` filled in, and its benchmarks.
 
     Raises:
       ConfigError: unknown method, benchmark or grader.
     """
-    find_benchmarks(config)
+    benchmarks = find_benchmarks(config)
     if config.data.grader is not None:
         find_grader(config.data.grader, where="data.grader")
     evaluation = dataclasses.replace(
         config.evaluation, methods=chosen_methods(config.evaluation.methods)
     )
-    return dataclasses.replace(config, evaluation=evaluation)
+    return dataclasses.replace(config, evaluation=evaluation), benchmarks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
-from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
+from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.graders import check_golds
 from rmas_jax.evaluation.methods import chosen_methods
@@ -61,6 +62,11 @@ class Resolved:
         """Names of the methods that are evaluated."""
         return chosen_methods(self.config.evaluation.methods)
 
+    @functools.cached_property
+    def training_data(self) -> TrainingData:
+        """The training items, encoded; for checks and for the outer loop."""
+        return encode(self.team, self.train)
+
 
 def resolve(config: RunConfig) -> Resolved:
     """Reads and checks all inputs of a run; writes only prepared data, which runs share.
@@ -70,7 +76,7 @@ def resolve(config: RunConfig) -> Resolved:
     """
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    config = on_all(lambda: with_defaults(config))
+    config, chosen = on_all(lambda: with_defaults(config))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
     files = RunFiles(Path(config.output_dir) / config.name)
     texts = on_all(lambda: load_team_texts(config.system))
@@ -78,18 +84,24 @@ def resolve(config: RunConfig) -> Resolved:
     dataset = first_then_others(  # the first process prepares it
         lambda: find_data(config, texts.topology, files.data)
     )
-    benchmarks = first_then_others(lambda: load_benchmarks(config, texts, dataset, files.data))
+    benchmarks = first_then_others(
+        lambda: load_benchmarks(config, chosen, texts, dataset, files.data)
+    )
     return on_all(lambda: _read(config, files, texts, dataset, benchmarks))
 
 
 def load_benchmarks(
-    config: RunConfig, texts: TeamTexts, dataset: Dataset, data_dir: Path
+    config: RunConfig,
+    benchmarks: Sequence[BenchmarkConfig],
+    texts: TeamTexts,
+    dataset: Dataset,
+    data_dir: Path,
 ) -> list[LoadedBenchmark]:
     """Reads and checks the benchmarks of a run; `dataset` is its training data."""
     chosen = config.evaluation
     toolbox = build_toolbox(python=chosen.python, search=chosen.search)
     loaded = []
-    for benchmark in find_benchmarks(config):
+    for benchmark in benchmarks:
         grader, task_type = grader_of(benchmark), benchmark.task_type
         data, grading = dataset, benchmark.data.grader
         if benchmark.data != dataclasses.replace(config.data, grader=grading):
@@ -141,12 +153,8 @@ def _read(
     validation = dataset.load("validation")[:held_out] if held_out else []
     team = load_run_team(config, texts)
     given = None if config.system.links is None else load_links_for(team, config.system)
-    if forced := [phase for phase in config.outer.phases if phase.latents == "teacher_forced"]:
-        data = encode(team, train)
-        for phase in forced:  # whether enough texts are long enough
-            phase_batches(team, phase, data, key=jax.random.key(config.seed))
     agents = agent_sources(config)
-    return Resolved(
+    resolved = Resolved(
         config=config,
         files=files,
         team=team,
@@ -162,6 +170,10 @@ def _read(
             **contents(config, texts),
         },
     )
+    for phase in config.outer.phases:
+        if phase.latents == "teacher_forced":  # whether enough texts are long enough
+            phase_batches(team, phase, resolved.training_data, key=jax.random.key(config.seed))
+    return resolved
 
 
 def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
@@ -273,4 +285,4 @@ def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None
     if not resolved.config.outer.phases:
         return None
     held_out = resolved.validation[: resolved.config.outer.validation_size]
-    return encode(resolved.team, resolved.train), encode(resolved.team, held_out)
+    return resolved.training_data, encode(resolved.team, held_out)

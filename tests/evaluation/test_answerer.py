@@ -58,3 +58,9 @@ def test_drawn_answers_follow_from_the_seed_and_the_number_of_the_question(team_
     assert all(len(answer.texts) == 2 for answer in first)
     keys = answerer.keys(1, np.arange(3))
     assert len(keys) == 2 and keys[0].shape == row_keys(keys[0][0], np.arange(3)).shape
+
+
+def test_a_method_that_passes_latents_needs_links(team_and_links):
+    with pytest.raises(ValueError, match="links must be given for the method recursive_mas"):
+        Answerer(team_and_links[0])
+    Answerer(team_and_links[0], method=METHODS["recursive_text"])
