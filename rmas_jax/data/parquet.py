@@ -6,6 +6,8 @@ values. So text stays dictionary-encoded until its decoded size is known.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,42 +28,14 @@ BATCH_ROWS = 1024
 TEXT = "BYTE_ARRAY"  # parquet's type of text and bytes
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class ParquetRows:
-    """An open parquet file; a context manager.
+    """The rows of an open parquet file."""
 
-    Raises:
-      DataError: the file cannot be read.
-    """
-
-    def __init__(self, path: Path):
-        import pyarrow.parquet  # slow to import, and only parquet needs it
-
-        self._path = path
-        self._file = open_regular(path, at_most=FILE_LIMIT, error=DataError)
-        try:
-            metadata = pyarrow.parquet.read_metadata(self._file)
-            leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
-            self._parquet = pyarrow.parquet.ParquetFile(
-                self._file,
-                metadata=metadata,
-                read_dictionary=[
-                    leaf.path
-                    for i, leaf in enumerate(leaves)
-                    if leaf.physical_type == TEXT and not _is_delta(metadata, i)
-                ],
-                pre_buffer=False,
-            )
-            self.fields = self._parquet.schema_arrow.names
-        except Exception as error:
-            self._file.close()
-            raise self._unreadable(error) from None
-        self.count = metadata.num_rows
-
-    def __enter__(self) -> ParquetRows:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+    path: Path
+    file: pyarrow.parquet.ParquetFile
+    fields: list[str]  # names of its columns
+    count: int  # rows
 
     def rows(self, fields: Collection[str]) -> Iterator[dict[str, Any] | ValueError]:
         """Yields the rows with the given fields; a ValueError for an unreadable row.
@@ -71,11 +45,11 @@ class ParquetRows:
         """
         columns = [name for name in self.fields if name in fields]
         if twice := next((name for name in columns if columns.count(name) > 1), None):
-            raise DataError(f"{self._path}: has more than one column called {twice!r}")
+            raise DataError(f"{self.path}: has more than one column called {twice!r}")
         try:
             self._check_sizes(columns)
         except UnicodeDecodeError as error:  # a damaged name
-            raise self._unreadable(error) from None
+            raise _unreadable(self.path, error) from None
         left = DECODED_LIMIT
         for batch in self._batches(columns):
             left -= sum(map(decoded_size, batch.columns))
@@ -86,19 +60,19 @@ class ParquetRows:
     def _batches(self, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
         """Batches, one row group after another: lists keep their dictionaries only within one."""
         try:
-            for group in range(self._parquet.num_row_groups):
-                rows = _batch_rows(self._parquet.metadata, group)
-                yield from self._parquet.iter_batches(rows, row_groups=[group], columns=columns)
+            for group in range(self.file.num_row_groups):
+                rows = _batch_rows(self.file.metadata, group)
+                yield from self.file.iter_batches(rows, row_groups=[group], columns=columns)
         except Exception as error:  # of many kinds, where a file is damaged
-            raise self._unreadable(error) from None
+            raise _unreadable(self.path, error) from None
 
     def _check_sizes(self, columns: Collection[str]) -> None:
         """Checks sizes in the file's metadata."""
-        metadata = self._parquet.metadata
+        metadata = self.file.metadata
         total = 0
         if metadata.num_rows > VALUE_LIMIT:
             raise DataError(
-                f"{self._path}: must have at most {VALUE_LIMIT:,} rows, has {metadata.num_rows:,}"
+                f"{self.path}: must have at most {VALUE_LIMIT:,} rows, has {metadata.num_rows:,}"
             )
         for i in range(metadata.num_row_groups):
             group = metadata.row_group(i)
@@ -108,7 +82,7 @@ class ParquetRows:
                     continue
                 if chunk.num_values > VALUE_LIMIT:
                     raise DataError(
-                        f"{self._path}: {chunk.path_in_schema} must have at most {VALUE_LIMIT:,} "
+                        f"{self.path}: {chunk.path_in_schema} must have at most {VALUE_LIMIT:,} "
                         f"values in a group of rows, has {chunk.num_values:,}"
                     )
                 total += chunk.total_uncompressed_size
@@ -117,12 +91,42 @@ class ParquetRows:
 
     def _too_large(self) -> DataError:
         return DataError(
-            f"{self._path}: the columns that are read must decode to at most "
+            f"{self.path}: the columns that are read must decode to at most "
             f"{size(DECODED_LIMIT)}, are larger; split the file, or leave rows out"
         )
 
-    def _unreadable(self, error: Exception) -> DataError:
-        return DataError(f"{self._path}: cannot be read: {clipped(str(error), 300)}")
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[ParquetRows]:
+    """Opens a parquet file.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
+    import pyarrow.parquet  # slow to import, and only parquet needs it
+
+    with open_regular(path, at_most=FILE_LIMIT, error=DataError) as file:
+        try:
+            metadata = pyarrow.parquet.read_metadata(file)
+            leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+            opened = pyarrow.parquet.ParquetFile(
+                file,
+                metadata=metadata,
+                read_dictionary=[
+                    leaf.path
+                    for i, leaf in enumerate(leaves)
+                    if leaf.physical_type == TEXT and not _is_delta(metadata, i)
+                ],
+                pre_buffer=False,
+            )
+            fields = opened.schema_arrow.names
+        except Exception as error:
+            raise _unreadable(path, error) from None
+        yield ParquetRows(path, opened, fields, metadata.num_rows)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read: {clipped(str(error), 300)}")
 
 
 def _is_delta(metadata: pyarrow.parquet.FileMetaData, leaf: int) -> bool:

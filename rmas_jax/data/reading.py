@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from rmas_jax.data.files import Files, suffix_of
-from rmas_jax.data.parquet import ParquetRows
+from rmas_jax.data.parquet import open_parquet
 from rmas_jax.data.rows import DataError
 from rmas_jax.host.json_rows import read_json_rows
 
@@ -56,7 +56,7 @@ def look_through(files: Files, names: Collection[str]) -> Seen:
 def _fields_of_rows(name: str, path: Path) -> Iterator[Seen]:
     beside = partition_fields(name).keys()
     if suffix_of(path) == ".parquet":
-        with ParquetRows(path) as file:
+        with open_parquet(path) as file:
             fields = [*file.fields, *beside] if file.count else []
             yield Seen(fields, file.count, file.count)
         return
@@ -86,7 +86,7 @@ def read_rows(name: str, path: Path, fields: Sequence[str]) -> Iterator[tuple[in
 
 def _own_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
     if suffix_of(path) == ".parquet":
-        with ParquetRows(path) as file:
+        with open_parquet(path) as file:
             yield from enumerate(file.rows(fields), start=1)
         return
     for number, row in read_json_rows(path, error=DataError):

@@ -15,11 +15,11 @@ from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.sharding import make_mesh
 from rmas_jax.team import Team, TeamTexts, load_team
 from rmas_jax.tools import (
-    Bm25Search,
     PythonLimits,
-    TavilySearch,
     Toolbox,
     check_sandbox,
+    open_bm25,
+    open_tavily,
     read_corpus,
 )
 from rmas_jax.tools.search import SearchProvider
@@ -45,10 +45,10 @@ def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> 
         return None
     if python:
         check_sandbox()
-    provider: SearchProvider | None = TavilySearch() if tavily else None
+    provider: SearchProvider | None = open_tavily() if tavily else None
     if search:
         try:
-            provider = Bm25Search(read_corpus(search))
+            provider = open_bm25(read_corpus(search))
         except (OSError, ValueError) as error:
             raise ConfigError(f"search: {error}") from None
     return Toolbox(python=PythonLimits() if python else None, search=provider)

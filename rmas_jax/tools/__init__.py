@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rmas_jax.tools.bm25 import Bm25Search, read_corpus
+from rmas_jax.tools.bm25 import Bm25Search, open_bm25, read_corpus
 from rmas_jax.tools.protocol import (
     CLOSING_TAGS,
     RESULT_TAGS,
@@ -23,7 +23,7 @@ from rmas_jax.tools.search import (
     render_error,
     render_results,
 )
-from rmas_jax.tools.tavily import TavilySearch
+from rmas_jax.tools.tavily import TavilySearch, open_tavily
 
 __all__ = [
     "CLOSING_TAGS",
@@ -42,7 +42,9 @@ __all__ = [
     "check_sandbox",
     "limit_text",
     "next_call",
+    "open_bm25",
     "open_recorded",
+    "open_tavily",
     "read_corpus",
     "render_error",
     "render_results",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rmas_jax.host.json_rows import read_json_rows
 from rmas_jax.tools.search import (
@@ -36,6 +38,7 @@ def read_corpus(path: str | Path) -> list[SearchResult]:
     return documents
 
 
+@dataclasses.dataclass(frozen=True)
 class Bm25Search:
     """BM25 over documents in memory.
 
@@ -43,34 +46,38 @@ class Bm25Search:
     score keep the order of the corpus.
     """
 
-    def __init__(self, documents: Sequence[SearchResult]):
-        """Builds the index.
-
-        Importing bm25s starts the JAX backend: a multi-host program calls
-        `jax.distributed.initialize` before.
-
-        Raises:
-          ImportError: bm25s is not installed.
-          SearchError: no document has a word.
-        """
-        try:
-            import bm25s
-        except ImportError as error:
-            raise ImportError(NEEDS_EXTRA.format("Bm25Search", "bm25s")) from error
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
-        self._documents = tuple(documents)
-        texts = (f"{document.title} {document.text}" for document in self._documents)
-        words = words_of(texts, is_query=False)
-        if not any(words):
-            raise SearchError("no document has a word that can be searched for")
-        self._index = bm25s.BM25()
-        self._index.index(words, show_progress=False)
+    documents: tuple[SearchResult, ...]
+    index: Any  # of their words: bm25s.BM25
 
     def search(self, query: str) -> list[SearchResult]:
         """The best documents that share a word with the query."""
         (words,) = words_of([query], is_query=True)
         if not words:
             return []
-        scores = self._index.get_scores(words)
+        scores = self.index.get_scores(words)
         best = (-scores).argsort(kind="stable")[:MAX_RESULTS]
-        return [self._documents[place] for place in best if scores[place] > 0]
+        return [self.documents[place] for place in best if scores[place] > 0]
+
+
+def open_bm25(documents: Sequence[SearchResult]) -> Bm25Search:
+    """Indexes documents.
+
+    Importing bm25s starts the JAX backend: a multi-host program calls `jax.distributed.initialize`
+    before.
+
+    Raises:
+      ImportError: bm25s is not installed.
+      SearchError: no document has a word.
+    """
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ImportError(NEEDS_EXTRA.format("BM25 search", "bm25s")) from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets it to DEBUG
+    texts = (f"{document.title} {document.text}" for document in documents)
+    words = words_of(texts, is_query=False)
+    if not any(words):
+        raise SearchError("no document has a word that can be searched for")
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    return Bm25Search(tuple(documents), index)

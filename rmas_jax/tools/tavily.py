@@ -24,16 +24,6 @@ class TavilySearch:
     attempts: int = 3
     pause_s: float = 1.0  # after the first attempt; doubles with each
 
-    def __post_init__(self) -> None:
-        """Checks before a run that searches are possible.
-
-        Raises:
-          ImportError: httpx2 is not installed.
-          SearchError: there is no key.
-        """
-        _httpx()
-        _key()
-
     def search(self, query: str) -> list[SearchResult]:
         """The results; repeats the request after errors of network, server or rate limit.
 
@@ -63,6 +53,18 @@ class TavilySearch:
         raise SearchError(f"{self.address}: {failure} in the last of {self.attempts} attempts")
 
 
+def open_tavily() -> TavilySearch:
+    """A client that can search: checked before a run.
+
+    Raises:
+      ImportError: httpx2 is not installed.
+      SearchError: there is no key.
+    """
+    _httpx()
+    _key()
+    return TavilySearch()
+
+
 def _results(response: Any) -> list[SearchResult]:
     try:
         pages = response.json()["results"]
@@ -82,5 +84,5 @@ def _httpx() -> Any:
     try:
         import httpx2
     except ImportError as error:
-        raise ImportError(NEEDS_EXTRA.format("TavilySearch", "httpx2")) from error
+        raise ImportError(NEEDS_EXTRA.format("Tavily search", "httpx2")) from error
     return httpx2

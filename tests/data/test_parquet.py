@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from rmas_jax.data import DataError, parquet
-from rmas_jax.data.parquet import ParquetRows, decoded_size
+from rmas_jax.data.parquet import decoded_size, open_parquet
 
 COUNT = 300
 ROWS = [
@@ -44,7 +44,7 @@ for _name, _column in OTHERS.items():
 
 
 def read(path, fields=None):
-    with ParquetRows(path) as file:
+    with open_parquet(path) as file:
         return list(file.rows(file.fields if fields is None else fields))
 
 

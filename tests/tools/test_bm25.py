@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from rmas_jax.tools import Bm25Search, SearchError, SearchResult, read_corpus
+from rmas_jax.tools import SearchError, SearchResult, open_bm25, read_corpus
 
 CORPUS = [
     {"title": "Paris", "text": "Paris is the capital of France.", "url": "https://a.example"},
@@ -37,7 +37,7 @@ def corpus(tmp_path):
 )
 def test_the_best_documents_that_share_a_word_come_first(corpus, query, places):
     documents = read_corpus(corpus)
-    found = Bm25Search(documents).search(query)
+    found = open_bm25(documents).search(query)
     assert found[: len(places)] == [documents[place] for place in places]
     assert bool(found) == bool(places)
 
@@ -82,8 +82,8 @@ def test_a_corpus_is_a_regular_file(tmp_path, kind):
 @pytest.mark.parametrize("text", ["", "a", "the of and", "?!"])
 def test_a_corpus_without_a_word_is_refused(text):
     with pytest.raises(SearchError, match="no document has a word"):
-        Bm25Search([SearchResult("", "", text)])
-    assert Bm25Search([SearchResult("", "", text), SearchResult("", "", "word")]).search("word")
+        open_bm25([SearchResult("", "", text)])
+    assert open_bm25([SearchResult("", "", text), SearchResult("", "", "word")]).search("word")
 
 
 def test_the_same_words_find_the_same_in_every_index_in_the_order_of_the_corpus():
@@ -91,10 +91,10 @@ def test_the_same_words_find_the_same_in_every_index_in_the_order_of_the_corpus(
     draw = random.Random(0)
     texts = [" ".join(draw.choices(words, k=10)) for _ in range(100)]
     documents = [SearchResult(str(n), "", text) for n, text in enumerate(texts)]
-    first, second = Bm25Search(documents), Bm25Search(documents)
+    first, second = open_bm25(documents), open_bm25(documents)
     for word in words:
         assert first.search(word) == second.search(word) != []
-    twins = Bm25Search([SearchResult(str(n), "", "the same words") for n in range(9)])
+    twins = open_bm25([SearchResult(str(n), "", "the same words") for n in range(9)])
     assert [result.title for result in twins.search("same")] == ["0", "1", "2", "3"]
 
 
@@ -127,9 +127,9 @@ def test_a_corpus_in_another_encoding_is_refused_by_name(tmp_path):
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
     with pytest.raises(ImportError, match=r"bm25s: pip install 'rmas_jax\[search\]'"):
-        Bm25Search([SearchResult("", "", "a")])
+        open_bm25([SearchResult("", "", "a")])
 
 
 def test_an_index_is_built_without_a_word_in_the_log(corpus, caplog):
-    Bm25Search(read_corpus(corpus))
+    open_bm25(read_corpus(corpus))
     assert not caplog.records

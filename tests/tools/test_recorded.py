@@ -1,6 +1,6 @@
 import pytest
 
-from rmas_jax.tools import Bm25Search, NotRecordedError, SearchResult, open_recorded
+from rmas_jax.tools import NotRecordedError, SearchResult, open_bm25, open_recorded
 
 DEEP = "[" * 10**5 + "]" * 10**5
 
@@ -19,7 +19,7 @@ class Counting:
 @pytest.fixture
 def provider():
     texts = ["one fish", "two fish", "Zürich lies at a lake"]
-    return Counting(Bm25Search([SearchResult("", "", text) for text in texts]))
+    return Counting(open_bm25([SearchResult("", "", text) for text in texts]))
 
 
 def test_a_recording_answers_without_the_provider(provider, tmp_path):

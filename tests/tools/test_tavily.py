@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rmas_jax.tools import SearchError, SearchResult, TavilySearch
+from rmas_jax.tools import SearchError, SearchResult, TavilySearch, open_tavily
 
 DEEP = "[" * 10**5 + "]" * 10**5
 KEY = "tvly-very-secret"
@@ -107,9 +107,9 @@ def test_a_key_that_no_header_can_hold_is_not_told(server, monkeypatch):
 def test_without_key_or_library_there_is_no_provider(monkeypatch):
     monkeypatch.setenv("TAVILY_API_KEY", " ")
     with pytest.raises(SearchError, match="TAVILY_API_KEY is not set"):
-        TavilySearch()
+        open_tavily()
     monkeypatch.setenv("TAVILY_API_KEY", KEY)
-    TavilySearch()
+    open_tavily()
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(ImportError, match=r"httpx2: pip install 'rmas_jax\[search\]'"):
-        TavilySearch()
+        open_tavily()

@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 
 from rmas_jax.tools import (
-    Bm25Search,
     NotRecordedError,
     PythonLimits,
     SandboxError,
     SearchResult,
     Toolbox,
     next_call,
+    open_bm25,
     open_recorded,
     result_text,
     sandbox,
 )
 
-LOCAL = Bm25Search([SearchResult("Rome", "https://a.example", "the capital of Italy")])
+LOCAL = open_bm25([SearchResult("Rome", "https://a.example", "the capital of Italy")])
 
 
 def run(toolbox, text):

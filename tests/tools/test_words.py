@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmas_jax.tools import Bm25Search, SearchResult, render_results
+from rmas_jax.tools import SearchResult, open_bm25, render_results
 from rmas_jax.tools.words import words_of
 
 DOCUMENTS = {
@@ -24,7 +24,7 @@ DOCUMENTS = {
     "mixed": "GPT模型 и другие",
     "English": "Paris is the capital of France",
 }
-SEARCH = Bm25Search([SearchResult(name, "", text) for name, text in DOCUMENTS.items()])
+SEARCH = open_bm25([SearchResult(name, "", text) for name, text in DOCUMENTS.items()])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_every_script_is_found(query, names):
 
 def test_the_document_that_shares_more_comes_first():
     texts = ["東京の天気", "京都の天気予報と東京の天気予報", "大阪の料理"]
-    search = Bm25Search([SearchResult("", "", text) for text in texts])
+    search = open_bm25([SearchResult("", "", text) for text in texts])
     assert [result.text for result in search.search("京都の天気予報")] == [texts[1], texts[0]]
 
 
