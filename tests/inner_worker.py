@@ -74,7 +74,7 @@ def train(
         role: encode_dialogues(examples, member, topology=team.system.topology, rounds=2)
         for role, member in team.members.items()
     }
-    data = encode_examples(examples, team.members, slot_width=team.system.latent_steps)
+    data = encode_examples(team, examples)
     agents = {role: role for role in ROLES}
     return run_inner_loop(
         team,

@@ -74,11 +74,7 @@ def training_data(team: Team) -> TrainingData:
     roles = team.system.topology.order
     texts = dict.fromkeys(roles, (text, text))
     items = [Example(question, question, text, texts=texts) for question in QUESTIONS]
-    return encode_examples(
-        items,
-        team.members,
-        slot_width=team.system.latent_steps,
-    )
+    return encode_examples(team, items)
 
 
 def programs() -> Mapping[str, Callable[[], Any]]:

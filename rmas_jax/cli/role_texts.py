@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from rmas_jax.agents.answers import write_texts
 from rmas_jax.agents.sampling import GREEDY, row_keys
 from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import add_config_options, check_limits
@@ -231,8 +232,9 @@ def solve(
     team: Team, prompts: Any, *, rounds: int, max_tokens: int, sampling: SamplingConfig, keys: Any
 ) -> list[Attempt]:
     """An attempt at each of B items."""
-    solution = text_channel.solve(
-        team.system.topology,
+    topology = team.system.topology
+    prompt, messages = text_channel.listen(
+        topology,
         team.members,
         prompts,
         rounds=rounds,
@@ -240,16 +242,23 @@ def solve(
         sampling=sampling,
         keys=keys,
     )
-    by_role: dict[str, list[list[str]]] = {role: [] for role in team.system.topology.order}
-    for message in solution.messages:
+    answer = write_texts(
+        team.members[topology.answerer],
+        prompt,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        keys=None if keys is None else text_channel.stage_keys(keys, len(messages)),
+        stage=f"round {rounds}: answer",
+    )
+    by_role: dict[str, list[list[str]]] = {role: [] for role in topology.order}
+    for message in messages:
         by_role[message.role].append(message.texts)
-    by_role[team.system.topology.answerer].append(solution.answers)
-    lengths = [message.tokens for message in solution.messages]
-    lengths.append(solution.tokens - sum(lengths))  # of the answers
+    by_role[topology.answerer].append(answer.texts)
+    lengths = [answer.tokens, *(message.tokens for message in messages)]
     return [
         Attempt(
             {role: [texts[i] for texts in written] for role, written in by_role.items()},
-            solution.opening,
+            answer.opening,
             longest,
         )
         for i, longest in enumerate(np.max(lengths, axis=0).tolist())

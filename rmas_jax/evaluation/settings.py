@@ -10,8 +10,11 @@ from rmas_jax.evaluation.graders import find_grader
 from rmas_jax.evaluation.methods import chosen_methods
 
 
-def with_defaults(config: RunConfig) -> tuple[RunConfig, tuple[BenchmarkConfig, ...]]:
-    """The configuration with the defaults of `evaluation` filled in, and its benchmarks.
+def with_defaults(
+    config: RunConfig,
+) -> tuple[RunConfig, tuple[str, ...], tuple[BenchmarkConfig, ...]]:
+    """The configuration with the defaults of `evaluation` filled in, its methods and its
+    benchmarks.
 
     Raises:
       ConfigError: unknown method, benchmark or grader.
@@ -19,7 +22,6 @@ def with_defaults(config: RunConfig) -> tuple[RunConfig, tuple[BenchmarkConfig, 
     benchmarks = find_benchmarks(config)
     if config.data.grader is not None:
         find_grader(config.data.grader, where="data.grader")
-    evaluation = dataclasses.replace(
-        config.evaluation, methods=chosen_methods(config.evaluation.methods)
-    )
-    return dataclasses.replace(config, evaluation=evaluation), benchmarks
+    methods = chosen_methods(config.evaluation.methods)
+    evaluation = dataclasses.replace(config.evaluation, methods=methods)
+    return dataclasses.replace(config, evaluation=evaluation), methods, benchmarks

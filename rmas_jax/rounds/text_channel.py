@@ -41,17 +41,8 @@ class Message(NamedTuple):
     seconds: float  # of the whole batch, host work included
 
 
-class TextSolution(NamedTuple):
-    """All texts of a text system."""
-
-    opening: str  # of the answers: see `answers.Texts`
-    answers: list[str]  # B
-    tokens: np.ndarray  # [B] int32 tokens written over all stages, end tokens included
-    messages: list[Message]  # in order; without the answers
-
-
 _read_prefix = jax.jit(read_prefix)
-_stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # each stage has its own keys
+stage_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))  # [B] keys of the n-th stage
 
 
 def fill_slots(
@@ -161,46 +152,10 @@ def listen(
                 prompt,
                 max_tokens=max_tokens,
                 sampling=sampling,
-                keys=None if keys is None else _stage_keys(keys, len(messages)),
+                keys=None if keys is None else stage_keys(keys, len(messages)),
                 stage=f"round {index + 1}: message",
             )
             seconds = time.perf_counter() - started
             newest[role] = written.texts
             messages.append(Message(index, role, written.texts, written.tokens, seconds))
     return prompt, messages
-
-
-def solve(
-    topology: Topology,
-    members: Mapping[str, Member],
-    prompts: Mapping[str, StagePrompt],
-    *,
-    rounds: int,
-    max_tokens: int,
-    max_message_tokens: int | None = None,
-    sampling: SamplingConfig = GREEDY,
-    keys: jax.Array | None = None,
-) -> TextSolution:
-    """R rounds of text, then the answer: `listen` and `answers.write_texts`.
-
-    Args as there; `max_message_tokens` limits messages, `max_tokens` the answer (None: both).
-    """
-    prompt, messages = listen(
-        topology,
-        members,
-        prompts,
-        rounds=rounds,
-        max_tokens=max_tokens if max_message_tokens is None else max_message_tokens,
-        sampling=sampling,
-        keys=keys,
-    )
-    written = write_texts(
-        members[topology.answerer],
-        prompt,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        keys=None if keys is None else _stage_keys(keys, len(messages)),
-        stage=f"round {rounds}: answer",
-    )
-    tokens = written.tokens + sum(message.tokens for message in messages)
-    return TextSolution(written.opening, written.texts, tokens, messages)

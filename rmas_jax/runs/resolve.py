@@ -19,7 +19,6 @@ from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.graders import check_golds
-from rmas_jax.evaluation.methods import chosen_methods
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
 from rmas_jax.links import Links
@@ -53,19 +52,15 @@ class Resolved:
     given_links: Links | None  # to start from
     train: list[Example]
     validation: list[Example]  # the used part
-    benchmarks: list[LoadedBenchmark]  # to evaluate
+    methods: tuple[str, ...]  # to evaluate
+    benchmarks: list[LoadedBenchmark]  # to evaluate them on
     bad_rows: Sequence[BadRow]  # left out
     contents: dict[str, Any]  # digests of all inputs, beside the configuration
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods that are evaluated."""
-        return chosen_methods(self.config.evaluation.methods)
 
     @functools.cached_property
     def training_data(self) -> TrainingData:
         """The training items, encoded; for checks and for the outer loop."""
-        return encode(self.team, self.train)
+        return encode_examples(self.team, self.train)
 
 
 def resolve(config: RunConfig) -> Resolved:
@@ -76,7 +71,7 @@ def resolve(config: RunConfig) -> Resolved:
     """
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    config, chosen = on_all(lambda: with_defaults(config))
+    config, methods, chosen = on_all(lambda: with_defaults(config))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
     files = RunFiles(Path(config.output_dir) / config.name)
     texts = on_all(lambda: load_team_texts(config.system))
@@ -85,13 +80,14 @@ def resolve(config: RunConfig) -> Resolved:
         lambda: find_data(config, texts.topology, files.data)
     )
     benchmarks = first_then_others(
-        lambda: load_benchmarks(config, chosen, texts, dataset, files.data)
+        lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data)
     )
-    return on_all(lambda: _read(config, files, texts, dataset, benchmarks))
+    return on_all(lambda: _read(config, files, texts, dataset, methods, benchmarks))
 
 
 def load_benchmarks(
     config: RunConfig,
+    methods: Sequence[str],
     benchmarks: Sequence[BenchmarkConfig],
     texts: TeamTexts,
     dataset: Dataset,
@@ -126,7 +122,7 @@ def load_benchmarks(
             find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
         )
         # Checks the order of items early.
-        in_order(ready, methods=chosen_methods(chosen.methods), batch_size=chosen.batch_size)
+        in_order(ready, methods=methods, batch_size=chosen.batch_size)
         loaded.append(ready)
     return loaded
 
@@ -136,6 +132,7 @@ def _read(
     files: RunFiles,
     texts: TeamTexts,
     dataset: Dataset,
+    methods: tuple[str, ...],
     benchmarks: list[LoadedBenchmark],
 ) -> Resolved:
     chosen = config.evaluation
@@ -162,6 +159,7 @@ def _read(
         given_links=given,
         train=train,
         validation=validation,
+        methods=methods,
         benchmarks=benchmarks,
         bad_rows=dataset.bad_rows,
         contents={
@@ -253,15 +251,6 @@ def find_answering(
     )
 
 
-def encode(team: Team, items: Sequence[Example]) -> TrainingData:
-    """Items of the data, encoded for a team's agents."""
-    return encode_examples(
-        items,
-        team.members,
-        slot_width=team.system.latent_steps,
-    )
-
-
 def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData | None]:
     """Inputs of the inner loop: dialogues, empty without steps; data for later repeats."""
     config, team = resolved.config, resolved.team
@@ -277,7 +266,7 @@ def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData
         )
         for role in team.system.topology.order
     }
-    return dialogues, encode(team, items) if config.inner.repeats > 1 else None
+    return dialogues, encode_examples(team, items) if config.inner.repeats > 1 else None
 
 
 def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None:
@@ -285,4 +274,4 @@ def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None
     if not resolved.config.outer.phases:
         return None
     held_out = resolved.validation[: resolved.config.outer.validation_size]
-    return resolved.training_data, encode(resolved.team, held_out)
+    return resolved.training_data, encode_examples(resolved.team, held_out)

@@ -36,7 +36,6 @@ from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import MEASURED, TRAINED_WAY_OUT, RunStep, missing, open_folder
 from rmas_jax.runs.resolve import (
     Resolved,
-    encode,
     encode_inner,
     encode_outer,
     resolve,
@@ -44,6 +43,7 @@ from rmas_jax.runs.resolve import (
 from rmas_jax.sharding import to_host
 from rmas_jax.team import start_links, write_release
 from rmas_jax.training.curves import Curves, open_curves
+from rmas_jax.training.data.encoding import encode_examples
 from rmas_jax.training.divergence import as_divergence
 from rmas_jax.training.hooks import Hook
 from rmas_jax.training.inner.loop import run_inner_loop
@@ -231,7 +231,7 @@ def measure_gradients(resolved: Resolved, trained: Links) -> None:
     """Measures the norm of the answer's gradient at each edge; writes the norms."""
     config, team = resolved.config, resolved.team
     items = resolved.validation[: config.evaluation.gradient_batch_size]
-    data = encode(team, items)
+    data = encode_examples(team, items)
     norms = gradient_norms(
         team,
         trained,

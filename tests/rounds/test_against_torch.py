@@ -18,6 +18,7 @@ import torch_reference as reference
 from flax import linen as nn
 from torch_reference import AGENTS, QUESTIONS, TorchTeam
 
+from rmas_jax.agents.answers import write_texts
 from rmas_jax.models import Decoder
 from rmas_jax.prompts import RolePrompt
 from rmas_jax.rounds import text_channel
@@ -178,15 +179,16 @@ def test_texts_in_the_slots(twins, pattern):
     ends = {role: member.end_tokens for role, member in members.items()}
     prompts = team.encode(QUESTIONS, slot_width=SLOT_WIDTH)
     how = {"rounds": ROUNDS, "max_tokens": MAX_TOKENS}
-    found = text_channel.solve(team.system.topology, members, prompts, **how)
+    prompt, messages = text_channel.listen(team.system.topology, members, prompts, **how)
+    answerer = team.system.topology.answerer
+    answers = write_texts(members[answerer], prompt, max_tokens=MAX_TOKENS).texts
     different = set()
     for i, question in enumerate(QUESTIONS):
         expected = reference.exchange_texts(
             theirs, question, rounds=ROUNDS, ends=ends, max_tokens=MAX_TOKENS
         )
-        ours = [(message.round, message.role, message.texts[i]) for message in found.messages]
-        answerer = team.system.topology.answerer
-        assert [*ours, (ROUNDS - 1, answerer, found.answers[i])] == expected
+        ours = [(message.round, message.role, message.texts[i]) for message in messages]
+        assert [*ours, (ROUNDS - 1, answerer, answers[i])] == expected
         different |= {(i, role, text) for _, role, text in expected}
     # The texts change with rounds.
     assert len(different) > len(QUESTIONS) * len(members)

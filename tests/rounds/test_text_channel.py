@@ -1,6 +1,7 @@
 """Recursive-TextMAS against its definition: one item, one agent and one token at a time."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,9 +34,13 @@ def with_ends(team, ends_of):
     }
 
 
-def solve(team, members, prompts, rounds, **options):
-    how = {"rounds": rounds, "max_tokens": MAX_TOKENS, **options}
-    return text_channel.solve(team.system.topology, members, prompts, **how)
+def solve(team, members, prompts, rounds, max_message_tokens=MAX_TOKENS):
+    """Messages and answers, and the tokens of both."""
+    topology, how = team.system.topology, {"rounds": rounds, "max_tokens": max_message_tokens}
+    prompt, messages = text_channel.listen(topology, members, prompts, **how)
+    written = answers.write_texts(members[topology.answerer], prompt, max_tokens=MAX_TOKENS)
+    tokens = written.tokens + sum(message.tokens for message in messages)
+    return SimpleNamespace(messages=messages, answers=written.texts, tokens=tokens)
 
 
 def solve_naively(team, members, question, rounds, max_message_tokens=MAX_TOKENS):

@@ -118,7 +118,7 @@ def test_slots_of_senders_without_texts_stay_empty(tmp_path):
     team, _ = build_team(tmp_path)
     texts = {"planner": ("w to a",), "solver": ("parcel",)}
     example = Example("0", "from a to b", "parcel", texts=texts)
-    data = encode_examples([example], team.members, slot_width=2)
+    data = encode_examples(team, [example])
     assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(texts)
 
     def read(role, texts):

@@ -252,7 +252,7 @@ def test_nothing_is_encoded_that_is_not_read(
     tmp_path, monkeypatch, steps, repeats, phases, encoded
 ):
     seen = []
-    monkeypatch.setattr(resolve, "encode", lambda team, items: seen.append(len(items)))
+    monkeypatch.setattr(resolve, "encode_examples", lambda team, items: seen.append(len(items)))
     monkeypatch.setattr(resolve, "encode_dialogues", lambda *args, **options: None)
     settings = [f"inner.steps={steps}", f"inner.repeats={repeats}", "inner.warmup_steps=0"]
     settings += [f"output_dir={tmp_path}", *([] if phases else ["outer.phases=[]"])]

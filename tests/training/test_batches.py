@@ -225,7 +225,7 @@ def test_every_role_has_prompts_and_texts_of_all_items(team):
         role: dataclasses.replace(member, end_tokens=(ends[role], 9))
         for role, member in team.members.items()
     }
-    data = encode_examples(EXAMPLES, members, slot_width=3)
+    data = encode_examples(dataclasses.replace(team, members=members), EXAMPLES)
     for role, target in data.targets.items():
         last = target.valid.sum(axis=-1, keepdims=True) - 1
         assert (np.take_along_axis(target.ids, last, axis=-1) == ends[role]).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,11 +16,11 @@ from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import (
     StagePrompt,
     encode_piece,
-    encode_stage,
     left_pad,
     split_template,
 )
 from rmas_jax.rounds.supervision import Targets
+from rmas_jax.team import Team
 from rmas_jax.topology import Topology
 
 
@@ -58,31 +58,21 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], end: int)
     return Targets(ids=ids.reshape(shape), valid=valid.reshape(shape))
 
 
-def encode_examples(
-    examples: Sequence[Example],
-    members: Mapping[str, Member],
-    *,
-    slot_width: int,
-) -> TrainingData:
-    """Tokenises a split for every role.
+def encode_examples(team: Team, examples: Sequence[Example]) -> TrainingData:
+    """Tokenises a split for every role of a team.
 
     Args:
+      team: whose agents read the prompts and learn from the texts.
       examples: N, each with texts of the same roles, one per round. Roles without texts get no
         targets.
-      members: by role.
-      slot_width: vectors per slot.
     """
-    questions = [example.question for example in examples]
     return TrainingData(
-        prompts={
-            role: encode_stage(member.tokenizer, member.template, questions, slot_width=slot_width)
-            for role, member in members.items()
-        },
+        prompts=team.encode([example.question for example in examples]),
         targets={
             role: encode_texts(
-                members[role].tokenizer,
+                team.members[role].tokenizer,
                 [example.texts[role] for example in examples],
-                members[role].end_tokens[0],
+                team.members[role].end_tokens[0],
             )
             for role in examples[0].texts
         },
