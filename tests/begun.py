@@ -75,7 +75,7 @@ def _do(folder: RunFolder, links: Sequence[Path]) -> None:
 def read_questions(arguments: list[str]) -> int:
     """What `rmas ask` does but for answering: loads the team, reads the questions."""
     account = {"answers": [], "steps": [], "crossed": []}
-    with mock.patch.object(ask.Asker, "ask", lambda self, text: {"question": text, **account}):
+    with mock.patch.object(ask, "ask", lambda _, text, **how: {"question": text, **account}):
         return ask.main(arguments)
 
 

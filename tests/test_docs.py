@@ -13,9 +13,14 @@ import pytest
 
 from rmas_jax.cli.__main__ import COMMANDS
 from rmas_jax.config import field_help, load_benchmark_config
+from rmas_jax.data import Example
 from rmas_jax.evaluation import graders
-from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
+from rmas_jax.evaluation.methods import METHODS, chosen_methods
 from rmas_jax.host.command_line import Parser
+from rmas_jax.reporting import tables
+from rmas_jax.rounds.channels import CHANNELS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -240,19 +245,63 @@ def run_examples(page: str) -> dict:
     return names
 
 
-def test_the_channel_of_the_how_to_runs():
-    names = run_examples("docs/how-to/channels.md")
+@pytest.fixture
+def channel_page(monkeypatch):
+    """What the page on channels defines; takes out of the tables what it adds."""
+    for table in (CHANNELS, METHODS):
+        monkeypatch.setitem(table, "rounded", None)
+    return run_examples("docs/how-to/channels.md")
+
+
+def test_the_channel_of_the_how_to_runs(channel_page):
+    names = channel_page
     team, received = names["team"], names["received"]
     exact = received(names["exact"], team.agents, names["prompts"])
     errors = [np.abs(names[name] - exact)[0].mean() for name in ("coarse", "fine")]  # round 1
     assert errors[0] > 0.1 > errors[1] > 0 and exact.shape[:2] == (2, 1)
     assert received._cache_size() == 2  # for the exact channel and the rounded one
-    # As a method: what reaches the answerer in the last round.
-    answerer = Answerer(team, names["links"], rounds=2)
-    listened = names["in_rounded"](answerer, names["prompts"])
-    gaps = [np.abs(listened.prompt.received - x[-1]).mean() for x in (names["coarse"], exact)]
+
+
+def test_the_channel_of_the_how_to_is_a_method_of_an_evaluation(channel_page, tmp_path):
+    names = channel_page
+    team, links = names["team"], names["links"]
+    questions = ["What has become of the phrase Amor Roma after two gates?", "Where is it?"]
+    benchmark = LoadedBenchmark(
+        name="relay",
+        version="1",
+        grader=graders.GRADERS["relay"],
+        splits={"test": [Example(q, q, "Bada Kor, no gates left") for q in questions]},
+        prompts={role: member.template for role, member in team.members.items()},
+        answering=Answering(max_tokens=4),
+    )
+    rows = evaluate(
+        team,
+        links,
+        links,
+        [benchmark],
+        tmp_path,
+        methods=chosen_methods(["rounded", "recursive_mas"]),
+        rounds=(2,),
+        batch_size=2,
+        seed=0,
+        progress=False,
+    )
+    assert [(row["method"], row["rounds"], row["n"]) for row in rows] == [
+        ("rounded", 2, 2),
+        ("recursive_mas", 2, 2),
+    ]
+    assert [row["latent_steps"] for row in rows] == [team.system.latent_steps] * 2
+    assert tables.method_table(rows).rows[-1] == (
+        "rounded",
+        "latent, rounded",
+        "latents in steps of 0.5",
+    )
+    # What reaches the answerer in the last round is what the rounded channel sends.
+    answerer = Answerer(team, links, METHODS["rounded"], rounds=2)
+    received = answerer.listen(names["prompts"]).prompt.received
+    exact = names["received"](names["exact"], team.agents, names["prompts"])
+    gaps = [np.abs(received - x[-1]).mean() for x in (names["coarse"], exact)]
     assert gaps[0] < 0.1 * gaps[1]  # rounding may differ between programs at a few numbers
-    assert listened.steps == (2 * 3 - 1) * team.system.latent_steps
 
 
 def test_the_grader_of_the_how_to_grades(monkeypatch):

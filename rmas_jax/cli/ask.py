@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rmas_jax.agents.answers import AnswerRetry, answer_retry_of, write_texts
+from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.agents.nearest_tokens import nearest_tokens
 from rmas_jax.agents.reading import PromptInput
-from rmas_jax.agents.sampling import row_keys
 from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import add_config_options, check_limits
 from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
@@ -27,6 +26,8 @@ from rmas_jax.config.limits import (
     MAX_ROLLOUTS,
     MAX_ROUNDS,
 )
+from rmas_jax.evaluation.answerer import Answerer, Answering, Prompts
+from rmas_jax.evaluation.methods import Method
 from rmas_jax.host.atomic import append
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
@@ -34,15 +35,12 @@ from rmas_jax.host.questions import QuestionError, check_question, read_question
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
-from rmas_jax.models.generation import SamplingConfig, sampling_defaults
-from rmas_jax.prompts import declared_width
-from rmas_jax.rounds import text_channel
-from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.models.generation import sampling_defaults
+from rmas_jax.rounds.channels import CHANNELS, LATENT, TEXT, Channel
 from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.runs.folder import TRAINED_WAY_OUT, dated, find_trained_links
 from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
 from rmas_jax.team import Team, load_links_for
-from rmas_jax.tools import Toolbox
 
 DESCRIPTION = """\
 Ask a team questions, and show what every stage did, how long it took, and what crossed the edges.
@@ -80,107 +78,98 @@ class Step(NamedTuple):
     compiled: bool  # whether the seconds include compilation
 
 
-@dataclasses.dataclass(frozen=True)
-class Asker:
-    """A team, and how it is asked."""
+# What the answer is written from, its round, and what went before it.
+Stages = tuple[PromptInput, int, list[Step], list[dict[str, Any]]]
 
-    team: Team
-    links: Links | None  # None in the text channel
-    rounds: int
-    tolerance: float  # of the early stop; latent channel
-    max_tokens: int  # of a text
-    rollouts: int
-    sampling: SamplingConfig  # of the answerer
-    seed: int
-    toolbox: Toolbox | None
-    answer_retry: AnswerRetry | None
-    inspected: int  # tokens shown per latent
 
-    def ask(self, question: str) -> dict[str, Any]:
-        """The account of a question: answers, steps, and what crossed the edges."""
-        if self.links is None:
-            prompt, rounds, steps, crossed = self._in_text(question)
-        else:
-            prompt, rounds, steps, crossed = self._in_latents(question, self.links)
-        role = self.team.system.topology.answerer
-        answers = []
-        for rollout in range(self.rollouts):
-            key = jax.random.fold_in(jax.random.key(self.seed), rollout)
-            known, started = compilations(), time.perf_counter()
-            written = write_texts(
-                self.team.members[role],
-                prompt,
-                max_tokens=self.max_tokens,
-                sampling=self.sampling,
-                keys=row_keys(key, np.arange(1)) if self.sampling.temperature else None,
-                toolbox=self.toolbox,
-                answer_retry=self.answer_retry,
-                stage=f"round {rounds}: answer",
-            )
-            seconds = time.perf_counter() - started
-            did = f"answers: {written.tokens[0]} tokens"
-            did += f", {written.calls[0]} tool calls" if self.toolbox else ""
-            did += ", tried again" if written.retried[0] else ""
-            steps.append(Step(rounds, role, did, seconds, compilations() > known))
-            answers.append(written.texts[0])
-        return {
-            "question": question,
-            "answers": answers,
-            "steps": [step._asdict() for step in steps],
-            "crossed": crossed,
-        }
+def ask(
+    answerer: Answerer, question: str, *, seed: int, tolerance: float = 0.0, inspected: int = 0
+) -> dict[str, Any]:
+    """The account of a question: answers, steps, and what crossed the edges.
 
-    def _in_latents(
-        self, question: str, links: Links
-    ) -> tuple[PromptInput, int, list[Step], list[dict]]:
-        system = self.team.system
-        trace = trace_rounds(
-            system,
-            self.team.agents,
-            LatentChannel(system, links),
-            self.team.encode([question], block_width=declared_width),
-            rounds=self.rounds,
-            tolerance=self.tolerance,
+    Args:
+      answerer: over a channel, or in text.
+      question: any text.
+      seed: of drawn answers.
+      tolerance: of the early stop; not in text.
+      inspected: tokens shown per latent.
+    """
+    prompts = answerer.encode([question])
+    if (channel := answerer.channel) is None:
+        prompt, rounds, steps, crossed = text_stages(answerer, prompts)
+    else:
+        prompt, rounds, steps, crossed = latent_stages(
+            answerer, channel, prompts, tolerance=tolerance, inspected=inspected
         )
-        rounds = len(trace.change) or self.rounds
-        steps, crossed = [], []
-        for stage in trace.stages:
-            did = f"thinks: {system.latent_steps} latents, no token"
-            steps.append(Step(stage.round + 1, stage.role, did, stage.seconds, stage.compiled))
-            for name, vectors in stage.sent.items():
-                crossed.append({"round": stage.round + 1, "edge": name})
-                if self.inspected:
-                    crossed[-1]["nearest"] = self._nearest(name, vectors[0])
-        for index, change in enumerate(trace.change[1:], start=2):
-            crossed.append({"round": index, "change": float(change[0])})
-        return trace.prompt, rounds, steps, crossed
+    answers = []
+    for keys in answerer.keys(seed, np.arange(1)):
+        known, started = compilations(), time.perf_counter()
+        written = answerer.write(prompt, keys)
+        seconds = time.perf_counter() - started
+        did = f"answers: {written.tokens[0]} tokens"
+        did += f", {written.calls[0]} tool calls" if answerer.answering.toolbox else ""
+        did += ", tried again" if written.retried[0] else ""
+        steps.append(Step(rounds, answerer.answers_as, did, seconds, compilations() > known))
+        answers.append(written.opening + written.texts[0])
+    return {
+        "question": question,
+        "answers": answers,
+        "steps": [step._asdict() for step in steps],
+        "crossed": crossed,
+    }
 
-    def _nearest(self, edge: str, vectors: np.ndarray) -> list[list[tuple[str, float]]]:
-        """Per latent of an edge, the receiver's tokens nearest to it and their cosines."""
-        receiver = self.team.members[edge.partition("->")[2]]
-        found = nearest_tokens(receiver.agent, vectors, count=self.inspected)
-        decode = receiver.tokenizer.decode
-        return [
-            [(decode([token]), round(near, 3)) for token, near in zip(*row, strict=True)]
-            for row in zip(*(x.tolist() for x in jax.device_get(found)), strict=True)
-        ]
 
-    def _in_text(self, question: str) -> tuple[PromptInput, int, list[Step], list[dict]]:
-        known = compilations()
-        prompt, messages = text_channel.listen(
-            self.team.system.topology,
-            self.team.members,
-            self.team.encode([question], slot_width=self.max_tokens, block_width=declared_width),
-            rounds=self.rounds,
-            max_tokens=self.max_tokens,
-        )
-        compiled = compilations() > known
-        steps = [
-            Step(m.round + 1, m.role, f"writes: {m.tokens[0]} tokens", m.seconds, compiled)
-            for m in messages
-        ]
-        crossed = [{"round": m.round + 1, "role": m.role, "text": m.texts[0]} for m in messages]
-        return prompt, self.rounds, steps, crossed
+def latent_stages(
+    answerer: Answerer, channel: Channel, prompts: Prompts, *, tolerance: float, inspected: int
+) -> Stages:
+    """The rounds over a channel of vectors, stage by stage."""
+    team, system = answerer.team, answerer.system
+    trace = trace_rounds(
+        system,
+        team.agents,
+        channel,
+        prompts,
+        rounds=answerer.rounds,
+        tolerance=tolerance,
+    )
+    rounds = len(trace.change) or answerer.rounds
+    steps, crossed = [], []
+    for stage in trace.stages:
+        did = f"thinks: {system.latent_steps} latents, no token"
+        steps.append(Step(stage.round + 1, stage.role, did, stage.seconds, stage.compiled))
+        for name, vectors in stage.sent.items():
+            crossed.append({"round": stage.round + 1, "edge": name})
+            if inspected:
+                crossed[-1]["nearest"] = nearest_texts(team, name, vectors[0], count=inspected)
+    for index, change in enumerate(trace.change[1:], start=2):
+        crossed.append({"round": index, "change": float(change[0])})
+    return trace.prompt, rounds, steps, crossed
+
+
+def nearest_texts(
+    team: Team, edge: str, vectors: np.ndarray, *, count: int
+) -> list[list[tuple[str, float]]]:
+    """Per latent of an edge, the receiver's tokens nearest to it and their cosines."""
+    receiver = team.members[edge.partition("->")[2]]
+    found = nearest_tokens(receiver.agent, vectors, count=count)
+    decode = receiver.tokenizer.decode
+    return [
+        [(decode([token]), round(near, 3)) for token, near in zip(*row, strict=True)]
+        for row in zip(*(x.tolist() for x in jax.device_get(found)), strict=True)
+    ]
+
+
+def text_stages(answerer: Answerer, prompts: Prompts) -> Stages:
+    """The rounds in text."""
+    known = compilations()
+    listened = answerer.listen(prompts)
+    compiled = compilations() > known
+    steps, crossed = [], []
+    for message in listened.messages:
+        place = message.round + 1, message.role
+        steps.append(Step(*place, f"writes: {message.tokens[0]} tokens", message.seconds, compiled))
+        crossed.append({"round": place[0], "role": place[1], "text": message.texts[0]})
+    return listened.prompt, answerer.rounds, steps, crossed
 
 
 def show(account: dict[str, Any], *, inspect: bool) -> None:
@@ -228,7 +217,7 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Links:
         raise CheckpointError(f"{error}; {TRAINED_WAY_OUT}") from None
 
 
-def build_asker(options: argparse.Namespace) -> Asker:
+def build_answerer(options: argparse.Namespace) -> Answerer:
     """Checks the options, then loads the team."""
     check_limits(options, LIMITS)
     if options.json is not None:
@@ -249,18 +238,21 @@ def build_asker(options: argparse.Namespace) -> Asker:
         raise ConfigError(
             f"--rollouts {options.rollouts}: greedy answers are alike; --temperature?"
         )
-    return Asker(
-        team=team,
-        links=links_of(config, team, options.links) if options.channel == "latent" else None,
-        rounds=config.system.rounds,
-        tolerance=options.tolerance,
-        max_tokens=options.max_tokens,
-        rollouts=options.rollouts,
-        sampling=sampling,
-        seed=options.seed,
-        toolbox=toolbox,
-        answer_retry=None if options.no_answer_retry else answer_retry_of(config.system.task_type),
-        inspected=options.inspect,
+    method = Method(options.channel, options.channel, "", channel=options.channel)
+    return Answerer(
+        team,
+        links_of(config, team, options.links) if method.uses_links else None,
+        method,
+        config.system.rounds,
+        Answering(
+            max_tokens=options.max_tokens,
+            sampling=sampling,
+            rollouts=options.rollouts,
+            toolbox=toolbox,
+            answer_retry=None
+            if options.no_answer_retry
+            else answer_retry_of(config.system.task_type),
+        ),
     )
 
 
@@ -270,8 +262,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("questions", nargs="*", metavar="QUESTION", help="none: standard input")
     add_config_options(out)
     out.add_argument("--links", metavar="PATH", help="links as in system.links, to use instead")
+    meanings = ", ".join(f"{channel.name}: {channel.meaning}" for channel in CHANNELS.values())
     out.add_argument(
-        "--channel", choices=("latent", "text"), default="latent", help="what crosses edges"
+        "--channel",
+        choices=(*CHANNELS, TEXT),
+        default=LATENT,
+        help=f"what crosses edges ({meanings})",
     )
     out.add_argument("--rounds", type=int, metavar="R", help="(system.rounds)")
     out.add_argument("--latent-steps", type=int, metavar="M", help="(system.latent_steps)")
@@ -325,7 +321,7 @@ def questions_of(options: argparse.Namespace) -> Iterator[str | QuestionError]:
             yield error
 
 
-def ask_all(asker: Asker, options: argparse.Namespace) -> int:
+def ask_all(answerer: Answerer, options: argparse.Namespace) -> int:
     """Asks every question that can be asked; returns how many could not."""
     refused = 0
     for question in questions_of(options):
@@ -334,7 +330,13 @@ def ask_all(asker: Asker, options: argparse.Namespace) -> int:
             if refused <= MAX_REFUSALS:
                 say_error(question)
             continue
-        account = asker.ask(question)
+        account = ask(
+            answerer,
+            question,
+            seed=options.seed,
+            tolerance=options.tolerance,
+            inspected=options.inspect,
+        )
         show(account, inspect=bool(options.inspect))
         if options.json:
             append(Path(options.json), json.dumps(account) + "\n")
@@ -348,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def work() -> int:
-        refused = ask_all(build_asker(options), options)
+        refused = ask_all(build_answerer(options), options)
         return BAD_INPUT if refused else 0
 
     return exit_code_of(work, bad_input=(*USER_ERRORS, ValueError))

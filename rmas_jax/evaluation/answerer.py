@@ -2,14 +2,14 @@
 
     questions --encode--> prompts --listen--> what the answering agent reads --write--> texts
 
-`LISTEN` says how each medium gets from prompts to what that agent reads.
+What it reads comes over a channel of vectors, as text, or from its own prompt alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,6 @@ from rmas_jax.agents.sampling import GREEDY, row_keys
 from rmas_jax.evaluation.methods import (
     LATENT,
     METHODS,
-    Medium,
     Method,
     result_name,
 )
@@ -31,7 +30,8 @@ from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
-from rmas_jax.rounds.channels import LatentChannel, SelectChannel, ShuffledChannel
+from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
+from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.tools import Toolbox
@@ -58,6 +58,7 @@ class Listened(NamedTuple):
     prompt: PromptInput  # of the agent that answers
     tokens: np.ndarray | int  # [B] tokens of messages
     steps: np.ndarray | int  # [B] sequential model steps
+    messages: Sequence[Message] = ()  # in text
 
 
 class BatchAnswers(NamedTuple):
@@ -91,7 +92,7 @@ class Answerer:
     """
 
     team: Team
-    links: Links | None = None  # None where the method passes no latents
+    links: Links | None = None  # None where the method uses none
     method: Method = METHODS[LATENT]
     rounds: int = 1
     answering: Answering = Answering(max_tokens=256)
@@ -99,7 +100,7 @@ class Answerer:
     batch_size: int = 1  # of the questions of a call
 
     def __post_init__(self) -> None:
-        if self.links is None and self.latent_steps:
+        if self.links is None and self.latent_steps and self.method.uses_links:
             raise ValueError(f"links must be given for the method {self.method.name}, got None")
 
     @property
@@ -118,11 +119,53 @@ class Answerer:
         return self.team.system.latent_steps if self.method.passes_latents else 0
 
     @property
+    def system(self) -> System:
+        """The system, with the latent steps of this method."""
+        return self.team.system.replace(latent_steps=self.latent_steps)
+
+    @functools.cached_property
+    def channel(self) -> Channel | None:
+        """What crosses the edges; None: text, or nothing of an agent alone."""
+        if (named := CHANNELS.get(self.method.channel or "")) is None:
+            return None
+        links = Links({}, {}) if self.links is None else self.links
+        return named.make(self.system, links, self.team.members)
+
+    @property
     def slot_width(self) -> int:
         """Positions of a slot in the prompts that this method reads."""
-        if self.method.medium is Medium.TEXT:
-            return self.answering.max_tokens
-        return self.latent_steps
+        return self.answering.max_tokens if self.method.channel == TEXT else self.latent_steps
+
+    def encode(self, questions: Sequence[str]) -> Prompts:
+        """Prompts of a few declared widths, for questions that come one by one."""
+        return self.team.encode(questions, slot_width=self.slot_width, block_width=declared_width)
+
+    def listen(self, prompts: Prompts) -> Listened:
+        """What the answering agent reads after the rounds of B prompts.
+
+        Raises:
+          NonFiniteError: numbers of an agent are NaN or infinite.
+        """
+        if self.channel is not None:
+            return _in_latents(self, self.channel, prompts)
+        return _in_text(self, prompts) if self.method.channel == TEXT else _alone(self, prompts)
+
+    def write(self, prompt: PromptInput, keys: jax.Array | None) -> Texts:
+        """A text per row by the answering agent.
+
+        Raises:
+          NonFiniteError: its logits are NaN or infinite.
+        """
+        how = self.answering
+        return write_texts(
+            self.team.members[self.answers_as],
+            prompt,
+            max_tokens=how.max_tokens,
+            sampling=how.sampling,
+            keys=keys,
+            toolbox=how.toolbox,
+            answer_retry=how.answer_retry,
+        )
 
     def answer(self, prompts: Prompts, keys: Keys) -> BatchAnswers:
         """Answers B prompts, with slots of `slot_width`.
@@ -130,20 +173,8 @@ class Answerer:
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        listened = LISTEN[self.method.medium](self, prompts)
-        how, rollouts = self.answering, []
-        for of_rollout in keys:
-            rollouts.append(
-                write_texts(
-                    self.team.members[self.answers_as],
-                    listened.prompt,
-                    max_tokens=how.max_tokens,
-                    sampling=how.sampling,
-                    keys=of_rollout,
-                    toolbox=how.toolbox,
-                    answer_retry=how.answer_retry,
-                )
-            )
+        listened = self.listen(prompts)
+        rollouts = [self.write(listened.prompt, of_rollout) for of_rollout in keys]
         written = rollouts[0].tokens
         return BatchAnswers(rollouts, listened.tokens + written, listened.steps + written)
 
@@ -169,10 +200,9 @@ class Answerer:
         for start in range(0, len(questions), self.batch_size):
             asked = list(questions[start : start + self.batch_size])
             filled = asked + [asked[-1]] * (self.batch_size - len(asked))
-            prompts = self.team.encode(
-                filled, slot_width=self.slot_width, block_width=declared_width
+            found = self.answer(
+                self.encode(filled), self.keys(seed, start + np.arange(self.batch_size))
             )
-            found = self.answer(prompts, self.keys(seed, start + np.arange(self.batch_size)))
             for i, question in enumerate(asked):
                 texts = tuple(rollout.opening + rollout.texts[i] for rollout in found.rollouts)
                 answers.append(Answer(question, texts, int(found.tokens[i]), int(found.steps[i])))
@@ -204,7 +234,7 @@ def answerers(
 def _listen(
     system: System,
     agents: Mapping[str, Agent],
-    links: Links,
+    channel: Channel,
     prompts: Prompts,
     *,
     rounds: jax.Array,
@@ -212,28 +242,27 @@ def _listen(
 ) -> recursion.Outcome:
     """What the latent rounds leave to the answerer.
 
-    Rounds and control are data: all latent methods of the same M run one compiled program.
+    Rounds and control are data: all methods over a channel run one compiled program for an M.
     """
-    channel = LatentChannel(system, links)
     channel = SelectChannel(shuffle, ShuffledChannel(channel), channel)
     return recursion.listen(system, agents, channel, prompts, rounds=rounds)
 
 
-def _in_latents(answerer: Answerer, prompts: Prompts) -> Listened:
+def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Listened:
     """Only the answer is text; before it, each stage but the last takes M steps."""
-    team, steps = answerer.team, answerer.latent_steps
-    order = team.system.topology.order
+    team, order = answerer.team, answerer.system.topology.order
     outcome = _listen(
-        team.system.replace(latent_steps=steps),
+        answerer.system,
         team.agents,
-        answerer.links,
+        channel,
         put_batch(prompts, team.mesh),
         rounds=answerer.rounds,
         shuffle=answerer.method.is_shuffled,
     )
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
-    return Listened(outcome.prompt, 0, (len(order) * answerer.rounds - 1) * steps)
+    steps = (len(order) * answerer.rounds - 1) * answerer.latent_steps
+    return Listened(outcome.prompt, 0, steps)
 
 
 def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
@@ -250,7 +279,7 @@ def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
         mesh=team.mesh,
     )
     tokens = sum(message.tokens for message in messages)
-    return Listened(prompt, tokens, tokens)
+    return Listened(prompt, tokens, tokens, messages)
 
 
 def _alone(answerer: Answerer, prompts: Prompts) -> Listened:
@@ -259,10 +288,3 @@ def _alone(answerer: Answerer, prompts: Prompts) -> Listened:
     return Listened(
         text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh), 0, 0
     )
-
-
-LISTEN: Mapping[Medium, Callable[[Answerer, Prompts], Listened]] = {
-    Medium.LATENTS: _in_latents,
-    Medium.TEXT: _in_text,
-    Medium.NOTHING: _alone,
-}

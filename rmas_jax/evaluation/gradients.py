@@ -13,25 +13,25 @@ import numpy as np
 from rmas_jax.agents.agent import Agent
 from rmas_jax.host.nonfinite import first_fault, gradient_fault
 from rmas_jax.links import Links
-from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.rounds.channels import LatentChannel, SelectChannel, SoftmaxChannel
+from rmas_jax.rounds.channels import CHANNELS, LATENT, SOFTMAX, Channel, SelectChannel
 from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
 from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System, edge_name
 
+COMPARED = (LATENT, SOFTMAX)  # channels
+
 
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
 def _norms(
     system: System,
     agents: Mapping[str, Agent],
-    links: Links,
-    shared: Mapping[str, Any],
+    channels: tuple[Channel, ...],
     prompts: Mapping[str, StagePrompt],
     target: Targets,
-    latent: jax.Array,
+    is_first: jax.Array,
     *,
     rounds: int,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -41,7 +41,7 @@ def _norms(
 
     The choice of channel is traced, so that one program serves both: compilation dominates.
     """
-    channel = SelectChannel(latent, LatentChannel(system, links), SoftmaxChannel(agents, shared))
+    channel = SelectChannel(is_first, *channels)
     answerer = system.topology.answerer
 
     def loss(probes: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -83,19 +83,17 @@ def gradient_norms(
 
     Returns:
       Rows of `gradients.json`: link (edge name), round (from 1, in which the vectors are sent),
-      channel ("latent" or "softmax") and norm. The last round's feedback reaches no answer and has
+      channel (of `COMPARED`) and norm. The last round's feedback reaches no answer and has
       no row.
 
     Raises:
       NonFiniteError: an agent's numbers or gradients are NaN or infinite.
     """
     topology = team.system.topology
-    shared = {
-        edge_name(edge): shared_tokens(*(team.members[role].tokenizer for role in edge))
-        for edge in topology.edges
-    }
+    links = put_whole(links, team.mesh)
+    channels = tuple(CHANNELS[name].make(team.system, links, team.members) for name in COMPARED)
     prompts, target = put_batch((prompts, target), team.mesh)
-    arguments = (team.agents, put_whole(links, team.mesh), shared, prompts, target)
+    arguments = (team.agents, channels, prompts, target)
     # It runs twice: optimised compilation would take much longer than running.
     quickly: dict[str, Any] = {
         "xla_backend_optimization_level": 0,
@@ -104,8 +102,8 @@ def gradient_norms(
     lowered = _norms.lower(team.system, *arguments, True, rounds=rounds)
     norms_of = lowered.compile(quickly)
     rows = []
-    for channel in ("latent", "softmax"):
-        norms, finite = to_host(norms_of(*arguments, channel == "latent"))
+    for channel in COMPARED:
+        norms, finite = to_host(norms_of(*arguments, channel == COMPARED[0]))
         within = f"gradient norms, {channel} channel"
         if fault := first_fault(topology.order, finite):
             raise fault.error().inside(within)

@@ -1,16 +1,16 @@
 """The methods that an evaluation compares: one entry each, read by everything that names them.
 
-To add a method, add an entry; one of another medium also needs a function in `answerer.LISTEN`.
+To add a method, add an entry; `rmas_jax.rounds.channels` has the table of the channels they use.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Iterable, Sequence
 
 from rmas_jax.config import ConfigError
 from rmas_jax.host.errors import shown
+from rmas_jax.rounds import channels
 
 LATENT = "recursive_mas"
 ALIGNED = "aligned_links"
@@ -22,14 +22,6 @@ SINGLE_AGENTS = "single_agents"  # every agent alone; its results are called SIN
 SINGLE = "single_"
 
 
-class Medium(enum.Enum):
-    """What agents pass before one of them answers; `answerer.LISTEN` says how."""
-
-    LATENTS = "latents"
-    TEXT = "text"
-    NOTHING = "nothing"  # an agent alone
-
-
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A method; named, explained and drawn alike in every table and figure."""
@@ -37,16 +29,33 @@ class Method:
     name: str  # in configurations and files
     label: str
     meaning: str
-    colour: str  # of the Okabe-Ito palette, which colour-blind readers can tell apart
-    marker: str
-    line: str = "-"
+    colour: str = "#000000"  # shipped: the Okabe-Ito palette, which colour-blind readers tell apart
+    marker: str = "*"
+    line: str = "-."
     _: dataclasses.KW_ONLY
-    medium: Medium = Medium.LATENTS
+    channel: str | None = channels.LATENT  # of `CHANNELS`, or TEXT; None: an agent alone
     has_aligned_links: bool = False  # those before the outer loop
     is_shuffled: bool = False  # every item gets the latents of another one
+    is_empty: bool = False  # nothing is passed
     is_cut: bool = False  # messages have at most as many tokens as there are latent steps
-    passes_latents: bool = True
     answers_as_each: bool = False  # every agent is asked, instead of the answerer
+
+    def __post_init__(self) -> None:
+        if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
+            raise ValueError(
+                f"channel of the method {self.name} must be one of "
+                f"{', '.join(channels.CHANNELS)}, {channels.TEXT} or None, got {self.channel!r}"
+            )
+
+    @property
+    def passes_latents(self) -> bool:
+        """Whether vectors cross its edges."""
+        return self.channel in channels.CHANNELS and not self.is_empty
+
+    @property
+    def uses_links(self) -> bool:
+        """Whether what crosses its edges depends on links."""
+        return self.passes_latents and channels.CHANNELS[str(self.channel)].uses_links
 
     def variants(
         self, rounds: Sequence[int], *, order: Sequence[str], latent_steps: int
@@ -68,6 +77,7 @@ METHODS: dict[str, Method] = {
             "agents exchange latent thoughts, links trained",
             "#0072B2",
             "o",
+            "-",
         ),
         Method(
             ALIGNED,
@@ -84,8 +94,8 @@ METHODS: dict[str, Method] = {
             "the same agents and rounds, exchanging text",
             "#D55E00",
             "^",
-            medium=Medium.TEXT,
-            passes_latents=False,
+            "-",
+            channel=channels.TEXT,
         ),
         Method(
             TRUNCATED,
@@ -94,8 +104,7 @@ METHODS: dict[str, Method] = {
             "#E69F00",
             "v",
             "--",
-            medium=Medium.TEXT,
-            passes_latents=False,
+            channel=channels.TEXT,
             is_cut=True,
         ),
         Method(
@@ -105,7 +114,7 @@ METHODS: dict[str, Method] = {
             "#777777",
             "x",
             ":",
-            passes_latents=False,
+            is_empty=True,
         ),
         Method(
             SHUFFLED,
@@ -123,8 +132,7 @@ METHODS: dict[str, Method] = {
             "#009E73",
             "P",
             "-.",
-            medium=Medium.NOTHING,
-            passes_latents=False,
+            channel=None,
             answers_as_each=True,
         ),
     )
@@ -175,7 +183,7 @@ def describe(name: str) -> Method:
             label=f"single {role}",
             meaning=f"the {role} answers alone",
         )
-    return Method(name, name.replace("_", " "), "", "#000000", "*", "-.")
+    return Method(name, name.replace("_", " "), "")
 
 
 def ordered(names: Iterable[str]) -> list[str]:

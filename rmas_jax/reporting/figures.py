@@ -35,7 +35,7 @@ DODGE = (
     0.045  # rounds between the markers of two methods, so that intervals do not cover each other
 )
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
-CHANNEL_STYLES = {"latent": ("#0072B2", "o", "-"), "softmax": ("#D55E00", "^", "--")}
+SERIES_MARKERS, SERIES_LINES = "o^sDvPX", ("-", "--", "-.", ":")
 
 
 def accuracy_figure(results: Results) -> Figure:
@@ -123,15 +123,18 @@ def difficulty_figure(items: Sequence[ItemRow]) -> Figure:
 
 
 def gradient_figure(gradients: Sequence[GradientRow]) -> Figure:
-    """Gradient norm (log scale) of each link against the round it acts in, for both channels.
+    """Gradient norm (log scale) of each link against the round it acts in, for each channel.
 
     A norm of exactly zero, which a log scale lacks, is marked at the bottom edge.
     """
     links = list(dict.fromkeys(row["link"] for row in gradients))
     figure, axes = _panels(len(links), width=2.9, share_y=True)
     for axis, link in zip(axes, links, strict=True):
-        for channel in dict.fromkeys(row["channel"] for row in gradients):
-            colour, marker, line = CHANNEL_STYLES.get(channel, ("#777777", "s", ":"))
+        for position, channel in enumerate(dict.fromkeys(row["channel"] for row in gradients)):
+            colour, marker, line = (
+                styles[position % len(styles)]
+                for styles in (SERIES_COLOURS, SERIES_MARKERS, SERIES_LINES)
+            )
             points = sorted(
                 (row["round"], row["norm"])
                 for row in gradients

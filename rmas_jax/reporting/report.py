@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from rmas_jax.evaluation import methods
+from rmas_jax.evaluation.gradients import COMPARED
 from rmas_jax.evaluation.rows import ItemRow, ResultRow
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, tables
@@ -29,6 +30,7 @@ from rmas_jax.reporting.results import (
 )
 from rmas_jax.reporting.run_directory import GradientRow, Run, read_run
 from rmas_jax.reporting.table import Table
+from rmas_jax.rounds.channels import CHANNELS
 from rmas_jax.run_files import RunFiles
 
 STEP = "report"  # of a run; its time is not reported
@@ -306,8 +308,9 @@ _CAPTIONS = {
     "difficulty": "Accuracy by difficulty: "
     f"{methods.describe(methods.LATENT).label} and {methods.describe(methods.TEXT).label}.",
     "training": "Training curves.",
-    "gradients": "Gradient norm of each link by round, through the latent channel and through a "
-    "softmax over tokens (log scale).",
+    "gradients": "Gradient norm of each link by round, over two channels (log scale): "
+    + "; ".join(f"{name}, {CHANNELS[name].meaning}" for name in COMPARED)
+    + ".",
 }
 
 

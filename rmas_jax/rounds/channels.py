@@ -2,19 +2,23 @@
 
 A channel is any value with the two methods of `Channel` that passes through `jit`, such as a
 `flax.struct.PyTreeNode`. The latent channel is RecursiveMAS; the others are for comparison.
+`CHANNELS` holds those with a name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.member import Member
 from rmas_jax.links import Links, apply_link
+from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.topology import System, edge_name
 
 
@@ -101,3 +105,36 @@ class ShuffledChannel(struct.PyTreeNode):
     def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
         """The vectors of the previous item."""
         return jnp.roll(self.channel.send(edge, thoughts), 1, axis=0)
+
+
+def _latent(system: System, links: Links, members: Mapping[str, Member]) -> Channel:
+    return LatentChannel(system, links)
+
+
+def _softmax(system: System, links: Links, members: Mapping[str, Member]) -> Channel:
+    shared: dict[str, Any] = {
+        edge_name(edge): shared_tokens(*(members[role].tokenizer for role in edge))
+        for edge in system.topology.edges
+    }
+    return SoftmaxChannel({role: member.agent for role, member in members.items()}, shared)
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedChannel:
+    """A channel that methods, commands and measurements can name."""
+
+    name: str
+    meaning: str
+    make: Callable[[System, Links, Mapping[str, Member]], Channel]  # members by role
+    uses_links: bool = True  # False: `make` may get none
+
+
+LATENT, SOFTMAX = "latent", "softmax"
+TEXT = "text"  # no channel of vectors: see `text_channel`
+CHANNELS: dict[str, NamedChannel] = {
+    channel.name: channel
+    for channel in (
+        NamedChannel(LATENT, "thoughts through RecursiveLinks", _latent),
+        NamedChannel(SOFTMAX, "expected embeddings of the next token", _softmax, False),
+    )
+}

@@ -11,7 +11,7 @@ import jax
 import pytest
 import yaml
 
-from rmas_jax.cli.ask import build_asker, main, parser
+from rmas_jax.cli.ask import build_answerer, main, parser
 from rmas_jax.config import dump_config, load_config
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop.link_files import save_links
@@ -67,14 +67,20 @@ def test_text_and_several_questions_from_standard_input(tmp_path, capsys, monkey
     assert not any(step["compiled"] for step in accounts[1]["steps"])
 
 
+def test_a_channel_without_links(tmp_path, capsys):
+    _, (account,) = ask(tmp_path, capsys, "--channel", "softmax", "--rounds", "1", QUESTION)
+    assert [item["edge"] for item in account["crossed"]] == ["planner->critic", "critic->solver"]
+    assert len(account["answers"]) == 1
+
+
 def test_a_question_is_asked_on_the_day_of_the_run(tmp_path):
     (tmp_path / "quickstart").mkdir()
     identity = {"config": {"system": {"date": "2026-01-31"}}}
     (tmp_path / "quickstart" / "identity.json").write_text(json.dumps(identity))
     common = ["--config", CONFIG, "--channel", "text", "--set", f"output_dir={tmp_path}"]
     for options, day in (([], "2026-01-31"), (["--set", "system.date='2020-02-29'"], "2020-02-29")):
-        asker = build_asker(parser().parse_args([*common, *options, "Who?"]))
-        assert {member.tokenizer.chat_date for member in asker.team.members.values()} == {day}
+        answerer = build_answerer(parser().parse_args([*common, *options, "Who?"]))
+        assert {member.tokenizer.chat_date for member in answerer.team.members.values()} == {day}
 
 
 def test_rollouts_share_the_latents(tmp_path, capsys, links):
@@ -134,12 +140,12 @@ def answered(monkeypatch):
     """What is asked, without a team: the list of questions."""
     asked = []
 
-    class Echo:
-        def ask(self, question):
-            asked.append(question)
-            return {"question": question, "answers": [], "steps": [], "crossed": []}
+    def echo(answerer, question, **how):
+        asked.append(question)
+        return {"question": question, "answers": [], "steps": [], "crossed": []}
 
-    monkeypatch.setattr("rmas_jax.cli.ask.build_asker", lambda options: Echo())
+    monkeypatch.setattr("rmas_jax.cli.ask.build_answerer", lambda options: None)
+    monkeypatch.setattr("rmas_jax.cli.ask.ask", echo)
     return asked
 
 

@@ -15,8 +15,9 @@ from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
 from rmas_jax.evaluation import answerer, driver
 from rmas_jax.evaluation import methods as method_table
+from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.graders import GRADERS
-from rmas_jax.evaluation.methods import METHODS, Medium
+from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY, open_record
 from rmas_jax.evaluation.rows import Measurement
@@ -249,12 +250,10 @@ def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monk
     (tmp_path / "results.json").write_text(json.dumps(kept))
 
     run = []
-    alone = answerer.LISTEN[Medium.NOTHING]
-    listen = {
-        Medium.NOTHING: lambda own, prompts: (run.append(own.role), alone(own, prompts))[1],
-        Medium.LATENTS: lambda *_: pytest.fail("it is done"),
-    }
-    monkeypatch.setattr(answerer, "LISTEN", listen)
+    listen = Answerer.listen
+    monkeypatch.setattr(
+        Answerer, "listen", lambda own, prompts: (run.append(own.role), listen(own, prompts))[1]
+    )
     resumed, found = contest(tmp_path, methods, rounds=(1,))
     assert resumed[:3] == kept
     assert found == items
@@ -295,11 +294,8 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     answer_retry = AnswerRetry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
 
     runs = []
-    in_latents = answerer.LISTEN[Medium.LATENTS]
-    listen = {
-        Medium.LATENTS: lambda *a: (runs.append(compilations()), in_latents(*a))[1],
-    }
-    monkeypatch.setattr(answerer, "LISTEN", listen)
+    listen = Answerer.listen
+    monkeypatch.setattr(Answerer, "listen", lambda *a: (runs.append(compilations()), listen(*a))[1])
     how["answer_retry"] = answer_retry
     jax.clear_caches()
     rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
