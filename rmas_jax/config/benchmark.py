@@ -28,7 +28,7 @@ class AnswerConfig(Section):
         at_most=1,
     )
     rollouts: int | None = option(
-        "answers to each question, from the same latents or messages, for pass@k; default 1",
+        "answers to each question, from the same latents or messages; default 1",
         None,
         at_least=1,
         at_most=MAX_ROLLOUTS,
@@ -57,6 +57,9 @@ class AnswerConfig(Section):
 DEFAULT_ANSWERS = AnswerConfig(max_new_tokens=16, temperature=0.0, top_k=0, top_p=1.0, rollouts=1)
 
 
+ACCURACY, PASS_AT_K = METRICS = ("accuracy", "pass_at_k")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(Section):
     """A benchmark: a file in rmas_jax/evaluation/benchmarks, or one of the user's own."""
@@ -71,6 +74,16 @@ class BenchmarkConfig(Section):
         "splits that count where a run names none", ("test",), distinct=True
     )
     sampling: AnswerConfig = option("how answers are written", AnswerConfig())
+    metric: str = option(
+        "its headline number: share of right first answers, or of questions with a right rollout",
+        ACCURACY,
+        choices=METRICS,
+    )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """pass@k needs several rollouts."""
+        if self.metric == PASS_AT_K and (self.sampling.rollouts or 1) < 2:
+            yield "metric", f"must be {ACCURACY} without several sampling.rollouts, got {PASS_AT_K}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,4 +99,7 @@ class BenchmarkChoice(Section):
         "splits, or parts of them as tfds writes it: test[:500]; null: those of the benchmark",
         None,
         distinct=True,
+    )
+    metric: str | None = option(
+        "its headline number; null: that of the benchmark", None, choices=METRICS
     )

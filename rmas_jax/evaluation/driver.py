@@ -6,8 +6,8 @@ batches over the rows of these batches, host work between agents included. Compi
 methods share programs, and the first would be charged for all. Retries and tool calls compile new
 text widths during a measurement, so a batch in which anything was compiled runs again for its time.
 Tokenisation of questions and prompts, the same for all methods, is excluded too. Where questions
-have several answers, accuracy, tokens and steps are those of the first one, seconds are of all, and
-`pass_at_k` is the share of questions with a right one.
+have several answers, accuracy, tokens and steps are those of the first one, seconds are of all;
+where the benchmark's metric is `pass_at_k`, it is the share of questions with a right one.
 
 Counts of first answers: unreadable (`unparsed`), cut off at the token limit (`at_limit`), completed
 by a retry (`answer_retry`).
@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.config import ConfigError
+from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import (
     Answerer,
@@ -39,7 +40,7 @@ from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.methods import METHODS, SHUFFLED
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, open_record
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, is_correct
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
@@ -61,6 +62,17 @@ class LoadedBenchmark:
     splits: Mapping[str, Sequence[Example]]  # split, or part of one -> its examples
     prompts: Mapping[str, RolePrompt]  # by role, for its type of task
     answering: Answering
+    description: str = ""
+    metric: str = ACCURACY
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that all its results share."""
+        return {
+            "benchmark_version": self.version,
+            "description": self.description,
+            "metric": self.metric,
+        }
 
 
 def evaluate(
@@ -147,7 +159,7 @@ def evaluate(
                 graded += fresh
                 bar.update()
             record.finish(
-                _result(key, benchmark.version, answerer.latent_steps, graded, seconds / rows_run)
+                _result(key, benchmark.columns, answerer.latent_steps, graded, seconds / rows_run)
             )
     return record.rows
 
@@ -272,7 +284,7 @@ def _grade_item(
 
 def _result(
     key: Measurement,
-    version: str,
+    of_benchmark: Mapping[str, str],
     latent_steps: int,
     items: Sequence[ItemRow],
     seconds_per_item: float,
@@ -282,7 +294,7 @@ def _result(
     interval = wilson_interval(correct, n)
     row = {
         **key._asdict(),
-        "benchmark_version": version,
+        **of_benchmark,
         "latent_steps": latent_steps,
         "n": n,
         "correct": correct,
@@ -301,6 +313,7 @@ def _result(
         row |= {
             "rollouts": len(right[0]),
             "rollout_accuracy": float(np.mean(right)),
-            "pass_at_k": sum(map(any, right)) / n,
         }
+    if row["metric"] == PASS_AT_K:
+        row[PASS_AT_K] = sum(is_correct(item, PASS_AT_K) for item in items) / n
     return cast(ResultRow, row)

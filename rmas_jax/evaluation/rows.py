@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
+
 
 class Measurement(NamedTuple):
     """The key of a result, common to all its items."""
@@ -66,13 +68,32 @@ class ResultRow(TypedDict):
     seconds_per_item: float
     seed: int
     benchmark_version: NotRequired[str]  # of the benchmark's definition and data
+    description: NotRequired[str]  # of the benchmark
+    metric: NotRequired[str]  # of the benchmark: the column with its headline number
     unparsed: NotRequired[int]  # unreadable first answers
     at_limit: NotRequired[int]
     answer_retry: NotRequired[int]
     rollouts: NotRequired[int]  # answers to a question, if several
     rollout_accuracy: NotRequired[float]  # mean over all answers
-    pass_at_k: NotRequired[float]
+    pass_at_k: NotRequired[float]  # where it is the metric
     items_crc32: NotRequired[str]  # of the items, in order
+
+
+def is_correct(item: ItemRow, metric: str) -> bool:
+    """Whether a question counts as right: by its first answer, or by any rollout."""
+    if metric == PASS_AT_K and "rollouts" in item:
+        return any(rollout["correct"] for rollout in item["rollouts"])
+    return item["correct"]
+
+
+def metric_of(row: ResultRow) -> str:
+    """The column with the headline number."""
+    return row.get("metric") or ACCURACY
+
+
+def count_correct(row: ResultRow) -> int:
+    """Questions of a measurement that count as right, by its metric."""
+    return row["correct"] if metric_of(row) == ACCURACY else round(row["pass_at_k"] * row["n"])
 
 
 def measurement(row: Mapping[str, Any]) -> Measurement:

@@ -15,6 +15,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.gradients import COMPARED
 from rmas_jax.evaluation.rows import ItemRow, ResultRow
@@ -222,7 +223,9 @@ def _headline(results: Results, split: Split) -> str:
     ]
     if not curves:
         return f"On {split}, neither the latent nor the text channel was measured."
-    sentence = f"On {split}, agents answer correctly with {'; with '.join(curves)}."
+    metric = results.metric(split)
+    tried = "" if metric == ACCURACY else f" in one of several tries ({metric})"
+    sentence = f"On {split}, agents answer correctly{tried} with {'; with '.join(curves)}."
     shared = [rounds for rounds in latent if rounds in text]
     if not shared:
         return sentence
@@ -269,6 +272,7 @@ def _accuracy(rows: Sequence[ResultRow], results: Results) -> list[Block]:
         *map(TableBlock, tables.accuracy_tables(results)),
         *_endings([row for row in rows if tables.ENDINGS.keys() <= row.keys()]),
         *_table(tables.rollout_table, rows),
+        TableBlock(tables.benchmark_table(rows)),
         TableBlock(tables.method_table(rows)),
     ]
 
@@ -303,7 +307,7 @@ def _gradients(gradients: Sequence[GradientRow]) -> list[Block]:
 
 
 _CAPTIONS = {
-    "accuracy": "Accuracy against rounds, with 95 % Wilson intervals.",
+    "accuracy": "Accuracy (or pass@k) against rounds, with 95 % Wilson intervals.",
     "cost": "Cost per item against rounds, mean over all items of all benchmarks and splits.",
     "difficulty": "Accuracy by difficulty: "
     f"{methods.describe(methods.LATENT).label} and {methods.describe(methods.TEXT).label}.",

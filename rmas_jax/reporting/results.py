@@ -7,9 +7,10 @@ answer the same questions, so pooled intervals are over questions, not answers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
 from rmas_jax.evaluation.methods import SINGLE, ordered
 from rmas_jax.evaluation.metrics import (
     Interval,
@@ -18,7 +19,7 @@ from rmas_jax.evaluation.metrics import (
     repeated_interval,
     wilson_interval,
 )
-from rmas_jax.evaluation.rows import ItemRow, ResultRow
+from rmas_jax.evaluation.rows import ItemRow, ResultRow, count_correct, is_correct, metric_of
 
 # (seed, id of the question) -> whether the answer is right
 Correctness = dict[tuple[int, str | int], bool]
@@ -48,8 +49,8 @@ class Result:
     rounds: int
     latent_steps: int
     seeds: tuple[int, ...]
-    n: int  # answers, over all seeds
-    correct: int
+    n: int  # questions, over all seeds
+    correct: int  # of them, by the benchmark's metric
     interval: Interval  # 95 %, of the accuracy; see `accuracy_interval`
     by_item: bool  # whether it uses the answers to each item
     tokens: float  # generated text tokens of the whole system per item
@@ -58,6 +59,7 @@ class Result:
 
     @property
     def accuracy(self) -> float:
+        """The headline number: the accuracy of first answers, or pass@k."""
         return self.correct / self.n
 
 
@@ -72,12 +74,18 @@ class Results:
         groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
         for row in rows:
             groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
-        self._answers = answers_by_result(items)
+        metrics = {row["benchmark"]: metric_of(row) for row in rows}
+        self._answers = answers_by_result(items, metrics)
+        self._metrics = {split_of(row): metric_label(row) for row in rows}
         self._results = {
             key: _pool(*key, group, self._answers.get(key, {})) for key, group in groups.items()
         }
         self.splits: list[Split] = list(dict.fromkeys(map(split_of, rows)))
         self.methods = ordered(row["method"] for row in rows)
+
+    def metric(self, split: Split) -> str:
+        """What `accuracy` is on a split, in words: accuracy, or pass@k."""
+        return self._metrics[split]
 
     def get(self, split: Split, method: str, rounds: int) -> Result | None:
         """The result, or None if not measured."""
@@ -119,12 +127,21 @@ class Results:
         )
 
 
-def answers_by_result(items: Iterable[ItemRow]) -> dict[tuple[Split, str, int], Correctness]:
-    """The answers of each split, method and number of rounds."""
+def metric_label(row: ResultRow) -> str:
+    """The headline number of a row in words."""
+    return f"pass@{row.get('rollouts', 'k')}" if metric_of(row) == PASS_AT_K else ACCURACY
+
+
+def answers_by_result(
+    items: Iterable[ItemRow], metrics: Mapping[str, str]
+) -> dict[tuple[Split, str, int], Correctness]:
+    """The answers of each split, method and number of rounds; `metrics` by benchmark."""
     answers: dict[tuple[Split, str, int], Correctness] = {}
     for item in items:
         key = (split_of(item), item["method"], item["rounds"])
-        answers.setdefault(key, {})[item["seed"], item["id"]] = item["correct"]
+        answers.setdefault(key, {})[item["seed"], item["id"]] = is_correct(
+            item, metrics.get(item["benchmark"], ACCURACY)
+        )
     return answers
 
 
@@ -141,7 +158,7 @@ def accuracy_interval(answers: Correctness) -> Interval:
 def _pool(
     split: Split, method: str, rounds: int, rows: list[ResultRow], answers: Correctness
 ) -> Result:
-    n, correct = sum(row["n"] for row in rows), sum(row["correct"] for row in rows)
+    n, correct = sum(row["n"] for row in rows), sum(map(count_correct, rows))
     seeds = tuple(sorted({row["seed"] for row in rows}))
     by_item = len(answers) == n
     if by_item:

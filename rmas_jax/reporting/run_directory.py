@@ -10,8 +10,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, NotRequired, TypedDict, get_origin, get_type_hints
 
+from rmas_jax.config.benchmark import METRICS
 from rmas_jax.evaluation.record import ITEMS_CRC32, items_checksum
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measurement
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measurement, metric_of
 from rmas_jax.host.checksums import unseal, unseal_yaml
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
@@ -351,6 +352,13 @@ def _check_results(path: Path, rows: list[ResultRow]) -> None:
             raise RunFileError(
                 f"{where}: column 'accuracy' is {accuracy}, but {correct} of {n} are correct "
                 f"({correct / n:.4f})"
+            )
+        metric = metric_of(row)
+        share = row.get(metric) if metric in METRICS else None
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise RunFileError(
+                f"{where}: column 'metric' must be one of {', '.join(METRICS)} and name a column "
+                f"from 0 to 1, got {shown(metric)}"
             )
         key = measurement(row)
         first = seen.setdefault(key, number)

@@ -15,12 +15,13 @@ from scipy import stats
 
 from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.metrics import Interval, PairedDifference
-from rmas_jax.evaluation.rows import ItemRow, ResultRow
+from rmas_jax.evaluation.rows import ItemRow, ResultRow, count_correct
 from rmas_jax.reporting.results import (
     Result,
     Results,
     Split,
     count_rounds,
+    metric_label,
     points,
     split_of,
     three_digits,
@@ -45,6 +46,16 @@ def method_table(rows: Sequence[ResultRow]) -> Table:
     return Table("Methods", ("name in files", "label", "meaning"), tuple(lines), text_columns=3)
 
 
+def benchmark_table(rows: Sequence[ResultRow]) -> Table:
+    """Each benchmark's headline number and description."""
+    lines = {
+        row["benchmark"]: (row["benchmark"], metric_label(row), row.get("description") or ABSENT)
+        for row in rows
+    }
+    header = ("name", "headline number", "description")
+    return Table("Benchmarks", header, tuple(lines.values()), text_columns=3)
+
+
 def accuracy_tables(results: Results) -> list[Table]:
     """One table per split: methods by rounds, accuracy in percent with its interval."""
 
@@ -52,14 +63,20 @@ def accuracy_tables(results: Results) -> list[Table]:
         low, high = result.interval
         return f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
-    return _by_rounds(results, cell, "accuracy in %, [95 % Wilson interval]")
+    return _by_rounds(results, cell, "in %, [95 % Wilson interval]")
 
 
 def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
-    """Questions with several answers; None where all have one."""
-    several = [row for row in rows if "pass_at_k" in row]
+    """Questions with several answers, and pass@k where it is the metric; None without any."""
+    several = [row for row in rows if "rollouts" in row]
     if not several:
         return None
+    columns: dict[Literal["accuracy", "rollout_accuracy", "pass_at_k"], str] = {
+        "accuracy": "first answer",
+        "rollout_accuracy": "mean answer",
+    }
+    if any("pass_at_k" in row for row in several):
+        columns["pass_at_k"] = "pass@k"
     order = methods.ordered(row["method"] for row in several)
     several.sort(key=lambda row: (split_of(row), order.index(row["method"]), row["rounds"]))
     lines = [
@@ -69,11 +86,11 @@ def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
             str(row["rounds"]),
             str(row["seed"]),
             str(row["rollouts"]),
-            *(f"{100 * row[c]:.1f}" for c in ("accuracy", "rollout_accuracy", "pass_at_k")),
+            *(f"{100 * row[c]:.1f}" if c in row else ABSENT for c in columns),
         )
         for row in several
     ]
-    header = (*SPLIT, "method", "rounds", "seed", "k", "first answer", "mean answer", "pass@k")
+    header = (*SPLIT, "method", "rounds", "seed", "k", *columns.values())
     return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=3)
 
 
@@ -201,7 +218,7 @@ def _pair_cells(pair: PairedDifference) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class SeedSpread:
-    """Accuracy of one method at one number of rounds on one split, over seeds."""
+    """Headline number of one method at one number of rounds on one split, over seeds."""
 
     split: Split
     method: str
@@ -214,14 +231,14 @@ class SeedSpread:
 
 
 def across_seeds(rows: Sequence[ResultRow]) -> list[SeedSpread]:
-    """Variation of accuracy over seeds, with equal weights.
+    """Variation of the headline number over seeds, with equal weights.
 
     The t-interval treats seeds as draws from a normal distribution and is cut to [0, 1].
     """
     groups: dict[tuple[Split, str, int], list[float]] = {}
     for row in rows:
         key = (split_of(row), row["method"], row["rounds"])
-        groups.setdefault(key, []).append(row["correct"] / row["n"])
+        groups.setdefault(key, []).append(count_correct(row) / row["n"])
     return [
         SeedSpread(*key, len(values), statistics.fmean(values), min(values), max(values), interval)
         for key, values in groups.items()
@@ -251,7 +268,7 @@ def seed_table(rows: Sequence[ResultRow]) -> Table | None:
         if spread.interval
     ]
     return Table(
-        "Accuracy in % over seeds",
+        "Correct in % over seeds",
         (*SPLIT, "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
         (*lines,),
         text_columns=3,
@@ -267,7 +284,7 @@ def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
 
     blocks = []
     for split, table in zip(
-        results.splits, _by_rounds(results, cell, "accuracy in % (95 % interval)"), strict=True
+        results.splits, _by_rounds(results, cell, "in % (95 % interval)"), strict=True
     ):
         # Four rounds fit a line of 100 columns; more make another block.
         for start in range(1, len(table.header), 4):
@@ -300,7 +317,12 @@ def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> li
                 lines.append((methods.describe(method).label, *cells))
         header = ("method", *map(count_rounds, rounds))
         tables.append(
-            Table(f"{split}: {unit}", header, (*lines,), note=_conditions(results, split))
+            Table(
+                f"{split}: {results.metric(split)} {unit}",
+                header,
+                (*lines,),
+                note=_conditions(results, split),
+            )
         )
     return tables
 

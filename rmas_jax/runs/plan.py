@@ -54,6 +54,8 @@ def describe_run(resolved: Resolved) -> Iterator[str]:
         f"{', '.join(map(str, evaluation.rounds))} on "
         + ", ".join(f"{b.name} {split}" for b in resolved.benchmarks for split in b.splits)
     )
+    for benchmark in resolved.benchmarks:
+        yield f"  {benchmark.name}, {benchmark.metric}: {benchmark.description}"
     written = (files.trained_links.parent, files.checkpoints, files.metrics, files.items)
     names = ", ".join(path.name for path in (*written, files.report))
     yield f"written to {files.root}: {names}"

@@ -112,7 +112,7 @@ def load_benchmarks(
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
         answered = (grader.name, task_type, benchmark.sampling, benchmark.data.columns)
-        version = f"{answered} {data.version}".encode()
+        version = f"{answered} {benchmark.metric} {data.version}".encode()
         ready = LoadedBenchmark(
             benchmark.name,
             hashlib.sha256(version).hexdigest()[:16],
@@ -120,6 +120,8 @@ def load_benchmarks(
             splits,
             load_templates(config.system, texts, task_type),
             find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
+            benchmark.description,
+            benchmark.metric,
         )
         # Checks the order of items early.
         in_order(ready, methods=methods, batch_size=chosen.batch_size)

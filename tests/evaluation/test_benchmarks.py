@@ -68,6 +68,17 @@ def test_what_a_run_says_of_answers_goes_before_the_benchmark():
     assert message.startswith("evaluation.sampling.rollouts: 4 greedy answers would be alike")
 
 
+def test_pass_at_k_is_a_metric_that_needs_rollouts():
+    drawn = "evaluation.sampling.temperature=0.6", "evaluation.sampling.rollouts=4"
+    (relay,) = found(*drawn)
+    assert relay.metric == "accuracy"  # rollouts alone are no other metric
+    chosen = "evaluation.benchmarks=[{name: relay, metric: pass_at_k}]"
+    (relay,) = found(chosen, *drawn)
+    assert relay.metric == "pass_at_k" and relay.splits == ("test", "test_unseen_entities")
+    message = refusal(chosen)
+    assert message.startswith("evaluation.benchmarks.0.metric must be accuracy without several")
+
+
 def test_a_file_of_ones_own_has_paths_that_count_from_it(tmp_path):
     rows = [{"question": f"{i}?", "label": "B", "options": ["x", "y"]} for i in range(4)]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -122,6 +133,8 @@ def test_a_grader_of_the_training_data_is_checked_where_nothing_evaluates_it_too
             "name: a\ndata: {}\nsampling: {temperature: 0, rollouts: 2}\n",
             ["sampling.rollouts: 2 greedy answers"],
         ),
+        ("name: a\ndata: {}\nmetric: pass_at_k\n", ["metric", "must be accuracy without several"]),
+        ("name: a\ndata: {}\nmetric: f1\n", ["metric", "accuracy, pass_at_k"]),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name(tmp_path, text, words):

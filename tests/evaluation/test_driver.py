@@ -26,6 +26,7 @@ from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.reporting.results import Results, Split
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.channels import LatentChannel
@@ -68,6 +69,7 @@ def contest(tmp_path_factory):
         examples=EXAMPLES,
         name="words",
         version="1",
+        metric="accuracy",
         **answering,
     ):
         rows = driver.evaluate(
@@ -82,6 +84,8 @@ def contest(tmp_path_factory):
                     examples,
                     {role: member.template for role, member in team.members.items()},
                     answerer.Answering(max_tokens=MAX_TOKENS, **answering),
+                    "Words, two by two.",
+                    metric,
                 )
             ],
             directory,
@@ -270,8 +274,9 @@ def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monk
 def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
     drawn = {"sampling": SamplingConfig(temperature=3.0), "rollouts": 4}
     methods = ["recursive_mas", "recursive_text", "single_agents"]
-    rows, items = contest(tmp_path / "a", methods, rounds=(1,), **drawn)
+    rows, items = contest(tmp_path / "a", methods, rounds=(1,), metric="pass_at_k", **drawn)
     for row in rows:
+        assert (row["metric"], row["description"]) == ("pass_at_k", "Words, two by two.")
         own = [r for r in items if all(r[column] == row[column] for column in KEY)]
         right = np.array([[x["correct"] for x in r["rollouts"]] for r in own])
         assert right.shape == (row["n"], 4)
@@ -280,9 +285,20 @@ def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
         assert row["rollout_accuracy"] == pytest.approx(right.mean())
         assert [r["text"] for r in own] == [r["rollouts"][0]["text"] for r in own]
     assert len({x["text"] for x in items[0]["rollouts"]}) > 1
-    assert contest(tmp_path / "b", methods, rounds=(1,), **drawn)[1] == items
+    again, same = contest(tmp_path / "b", methods, rounds=(1,), **drawn)
+    assert same == items
+    for row in again:  # rollouts alone are no other metric
+        assert row["metric"] == "accuracy" and "pass_at_k" not in row and row["rollouts"] == 4
     assert contest(tmp_path / "c", methods, rounds=(1,), seed=8, **drawn)[1] != items
-    read_run(tmp_path / "a")
+    run = read_run(tmp_path / "a")
+    results = Results(run.results, run.items)
+    for row in rows:
+        split = Split("words", row["split"])
+        result = results.get(split, row["method"], 1)
+        assert results.metric(split) == "pass@4" and result.by_item
+        assert result.accuracy == pytest.approx(row["pass_at_k"])
+        interval = wilson_interval(result.correct, result.n)
+        assert result.interval == pytest.approx(interval)
 
 
 def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkeypatch):

@@ -95,6 +95,23 @@ def test_headline_is_computed_from_the_rows():
     assert "50.0 % [" in changed[0] and changed[1] == unseen
 
 
+def test_headline_and_benchmarks_are_those_of_the_metric(tmp_path, blank_figures):
+    passed = {"metric": "pass_at_k", "pass_at_k": 0.5, "rollouts": 4, "description": "A <b> exam."}
+    rows = [row | passed for row in result_rows()]
+    assert "correctly in one of several tries (pass@4) with" in headline(Results(rows))[0]
+    assert "50.0 % [" in headline(Results(rows))[0]
+    run = write_run(tmp_path / "run", without=("items.jsonl",))
+    (run / "results.json").write_text(json.dumps(rows))
+    page = write_report(run).read_text()
+    assert "A &lt;b&gt; exam." in page and "pass@4" in page
+    for broken in ({"metric": "f1"}, {"pass_at_k": 2.0}, {"pass_at_k": None}):
+        (run / "results.json").write_text(json.dumps([row | broken for row in rows]))
+        with pytest.raises(
+            RunFileError, match="column 'metric' must be one of accuracy, pass_at_k"
+        ):
+            read_run(run)
+
+
 def test_headline_without_one_channel():
     rows = [row for row in result_rows() if row["method"] != "recursive_text"]
     assert "with text" not in headline(Results(rows))[0]

@@ -164,13 +164,31 @@ def test_accuracy_table_has_percentages_and_wilson_intervals():
     assert dict(zip(table.header, table.rows[-1], strict=True))["2 rounds"] == tables.ABSENT
 
 
-def test_rollout_table_has_pass_at_k():
-    drawn = {"rollouts": 4, "rollout_accuracy": 0.25, "pass_at_k": 0.5}
+def test_rollout_table_has_pass_at_k_where_it_is_the_metric():
+    drawn = {"rollouts": 4, "rollout_accuracy": 0.25}
     rows = [result_row("recursive_mas", r, "test", 3, 60, **drawn) for r in (2, 1)]
+    assert tables.rollout_table(rows).header[-2:] == ("first answer", "mean answer")
+    rows = [row | {"metric": "pass_at_k", "pass_at_k": 0.5} for row in rows]
     table = tables.rollout_table([*rows, result_row("no_latents", 1, "test", 3, 20)])
     start = (*TEST, "latent, trained links")
     assert table.rows == tuple((*start, r, "3", "4", "30.0", "25.0", "50.0") for r in "12")
     assert tables.rollout_table(result_rows()) is None
+
+
+def test_tables_show_the_metric_of_each_benchmark():
+    passed = {"metric": "pass_at_k", "pass_at_k": 0.5, "rollouts": 4, "description": "Ten tries."}
+    other = [result_row("recursive_mas", 1, "test", 0, 60, benchmark="other", **passed)]
+    results = Results([*result_rows(), *other])
+    *_, accuracy, table = tables.accuracy_tables(results)
+    assert accuracy.title.endswith("test_unseen_entities: accuracy in %, [95 % Wilson interval]")
+    assert table.title == "other test: pass@4 in %, [95 % Wilson interval]"
+    assert table.rows[0][1].startswith("50.0 [")
+    assert tables.benchmark_table([*result_rows(), *other]).rows == (
+        ("relay", "accuracy", tables.ABSENT),
+        ("other", "pass@4", "Ten tries."),
+    )
+    (spread,) = tables.across_seeds(other)
+    assert spread.mean == 0.5
 
 
 def test_ending_table_counts_over_seeds_what_went_wrong():

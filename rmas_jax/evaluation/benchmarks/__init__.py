@@ -51,9 +51,15 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
         sampling = config.evaluation.sampling.over(benchmark.sampling).over(DEFAULT_ANSWERS)
         for field, message in sampling.conflicts():
             raise ConfigError(f"evaluation.sampling.{field}: {message} ({benchmark.name})")
-        found[benchmark.name] = dataclasses.replace(
-            benchmark, splits=choice.splits or benchmark.splits, sampling=sampling
+        benchmark = dataclasses.replace(
+            benchmark,
+            splits=choice.splits or benchmark.splits,
+            sampling=sampling,
+            metric=choice.metric or benchmark.metric,
         )
+        for field, message in benchmark.conflicts():
+            raise ConfigError(f"{where}.{field} {message} ({benchmark.name})")
+        found[benchmark.name] = benchmark
     return tuple(found.values())
 
 
