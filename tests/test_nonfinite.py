@@ -102,7 +102,7 @@ def run_arguments(tmp_path, links, broken, changes):
     [
         ("critic", "latent", 2, "agent critic, round 1: latents"),
         ("solver", "latent", 2, "agent solver, round 1: latents"),
-        ("solver", "latent", 1, "agent solver, round 1: answer: logits"),
+        ("solver", "latent", 1, "agent solver, answer: logits"),
         ("critic", "text", 1, "agent critic, round 1: message: logits"),
     ],
 )
