@@ -17,6 +17,7 @@ from rmas_jax.data import Example
 from rmas_jax.evaluation import graders
 from rmas_jax.evaluation.answerer import Answerer, Answering
 from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
+from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.methods import METHODS, chosen_methods
 from rmas_jax.host.command_line import Parser
 from rmas_jax.reporting import tables
@@ -308,8 +309,10 @@ def test_the_grader_of_the_how_to_grades(monkeypatch):
     monkeypatch.setattr(graders, "GRADERS", dict(graders.GRADERS))
     run_examples("docs/how-to/benchmarks-and-graders.md")
     grader = graders.find_grader("yes_no", where="data.grader")
-    assert grader("I think so: yes.", "Yes") == ("yes", True)
-    assert grader("no", "yes") == ("no", False) and grader("perhaps", "yes") == (None, False)
+    yes = Example("1", "?", "Yes")
+    assert grader("I think so: yes.", yes) == compared("yes", True)
+    assert grader("no", yes) == compared("no", False)
+    assert grader("perhaps", yes) == compared(None, False)
 
 
 def test_the_benchmark_of_the_how_to_is_one(tmp_path):

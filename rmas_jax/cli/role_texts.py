@@ -282,7 +282,7 @@ def judged(
         raise ValueError(f"a text has no end within {options.max_tokens} tokens")
     if options.accept == "any":
         texts = {role: texts[role] for role in roles if role != answerer}
-    elif not grade(attempt.opening + texts[answerer][-1], item.answer)[1]:
+    elif not grade(attempt.opening + texts[answerer][-1], item).correct:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
     written = {names_of(role)[0]: by_round for role, by_round in texts.items()}
     row = {part: getattr(item, part) for part in PARTS} | written

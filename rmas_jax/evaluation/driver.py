@@ -9,8 +9,8 @@ Tokenisation of questions and prompts, the same for all methods, is excluded too
 have several answers, accuracy, tokens and steps are those of the first one, seconds are of all;
 where the benchmark's metric is `pass_at_k`, it is the share of questions with a right one.
 
-Counts of first answers: unreadable (`unparsed`), cut off at the token limit (`at_limit`), completed
-by a retry (`answer_retry`).
+Counts of first answers: without an answer (`unparsed`), not graded in time (`timeout`) or at all
+(`crashed`), cut off at the token limit (`at_limit`), completed by a retry (`answer_retry`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.config import ConfigError
-from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
+from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import (
     Answerer,
@@ -37,10 +36,10 @@ from rmas_jax.evaluation.answerer import (
     answerers,
 )
 from rmas_jax.evaluation.graders import Grader
+from rmas_jax.evaluation.grading import graded_rows, result_row
 from rmas_jax.evaluation.methods import METHODS, SHUFFLED
-from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import Record, open_record
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, is_correct
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
@@ -151,15 +150,16 @@ def evaluate(
                     raise error.inside(f"evaluation of {key}", ids) from None
                 seconds += batch_seconds
                 rows_run += len(rows)
-                fresh = [
-                    _grade_item(key, items[row], benchmark.grader, answers, i)
-                    for i, row in enumerate(rows[:kept])
-                ]
+                fresh = graded_rows(
+                    key, [items[row] for row in rows[:kept]], benchmark.grader, answers
+                )
                 record.add_items(fresh)
                 graded += fresh
                 bar.update()
             record.finish(
-                _result(key, benchmark.columns, answerer.latent_steps, graded, seconds / rows_run)
+                result_row(
+                    key, benchmark.columns, answerer.latent_steps, graded, seconds / rows_run
+                )
             )
     return record.rows
 
@@ -250,70 +250,3 @@ def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_
                         f"item thoughts about its own question, {questions[i]!r}; leave repeated "
                         "questions out, or the control (evaluation.methods)"
                     )
-
-
-def _grade_item(
-    key: Measurement, item: Example, grade: Grader, answers: BatchAnswers, i: int
-) -> ItemRow:
-    """The line of `items.jsonl` for row `i` of a batch; with all rollouts, if several."""
-    rollouts = []
-    for written in answers.rollouts:
-        text = written.opening + written.texts[i]
-        prediction, correct = grade(text, item.answer)
-        rollouts.append(
-            {
-                "text": text,
-                "prediction": prediction,  # None: unreadable
-                "correct": correct,
-                "at_limit": bool(written.at_limit[i]),
-                "answer_retry": bool(written.retried[i]),
-            }
-        )
-    row = {
-        **key._asdict(),
-        "id": item.id,
-        "question": item.question,
-        **rollouts[0],
-        "gold": item.answer,
-        "difficulty": item.difficulty,
-        "tokens": int(answers.tokens[i]),
-        "steps": int(answers.steps[i]),
-    }
-    return cast(ItemRow, row | {"rollouts": rollouts} if len(rollouts) > 1 else row)
-
-
-def _result(
-    key: Measurement,
-    of_benchmark: Mapping[str, str],
-    latent_steps: int,
-    items: Sequence[ItemRow],
-    seconds_per_item: float,
-) -> ResultRow:
-    """The row of `results.json` for the items of one measurement."""
-    n, correct = len(items), sum(item["correct"] for item in items)
-    interval = wilson_interval(correct, n)
-    row = {
-        **key._asdict(),
-        **of_benchmark,
-        "latent_steps": latent_steps,
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n,
-        "ci_low": interval.low,
-        "ci_high": interval.high,
-        "unparsed": sum(item["prediction"] is None for item in items),
-        "at_limit": sum(item["at_limit"] for item in items),
-        "answer_retry": sum(item["answer_retry"] for item in items),
-        "tokens_per_item": sum(item["tokens"] for item in items) / n,
-        "steps_per_item": sum(item["steps"] for item in items) / n,
-        "seconds_per_item": seconds_per_item,
-    }
-    if "rollouts" in items[0]:
-        right = [[rollout["correct"] for rollout in item["rollouts"]] for item in items]
-        row |= {
-            "rollouts": len(right[0]),
-            "rollout_accuracy": float(np.mean(right)),
-        }
-    if row["metric"] == PASS_AT_K:
-        row[PASS_AT_K] = sum(is_correct(item, PASS_AT_K) for item in items) / n
-    return cast(ResultRow, row)

@@ -27,8 +27,11 @@ class Rollout(TypedDict):
     """One answer to a question."""
 
     text: str
-    prediction: str | None  # the answer in the text; None: unreadable
+    prediction: str | None  # the answer in the text; None: unparsed
     correct: bool
+    outcome: str  # of `graders.verdict.Outcome`
+    reason: NotRequired[str]  # of the outcome, where the grader gives one
+    scores: NotRequired[dict[str, float]]  # further measures of the grader, 0 to 1
     at_limit: bool  # cut off at the token limit
     answer_retry: bool  # completed by a retry
 
@@ -70,12 +73,15 @@ class ResultRow(TypedDict):
     benchmark_version: NotRequired[str]  # of the benchmark's definition and data
     description: NotRequired[str]  # of the benchmark
     metric: NotRequired[str]  # of the benchmark: the column with its headline number
-    unparsed: NotRequired[int]  # unreadable first answers
+    unparsed: NotRequired[int]  # first answers by outcome
+    timeout: NotRequired[int]
+    crashed: NotRequired[int]
     at_limit: NotRequired[int]
     answer_retry: NotRequired[int]
     rollouts: NotRequired[int]  # answers to a question, if several
     rollout_accuracy: NotRequired[float]  # mean over all answers
     pass_at_k: NotRequired[float]  # where it is the metric
+    scores: NotRequired[dict[str, float]]  # means of the items' scores
     items_crc32: NotRequired[str]  # of the items, in order
 
 

@@ -94,15 +94,17 @@ def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
     return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=3)
 
 
-ENDINGS: dict[Literal["unparsed", "at_limit", "answer_retry"], str] = {
-    "unparsed": "nothing could be read",
+ENDINGS: dict[Literal["unparsed", "timeout", "crashed", "at_limit", "answer_retry"], str] = {
+    "unparsed": "no answer found",
+    "timeout": "not graded in time",
+    "crashed": "grading crashed",
     "at_limit": "cut off at the limit of tokens",
     "answer_retry": "completed by a retry",
 }
 
 
 def ending_table(rows: Sequence[ResultRow]) -> Table | None:
-    """Answers that ended badly, of rows with these counts; None without any."""
+    """Answers that ended badly, of rows with these counts (older ones have fewer); None without."""
     groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
     for row in rows:
         groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
@@ -111,7 +113,7 @@ def ending_table(rows: Sequence[ResultRow]) -> Table | None:
     lines = []
     for key in sorted(groups, key=lambda k: (splits.index(k[0]), order.index(k[1]), k[2])):
         split, method, rounds = key
-        counts = [sum(row[column] for row in groups[key]) for column in ENDINGS]
+        counts = [sum(row.get(column, 0) for row in groups[key]) for column in ENDINGS]
         if any(counts):
             n = sum(row["n"] for row in groups[key])
             label = methods.describe(method).label

@@ -256,7 +256,7 @@ def test_without_difficulties_there_is_no_such_section(tmp_path, blank_figures):
 def test_the_report_says_how_answers_ended_where_the_run_does(tmp_path, blank_figures):
     run = write_run(tmp_path / "run")
     assert "ended by themselves" not in write_report(run).read_text()  # a run of before
-    fine = {"unparsed": 0, "at_limit": 0, "answer_retry": 0}
+    fine = {"unparsed": 0, "timeout": 0, "crashed": 0, "at_limit": 0, "answer_retry": 0}
     rows = [row | fine for row in result_rows()]
     (run / "results.json").write_text(json.dumps(rows))
     assert "ended by themselves" in write_report(run).read_text()

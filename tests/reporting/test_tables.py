@@ -192,13 +192,13 @@ def test_tables_show_the_metric_of_each_benchmark():
 
 
 def test_ending_table_counts_over_seeds_what_went_wrong():
-    fine = {"unparsed": 0, "at_limit": 0, "answer_retry": 0}
+    fine = {"unparsed": 0, "timeout": 0, "crashed": 0, "at_limit": 0, "answer_retry": 0}
     rows = [result_row("recursive_text", 1, "test", seed, 60, **fine) for seed in (0, 1)]
     assert tables.ending_table(rows) is None
-    wrong = {"unparsed": 3, "at_limit": 5, "answer_retry": 2}
+    wrong = {"unparsed": 3, "timeout": 0, "crashed": 1, "at_limit": 5, "answer_retry": 2}
     rows += [result_row("recursive_mas", 2, "test", seed, 60, **wrong) for seed in (0, 1)]
     (line,) = tables.ending_table(rows).rows
-    assert line == (*TEST, "latent, trained links", "2", str(2 * N), "6", "10", "4")
+    assert line == (*TEST, "latent, trained links", "2", str(2 * N), "6", "0", "2", "10", "4")
 
 
 def test_cost_table_has_ratios_to_text_at_the_same_rounds():

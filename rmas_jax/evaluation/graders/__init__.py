@@ -14,6 +14,7 @@ from rmas_jax.evaluation.graders.choice import grade_choice
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
+from rmas_jax.evaluation.graders.verdict import Verdict
 from rmas_jax.host.errors import shown
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,15 @@ class Grader:
 
     name: str
     compares: str  # in words, for tables and help
-    function: Callable[[str, str], tuple[str | None, bool]]  # prediction, None: unreadable; correct
+    function: Callable[[str, Example], Verdict]
     gold: str = (
         "text that does not end in a thinking block or an empty box"  # a gold answer's format
     )
     needs: Package | None = None
 
-    def __call__(self, text: str, gold: str) -> tuple[str | None, bool]:
-        """The answer in `text` (None: unreadable), and whether it is the gold answer."""
-        return self.function(text, gold)
+    def __call__(self, text: str, example: Example) -> Verdict:
+        """The verdict on a system's text, the answer to an example's question."""
+        return self.function(text, example)
 
 
 GRADERS: dict[str, Grader] = {
@@ -110,7 +111,7 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
       ConfigError: all of a split are unreadable.
     """
     for split, items in splits.items():
-        unread = [item for item in items if not grader(item.answer, item.answer)[1]]
+        unread = [item for item in items if not grader(item.answer, item).correct]
         if not unread:
             continue
         message = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from rmas_jax.agents.thinking_tags import after_thinking
+from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.letters import letter_of
 from rmas_jax.evaluation.graders.marked import boxes, find_answer
+from rmas_jax.evaluation.graders.verdict import Verdict, compared
 
 JOIN_WIDTH = 40  # characters around a box that may hold a negation or a further letter
 _BETWEEN = re.compile(
@@ -39,7 +41,7 @@ def _is_one_of_several(text: str) -> bool:
     return is_joined and text[other:other_end] != text[inside:end]
 
 
-def grade_choice(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if both choose the same letter, in any notation and case."""
+def grade_choice(text: str, example: Example) -> Verdict:
+    """Correct if both choose the same letter, in any notation and case."""
     prediction = choice_of(text)
-    return prediction, prediction is not None and prediction == choice_of(gold)
+    return compared(prediction, prediction == choice_of(example.answer))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.marked import answer_of, find_answer
 from rmas_jax.evaluation.graders.text import grade_text
+from rmas_jax.evaluation.graders.verdict import Verdict, compared
 
 
 def expression_of(text: str) -> str | None:
@@ -25,22 +27,23 @@ def expression_of(text: str) -> str | None:
     return answer.strip().removesuffix(".") or None
 
 
-def grade_math(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if both answer the same text, or expressions equal to math-verify; on the main thread.
+def grade_math(text: str, example: Example) -> Verdict:
+    """Correct if both answer the same text, or expressions that math-verify equates.
 
     A system's answer is parsed as a whole: math-verify's search for a number in unparsable text,
     which serves for the gold answer, would take the last one of any text.
     """
     import math_verify  # an extra, and slow to import
 
-    prediction, is_right = grade_text(text, gold)
-    given, wanted = expression_of(text), answer_of(gold)
-    if is_right or given is None or wanted is None:
-        return prediction, is_right
+    verdict = grade_text(text, example)
+    given, wanted = expression_of(text), answer_of(example.answer)
+    if verdict.correct or given is None or wanted is None:
+        return verdict
     found = math_verify.parse(
         f"${given}$",
         extraction_config=[math_verify.LatexExtractionConfig()],
         fallback_mode="no_fallback",
     )
     expected = math_verify.parse(f"${wanted}$")
-    return prediction, bool(expected and found) and math_verify.verify(expected, found)
+    is_equal = bool(expected and found) and math_verify.verify(expected, found)
+    return compared(verdict.prediction, is_equal)

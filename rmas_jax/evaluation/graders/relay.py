@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from rmas_jax.agents.thinking_tags import after_thinking
+from rmas_jax.data.examples import Example
 from rmas_jax.data.relay import parse_answer
+from rmas_jax.evaluation.graders.verdict import Verdict, compared
 
 
-def grade_relay(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if the text names the gold answer's pass phrase."""
+def grade_relay(text: str, example: Example) -> Verdict:
+    """Correct if the text names the gold answer's pass phrase."""
     prediction = parse_answer(after_thinking(text) or "")
-    return prediction, prediction is not None and prediction == parse_answer(gold)
+    return compared(prediction, prediction == parse_answer(example.answer))

@@ -5,23 +5,25 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.marked import find_answer
+from rmas_jax.evaluation.graders.verdict import Verdict, compared
 
 MAX_NUMBER = 100  # characters
 
 
-def grade_text(text: str, gold: str) -> tuple[str | None, bool]:
-    """Right if both answers are equal except for case and spaces.
+def grade_text(text: str, example: Example) -> Verdict:
+    """Correct if both answers are equal except for case and spaces.
 
     A marked number in the gold answer matches with or without separators of thousands.
     """
-    given, wanted = find_answer(text), find_answer(gold)
+    given, wanted = find_answer(text), find_answer(example.answer)
     if given is None or wanted is None:
-        return given and given.answer, False
-    is_right = given.answer.casefold() == wanted.answer.casefold()
-    if not is_right and wanted.is_marked and (number := _number(wanted.answer)) is not None:
-        is_right = _number(given.answer) == number
-    return given.answer, is_right
+        return compared(given and given.answer, False)
+    is_equal = given.answer.casefold() == wanted.answer.casefold()
+    if not is_equal and wanted.is_marked and (number := _number(wanted.answer)) is not None:
+        is_equal = _number(given.answer) == number
+    return compared(given.answer, is_equal)
 
 
 def _number(text: str) -> Decimal | None:

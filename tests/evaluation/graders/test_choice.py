@@ -5,8 +5,16 @@ import re
 import pytest
 
 from rmas_jax.agents.answers import answer_retry_of
+from rmas_jax.data import Example
 from rmas_jax.evaluation.graders.choice import choice_of, grade_choice
 from rmas_jax.evaluation.graders.text import grade_text
+from rmas_jax.evaluation.graders.verdict import compared
+
+
+def answered(gold):
+    """An example with this gold answer."""
+    return Example("0", "?", gold)
+
 
 # Each chooses B, and in a box.
 BOXED = [
@@ -123,24 +131,24 @@ NONE = [
 
 @pytest.mark.parametrize("text", [*BOXED, *WHOLE, *OTHER])
 def test_one_letter_is_read(text):
-    assert grade_choice(text, "B") == ("B", True)
-    assert grade_choice(text, "(C) Rome") == ("B", False)
+    assert grade_choice(text, answered("B")) == compared("B", True)
+    assert grade_choice(text, answered("(C) Rome")) == compared("B", False)
 
 
 @pytest.mark.parametrize("text", NONE)
 def test_texts_without_one_letter_are_unparsed(text):
-    assert grade_choice(text, "B") == (None, False)
-    assert grade_choice("B", text) == ("B", False)
+    assert grade_choice(text, answered("B")) == compared(None, False)
+    assert grade_choice("B", answered(text)) == compared("B", False)
 
 
 @pytest.mark.parametrize("gold", ["B", "b", "(B)", "B: Paris", r"\boxed{B}", "We see.\n#### B"])
 def test_gold_answers_may_have_the_same_forms(gold):
-    assert grade_choice(r"\boxed{\text{B}}", gold) == ("B", True)
+    assert grade_choice(r"\boxed{\text{B}}", answered(gold)) == compared("B", True)
 
 
 def test_the_text_grader_takes_these_forms_for_other_answers():
     """What the grader of letters is for."""
-    assert sum(grade_text(text, "B")[1] for text in BOXED) < 10
+    assert sum(grade_text(text, answered("B")).correct for text in BOXED) < 10
 
 
 def test_a_second_try_is_for_texts_without_a_box_that_can_be_read():

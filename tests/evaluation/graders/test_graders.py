@@ -11,8 +11,14 @@ from rmas_jax.evaluation.graders import GRADERS, check_golds, default_grader, fi
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
+from rmas_jax.evaluation.graders.verdict import compared
 
 SOLUTION = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+24 = <<48+24=72>>72.\n#### 72"
+
+
+def answered(gold):
+    """An example with this gold answer."""
+    return Example("0", "?", gold)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,7 @@ SOLUTION = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+24 = <<48+24=72
     ],
 )
 def test_texts(text, gold, prediction, is_right):
-    assert grade_text(text, gold) == (prediction, is_right)
+    assert grade_text(text, answered(gold)) == compared(prediction, is_right)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,7 @@ def test_texts(text, gold, prediction, is_right):
 )
 def test_mathematics(text, gold, is_right):
     pytest.importorskip("math_verify", reason="needs the extra eval")
-    assert grade_math(text, gold)[1] is is_right
+    assert grade_math(text, answered(gold)).correct is is_right
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_mathematics(text, gold, is_right):
 )
 def test_without_a_box_prose_is_not_searched_for_a_number(text, gold):
     pytest.importorskip("math_verify", reason="needs the extra eval")
-    assert grade_math(text, gold) == (text, False)
+    assert grade_math(text, answered(gold)) == compared(text, False)
 
 
 def test_the_grader_is_chosen_by_the_data():
@@ -119,8 +125,9 @@ def test_a_grader_is_in_the_table_and_can_be_used(monkeypatch):
 
 def test_the_phrase_of_the_embedded_task_stands_behind_its_thinking():
     answer = "Kenal Bison, no gates left"
-    assert grade_relay(f"<think>Bada Kor, no gates left</think>{answer}", answer)[1]
-    assert grade_relay(f"<think>{answer}", answer) == (None, False)
+    example = answered(answer)
+    assert grade_relay(f"<think>Bada Kor, no gates left</think>{answer}", example).correct
+    assert grade_relay(f"<think>{answer}", example) == compared(None, False)
 
 
 def test_gold_answers_that_cannot_be_read_are_said_with_the_first(caplog):
