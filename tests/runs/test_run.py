@@ -166,7 +166,7 @@ def test_a_chat_template_that_cannot_be_used_is_found_before_anything_is_made(
 
 def test_a_date_that_is_no_day(tmp_path, capsys):
     message = refused(tmp_path, capsys, "system.date='2026-02-30'")
-    assert "system.date: must be a day as YYYY-MM-DD, got 2026-02-30" in message
+    assert "system.date must be a day as YYYY-MM-DD, got 2026-02-30" in message
 
 
 def test_a_slot_that_a_template_lacks(tmp_path, capsys):
