@@ -29,7 +29,7 @@ from rmas_jax.config.limits import (
 )
 from rmas_jax.host.atomic import append
 from rmas_jax.host.compilations import compilations
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, print_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.links import Links
@@ -332,14 +332,14 @@ def ask_all(asker: Asker, options: argparse.Namespace) -> int:
         if isinstance(question, QuestionError):
             refused += 1
             if refused <= MAX_REFUSALS:
-                say_error(question)
+                print_error(question)
             continue
         account = asker.ask(question)
         show(account, inspect=bool(options.inspect))
         if options.json:
             append(Path(options.json), json.dumps(account) + "\n")
     if refused > MAX_REFUSALS:
-        say_error(QuestionError(f"{refused} questions were refused, the first are named above"))
+        print_error(QuestionError(f"{refused} questions were refused, the first are named above"))
     return refused
 
 

@@ -26,7 +26,7 @@ def test_a_study_needs_a_folder(study, out, tmp_path, capsys, monkeypatch):
         ),
         ("links.pth", "got '.pth'"),
         ("file", "must be a folder"),
-        ("folder.pt", "must be a regular file, is a folder"),
+        ("folder.pt", "must be a regular file, got a folder"),
         ("file/x.safetensors", "cannot be written (Not a directory)"),
         ("n" * 300 + ".pt", "cannot be written (File name too long)"),
     ],

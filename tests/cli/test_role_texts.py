@@ -158,7 +158,7 @@ def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
         (["--batch-size", "1000000000000"], "--batch-size must be at least 1 and at most 65,536"),
         (["--max-tokens", "1000000000000"], "--max-tokens must be at least 1 and at most 131,072"),
         (["--seed", "-1"], "--seed must be at least 0"),
-        (["--out", "."], "--out .: must be a regular file, is a folder"),
+        (["--out", "."], "--out .: must be a regular file, got a folder"),
         (["--out", "/dev/null/x.jsonl"], "cannot be written (Not a directory)"),
         (["--out", "n" * 300], "cannot be written (File name too long)"),
     ],
@@ -178,7 +178,7 @@ def test_settings_that_are_no_file_are_not_waited_for(make, tmp_path, capsys, ki
         "device": lambda path: path.symlink_to("/dev/zero"),
     }[kind](marks)
     assert make(out) == BAD_INPUT
-    assert f"must be a regular file, is a {kind}; choose another" in capsys.readouterr().err
+    assert f"must be a regular file, got a {kind}; choose another" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_in_texts_costs_that_item_and_in_settings_is_refused(make, tmp_path, capsys):
@@ -198,7 +198,7 @@ def test_a_flipped_bit_in_texts_costs_that_item_and_in_settings_is_refused(make,
 @pytest.mark.parametrize("out", ["", ".", "/"])
 def test_texts_need_a_file(make, capsys, out):
     assert make(out) == BAD_INPUT
-    assert "must be a regular file, is a folder" in capsys.readouterr().err
+    assert "must be a regular file, got a folder" in capsys.readouterr().err
 
 
 def test_a_file_of_another_origin_is_not_touched(make, tmp_path, capsys):

@@ -162,7 +162,7 @@ def test_a_pipe_is_not_written_to(tmp_path, suffix):
     """Opening it would wait for a reader."""
     path = tmp_path / f"link{suffix}"
     os.mkfifo(path)
-    with pytest.raises(InputError, match=rf"link\{suffix}: must be a regular file, is a pipe"):
+    with pytest.raises(InputError, match=rf"link\{suffix}: must be a regular file, got a pipe"):
         write_state(path, {"w": np.ones(3, np.float32)})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

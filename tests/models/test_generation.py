@@ -130,7 +130,7 @@ def test_end_tokens_of_the_model_config(write, config, ends):
         ({"token_healing": True}, "token_healing must be False (not supported), got True"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be an id or a list"),
         ({"eos_token_id": [1, True]}, "eos_token_id"),
-        ([1], "must hold an object, got a list"),
+        ([1], "must be a JSON object, got a list"),
     ],
 )
 def test_values_that_are_refused(write, raw, message):

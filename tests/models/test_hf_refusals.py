@@ -117,7 +117,7 @@ def test_file_instead_of_directory(copy):
         (b"{", "must be JSON"),
         (b"", "must be JSON"),
         (b"\xff\xfe", "must be text in UTF-8"),
-        (b"[1]", "must hold an object, got a list"),
+        (b"[1]", "must be a JSON object, got a list"),
     ],
 )
 def test_damaged_config(copy, content, message):

@@ -251,5 +251,5 @@ def test_files_that_are_no_ordinary_files_are_refused_by_name(tmp_path, name, ki
         file.symlink_to(target)
     with pytest.raises(CheckpointError, match=name) as error:
         load_tokenizer(tmp_path)
-    words = {"dangling": "leads nowhere", "loop": "cannot be read", "large": "must be at most"}
+    words = {"dangling": "broken link", "loop": "cannot be read", "large": "must be at most"}
     assert words.get(kind, "must be a regular file") in str(error.value)

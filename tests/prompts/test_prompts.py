@@ -325,7 +325,7 @@ def changed(role, **fields) -> dict:
     [
         ({"a": GOOD["a"]}, ["['b'] missing"]),
         ("just text", ["['a', 'b'] missing"]),
-        ("a: [", ["not valid YAML"]),
+        ("a: [", ["must be YAML"]),
         (changed("b", first=None), ["b: ", "first missing"]),
         (changed("b", frist="x"), ["b: ['frist'] unknown", "system, first and later"]),
         (changed("b", first="{question}"), ["b: '{question}' lacks ['a']"]),
@@ -351,8 +351,8 @@ def test_a_bad_file_is_named_with_role_and_field(tmp_path, content, words):
     [
         ('a: {first: "{question} \\ud800"}\nb: {first: x}', "without lone surrogates"),
         ('a: {first: "{question} \\ue001"}\nb: {first: x}', "private characters U+E000 to U+E003"),
-        ("a: " + "[" * 5000, "nests deeper"),
-        ("a: \x00", "not valid YAML"),
+        ("a: " + "[" * 5000, "too deep nesting"),
+        ("a: \x00", "must be YAML"),
         ("a: {first: " + "1" * 6000 + "}\nb: {first: x}", "4300 digits"),
         ("a: {first: 2026-13-45}\nb: {first: x}", "lacks ['question']"),
     ],
