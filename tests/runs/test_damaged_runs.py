@@ -255,7 +255,7 @@ def test_damaged_states_are_read_again_and_a_damaged_checkpoint_costs_its_steps(
     manifest.write_bytes(b"")
     assert main(options(output)) == BAD_INPUT  # it is the only one
     message = message_of(capsys)
-    assert "none of the checkpoints 2 can be read" in message and "from its start" in message
+    assert "all checkpoints are damaged (2)" in message and "this phase then starts anew" in message
     assert caplog.text.count("are damaged and read again: their checksum is another") == 3
     shutil.rmtree(folder / "checkpoints" / "on_policy")
     assert main(options(output)) == 0
