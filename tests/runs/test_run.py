@@ -148,7 +148,7 @@ def test_an_unsupported_family(tmp_path, capsys, agent):
     ("template", "words"),
     [
         ("{{ ''.__class__.__mro__ }}", "is unsafe"),
-        ("{{ 'x' * 10**10 }}", "takes more memory than it may"),
+        ("{{ 'x' * 10**10 }}", "exceeds the memory limit"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes one of the texts"),
         ("{% if messages | length > 5 %}{{ messages[0].content }}{% endif %}", "leaves out"),
         ("{% for m in messages %}", "Unexpected end of template"),
