@@ -25,7 +25,7 @@ from rmas_jax.sharding import (
 
 @pytest.fixture(autouse=True)
 def nothing_said():
-    sharding._say_not_divided.cache_clear()
+    sharding._warn_not_divided.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ class _Short(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         del level
         digits = x.bit_length() * 0.30103
-        return repr(x) if digits < self.maxlong else f"a whole number of {digits:.0f} digits"
+        return repr(x) if digits < self.maxlong else f"an integer of {digits:.0f} digits"
 
     def repr_dict(self, x: dict, level: int) -> str:
         """In the order of the file; reprlib would sort, which fails for mixed keys."""

@@ -161,7 +161,7 @@ def test_wrong_types_are_refused(path, override):
         ("evaluation.sampling.rollouts=1000000000000", "at most 10000"),
         ("evaluation.sampling.top_k=1000000000000", "at most 2147483647"),
         ("runtime.mesh.data=1000000000000", "at most 65536"),
-        ("seed=" + "9" * 4000, "at most 4294967295, got a whole number of 4000 digits"),
+        ("seed=" + "9" * 4000, "at most 4294967295, got an integer of 4000 digits"),
         ("inner.learning_rate=1e40", "a number above 0 and at most 1e+30, got 1e+40"),
         ("name=" + "n" * 300, "of at most 100 bytes in UTF-8, without NUL, got 'nnn"),
         ("name=" + "é" * 100, "of at most 100 bytes"),

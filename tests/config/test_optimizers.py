@@ -67,7 +67,7 @@ def test_names_and_arguments_are_read():
         ("(" * 100_000, "got '((("),
         ("adamw(b1=" + "-" * 400 + "1)", "must be one of "),
         ("adamw(b1=1e999)", "number of at most 1e+30 as b1 of adamw, got inf"),
-        ("adamw(b1=" + "9" * 400 + ")", "got a whole number of 400 digits"),
+        ("adamw(b1=" + "9" * 400 + ")", "got an integer of 400 digits"),
         ("adamw\0()", "must be one of "),
         ("adamw(b1='\ud800')", "must be one of "),
         ("", "must be one of "),

@@ -38,7 +38,7 @@ def copy(oracle, tmp_path):
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type='yarn'.*'factor'"),
         ("llama", {"rope_scaling": {"type": "linear"}, "rope_parameters": ...}, "'linear'"),
         ("llama", {"hidden_act": "mish"}, "hidden_act='mish'.*silu"),
-        ("llama", {"hidden_size": ...}, "'hidden_size' is missing"),
+        ("llama", {"hidden_size": ...}, "hidden_size must be .*, got nothing"),
         ("llama", {"hidden_size": "big"}, "hidden_size"),
         ("llama", {"num_hidden_layers": 0}, "num_hidden_layers=0"),
         ("llama", {"num_attention_heads": 0, "head_dim": ...}, "num_attention_heads=0"),
@@ -77,10 +77,10 @@ def test_all_wrong_weights_are_listed_in_one_error(copy):
     with pytest.raises(CheckpointError) as error:
         load_pretrained(directory)
     for line in (
-        f"{directory}: the weights do not fit qwen3",
+        f"{directory}: the weights must be those of qwen3",
         "missing: model.layers.1.mlp.up_proj.weight",
         "unexpected: model.layers.7.mlp.up_proj.weight",
-        "misshapen: model.norm.weight is (5,), not (32,)",
+        "misshapen: model.norm.weight must be (32,), got (5,)",
         "dtype: lm_head.weight must be in",
     ):
         assert line in str(error.value)
@@ -106,7 +106,7 @@ def test_missing_directory(tmp_path):
 
 
 def test_file_instead_of_directory(copy):
-    with pytest.raises(CheckpointError, match="is a file"):
+    with pytest.raises(CheckpointError, match="got a file"):
         load_pretrained(copy() / WEIGHTS)
 
 
@@ -148,7 +148,7 @@ def test_damaged_safetensors(copy, kind):
 def test_missing_safetensors(copy):
     directory = copy()
     (directory / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=f"holds neither {WEIGHTS} nor"):
+    with pytest.raises(CheckpointError, match=f"must have {WEIGHTS} or"):
         load_pretrained(directory)
 
 
