@@ -76,7 +76,7 @@ def end_of_turn(directory):
 
 
 BEYOND = {
-    ordinary_token: f"the tokenizer has '{NEW}' (id {ROWS})",
+    ordinary_token: f"(rows of the embedding), got '{NEW}' (id {ROWS})",
     token_of_the_template: f"'{NEW}' (id {ROWS})",
     smaller_embedding: f"(id {ROWS - 1})",
     end_of_turn: f"'{NEW}' (id {ROWS})",
