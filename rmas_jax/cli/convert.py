@@ -33,11 +33,11 @@ DESCRIPTION = """\
 Convert links SRC between the released PyTorch layout and that of rmas_jax, write them to DST and
 list them. SRC and DST determine the conversion:
 
-  one link          SRC and DST are state dicts, .pt or .safetensors
-  release to ours   SRC is the directory or hub id of the outer links, --role names the source of
-                    each inner link, DST is a .safetensors file (system.links of a run)
-  ours to release   SRC is a .safetensors file of a run, DST is a directory: it gets a folder for
-                    each role and outer/, as in a release
+  one link         SRC and DST are state dicts, .pt or .safetensors
+  from a release   SRC is the directory or hub id of the outer links, --role names the source of
+                   each inner link, DST is a .safetensors file (system.links of a run)
+  to a release     SRC is a .safetensors file of a run, DST is a directory: it gets a folder for
+                   each role and outer/
 
 Neither direction runs a pickle or needs torch.
 """

@@ -93,9 +93,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="output file")
     out.add_argument(
         "--accept",
-        choices=("right", "any"),
-        default="right",
-        help="items to keep: those with a correct answer (by data.grader), or all (right)",
+        choices=("correct", "any"),
+        default="correct",
+        help="items to keep: those with a correct answer (by data.grader), or any (correct)",
     )
     out.add_argument("--attempts", type=int, default=1, metavar="N", help="most per item (1)")
     out.add_argument(
@@ -320,7 +320,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         )
     name = config.data.grader or default_grader("files", config.system.task_type)
     grade = find_grader(name, where="data.grader")
-    if options.accept == "right":
+    if options.accept == "correct":
         check_golds(grade, {str(options.questions): items})
     team = load_run_team(config)
     progress = open_progress(

@@ -34,7 +34,7 @@ LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose whole text is in memory
 ROW_LIMIT = 16 * MEBIBYTE  # of a row; a parsed one takes up to 25 times as much
 BLOCK = MEBIBYTE // 16  # per read, from the end
 LINE_LIMIT = 5_000_000  # lines of a file
-ALLOWED = "must hold a list of rows, an object with one such list, or a row per line"
+ALLOWED = "must be a list of rows, an object with one such list, or a row per line"
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # by the last suffix
 
 _SPACE = re.compile(r"[ \t\n\r]*")

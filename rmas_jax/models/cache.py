@@ -65,7 +65,7 @@ def empty_block(
 def empty_state(
     config: DecoderConfig, batch: int, *, dtype: DTypeLike = jnp.float32
 ) -> LinearState | None:
-    """The initial state of linear layers; None where there are none."""
+    """The initial state of linear layers; None without linear layers."""
     c = config
     if not c.num_linear_states:
         return None

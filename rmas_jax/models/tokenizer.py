@@ -132,11 +132,11 @@ def _load(directory: Path) -> Any:
             return AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
-        stands = Tokenizer.from_file(str(file))
+        unchanged = Tokenizer.from_file(str(file))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        stands.no_padding()
-        stands.no_truncation()
-        expected = stands.encode(PROBE, add_special_tokens=False).ids
+        unchanged.no_padding()
+        unchanged.no_truncation()
+        expected = unchanged.encode(PROBE, add_special_tokens=False).ids
         ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise

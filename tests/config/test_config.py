@@ -333,7 +333,7 @@ def test_malformed_override(path, override):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("seed.deep=1", "must name a part of seed (0), got 'deep'"),
+        ("seed.deep=1", "must name a part of seed (1), got 'deep'"),
         ("inner.steps.x=1", "must name a part of inner.steps (20), got 'x'"),
         ("outer.phases.1.steps=1", "a part of outer.phases (1 items, counted from 0), got '1'"),
         ("outer.phases.warm.steps=1", "got 'warm'"),

@@ -228,7 +228,7 @@ def test_what_git_lfs_has_not_fetched_is_named(copy, file):
 def test_weights_of_torch_alone_are_pointed_to(copy):
     directory = copy("llama")
     (directory / WEIGHTS).rename(directory / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is torch's format: save it"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, torch's format: convert it"):
         load_pretrained(directory)
 
 
