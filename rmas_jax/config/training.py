@@ -112,7 +112,7 @@ class PhaseConfig(Section):
                 f"must be none or one per round ({self.rounds}), got {len(self.round_weights)}",
             )
         if self.round_weights and not any(self.round_weights):
-            yield "round_weights", "must have a weight above 0, got 0 alone"
+            yield "round_weights", "must have a weight above 0, got zeros"
         if self.feedback != "draft" and self.latents == "on_policy":
             yield (
                 "feedback",
