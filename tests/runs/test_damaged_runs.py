@@ -325,7 +325,7 @@ def test_a_full_disk_is_one_message_and_then_the_run_goes_on(
     assert main(options(tmp_path)) == BAD_INPUT
     err = capfd.readouterr().err
     assert err.count("No space left on device") == 1 and "Traceback" not in err
-    assert re.search(rf"error: {tmp_path}/\S+: No space left on device; files that were", err)
+    assert re.search(rf"error: {tmp_path}/\S+: No space left on device; finished files", err)
     mounted(tmp_path, "size=64m")
     assert main(options(tmp_path)) == 0
     assert results(tmp_path) == results(undisturbed[1])
