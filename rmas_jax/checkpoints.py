@@ -28,28 +28,28 @@ from rmas_jax.sharding import to_host
 
 RECORD = "record.json"  # beside the checkpoints
 RECORD_LIMIT = 64 * MEBIBYTE
-STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; what describes an array there
+STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; an array's description in it
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest `keep`, and the one of lowest validation loss.
+    """Rule of which checkpoints to keep: the newest `keep`, and the one of lowest validation loss.
 
-    Orbax's own rule for the best reads a file of every checkpoint when a directory is opened, and
-    one that is damaged would keep it shut.
+    Orbax's own rule for the best one reads a file of every checkpoint when it opens a directory,
+    and a damaged checkpoint would make the whole directory unreadable.
     """
 
     keep: int
-    losses: dict[int, float]  # step -> validation loss; kept up to date by the store
+    losses: dict[int, float]  # step -> validation loss; updated by the store
 
     def best(self, steps: Iterable[int]) -> int | None:
-        """Of these steps the one of lowest loss; None where none has a finite one."""
+        """The step of lowest loss among `steps`; None if no loss is finite."""
         validated = [step for step in steps if math.isfinite(self.losses.get(step, math.nan))]
         return min(validated, key=self.losses.__getitem__, default=None)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Whether each of these stays; orbax asks after every save."""
+        """Whether to keep each checkpoint; orbax calls this after every save."""
         steps = sorted(found.step for found in checkpoints)
         kept = {*steps[-self.keep :], self.best(steps)}
         return [found.step in kept for found in checkpoints]
@@ -59,17 +59,17 @@ class Retention:
 def open_checkpoints(
     directory: str | Path, *, keep: int, made_with: Mapping[str, Any] | None = None
 ) -> Iterator[CheckpointStore]:
-    """Opens a directory of checkpoints, or makes it; waits in the end for what is being written.
+    """Opens or makes a directory of checkpoints; at the end, waits until all are written.
 
     Args:
       directory: one per phase.
       keep: newest checkpoints to keep.
-      made_with: what the state does not hold and a resumed run must share (the key, where the
-        agents come from), as JSON can hold it; written beside the checkpoints.
+      made_with: JSON values outside the state that a resumed run must share (the key, the agents'
+        sources); written beside the checkpoints.
 
     Raises:
-      CheckpointError: the directory holds checkpoints that were made with something else, or
-        whose record is damaged or gone.
+      CheckpointError: the directory has checkpoints of another `made_with`, or their record is
+        damaged or missing.
     """
     directory = Path(directory).absolute()
     made_with = dict(made_with or {})
@@ -93,32 +93,29 @@ def open_checkpoints(
 
 
 def _check_files(directory: Path) -> None:
-    """Refuses what is neither a file nor a folder; orbax would wait for what a pipe brings."""
+    """Refuses pipes, sockets and devices, which would block orbax."""
     for file in directory.rglob("*"):
         if not file.is_dir() and not file.is_file():
             raise CheckpointError(
-                f"{file}: must be a regular file; put back a copy, or remove its checkpoint, "
-                f"the folder in {directory}: training then goes on from the one before it"
+                f"{file}: must be a regular file; put back a copy, or remove its "
+                f"checkpoint, the folder in {directory}: training then resumes from the one before"
             )
 
 
 def _check_new(directory: Path) -> None:
-    """Checkpoints whose record is gone are not continued: nothing tells what they are of."""
+    """Refuses checkpoints without their record, which names the run they belong to."""
     if directory.is_dir() and any(file.name.isdecimal() for file in directory.iterdir()):
         raise CheckpointError(f"{directory / RECORD}: no such file; {_way_out(directory)}")
 
 
 def _way_out(directory: Path) -> str:
-    return (
-        f"put back a copy, or remove {directory} and run again: this phase is then trained from "
-        "its start"
-    )
+    return f"put back a copy, or remove {directory} and run again: this phase then starts anew"
 
 
 def _read_record(
     directory: Path, made_with: Mapping[str, Any]
 ) -> tuple[dict[int, float], dict[int, list[list[int]]]]:
-    """Validation losses and digests by step, of checkpoints that were made with the same."""
+    """Validation losses and digests by step; checks that `made_with` is the same."""
     path = directory / RECORD
     try:
         record = read_json(path, at_most=RECORD_LIMIT, error=CheckpointError)
@@ -131,15 +128,14 @@ def _read_record(
         raise CheckpointError(f"{error}; {_way_out(directory)}") from None
     except (KeyError, AttributeError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path}: must hold made_with and validation_loss, from steps to numbers; "
-            f"{_way_out(directory)}"
+            f"{path}: must have made_with, and validation_loss by step; {_way_out(directory)}"
         ) from None
     for name, value in made_with.items():
         if recorded.get(name) != value:
             raise CheckpointError(
-                f"{directory}: its checkpoints were made with {name}="
-                f"{shown(recorded.get(name))}, this run has {shown(value)}; use another "
-                "directory or remove it"
+                f"{directory}: {name} must be that of its checkpoints, "
+                f"{shown(recorded.get(name))}, got {shown(value)}; use another directory or remove "
+                "it"
             )
     return losses, digests
 
@@ -160,7 +156,7 @@ class CheckpointStore:
         return self.retention.losses
 
     def write_record(self) -> None:
-        """Writes what is known of the checkpoints beside them, in the first process."""
+        """Writes the record beside the checkpoints, in the first process."""
         if is_first():
             record = {
                 "made_with": self.made_with,
@@ -170,39 +166,39 @@ class CheckpointStore:
             write_atomic(self.directory / RECORD, json.dumps(seal(record), indent=2))
 
     def save(self, step: int, state: Any, *, validation_loss: float | None = None) -> None:
-        """Starts to write a state, and waits for nothing but an earlier save.
+        """Starts to write a state; waits only for an earlier save.
 
-        A checkpoint is there as a whole or not at all; the state may be donated at once.
+        Atomic: a checkpoint is complete or missing. The state may be donated immediately.
         """
         if validation_loss is not None:
             self.losses[step] = validation_loss
-        # Of those that are there, and of what may still be written.
-        there = {found.step for found in self.checkpointer.checkpoints}
-        newest = max(there, default=0)
-        self.digests = {s: d for s, d in self.digests.items() if s in there or s > newest}
+        # Digests of existing checkpoints, and of newer ones that may still be in the making.
+        existing = {found.step for found in self.checkpointer.checkpoints}
+        newest = max(existing, default=0)
+        self.digests = {s: d for s, d in self.digests.items() if s in existing or s > newest}
         self.digests[step] = state_digest(state)
-        self.write_record()  # before the checkpoint, which is none without its digest
+        self.write_record()  # before the checkpoint, which needs its digest
         self.checkpointer.save_async(step, state, overwrite=True, force=True)
 
     def steps(self) -> tuple[int, ...]:
-        """Steps whose checkpoints are there, in order; waits for what is being written."""
+        """Steps of existing checkpoints, in order; waits until all are written."""
         self.checkpointer.wait()
         return tuple(found.step for found in self.checkpointer.checkpoints)
 
     def best_step(self) -> int | None:
-        """The step of lowest validation loss that is there; None where none was validated."""
+        """The existing step of lowest validation loss; None if none has a finite loss."""
         return self.retention.best(self.steps())
 
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
-        """The newest state that can be read, with its step; None where no state was saved.
+        """The newest readable state, with its step; None if no state was saved.
 
-        What is newer is removed: training goes on before it, and it would count as the newest.
+        Removes newer, damaged checkpoints: training resumes before them.
 
         Args:
           like: a state of the same shapes, dtypes and shardings.
 
         Raises:
-          CheckpointError: there are checkpoints, and none can be read.
+          CheckpointError: there are checkpoints, but all are damaged.
         """
         saved = self.steps()
         for step in reversed(saved):
@@ -215,19 +211,19 @@ class CheckpointStore:
                 return step, state
         if saved:
             raise CheckpointError(
-                f"{self.directory}: none of the checkpoints {', '.join(map(str, saved))} can be "
-                f"read; {_way_out(self.directory)}"
+                f"{self.directory}: all checkpoints are damaged ({', '.join(map(str, saved))}); "
+                f"{_way_out(self.directory)}"
             )
         return None
 
     def _check(self, step: int) -> None:
-        """Reads all arrays of a checkpoint in this process alone; raises what damage raises.
+        """Reads all arrays of a checkpoint in this process alone; damage raises any exception.
 
-        Loading is a work of all processes: one that finds its part damaged leaves the others
-        waiting for it, and from then on they wait at different places.
+        Orbax loads in all processes together: an error in one of them would leave the others
+        waiting.
         """
         state = self.directory / str(step) / STATE
-        # Where these are damaged, orbax fails in threads, whose tracebacks it prints.
+        # If one of these is damaged, orbax fails in threads and prints their tracebacks.
         for file in (state / "_METADATA", *state.glob("array_metadatas/*")):
             raw = read_bytes(file, at_most=RECORD_LIMIT, error=CheckpointError)
             parse_json(raw, source=file.relative_to(self.directory), error=CheckpointError)
@@ -247,7 +243,7 @@ class CheckpointStore:
                 del self.losses[other]
             broadcast_from_first(lambda: self._delete(newer))
             self.write_record()
-            self.checkpointer.reload()  # its own way to remove them may read what is damaged
+            self.checkpointer.reload()  # orbax' own deletion may read damaged files
 
     def _delete(self, steps: Sequence[int]) -> None:
         for step in steps:
@@ -258,7 +254,8 @@ class CheckpointStore:
         step = self.best_step()
         if step is None:
             raise CheckpointError(
-                f"{self.directory}: no checkpoint has a validation loss; {_way_out(self.directory)}"
+                f"{self.directory}: must have a checkpoint with a validation loss, got none; "
+                f"{_way_out(self.directory)}"
             )
         try:
             return self.restore(step, like)
@@ -268,14 +265,14 @@ class CheckpointStore:
             ) from None
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of a step, as it was saved.
+        """The saved state of a step.
 
         Args:
           step: one of `steps`.
           like: a state of the same shapes, dtypes and shardings.
 
         Raises:
-          CheckpointError: it cannot be read, or is not what was saved.
+          CheckpointError: the checkpoint cannot be read, or its numbers differ from the saved ones.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -283,30 +280,30 @@ class CheckpointStore:
         try:
             broadcast_from_first(lambda: self._check(step))
             state = on_all(lambda: self.checkpointer.load(step, abstract))
-        except Exception as error:  # whatever a damaged file makes a reader raise
+        except Exception as error:  # readers raise any exception for a damaged file
             reason = clipped((str(error).splitlines() or [type(error).__name__])[0], 300)
             raise CheckpointError(
                 f"{self.directory}: checkpoint {step} cannot be read ({reason})"
             ) from None
         if self.digests.get(step, digest := state_digest(state)) != digest:
             raise CheckpointError(
-                f"{self.directory}: checkpoint {step} cannot be read (its numbers are not those "
-                "that were saved: their checksum is another)"
+                f"{self.directory}: checkpoint {step} is damaged (its checksum differs from that "
+                "of the saved state)"
             )
         return state
 
 
 def state_digest(state: Any) -> list[list[int]]:
-    """Two checksums of 32 bits per array: one of them differs after any flipped bit.
+    """Two 32-bit checksums per array: any flipped bit changes at least one of them.
 
-    They do not depend on how arrays are split over devices and processes, and are computed there.
+    Independent of the arrays' sharding, and computed on their devices.
     """
     return to_host(_leaf_sums(state)).tolist()
 
 
 @jax.jit
 def _leaf_sums(state: Any) -> jax.Array:
-    """Sums [leaves, 2] of all words, times odd numbers that depend on their places, modulo 2^32."""
+    """Sums [leaves, 2] of all words, weighted by odd numbers that depend on place, modulo 2^32."""
     return jnp.stack([_sums(leaf) for leaf in jax.tree.leaves(state)])
 
 

@@ -1,8 +1,8 @@
 """RecursiveLinks: small trained modules that carry latent thoughts from one space to another.
 
-An inner link leads from an agent's last hidden state to its own input embeddings, an outer link
+An inner link maps an agent's last hidden state to its own input embeddings, an outer link maps
 from one agent's space to another's. Variants and their widths are those of the paper's ablation
-and of the upstream code; the formulas stand beside each in `LinkConfig`.
+and of the upstream code; `LinkConfig` has their formulas.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Links(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class LinkConfig:
-    """Form and widths of one link.
+    """Variant and widths of one link.
 
     | variant | inner, x [D]                                | outer, x [D] -> [D']               |
     |---|---|---|
@@ -61,7 +61,8 @@ class LinkConfig:
             )
         if self.kind == INNER and self.in_width != self.out_width:
             raise ValueError(
-                f"an inner link keeps its width, got {self.in_width} -> {self.out_width}"
+                f"out_width of an inner link must be its in_width ({self.in_width}), got "
+                f"{self.out_width}"
             )
 
     @property
@@ -144,13 +145,13 @@ def init_link(config: LinkConfig, key: jax.Array, *, start: str = "torch_default
 
 
 def align_link(config: LinkConfig, params: Any, source: jax.Array, target: jax.Array) -> Any:
-    """An outer link that starts as a translation, by least squares.
+    """An outer link that starts as a least-squares map between two embedding spaces.
 
     Args:
       config: an outer link with a residual branch.
-      params: parameters to start from; their MLP branch is kept small.
-      source: [n, D] vectors of the sender, its input embeddings of tokens both vocabularies have.
-      target: [n, D'] what the receiver calls the same tokens.
+      params: parameters to start from; their MLP branch is scaled down.
+      source: [n, D] the sender's input embeddings of tokens that both vocabularies have.
+      target: [n, D'] the receiver's input embeddings of the same tokens.
 
     Returns:
       Parameters whose residual branch is the least-squares affine map, whose MLP branch is near
@@ -158,7 +159,8 @@ def align_link(config: LinkConfig, params: Any, source: jax.Array, target: jax.A
     """
     if config.kind != OUTER or not config.has_residual:
         raise ValueError(
-            f"an aligned start needs an outer link with a residual branch, not {config.variant!r}"
+            "an aligned link must be an outer one with a residual branch, got "
+            f"{config.kind} {config.variant!r}"
         )
     center, mean = source.mean(0), target.mean(0)
     kernel = jnp.linalg.lstsq(source - center[None], target - mean[None])[0]
@@ -173,7 +175,7 @@ def align_link(config: LinkConfig, params: Any, source: jax.Array, target: jax.A
         )
         spread = normed - normed.mean(0)[None]
         total = (spread**2).sum(0)
-        # A coordinate that never varies (there may be one token only) is its mean.
+        # A coordinate without variance (a single token, for example) is its mean.
         scale = jnp.where(total > 0, (spread * (target - mean[None])).sum(0) / total, 0.0)
         out["ln_target"] = {"scale": scale, "bias": mean - scale * normed.mean(0)}
     return out
@@ -191,7 +193,7 @@ def _affine(params: Any, x: jax.Array) -> jax.Array:
 def _layer_norm(params: Any, x: jax.Array) -> jax.Array:
     centered = x - x.mean(-1, keepdims=True)
     variance = jnp.mean(centered**2, -1, keepdims=True)
-    # Squares that add up to infinity would make everything 0, which nobody would notice.
+    # A sum of squares that overflows would give 0 silently: NaN instead.
     scale = jnp.where(variance < jnp.inf, jax.lax.rsqrt(variance + LN_EPS), jnp.nan)
     normed = centered * scale
     return normed * _along_last(params["scale"], x) + _along_last(params["bias"], x)
@@ -201,7 +203,7 @@ def apply_link(config: LinkConfig, params: Any, x: jax.Array) -> jax.Array:
     """Sends vectors through a link.
 
     Args:
-      config: form of the link.
+      config: variant and widths of the link.
       params: its parameters, float32.
       x: [..., D] hidden states.
 

@@ -1,4 +1,4 @@
-"""The files of a run: the one place where their names stand."""
+"""The files of a run: the only definition of their names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SHARED_FOLDERS = DATA, STATES = "data", "states"  # of OUTPUT_DIR, beside the fo
 
 
 class Name:
-    """The name of a file: a text on the class it is declared in, a path on a value of that class.
+    """The name of a file: text as an attribute of the class, a path as an attribute of an instance.
 
-    `RunFiles.results` is "results.json"; `RunFiles(root).results` is its path below `root`.
+    `RunFiles.results` is "results.json"; `RunFiles(root).results` is the path below `root`.
     """
 
     def __init__(self, name: str):
@@ -28,42 +28,42 @@ class Name:
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """Paths of the files of a run; makes none of them."""
+    """Paths of the files of a run; creates none of them."""
 
     root: Path  # OUTPUT_DIR/NAME
 
-    # Which run it is, and what of it is finished.
+    # Identity and progress.
     config = Name("config.yaml")
-    identity = Name("identity.json")  # what it is made of
-    environment = Name("environment.json")  # what it ran on
+    identity = Name("identity.json")  # digests of all inputs
+    environment = Name("environment.json")  # machine and library versions
     timings = Name("timings.json")  # finished steps and their seconds
-    steps = Name("steps.json")  # the settings that each step was finished with
+    steps = Name("steps.json")  # settings of each finished step
     lock = Name("lock")
-    # What training writes.
-    bad_rows = Name("bad_rows.jsonl")  # of the data, left out
+    # Training.
+    bad_rows = Name("bad_rows.jsonl")  # rows of the data that were left out
     aligned_links = Name("links/aligned.safetensors")  # after the inner loop
     trained_links = Name("links/trained.safetensors")  # after the outer loop
-    released_links = Name("links/released")  # the trained ones as upstream stores them; a folder
+    released_links = Name("links/released")  # a folder: the trained links in upstream's layout
     checkpoints = Name("checkpoints")  # a folder per phase
     metrics = Name("metrics.jsonl")  # training curves
     tensorboard = Name("tensorboard")
-    # What evaluation writes.
+    # Evaluation.
     results = Name("results.json")  # a row per measurement
     items = Name("items.jsonl")  # a line per question and measurement
     gradients = Name("gradients.json")
-    # What reporting writes.
+    # Reporting.
     report = Name("report.html")
     markdown = Name("report.md")
     figures = Name("figures")
 
     @property
     def data(self) -> Path:
-        """Prepared data, which runs share: beside their folders."""
+        """Prepared data, shared by runs: beside their folders."""
         return self.root.parent / DATA
 
     @property
     def states(self) -> Path:
-        """States of agents over role texts, which runs share: beside their folders."""
+        """Agents' states over role texts, shared by runs: beside their folders."""
         return self.root.parent / STATES
 
     def checkpoints_of(self, phase: str) -> Path:
@@ -71,5 +71,5 @@ class RunFiles:
         return self.checkpoints / phase
 
     def figure(self, name: str) -> Path:
-        """The image of a figure of the report."""
+        """The image file of a figure of the report."""
         return self.figures / f"{name}.png"

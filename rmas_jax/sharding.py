@@ -1,10 +1,10 @@
-"""Meshes, and which mesh axis each logical axis of an array is split over.
+"""Meshes, and the mesh axis that splits each logical axis of an array.
 
 A mesh has three axes. The batch is split over `data` and `fsdp`; weights are split over `fsdp` (the
 width, gathered where a layer needs it) and over `model` (heads, feed-forward, vocabulary, each
-device computing its part). What training changes, the links and their optimiser state, is split
-over `fsdp` where it is large. The axes are `Auto`: the compiler finds out how to move activations,
-and model code says nothing of meshes.
+device computing its part). Trained arrays, the links and their optimiser state, are split over
+`fsdp` where they are large. The axes are `Auto`: the compiler chooses the shardings of activations,
+and model code contains no meshes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "model")
-# Logical axis -> mesh axis. An axis that is not here is on every device.
+# Logical axis -> mesh axis. Other axes are whole on every device.
 RULES = {
     "vocab": "model",
     "embed": "fsdp",
@@ -30,7 +30,7 @@ RULES = {
     "ffn": "model",
 }
 BATCH_AXES = ("data", "fsdp")
-SPLIT_STATE = 2**20  # elements from which an array of the train state is split
+SPLIT_STATE = 2**20  # elements of the smallest array of the train state that is split
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ _log = logging.getLogger(__name__)
 def make_mesh(
     data: int = 1, fsdp: int = 1, model: int = 1, *, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh with the axes `data`, `fsdp` and `model`, over all devices unless told.
+    """A mesh with the axes `data`, `fsdp` and `model`, by default over all devices.
 
     Raises:
-      ValueError: a size is no positive integer, or the sizes do not fit the number of devices.
+      ValueError: a size is not a positive integer, or their product is not the number of devices.
     """
     sizes = dict(zip(MESH_AXES, (data, fsdp, model), strict=True))
     for name, size in sizes.items():
@@ -61,31 +61,31 @@ def make_mesh(
 
 
 def auto_mesh(mesh: Mesh) -> Mesh:
-    """The same devices and names with `Auto` axes; `jax.make_mesh` makes explicit ones."""
+    """The same devices and names with `Auto` axes; those of `jax.make_mesh` are explicit."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
 
 def partition_spec(
     shape: Sequence[int], logical_axes: Sequence[str | None], mesh: Mesh
 ) -> PartitionSpec:
-    """How an array is split: by RULES, where the mesh has the axis and its size divides.
+    """The split of an array by RULES, where the mesh has the axis and its size divides.
 
-    A dimension that does not divide is kept whole, and the log says so, once for each kind.
+    A dimension that does not divide stays whole, with one warning for each kind.
 
     Args:
       shape: of the array.
       logical_axes: a name or None per dimension.
-      mesh: its axes may be any; those without a rule hold copies.
+      mesh: with any axes; those without a rule hold copies.
     """
     if len(shape) != len(logical_axes):
-        raise ValueError(f"shape {tuple(shape)} has not the axes {tuple(logical_axes)}")
+        raise ValueError(f"shape must have the axes {tuple(logical_axes)}, got {tuple(shape)}")
     spec: list[str | None] = []
     for size, logical in zip(shape, logical_axes, strict=True):
         axis = RULES.get(logical) if logical is not None else None
         if axis not in mesh.shape or axis in spec:  # a mesh axis splits one dimension
             axis = None
         elif size % mesh.shape[axis]:
-            _say_not_divided(logical, size, axis, mesh.shape[axis])
+            _warn_not_divided(logical, size, axis, mesh.shape[axis])
             axis = None
         spec.append(axis)
     return PartitionSpec(*spec)
@@ -111,7 +111,7 @@ def batch_shards(mesh: Mesh | None) -> int:
 def put_batch(tree: Any, mesh: Mesh | None) -> Any:
     """Host arrays [B, ...], the same in every process, with their rows split over the devices.
 
-    A batch that does not divide is on every device whole; without a mesh it is on the default one.
+    A batch that does not divide is whole on every device; without a mesh, on the default device.
     """
     if mesh is None:
         return jax.device_put(tree)
@@ -119,14 +119,14 @@ def put_batch(tree: Any, mesh: Mesh | None) -> Any:
     def put(array: np.ndarray) -> jax.Array:
         divides = array.shape[0] % batch_shards(mesh) == 0
         sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
-        # The shape says that every process holds all rows; it takes those of its own devices.
+        # With the full shape, every process takes the rows of its devices from all rows.
         return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
     return jax.tree.map(put, tree)
 
 
 def put_whole(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays, the same in every process, whole on every device; without a mesh on the default one.
+    """Arrays, the same in every process, whole on every device; the default one without a mesh.
 
     Raises:
       AssertionError: processes have different values.
@@ -135,10 +135,10 @@ def put_whole(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def state_shardings(state: Any, mesh: Mesh | None) -> Any:
-    """Where each array of a train state lies, as a tree like `state`; None without a mesh.
+    """The sharding of each array of a train state, as a tree like `state`; None without a mesh.
 
-    One rule: an array of at least `SPLIT_STATE` elements is split over `fsdp` along its longest
-    dimension that divides; any other is on every device.
+    An array of at least `SPLIT_STATE` elements is split over `fsdp` along its longest dimension
+    that divides; any other is whole on every device.
     """
     if mesh is None:
         return None
@@ -161,18 +161,17 @@ def to_host(tree: Any) -> Any:
     """Whole arrays as numpy, in every process; all processes call it together."""
 
     def whole(array: Any) -> Any:
-        # Of arrays that each process has for itself, a gather would put one after another.
+        # A gather would concatenate arrays that are local to each process.
         is_shared = isinstance(array, jax.Array) and not array.is_fully_addressable
         return multihost_utils.process_allgather(array, tiled=True) if is_shared else array
 
     return jax.device_get(jax.tree.map(whole, tree))
 
 
-@functools.cache  # says each thing once
-def _say_not_divided(logical: str, size: int, axis: str, devices: int) -> None:
+@functools.cache  # each warning once
+def _warn_not_divided(logical: str, size: int, axis: str, devices: int) -> None:
     _log.warning(
-        "%s=%d does not divide over %s=%d: such weights are kept whole on every device of this "
-        "axis",
+        "%s=%d does not divide over %s=%d: such weights are whole on every device of this axis",
         logical,
         size,
         axis,

@@ -1,4 +1,4 @@
-"""From a configuration to a system that can run: agents, tokenizers, prompts, links."""
+"""Builds a team from a configuration: agents, tokenizers, prompts, links."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Team:
-    """A system with everything it runs on."""
+    """A system with its agents, tokenizers and prompts."""
 
     system: System  # static
     members: Mapping[str, Member]  # by role, in the order of their turns
@@ -53,7 +53,7 @@ class Team:
 
     @property
     def agents(self) -> dict[str, Agent]:
-        """The agents by role, as functions of arrays take them."""
+        """The agents by role: arguments of functions of arrays."""
         return {role: member.agent for role, member in self.members.items()}
 
     def encode(
@@ -87,7 +87,7 @@ class Team:
 
 
 class TeamTexts(NamedTuple):
-    """What a team reads and writes texts with: all of it but weights and links."""
+    """The parts of a team that read and write texts: all but weights and links."""
 
     topology: Topology
     templates: dict[str, RolePrompt]  # by role; they fit the chat templates
@@ -103,15 +103,17 @@ def load_team(
     mesh: jax.sharding.Mesh | None = None,
     weights: str | None = None,
 ) -> Team:
-    """Loads what `system` names; `dtype`, `mesh` and `weights` as in `load_pretrained`.
+    """Loads the team of a configuration.
 
     Args:
-      texts: what `load_team_texts` loaded already.
+      config: section `system`.
+      texts: result of `load_team_texts`, if already loaded.
+      dtype: see `load_pretrained`, as for `mesh` and `weights`.
 
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
-        prompt set cannot be used; before any weight is read where the cause shows before.
+        prompt set is unusable; raised before weights are read, unless the weights are the cause.
     """
     topology, templates, tokenizers, end_tokens = texts or load_team_texts(config)
     members = {
@@ -129,9 +131,9 @@ def load_team(
 
 
 def load_team_texts(config: SystemConfig) -> TeamTexts:
-    """Loads what a team reads and writes texts with, and renders every prompt once.
+    """Loads the parts of a team that read and write texts, and renders every prompt once.
 
-    So what is wrong with a prompt shows before any weight is read.
+    A faulty prompt therefore raises before any weight is read.
 
     Raises:
       ConfigError, TopologyError, CheckpointError, PromptError: as `load_team`.
@@ -150,10 +152,10 @@ def load_team_texts(config: SystemConfig) -> TeamTexts:
 def load_templates(
     config: SystemConfig, texts: TeamTexts, task_type: str | None
 ) -> dict[str, RolePrompt]:
-    """The prompt set for problems of a type of task, which need not be that of the training.
+    """The prompt templates for a task type, which may differ from that of training.
 
     Raises:
-      PromptError, CheckpointError: it cannot be used with the agents' chat templates.
+      PromptError, CheckpointError: they do not fit the agents' chat templates.
     """
     if task_type == config.task_type:
         return texts.templates
@@ -164,10 +166,10 @@ def load_templates(
 
 
 def text_ends(source: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids that end an agent's text; the first is what ends its turn, and the texts it learns from.
+    """Ids that end an agent's text; the first ends its turn, and its training texts.
 
-    They are those of its generation configuration, and its tokenizer's. Upstream takes the
-    tokenizer's alone, which for Gemma is not the end of a turn.
+    They are the end tokens of its generation configuration and of its tokenizer. Upstream uses the
+    tokenizer's alone, which for Gemma does not end a turn.
 
     Raises:
       PromptError: there is none.
@@ -179,13 +181,13 @@ def text_ends(source: str, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple[int, ...]:
-    """The end tokens of an agent, once all ids that its run will meet have a row of the embedding.
+    """The end tokens of an agent; checks that all ids of its run have a row of the embedding.
 
-    These are the ids that any text can have, that its prompt has in its chat template, and that
-    ends its turn; see `rmas_jax.models.vocabulary`.
+    The ids are those of any text, of the prompt in its chat template, and of the end of a turn; see
+    `rmas_jax.models.vocabulary`.
 
     Raises:
-      CheckpointError: an id has none; or config, tokenizer or end tokens cannot be used.
+      CheckpointError: an id has no row; or config, tokenizer or end tokens are unusable.
       PromptError: see `text_ends` and `encode_stage`.
     """
     rows = read_config(local_directory(source, patterns=("*.json",))).vocab_size
@@ -199,28 +201,28 @@ def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple
 
 
 def checked_topology(config: SystemConfig) -> Topology:
-    """The topology that `system` names.
+    """The topology of section `system`.
 
     Raises:
-      ConfigError, TopologyError: it has other roles than `system.agents`, or rounds without a way
-        back.
+      ConfigError, TopologyError: its roles are not those of `system.agents`, or there are several
+        rounds and no feedback edge.
     """
     topology = load_topology(config.topology)
     if set(config.agents) != set(topology.order):
         raise ConfigError(
-            f"system.agents: the {topology.name} topology has exactly the roles "
+            f"system.agents must have the roles of the {topology.name} topology, "
             f"{', '.join(topology.order)}, got {', '.join(config.agents) or 'none'}"
         )
     if config.rounds > 1 and not topology.feedback_edges:
         raise ConfigError(
-            f"system.rounds={config.rounds}: no edge of the {topology.name} topology leads back, "
-            "so all rounds would be alike; use 1 round, or add an edge to an earlier role"
+            f"system.rounds must be 1, as the {topology.name} topology has no feedback edge (to an "
+            f"earlier role), got {config.rounds}"
         )
     return topology
 
 
 def build_system(config: SystemConfig, topology: Topology, width: Mapping[str, int]) -> System:
-    """The system that `system` describes, with links as wide as its agents (by role)."""
+    """The system of section `system`; `width` by role gives the widths of its links."""
     return System(
         topology=topology,
         inner=FrozenDict(
@@ -243,44 +245,43 @@ def build_system(config: SystemConfig, topology: Topology, width: Mapping[str, i
 
 
 def load_links_for(team: Team, config: SystemConfig) -> Links:
-    """The links that `system.links` names.
+    """The links of `system.links`.
 
-    They are a `.safetensors` file of ours, or the outer links of a release, whose inner links lie
-    beside the agents. Their forms are those of the files, and must be `system.inner_link` and
-    `system.outer_link`.
+    They are a `.safetensors` file of `rmas`, or the outer links of a release, whose inner links are
+    in the agents' directories. Their variants must be `system.inner_link` and `system.outer_link`.
 
     Raises:
       ConfigError: `system.links` is null.
       CheckpointError: lists every link that cannot be read or, if all can, every one that is
-        missing, not needed, or of another form or width than the system's.
+        missing, not needed, or of another variant or width than the system's.
     """
     if config.links is None:
         raise ConfigError("system.links must be a file, directory or hub id of links, got null")
     if Path(config.links).suffix == ".safetensors":
         links = read_links(config.links, inner_variant=config.inner_link)
     else:
-        links = read_released_links(config.links, config.agents, task=config.links_task)
-    forms = {INNER: team.system.inner, OUTER: team.system.outer}
-    return links_that_fit(links, forms, source=f"system.links={config.links}")
+        links = read_released_links(config.links, config.agents, task=config.links_task_type)
+    configs = {INNER: team.system.inner, OUTER: team.system.outer}
+    return links_that_fit(links, configs, source=f"system.links={config.links}")
 
 
 def write_release(team: Team, links: Links, directory: str | Path) -> None:
-    """Writes links as a release has them: a folder for each role, and `outer/`.
+    """Writes links in the layout of a release: a folder for each role, and `outer/`.
 
     Args:
-      team: the system they belong to.
+      team: the links' team.
       links: of all roles and edges.
       directory: made if it does not exist.
 
     Raises:
       CheckpointError: upstream has no such roles or edges; nothing is written.
     """
-    forms = {INNER: team.system.inner, OUTER: team.system.outer}
+    configs = {INNER: team.system.inner, OUTER: team.system.outer}
     write_released_links(
         directory,
         {
-            kind: {name: (form, getattr(links, kind)[name]) for name, form in of_kind.items()}
-            for kind, of_kind in forms.items()
+            kind: {name: (link, getattr(links, kind)[name]) for name, link in of_kind.items()}
+            for kind, of_kind in configs.items()
         },
     )
 
@@ -292,16 +293,16 @@ def start_links(
 
     Args:
       team: the system and its agents.
-      start: how outer links start: "torch_default", "identity", or "aligned": the translation, by
-        least squares, of the input embeddings of tokens that two vocabularies share. Inner links
-        start with torch's defaults, as the inner loop trains them.
+      start: of outer links: "torch_default", "identity", or "aligned": the least-squares map
+        between the input embeddings of tokens that both vocabularies have. Inner links start with
+        torch's defaults, because the inner loop trains them.
       key: PRNG key.
-      texts: role -> what it may write; an aligned start then fits the tokens of these texts alone
-        (a link has fewer parameters than a vocabulary has tokens).
+      texts: role -> examples of its texts; an aligned start then fits only the tokens of these
+        texts (a link has fewer parameters than a vocabulary has tokens).
 
     Raises:
-      ConfigError: the ends of an edge that is to be aligned share no token.
-      NonFiniteError: their embeddings of such tokens are NaN or infinite, or too large.
+      ConfigError: sender and receiver of an aligned edge share no token.
+      NonFiniteError: their embeddings of such tokens are NaN, infinite, or too large.
     """
     system = team.system
     keys = iter(jax.random.split(key, len(system.inner) + len(system.outer)))
@@ -317,8 +318,8 @@ def start_links(
             source, target = shared_embeddings(team, edge, texts=written)
             if not len(source):
                 raise ConfigError(
-                    "system.outer_start must be torch_default or identity where the ends of an "
-                    f"edge share no token of the texts, got aligned for {edge_name(edge)}"
+                    "system.outer_start must be torch_default or identity where sender and "
+                    f"receiver share no token of the texts, got aligned for {edge_name(edge)}"
                 )
             for role, embeddings in zip(edge, (source, target), strict=True):
                 if not np.isfinite(embeddings).all():
@@ -335,9 +336,9 @@ def start_links(
 def shared_embeddings(
     team: Team, edge: tuple[str, str], *, texts: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Input embeddings [n, D] and [n, D'] of the tokens that both ends of an edge have.
+    """Input embeddings [n, D] and [n, D'], on the host, of tokens that sender and receiver share.
 
-    With `texts`, only of tokens that the sender would use to write them. They are on the host.
+    With `texts`, only of the sender's tokens of these texts.
     """
     members = [team.members[role] for role in edge]
     ids = shared_tokens(*(member.tokenizer for member in members))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.cli import ask, role_texts
 from rmas_jax.config import load_config
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, print_error
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.links import Links
 from rmas_jax.run_files import RunFiles
@@ -27,7 +27,7 @@ def _said(work: Callable[[], object]) -> int:
     try:
         work()
     except USER_ERRORS as error:
-        say_error(error)
+        print_error(error)
         return BAD_INPUT
     return 0
 

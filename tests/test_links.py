@@ -227,7 +227,7 @@ def test_aligned_start_beats_a_random_one(variant):
     [
         (INNER, "ln", (4, 4), ["inner", "'ln'", "ln_res"]),
         (OUTER, "lnres", (4, 4), ["outer", "'lnres'", "linear_res"]),
-        (INNER, "mlp", (4, 5), ["4 -> 5"]),
+        (INNER, "mlp", (4, 5), ["in_width (4), got 5"]),
     ],
 )
 def test_bad_configuration_is_named(kind, variant, widths, words):

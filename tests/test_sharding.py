@@ -25,7 +25,7 @@ from rmas_jax.sharding import (
 
 @pytest.fixture(autouse=True)
 def nothing_said():
-    sharding._say_not_divided.cache_clear()
+    sharding._warn_not_divided.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_what_does_not_divide_is_whole_and_is_said_once(mesh, caplog):
             spec = partition_spec((layers, 32, 2, 6), axes, mesh)
             assert spec == PartitionSpec(None, "fsdp", None, None)
     assert [record.getMessage() for record in caplog.records] == [
-        "kv_heads=2 does not divide over model=4: such weights are kept whole on every device of "
+        "kv_heads=2 does not divide over model=4: such weights are whole on every device of "
         "this axis"
     ]
     partition_spec((61, 31), ("vocab", "embed"), mesh)
@@ -101,7 +101,9 @@ def test_other_meshes_and_wrong_ranks(caplog):
     same = auto_mesh(explicit)
     assert set(same.axis_types) == {AxisType.Auto} != set(explicit.axis_types)
     assert (same.devices == explicit.devices).all() and same.axis_names == explicit.axis_names
-    with pytest.raises(ValueError, match=r"shape \(4,\) has not the axes \('vocab', 'embed'\)"):
+    with pytest.raises(
+        ValueError, match=r"shape must have the axes \('vocab', 'embed'\), got \(4,\)"
+    ):
         partition_spec((4,), ("vocab", "embed"), explicit)
 
 

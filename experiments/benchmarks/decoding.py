@@ -1,22 +1,22 @@
-"""Reading and decoding against torch transformers, on one CPU and with one set of weights.
+"""Reading and decoding speed against torch transformers, on one CPU with the same weights.
 
     python -m experiments.benchmarks.decoding --out runs/decoding
 
-A random Llama of about --parameters weights is made with torch, saved, and read by both. Each
-contender reads a prompt of --prompt tokens (the hidden states of all, the logits of the last) and
-then writes --tokens tokens greedily, one cached step at a time. The contenders are
+Both libraries load a random Llama of about --parameters weights, which torch saves. Each contender
+reads a prompt of --prompt tokens (all hidden states, the last logits) and then decodes --tokens
+tokens greedily, one cached step at a time. The contenders are
 
     torch       transformers, eager mode, DynamicCache, its default attention
     scanned     rmas_jax, layers in a loop: compiled once for all layers
     unrolled    rmas_jax, Decoder(unroll_layers=True): layers one after another
     int8        with --weights int8: as scanned, from matrices in int8
 
-They take turns in every repeat, so that a change in the machine's load meets all of them. Reported
-are the median of the repeats, compile time apart (for torch: none), and per repeat the ratio to
-torch's time of the same repeat, as median and range; above 1, ours is ahead. All contenders must
-write the same tokens, but for int8, whose weights are rounded. Writes decoding.json and decoding.md
-into --out. Nothing else should run: threads that wait for each other lose most of their time on a
-busy machine, and not all alike.
+Contenders run in turn in every repeat, so that changes in the machine's load affect all of them.
+The report has the median of the repeats without compile time (torch has none), and the ratio to
+torch's time in the same repeat, as median and range; rmas_jax is faster above 1. All contenders
+must decode the same tokens, except int8, whose weights are rounded. Writes decoding.json and
+decoding.md into --out. Run nothing else meanwhile: on a busy machine, threads wait for each other,
+some libraries' more than others'.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def build_torch_model(sizes: dict[str, Any], positions: int) -> Any:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         **sizes,
-        initializer_range=0.05,  # at the default, the logits of two tokens are hardly apart
+        initializer_range=0.05,  # at the default, the logits of two tokens hardly differ
         max_position_embeddings=positions,
         bos_token_id=None,
         eos_token_id=None,
@@ -92,7 +92,7 @@ def build_torch_model(sizes: dict[str, Any], positions: int) -> Any:
 
 
 def torch_contender(model: Any, ids: np.ndarray, tokens: int) -> Callable[[], dict[str, Any]]:
-    """Function that reads and writes once, and returns the seconds of each and the text."""
+    """A function that reads and decodes once, and returns the seconds of each and the text."""
     import torch
 
     given = torch.tensor(ids, dtype=torch.long)
@@ -116,11 +116,11 @@ def torch_contender(model: Any, ids: np.ndarray, tokens: int) -> Callable[[], di
 def jax_contender(
     agent: Agent, ids: np.ndarray, tokens: int
 ) -> tuple[Callable[[], dict[str, Any]], dict[str, float]]:
-    """As `torch_contender`, and the seconds that compiling took."""
+    """As `torch_contender`, with the seconds of compilation."""
 
     def read(agent: Agent, ids: jax.Array) -> tuple[jax.Array, jax.Array, Cache]:
         hidden, cache = agent.read(agent.embed(ids), jnp.ones(ids.shape, bool))
-        # The logits of the last token, which torch computes here; `speak` does so once more.
+        # As in torch, the logits of the last token; `speak` computes them once more.
         logits = agent.unembed(hidden[:, -1:])
         return hidden[:, -1], logits, seal(cache, agent.config, tokens - 1)
 
@@ -229,15 +229,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     number = functools.partial(out.add_argument, type=int, metavar="N")
-    number("--parameters", default=100_000_000, help="about this many (100000000)")
+    number("--parameters", default=100_000_000, help="approximate number (100000000)")
     number("--layers", default=12, help="of the decoder (12)")
     number("--vocabulary", default=VOCABULARY, help=f"tokens ({VOCABULARY})")
     number("--batch", nargs="+", default=[1, 8], help="batch sizes (1 8)")
-    number("--prompt", default=128, help="tokens read (128)")
-    number("--tokens", default=64, help="tokens written, at least 2 (64)")
-    number("--repeats", default=7, help="measured ones, after one to warm up (7)")
-    number("--threads", default=os.cpu_count(), help="of torch; XLA takes all cores (all)")
-    out.add_argument("--weights", choices=WEIGHTS, help="one more contender, which keeps them so")
+    number("--prompt", default=128, help="tokens to read (128)")
+    number("--tokens", default=64, help="tokens to decode, at least 2 (64)")
+    number("--repeats", default=7, help="measured repeats, after one for warmup (7)")
+    number("--threads", default=os.cpu_count(), help="of torch; XLA uses all cores (all)")
+    out.add_argument("--weights", choices=WEIGHTS, help="adds a contender with such weights")
     out.add_argument("--out", type=Path, required=True, help="folder for the report")
     return out
 
@@ -246,7 +246,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Measures, prints the table and writes it; returns the exit code."""
     args = parser().parse_args(arguments)
     if args.tokens < 2 or min(args.prompt, args.repeats, *args.batch) < 1:
-        print("error: --tokens is at least 2, the others at least 1", file=sys.stderr)
+        print(
+            "error: --tokens must be at least 2, --prompt, --repeats and --batch at least 1",
+            file=sys.stderr,
+        )
         return 2
     import torch  # only this benchmark and the tests need it
     import transformers
@@ -298,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_atomic(args.out / "decoding.md", page)
     print(page)
     if min(of[name] for of in report["same_tokens"].values() for name in CONTENDERS) < 1:
-        print("error: the contenders did not write the same tokens", file=sys.stderr)
+        print("error: all contenders must decode the same tokens, got others", file=sys.stderr)
         return 1
     return 0
 

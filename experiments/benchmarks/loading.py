@@ -1,19 +1,19 @@
-"""Host memory and time of loading a checkpoint, against the size of its files.
+"""Host memory and time of loading a checkpoint, relative to the size of its files.
 
     python -m experiments.benchmarks.loading --out runs/loading
 
-A random checkpoint of about --parameters bfloat16 weights is written in --files safetensors files
-and loaded in fresh processes:
+The benchmark writes a random checkpoint of about --parameters bfloat16 weights in --files
+safetensors files, and loads it in fresh processes:
 
     whole           one process, one device, mesh=None
     split           one process, D devices, fsdp=D
-    processes       P processes with one device each, fsdp=P: each reads its share only
+    processes       P processes with one device each, fsdp=P: each reads only its share
 
-A CPU's devices live in host memory, so a process cannot need less than the parameters it holds.
-What loading itself takes is the rest: the peak of the resident memory (ru_maxrss, mapped file pages
-included) less what the process had before, less the parameters it holds. Reported are the peak and
-that rest, each relative to the size of the checkpoint, and the largest part of a parameter (all its
-layers, one device) that passes through the host. Writes loading.json and loading.md into --out.
+A CPU's devices use host memory, so a process needs at least the memory of its parameters. The cost
+of loading is the remainder: the peak of the resident memory (ru_maxrss, including mapped file
+pages), minus the memory before loading, minus the parameters. The report has the peak and this
+remainder, each relative to the size of the checkpoint, and the largest part of a parameter (all its
+layers, one device) on the host. Writes loading.json and loading.md into --out.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def write_checkpoint(directory: Path, sizes: dict[str, int], files: int) -> int:
 
 
 def peak_bytes() -> int:
-    """The most resident memory that this process has had."""
+    """The peak of this process's resident memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -79,14 +79,14 @@ def resident_bytes() -> int:
 
 
 def load_here(directory: str, devices: int, process: int, processes: int, port: int) -> None:
-    """What a measured process does: loads, and prints its numbers as JSON."""
+    """Loads in a measured process, and prints its numbers as JSON."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
     everywhere = devices * processes
     mesh = make_mesh(fsdp=everywhere) if everywhere > 1 else None
-    jax.block_until_ready(jax.numpy.zeros(8) + 1)  # what JAX itself needs is there now
+    jax.block_until_ready(jax.numpy.zeros(8) + 1)  # allocates JAX's own memory
     before, start = resident_bytes(), time.perf_counter()
     _, params = load_pretrained(directory, "bfloat16", mesh)
     jax.block_until_ready(params)
@@ -99,7 +99,7 @@ def load_here(directory: str, devices: int, process: int, processes: int, port: 
 
 
 def measure(directory: str, devices: int, processes: int) -> dict[str, float]:
-    """Loads in fresh processes; of several, the one with the highest peak counts."""
+    """Loads in fresh processes; returns the numbers of the process with the highest peak."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,11 +112,11 @@ def measure(directory: str, devices: int, processes: int) -> dict[str, float]:
         )
         for process in range(processes)
     ]
-    said = [process.communicate()[0] for process in running]
+    outputs = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
         raise RuntimeError(f"a measured process failed: devices={devices}, processes={processes}")
     return max(
-        (json.loads(out.strip().splitlines()[-1]) for out in said), key=lambda row: row["peak"]
+        (json.loads(out.strip().splitlines()[-1]) for out in outputs), key=lambda row: row["peak"]
     )
 
 
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         load_here(args.load[0], *map(int, args.load[1:]))
         return 0
     if args.out is None or min(args.files, args.devices, args.processes, args.layers) < 1:
-        print("error: --out is needed, and counts are at least 1", file=sys.stderr)
+        print("error: --out must be given, and numbers must be at least 1", file=sys.stderr)
         return 2
     sizes = llama_sizes(args.parameters, args.layers, args.vocabulary)
     cases = {

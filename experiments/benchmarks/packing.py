@@ -1,16 +1,17 @@
-"""Reading role texts for the inner loop: packed, against padded rows of like length.
+"""Reading role texts for the inner loop: packed rows against padded rows of similar length.
 
     python -m experiments.benchmarks.packing --out runs/packing
 
 A random Llama reads dialogues with lengths drawn from two distributions:
 
     longest     rows padded to the longest of all
-    like        rows padded to the longest of at most four groups of like length
-    packed      several dialogues per row: what the inner loop does (`training/data/packing.py`)
+    like        rows padded to the longest of at most four groups of similar length
+    packed      several dialogues per row, as in the inner loop (`training/data/packing.py`)
 
-Each batch has at most --batch-tokens tokens, padding included. Contenders take turns; reported are
-medians over --repeats, and ratios to "like" of the same turn. The first turn compiles and is apart,
-as texts are read once in a run. Writes packing.json and packing.md into --out.
+Each batch has at most --batch-tokens tokens, including padding. Contenders run in turn. The report
+has medians over --repeats, and ratios to "like" in the same repeat. The first repeat compiles and
+is reported separately, because a run reads its texts once. Writes packing.json and packing.md into
+--out.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def draw_dialogues(distribution: str, count: int, mean: int, vocabulary: int) ->
 def padded_batches(
     dialogues: Dialogues, groups: list[np.ndarray], batch_tokens: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One dialogue per row, as long as the longest of its group; the last batch wraps."""
+    """One dialogue per row, padded to the longest of its group; the last batch wraps."""
     lengths = dialogues.valid.sum(axis=1)
     for group in groups:
         length = lengths[group].max()
@@ -73,7 +74,7 @@ def padded_batches(
 def contenders(
     dialogues: Dialogues, width: int, heads: int, batch_tokens: int
 ) -> dict[str, Batches]:
-    """Name -> what makes its batches of ids and segments."""
+    """Contender -> a function that makes its batches of ids and segments."""
     lengths = dialogues.valid.sum(axis=1)
 
     def packed() -> Iterator[tuple[Any, Any]]:
@@ -95,7 +96,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row of the table per contender."""
     ways = contenders(dialogues, agent.width, agent.config.num_heads, batch_tokens)
-    # Each compiles for itself: jit keeps programs by function.
+    # A function per contender, because jit caches programs by function.
     read = {name: jax.jit(functools.partial(states_before)) for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + repeats):
@@ -171,7 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     counts = ("layers", "vocabulary", "dialogues", "mean", "batch_tokens", "repeats")
     if low := [name for name in counts if getattr(args, name) < 1]:
-        print(f"error: {', '.join(low)}: at least 1", file=sys.stderr)
+        print(
+            f"error: {', '.join(low)} must be at least 1, got {getattr(args, low[0])}",
+            file=sys.stderr,
+        )
         return 2
     sizes = llama_sizes(args.parameters, args.layers, args.vocabulary)
     model = Decoder(config_from_hf({"model_type": "llama", **sizes}))

@@ -1,22 +1,22 @@
-"""The outer loop's throughput and memory against upstream's procedure in torch.
+"""Throughput and memory of the outer loop against upstream's procedure in torch.
 
     python -m experiments.benchmarks.training --out runs/training
 
-Three random agents of different sizes in a chain that closes on itself, teacher-forced, float32, on
-one CPU, with the same weights, links and token rows, whose lengths differ by up to a quarter.
-Upstream's procedure (upstream_training.py) reads rows one after another and every text as a whole;
-ours pads rows to a batch and reads a text as far as a latent or a loss needs it. The contenders are
+Three random agents of different sizes form a closed chain, teacher-forced, float32, on one CPU,
+with the same weights, links and token rows, whose lengths differ by up to a quarter. Upstream's
+procedure (upstream_training.py) reads rows one after another and every text as a whole; rmas_jax
+pads rows to a batch and reads a text only as far as a latent or a loss needs it. The contenders are
 
-    torch      upstream's procedure: all of a prompt read in every round, gradient checkpointing
+    torch      upstream's procedure: whole prompts in every round, gradient checkpointing
     ours       rmas_jax: `training.outer.outer_step`, with all its metrics
-    rounds     the same with whole rounds recomputed in the backward pass: less memory
-    parts      the same with accumulation, a row at a time, as upstream: still less
+    rounds     the same, recomputing whole rounds in the backward pass: less memory
+    parts      the same, accumulating over single rows, as upstream: least memory
 
-Each runs in a process of its own, in turn with the others, --repeats times. Reported are the median
+Each runs in its own process, in turn with the others, --repeats times. The report has the median
 seconds of a step after the first two (one compiles), samples per second and their ratio to torch's
-in the same repeat, and the peak of the resident memory beyond what the process held before the
-first step (Linux): the first repeat compiles, and the later ones find what it compiled, so the
-least peak is that of running. Losses of all contenders must agree. Writes training.json and
+in the same repeat, and the increase of the peak of the resident memory over that before the first
+step (Linux). The first repeat compiles, later ones load its programs from the cache, so the lowest
+peak is without compilation. Losses of all contenders must agree. Writes training.json and
 training.md into --out.
 """
 
@@ -52,7 +52,7 @@ from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import outer_step, start_phase
 
 TORCH = "torch"
-# Contender -> what it changes in the phase, given the batch size.
+# Contender -> fields of the phase, from the batch size.
 OURS: dict[str, Callable[[int], dict[str, Any]]] = {
     "ours": lambda batch: {},
     "rounds": lambda batch: {"remat": True},
@@ -70,7 +70,7 @@ LEARNING_RATE = 1e-4
 def token_rows(batch: int, text: int) -> dict[str, list[tuple[Any, Any, Any]]]:
     """Role -> per item: tokens before and after its slot, and a text (of `text` tokens) per round.
 
-    In the first rounds the texts are drafts: only the last one is learned from.
+    Texts before the last round are drafts: only the last one is supervised.
     """
     rng = np.random.default_rng(0)
 
@@ -112,7 +112,7 @@ def make_agents(folder: Path) -> None:
 
 
 def torch_steps(folder: Path, batch: int, text: int) -> Callable[[], float]:
-    """A function that takes one step and returns its loss."""
+    """A function that makes one step and returns its loss."""
     import torch
     import transformers
 
@@ -122,7 +122,7 @@ def torch_steps(folder: Path, batch: int, text: int) -> Callable[[], float]:
     models = {}
     for role in SIZES:
         model = transformers.LlamaForCausalLM.from_pretrained(folder / role, dtype=torch.float32)
-        models[role] = model.requires_grad_(False).train()  # upstream, to have checkpoints
+        models[role] = model.requires_grad_(False).train()  # as upstream, for checkpointing
         model.activation_checkpointing_enable({"use_reentrant": False})
     width = {role: model.config.hidden_size for role, model in models.items()}
     order = tuple(SIZES)
@@ -155,12 +155,12 @@ def torch_steps(folder: Path, batch: int, text: int) -> Callable[[], float]:
 
 
 def stage_prompt(rows: list[Any], sender: str, *, slot_first: bool) -> StagePrompt:
-    """A role's rows as blocks; `slot_first`: whether the first round has the slot as well."""
+    """A role's rows as blocks; `slot_first`: whether the first round also has the slot."""
     batch = len(rows)
     prefix_ids, prefix_valid = left_pad([before for before, _, _ in rows])
     ids, valid = left_pad([after for _, after, _ in rows])
     slot = np.zeros((batch, LATENT_STEPS), np.int32)
-    has_slot = [np.full(slot.shape, form) for form in (slot_first, True)]
+    has_slot = [np.full(slot.shape, has) for has in (slot_first, True)]  # by round kind
     return StagePrompt(
         prefix_ids=prefix_ids,
         prefix_valid=prefix_valid,
@@ -196,10 +196,10 @@ def jax_steps(folder: Path, batch: int, text: int, **options: Any) -> Callable[[
     links = Links(
         *(
             {
-                name: link_from_state(form, read_state(folder / f"{name}.pt"), source=name)
-                for name, form in forms.items()
+                name: link_from_state(config, read_state(folder / f"{name}.pt"), source=name)
+                for name, config in configs.items()
             }
-            for forms in (inner, outer)
+            for configs in (inner, outer)
         )
     )
     system = System(
@@ -264,7 +264,7 @@ def measure(contender: str, folder: Path, batch: int, text: int, steps: int) -> 
 
 
 def resident_mib(field: str) -> float:
-    """Resident memory of this process: VmRSS, what it is, or VmHWM, its peak."""
+    """Resident memory of this process: VmRSS, the current one, or VmHWM, its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field))) / 2**10
 
@@ -345,10 +345,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(measure(args.measure, args.agents, args.batch, args.text, args.steps)))
         return 0
     if args.out is None or min(args.batch, args.steps, args.repeats) < 1:
-        print("error: --out is needed, and numbers are at least 1", file=sys.stderr)
+        print("error: --out must be given, and numbers must be at least 1", file=sys.stderr)
         return 2
     if args.text * 3 // 4 < LATENT_STEPS:  # texts are up to a quarter shorter
-        print(f"error: --text {args.text}: every text needs {LATENT_STEPS} tokens", file=sys.stderr)
+        least = -(-LATENT_STEPS * 4 // 3)
+        print(f"error: --text must be at least {least}, got {args.text}", file=sys.stderr)
         return 2
     import torch
 
@@ -395,7 +396,9 @@ def main(arguments: list[str] | None = None) -> int:
     write_atomic(args.out / "training.md", page)
     print(page)
     if gap > 1e-3:
-        print("error: the contenders' losses differ", file=sys.stderr)
+        print(
+            f"error: losses must agree within 1e-3, got a difference of {gap:.1e}", file=sys.stderr
+        )
         return 1
     return 0
 

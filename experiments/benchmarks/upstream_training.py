@@ -1,8 +1,8 @@
-"""The upstream outer loop as plain torch: one sequence at a time, everything read anew each round.
+"""The upstream outer loop in plain torch: one sequence at a time, whole prompts in every round.
 
-Written from the published description, for comparison alone. As upstream, agents are frozen,
-checkpointed and differentiated through, a batch is a loop over its samples, and the loss is the
-last round's answer. Two things are as in ours, so that losses can be compared: latents start at the
+Written from the published description, only for comparison. As upstream, agents are frozen,
+checkpointed and differentiated through, a batch is a loop over its samples, and the loss is on the
+last round's answer. For comparable losses, two details are those of rmas_jax: latents start at the
 last token of the prompt (upstream: one later), and weights are float32.
 """
 
@@ -17,15 +17,15 @@ from torch.nn import functional
 
 
 class Sample(NamedTuple):
-    """What one role reads for one question, token ids."""
+    """A role's token ids for one question."""
 
-    prefix: Sequence[int]  # before the slot
-    suffix: Sequence[int]  # after it
-    texts: Sequence[Sequence[int]]  # per round: what the role should write
+    prefix: Sequence[int]  # prompt before the slot
+    suffix: Sequence[int]  # prompt after the slot
+    texts: Sequence[Sequence[int]]  # target text per round
 
 
 class Inner(nn.Module):
-    """Inner link, form ln_res."""
+    """Inner link, variant ln_res."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -38,7 +38,7 @@ class Inner(nn.Module):
 
 
 class Outer(nn.Module):
-    """Outer link, form ln_res."""
+    """Outer link, variant ln_res."""
 
     def __init__(self, in_width: int, out_width: int):
         super().__init__()
@@ -76,11 +76,11 @@ def sample_loss(
     rounds: int,
     latent_steps: int,
 ) -> torch.Tensor:
-    """Cross-entropy of the last role's text in the last round, in a chain that closes on itself."""
+    """Cross-entropy of the last role's text in the last round of a closed chain."""
     latents = None
     for index in range(rounds):
         for place, role in enumerate(order):
-            with torch.set_grad_enabled(latents is not None):  # nothing trained comes before
+            with torch.set_grad_enabled(latents is not None):  # no link precedes the first stage
                 states, text = text_states(models[role], samples[role], latents, index)
             if index == rounds - 1 and place == len(order) - 1:
                 return functional.cross_entropy(models[role].lm_head(states), text)
@@ -90,7 +90,7 @@ def sample_loss(
 
 
 def train_step(optimizer: Any, losses: Sequence[Any], max_grad_norm: float = 1.0) -> float:
-    """A step on the mean of losses, each made by calling it; one graph exists at a time."""
+    """A step on the mean of losses, given as functions; one graph exists at a time."""
     optimizer.zero_grad()
     total = 0.0
     for make in losses:

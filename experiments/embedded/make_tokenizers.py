@@ -1,8 +1,8 @@
-"""Builds the three tokenizers of the embedded agents, each in the manner of its family.
+"""Builds the three tokenizers of the embedded agents, each in the style of its family.
 
-Vocabularies hold every word of the relay task whole, and bytes for everything else, so any text
-can be read. Words are laid out in a different order in each, special tokens and the marking of
-spaces differ, and so does the chat template.
+A vocabulary contains every word of the relay data set, and bytes for any other text. The
+tokenizers differ in the order of words, special tokens, the encoding of spaces and the chat
+template.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _splitting(family: str) -> tuple[Any, Any, Any, list[str]]:
 
 
 def write_tokenizer(family: str, texts: Iterable[str], folder: Path, *, seed: int) -> None:
-    """Writes `tokenizer.json` and `tokenizer_config.json` that cover the words of `texts`."""
+    """Writes `tokenizer.json` and `tokenizer_config.json` with the words of `texts`."""
     style = STYLES[family]
     normalizer, splitting, decoder, byte_tokens = _splitting(family)
     found: set[str] = set()
@@ -96,7 +96,7 @@ def write_tokenizer(family: str, texts: Iterable[str], folder: Path, *, seed: in
         models.BPE(
             vocab={token: i for i, token in enumerate(vocabulary)},
             merges=[],
-            ignore_merges=True,  # a piece that is in the vocabulary is one token
+            ignore_merges=True,  # a piece in the vocabulary is one token
             byte_fallback=family == "gemma3_text",
         )
     )

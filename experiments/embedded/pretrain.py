@@ -1,12 +1,12 @@
 """Trains one embedded agent from scratch and writes it as a Hugging Face directory.
 
 An agent learns one code book of the relay world, to read a message in its prompt's slot, and to
-write the next message. Part of the data trains it to read *vectors*: the embeddings of messages
-are blurred with noise and with other tokens, and messages are cut short or followed by end tokens,
-so that a slot of any width looks familiar. No question is paired with its answer: a slot's
-message and the question around it are drawn independently, so nothing about whole problems can be
-learned here. Beside the cross-entropy, a linear map of each state regresses the next token's
-embedding; the map is thrown away, but it leaves states that a small link can translate.
+write the next message. Part of the data trains it to read *vectors*: the embeddings of messages are
+perturbed with noise and with other tokens, and messages are truncated or followed by end tokens, so
+that the agent can read a slot of any width. No question is paired with its answer: a slot's message
+and the question around it are drawn independently, so the agent learns nothing about whole
+problems. Besides the cross-entropy, a linear map of each state regresses the next token's
+embedding; the map is discarded, but makes states that a small link can translate.
 
     python -m experiments.embedded.pretrain --role planner --out rmas_jax/assets/embedded/planner
 """
@@ -81,10 +81,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "hidden_activation": "gelu_pytorch_tanh",
     },
 }
-PROMPTS, FRAGMENTS = 16_000, 24_000  # rows that are made
+PROMPTS, FRAGMENTS = 16_000, 24_000  # training rows
 BATCH = (16, 160)  # rows of prompts and of fragments in a step
 NEXT_EMBEDDING_WEIGHT = 1.0
-SLOT_WIDTHS = (4, 8)  # tokens a message is cut or extended to, in part of the data
+SLOT_WIDTHS = (4, 8)  # in part of the data, messages are truncated or padded to such widths
 
 
 class Corpus(struct.PyTreeNode):
@@ -92,8 +92,8 @@ class Corpus(struct.PyTreeNode):
 
     ids: Any  # [rows, T] int32
     valid: Any  # [rows, T] bool
-    soft: Any  # [rows, T] bool; tokens of messages, whose embeddings may be blurred
-    target: Any  # [rows, T] bool; tokens to be predicted
+    soft: Any  # [rows, T] bool; tokens of messages, whose embeddings may be perturbed
+    target: Any  # [rows, T] bool; tokens to predict
 
 
 CARD = """# {role}: an embedded agent of rmas_jax
@@ -135,7 +135,7 @@ class Writer:
         self.prompt = prompts.load_prompts("relay", EDGES)[role]
         self.rng = np.random.default_rng(seed)
         assert tokenizer.eos_token_id is not None
-        self.end: list[int] = [tokenizer.eos_token_id] * 2  # a message ends, and stays ended
+        self.end: list[int] = [tokenizer.eos_token_id] * 2  # the end token is also its successor
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -147,7 +147,7 @@ class Writer:
         return [(self.message(*self.world.pass_gate(self.role, phrase, left)), True, True)]
 
     def slot(self, phrase: relay.Phrase, left: int) -> list[int]:
-        """A received message: whole, cut short, or followed by end tokens."""
+        """A received message: whole, truncated, or followed by end tokens."""
         ids = self.message(phrase, left)
         draw = self.rng.random()
         if draw < 0.3:
@@ -157,30 +157,30 @@ class Writer:
         return (ids + self.end[:1] * width)[:width]
 
     def state(self, fewest: int = 0) -> tuple[relay.Phrase, int]:
-        """A phrase and a number of gates, both drawn at random."""
+        """A random phrase and number of gates."""
         first, second = self.rng.integers(sum(relay.CLASS_SIZES), size=2)
         return (int(first), int(second)), int(self.rng.integers(fewest, relay.MAX_GATES + 1))
 
     def prompts(self, count: int) -> Corpus:
-        """Chat prompts: a message in the slot, or (as nothing was received) the question alone."""
-        forms = [
+        """Chat prompts with a message in the slot, or with the question alone."""
+        templates = [
             prompts.split_template(self.tokenizer, self.prompt, text)
             for text in (self.prompt.first, self.prompt.later)
         ]
         marker = prompts.SENTINEL.format("question")
         rows = []
         for _ in range(count):
-            asked = self.state(fewest=1)
-            question = relay.ask(self.world, *asked)
+            problem = self.state(fewest=1)
+            question = relay.ask(self.world, *problem)
             phrase, left = self.state()
             draw = self.rng.random()
             slot: list[int]
-            if len(forms[0]) == 1 and draw < 0.3:  # the first round of a role that starts
-                texts, slot, (phrase, left) = forms[0], [], asked
+            if len(templates[0]) == 1 and draw < 0.3:  # the first round of the first role
+                texts, slot, (phrase, left) = templates[0], [], problem
             elif draw < 0.4:
-                texts, slot, (phrase, left) = forms[1], [], asked
+                texts, slot, (phrase, left) = templates[1], [], problem
             else:
-                texts, slot = forms[1], self.slot(phrase, left)
+                texts, slot = templates[1], self.slot(phrase, left)
             row: list[tuple[list[int], bool, bool]] = []
             for k, text in enumerate(texts[0::2]):
                 row += [(slot, True, False)] * bool(k)
@@ -189,7 +189,7 @@ class Writer:
         return pack(rows)
 
     def fragments(self, count: int) -> Corpus:
-        """The same without the question: the label before the slot, the slot and what follows."""
+        """The same without the question: the label before the slot, the slot and the rest."""
         before, _, after = prompts.split_template(self.tokenizer, self.prompt, self.prompt.later)
         label = self.tokens(before.split(prompts.SENTINEL.format("question"))[1])
         ending = self.tokens(after)
@@ -206,11 +206,10 @@ class Writer:
 def blur(
     key: jax.Array, embeds: jax.Array, soft: jax.Array, table: jax.Array, *, used: jax.Array
 ) -> jax.Array:
-    """Turns message embeddings into vectors that are only near them.
+    """Perturbs message embeddings in half of the rows.
 
-    Half of the rows stay as they are. In the others every soft position is scaled by 0.7 to 1.4,
-    mixed with another of the `used` tokens (up to 30 %) and gets Gaussian noise of up to 0.7 of
-    its own rms.
+    There, every soft position is scaled by 0.7 to 1.4, mixed with another of the `used` tokens (up
+    to 30 %) and gets Gaussian noise of up to 0.7 of its rms.
     """
     table = table[used]
     keys = jax.random.split(key, 5)
@@ -230,13 +229,13 @@ def token_losses(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Reads a batch.
 
-    All targets stand in the last `tail` positions, so logits are made for those alone.
+    All targets are in the last `tail` positions, and only these have logits.
 
     Returns:
-      Cross-entropy [B, tail], zero elsewhere than at targets; whether each row is right as a whole
-      [B]; the states [B, tail, D] before those tokens, and the tokens' embeddings [B, tail, D].
+      Cross-entropy [B, tail], zero except at targets; whether all targets of a row are correct [B];
+      the states [B, tail, D] before these tokens, and the tokens' embeddings [B, tail, D].
     """
-    # One-hot products: on CPU the gradient of a gather, a scatter, costs more than both of them.
+    # One-hot products: on CPU the gradient of a gather, a scatter, costs more than both products.
     table = agent.embedding_table()
     clean = jax.nn.one_hot(batch.ids, len(table)) @ table
     embeds = clean if soften is None else soften(clean, batch.soft, jax.lax.stop_gradient(table))
@@ -257,7 +256,7 @@ def next_embedding_loss(
 
 
 def vocabulary_texts(world: relay.World, prompt: prompts.RolePrompt) -> list[str]:
-    """Everything an agent can meet."""
+    """Texts with all words that an agent can read or write."""
     words = range(sum(relay.CLASS_SIZES))
     texts = []
     for phrase, gates in itertools.product(zip(words, words, strict=True), range(10)):
@@ -272,15 +271,16 @@ def vocabulary_texts(world: relay.World, prompt: prompts.RolePrompt) -> list[str
 
 
 def start_agent(decoder: Decoder, key: jax.Array) -> Agent:
-    """An agent with fresh weights: embeddings and kernels of variance 1 / D, from which small
-    models learn sooner than from the 0.02 of large ones.
+    """An agent with new weights: embeddings and kernels have variance 1 / D.
+
+    Small models learn faster from it than from the deviation of 0.02 of large ones.
     """
     width = decoder.config.width
     params = decoder.init(key, jnp.zeros((1, 2, width)), jnp.ones((1, 2), bool))["params"]
     scale = 50 * width**-0.5
     flat = flatten_dict(params, sep="/")
     flat = {name: x if "norm" in name else x * scale for name, x in flat.items()}
-    # A family that scales its embeddings as they are read gets smaller ones.
+    # Smaller embeddings in a family that scales them when it reads them.
     flat["embedding"] = flat["embedding"] * decoder.config.embed_scale**-0.5
     return Agent(decoder, unflatten_dict(flat, sep="/"))
 
@@ -295,14 +295,14 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         out,
         seed=seed + len(role),
     )
-    tokenizer: Any = load_tokenizer(out)  # whose length is its tokens
+    tokenizer: Any = load_tokenizer(out)  # `len` is its number of tokens
     decoder = Decoder(config_from_hf({**architecture, "vocab_size": len(tokenizer)}))
 
     writer = Writer(role, tokenizer, seed)
     parts = writer.prompts(PROMPTS), writer.fragments(FRAGMENTS)
     tail = max(int(part.target.sum(1).max()) for part in parts)
     used = jnp.asarray(np.unique(parts[1].ids[parts[1].valid]))
-    key = jax.random.key(seed, impl="rbg")  # quick on CPU
+    key = jax.random.key(seed, impl="rbg")  # fast on CPU
     trained: dict[str, Any] = {
         "agent": start_agent(decoder, key),
         "head": jnp.eye(decoder.config.width),

@@ -1,9 +1,9 @@
-"""One configuration over several seeds, pooled into one report.
+"""One configuration with several seeds, pooled into one report.
 
     python -m experiments.studies.seeds --out docs/first-result --set evaluation.rounds=[1,2,3,4]
 
-Every seed is a run of its own (`runs/first-result-SEED`), and finished ones are reused. The seed
-draws the links' start and the order of the batches; agents and questions are the same.
+Every seed is a separate run (`runs/first-result-SEED`); finished runs are reused. The seed
+determines the links' start and the order of the batches; agents and questions are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ RUNS = Path("runs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the seeds, pools them and writes the report; returns the exit code of a run."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the report")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the report"
+    )
     parser.add_argument("--config", default="quickstart", metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument(
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_seeds(config: RunConfig, study: str, seeds: Sequence[int]) -> list[FinishedRun]:
-    """Runs a configuration with each seed, unless that is done."""
+    """Runs a configuration with each seed; finished runs are reused."""
     finished = []
     for seed in seeds:
         finished.append(
@@ -63,7 +65,7 @@ def run_seeds(config: RunConfig, study: str, seeds: Sequence[int]) -> list[Finis
 
 
 def pool(runs: Sequence[FinishedRun], directory: Path) -> Run:
-    """The rows of several runs as those of one; curves and gradients are the first run's."""
+    """One run with the rows of several; curves and gradients are the first run's."""
     measured = [finished.measured for finished in runs]
     steps = [step for step in measured[0].timings if step != report.STEP]
     return dataclasses.replace(
@@ -78,7 +80,7 @@ def pool(runs: Sequence[FinishedRun], directory: Path) -> Run:
 
 
 def write(pooled: Run, out: Path) -> None:
-    """Writes the report of pooled runs, into their own directory and into that of the study."""
+    """Writes the report of pooled runs into their directory and into the study's."""
     pooled.directory.mkdir(parents=True, exist_ok=True)
     report.write(pooled)
     files = RunFiles(pooled.directory)

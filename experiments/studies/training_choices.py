@@ -1,14 +1,14 @@
-"""What to train with: latents, feedback, start and supervision of the outer loop, one at a time.
+"""Choices of the outer loop: latents, feedback, start and supervision, one at a time.
 
     python -m experiments.studies.training_choices --out docs/training-choices
     python -m experiments.studies.training_choices --out docs/random-start \\
         --variants aligned random-long --base aligned
 
-Every variant changes one choice of `experiments/configs/training_choices.yaml`, or (upstream) all
-of them to what upstream does; the second command gives a random start more to go on. A seed's
-variants start from the same links, which its first run has aligned. Each is a run of its own
-(`runs/training-choices/VARIANT-SEED`); finished ones are reused. What is chosen is chosen on the
-validation split; test is reported beside it.
+Every variant changes one choice of `experiments/configs/training_choices.yaml`; the variant
+`upstream` changes all of them to upstream's. The second command gives a random start more steps and
+a higher learning rate. A seed's variants start from the same links, which its first run aligns.
+Each variant and seed is a separate run (`runs/training-choices/VARIANT-SEED`); finished runs are
+reused. Choices are made on the validation split; test is reported beside it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ CHOICES = tuple(name for name in VARIANTS if name != "random-long")
 
 
 def variant_config(config: RunConfig, name: str, seed: int) -> RunConfig:
-    """The run of a variant: one phase at most, and a start from links where it has one."""
+    """The run of a variant: at most one phase, and the links that it starts from, if any."""
     variant, replace = VARIANTS[name], dataclasses.replace
     own = replace(config, name=f"{name}-{seed}", seed=seed)
     (phase,) = config.outer.phases
@@ -105,7 +105,7 @@ def variant_config(config: RunConfig, name: str, seed: int) -> RunConfig:
 
 
 def correct_items(items: Iterable[ItemRow]) -> dict[str, dict[str | int, bool]]:
-    """Split -> id -> whether the answer was right."""
+    """Split -> id -> whether the answer is correct."""
     found: dict[str, dict[str | int, bool]] = {}
     for item in items:
         found.setdefault(item["split"], {})[item["id"]] = item["correct"]
@@ -117,11 +117,11 @@ def summarise(
     base_name: str,
     seeds: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """A row per variant and split, all seeds pooled; differences are to the base, item by item.
+    """A row per variant and split, pooled over seeds; differences to the base are item by item.
 
     Args:
-      correct: variant -> for each seed, `correct_items`.
-      base_name: the variant that others are held against.
+      correct: variant -> `correct_items` of each seed.
+      base_name: the variant to compare with.
       seeds: of the runs.
     """
     rows = []
@@ -182,7 +182,9 @@ def markdown(rows: Sequence[Mapping[str, Any]], base: str, seeds: Sequence[int])
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all variants, pools them and writes the tables; returns the exit code of a run."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the tables")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the tables"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
@@ -193,18 +195,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=CHOICES,
         choices=VARIANTS,
         metavar="NAME",
-        help=f"what is compared, in this order (default: {' '.join(CHOICES)}); the first is "
-        f"{ALIGNED}, whose links the others start from",
+        help=f"variants to compare, in this order (default: {' '.join(CHOICES)}); the first must "
+        f"be {ALIGNED}, because the others start from its links",
     )
-    parser.add_argument("--base", default=BASE, metavar="NAME", help="what others are held against")
+    parser.add_argument("--base", default=BASE, metavar="NAME", help="variant to compare with")
     args = parser.parse_args(arguments)
     if args.variants[0] != ALIGNED or args.base not in args.variants:
-        parser.error(f"--variants starts with {ALIGNED} and has --base ({args.base})")
+        parser.error(
+            f"--variants must start with {ALIGNED} and have --base ({args.base}), got "
+            f"{' '.join(args.variants)}"
+        )
     return exit_code(lambda: compare(args))
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Runs what is not run yet, then writes the tables."""
+    """Runs all unfinished variants, then writes the tables."""
     check_output_folder(args.out, option="--out", error=ConfigError)
     config = load_config(CONFIG, [*args.set, f"output_dir=runs/{args.out.name}"])
     correct: dict[str, list[dict[str, dict[str | int, bool]]]] = {

@@ -1,4 +1,4 @@
-"""The command `rmas`: one name for all commands, each in its own module."""
+"""The command `rmas`: a subcommand per module."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rmas_jax.host.errors import shown
 # Command -> its module, whose `main` takes the other arguments and returns the exit code; and help.
 COMMANDS = {
     "run": ("run", "train the links of a team, evaluate it, write a report"),
-    "plan": ("plan", "print what a run would do, and the memory that takes"),
-    "ask": ("ask", "question a trained team, and look at what crosses its edges"),
+    "plan": ("plan", "print the steps and the memory of a run without running it"),
+    "ask": ("ask", "question a trained team, and inspect the vectors on its edges"),
     "report": ("report", "write the report of a run folder again"),
-    "topology": ("topology", "show and draw who works with whom"),
-    "model": ("model", "let a checkpoint write, to see that it works"),
+    "topology": ("topology", "print and draw stages and edges"),
+    "model": ("model", "load a checkpoint and generate text, as a test"),
     "convert": ("convert", "convert links from and to the released layout"),
-    "role-texts": ("role_texts", "make texts for roles that have none"),
+    "role-texts": ("role_texts", "generate role texts for questions and answers"),
 }
 
 
@@ -38,7 +38,9 @@ def parser() -> Parser:
     )
     out.add_argument("--version", action="version", version=f"rmas_jax {__version__}")
     out.add_argument("command", metavar="COMMAND", help=f"one of {', '.join(COMMANDS)}")
-    out.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="of the command")
+    out.add_argument(
+        "arguments", metavar="...", nargs=argparse.REMAINDER, help="options of the command"
+    )
     return out
 
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(
             f"COMMAND must be one of {', '.join(COMMANDS)}, got {shown(options.command)}"
         )
-    # Each command has its own imports, so that `rmas --help` does not start an accelerator.
+    # Imports only the command's module, so that `rmas --help` starts no accelerator.
     module = importlib.import_module(f"rmas_jax.cli.{COMMANDS[options.command][0]}")
     return module.main(options.arguments)
 

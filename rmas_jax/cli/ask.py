@@ -30,7 +30,7 @@ from rmas_jax.evaluation.answerer import Answerer, Answering, Prompts
 from rmas_jax.evaluation.methods import Method
 from rmas_jax.host.atomic import append
 from rmas_jax.host.compilations import compilations
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, say_error
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, print_error
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.links import Links
@@ -328,7 +328,7 @@ def ask_all(answerer: Answerer, options: argparse.Namespace) -> int:
         if isinstance(question, QuestionError):
             refused += 1
             if refused <= MAX_REFUSALS:
-                say_error(question)
+                print_error(question)
             continue
         account = ask(
             answerer,
@@ -341,7 +341,7 @@ def ask_all(answerer: Answerer, options: argparse.Namespace) -> int:
         if options.json:
             append(Path(options.json), json.dumps(account) + "\n")
     if refused > MAX_REFUSALS:
-        say_error(QuestionError(f"{refused} questions were refused, the first are named above"))
+        print_error(QuestionError(f"{refused} questions were refused, the first are named above"))
     return refused
 
 

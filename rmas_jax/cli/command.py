@@ -24,7 +24,7 @@ from rmas_jax.training.divergence import DivergedError
 
 MEANINGS = {
     0: "done",
-    BAD_INPUT: "bad input: standard error names it and what is allowed",
+    BAD_INPUT: "bad input: standard error names it and the allowed values",
     DIVERGED: "training diverged",
     PREEMPTED: "ended by SIGTERM: the same command resumes",
 }
@@ -42,9 +42,9 @@ def command_parser(
 
     Args:
       name: of the command.
-      description: text of several lines stays unchanged.
+      description: printed without changes to its lines.
       examples: command lines.
-      codes: its exit codes, of `MEANINGS`.
+      codes: its exit codes, keys of `MEANINGS`.
       appendix: end of the help.
     """
     listed = "\n".join(f"  {code:<3} {MEANINGS[code]}" for code in codes)
@@ -64,13 +64,11 @@ def command_parser(
 def exit_code_of(
     work: Callable[[], int | None], *, bad_input: tuple[type[Exception], ...] = USER_ERRORS
 ) -> int:
-    """Runs a command; a user error becomes a message and a code.
-
-    The first process prints.
+    """Runs a command; prints a user error in the first process, and returns the exit code.
 
     Args:
       work: returns an exit code; None means 0.
-      bad_input: errors of bad input.
+      bad_input: classes of errors with exit code BAD_INPUT.
     """
     try:
         return work() or 0
@@ -79,7 +77,7 @@ def exit_code_of(
     except DivergedError as error:
         message, code = describe(error), DIVERGED
     except PreemptedError as error:
-        message, code = f"{error}; the same command goes on from there", PREEMPTED
+        message, code = f"{error}; the same command resumes from there", PREEMPTED
     except Exception as error:
         if (full := full_disk(error)) is None:
             raise

@@ -30,22 +30,22 @@ from rmas_jax.run_files import RunFiles
 
 SUFFIXES = (".pt", SAFETENSORS)
 DESCRIPTION = """\
-Convert links between the released PyTorch layout and ours, SRC to DST, and list them. What the two
-are says what is converted:
+Convert links SRC between the released PyTorch layout and that of rmas_jax, write them to DST and
+list them. SRC and DST determine the conversion:
 
-  one link     SRC and DST are state dicts, .pt or .safetensors
-  a release    SRC is the directory or hub id of its outer links, --role says where each role's
-               inner link lies, DST is our .safetensors file (system.links of a run)
-  our links    SRC is a .safetensors file that a run wrote, DST is a directory: it gets a folder for
-               each role and outer/, as the release has them
+  one link         SRC and DST are state dicts, .pt or .safetensors
+  from a release   SRC is the directory or hub id of the outer links, --role names the source of
+                   each inner link, DST is a .safetensors file (system.links of a run)
+  to a release     SRC is a .safetensors file of a run, DST is a directory: it gets a folder for
+                   each role and outer/
 
-No pickle is run and torch is not needed, in either direction.
+Neither direction runs a pickle or needs torch.
 """
 EXAMPLES = f"""\
 rmas convert outer_12.pt outer_12.safetensors
 rmas convert RecursiveMAS/Distillation-Outerlinks links.safetensors \\
     --role expert=RecursiveMAS/Distillation-Expert-Qwen3.5-9B \\
-    --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task math
+    --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task-type math
 rmas convert runs/mine/{RunFiles.trained_links} released/
 """
 
@@ -61,15 +61,17 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         dest="roles",
         metavar="ROLE=SOURCE",
-        help="directory or hub id of a role's inner link (in its agent's); once for each role",
+        help="directory or hub id of a role's agent, with its inner link; once for each role",
     )
     out.add_argument(
-        "--task", choices=("math", "code"), help="which links, where a release has some for each"
+        "--task-type",
+        choices=("math", "code"),
+        help="task type of a release's links, if it has some for each",
     )
     out.add_argument(
         "--inner-link",
         choices=VARIANTS[INNER],
-        help="form of the inner links of a .safetensors file, where its tensors do not tell",
+        help="variant of the inner links of a .safetensors file, if its tensors fit several",
     )
     return out
 
@@ -86,29 +88,29 @@ def convert(options: argparse.Namespace) -> None:
         check_output_file(dst, option="DST", error=CheckpointError, makes_folder=True)
     else:
         _check_folder(options.dst)
-    if options.task and not options.roles:
+    if options.task_type and not options.roles:
         raise CheckpointError(
-            f"--task {options.task}: only for a release, whose roles --role names"
+            f"--task-type must be unset unless --role is given, got {options.task_type}"
         )
     if options.inner_link and is_file:
-        raise CheckpointError(f"--inner-link {options.inner_link}: only where DST is a directory")
+        raise CheckpointError(
+            f"--inner-link must be unset unless DST is a directory, got {options.inner_link}"
+        )
     if options.roles:
         if dst.suffix != SAFETENSORS:
-            raise CheckpointError(
-                f"DST {dst}: a release becomes one file that ends in {SAFETENSORS}"
-            )
+            raise CheckpointError(f"DST must end in {SAFETENSORS} with --role, got {dst}")
         roles = dict(role.split("=", 1) for role in options.roles if "=" in role)
         if len(roles) < len(options.roles):
             raise CheckpointError(
                 f"--role must be ROLE=SOURCE, each role once, got {shown(options.roles, 300)}"
             )
-        links = read_released_links(src, roles, task=options.task)
+        links = read_released_links(src, roles, task=options.task_type)
         source = f"{src} and --role {', '.join(roles)}"
         save_links(dst, links_that_fit(links, released_forms(links), source=source))
         print_links(links)
     elif Path(src).is_dir():
         raise CheckpointError(
-            f"SRC {src}: a release; --role says where each role's inner link lies"
+            f"SRC must be a file, or a release with --role for each role, got the directory {src}"
         )
     elif not is_file:
         links = read_links(src, inner_variant=options.inner_link)
@@ -123,18 +125,17 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def _check_folder(dst: str) -> None:
-    """Refuses a DST that cannot be a folder, or looks like a file's name."""
+    """Refuses a DST that cannot be a folder, or has the suffix of a file."""
     check_output_folder(dst, option="DST", error=CheckpointError)
     end = Path(dst).suffix
     if re.fullmatch(r"\.[A-Za-z]{2,5}", end) and not (dst.endswith("/") or Path(dst).is_dir()):
         raise CheckpointError(
-            f"DST {dst}: must end in {' or '.join(SUFFIXES)}, or be a folder (then end it in /), "
-            f"got {end!r}"
+            f"DST must end in {' or '.join(SUFFIXES)}, or in / as a new folder, got {dst}"
         )
 
 
 def print_links(links: FoundLinks) -> None:
-    """A line for each link."""
+    """Prints a line for each link."""
     for kind, named in links.items():
         for name, (config, _) in named.items():
             print(f"{kind} {name:<24} {in_words(config)}")

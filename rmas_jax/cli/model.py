@@ -35,15 +35,14 @@ from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
 DESCRIPTION = """\
-Load a Hugging Face checkpoint as a JAX decoder, say what was loaded, and let it answer a prompt.
+Load a Hugging Face checkpoint as a JAX decoder, describe it, and generate an answer to a prompt.
 
 PATH is a directory with config.json, safetensors weights and a tokenizer, or a hub id, which is
-downloaded once (HF_HUB_OFFLINE=1 uses what is there already). The prompt is put into the
-checkpoint's chat template as a user's turn; --raw leaves it as it is, which base models need, as
-they have no template.
+downloaded once (HF_HUB_OFFLINE=1 uses existing downloads). The prompt becomes a user's turn in the
+checkpoint's chat template; --raw continues the plain prompt, for base models without a template.
 
-How tokens are chosen comes from the checkpoint's generation_config.json (greedy where there is
-none); each option below overrides one rule of it, and --temperature makes it sample.
+Sampling follows the checkpoint's generation_config.json (greedy without this file). Each option
+below overrides one rule; --temperature turns sampling on.
 """
 EXAMPLES = """\
 rmas model embedded/solver --prompt "Kenal Bison, one gate left: blue"
@@ -58,15 +57,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
     out = command_parser("model", DESCRIPTION, examples=EXAMPLES)
     out.add_argument("path", metavar="PATH", help="directory of the checkpoint, or a hub id")
-    out.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer")
+    out.add_argument("--prompt", required=True, metavar="TEXT", help="text to answer")
     out.add_argument("--raw", action="store_true", help="do not use the chat template")
     out.add_argument(
-        "--date", metavar="DAY", help="YYYY-MM-DD, for chat templates that say it (today)"
+        "--date", metavar="DAY", help="YYYY-MM-DD, for chat templates with a date (today)"
     )
     out.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights (float32)")
-    out.add_argument("--weights", choices=WEIGHTS, help="keep matrices in int8, scales in --dtype")
+    out.add_argument("--weights", choices=WEIGHTS, help="matrices in int8, scales in --dtype")
     out.add_argument(
-        "--mesh", metavar="D,F,M", help="split over devices: sizes of data, fsdp and model"
+        "--mesh", metavar="D,F,M", help="devices along the mesh axes data, fsdp and model"
     )
     out.add_argument("--revision", help="branch, tag or commit of a hub id")
     add_sampling_options(out, max_tokens=64)
@@ -118,8 +117,8 @@ def chosen_date(text: str | None) -> str:
 def prompt_ids(tokenizer: Tokenizer, prompt: str, *, raw: bool) -> list[int]:
     """Token ids of a prompt: of a user's turn in the chat template or, if `raw`, of the text alone.
 
-    In a turn, markers are plain letters; a raw prompt may contain its own, after the tokenizer's
-    prefix of every text.
+    In a turn, markers are plain letters; in a raw prompt they are special tokens, and the tokenizer
+    adds its usual first token.
     """
     check_text(prompt, source="--prompt")
     if raw:
@@ -188,8 +187,8 @@ def generate(
     if not finite.all():
         raise InputError(
             f"the model's logits for new token {count} are NaN or infinite: its weights may be "
-            f"damaged, or its hidden states pass the range of {hidden.dtype} (float16 ends at "
-            "65,504; --dtype float32 and bfloat16 do not)"
+            f"damaged, or its hidden states exceed the range of {hidden.dtype} (65,504 in float16; "
+            "use --dtype float32 or bfloat16)"
         )
     return np.asarray(tokens)[0, :count].tolist(), (
         f"time     compiled in {compile_read + compile_write:.1f} s; "
@@ -210,8 +209,8 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(options.path, needs_chat_template=False, date=date, **source)
     if not options.raw and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{options.path}: the tokenizer must have a chat template, as base models have none; "
-            "--raw continues the prompt as it stands"
+            f"{options.path}: the tokenizer must have a chat template, got none (a base model?); "
+            "--raw continues the plain prompt"
         )
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))

@@ -1,4 +1,4 @@
-"""Options common to commands: the configuration, limits, several processes."""
+"""Options that commands share: the configuration, limits, several processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rmas_jax.host.errors import shown
 
 
 class Collect(argparse.Action):
-    """Collects an option's values; argparse's `append` copies all of them each time."""
+    """Collects an option's values; argparse's `append` copies all of them for each one."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         values_before = getattr(namespace, self.dest)
@@ -35,7 +35,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE",
-        help=f"YAML file of the run, or one of the package: {', '.join(shipped_configs())}",
+        help=f"YAML file of the run, or a shipped one: {', '.join(shipped_configs())}",
     )
     parser.add_argument(
         "--set",
@@ -43,7 +43,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="changes a field, for example --set system.latent_steps=6; may be repeated",
+        help="changes a field, for example --set system.latent_steps=6; repeatable",
     )
 
 
@@ -75,23 +75,23 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that identify this process among several."""
     group = parser.add_argument_group(
         "several processes",
-        "One per host, each started with the same command (but for --process). They split one\n"
-        "mesh over all their devices, and share OUTPUT_DIR.",
+        "One per host, all with the same command except for --process. They share one mesh over\n"
+        "all their devices, and OUTPUT_DIR.",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
     group.add_argument(
         "--distributed",
         action="store_true",
-        help="where JAX finds the three by itself: TPU pods, Slurm, Open MPI",
+        help="let JAX detect the three, on TPU pods, Slurm or Open MPI",
     )
 
 
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if the options name any; must precede all JAX calls.
 
-    If one is missing, JAX ends the others after five minutes.
+    If a process is missing, JAX ends the others after five minutes.
 
     Raises:
       ConfigError: an option is missing or wrong, or JAX cannot detect the processes.
@@ -100,7 +100,9 @@ def join_processes(args: argparse.Namespace) -> None:
     missing = [option_name(name) for name, value in given.items() if value is None]
     if args.distributed:
         if len(missing) < len(given):
-            raise ConfigError("--distributed goes without --coordinator, --processes and --process")
+            raise ConfigError(
+                "--coordinator, --processes and --process must be unset with --distributed"
+            )
     elif len(missing) == len(given):
         return
     else:
@@ -118,7 +120,8 @@ def join_processes(args: argparse.Namespace) -> None:
 def _check_processes(missing: list[str], coordinator: str, processes: int, process: int) -> None:
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)} missing: --coordinator, --processes and --process go together"
+            "--coordinator, --processes and --process must be given together, got no "
+            f"{' and '.join(missing)}"
         )
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
@@ -134,7 +137,7 @@ def _check_processes(missing: list[str], coordinator: str, processes: int, proce
 
 
 def _end_at_once(*error: Any) -> None:
-    """Ends a failed process without waiting for the others, which fail when it is gone."""
+    """Ends a failed process without waiting for the others, which fail after it."""
     sys.__excepthook__(*error)
     sys.stdout.flush()
     os._exit(1)

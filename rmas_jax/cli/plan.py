@@ -9,9 +9,9 @@ from rmas_jax.cli.options import add_config_options, add_process_options
 from rmas_jax.cli.run import start
 
 DESCRIPTION = """\
-Print agents, links, steps, shapes and memory of a run, and where it would write.
+Print agents, links, steps, shapes, memory and output folder of a run without running it.
 
-Agents and data are read, and the steps are compiled for their longest batches; nothing is trained.
+The command reads agents and data, and compiles the steps for their longest batches.
 """
 EXAMPLES = """\
 rmas plan --config quickstart

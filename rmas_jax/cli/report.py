@@ -16,8 +16,7 @@ from rmas_jax.run_files import RunFiles
 
 DESCRIPTION = f"""\
 Write {RunFiles.report}, {RunFiles.markdown} and {RunFiles.figures}/ of a run again from its files,
-and print the main table and the report's path. Where nothing can be written, the table alone is
-printed.
+and print the main table and the report's path. In a read-only folder, print the table alone.
 """
 EXAMPLES = """\
 rmas report runs/quickstart
@@ -28,7 +27,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def rewrite(run_dir: str, *, quiet: bool) -> None:
-    """Writes the report of a run folder; `quiet` prints its path alone."""
+    """Writes the report of a run folder; with `quiet`, prints only its path."""
     try:
         run = read_run(run_dir)
         if not quiet:
@@ -40,13 +39,13 @@ def rewrite(run_dir: str, *, quiet: bool) -> None:
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
-        print("report: not written,", describe(error), file=sys.stderr)
+        print("report not written:", describe(error), file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     parser = command_parser("report", DESCRIPTION, examples=EXAMPLES)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run (runs/NAME)")
-    parser.add_argument("--quiet", action="store_true", help="print the report's path only")
+    parser.add_argument("--quiet", action="store_true", help="print only the report's path")
     options = parser.parse_args(arguments)
     return exit_code_of(lambda: rewrite(options.run_dir, quiet=options.quiet))

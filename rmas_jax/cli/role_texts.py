@@ -1,4 +1,4 @@
-"""Makes role texts for questions and answers from the texts of a team that solves them."""
+"""Makes role texts for questions and answers: the texts of a team that solves the questions."""
 
 from __future__ import annotations
 
@@ -50,24 +50,23 @@ from rmas_jax.runs.resources import load_run_team
 from rmas_jax.team import Team
 
 DESCRIPTION = """\
-Make role texts for questions and answers: what a team's agents write while they solve them.
+Make role texts for questions and answers: the texts of a team that solves the questions.
 
-The team of a run's configuration works on every question in text, for as many rounds as the run
-trains, and what each role wrote in each round becomes its text. The file that comes out is one to
-train on, with all fields where training looks for them: `data.dataset: my_role_texts.jsonl`, and
-no `data.columns`.
+The team of a run's configuration works on every question with messages in text, for the run's
+number of training rounds, and the output of each role in each round becomes its role text. The
+resulting file is training data without further settings: `data.dataset: my_role_texts.jsonl`.
 
-The agents are not shown the right answer. A plan that was written with the answer in view tends to
-hold it, and links that learn from such plans learn to pass on what no agent can know. Instead, an
-item is kept if the team's own answer is right (rejection sampling), and tried again if it is not,
-with other random numbers, up to --attempts times. What never came out right is left out, so hard
-questions become rarer: the last line says how many were kept. With --accept any, for answers that
-cannot be compared, every text is kept, and the answerer's text is the given answer. An attempt with
-a text that is empty or has no end within --max-tokens never counts.
+The agents do not see the given answer: plans written with knowledge of the answer tend to contain
+it, and links trained on such plans learn to send information that no agent has. Instead, an item is
+kept if the team's answer is correct (rejection sampling), and tried again with other random numbers
+if not, up to --attempts times. Items without a correct attempt are left out, so hard questions
+become rarer; the last line reports the number of kept items. With --accept any, for answers that
+cannot be compared, every item is kept, and the answerer's text is the given answer. An attempt with
+an empty text, or a text without an end within --max-tokens, always fails.
 
-Interrupted? Run the same command again: finished items are kept, and the others get the random
-numbers that they would have got. The file --out has a line per item; what did not come out right
-stands in --out.missed, and what both were made with in --out.settings.
+The same command resumes an interrupted one: finished items are kept, and the others get the same
+random numbers as without the interruption. The file --out has a line per kept item, --out.missed a
+line per failed attempt, and --out.settings the settings of both.
 """
 EXAMPLES = """\
 rmas role-texts --config quickstart --questions my_questions.jsonl --out my_texts.jsonl \\
@@ -92,20 +91,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JSON, JSON lines or parquet, with a question and an answer per row",
     )
-    out.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="is made")
+    out.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="output file")
     out.add_argument(
         "--accept",
-        choices=("right", "any"),
-        default="right",
-        help="which items are kept: those whose answer is right (by data.grader), or all (right)",
+        choices=("correct", "any"),
+        default="correct",
+        help="items to keep: those with a correct answer (by data.grader), or any (correct)",
     )
-    out.add_argument("--attempts", type=int, default=1, metavar="N", help="per item, at most (1)")
+    out.add_argument("--attempts", type=int, default=1, metavar="N", help="most per item (1)")
     out.add_argument(
         "--batch-size",
         type=int,
         default=8,
         metavar="N",
-        help="items at once (8); texts do not depend on it",
+        help="items per batch (8); no effect on texts",
     )
     out.add_argument("--quiet", action="store_true", help="no progress bar")
     add_sampling_options(out, max_tokens=512)
@@ -116,8 +115,8 @@ class Attempt(NamedTuple):
     """A team's texts on one item."""
 
     texts: dict[str, list[str]]  # role -> one per round; the answerer's last is the answer
-    opening: str  # of the answer: see `answers.Texts`
-    longest: int  # tokens of the longest text, its end included
+    opening: str  # of the answer, see `answers.Texts`
+    longest: int  # tokens of the longest text, including its end token
 
 
 def _settings_of(path: Path) -> Path:
@@ -126,10 +125,10 @@ def _settings_of(path: Path) -> Path:
 
 
 def _settings_before(path: Path) -> dict[str, Any]:
-    """The settings of existing texts; empty without any.
+    """The settings of existing texts; empty if there are none.
 
     Raises:
-      ConfigError: their file is damaged; the message gives the remedy.
+      ConfigError: their file is damaged; the message names the remedy.
     """
     try:
         return read_sealed(_settings_of(path), error=ConfigError, way_out=_way_out(path))
@@ -148,7 +147,7 @@ def _way_out(path: Path) -> str:
 
 
 def dated(config: RunConfig, path: Path) -> RunConfig:
-    """The configuration with a date for chat templates: as set, of the first start, or today."""
+    """The configuration with a date for chat templates: its own, the first start's, or today."""
     return with_date(config, value_at(_settings_before(path), "system", "date"))
 
 
@@ -174,20 +173,21 @@ class Progress:
 
 
 def open_progress(path: Path, settings: Mapping[str, Any]) -> Progress:
-    """Opens the results of an earlier start, or makes the file that names their settings.
+    """Opens the results of an earlier start, or makes the file of their settings.
 
     Raises:
-      ConfigError: a file is not of this command, was made with other settings, or is damaged.
+      ConfigError: a file is another command's, has other settings, or is damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not os.path.lexists(_settings_of(path))
     before = _settings_before(path)
     if is_new and os.path.lexists(path):
-        raise ConfigError(f"--out {path}: is there already, and was not made by this command")
+        raise ConfigError(f"--out must be a new file or one of this command, got {path}")
     if not is_new and before != settings:
         differ = [name for name in settings if before.get(name) != settings[name]]
         raise ConfigError(
-            f"--out {path}: was made with other settings ({', '.join(differ)}); {_way_out(path)}"
+            f"{', '.join(differ)} must be as in {_settings_of(path)}, got other settings; "
+            f"{_way_out(path)}"
         )
     if is_new:
         write_sealed(_settings_of(path), dict(settings))
@@ -202,7 +202,7 @@ def _whole_rows(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of a file of this command, one per key.
 
     Removes an incomplete last line from the file and, with a warning, damaged or repeated lines.
-    Their items are made again, with the same results.
+    Their items are then made again, with the same results.
     """
     if not os.path.lexists(path):
         return []
@@ -221,8 +221,8 @@ def _whole_rows(path: Path, key: Sequence[str]) -> list[dict[str, Any]]:
     if damaged:
         write_atomic(path, b"".join(map(json_line, rows.values())))
         print(
-            f"{path}: left out {len(damaged)} lines that were damaged or there twice, the first: "
-            f"line {damaged[0]}",
+            f"{path}: removed {len(damaged)} damaged or repeated lines, the first: line "
+            f"{damaged[0]}",
             file=sys.stderr,
         )
     return list(rows.values())
@@ -272,22 +272,22 @@ def judged(
     grade: Grader,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The row to keep, with every text in the field that training reads.
+    """The row to keep, with each text in its field of training data.
 
     Raises:
-      ValueError: the item is not kept; gives the reason.
+      ValueError: the attempt failed; the message is the reason.
     """
     texts, answerer = attempt.texts, roles[-1]
     if attempt.longest >= options.max_tokens:
-        raise ValueError(f"a text has no end within {options.max_tokens} tokens")
+        raise ValueError(f"a text must end within {options.max_tokens} tokens, got more")
     if options.accept == "any":
         texts = {role: texts[role] for role in roles if role != answerer}
     elif not grade(attempt.opening + texts[answerer][-1], item).correct:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
     written = {names_of(role)[0]: by_round for role, by_round in texts.items()}
     row = {part: getattr(item, part) for part in PARTS} | written
-    columns = choose_columns(row.keys(), roles, {}, where="what the agents wrote")
-    to_example(row, columns, place=item.id, rounds=1)  # as it will be read
+    columns = choose_columns(row.keys(), roles, {}, where="the agents' texts")
+    to_example(row, columns, place=item.id, rounds=1)  # checks that training can read the row
     return row
 
 
@@ -298,7 +298,7 @@ def digest_of(items: Sequence[Example]) -> str:
 
 
 def batches(items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Indices [size] of every batch and how many count; its first item fills up the last batch."""
+    """Indices [size] of each batch and its number of items; its first item pads the last batch."""
     for start in range(0, len(items), size):
         part = items[start : start + size]
         yield np.array([*part, *[part[0]] * (size - len(part))]), len(part)
@@ -315,7 +315,8 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         raise ConfigError(str(error)) from None
     if options.attempts > 1 and not sampling.temperature:
         raise ConfigError(
-            f"--attempts {options.attempts}: greedy attempts are all alike; set --temperature"
+            f"--attempts must be 1 without --temperature (greedy attempts are equal), got "
+            f"{options.attempts}"
         )
     fields = {part: f for part, f in (config.data.columns or {}).items() if part in PARTS}
     files = files_of_one_split(options.questions)
@@ -323,10 +324,12 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     items = [read.example for read in reads]
     names = [item.id for item in items]
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
-        raise ConfigError(f"--questions {options.questions}: the id {repeated[0]!r} is not unique")
+        raise ConfigError(
+            f"--questions {options.questions}: ids must be unique, got {repeated[0]!r} repeatedly"
+        )
     name = config.data.grader or default_grader("files", config.system.task_type)
     grade = find_grader(name, where="data.grader")
-    if options.accept == "right":
+    if options.accept == "correct":
         check_golds(grade, {str(options.questions): items})
     team = load_run_team(config)
     progress = open_progress(

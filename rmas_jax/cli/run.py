@@ -21,17 +21,16 @@ from rmas_jax.runs.resolve import resolve
 from rmas_jax.runs.run import FinishedRun, run
 
 DESCRIPTION = """\
-Train the links of a team, evaluate it and write a report, as a configuration says.
+Train the links of a team, evaluate it and write a report, according to a configuration.
 
-Steps run in order, and one that is finished is not run again: inner loop, outer loop (its phases
-resume from their checkpoints), evaluation (resumes batch by batch), gradient norms, report.
-Everything is written under OUTPUT_DIR/NAME; a run of which all is finished is only read. SIGTERM
-ends a run in good order; the same command resumes it. Several processes, one per host, run as one:
-the first writes, and any may get the signal. Where system.links names links, training starts from
-those, and the inner loop leaves the outer ones alone; without training they are evaluated as they
-are.
+The steps are inner loop, outer loop (its phases resume from their checkpoints), evaluation (resumes
+batch by batch), gradient norms and report; finished steps do not run again. All files are in
+OUTPUT_DIR/NAME; a finished run is only read. SIGTERM stops a run after it has saved its state; the
+same command resumes it. Several processes, one per host, run as one: the first writes, and any may
+receive the signal. With system.links, training starts from these links, and the inner loop keeps
+the outer ones; without training they are evaluated unchanged.
 
-Paths in the file count from its folder; output_dir and paths in --set from the current one.
+Paths in the file are relative to its folder; output_dir and paths in --set, to the current one.
 """
 EXAMPLES = """\
 rmas run --config quickstart
@@ -44,7 +43,7 @@ rmas run --config mine/run.yaml --coordinator HOST:PORT --processes 2 --process 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for bad input, 3 for a diverged run, 75 for a preempted one.
 
-    Agents whose numbers are NaN or infinite are bad input to an evaluation; training diverges.
+    NaN or infinite numbers of agents are bad input in evaluation, and divergence in training.
     """
     parser = command_parser(
         "run",
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what the run would do, and the memory that takes, as `rmas plan` does",
+        help="print the plan of the run and stop, as `rmas plan`",
     )
     args = parser.parse_args(arguments)
     return start(parser, args, dry=args.dry_run)
@@ -84,14 +83,14 @@ def start(parser: Parser, args: argparse.Namespace, *, dry: bool) -> int:
 
 
 def print_results(finished: FinishedRun) -> None:
-    """Prints the main table of a run and where its report is."""
+    """Prints the main table of a run and the path of its report."""
     measured = finished.measured
     print(terminal_table(Results(measured.results, measured.items)))
     print(f"\nreport: {finished.files.report}")
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """The exit code of work that runs are part of: SIGTERM ends it in good order."""
+    """The exit code of work with runs, which SIGTERM stops after they have saved their state."""
     log_to_stderr()
 
     def interruptible() -> None:
@@ -102,14 +101,14 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def log_to_stderr() -> None:
-    """Sends log messages to standard error, those of the package from INFO on in one process."""
+    """Sends warnings to standard error, and the package's INFO messages in the first process."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    for handler in logging.getLogger().handlers:  # grain's import has set one up before
+    for handler in logging.getLogger().handlers:  # importing grain adds one
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.addFilter(is_no_traceback)
     logging.getLogger("rmas_jax").setLevel(logging.INFO if is_first() else logging.ERROR)
 
 
 def is_no_traceback(record: logging.LogRecord) -> bool:
-    """Leaves out what libraries log of an error that they also raise, once for each thread."""
+    """Filters tracebacks that libraries log, once per thread, for errors that they also raise."""
     return not record.exc_info

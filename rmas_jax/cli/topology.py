@@ -1,4 +1,4 @@
-"""Shows a topology, shipped or of your own."""
+"""Prints and draws a topology, shipped or from a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rmas_jax.host.writing import check_output_file
 from rmas_jax.topology import TopologyError, load_topology, shipped_topologies
 from rmas_jax.topology.draw import SUFFIXES, as_text, save_figure
 
-DESCRIPTION = "Print the stages and edges of a topology and, if asked, draw them."
+DESCRIPTION = "Print the stages and edges of a topology; with --out, also draw them."
 EXAMPLES = """\
 rmas topology mixture
 rmas topology my_team.yaml --out my_team.svg
@@ -17,7 +17,7 @@ rmas topology my_team.yaml --out my_team.svg
 
 
 def show(topology: str, out: str | None) -> None:
-    """Prints a topology; draws it into the file `out`, if that is not None."""
+    """Prints a topology; draws it into the file `out`, if not None."""
     if out is not None:
         check_output_file(out, option="--out", error=TopologyError, suffixes=SUFFIXES)
     found = load_topology(topology)
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "topology",
         metavar="TOPOLOGY",
-        help=f"a YAML file, or one of {', '.join(shipped_topologies())}",
+        help=f"a YAML file, or a shipped one: {', '.join(shipped_topologies())}",
     )
-    parser.add_argument("--out", metavar="FILE", help="also draw it into FILE (.svg, .png, .pdf)")
+    parser.add_argument("--out", metavar="FILE", help="drawing to write (.svg, .png, .pdf)")
     options = parser.parse_args(arguments)
     return exit_code_of(lambda: show(options.topology, options.out))

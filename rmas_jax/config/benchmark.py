@@ -48,10 +48,10 @@ class AnswerConfig(Section):
         """Several greedy answers would be the same; unset fields are not checked."""
         if self.temperature == 0:
             if (self.rollouts or 1) > 1:
-                yield "rollouts", f"{self.rollouts} greedy answers would be alike: set temperature"
+                yield "rollouts", f"must be 1 while temperature is 0, got {self.rollouts}"
             for name, off in (("top_k", 0), ("top_p", 1.0)):
-                if getattr(self, name) not in (None, off):
-                    yield name, "of no use while temperature is 0"
+                if (value := getattr(self, name)) not in (None, off):
+                    yield name, f"must be unset while temperature is 0, got {value}"
 
 
 DEFAULT_ANSWERS = AnswerConfig(max_new_tokens=16, temperature=0.0, top_k=0, top_p=1.0, rollouts=1)

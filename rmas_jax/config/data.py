@@ -12,42 +12,50 @@ class DataConfig(Section):
 
     dataset: str = option(
         "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
-        "parquet file, or of a folder of them (with a slash: ./mine), where names such as "
-        "test.jsonl tell the splits; or files",
+        "parquet file, or of a folder of them (with a slash: ./mine), whose names are those of the "
+        "splits, such as test.jsonl; or files",
         "relay",
         path="data",
     )
     files: dict[str, str] | None = option(
-        "with dataset files: split -> its file; training needs train, and validation and test are "
-        "taken from it if they have none",
+        "with dataset: files: split -> file; train is required; missing validation and test splits "
+        "are taken from it",
         None,
         path="file",
     )
     validation_share: float = option(
-        "share of the questions of a data set without splits that is validation, chosen by a hash",
+        "in a data set without splits: share of validation questions, chosen by a hash",
         0.1,
         above=0,
     )
-    test_share: float = option("share of them that is test", 0.1, at_least=0)
+    test_share: float = option(
+        "in a data set without splits: share of test questions", 0.1, at_least=0
+    )
     columns: dict[str, str] | None = option(
-        "role, or question, answer, difficulty, id -> its column in the rows, where it has another "
-        "name than those that are looked for (rmas_jax/data/rows.py)",
+        "role, or question, answer, difficulty, id -> column, where its name is none of the "
+        "defaults (rmas_jax/data/rows.py)",
         None,
     )
-    fields: tuple[str, ...] = option("further columns that examples keep, as text", ())
+    fields: tuple[str, ...] = option("further columns to keep in examples, as text", ())
     grader: str | None = option(
-        "how answers are compared (rmas_jax/evaluation/graders): text, math (needs the extra eval) "
+        "comparison of answers (rmas_jax/evaluation/graders): text, math (needs the extra eval) "
         "or choice, the letters of options; null: choice where system.task_type is choice, else "
-        "text. The answer is what stands in \\boxed{} or behind a last ####, if something does",
+        "text. An answer is the content of the last \\boxed{}, or the text after the last ####, if "
+        "there is one",
         None,
     )
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Files are set if they are read, and shares leave rows to train on."""
+        """Files are set if `dataset` is files, and shares leave rows to train on."""
         if (self.dataset == "files") != (self.files is not None):
-            yield "files", "goes with dataset: files, and only with it"
+            got = "null" if self.files is None else f"{len(self.files)} files"
+            yield "files", f"must be set with dataset: files and null otherwise, got {got}"
         elif self.files is not None and not self.files:
             yield "files", "must name at least one split, got none"
         if self.validation_share + self.test_share >= 1:
-            yield "test_share", "validation_share and test_share leave nothing to train on"
+            yield (
+                "test_share",
+                f"must be below 1 - validation_share ({1 - self.validation_share:g}), "
+                f"got {self.test_share:g}",
+            )

@@ -7,10 +7,10 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-# Limits of fields without their own: beyond any use, or any path.
+# Limits of fields that set none.
 MAX_INT = 2**31 - 1
 MAX_FLOAT = 1e30  # results stay within float32
-MAX_TEXT = 4096  # bytes, as many as a path can have
+MAX_TEXT = 4096  # bytes; the longest path
 MAX_ITEMS = 1000  # of a list or mapping
 
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text (not empty)"}
@@ -53,10 +53,10 @@ class Option:
         )
 
     def _is_writable(self, text: str) -> bool:
-        """Whether a path or a file can hold a text."""
+        """Whether a path or a file can contain a text."""
         try:
             return len(text.encode()) <= self.longest and "\0" not in text
-        except UnicodeEncodeError:  # half of a pair of code units
+        except UnicodeEncodeError:  # a lone surrogate
             return False
 
     def allowed(self, expected: Any, got: Any = None) -> str:
@@ -108,7 +108,7 @@ def option(help: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
 
 
 def split_optional(expected: Any) -> tuple[Any, bool]:
-    """`X | None` -> (X, True); any other type -> (it, False)."""
+    """`X | None` -> (X, True); any other type X -> (X, False)."""
     arguments = typing.get_args(expected)
     return (arguments[0], True) if type(None) in arguments else (expected, False)
 

@@ -81,7 +81,7 @@ def _load(kind: type, file: Path, overrides: Sequence[str]) -> Any:
                 if field[: len(where)] == where[: len(field)]
             ]
             name = clipped(".".join(where), 200)
-            lines.append(name + ": " * bool(where) + message + "".join(causes[-1:]))
+            lines.append(name + " " * bool(where) + message + "".join(causes[-1:]))
         head = "" if len(lines) == 1 else f"{len(lines)} problems\n  "
         if len(lines) > MAX_PROBLEMS:
             head = f"more than {MAX_PROBLEMS} problems, the first are\n  "
@@ -123,7 +123,7 @@ def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, s
             yield from _described(item, f"{name}.N.")
 
 
-# A problem is the path of a field and a message.
+# A problem is the path of a field and a message, whose subject is the field.
 _Path = tuple[str, ...]
 _Problem = tuple[_Path, str]
 
@@ -167,12 +167,12 @@ def _section_problems(section: type, tree: dict, path: _Path) -> Iterator[_Probl
         advice = f"did you mean {' or '.join(close)}? " if close else ""
         yield (
             (*path, str(key)),
-            f"unknown key (value {_show(value)}); {advice}allowed here: {', '.join(fields)}",
+            f"is an unknown key (value {_show(value)}); {advice}must be one of {', '.join(fields)}",
         )
     for name, field in fields.items():
         if name not in tree and field.default is dataclasses.MISSING:
             limits = field.metadata["option"]
-            yield (*path, name), f"required and missing; must be {limits.allowed(field.type)}"
+            yield (*path, name), f"must be {limits.allowed(field.type)}, got nothing"
 
 
 def _conflicts(section: Section, path: _Path) -> Iterator[_Problem]:
@@ -217,7 +217,8 @@ def _apply(tree: Any, override: str) -> _Path:
             around = ".".join(path[:depth]) or "the file"
             held = f"{len(tree)} items, counted from 0" if isinstance(tree, list) else _show(tree)
             raise ConfigError(
-                f"override {shown(override, 500)}: no {shown(part)} in {around}, which is {held}"
+                f"override {shown(override, 500)}: must name a part of {around} ({held}), got "
+                f"{shown(part)}"
             )
     return path
 

@@ -36,16 +36,17 @@ OPTIMIZERS = (
     "yogi",
 )
 MAX_CHARACTERS = 500  # of an optimiser; Python's parser has trouble with deep nesting
-EXPECTED = f"one of {', '.join(OPTIMIZERS)}, with numbers as arguments if wanted: adamw(b2=0.95)"
+EXPECTED = f"one of {', '.join(OPTIMIZERS)}, or one with arguments: adamw(b2=0.95)"
 
 
 def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     """Reads an optimiser's name and its arguments, numbers or booleans.
 
     Raises:
-      ValueError: the name is not in `OPTIMIZERS`, or an argument is invalid.
+      ValueError: the name is not in `OPTIMIZERS`, or an argument is invalid. The message is about
+        the text: "must be ..., got ...".
     """
-    refused = ValueError(f"must be {EXPECTED}; got {shown(text)}")
+    refused = ValueError(f"must be {EXPECTED}, got {shown(text)}")
     if len(text) > MAX_CHARACTERS:
         raise refused
     try:
@@ -68,12 +69,14 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
     taken = [p for p in inspect.signature(getattr(optax, name)).parameters if p != "learning_rate"]
     for argument, value in arguments.items():
         if argument not in taken:
-            raise ValueError(f"{name} takes {', '.join(taken)}; got {shown(argument)}")
-        if not isinstance(value, (bool, int, float)):
-            raise ValueError(f"{name}: {argument} is a number or a truth value; got {shown(value)}")
-        if not abs(value) <= MAX_FLOAT:  # NaN is not
             raise ValueError(
-                f"{name}: {argument} must be a number of at most {MAX_FLOAT:g}, got {shown(value)}"
+                f"must have arguments of {name} ({', '.join(taken)}), got {shown(argument)}"
+            )
+        is_number = isinstance(value, (bool, int, float)) and abs(value) <= MAX_FLOAT  # NaN is not
+        if not is_number:
+            raise ValueError(
+                f"must have a boolean or a number of at most {MAX_FLOAT:g} as {argument} of "
+                f"{name}, got {shown(value)}"
             )
     _try(name, arguments)
     return name, arguments
@@ -97,7 +100,7 @@ def _try(name: str, arguments: dict[str, Any]) -> None:
     except Exception as error:  # optax has no checks: any error of JAX may occur
         reason = clipped(str(error).partition("\n")[0], 200)
         given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
-        raise ValueError(f"{name}({given}): optax cannot use these arguments: {reason}") from None
+        raise ValueError(f"must be usable by optax, got {name}({given}): {reason}") from None
 
 
 def build_optimizer(

@@ -40,7 +40,7 @@ def absolute_paths(tree: Any, folder: str | os.PathLike[str], section: type = Ru
     """A copy of a parsed section with absolute paths; names stay.
 
     Args:
-      tree: unchecked; values other than sections, lists or texts in their places stay unchanged.
+      tree: unchecked; values of another type than their field's stay unchanged.
       folder: base of relative paths.
       section: type of the tree.
     """
@@ -58,7 +58,7 @@ def absolute_paths(tree: Any, folder: str | os.PathLike[str], section: type = Ru
 def relative_paths(tree: Any, section: type = RunConfig) -> Any:
     """A copy of a parsed section, with paths below the current folder relative to it.
 
-    A run that is moved together with its files then stays the same run.
+    The identity of a run then stays the same when the run and its files move.
     """
     return _with_paths(section, tree, lambda text, kind: relative_path(text))
 

@@ -30,7 +30,7 @@ class SystemConfig(Section):
         path="hub",
     )
     topology: str = option(
-        "who works with whom: a topology of the package, or the path of a YAML file",
+        "agents' order and edges: a topology of the package, or the path of a YAML file",
         "sequential",
         path="file or name",
     )
@@ -38,11 +38,11 @@ class SystemConfig(Section):
         "a prompt set of the package, or the path of a YAML file", "relay", path="file or name"
     )
     task_type: str | None = option(
-        "type of task, for prompt sets that serve several: math, choice, code, search, free", None
+        "task type, for prompt sets with texts for several: math, choice, code, search, free", None
     )
     date: str | None = option(
-        "the date that chat templates say which say one, as YYYY-MM-DD; null: the day on which the "
-        "run was first started",
+        "date for chat templates that contain one, as YYYY-MM-DD; null: the day of the run's first "
+        "start",
         None,
         pattern=r"\d{4}-\d\d-\d\d",
     )
@@ -57,39 +57,42 @@ class SystemConfig(Section):
         "variant of the links between agents", "ln_res", choices=VARIANTS[OUTER]
     )
     sent_vectors: str = option(
-        "what an outer link reads: the inner link's output, or the hidden states",
+        "input of outer links: the inner link's output, or the hidden states",
         "outer_of_inner",
         choices=("outer_of_inner", "outer_of_hidden"),
     )
     outer_start: str = option(
-        "outer links before training: fitted between embedding spaces, torch's defaults, identity",
+        "start of outer links: fitted between embedding spaces, torch's defaults, or identity",
         "aligned",
         choices=("aligned", "torch_default", "identity"),
     )
     links: str | None = option(
-        "links to start from: a .safetensors file of ours, or the directory or hub id of released "
-        "outer links, whose inner links lie beside the agents; null: links start anew",
+        "links to start from: a .safetensors file that rmas wrote, or the directory or hub id of "
+        "released outer links, whose inner links are in the agents' directories; null: new links",
         None,
         path="hub",
     )
-    links_task: str | None = option(
-        "which links of a release that has some for each task", None, choices=("math", "code")
+    links_task_type: str | None = option(
+        "task type of a release's links, if it has some for each", None, choices=("math", "code")
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """The date is valid, links_task is for a release, and only residual branches align."""
+        """The date is valid, links_task_type is for a release, only residual branches align."""
         if self.date is not None:
             try:
                 datetime.date.fromisoformat(self.date)
             except ValueError as error:
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
-            variants = ", ".join(name for name in VARIANTS[OUTER] if "_res" in name)
-            yield "outer_start", f"aligned is for {variants}, not for outer_link={self.outer_link}"
-        if self.links_task and (self.links is None or self.links.endswith(".safetensors")):
             yield (
-                "links_task",
-                f"must be null, as links={self.links} is no release, got {self.links_task}",
+                "outer_start",
+                f"must be torch_default or identity with outer_link={self.outer_link}, which has "
+                "no residual branch, got aligned",
+            )
+        if self.links_task_type and (self.links is None or self.links.endswith(".safetensors")):
+            yield (
+                "links_task_type",
+                f"must be null, as links={self.links} is no release, got {self.links_task_type}",
             )
 
 
@@ -101,19 +104,19 @@ class EvaluationConfig(Section):
         "rounds to evaluate at", (1, 2, 3, 4), at_least=1, at_most=MAX_ROUNDS, distinct=True
     )
     benchmarks: tuple[BenchmarkChoice, ...] = option(
-        "what is evaluated; none named: the questions of the run's own data, as name: data", ()
+        "benchmarks to evaluate; empty: the run's own questions, as with name: data", ()
     )
     batch_size: int = option("items per batch", 256, at_least=1, at_most=MAX_BATCH)
     sampling: AnswerConfig = option(
-        "how answers are written; before what benchmarks say", AnswerConfig()
+        "sampling of answers; overrides that of benchmarks", AnswerConfig()
     )
     answer_retry: bool = option(
-        "whether an answer is tried again where the type of task finds none in it", True
+        "whether a text without an answer is continued once, for task types that allow it", True
     )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
     search: str | None = option("JSON-lines corpus that answerers may search", None, path="file")
     gradient_batch_size: int = option(
-        "items behind the gradient norms; 0: these are not measured", 32, at_least=0
+        "items for the gradient norms; 0 measures none", 32, at_least=0
     )
     methods: tuple[str, ...] | None = option(
         "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all",
@@ -126,12 +129,15 @@ class EvaluationConfig(Section):
 class MeshConfig(Section):
     """Sizes of the mesh axes; their product is the number of devices."""
 
-    data: int = option("devices that share a batch", 1, at_least=1, at_most=MAX_DEVICES)
+    data: int = option("devices that split a batch", 1, at_least=1, at_most=MAX_DEVICES)
     fsdp: int = option(
-        "devices that share a batch and, by width, the weights", 1, at_least=1, at_most=MAX_DEVICES
+        "devices that split a batch and, along the width, the weights",
+        1,
+        at_least=1,
+        at_most=MAX_DEVICES,
     )
     model: int = option(
-        "devices that share the weights by heads, feed-forward and vocabulary",
+        "devices that split the weights along heads, feed-forward and vocabulary",
         1,
         at_least=1,
         at_most=MAX_DEVICES,
@@ -144,49 +150,53 @@ class RuntimeConfig(Section):
 
     mesh: MeshConfig = option("the devices", MeshConfig())
     dtype: str = option(
-        "type of the agents' weights; links and losses stay in float32",
+        "dtype of the agents' weights; links and losses are float32",
         "float32",
         choices=("float32", "bfloat16"),
     )
     weights: str | None = option(
-        "int8: a byte per weight in the agents' matrices, with scales in dtype; null: all in dtype",
+        "int8: the agents' matrices in int8, with scales in dtype; null: all in dtype",
         None,
         choices=("int8",),
     )
-    compilation_cache: bool = option("whether compiled programs are kept between runs", True)
-    progress: bool = option("whether progress bars are shown", True)
+    compilation_cache: bool = option("whether to keep compiled programs between runs", True)
+    progress: bool = option("whether to show progress bars", True)
     tensorboard: bool = option(
-        "whether training curves are written for TensorBoard as well (extra: logging)", False
+        "whether to also write training curves for TensorBoard (extra: logging)", False
     )
 
 
-# The defaults are for a system without training; loops set all their fields.
+# By default nothing is trained.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     """A whole run: train the links of a system, evaluate it, report."""
 
     name: str = option("name of the run and of its folder", pattern=r"\w[\w.-]*", longest=MAX_NAME)
-    seed: int = option("seed of everything random", 0, at_least=0, at_most=MAX_SEED)
-    output_dir: str = option("folder that holds the folders of runs", "runs")
-    system: SystemConfig = option("the agents and how they are linked")
-    data: DataConfig = option("what is trained on", DataConfig())
-    inner: InnerConfig = option("the inner loop of training; left out: there is none", NO_INNER)
-    outer: OuterConfig = option("the outer loop of training; left out: there is none", NO_OUTER)
-    evaluation: EvaluationConfig = option("what is measured", EvaluationConfig())
+    seed: int = option("seed of all random numbers", 0, at_least=0, at_most=MAX_SEED)
+    output_dir: str = option("parent of the runs' folders", "runs")
+    system: SystemConfig = option("the agents and their links")
+    data: DataConfig = option("training data", DataConfig())
+    inner: InnerConfig = option("inner loop of training; default: none", NO_INNER)
+    outer: OuterConfig = option("outer loop of training; default: none", NO_OUTER)
+    evaluation: EvaluationConfig = option("measurements after training", EvaluationConfig())
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """A run has its own folder and training data; batches divide over the devices."""
         if self.name in SHARED_FOLDERS:
-            yield "name", f"{self.name} is a folder that all runs in output_dir share"
+            yield (
+                "name",
+                f"must not be one of {', '.join(SHARED_FOLDERS)}, folders of output_dir that runs "
+                f"share, got {self.name}",
+            )
         if self.data.files is not None and "train" not in self.data.files:
-            yield "data.files", f"lacks train; got {', '.join(self.data.files) or 'none'}"
+            yield "data.files", f"must name train, got {', '.join(self.data.files) or 'none'}"
         if self.system.latent_steps == 0:  # the null control: nothing is passed
-            why = "must be {}, as system.latent_steps=0 has no thoughts"
+            why = "must be {}, as system.latent_steps=0 has no thoughts, got {}"
             if self.outer.phases:
-                yield "outer.phases", why.format("none")
+                yield "outer.phases", why.format("empty", len(self.outer.phases))
             if self.inner.repeats > 1:
-                yield "inner.repeats", why.format("1")
+                yield "inner.repeats", why.format(1, self.inner.repeats)
         devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
         for i, phase in enumerate(self.outer.phases):
             if phase.batch_size % (devices * phase.accumulation):

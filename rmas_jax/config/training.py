@@ -13,32 +13,33 @@ class InnerConfig(Section):
     """The inner loop: each agent's own link, trained alone."""
 
     steps: int = option(
-        "optimiser steps; 0 leaves the inner links as they start", at_least=0, at_most=MAX_STEPS
+        "optimiser steps; 0 keeps the starting links", at_least=0, at_most=MAX_STEPS
     )
     batch_size: int = option("tokens per step", at_least=1, at_most=MAX_INNER_BATCH)
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", at_least=0)
     items: int | None = option(
-        "training items whose role texts are read; null: all", None, at_least=1
+        "training items whose role texts to read; null: all", None, at_least=1
     )
     cosine_weight: float = option("weight of the cosine distance", 1.0, at_least=0)
     mse_weight: float = option("weight of the mean squared error", 0.1, at_least=0)
     repeats: int = option(
-        "trainings in a row: the first on states that read text, later ones also on the states of "
-        "the system's own latent rounds, which drift from those",
+        "trainings in a row: the first on states over text, later ones also on the states of the "
+        "system's own latent rounds, whose distribution differs",
         1,
         at_least=1,
         at_most=100,
     )
     noise: float = option(
-        "Gaussian noise on what a link reads, in units of its rms; keeps it from learning contexts",
+        "Gaussian noise on a link's input, in units of the input's rms; prevents overfitting to "
+        "contexts",
         0.0,
         at_least=0,
     )
-    max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
+    max_grad_norm: float = option("bound on the global gradient norm, by clipping", 1.0, above=0)
     cache_gib: float = option(
-        "GiB of agents' states over their texts that may lie in OUTPUT_DIR/states, for this and "
-        "other runs with the same agents and texts; what has no room is kept in memory, with 0 all",
+        "GiB of agents' states over their texts in OUTPUT_DIR/states, for this and other runs with "
+        "the same agents and texts; states beyond this budget stay in memory; 0 disables the cache",
         64.0,
         at_least=0,
     )
@@ -47,7 +48,7 @@ class InnerConfig(Section):
         """Warmup ends before training does, and the loss has a weight."""
         yield from _warmup_conflict(self.warmup_steps, self.steps)
         if self.cosine_weight == self.mse_weight == 0:
-            yield "cosine_weight", "cosine_weight and mse_weight are both 0: nothing to train on"
+            yield "cosine_weight", "must be above 0 where mse_weight is 0, got 0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,51 +59,49 @@ class PhaseConfig(Section):
         "name of the phase in logs and checkpoints", pattern=r"[\w-]+", longest=MAX_NAME
     )
     latents: str = option(
-        "thoughts from target texts, or from the system's own rollout",
+        "source of latent thoughts: target texts, or the system's own rollout",
         choices=("teacher_forced", "on_policy"),
     )
     feedback: str = option(
-        "teacher_forced: what the answerer feeds back. draft: its states over its own text of the "
-        "round; gold: over the final answer, which it is then trained to write in every round "
-        "(upstream; a leak); rollout: thoughts of its own",
+        "with teacher_forced: the answerer's feedback. draft: its states over its text of the "
+        "round; gold: over the final answer, which is then the target of every round (upstream; a "
+        "leak); rollout: its own thoughts",
         "draft",
         choices=("draft", "gold", "rollout"),
     )
-    rounds: int = option("rounds that are unrolled", at_least=1, at_most=MAX_ROUNDS)
+    rounds: int = option("unrolled rounds", at_least=1, at_most=MAX_ROUNDS)
     truncate_rounds: int | None = option(
-        "rounds that a gradient passes through at most; null: all", None, at_least=1
+        "most rounds that a gradient passes through; null: all", None, at_least=1
     )
     truncate_steps: int | None = option(
-        "thoughts of a rollout that a gradient passes through at most; null: all", None, at_least=1
+        "most thoughts of a rollout that a gradient passes through; null: all", None, at_least=1
     )
     steps: int = option("optimiser steps", at_least=1, at_most=MAX_STEPS)
     batch_size: int = option("items per step", at_least=1, at_most=MAX_BATCH)
     accumulation: int = option(
-        "parts of a batch whose gradients are added up one after another, to save memory",
+        "parts of a batch whose gradients are accumulated in turn, to save memory",
         1,
         at_least=1,
     )
-    remat: bool = option(
-        "whether rounds are recomputed in the backward pass, to save memory", False
-    )
+    remat: bool = option("whether to recompute rounds in the backward pass, to save memory", False)
     learning_rate: float = option("peak learning rate", above=0)
     warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
     optimizer: str = option(
-        "an optimiser of optax, with arguments if wanted, such as adamw(b2=0.95): "
+        "an optimiser of optax, with optional arguments, such as adamw(b2=0.95): "
         + ", ".join(OPTIMIZERS),
         "adamw(weight_decay=0.0)",
     )
     schedule: str = option(
-        "learning rate after warmup: falls to 0 as a cosine or a line, or stays",
+        "learning rate after warmup: falls to 0 as a cosine or a line, or is constant",
         "cosine",
         choices=("cosine", "linear", "constant"),
     )
-    max_grad_norm: float = option("global gradient norm is clipped here", 1.0, above=0)
+    max_grad_norm: float = option("bound on the global gradient norm, by clipping", 1.0, above=0)
     round_weights: tuple[float, ...] = option(
         "weight of each round's loss, one per round; empty: the last round only", (), at_least=0
     )
     role_text_weight: float = option("weight of each stage's role text loss", 0.0, at_least=0)
-    train_inner_links: bool = option("whether the inner links are trained on as well", False)
+    train_inner_links: bool = option("whether to also train the inner links", False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Warmup ends before training does; other fields fit each other."""
@@ -113,17 +112,19 @@ class PhaseConfig(Section):
                 f"must be none or one per round ({self.rounds}), got {len(self.round_weights)}",
             )
         if self.round_weights and not any(self.round_weights):
-            yield "round_weights", "all are 0: nothing to train on"
+            yield "round_weights", "must have a weight above 0, got zeros"
         if self.feedback != "draft" and self.latents == "on_policy":
             yield (
                 "feedback",
-                f"{self.feedback} is for teacher_forced; on_policy feeds its rollout back",
+                f"must be unset with latents: on_policy, whose feedback is its rollout, "
+                f"got {self.feedback}",
             )
         rolls_out = self.latents == "on_policy" or self.feedback == "rollout"
         if self.truncate_steps is not None and not rolls_out:
             yield (
                 "truncate_steps",
-                f"of no use: feedback={self.feedback} rolls nothing out",
+                f"must be null with feedback={self.feedback}, which has no rollout, "
+                f"got {self.truncate_steps}",
             )
         if self.batch_size % self.accumulation:
             yield (
@@ -138,24 +139,24 @@ class PhaseConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OuterConfig(Section):
-    """The outer loop: links through all rounds, in phases, with checkpoints."""
+    """The outer loop: trains links through all rounds, in phases, with checkpoints."""
 
-    phases: tuple[PhaseConfig, ...] = option("run one after the other; empty: no outer loop")
+    phases: tuple[PhaseConfig, ...] = option("phases in their order; empty: no outer loop")
     checkpoint_every: int = option("steps between checkpoints", 50, at_least=1)
     keep_checkpoints: int = option(
-        "newest checkpoints to keep, beside the one of lowest validation loss", 2, at_least=1
+        "newest checkpoints to keep, besides the one of lowest validation loss", 2, at_least=1
     )
     log_every: int = option("steps between log lines", 10, at_least=1)
     validation_every: int = option("steps between validations", 50, at_least=1)
     validation_size: int = option("validation items", 128, at_least=1)
     keep: str = option(
-        "links that a phase ends with: those of its last step, or of lowest validation loss",
+        "result of a phase: the links of its last step, or those of lowest validation loss",
         "last",
         choices=("last", "best"),
     )
     max_loss: float | None = option(
-        "a step of a larger loss stops the run; null: twice the loss of guessing, for every text "
-        "that the loss counts",
+        "a step with a larger loss stops the run; null: twice the loss of uniform guessing, summed "
+        "over the supervised texts",
         None,
         above=0,
     )
@@ -164,7 +165,7 @@ class OuterConfig(Section):
         """Phase names are unique."""
         names = [phase.name for phase in self.phases]
         if repeated := {name for name in names if names.count(name) > 1}:
-            yield "phases", f"more than one phase is called {', '.join(sorted(repeated))}"
+            yield "phases", f"must have unique names, got {', '.join(sorted(repeated))} repeatedly"
 
 
 def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]:

@@ -21,8 +21,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     of power. Only one process may write at a time.
 
     Raises:
-      InputError: the path is not that of a regular file.
-      OSError: the disk is full, read-only, ...; names the file. The old content stays.
+      InputError: the path is not a regular file's.
+      OSError: the disk is full, read-only, ...; names the file, whose old content stays.
     """
     half = path.with_name(path.name + PARTIAL)
     _check_replaceable(path)
@@ -41,8 +41,8 @@ def append(path: Path, content: str | bytes) -> None:
     """Appends to a file, text as UTF-8. A killed process may leave a part of the content.
 
     Raises:
-      InputError: the path is not that of a regular file.
-      OSError: as for `write_atomic`; none of the content stays.
+      InputError: the path is not a regular file's.
+      OSError: as for `write_atomic`; the file has no part of the content.
     """
     with _errors_of(path), _opened(path, os.O_APPEND) as file:
         before = os.fstat(file.fileno()).st_size
@@ -81,5 +81,5 @@ def _errors_of(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # a failed write names none
+        error.filename, error.filename2 = str(path), None  # the error of a write has no name
         raise

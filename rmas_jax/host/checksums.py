@@ -1,7 +1,7 @@
 """Checksums inside the JSON and YAML files of a run.
 
-A row holds its own checksum under CRC32, so that copies stay verifiable. Rows without a checksum,
-of earlier versions or from users, are accepted.
+A row contains its own checksum under CRC32, so that copies of it can be verified. Rows without a
+checksum, from earlier versions or users, are valid.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def unseal(row: dict[str, Any], *, source: str, error: type[InputError]) -> dict
     content = _without_checksum(row)
     if not is_sealed_well(row):
         raise error(
-            f"{source}: is damaged: its checksum is {shown(row[CRC32])}, must be that of "
-            f"what it holds, {checksum(content)}"
+            f"{source}: is damaged: its checksum must be that of its content, "
+            f"{checksum(content)}, got {shown(row[CRC32])}"
         )
     return content
 
@@ -84,7 +84,10 @@ def unseal_yaml(text: str, *, source: str, error: type[InputError]) -> str:
     if not text.strip():
         raise error(f"{source}: is damaged: it is empty")
     if (found := _COMMENT.match(text)) and found[1] != _crc32(content):
-        raise error(f"{source}: is damaged: its checksum is another")
+        raise error(
+            f"{source}: is damaged: its checksum must be that of its content, {_crc32(content)}, "
+            f"got {found[1]}"
+        )
     return content
 
 

@@ -1,4 +1,4 @@
-"""Command lines within bounds."""
+"""Bounded parsing of command lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from rmas_jax.host.errors import clipped
 
 MAX_ARGUMENTS = 10_000
-ERROR_LIMIT = 500  # characters, beside the usage
+ERROR_LIMIT = 500  # characters, without the usage
 
 
 class Parser(argparse.ArgumentParser):

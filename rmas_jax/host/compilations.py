@@ -1,4 +1,4 @@
-"""Counts the programs that JAX has compiled in this process, such as for new shapes."""
+"""Counts the programs that JAX compiles in this process, for example for new shapes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import functools
 
 import jax
 
-# Public events, see jax.monitoring; fires for each program, also one that the cache on disk holds.
+# A public event, see jax.monitoring: once per program, also if it is in the cache on disk.
 EVENT = "/jax/core/compile/backend_compile_duration"
-_seen: list[float] = []  # one count per process, as there is one compiler
+_seen: list[float] = []  # one count per process, which has one compiler
 
 
 @functools.cache
@@ -23,7 +23,7 @@ def _listen() -> None:
 def compilations() -> int:
     """Programs compiled, or loaded from the compilation cache, since the first call.
 
-    Use differences: code between two calls with the same result compiled nothing.
+    Compare two calls: if their results are equal, the code between them compiled nothing.
     """
     _listen()
     return len(_seen)

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-# Exit codes beside 0; 75 is EX_TEMPFAIL of sysexits.h: try again.
+# Exit codes besides 0; 75 is EX_TEMPFAIL of sysexits.h: try again.
 BAD_INPUT, DIVERGED, PREEMPTED = 2, 3, 75
 MESSAGE_LIMIT = 1950  # characters of a message; with `error: ` before it, below 2,000
 CUT = " [...] "
 LISTED = 12  # lines of a list in a message
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, and of a user's share of it
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, or a full quota
 
 
 class InputError(ValueError):
@@ -38,16 +38,16 @@ def describe(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename is not None else ""
         text = where + error.strerror
         if error.errno in FULL:
-            text += "; files that were finished before are whole: make room, then run this again"
+            text += "; finished files are complete: free space, then run the same command again"
     # JAX adds a note to errors during tracing: how to see more of a traceback.
     notes = [n for n in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in n]
     return clipped("\n".join([text, *notes]))
 
 
 def full_disk(error: BaseException) -> OSError | None:
-    """The full-disk error behind an error, also one of a library; None: it has another cause.
+    """The full-disk error that caused an error, also a library's; None for another cause.
 
-    Libraries that write by themselves, some in their own threads, raise errors of other kinds.
+    Libraries that write files, some in their own threads, raise other classes of errors.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
@@ -67,7 +67,7 @@ def full_disk(error: BaseException) -> OSError | None:
     return None
 
 
-def say_error(error: BaseException, *, file: TextIO | None = None) -> None:
+def print_error(error: BaseException, *, file: TextIO | None = None) -> None:
     """Prints `error: MESSAGE`, to standard error by default."""
     print("error:", describe(error), file=sys.stderr if file is None else file)
 
@@ -77,7 +77,7 @@ def clipped(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
     Line breaks and tabs stay; other control characters and lone surrogates are escaped.
     """
-    if len(text) > 2 * limit:  # its middle is cut out anyway
+    if len(text) > 2 * limit:  # escape no more than the shown parts
         text = text[:limit] + text[-limit:]
     safe = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
     if len(safe) <= limit:
@@ -98,7 +98,7 @@ class _Short(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         del level
         digits = x.bit_length() * 0.30103
-        return repr(x) if digits < self.maxlong else f"a whole number of {digits:.0f} digits"
+        return repr(x) if digits < self.maxlong else f"an integer of {digits:.0f} digits"
 
     def repr_dict(self, x: dict, level: int) -> str:
         """In the order of the file; reprlib would sort, which fails for mixed keys."""
@@ -118,6 +118,6 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def listed(lines: Sequence[str], at_most: int = LISTED) -> list[str]:
-    """The first lines of a list for a message, each of bounded length, and the number of others."""
+    """The first lines of a list, each of bounded length, and the number of the others."""
     more = len(lines) - at_most
     return [clipped(line, 400) for line in lines[:at_most]] + [f"and {more:,} more"] * (more > 0)

@@ -1,8 +1,8 @@
 """Rows of JSON files, one at a time: JSON lines, or a list of rows; plain or compressed.
 
-An error names a file that is unusable as a whole: not regular, not UTF-8, too large, cut off. An
-unreadable row becomes a ValueError in its place. One row is parsed at a time, so that the largest
-row bounds the memory.
+A file that is unusable as a whole (not regular, not UTF-8, too large, truncated) raises an error
+that names it. An unreadable row becomes a ValueError in its place. One row is parsed at a time, so
+the largest row bounds the memory.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from rmas_jax.host.reading import (
 )
 
 FILE_LIMIT = 4 * GIBIBYTE  # of a file, and of its unpacked content
-LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose text is in memory as a whole
-ROW_LIMIT = 16 * MEBIBYTE  # of a row; parsed, it takes up to 25 times as much
-BLOCK = MEBIBYTE // 16  # read at a time, from the end
+LIST_LIMIT = GIBIBYTE // 2  # of a list of rows, whose whole text is in memory
+ROW_LIMIT = 16 * MEBIBYTE  # of a row; a parsed one takes up to 25 times as much
+BLOCK = MEBIBYTE // 16  # per read, from the end
 LINE_LIMIT = 5_000_000  # lines of a file
-ALLOWED = "must hold a list of rows, an object with one such list, or a row per line"
+ALLOWED = "must be a list of rows, an object with one such list, or a row per line"
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # by the last suffix
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -60,7 +60,7 @@ def read_json_rows(path: Path, *, error: Error) -> Iterator[tuple[int, Any]]:
       error: the file cannot be read; names it.
     """
     try:
-        if _form(path) == ".json" and _is_one_value(path, error):
+        if _format(path) == ".json" and _is_one_value(path, error):
             yield from enumerate(_listed(_whole_text(path, error)), start=1)
         else:
             yield from _rows_of_lines(path, error)
@@ -73,8 +73,9 @@ def read_json_rows(path: Path, *, error: Error) -> Iterator[tuple[int, Any]]:
 def json_line(value: Any) -> bytes:
     """A value as a line of JSON, in UTF-8.
 
-    Only its last byte is 0x0A: split lines at this byte alone, as `str.splitlines` also splits at
-    U+2028 and others, which texts may hold. Escapes lone surrogates, which UTF-8 cannot encode.
+    Only its last byte is 0x0A: split lines at this byte alone, because `str.splitlines` also splits
+    at U+2028 and others, which may occur in texts. Escapes lone surrogates, which UTF-8 cannot
+    encode.
     """
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -111,8 +112,8 @@ def drop_half_line(path: Path, *, error: Error) -> None:
         os.truncate(path, kept)
 
 
-def _form(path: Path) -> str:
-    """The suffix of a name, without that of a codec."""
+def _format(path: Path) -> str:
+    """The suffix of a name without the suffix of a codec."""
     name = Path(path.name.lower())
     return Path(name.stem).suffix if name.suffix in CODECS else name.suffix
 
@@ -139,8 +140,7 @@ def _check_encoding(head: bytes, path: Path, error: Error) -> None:
     encoding = json.detect_encoding(head)
     if not encoding.startswith("utf-8"):
         raise error(
-            f"{_name(path)}: must be text in UTF-8, begins as {encoding.upper()} does; save it as "
-            "UTF-8"
+            f"{_name(path)}: must be text in UTF-8, got {encoding.upper()}; save it as UTF-8"
         )
 
 
@@ -157,11 +157,11 @@ def _numbered_lines(path: Path, error: Error) -> Iterator[tuple[int, str | Value
                 rest = file.readline(ROW_LIMIT)
             total += len(rest)
             if total > FILE_LIMIT:
-                raise error(f"{_name(path)}: must unpack to at most {size(FILE_LIMIT)}, is larger")
+                raise error(f"{_name(path)}: must unpack to at most {size(FILE_LIMIT)}, got more")
             if not line:
                 return
             if number > LINE_LIMIT:
-                raise error(f"{_name(path)}: must have at most {LINE_LIMIT:,} lines, has more")
+                raise error(f"{_name(path)}: must have at most {LINE_LIMIT:,} lines, got more")
             if rest is not line:
                 yield number, ValueError(f"larger than {size(ROW_LIMIT)}")
             elif not line.isspace():
@@ -187,11 +187,11 @@ def _rows_of_lines(path: Path, error: Error) -> Iterator[tuple[int, Any]]:
 
 def _check_no_list(row: Any, where: str, error: Error) -> None:
     """Refuses a file of JSON lines that begins with a list of rows, or with its first line."""
-    hint = "a list of rows belongs in a file called .json"
+    hint = "name a file with a list of rows .json"
     if isinstance(row, json.JSONDecodeError):
-        raise error(f"{where}: not JSON by itself, but begins a list: {hint}")
+        raise error(f"{where}: must be JSON, got the start of a list; {hint}")
     if isinstance(row, list) and row and all(isinstance(item, dict) for item in row):
-        raise error(f"{where}: a row must be an object, got {shown(row)}: {hint}")
+        raise error(f"{where}: must be an object, got {shown(row)}; {hint}")
 
 
 def _is_one_value(path: Path, error: Error) -> bool:
@@ -211,8 +211,8 @@ def _whole_text(path: Path, error: Error) -> str:
         raw = file.read(LIST_LIMIT + 1)
     if len(raw) > LIST_LIMIT:
         raise error(
-            f"{_name(path)}: a list of rows must be at most {size(LIST_LIMIT)}, is larger; JSON "
-            "lines may be"
+            f"{_name(path)}: a list of rows must be at most {size(LIST_LIMIT)}, got more; JSON "
+            f"lines may have {size(FILE_LIMIT)}"
         )
     _check_encoding(raw[:4], path, error)
     return decode_text(raw, source=_name(path), error=error)
@@ -222,7 +222,7 @@ def _listed(text: str) -> Iterator[Any]:
     """The rows of the one list in a JSON text.
 
     Raises:
-      ValueError: the number of lists is not one; the text is cut off or no JSON.
+      ValueError: the number of lists is not one, or the text is truncated or not JSON.
     """
     start = _skip(text, 0)
     if text.startswith("[", start):
@@ -230,14 +230,14 @@ def _listed(text: str) -> Iterator[Any]:
     elif text.startswith("{", start):
         end = yield from _one_list(text, start)
     else:
-        _end_of_value(text, start)  # where there is one
+        _end_of_value(text, start)  # raises if there is none
         raise ValueError(ALLOWED)
     if _skip(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
 
 
 def _elements(text: str, start: int) -> Generator[Any, None, int]:
-    """Yields the values of the list that begins at `start`; returns where it ends."""
+    """Yields the values of the list that begins at `start`; returns its end."""
     at = _skip(text, start + 1)
     if text.startswith("]", at):
         return at + 1
@@ -247,7 +247,7 @@ def _elements(text: str, start: int) -> Generator[Any, None, int]:
         at = _skip(text, end)
         if text.startswith("]", at):
             return at + 1
-        at = _behind(",", text, at)
+        at = _after(",", text, at)
 
 
 def _one_list(text: str, start: int) -> Generator[Any, None, int]:
@@ -258,7 +258,7 @@ def _one_list(text: str, start: int) -> Generator[Any, None, int]:
         name = _STRING.match(text, at)
         if name is None:
             raise json.JSONDecodeError("Expecting property name", text, at)
-        at = _behind(":", text, _skip(text, name.end()))
+        at = _after(":", text, _skip(text, name.end()))
         if text.startswith("[", at):
             lists += 1
             if lists > 1:
@@ -271,7 +271,7 @@ def _one_list(text: str, start: int) -> Generator[Any, None, int]:
         at = _skip(text, end)
         if text.startswith("}", at):
             break
-        at = _behind(",", text, at)
+        at = _after(",", text, at)
     if not lists:
         raise ValueError(ALLOWED)
     return at + 1
@@ -282,7 +282,7 @@ def _skip(text: str, at: int) -> int:
     return at if space is None else space.end()
 
 
-def _behind(delimiter: str, text: str, at: int) -> int:
+def _after(delimiter: str, text: str, at: int) -> int:
     if not text.startswith(delimiter, at):
         raise json.JSONDecodeError(f"Expecting {delimiter!r} delimiter", text, at)
     return _skip(text, at + 1)
@@ -312,6 +312,6 @@ def _end_of_value(text: str, start: int) -> int:
         else:
             depth += 1 if found[0] in "[{" else -1
         if at - start > ROW_LIMIT:
-            raise ValueError(f"a row must be at most {size(ROW_LIMIT)}, is larger")
+            raise ValueError(f"a row must be at most {size(ROW_LIMIT)}, got more")
         if depth <= 0:
             return at

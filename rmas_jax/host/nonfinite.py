@@ -18,7 +18,7 @@ SHOWN_ITEMS = 3
 class NonFiniteError(InputError):
     """Numbers of an agent are NaN or infinite; the message names the agent, the stage, the items.
 
-    It may travel between processes, so its whole content is in its arguments.
+    Its arguments are its whole content, so that it can be pickled for other processes.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class NonFiniteError(InputError):
         """Args:
         role: of the agent.
         stage: such as "round 2: latents".
-        rows: of the batch, with such numbers.
+        rows: indices of the rows of the batch with such numbers.
         within: the larger work around the stage.
         items: names of the rows' items.
         """
@@ -48,8 +48,8 @@ class NonFiniteError(InputError):
             f"{self.within}{': ' * bool(self.within)}agent {self.role}, {self.stage}: NaN or "
             f"infinite numbers{f' (items {items})' if items else ''}; an agent's numbers must be "
             f"finite: its checkpoint (system.agents.{self.role}) may be damaged, its hidden states "
-            "may pass the range of its dtype (float16 ends at 65,504; float32 and bfloat16 do "
-            "not), or links that lead to it may have grown too large"
+            "may exceed the range of its dtype (65,504 in float16; use float32 or bfloat16), or "
+            "links to it may have too large weights"
         )
 
     def inside(self, within: str, names: Sequence[Any] = ()) -> NonFiniteError:
@@ -63,7 +63,7 @@ class Fault(NamedTuple):
 
     role: str
     round: int  # from 0
-    rows: list[int]  # of the batch, in which this stage is the first
+    rows: list[int]  # rows of the batch in which this stage is the first
 
     def error(self, what: str = "latents") -> NonFiniteError:
         """The error of this fault."""
@@ -119,4 +119,4 @@ def gradient_fault(
         return None
     index, _, sender, receiver = max(lost)
     index += order.index(receiver) <= order.index(sender)  # feedback is read in the next round
-    return NonFiniteError(receiver, f"round {index + 1}: gradient at what {sender} sent")
+    return NonFiniteError(receiver, f"round {index + 1}: gradient at the vectors from {sender}")

@@ -1,4 +1,4 @@
-"""SIGTERM as a request: the run finishes and saves its current work, then ends."""
+"""SIGTERM as a request to stop: the run completes and saves its current step, then ends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-_asked = False  # global, as a signal is for the whole process
+_received = False  # global, because a signal is for the whole process
 _points = itertools.count()
 
 
 class PreemptedError(RuntimeError):
-    """SIGTERM ended the run, which can be resumed; the message says from where."""
+    """SIGTERM ended the run, which can be resumed; the message names the point."""
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def sigterm_noted() -> Iterator[None]:
 
     Several processes need no handler: JAX handles the signal in each of them.
     """
-    global _asked
+    global _received
     if jax.process_count() > 1:
         yield
         return
@@ -34,22 +34,22 @@ def sigterm_noted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        _asked = False
+        _received = False
 
 
 def _note(*_: Any) -> None:
-    global _asked
-    _asked = True
+    global _received
+    _received = True
 
 
 def end_is_due() -> bool:
-    """Whether to end here, after a signal to any process.
+    """Whether to end here, because any process has received the signal.
 
-    All processes call this at the same points, in the same order, and get the same result.
+    All processes call it at the same points, in the same order, and get the same result.
     """
     if jax.process_count() > 1:
         return multihost_utils.reached_preemption_sync_point(next(_points))
-    return _asked
+    return _received
 
 
 def end_if_due(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Several processes as one: the first decides and writes, and an error in one ends all.
+"""Several processes as one: the first decides and writes, and an error in one is raised in all.
 
 Each host runs one process of the same code. Processes wait for each other in every computation on
 the mesh, so all must take the same branches. Sources of disagreement (files, tools, differences
@@ -20,7 +20,7 @@ from orbax.checkpoint import multihost
 
 T = TypeVar("T")
 
-LONGEST_WAIT_S = 24 * 3600  # for a process that prepares data or runs tools
+LONGEST_WAIT_S = 24 * 3600  # while another process prepares data or runs tools
 _exchanges = itertools.count()
 
 
@@ -57,7 +57,7 @@ def on_all(call: Callable[[], T]) -> T:
 
 
 def first_then_others(call: Callable[[], T]) -> T:
-    """As `on_all`, but the others wait for the first process, and see its files."""
+    """As `on_all`, but the others start after the first process has finished, and see its files."""
     if is_first():
         value = on_all(call)
         barrier()
@@ -84,12 +84,12 @@ def _exchange(value: Any, error: Exception | None) -> list[Any]:
     Raises:
       Exception: this process's error, or else that of the first process that has one.
     """
-    # The barrier has a long limit; a collective of CPUs gives up after 30 seconds.
+    # The barrier has a long limit; a collective on CPUs times out after 30 seconds.
     name, everyone = f"rmas_jax {next(_exchanges)}", set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT_S, processes=everyone)
     own = np.frombuffer(pickle.dumps((value, _portable(error))), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(own.size))
-    width = 1 << int(sizes.max()).bit_length()  # few widths, as each compiles
+    width = 1 << int(sizes.max()).bit_length()  # few widths, because each one compiles
     rows = multihost_utils.process_allgather(np.pad(own, (0, width - own.size)))
     outcomes = [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
     if error is not None:

@@ -1,4 +1,4 @@
-"""Questions from a command line or standard input; a bad one does not affect the others."""
+"""Questions from a command line or standard input; an unusable one does not affect the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_question(text: str, *, where: str) -> str:
         raise QuestionError(f"{where} must be a question, got {shown(text)}")
     try:
         raw = question.encode()
-    except UnicodeEncodeError:  # a byte of the command line that is no UTF-8
+    except UnicodeEncodeError:  # a byte of the command line that is not UTF-8
         raise QuestionError(f"{where} must be text in UTF-8, got {shown(text)}") from None
     if "\0" in question:
         raise QuestionError(f"{where} must be text, got a NUL in {shown(text)}")
@@ -47,7 +47,7 @@ def read_questions(stream: BinaryIO, *, name: str) -> Iterator[str | QuestionErr
       name: of the stream, for messages.
 
     Raises:
-      QuestionError: the stream as a whole holds no questions in UTF-8.
+      QuestionError: the stream cannot be read, is UTF-16 or has too long a line.
     """
     number = 0
     while True:
@@ -60,9 +60,9 @@ def read_questions(stream: BinaryIO, *, name: str) -> Iterator[str | QuestionErr
             return
         where = f"line {number} of {name}"
         if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise QuestionError(f"{name} must be text in UTF-8, begins as UTF-16 does")
+            raise QuestionError(f"{name} must be text in UTF-8, got UTF-16")
         if len(line) > MAX_BYTES:
-            raise QuestionError(f"{where} must be at most {size(MAX_BYTES)}, is longer")
+            raise QuestionError(f"{where} must be at most {size(MAX_BYTES)}, got more")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             if text:

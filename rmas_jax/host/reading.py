@@ -1,8 +1,7 @@
 """Reading users' files: only regular ones, up to a size limit.
 
-Every function takes the class of the error to raise, which names the file and the requirement.
-Devices, pipes, sockets and folders are refused before reading, so that none hangs or fills the
-memory.
+Every function takes the class of its error, whose message names the file and the requirement.
+Devices, pipes, sockets and folders raise before reading, so that none blocks or fills the memory.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rmas_jax.host.errors import InputError, clipped
 KIBIBYTE, MEBIBYTE, GIBIBYTE = 2**10, 2**20, 2**30
 Error = type[InputError]
 
-# Start of git-lfs' pointer text, which replaces a file until it is fetched.
+# Start of git-lfs' pointer text, the content of a file before `git lfs pull`.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_MOST = KIBIBYTE  # bytes of a pointer text
 
@@ -60,8 +59,8 @@ def open_regular(path: str | Path, *, at_most: int | None, error: Error) -> io.B
         _check(path, found, at_most, error)  # the file may have been replaced
         if found.st_size <= LFS_MOST and file.peek(LFS_MOST).startswith(LFS_POINTER):
             raise error(
-                f"{_shown(path)}: is a pointer of git-lfs, and the file is not here; git lfs pull "
-                "fetches it"
+                f"{_shown(path)}: is a pointer of git-lfs, not the file itself; fetch it with git "
+                "lfs pull"
             )
     except InputError:
         file.close()
@@ -80,7 +79,7 @@ def read_bytes(path: str | Path, *, at_most: int, error: Error) -> bytes:
         except OSError as reason:
             raise error(_unreadable(path, reason)) from None
     if len(raw) > at_most:
-        raise error(f"{_shown(path)}: must be at most {size(at_most)}, is larger")
+        raise error(f"{_shown(path)}: must be at most {size(at_most)}, got more")
     return raw
 
 
@@ -95,13 +94,13 @@ def decode_text(raw: bytes, *, source: str | Path, error: Error) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        hint = "; it begins as UTF-16 does: save it as UTF-8" if utf16 else ""
         place = f"{reason.reason} at byte {reason.start}"
-        raise error(f"{source}: must be text in UTF-8, got {place}{hint}") from None
+        found = "UTF-16; save it as UTF-8" if utf16 else place
+        raise error(f"{source}: must be text in UTF-8, got {found}") from None
 
 
 def parse_json(text: str | bytes, *, source: str | Path, error: Error) -> Any:
-    """The value of a JSON text; any fault gives one kind of error."""
+    """The value of a JSON text; any fault raises `error`."""
     value = json_value(text)
     if isinstance(value, ValueError):
         raise error(f"{source}: must be JSON: {clipped(str(value), 200)}")
@@ -113,33 +112,33 @@ def json_value(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        return ValueError("nests deeper than this reader goes")
+        return ValueError("too deep nesting")
     except (json.JSONDecodeError, UnicodeDecodeError) as reason:
         return reason
     except ValueError:  # from int
-        return ValueError("holds a whole number of more digits than this reader takes (4,300)")
+        return ValueError("an integer of more than 4,300 digits")
 
 
 def read_json(path: str | Path, *, at_most: int, error: Error) -> dict[str, Any]:
     """The JSON object in a regular file."""
     raw = parse_json(read_text(path, at_most=at_most, error=error), source=path, error=error)
     if not isinstance(raw, dict):
-        raise error(f"{path}: must hold an object, got a {type(raw).__name__}")
+        raise error(f"{path}: must be a JSON object, got a {type(raw).__name__}")
     return raw
 
 
 def _check(path: str | Path, found: os.stat_result, at_most: int | None, error: Error) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for test, name in _KINDS if test(found.st_mode)), "something else")
-        raise error(f"{_shown(path)}: must be a regular file, is {kind}")
+        raise error(f"{_shown(path)}: must be a regular file, got {kind}")
     if at_most is not None and found.st_size > at_most:
-        raise error(f"{_shown(path)}: must be at most {size(at_most)}, is {size(found.st_size)}")
+        raise error(f"{_shown(path)}: must be at most {size(at_most)}, got {size(found.st_size)}")
 
 
 def _unreadable(path: str | Path, reason: OSError | ValueError) -> str:
     if isinstance(reason, FileNotFoundError):
         is_link = os.path.islink(path)
-        return f"{_shown(path)}: no such file" + " (a link that leads nowhere)" * is_link
+        return f"{_shown(path)}: no such file" + " (a broken link)" * is_link
     why = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
     return f"{_shown(path)}: cannot be read ({why})"
 

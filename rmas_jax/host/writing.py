@@ -43,7 +43,7 @@ def check_output_file(
     except InputError as reason:
         raise error(f"{option} {reason}") from None
     if not os.access(path, os.W_OK):
-        raise error(f"{where}: must be a file that can be written, is read-only")
+        raise error(f"{where}: must be writable, got a read-only file")
 
 
 def check_output_folder(path: str | Path, *, option: str, error: Error) -> None:
@@ -55,14 +55,14 @@ def _check_folder(folder: Path, where: str, error: Error, *, makes_folder: bool)
     mode = _mode(folder, where, error)
     if mode is None:
         if not makes_folder:
-            raise error(f"{where}: its folder must exist, {clipped(str(folder), 300)} does not")
+            raise error(f"{where}: must be in an existing folder, got {clipped(str(folder), 300)}")
         if os.path.islink(folder):
-            raise error(f"{where}: must be a folder, is a link that leads nowhere")
+            raise error(f"{where}: must be a folder, got a broken link")
         _check_folder(folder.absolute().parent, where, error, makes_folder=True)
     elif not stat.S_ISDIR(mode):
-        raise error(f"{where}: must be a folder, {clipped(str(folder), 300)} is none")
+        raise error(f"{where}: must be a folder, got the file {clipped(str(folder), 300)}")
     elif not os.access(folder, os.W_OK | os.X_OK):
-        raise error(f"{where}: must be writable, {clipped(str(folder), 300)} is read-only")
+        raise error(f"{where}: must be writable, got read-only {clipped(str(folder), 300)}")
 
 
 def _mode(path: Path, where: str, error: Error) -> int | None:
@@ -73,5 +73,5 @@ def _mode(path: Path, where: str, error: Error) -> int | None:
         return None
     except OSError as reason:
         raise error(f"{where}: cannot be written ({reason.strerror})") from None
-    except ValueError:  # NUL, or half of a pair of code units
-        raise error(f"{where}: must be text that a path can hold") from None
+    except ValueError:  # NUL, or a lone surrogate
+        raise error(f"{where}: must be a path without NUL and lone surrogates") from None

@@ -44,13 +44,13 @@ def parse_yaml(text: str, *, source: str | Path, error: type[InputError]) -> Any
         _check_size(node)
         return loader.construct_document(node)
     except RecursionError:
-        raise error(f"{source}: not valid YAML: nests deeper than this reader goes") from None
+        raise error(f"{source}: must be YAML: too deep nesting") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as reason:
         # PyYAML's constructors raise the last three for `!!timestamp x`, `!!int {}` ...
         mark = getattr(reason, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(reason, "problem", None) or str(reason)
-        raise error(f"{source}: not valid YAML{where}: {clipped(what, 200)}") from None
+        raise error(f"{source}: must be YAML{where}: {clipped(what, 200)}") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -64,7 +64,7 @@ def _check_size(root: yaml.Node) -> None:
         known = sizes.get(id(node), 0)
         if known is None:
             raise yaml.constructor.ConstructorError(
-                problem="an anchor holds itself", problem_mark=node.start_mark
+                problem="an anchor contains itself", problem_mark=node.start_mark
             )
         if known:
             return known

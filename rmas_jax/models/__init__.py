@@ -1,4 +1,4 @@
-"""Frozen language models: Flax ports of Hugging Face decoders, their caches and checkpoints."""
+"""Frozen language models: Flax ports of Hugging Face decoders, with caches and checkpoints."""
 
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache, seal
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf

@@ -1,4 +1,4 @@
-"""Activations of feed-forwards: function and names in files."""
+"""Activations of feed-forward layers: functions, and names in configuration files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Activation(NamedTuple):
     """One activation."""
 
     apply: Callable[[jax.Array], jax.Array]
-    hf_names: tuple[str, ...]  # in a `config.json`; the first one is written
+    hf_names: tuple[str, ...]  # in a `config.json`; saving uses the first
 
 
 ACTIVATIONS = {

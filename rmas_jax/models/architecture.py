@@ -1,4 +1,4 @@
-"""Static description of a decoder: one frozen dataclass; a family is a choice of its fields."""
+"""Static description of a decoder: one frozen dataclass, whose fields cover all families."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = {
     "num_kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
 }
-# Those of linear layers, if any.
+# Sizes of linear layers, if any.
 LINEAR_SIZES = {
     "linear_key_heads": "linear_num_key_heads",
     "linear_value_heads": "linear_num_value_heads",
@@ -29,7 +29,7 @@ LINEAR_SIZES = {
     "linear_value_dim": "linear_value_head_dim",
     "conv_width": "linear_conv_kernel_dim",
 }
-# Maximum of each: far above every published model, small enough for exact arithmetic.
+# Maxima: far above every published model, small enough for exact arithmetic.
 LIMITS = {
     "vocab_size": 2**24,
     "width": 2**20,
@@ -48,25 +48,25 @@ LIMITS = {
 
 
 def check_size(field: str, hf_field: str, size: Any) -> None:
-    """Raises `UnsupportedModelError` unless `size` is a whole number within LIMITS."""
-    if type(size) is not int or not 1 <= size <= LIMITS[field]:  # bool is an int, but no size
+    """Raises `UnsupportedModelError` unless `size` is an integer within LIMITS."""
+    if type(size) is not int or not 1 <= size <= LIMITS[field]:  # bool is a subclass of int
         raise UnsupportedModelError(
-            f"{hf_field}={shown(size)}: must be a whole number from 1 to {LIMITS[field]}"
+            f"{hf_field} must be an integer from 1 to {LIMITS[field]}, got {shown(size)}"
         )
 
 
 def check_positive(hf_field: str, value: Any) -> None:
     """Raises `UnsupportedModelError` unless `value` is finite and above 0."""
     if not 0 < value < math.inf:
-        raise UnsupportedModelError(f"{hf_field}={shown(value)}: must be finite and above 0")
+        raise UnsupportedModelError(f"{hf_field} must be finite and above 0, got {shown(value)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """Architecture of a decoder; hashable, so it is a static argument under `jit`.
 
-    Sizes use the letters of the project: D width, F feed-forward, N query heads, K key/value heads,
-    H head dim, L layers, V vocabulary.
+    Letters of sizes: D width, F feed-forward, N query heads, K key/value heads, H head dim, L
+    layers, V vocabulary.
     """
 
     model_type: str  # Hugging Face name, for example "qwen3"
@@ -91,8 +91,8 @@ class DecoderConfig:
     query_scale: float | None = None  # factor on queries; None is H ** -0.5
     gated_attention: bool = False  # attention's output times the sigmoid of a gate
     rope_scaling: RopeScaling = UNSCALED  # for contexts longer than in pretraining
-    rotary_fraction: float = 1.0  # the first part of H rotates, the rest does not
-    window: int | None = None  # keys visible to a sliding layer, the position itself included
+    rotary_fraction: float = 1.0  # share of H that rotates, its first part
+    window: int | None = None  # keys visible to a sliding layer, including the position itself
     sliding_layers: tuple[bool, ...] = ()  # [L] True in sliding layers; () is none
     local_rope_theta: float | None = None  # rotary base of sliding layers; None: rope_theta
     local_rope_scaling: RopeScaling = UNSCALED  # used with local_rope_theta
@@ -113,56 +113,58 @@ class DecoderConfig:
             check_positive("rope_local_base_freq", self.local_rope_theta)
         if self.num_heads % self.num_kv_heads:
             raise UnsupportedModelError(
-                f"num_attention_heads={self.num_heads} is not a multiple of "
-                f"num_key_value_heads={self.num_kv_heads}"
+                f"num_attention_heads must be a multiple of num_key_value_heads "
+                f"({self.num_kv_heads}), got {self.num_heads}"
             )
         if self.activation not in ACTIVATIONS:
             raise UnsupportedModelError(
-                f"activation={shown(self.activation)}: must be one of {', '.join(ACTIVATIONS)}"
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {shown(self.activation)}"
             )
         if self.head_dim % 2:
-            raise UnsupportedModelError(f"head_dim={self.head_dim} is odd; rotary needs pairs")
+            raise UnsupportedModelError(f"head_dim must be even, got {self.head_dim}")
         if not 0 < self.rotary_fraction <= 1 or self.rotated_dim % 2 or not self.rotated_dim:
             raise UnsupportedModelError(
-                f"partial_rotary_factor={self.rotary_fraction!r} of head_dim={self.head_dim}: "
-                "must give an even number of rotated dimensions"
+                f"partial_rotary_factor must give an even number of head_dim={self.head_dim}, got "
+                f"{self.rotary_fraction!r}"
             )
         for scaling in (self.rope_scaling, self.local_rope_scaling):
             scaling.check_rotated(self.rotated_dim)
         for name in ("sliding_layers", "linear_layers"):
             if len(getattr(self, name)) not in (0, self.num_layers):
                 raise UnsupportedModelError(
-                    f"{name} has {len(getattr(self, name))} entries, "
-                    f"num_layers is {self.num_layers}"
+                    f"{name} must have num_layers={self.num_layers} entries or none, got "
+                    f"{len(getattr(self, name))}"
                 )
         if any(self.sliding_layers) and (self.window is None or self.window < 1):
             raise UnsupportedModelError(
-                f"sliding_window={self.window!r}: must be a whole number of at least 1 "
-                "where layers slide"
+                "sliding_window must be an integer of at least 1 with sliding layers, got "
+                f"{self.window!r}"
             )
         if any(self.linear_layers):
             for field, hf_field in LINEAR_SIZES.items():
                 check_size(field, hf_field, getattr(self, field))
             if self.linear_value_heads % self.linear_key_heads:
                 raise UnsupportedModelError(
-                    f"linear_num_value_heads={self.linear_value_heads} is not a multiple of "
-                    f"linear_num_key_heads={self.linear_key_heads}"
+                    f"linear_num_value_heads must be a multiple of linear_num_key_heads "
+                    f"({self.linear_key_heads}), got {self.linear_value_heads}"
                 )
             if self.conv_width < 2:
-                raise UnsupportedModelError("linear_conv_kernel_dim=1: must be at least 2")
+                raise UnsupportedModelError("linear_conv_kernel_dim must be at least 2, got 1")
             if all(self.linear_layers):
-                raise UnsupportedModelError("layer_types: must have at least one with attention")
+                raise UnsupportedModelError(
+                    "layer_types must have a layer with attention, got linear ones alone"
+                )
         if self.loops is not None:
             check_size("loops", "total_ut_steps", self.loops)
 
     @property
     def has_unembedding(self) -> bool:
-        """Whether the unembedding is a separate weight."""
+        """Whether the unembedding is a weight of its own."""
         return not self.tie_embeddings
 
     @property
     def rotated_dim(self) -> int:
-        """Number of dimensions of a head that rotate."""
+        """Number of rotated dimensions of a head."""
         return int(self.head_dim * self.rotary_fraction)
 
     @property
@@ -180,7 +182,7 @@ class DecoderConfig:
 
     @property
     def period(self) -> int:
-        """The smallest number of layers after which their kinds repeat; it divides L."""
+        """The smallest period of the layer kinds; it divides L."""
         kinds = self.linear_layers
         return next(
             p

@@ -7,7 +7,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite, so that a row without visible keys gives no NaN
+MASKED = -1e30  # finite, to avoid NaN in a row without visible keys
 
 
 def rotary(
@@ -16,7 +16,7 @@ def rotary(
     """Rotates pairs (i, i + R/2) of each head by position times frequency, in float32.
 
     Args:
-      x: [B, T, heads, H]; dimensions from R on do not rotate.
+      x: [B, T, heads, H]; dimensions from R on stay unchanged.
       positions: [B, T] int32.
       frequencies: [R/2], see `rope.rotary_frequencies`.
       factor: on sine and cosine.
@@ -50,8 +50,8 @@ def attend(
     batch, time, heads, head_dim = query.shape
     kv_heads = keys[0].shape[2]
     group = heads // kv_heads
-    # Heads in front and the query heads of a group beside time: two plain batched products,
-    # three times as fast on CPU as contracting in the order of the arguments.
+    # With heads first and a group's query heads next to time, there are two plain batched products:
+    # three times as fast on CPU as a contraction in the order of the arguments.
     grouped = query.reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, kv_heads, group * time, head_dim)  # [B, K, G * T, H]
     logits = []

@@ -1,13 +1,13 @@
 """The cache of a decoder: blocks of keys and values, and the states of linear layers.
 
-A cache is a tuple of finished, read-only blocks and one block to write:
+A cache is a tuple of complete, read-only blocks and one block to write:
 
     past[0]            past[1]               tail (capacity 4, used 2)
     . . q q q q q      . l z z z s s s       t t _ _            . padding, _ free
 
-Finished blocks never change, so a `lax.scan` closes over them and carries the rest alone
+Complete blocks never change, so a `lax.scan` closes over them and carries only the rest
 (`cache.replace(past=())`): a differentiated scan stores its carry once per step, and the tail is
-small. A linear layer keeps no positions, only a state of fixed size, which every call replaces.
+small. A linear layer has no positions, only a state of fixed size, which every call replaces.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Block(struct.PyTreeNode):
     keys: jax.Array  # [L, B, S, K, H], rotated
     values: jax.Array  # [L, B, S, K, H]
     valid: jax.Array  # [B, S] bool; False on padding and on slots not yet written
-    positions: jax.Array  # [B, S] int32; place in the sequence, pads not counted
+    positions: jax.Array  # [B, S] int32; index in the sequence without pads
 
 
 class LinearState(struct.PyTreeNode):
@@ -40,11 +40,11 @@ class LinearState(struct.PyTreeNode):
 
 
 class Cache(struct.PyTreeNode):
-    """Everything read so far: finished blocks, the block being written, the linear states."""
+    """Everything read so far: complete blocks, the block being written, the linear states."""
 
     past: tuple[Block, ...]  # read only
     tail: Block  # fixed capacity S, written from slot 0 on
-    used: jax.Array  # [] int32; number of written slots of the tail (pads included)
+    used: jax.Array  # [] int32; number of written slots of the tail, including pads
     next_position: jax.Array  # [B] int32; position of the next real token
     state: LinearState | None = None  # None where no layer is linear
 
@@ -65,7 +65,7 @@ def empty_block(
 def empty_state(
     config: DecoderConfig, batch: int, *, dtype: DTypeLike = jnp.float32
 ) -> LinearState | None:
-    """The initial state of linear layers; None where there are none."""
+    """The initial state of linear layers; None without linear layers."""
     c = config
     if not c.num_linear_states:
         return None
@@ -90,6 +90,6 @@ def empty_cache(
 
 
 def seal(cache: Cache, config: DecoderConfig, capacity: int) -> Cache:
-    """Finishes the tail and opens a new one with `capacity` free slots."""
+    """Completes the tail and opens a new one with `capacity` free slots."""
     tail = empty_block(config, cache.tail.valid.shape[0], capacity, dtype=cache.tail.keys.dtype)
     return cache.replace(past=(*cache.past, cache.tail), tail=tail, used=jnp.zeros((), jnp.int32))

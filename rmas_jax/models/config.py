@@ -25,7 +25,7 @@ def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> Decod
     """Reads the dictionary of a Hugging Face `config.json`, as transformers' Auto classes do.
 
     Reads only the text tower of a checkpoint with vision (`gemma3`, `qwen3_5`). Warns of fields
-    that have no effect here, contrary to what their names suggest.
+    without effect whose names suggest one.
 
     Raises:
       UnsupportedModelError: unknown `model_type`, rope type, activation or option, a missing field,
@@ -36,21 +36,21 @@ def config_from_hf(raw: dict[str, Any], *, source: str = "config.json") -> Decod
     try:
         if not isinstance(family, str) or family not in FAMILIES | TEXT_TOWERS:
             raise UnsupportedModelError(
-                f"model_type={shown(family)} is not supported; "
-                f"must be one of {', '.join(sorted(FAMILIES | TEXT_TOWERS))}"
+                f"model_type must be one of {', '.join(sorted(FAMILIES | TEXT_TOWERS))}, got "
+                f"{shown(family)}"
             )
         if family in TEXT_TOWERS:
             raw, family, source = _text_tower(raw, family), TEXT_TOWERS[family], _inside(source)
-        if family == "mistral" and "layer_types" in raw:  # so does transformers' AutoConfig
+        if family == "mistral" and "layer_types" in raw:  # as in transformers' AutoConfig
             family = "ministral"
         check_inert(raw, FIELDS[family])
-        remarks: list[str] = []
+        warnings: list[str] = []
         fields = {"model_type": family} | read_fields(raw, FIELDS[family])
-        config = FAMILIES[family](fields, remarks.append)
+        config = FAMILIES[family](fields, warnings.append)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{source}: {error}") from None
-    for remark in remarks:
-        log.warning("%s: %s", source, remark)
+    for warning in warnings:
+        log.warning("%s: %s", source, warning)
     return config
 
 
@@ -61,8 +61,8 @@ def _inside(source: str) -> str:
 def _text_tower(raw: dict[str, Any], family: str) -> dict[str, Any]:
     """The fields of the text tower of a checkpoint with vision.
 
-    transformers ties embeddings by the outer `tie_word_embeddings`, but by the inner one in a
-    Qwen3.5 loaded for text alone.
+    In transformers, the outer `tie_word_embeddings` counts, except in a Qwen3.5 loaded for text
+    alone, where the inner one does.
     """
     check_inert(raw, {})
     read = read_fields(raw, {"text_config": OBJECT, "tie_word_embeddings": FLAG(None)})
@@ -72,8 +72,8 @@ def _text_tower(raw: dict[str, Any], family: str) -> dict[str, Any]:
     inner = text.get("tie_word_embeddings", tied)
     if tied is not None and inner != tied:
         raise UnsupportedModelError(
-            f"tie_word_embeddings={shown(inner)} in text_config: must be {json.dumps(tied)}, "
-            "as that of the whole model is"
+            f"tie_word_embeddings in text_config must be {json.dumps(tied)}, as in the whole "
+            f"model, got {shown(inner)}"
         )
     return text if tied is None else text | {"tie_word_embeddings": tied}
 
@@ -112,7 +112,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     c, family = config, config.model_type
     if family not in FAMILIES:
         raise UnsupportedModelError(
-            f"model_type={family!r} is not supported; must be one of {', '.join(sorted(FAMILIES))}"
+            f"model_type must be one of {', '.join(sorted(FAMILIES))}, got {family!r}"
         )
     rope = _rope_to_hf(c.rope_scaling, rope_theta=c.rope_theta)
     raw = {
@@ -169,5 +169,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         if getattr(c, field.name) != getattr(read_back, field.name)
     ]
     if lost:
-        raise UnsupportedModelError(f"a {family} config.json cannot say {', '.join(lost)}")
+        raise UnsupportedModelError(
+            f"config must be expressible as a config.json of {family}, got {', '.join(lost)}"
+        )
     return raw

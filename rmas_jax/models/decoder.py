@@ -25,9 +25,9 @@ from rmas_jax.models.weights import parameter
 class Decoder(nn.Module):
     """A frozen language model as three functions: `embed`, `__call__` and `unembed`.
 
-    Parameters are float32 or bfloat16 as loaded, or int8 (`rmas_jax.models.int8`); activations have
-    the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning them:
-    longer compilation, the same numbers, no quicker on a CPU (docs/benchmarks).
+    Parameters have the dtype they were loaded in, or are int8 (`rmas_jax.models.int8`); activations
+    have the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning
+    them: longer compilation, the same numbers, not faster on a CPU (docs/benchmarks).
     """
 
     config: DecoderConfig
@@ -37,8 +37,8 @@ class Decoder(nn.Module):
         c = self.config
         self.embedding = parameter(self, c, "embedding")
         periods = c.num_layers // c.period
-        # The backward pass keeps a layer's inputs only: nested scans copy all that they keep at
-        # every level, which took longer to compile and to run than recomputation.
+        # The backward pass recomputes layers from their inputs: nested scans copy saved values at
+        # every level, which took longer to compile and to run.
         layer = nn.remat(Layer if c.period == 1 else Period, prevent_cse=False)
         self.layers = nn.scan(
             layer,
@@ -56,10 +56,10 @@ class Decoder(nn.Module):
             self.exit_bias = parameter(self, c, "exit_bias")
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """Token ids [B, T] -> input embeddings [B, T, D], scaled where the family scales them.
+        """Token ids [B, T] -> input embeddings [B, T, D], scaled as the family requires.
 
         Raises:
-          CheckpointError: an id without a row in the embedding; under jit, it gives NaN instead.
+          CheckpointError: an id has no row in the embedding; under jit, it gives NaN instead.
         """
         check_array(ids, self.config.vocab_size)
         rows = jax.tree.map(lambda table: jnp.take(table, ids, axis=0), self.embedding)
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
 
     def __call__(self, embeds: jax.Array, valid: jax.Array, cache: Cache | None = None) -> Any:
-        """Reads embeddings after everything in `cache`.
+        """Reads embeddings that continue the sequence in `cache`.
 
         Args:
           embeds: [B, T, D] input embeddings; tokens and latents alike.
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
         Args:
           embeds: [B, T, D] input embeddings.
-          segments: [B, T] int32, number of the text at each position, 0 on padding; each text is
+          segments: [B, T] int32, index of the text at each position from 1, 0 on padding; texts are
             contiguous.
 
         Returns:
@@ -108,18 +108,18 @@ class Decoder(nn.Module):
         return self._read(embeds, segments > 0, cache, segments)[0][-1]
 
     def exit_probabilities(self, embeds: jax.Array, valid: jax.Array) -> jax.Array:
-        """Probability that the exit gate of a looped decoder stops after each loop.
+        """Probability of each loop to be the last, by the exit gate of a looped decoder.
 
         Args:
           embeds: [B, T, D] input embeddings.
           valid: [B, T] bool, False on padding.
 
         Returns:
-          [B, T, loops] float32, of sum 1: a loop stops with the gate's probability if no earlier
-          one has; the last one always stops.
+          [B, T, loops] float32, of sum 1: a loop exits with the gate's probability unless an
+          earlier one does; the last one always exits.
         """
         if self.config.loops is None:
-            raise ValueError(f"{self.config.model_type} has no exit gate: loops=None")
+            raise ValueError("config.loops must be a number for an exit gate, got None")
         cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
         hidden, _ = self._read(embeds, valid, cache)
         kernel, bias = self.exit_kernel.astype(jnp.float32), self.exit_bias.astype(jnp.float32)
@@ -137,9 +137,9 @@ class Decoder(nn.Module):
         cache: Cache,
         segments: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
-        """Hidden states after the final norm of every loop [loops, B, T, D], and the cache.
+        """Hidden states after the final norm of every loop [loops, B, T, D], and the new cache.
 
-        With segments, see `read_packed`, the cache is empty and the returned one undefined.
+        With segments (see `read_packed`), `cache` must be empty, and the new one is undefined.
         """
         c = self.config
         time = embeds.shape[1]
@@ -202,15 +202,15 @@ class Decoder(nn.Module):
         )
 
     def _check_positions(self, slots: int) -> None:
-        """Refuses more slots than the rotation has positions; pads count, as in shapes."""
+        """Refuses more slots than the rotation has positions; pads count."""
         c = self.config
         if c.position_limit is not None and slots > c.position_limit:
             kinds = {c.rope_scaling.kind, c.local_rope_scaling.kind} & {*BOUNDED}
             raise UnsupportedModelError(
-                f"rope_type={min(kinds)!r}: a text, its padding and what is written after it must "
-                f"have at most {c.position_limit} positions (max_position_embeddings for dynamic, "
-                f"original_max_position_embeddings for longrope), got room for {slots}: beyond, "
-                "the frequencies would depend on the longest text of the batch"
+                f"rope_type={min(kinds)!r}: a sequence with its padding must have at most "
+                f"{c.position_limit} positions (max_position_embeddings for dynamic, "
+                f"original_max_position_embeddings for longrope), got {slots}: beyond, the "
+                "frequencies would depend on the longest text of the batch"
             )
 
     def _run_loops(

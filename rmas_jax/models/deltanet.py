@@ -1,14 +1,14 @@
 """The linear layer of Qwen3.5: a short convolution and a gated delta rule (arXiv 2412.06464).
 
-Each head keeps a memory matrix M [key dim, value dim]. Every token decays it, corrects its value
-for the token's key, and reads it with the token's query:
+Each head has a memory matrix M [key dim, value dim]. Every token decays it, corrects its value for
+the token's key, and reads it with the token's query:
 
     M <- exp(decay) * M
     M <- M + key (rate * (value - key^T M))^T
     out = query^T M
 
-Many tokens are read in chunks, whose corrections are one triangular system; a single token takes
-the step above. Both are float32 and differentiable.
+Many tokens are processed in chunks, whose corrections solve one triangular system; a single token
+takes the step above. Both are float32 and differentiable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.weights import parameter
 
-CHUNK = 64  # positions, as in the published kernels
+CHUNK = 64  # tokens, as in the published kernels
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -65,8 +65,8 @@ def delta_chunks(
       key: [B, T, N, key dim] of length one, or zero.
       value: [B, T, N, value dim].
       decay: [B, T, N], at most 0: the logarithm of the retained share.
-      rate: [B, T, N] from 0 to 1: strength of the correction. A token with a decay and a rate of
-        zero changes nothing.
+      rate: [B, T, N] from 0 to 1: strength of the correction. Tokens of zero decay and rate have no
+        effect.
       memory: [B, N, key dim, value dim] before the first token.
       fresh: [B, T] bool, tokens that start with an empty memory.
       chunk: tokens per chunk.
@@ -86,7 +86,7 @@ def delta_chunks(
 
     query, key, value, decay, rate = map(chunked, (query, key, value, decay, rate))
     faded = jnp.cumsum(decay, axis=-1)  # since the start of the chunk
-    # between[t, s]: log of the share left at t of a value written at s <= t. Masked before the
+    # between[t, s]: log of the share at t of a value written at s <= t. Masked before the
     # exponential, which may overflow for s > t.
     between = faded[..., :, None] - faded[..., None, :]
     lasts = jnp.tril(jnp.ones((chunk, chunk), bool))[None, None, None]
@@ -135,18 +135,18 @@ def causal_conv(
     before: jax.Array,
     fresh: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Depthwise convolution over the last W real tokens, across the border between calls.
+    """Depthwise convolution over the last W real tokens, also those of previous calls.
 
-    Previous inputs go where the pads end, so that no token sees a pad between:
+    Previous inputs are placed directly before the first real token, after the pads:
 
         before  a b c      x  . . d e      ->      . . a b c d e
 
     Args:
-      x: [B, T, C], zero on pads, which are on the left.
+      x: [B, T, C], padded on the left with zeros.
       valid: [B, T] bool.
       kernel: [W, C]; the last row is for the token itself.
-      before: [B, W - 1, C], the inputs before this call; zero where there are none.
-      fresh: [B, T] bool, tokens that see no earlier ones; T > 1.
+      before: [B, W - 1, C], the inputs before this call; zero at the start of a sequence.
+      fresh: [B, T] bool, first tokens of texts, which see no earlier ones; T > 1.
 
     Returns:
       [B, T, C], undefined on pads, and the last W - 1 inputs.
@@ -186,7 +186,7 @@ class GatedDeltaNet(nn.Module):
         state: tuple[jax.Array, jax.Array],
         fresh: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Reads a block whose pads are on the left.
+        """Reads a block that is padded on the left.
 
         Args:
           x: [B, T, D].
@@ -195,7 +195,7 @@ class GatedDeltaNet(nn.Module):
           fresh: [B, T] bool, first tokens of texts; T > 1.
 
         Returns:
-          [B, T, D] and the new state, which pads do not change.
+          [B, T, D] and the new state, independent of pads.
         """
         c = self.config
         batch, time, _ = x.shape
@@ -214,7 +214,7 @@ class GatedDeltaNet(nn.Module):
         norm, out_kernel = weight("norm_weight"), weight("out_kernel")
 
         real = valid[:, :, None]
-        x = jnp.where(real, x, 0)  # keeps pads finite
+        x = jnp.where(real, x, 0)  # finite on pads
         before, memory = state[0].astype(x.dtype), state[1]
         mixed, inputs = causal_conv(x @ kernels["qkv"], valid, conv, before, fresh)
         mixed = jax.nn.silu(mixed).astype(jnp.float32)

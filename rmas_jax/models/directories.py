@@ -16,17 +16,17 @@ from rmas_jax.models.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 ADAPTER_FILE = "adapter_config.json"
-MAX_CONFIG = reading.MEBIBYTE  # of config.json and its like; published ones have some KiB
-MAX_FILE = 128 * reading.MEBIBYTE  # of files beside the weights; Gemma-3's tokenizer has 32 MiB
+MAX_CONFIG = reading.MEBIBYTE  # of config.json and similar files; published ones have some KiB
+MAX_FILE = 128 * reading.MEBIBYTE  # of files except weights; Gemma-3's tokenizer has 32 MiB
 EMBEDDED = "embedded/"  # prefix of shipped agents
 _ASSETS = Path(str(resources.files("rmas_jax"))) / "assets"
-UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # their readers have their own bounds
+UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # bounded by their readers
 
 
 def local_directory(
     path: str | os.PathLike[str], *, patterns: tuple[str, ...], revision: str | None = None
 ) -> Path:
-    """The directory `path`, that of a shipped agent, or a local snapshot of a hub repository.
+    """The directory `path`, a shipped agent's directory, or a local snapshot of a hub repository.
 
     A shipped agent is "embedded/NAME"; a hub id may include its revision: "Qwen/Qwen3-0.6B@main". A
     directory of the same name takes precedence.
@@ -45,17 +45,17 @@ def local_directory(
         _check_files(directory, patterns)
         return directory
     if found is not None:
-        raise CheckpointError(f"{path}: must be a directory or a hub id, is a file")
+        raise CheckpointError(f"{path}: must be a directory or a hub id, got a file")
     if str(path).startswith(EMBEDDED):
         return _shipped_directory(str(path))
     repository, _, own_revision = str(path).partition("@")
     if own_revision and revision:
-        raise CheckpointError(f"{path}: carries a revision, and {revision!r} is given beside it")
+        raise CheckpointError(f"revision must be None, as {path} includes one, got {revision!r}")
     try:
         snapshot = huggingface_hub.snapshot_download(
             repository, revision=own_revision or revision, allow_patterns=list(patterns)
         )
-    except Exception as error:  # the hub has many errors, and they share no base
+    except Exception as error:  # the hub's errors have no common base
         reason = clipped(" ".join(str(error).split()), 600)
         raise CheckpointError(
             f"{clipped(str(path), 300)}: no such directory, and not available from the hub: "
@@ -75,7 +75,7 @@ def _shipped_directory(path: str) -> Path:
 
 
 def _check_files(directory: Path, patterns: tuple[str, ...]) -> None:
-    """Refuses files at which libraries would hang or read without end."""
+    """Refuses files that would block libraries or fill the memory."""
     for file in sorted(directory.iterdir()):
         is_read = any(file.match(pattern) for pattern in patterns)
         if not is_read and not file.exists():
@@ -92,16 +92,16 @@ def read_json(path: Path, *, at_most: int = MAX_CONFIG) -> dict[str, Any]:
 
 
 def check_no_adapter(directory: Path) -> None:
-    """Refuses PEFT adapters, such as LoRA, which transformers would add to the loaded model.
+    """Refuses PEFT adapters, such as LoRA, which transformers would apply to the loaded model.
 
-    Releases of RecursiveMAS have a file of the same name with other content beside the weights.
+    Releases of RecursiveMAS have a file of the same name with other content.
 
     Raises:
-      CheckpointError: names the file and the way out.
+      CheckpointError: names the file and the remedy.
     """
     path = directory / ADAPTER_FILE
     if path.exists() and (kind := read_json(path).get("peft_type")) is not None:
         raise CheckpointError(
-            f"{path}: describes an adapter of PEFT (peft_type={shown(kind)}), which is not applied "
-            "here; merge it (in PEFT: merge_and_unload) and save the model into a folder of its own"
+            f"{path}: peft_type must be absent, as adapters of PEFT are not supported, got "
+            f"{shown(kind)}; merge it (in PEFT: merge_and_unload) and save the model anew"
         )

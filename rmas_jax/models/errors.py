@@ -6,8 +6,8 @@ from rmas_jax.host.errors import InputError
 
 
 class UnsupportedModelError(InputError):
-    """The checkpoint needs a feature that these ports do not implement."""
+    """The checkpoint needs a feature that is not implemented."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint that is missing, damaged, or does not hold the weights of its model."""
+    """A checkpoint that is missing, damaged, or lacks the weights of its model."""

@@ -1,7 +1,7 @@
 """Model families: each makes a `DecoderConfig` from the fields of its `config.json`.
 
-`rmas_jax.models.hf_config` gives the fields their types and transformers' defaults; this module
-checks that they fit together.
+`rmas_jax.models.hf_config` gives the fields types and transformers' defaults; this module checks
+that they fit together.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from rmas_jax.models.hf_fields import OBJECT, Field, read_fields
 from rmas_jax.models.rope import RopeScaling, longrope_attention_factor, yarn_attention_factor
 
 Fields = dict[str, Any]  # field of a config.json -> its value, or its default; and model_type
-Say = Callable[[str], None]  # takes a warning about a usable file
+Warn = Callable[[str], None]  # reports a warning about a usable file
 
 # --- Rotary embeddings ----------------------------------------------------------------------------
 
 
 def read_rope(
-    rope: dict[str, Any], where: str, say: Say, *, theta: float, fraction: Field, positions: int
+    rope: dict[str, Any], where: str, warn: Warn, *, theta: float, fraction: Field, positions: int
 ) -> tuple[float, RopeScaling, float]:
-    """Base, scaling and rotated part of a head of one object of rotary fields.
+    """Base, scaling and rotated share of a head, from one object of rotary fields.
 
     Args:
       rope: the object, `rope_parameters` or an older file's `rope_scaling`.
       where: its name, for messages.
-      say: takes warnings about fields without effect.
-      theta: the base where the object has none.
+      warn: reports fields without effect.
+      theta: default of the base.
       fraction: allowed values of `partial_rotary_factor`, with its default.
       positions: `max_position_embeddings`.
     """
@@ -57,12 +57,12 @@ def read_rope(
     unknown = rope.keys() - known - {*ROPE_COMMON}
     if unknown:
         raise UnsupportedModelError(
-            f"{where}{shown(min(unknown))} is no rotary field of this family: "
-            f"must be one of {', '.join(sorted(known | {*ROPE_COMMON}))}"
+            f"{where}a field must be one of {', '.join(sorted(known | {*ROPE_COMMON}))}, got "
+            f"{shown(min(unknown))}"
         )
     idle = sorted(rope.keys() & known - table.keys() - {*ROPE_HARMLESS})
     if idle:  # transformers warns too
-        say(f"{where}does not use {', '.join(idle)}")
+        warn(f"{where}does not use {', '.join(idle)}")
     common = {"rope_theta": THETA(theta), "partial_rotary_factor": fraction}
     values = read_fields(
         rope, common | {name: field for name, (_, field) in table.items()}, where=where
@@ -70,14 +70,14 @@ def read_rope(
     theta = float(values.pop("rope_theta"))
     part = float(values.pop("partial_rotary_factor"))
     if kind == "yarn" and theta <= 1:
-        raise UnsupportedModelError(f"{where}rope_theta={theta!r}: must be above 1")
+        raise UnsupportedModelError(f"{where}rope_theta must be above 1, got {theta!r}")
     scaling = _scaling(kind, values, positions)
     return theta, scaling, part
 
 
 def _scaling(kind: str, values: Fields, positions: int) -> RopeScaling:
-    """The scaling that typed fields of ROPE_FIELDS describe."""
-    if kind == "dynamic":  # its frequencies change for longer texts
+    """The scaling from typed fields of ROPE_FIELDS."""
+    if kind == "dynamic":  # its frequencies differ for longer texts
         return RopeScaling(kind, values["factor"], original_length=positions)
     original = values.get("original_max_position_embeddings", 0)
     if original is None:
@@ -94,14 +94,14 @@ def _scaling(kind: str, values: Fields, positions: int) -> RopeScaling:
             values["attention_factor"] = longrope_attention_factor(values["factor"], original)
     fields = {field: values[name] for name, (field, _) in ROPE_FIELDS[kind].items() if field}
     for field, value in list(fields.items()):
-        if value is None:  # as transformers: its own default
+        if value is None:  # the default, as in transformers
             del fields[field]
         elif isinstance(value, list):
             fields[field] = tuple(value)
     return RopeScaling(kind, **fields)
 
 
-def _rope(f: Fields, say: Say, *, fraction: Field = WHOLE_HEAD) -> Fields:
+def _rope(f: Fields, warn: Warn, *, fraction: Field = WHOLE_HEAD) -> Fields:
     """The rotary fields of a family with one kind of rotation.
 
     In older files, `rope_scaling` replaces all of `rope_parameters`.
@@ -116,7 +116,7 @@ def _rope(f: Fields, say: Say, *, fraction: Field = WHOLE_HEAD) -> Fields:
     theta, scaling, part = read_rope(
         rope,
         where,
-        say,
+        warn,
         theta=f["rope_theta"],
         fraction=fraction(f["partial_rotary_factor"]),
         positions=f["max_position_embeddings"],
@@ -130,19 +130,19 @@ def _rope(f: Fields, say: Say, *, fraction: Field = WHOLE_HEAD) -> Fields:
         now = {"rope_theta": theta, "partial_rotary_factor": part}
         for name, value in lost.items():
             if value != now[name]:
-                say(
-                    "rope_scaling takes the place of rope_parameters, as in transformers: "
+                warn(
+                    "rope_scaling replaces rope_parameters, as in transformers: "
                     f"{name} is {now[name]}, not {shown(value)}; write it into rope_scaling to "
                     "keep it"
                 )
     return {"rope_theta": theta, "rope_scaling": scaling, "rotary_fraction": part}
 
 
-def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
+def _rope_of_gemma3(f: Fields, warn: Warn) -> Fields:
     """The rotary fields of Gemma-3: full and sliding layers each have their own.
 
-    In older files, `rope_scaling` is for the full layers. transformers reads `truncate` beside the
-    two objects, not inside.
+    In older files, `rope_scaling` is for the full layers. transformers reads `truncate` in the
+    outer object, not in these two.
     """
     parts = {
         "full_attention": OBJECT(None, null=True),
@@ -152,8 +152,8 @@ def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
     unknown = outer.keys() - parts.keys() - {"truncate"}
     if unknown:
         raise UnsupportedModelError(
-            f"rope_parameters: {shown(min(unknown))} is not read; "
-            f"must be one of {', '.join(parts)}, each with rotary fields of its own"
+            f"rope_parameters must have {' and '.join(parts)}, each with rotary fields, got "
+            f"{shown(min(unknown))}"
         )
     ropes = read_fields(outer, parts, where="rope_parameters: ")
     truncate = {name: value for name, value in outer.items() if name == "truncate"}
@@ -161,11 +161,11 @@ def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
     def read(kind: str, rope: dict[str, Any], theta: float) -> tuple[float, RopeScaling, float]:
         kept = {name: value for name, value in rope.items() if name != "truncate"}
         if len(kept) < len(rope):
-            say(f"rope_parameters: truncate counts beside {kind}, as in transformers, not inside")
+            warn(f"rope_parameters: truncate has no effect inside {kind}, as in transformers")
         return read_rope(
             kept | (truncate if rope.get("rope_type", rope.get("type")) == "yarn" else {}),
             f"rope_parameters: {kind}",
-            say,
+            warn,
             theta=theta,
             fraction=WHOLE_HEAD(f["partial_rotary_factor"]),
             positions=f["max_position_embeddings"],
@@ -187,18 +187,18 @@ def _rope_of_gemma3(f: Fields, say: Say) -> Fields:
 
 
 def _is_kind(f: Fields, kind: str) -> tuple[bool, ...]:
-    """The layers of a kind according to `layer_types` (empty where the file has none)."""
+    """The layers of a kind according to `layer_types`; empty without this field."""
     kinds = f.get("layer_types") or ()
     if kinds and len(kinds) != f["num_hidden_layers"]:
         raise UnsupportedModelError(
-            f"layer_types names {len(kinds)} layers: must be as many as "
-            f"num_hidden_layers={f['num_hidden_layers']}"
+            f"layer_types must have num_hidden_layers={f['num_hidden_layers']} entries, got "
+            f"{len(kinds)}"
         )
     return tuple(OLD_LAYER_KINDS.get(found, found) == kind for found in kinds)
 
 
 def _all_but_every(f: Fields, nth: int) -> tuple[bool, ...]:
-    """All layers but every n-th, as in older files with one number."""
+    """All layers except every n-th, as in older files with one number."""
     return tuple((i + 1) % nth != 0 for i in range(f["num_hidden_layers"]))
 
 
@@ -222,7 +222,7 @@ def _windows_of_mistral(f: Fields) -> Fields:
 
 
 def _decoder(f: Fields, **more: Any) -> DecoderConfig:
-    """A configuration from the fields common to all families, and `more`."""
+    """A configuration from the fields that all families have, and `more`."""
     activation = f["hidden_activation"] if "hidden_activation" in f else f["hidden_act"]
     heads = f["num_attention_heads"]
     bias = f.get("attention_bias", False)
@@ -245,24 +245,24 @@ def _decoder(f: Fields, **more: Any) -> DecoderConfig:
     )
 
 
-def _llama(f: Fields, say: Say) -> DecoderConfig:
+def _llama(f: Fields, warn: Warn) -> DecoderConfig:
     _is_kind(f, "full_attention")
-    return _decoder(f, ffn_bias=f["mlp_bias"], **_rope(f, say))
+    return _decoder(f, ffn_bias=f["mlp_bias"], **_rope(f, warn))
 
 
-def _mistral(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder(f, **_windows_of_mistral(f), **_rope(f, say))
+def _mistral(f: Fields, warn: Warn) -> DecoderConfig:
+    return _decoder(f, **_windows_of_mistral(f), **_rope(f, warn))
 
 
-def _qwen2(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder(f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f, say))
+def _qwen2(f: Fields, warn: Warn) -> DecoderConfig:
+    return _decoder(f, qkv_bias=True, **_windows_of_qwen(f), **_rope(f, warn))
 
 
-def _qwen3(f: Fields, say: Say) -> DecoderConfig:
-    return _decoder(f, qk_norm=True, **_windows_of_qwen(f), **_rope(f, say))
+def _qwen3(f: Fields, warn: Warn) -> DecoderConfig:
+    return _decoder(f, qk_norm=True, **_windows_of_qwen(f), **_rope(f, warn))
 
 
-def _gemma3(f: Fields, say: Say) -> DecoderConfig:
+def _gemma3(f: Fields, warn: Warn) -> DecoderConfig:
     sliding = _is_kind(f, "sliding_attention")
     return _decoder(
         f,
@@ -273,11 +273,11 @@ def _gemma3(f: Fields, say: Say) -> DecoderConfig:
         query_scale=f["query_pre_attn_scalar"] ** -0.5,
         sliding_layers=sliding or _all_but_every(f, f["sliding_window_pattern"]),
         window=f["sliding_window"],
-        **_rope_of_gemma3(f, say),
+        **_rope_of_gemma3(f, warn),
     )
 
 
-def _qwen3_5(f: Fields, say: Say) -> DecoderConfig:
+def _qwen3_5(f: Fields, warn: Warn) -> DecoderConfig:
     linear = _is_kind(f, "linear_attention") or _all_but_every(f, f["full_attention_interval"])
     sizes = {field: f[hf_field] for field, hf_field in LINEAR_SIZES.items()}
     return _decoder(
@@ -287,11 +287,11 @@ def _qwen3_5(f: Fields, say: Say) -> DecoderConfig:
         gated_attention=True,
         linear_layers=linear if any(linear) else (),
         **(sizes if any(linear) else {}),
-        **_rope(f, say, fraction=FRACTION),
+        **_rope(f, warn, fraction=FRACTION),
     )
 
 
-def _ouro(f: Fields, say: Say) -> DecoderConfig:
+def _ouro(f: Fields, warn: Warn) -> DecoderConfig:
     """Ouro, the looped decoder (arXiv 2510.25741): all loops run, independently of the exit gate.
 
     No release of transformers has this family. Fields, weight names and order of operations follow
@@ -301,10 +301,10 @@ def _ouro(f: Fields, say: Say) -> DecoderConfig:
     loops = f["total_ut_steps"]
     threshold, step = f["early_exit_threshold"], f["early_exit_step"]
     if threshold is not None and threshold < 1:
-        raise UnsupportedModelError(f"early_exit_threshold={threshold!r}: must be at least 1")
+        raise UnsupportedModelError(f"early_exit_threshold must be at least 1, got {threshold!r}")
     if step is not None and 0 <= step < loops - 1:
-        raise UnsupportedModelError(f"early_exit_step={step!r}: must be null (the last pass)")
-    return _decoder(f, sandwich_norms=True, loops=loops, **_windows_of_qwen(f), **_rope(f, say))
+        raise UnsupportedModelError(f"early_exit_step must be null (the last loop), got {step!r}")
+    return _decoder(f, sandwich_norms=True, loops=loops, **_windows_of_qwen(f), **_rope(f, warn))
 
 
 FAMILIES = {
@@ -318,5 +318,5 @@ FAMILIES = {
     "ouro": _ouro,
 }
 
-# Checkpoints with vision: `text_config` describes their text tower, of this family.
+# Model types with vision -> family of their text tower, described by `text_config`.
 TEXT_TOWERS = {"gemma3": "gemma3_text", "qwen3_5": "qwen3_5_text"}

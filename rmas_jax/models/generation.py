@@ -28,7 +28,7 @@ class SamplingConfig:
     top_k: int = 0  # only the k likeliest tokens; 0 is all
     top_p: float = 1.0  # only the likeliest tokens that together reach this probability
     min_p: float = 0.0  # only tokens with this share of the likeliest one's probability
-    repetition_penalty: float = 1.0  # above 1, tokens seen before become less likely
+    repetition_penalty: float = 1.0  # above 1, earlier tokens become less likely
 
     def __post_init__(self) -> None:
         for field, (allowed, is_allowed) in ALLOWED.items():
@@ -42,7 +42,7 @@ LARGEST = float(np.finfo(np.float32).max)
 # Field -> the allowed values, in words and as a test.
 ALLOWED = {
     "temperature": ("a number of at least 0", lambda x: x >= 0),
-    "top_k": ("a whole number of at least 0", lambda x: isinstance(x, int) and x >= 0),
+    "top_k": ("an integer of at least 0", lambda x: isinstance(x, int) and x >= 0),
     "top_p": ("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "min_p": ("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "repetition_penalty": ("a number above 0", lambda x: x > 0),

@@ -48,7 +48,7 @@ BEYOND_FLOAT16 = {
 
 
 def read_config(directory: Path) -> DecoderConfig:
-    """The decoder that a checkpoint's `config.json` describes; raises as `load_pretrained`."""
+    """The decoder described by a checkpoint's `config.json`; raises as `load_pretrained`."""
     check_no_adapter(directory)
     path = directory / CONFIG_FILE
     return config_from_hf(read_json(path), source=str(path))
@@ -72,18 +72,18 @@ def load_pretrained(
       mesh: devices to split the parameters over, by the rules of `rmas_jax.sharding` for the axes
         `data`, `fsdp` and `model`; its axes are used as `Auto`. A process reads only its own
         devices' shards. None is one whole copy on the default device.
-      weights: "int8" keeps matrices in int8, with scales in `dtype` (`rmas_jax.models.int8`); each
-        layer's is quantised in place before the next one is read. None keeps all in `dtype`.
+      weights: "int8" stores matrices in int8, with scales in `dtype` (`rmas_jax.models.int8`); each
+        layer is quantised on its devices before the next one is read. None stores all in `dtype`.
       revision: branch, tag or commit, where `path` is a hub id.
 
     Returns:
       The decoder and its parameters, for `model.apply({"params": params}, ...)`.
 
     Raises:
-      ValueError: `dtype` or `weights` is none of those.
-      ImportError: int8 needs a library that is not installed.
-      UnsupportedModelError: the architecture is not ported, or not in `dtype`; no weight has been
-        read.
+      ValueError: `dtype` or `weights` is another.
+      ImportError: the library for int8 is not installed.
+      UnsupportedModelError: the architecture, or its use in `dtype`, is not supported; raised
+        before weights are read.
       CheckpointError: files are missing or damaged; weights are missing, unexpected, duplicate or
         misshapen (one error lists all); or a number is beyond the range of `dtype`.
     """
@@ -99,16 +99,16 @@ def load_pretrained(
     with contextlib.ExitStack() as stack:
         opened = {file: open_safetensors(file, stack) for file in files}
         homes, problems = find_tensors(opened)
-        if config.num_layers > len(homes):  # before a name is made for each
+        if config.num_layers > len(homes):  # before names for all layers are made
             raise CheckpointError(
-                f"{config_path}: num_hidden_layers={config.num_layers}, and the weights are "
-                f"{len(homes)} tensors"
+                f"{config_path}: num_hidden_layers must be at most the number of tensors "
+                f"({len(homes)}), got {config.num_layers}"
             )
         table = weight_table(config, stored_prefix(homes))
         problems += _problems(table, {name: opened[home] for name, home in homes.items()})
     if problems:
         raise CheckpointError(
-            f"{directory}: the weights do not fit {config.model_type}:\n  "
+            f"{directory}: the weights must be those of {config.model_type}, got\n  "
             + "\n  ".join(listed(problems))
         )
     mesh = None if mesh is None else auto_mesh(mesh)
@@ -134,9 +134,9 @@ def abstract_agent(
     weights: str | None = None,
     revision: str | None = None,
 ) -> tuple[Decoder, dict[str, Any]]:
-    """What `load_pretrained` returns, with a `jax.ShapeDtypeStruct` for each array of parameters.
+    """The result of `load_pretrained` with a `jax.ShapeDtypeStruct` for each array of parameters.
 
-    Reads no weight: a program lowered and compiled from these runs on the loaded parameters later.
+    Reads no weight. Programs compiled for these shapes run on the loaded parameters later.
 
     Args:
       source: a directory with `config.json`, a hub id, or the configuration itself.
@@ -147,9 +147,8 @@ def abstract_agent(
       revision: branch, tag or commit, where `source` is a hub id.
 
     Raises:
-      ValueError: `dtype` or `weights` is none of those that `load_pretrained` takes.
-      ImportError: int8 needs a library that is not installed.
-      UnsupportedModelError: the architecture is not ported, or not in `dtype`.
+      ValueError, ImportError: as for `load_pretrained`.
+      UnsupportedModelError: the architecture, or its use in `dtype`, is not supported.
       CheckpointError: `config.json` is missing or damaged.
     """
     _check_options(dtype, weights)
@@ -203,14 +202,14 @@ def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
             continue
         stored = tensors[name].get_slice(name)
         if tuple(stored.get_shape()) != shape:
-            problems.append(f"misshapen: {name} is {tuple(stored.get_shape())}, not {shape}")
+            problems.append(f"misshapen: {name} must be {shape}, got {tuple(stored.get_shape())}")
         if stored.get_dtype() not in STORED_DTYPES:
             problems.append(f"dtype: {name} must be in {STORED_DTYPES}, got {stored.get_dtype()}")
     if packed := [name for name in tensors if QUANTISED.fullmatch(name)]:
         problems.insert(
             0,
             f"quantised: weights must be plain, got packed ones (GPTQ, AWQ, fp8, bitsandbytes) in "
-            f"{packed[0]}: dequantise the model in its library and save it again",
+            f"{packed[0]}; dequantise the model in its library and save it again",
         )
     prefix = stored_prefix(tensors)
     embedding, unembedding = (with_prefix(name, prefix) for name in (EMBEDDING, UNEMBEDDING))
@@ -220,7 +219,7 @@ def _problems(table: Sequence[Weight], tensors: Mapping[str, Any]) -> list[str]:
         if name != unembedding or embedding not in tensors:
             problems.append(f"unexpected: {name}")
         elif not _equal(*(tensors[tied].get_slice(tied) for tied in (unembedding, embedding))):
-            problems.append(f"unexpected: {name}, embeddings are tied and it is not equal to them")
+            problems.append(f"unexpected: {name}, which differs from the tied embeddings")
     return problems
 
 

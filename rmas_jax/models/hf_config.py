@@ -1,11 +1,11 @@
 """The fields of a Hugging Face `config.json`, family by family, as tables.
 
-A table gives the allowed values of a field and its default, as in transformers.
-`hf_fields.read_fields` refuses values of another type or out of range by name, before any use.
+A table contains the allowed values of a field and its default, as in transformers.
+`hf_fields.read_fields` raises for values of another type or out of range, before any use.
 
-Every field of transformers' class of a family is in one of three tables: FIELDS is read, INERT must
-have a value without effect, HARMLESS changes no output (a test compares). Other fields, such as
-those that training programs add, have no effect in transformers either.
+Every field of transformers' class of a family is in one of three tables: FIELDS are read, INERT
+ones must have a value without effect, HARMLESS ones change no output (a test compares). Other
+fields, such as those that training programs add, have no effect in transformers either.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rmas_jax.models.hf_fields import (
 
 
 def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
-    """Refuses fields that affect another family only, unless their value has no effect.
+    """Refuses fields that affect only other families, unless their value has no effect.
 
     Args:
       raw: the object.
@@ -45,11 +45,11 @@ def check_inert(raw: Raw, read: Mapping[str, Field]) -> None:
         if name not in raw or name in read:
             continue
         if name == "sliding_window" and raw.get("use_sliding_window") is False:
-            continue  # a Llama converted from a Qwen, in which no layer slides
+            continue  # a Llama converted from a Qwen without sliding layers
         if not any(type(raw[name]) is type(v) and raw[name] == v for v in allowed):
             raise UnsupportedModelError(
-                f"{name}={shown(raw[name])}: changes the model and is not supported here; "
-                f"must be absent or {' or '.join(map(json.dumps, allowed))}"
+                f"{name} must be absent or {' or '.join(map(json.dumps, allowed))} (it changes the "
+                f"model and is not supported), got {shown(raw[name])}"
             )
 
 
@@ -92,18 +92,18 @@ ROPE_FIELDS: dict[str, dict[str, tuple[str | None, Field]]] = {
     },
 }
 ROPE_KIND = one_of(*ROPE_FIELDS)
-# Of any kind; `type` is the older name. Text has one position on each of the axes of `mrope`.
+# Of any kind; `type` is the older name. Text has the same position on all axes of `mrope`.
 ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 ROPE_HARMLESS = ("mrope_section", "mrope_interleaved", "finetuned")
-# Fields that other programs read and transformers does not: the authors' code of yarn (also in
-# DeepSeek-R1-0528-Qwen3-8B), older files of Phi-3, Hunyuan.
+# Fields that transformers ignores, from the authors' code of yarn (also in
+# DeepSeek-R1-0528-Qwen3-8B), older files of Phi-3, and Hunyuan.
 ROPE_IDLE = ("attn_factor", "extrapolation_factor", "short_mscale", "long_mscale", "alpha")
 
 # --- Families -------------------------------------------------------------------------------------
 
 ACTIVATION = one_of(*FROM_HF)("silu")
 WINDOW = whole(1, 2**31 - 1)
-# transformers renames the older names after it reads a file.
+# Older names, which transformers renames after it reads a file.
 OLD_LAYER_KINDS = {"attention": "full_attention", "mamba": "linear_attention"}
 
 
@@ -132,7 +132,7 @@ def _sizes(**defaults: Any) -> dict[str, Field]:
 
 
 def _common(max_positions: int, *, tied: bool = False, theta: float = 1e4) -> dict[str, Field]:
-    """Fields common to all families, beside sizes."""
+    """Fields that all families have, besides sizes."""
     return {
         "max_position_embeddings": POSITIONS(max_positions),
         "rms_norm_eps": number(0, 1)(1e-6),
@@ -327,21 +327,21 @@ INERT: dict[str, tuple[Any, ...]] = {
 }
 # Fields of transformers' classes without effect on outputs: name -> why.
 HARMLESS: dict[str, str] = {
-    "transformers_version": "says who wrote the file",
-    "architectures": "transformers goes by model_type",
-    "dtype": "of stored weights, which say it themselves",
-    "output_hidden_states": "what a call returns besides",
-    "return_dict": "how a call returns it",
-    "use_cache": "whether keys and values are kept, not what they are",
-    "chunk_size_feed_forward": "no family here cuts its feed-forward",
+    "transformers_version": "writer of the file",
+    "architectures": "transformers uses model_type",
+    "dtype": "of stored weights, whose files contain it",
+    "output_hidden_states": "further results of a call",
+    "return_dict": "type of a call's result",
+    "use_cache": "whether keys and values are kept, not their values",
+    "chunk_size_feed_forward": "no family here splits its feed-forward",
     "id2label": "of classifiers",
     "label2id": "of classifiers",
     "problem_type": "of classifiers",
     "initializer_range": "of fresh weights",
     "attention_dropout": "of training; agents are frozen",
     "pretraining_tp": "transformers 5 does not read it",
-    "_attn_implementation": "which kernel computes attention",
-    "number_of_conv_states": "how many buffers a cache keeps",
+    "_attn_implementation": "kernel of attention",
+    "number_of_conv_states": "number of buffers in a cache",
     "pad_token_id": "of the tokenizer, as are the next two",
     "bos_token_id": "",
     "eos_token_id": "",

@@ -24,7 +24,7 @@ class Field:
     """The allowed values of a field, and its default."""
 
     is_allowed: Callable[[Any], bool]
-    allowed: str  # the same in words, behind "must be"
+    allowed: str  # the same in words, after "must be"
     default: Any = REQUIRED
     null: bool = False  # whether null is allowed too, as in transformers' class
 
@@ -34,10 +34,10 @@ class Field:
 
 
 def whole(low: int, high: int) -> Field:
-    """Whole numbers; 4096.0 and true are none."""
+    """Integers; 4096.0 and true are none."""
     return Field(
         lambda value: type(value) is int and low <= value <= high,
-        f"a whole number from {low} to {high}",
+        f"an integer from {low} to {high}",
     )
 
 
@@ -50,7 +50,7 @@ def number(above: float, at_most: float) -> Field:
 
 
 def one_of(*values: Any) -> Field:
-    """Text or numbers from a list."""
+    """One of several texts or numbers."""
     return Field(
         lambda value: any(type(value) is type(v) and value == v for v in values),
         f"one of {', '.join(map(repr, values))}" if len(values) > 1 else repr(values[0]),
@@ -90,16 +90,14 @@ def read_fields(raw: Raw, fields: Mapping[str, Field], *, where: str = "") -> di
     for name, field in fields.items():
         if name not in raw:
             if field.default is REQUIRED:
-                raise UnsupportedModelError(
-                    f"{where}field {name!r} is missing: must be {field.allowed}"
-                )
+                raise UnsupportedModelError(f"{where}{name} must be {field.allowed}, got nothing")
             values[name] = field.default
             continue
         value = raw[name]
         if not (value is None and field.null) and not field.is_allowed(value):
             or_null = " or null" * field.null
             raise UnsupportedModelError(
-                f"{where}{name}={shown(value)}: must be {field.allowed}{or_null}"
+                f"{where}{name} must be {field.allowed}{or_null}, got {shown(value)}"
             )
         values[name] = value
     return values

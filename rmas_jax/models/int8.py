@@ -1,9 +1,8 @@
 """Matrices of frozen agents in int8, by qwix: a quarter of float32's memory, half of bfloat16's.
 
-Only storage changes. A matrix is `qwix.QArray`: int8 values, and one scale for each output channel
-of a projection or each row of the embeddings, in the decoder's compute dtype; its value is their
-product. A layer dequantises with `as_array` at its multiplication, so that all other matrices stay
-int8 meanwhile.
+Only storage is int8. A matrix is a `qwix.QArray`: int8 values, and one scale for each output
+channel of a projection or each row of the embeddings, in the decoder's compute dtype; its value is
+their product. A layer dequantises each matrix with `as_array` at its multiplication, one at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def require_qwix() -> None:
         import qwix  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            'weights="int8" needs qwix, which is not installed: pip install "rmas_jax[int8]"'
+            'weights="int8" needs qwix, which is not installed; pip install "rmas_jax[int8]"'
         ) from error
 
 
@@ -35,12 +34,12 @@ def quantised(
     """A matrix in int8, from its layers in a checkpoint.
 
     Rounds values to the nearest multiple of their channel's largest magnitude / 127.5. A mesh
-    splits values as it would the matrix, and scales along the dimensions that they have.
+    splits values like the matrix, and scales along their own dimensions.
 
     Args:
-      weight: its row of the table, with sizes; some dimensions share a scale.
-      layers: float32, one after another; each is freed once the next one is loaded.
-      dtype: of the scales, and so of the dequantised matrix.
+      weight: the row of its table, with sizes; some dimensions share a scale.
+      layers: float32, in turn; each is freed when the next one is loaded.
+      dtype: of the scales, and of the dequantised matrix.
       mesh: the devices that hold `layers`.
     """
     rounded = [
@@ -54,7 +53,7 @@ def quantised(
 
 
 def abstract_quantised(weight: Weight, dtype: Any, mesh: Mesh | None = None) -> Any:
-    """What `quantised` returns, with a `jax.ShapeDtypeStruct` for each array."""
+    """The result of `quantised` with a `jax.ShapeDtypeStruct` for each array."""
     layer = jax.ShapeDtypeStruct(weight.layer_shape, jnp.float32)
     one = jax.eval_shape(
         functools.partial(_quantise, shared=weight.scale_axes, dtype=jnp.dtype(dtype)), layer
@@ -77,7 +76,7 @@ def _quantise(layer: jax.Array, shared: tuple[int, ...], dtype: jnp.dtype) -> An
 
 
 def is_quantised(param: Any) -> bool:
-    """Whether a parameter is kept in int8."""
+    """Whether a parameter is in int8."""
     return hasattr(param, "qvalue")
 
 
@@ -94,7 +93,7 @@ def as_array(param: Any, x: jax.Array) -> jax.Array:
     """A parameter in the dtype of the activations `x`, dequantised if it is in int8.
 
     Dequantisation depends on `x`: otherwise it would be loop-invariant, and autodiff and compilers
-    would hoist it out of the loop and hold all layers dequantised at once.
+    would hoist it out of the loop and dequantise all layers at once.
     """
     if is_quantised(param):
         param, _ = jax.lax.optimization_barrier((param, jax.lax.stop_gradient(x)))

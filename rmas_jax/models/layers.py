@@ -19,13 +19,13 @@ from rmas_jax.models.weights import ROWS, parameter
 
 KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
-# A layer's share of the cache: finished blocks, tail and linear state, each None or empty where
-# its kind of layer has none; and whether the layer slides.
+# A layer's share of the cache: complete blocks, tail and linear state, each None or empty if its
+# kind of layer has none; and whether the layer slides.
 OfLayer = tuple[Any, Any, Any, jax.Array]
 
 
 class CallContext(NamedTuple):
-    """Inputs common to all layers of one call."""
+    """Inputs that all layers of a call share."""
 
     start: jax.Array  # [] int32; slot of the first position in the tail
     positions: jax.Array  # [B, T] int32
@@ -52,7 +52,7 @@ class RMSNorm(nn.Module):
 
 
 def normed(config: DecoderConfig, path: str, x: jax.Array) -> jax.Array:
-    """`x` after the norm at this path, in decoders that have it; called in its parent module."""
+    """`x` after the norm at this path, if the decoder has it; called in its parent module."""
     row = ROWS[f"{path}/weight"]
     if not row.is_in(config):
         return x
@@ -60,7 +60,7 @@ def normed(config: DecoderConfig, path: str, x: jax.Array) -> jax.Array:
 
 
 def biased(module: nn.Module, config: DecoderConfig, path: str, out: jax.Array) -> jax.Array:
-    """`out` plus the bias at this path for its last axes, in decoders that have it."""
+    """`out` plus the bias at this path for its last axes, if the decoder has it."""
     if not ROWS[path].is_in(config):
         return out
     bias = parameter(module, config, path).astype(out.dtype)
@@ -68,7 +68,7 @@ def biased(module: nn.Module, config: DecoderConfig, path: str, out: jax.Array) 
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over finished blocks and the tail that this call extends."""
+    """Grouped-query attention over complete blocks and the tail, which this call extends."""
 
     config: DecoderConfig
 
@@ -141,7 +141,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One decoder layer; the body of the scan over layers if all are of one kind."""
+    """One decoder layer; the body of the scan over layers if all have one kind."""
 
     config: DecoderConfig
     linear: bool = False
@@ -150,10 +150,7 @@ class Layer(nn.Module):
     def __call__(
         self, x: jax.Array, of_layer: OfLayer, context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
-        """`of_layer` is the layer's share of the cache and whether it slides.
-
-        Returns the next layer's input, and the layer's new tail and linear state.
-        """
+        """Returns the next layer's input, and the layer's new tail and linear state."""
         c = self.config
         past, tail, state, sliding = of_layer
 

@@ -21,16 +21,16 @@ def closed(index: Sequence[slice], shape: Sequence[int]) -> Index:
 
 
 def read_part(weight: Weight, stored: Any, index: Index) -> np.ndarray:
-    """Part of a parameter (of one layer); reads little more of the stored tensor than needed.
+    """Part of a parameter of one layer; reads little more of the stored tensor than needed.
 
-    Dimensions that share a stored one, such as heads and their size, are blocks of blocks in it:
+    Dimensions that the stored tensor joins, such as heads and their size, are nested blocks in it:
 
         (N H), 2 of 3 heads, half of H:    [h h . . | h h . . | . . . .]
         is read as whole heads             [h h h h | h h h h]              and cut afterwards
 
     Args:
-      weight: its row of the table, with sizes.
-      stored: gives parts of the tensor for tuples of slices, as `safe_open(...).get_slice` does.
+      weight: the row of its table, with sizes.
+      stored: returns parts of the tensor for tuples of slices, as `safe_open(...).get_slice`.
       index: the part of the parameter.
     """
     row, sizes = weight.row, weight.sizes
@@ -52,8 +52,8 @@ def read_shard(
     """A device's share of one parameter, all its layers, on the host.
 
     Args:
-      weight: its row of the table, with sizes.
-      index: the share; the range of layers comes first, if any.
+      weight: the row of its table, with sizes.
+      index: the share; begins with the range of layers, if any.
       get_slice: from the name of a tensor to an argument of `read_part`.
       dtype: of the result.
 
@@ -77,7 +77,7 @@ def _cast(part: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     into = jnp.finfo(dtype)
     if into.maxexp < jnp.finfo(part.dtype).maxexp and not np.isfinite(out).all():
         raise CheckpointError(
-            f"{name}: holds NaN or numbers beyond {float(into.max):.5g}, the largest of "
-            f"{dtype.name}; a wider dtype keeps them"
+            f"{name} must be finite in {dtype.name} (at most {float(into.max):.5g}), got NaN or "
+            "larger numbers; use a wider dtype"
         )
     return out

@@ -1,9 +1,9 @@
-"""Content as ids: markers of turns, thoughts or tools in a text become plain letters.
+"""Token ids of content: markers of turns, thoughts or tools in a text become plain letters.
 
 A tokenizer first searches a text for its added tokens. Markers among them (`<|im_end|>`, `<think>`,
-`</tool_call>`), flagged as special or not, are plain letters in a text from a user, another agent
-or a tool. Added tokens that are ordinary text (runs of spaces, words of a field) stay tokens, as in
-the model's training.
+`</tool_call>`), flagged as special or not, are tokenised as plain letters in a text from a user,
+another agent or a tool. Added tokens that are ordinary text (runs of spaces, words of a domain)
+stay tokens, as in the model's training.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rmas_jax.models.tokenizer import Tokenizer
 
 
 class TextError(InputError):
-    """A text that a tokenizer cannot read."""
+    """A text that a tokenizer cannot encode."""
 
 
 def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of content: markers in it are spelt out.
+    """Token ids of content, with markers as plain letters.
 
     Raises:
-      TextError: a text holds a lone surrogate; or a marker that the tokenizer (one written in
-        Python) cannot spell.
+      TextError: a text has a lone surrogate, or a marker that a tokenizer written in Python cannot
+        encode as letters.
     """
     if not texts:
         return []
@@ -41,11 +41,11 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         if bad := [texts[i] for i, row in zip(marked, spelt, strict=True) if markers & {*row}]:
             raise TextError(
                 f"{tokenizer.name_or_path}: texts must be free of special tokens, which this "
-                f"tokenizer cannot spell, got {shown(bad[0])}"
+                f"tokenizer cannot encode as letters, got {shown(bad[0])}"
             )
     else:
-        ignorant = _without(tokenizer, frozenset(markers))
-        found = ignorant.encode_batch([texts[i] for i in marked], add_special_tokens=False)
+        unmarked = _without(tokenizer, frozenset(markers))
+        found = unmarked.encode_batch([texts[i] for i in marked], add_special_tokens=False)
         spelt = [encoding.ids for encoding in found]
     for i, row in zip(marked, spelt, strict=True):
         rows[i] = row
@@ -56,7 +56,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts whose markers are special tokens, such as pieces of a rendered template.
 
     Raises:
-      TextError: a text holds a lone surrogate.
+      TextError: a text has a lone surrogate.
     """
     for text in texts:
         check_text(text)
@@ -69,13 +69,13 @@ def check_text(text: str, *, source: str = "a text", error: type[InputError] = T
         text.encode()
     except UnicodeEncodeError as reason:
         raise error(
-            f"{source}: must be Unicode without lone surrogates, got "
+            f"{source} must be Unicode without lone surrogates, got "
             f"{shown(text[reason.start])} at character {reason.start}"
         ) from None
 
 
 def marker_ids(tokenizer: Tokenizer) -> set[int]:
-    """Ids of the added tokens that content must not contain."""
+    """Ids of the added tokens that are markers."""
     added = tokenizer.added_tokens_decoder
     if not added:
         return set()
@@ -84,8 +84,8 @@ def marker_ids(tokenizer: Tokenizer) -> set[int]:
 
 
 def _is_ordinary(token: Any, template: str) -> bool:
-    """Whether an added token is only text: spaces, or words that the chat template lacks."""
-    if token.special or token.lstrip or token.rstrip:  # the last two swallow adjacent blanks
+    """Whether an added token is ordinary text: spaces, or words outside the chat template."""
+    if token.special or token.lstrip or token.rstrip:  # the last two absorb adjacent blanks
         return False
     text = token.content.replace("▁", " ")
     words = text.split()
@@ -96,8 +96,8 @@ def _is_ordinary(token: Any, template: str) -> bool:
 def _without(tokenizer: Tokenizer, markers: frozenset[int]) -> Any:
     """A copy of a tokenizer without the names of some tokens.
 
-    They keep their ids under names that no text contains; their merges are removed. The model's
-    unknown token keeps its name, by which the model finds it.
+    Their ids get random names that occur in no text; their merges are removed. The model's unknown
+    token keeps its name, because the model finds it by name.
     """
     from tokenizers import Tokenizer  # heavy
 

@@ -1,13 +1,13 @@
-"""Rotary frequencies as data, computed on the host from a base and a scaling for long contexts.
+"""Rotary frequencies, computed on the host from a base and a scaling for long contexts.
 
 The kinds are values of `rope_type` in Hugging Face configurations: `default`, `linear` (position
 interpolation, arXiv 2306.15595), `llama3` (Llama 3.1), `yarn` (arXiv 2309.00071), `dynamic` (NTK)
 and `longrope` (arXiv 2402.13753).
 
-The last two have other frequencies for long texts than for short ones. transformers uses those of
-the longest text of a call for the whole batch, and does not rotate cached keys again: a text's
-result then depends on its batch and on its division into calls. Up to `original_length` positions
-neither happens; here this is the maximum (`position_limit`).
+The frequencies of the last two differ for texts beyond `original_length` positions. transformers
+then uses those of the longest text of a call for the whole batch, without rotating cached keys
+again: the result of a text depends on its batch and on its division into calls. Here,
+`original_length` is therefore the maximum (`position_limit`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rmas_jax.host.errors import shown
 from rmas_jax.models.errors import UnsupportedModelError
 
 KINDS = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
-BOUNDED = ("dynamic", "longrope")  # read no more than original_length positions
+BOUNDED = ("dynamic", "longrope")  # kinds limited to original_length positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,35 +31,35 @@ class RopeScaling:
     kind: str = "default"  # one of KINDS
     factor: float = 1.0  # ratio of the new context length to the old; all kinds but default
     original_length: int = 0  # positions in pretraining; all kinds but default and linear
-    low_freq_factor: float = 1.0  # llama3: waves longer than original_length / this are stretched
-    high_freq_factor: float = 4.0  # llama3: waves shorter than original_length / this are kept
-    beta_fast: float = 32.0  # yarn: frequencies with more turns in original_length are kept
-    beta_slow: float = 1.0  # yarn: frequencies with fewer turns are stretched
+    low_freq_factor: float = 1.0  # llama3: stretches waves longer than original_length / this
+    high_freq_factor: float = 4.0  # llama3: keeps waves shorter than original_length / this
+    beta_fast: float = 32.0  # yarn: keeps frequencies with more turns in original_length
+    beta_slow: float = 1.0  # yarn: stretches frequencies with fewer turns
     truncate: bool = True  # yarn: round the bounds between kept and stretched outwards
     # yarn, longrope: factor on sine and cosine, of queries and keys alike
     attention_factor: float = 1.0
     short_factor: tuple[float, ...] = ()  # longrope: [R/2] stretching of each wave
-    long_factor: tuple[float, ...] = ()  # the same past original_length: not used, kept for files
+    long_factor: tuple[float, ...] = ()  # the same beyond original_length; only for saving
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnsupportedModelError(
-                f"rope_type={shown(self.kind)}: must be one of {', '.join(KINDS)}"
+                f"rope_type must be one of {', '.join(KINDS)}, got {shown(self.kind)}"
             )
         for name in ("factor", "low_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UnsupportedModelError(
-                    f"rope {name}={shown(getattr(self, name))}: must be finite and above 0"
+                    f"rope {name} must be finite and above 0, got {shown(getattr(self, name))}"
                 )
         if self.high_freq_factor <= self.low_freq_factor:
             raise UnsupportedModelError(
-                f"rope high_freq_factor={self.high_freq_factor!r}: must be above "
-                f"low_freq_factor={self.low_freq_factor!r}"
+                f"rope high_freq_factor must be above low_freq_factor ({self.low_freq_factor!r}), "
+                f"got {self.high_freq_factor!r}"
             )
         if self.kind not in ("default", "linear") and self.original_length < 1:
             raise UnsupportedModelError(
-                f"rope original_max_position_embeddings={self.original_length!r}: "
-                f"must be at least 1 for {self.kind}"
+                f"rope original_max_position_embeddings must be at least 1 for {self.kind}, got "
+                f"{self.original_length!r}"
             )
 
     @property
@@ -72,8 +72,8 @@ class RopeScaling:
         for name in ("short_factor", "long_factor"):
             if self.kind == "longrope" and len(getattr(self, name)) != rotated // 2:
                 raise UnsupportedModelError(
-                    f"rope {name} has {len(getattr(self, name))} numbers: must have "
-                    f"{rotated // 2}, half of the dimensions of a head that rotate"
+                    f"rope {name} must have {rotated // 2} numbers, half of a head's rotated "
+                    f"dimensions, got {len(getattr(self, name))}"
                 )
 
 
@@ -99,7 +99,7 @@ def longrope_attention_factor(factor: float, original_length: int) -> float:
         return 1.0
     if original_length < 2:
         raise UnsupportedModelError(
-            "rope original_max_position_embeddings=1: must be at least 2 for longrope"
+            "rope original_max_position_embeddings must be at least 2 for longrope, got 1"
         )
     return math.sqrt(1 + math.log(factor) / math.log(original_length))
 
@@ -109,8 +109,8 @@ def rotary_frequencies(theta: float, rotated: int, scaling: RopeScaling) -> np.n
 
     Args:
       theta: base of the frequencies.
-      rotated: number of dimensions of a head that rotate; even.
-      scaling: the stretching for long contexts; `dynamic` stretches nothing within its limit.
+      rotated: number of rotated dimensions of a head; even.
+      scaling: for long contexts; `dynamic` has no effect within its limit.
 
     Returns:
       [rotated / 2] float32, computed in float64.
@@ -129,7 +129,7 @@ def rotary_frequencies(theta: float, rotated: int, scaling: RopeScaling) -> np.n
         frequencies = kept * frequencies + (1 - kept) * stretched
     elif scaling.kind == "yarn":
         low, high = (
-            # The index at which a wave makes this many turns in the original length.
+            # Index of the wave with this number of turns in the original length.
             rotated
             * math.log(scaling.original_length / (turns * 2 * math.pi))
             / (2 * math.log(theta))

@@ -41,13 +41,13 @@ def save_pretrained(
 
     Raises:
       UnsupportedModelError: the family's `config.json` cannot express the configuration.
-      CheckpointError: `params` are in int8 or not those of `model`; nothing is written.
+      CheckpointError: `params` are in int8, or not those of `model`; raised before any write.
     """
     c = model.config
     flat = traverse_util.flatten_dict(dict(params))
     if any(map(is_quantised, flat.values())):
         raise CheckpointError(
-            "params must be unrounded (load_pretrained without weights='int8'), got int8"
+            "params must be those of load_pretrained without weights='int8', got int8"
         )
     table = {weight.path: weight for weight in weight_table(c)}
     problems = [f"missing: {'/'.join(key)}" for key in table.keys() - flat.keys()]
@@ -55,11 +55,11 @@ def save_pretrained(
     for key in table.keys() & flat.keys():
         if flat[key].shape != table[key].shape:
             problems.append(
-                f"misshapen: {'/'.join(key)} is {flat[key].shape}, not {table[key].shape}"
+                f"misshapen: {'/'.join(key)} must be {table[key].shape}, got {flat[key].shape}"
             )
     if problems:
         raise CheckpointError(
-            "params are not those of the model:\n  " + "\n  ".join(listed(sorted(problems)))
+            "params must be those of the model, got\n  " + "\n  ".join(listed(sorted(problems)))
         )
 
     tensors = {}
@@ -69,7 +69,7 @@ def save_pretrained(
             stored = weight.to_stored(param[layer] if weight.is_stacked else param)
             tensors[name] = np.ascontiguousarray(stored)  # save_file ignores strides
     raw = {
-        # The decoder knows no special tokens; without these, transformers assumes the family's.
+        # A decoder has no special tokens; without these fields, transformers assumes the family's.
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,

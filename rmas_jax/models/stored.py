@@ -22,7 +22,7 @@ TORCH_FILES = "pytorch_model*.bin"
 MAX_HEADER = 16 * MEBIBYTE  # names, shapes and offsets of 100,000 tensors
 MAX_INDEX = 32 * MEBIBYTE
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-MAPPED_BYTES = 2**24  # of files that may be in memory at once, beside the tensor being read
+MAPPED_BYTES = 2**24  # of mapped files in memory, besides the tensor being read
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -35,13 +35,13 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX_FILE
     if not index.exists():
         held = sorted(file.name for file in directory.glob(TORCH_FILES))
-        hint = f"; {held[0]} is torch's format: save it with save_pretrained first" if held else ""
-        raise CheckpointError(f"{directory}: holds neither {WEIGHT_FILE} nor {INDEX_FILE}{hint}")
+        got = f"{held[0]}, torch's format: convert it with save_pretrained" if held else "neither"
+        raise CheckpointError(f"{directory}: must have {WEIGHT_FILE} or {INDEX_FILE}, got {got}")
     weight_map = read_json(index, at_most=MAX_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
-            f"{index}: weight_map must be an object of tensor names and names of files, "
-            f"got {shown(weight_map)}"
+            f"{index}: weight_map must be an object from tensor names to file names, got "
+            f"{shown(weight_map)}"
         )
     for name, file in weight_map.items():
         if not isinstance(file, str) or not _is_below(file):
@@ -64,14 +64,14 @@ def open_safetensors(path: Path, stack: contextlib.ExitStack) -> Any:
     """An open safetensors file, which `stack` closes; the header's size is bounded.
 
     Raises:
-      CheckpointError: the file is missing, not regular, cut off or of another format.
+      CheckpointError: the file is missing, irregular, truncated or of another format.
     """
     with open_regular(path, at_most=None, error=CheckpointError) as file:
         header = int.from_bytes(file.read(8), "little")
     if header > MAX_HEADER:
         raise CheckpointError(
             f"{path}: not a whole safetensors file: its header must be at most {size(MAX_HEADER)}, "
-            f"is {size(header)}"
+            f"got {size(header)}"
         )
     try:
         return stack.enter_context(safe_open(path, framework="numpy"))
@@ -106,7 +106,7 @@ def read_tensors(file: Any, *, source: str | Path) -> dict[str, np.ndarray]:
         except Exception as error:  # of the library, or KeyError, TypeError at its dtypes
             kind = file.get_slice(name).get_dtype()
             raise CheckpointError(
-                f"{source}: {clipped(name, 100)} is {kind}, which cannot be read: "
+                f"{source}: {clipped(name, 100)} must have a dtype of numpy, got {kind}: "
                 f"{clipped(str(error), 200)}"
             ) from None
     return tensors
@@ -127,10 +127,11 @@ def as_float32(tensors: Mapping[str, np.ndarray], *, source: str | Path) -> dict
         with np.errstate(over="ignore"):
             out[name] = np.asarray(tensor, np.float32)
         if not tensor.size:
-            problems.append(f"{label} is empty, of shape {tensor.shape}")
+            problems.append(f"{label} must have numbers, got the shape {tensor.shape}")
         elif lost := tensor.size - int(np.isfinite(out[name]).sum()):
             problems.append(
-                f"{label}: {lost:,} of {tensor.size:,} numbers are NaN or infinite as float32"
+                f"{label} must be finite in float32, got {lost:,} of {tensor.size:,} numbers that "
+                "are not"
             )
     if problems:
         raise CheckpointError(f"{source}: {'; '.join(listed(problems))}")
@@ -138,7 +139,7 @@ def as_float32(tensors: Mapping[str, np.ndarray], *, source: str | Path) -> dict
 
 
 def find_tensors(files: Mapping[Path, Any]) -> tuple[dict[str, Path], list[str]]:
-    """Tensor name -> the open file that holds it, and a line for each name in several files."""
+    """Tensor name -> its file, and a line for each name that is in several files."""
     found_in: dict[str, list[Path]] = {}
     for path, file in files.items():
         for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -154,8 +155,8 @@ def find_tensors(files: Mapping[Path, Any]) -> tuple[dict[str, Path], list[str]]
 class StoredTensors:
     """The tensors of a checkpoint; a context manager, because files stay open between reads.
 
-    Files are memory-mapped, and pages read count as memory of the process until the file is closed:
-    all are closed after every `MAPPED_BYTES` read.
+    Files are memory-mapped, and their pages are memory of the process until the file is closed: all
+    are closed after every `MAPPED_BYTES` read.
     """
 
     def __init__(self, homes: Mapping[str, Path]):

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 PREFIX = "model."
-# Prefix of the decoder's names -> prefix of the vocabulary projection's: a text model; the text
-# tower of a checkpoint with vision; the same in older releases; and the two as saved without the
-# outer model, which had the projection.
+# Prefix of the decoder's names -> prefix of the unembedding's: a text model; the text tower of a
+# checkpoint with vision; the same in older releases; and both saved without the outer model, which
+# has the unembedding.
 PREFIXES = {
     PREFIX: "",
     "model.language_model.": "",
@@ -17,9 +17,9 @@ PREFIXES = {
     "": "",
 }
 EMBEDDING, UNEMBEDDING = "model.embed_tokens.weight", "lm_head.weight"
-# Ignored tensors beside the decoder: buffers of older files, which are computed here;
-# the vision parts of multimodal checkpoints; Qwen3.5's layers for predicting several tokens; heads
-# that read the last hidden state (values of reinforcement learning, scores of reward models).
+# Ignored tensors: buffers of older files, which are computed here; the vision parts of multimodal
+# checkpoints; Qwen3.5's layers for multi-token prediction; heads over the last hidden state (values
+# of reinforcement learning, scores of reward models).
 IGNORED = re.compile(
     r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
     r"|(.*\.)?(position_ids|masked_bias)"
@@ -27,7 +27,7 @@ IGNORED = re.compile(
     r"|mtp\..*"
     r"|(v_head|value_head|score)\..*"
 )
-# Names that show packed weights, of GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes.
+# Names of packed weights in GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes.
 QUANTISED = re.compile(
     r".*\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|input_scale|SCB"
     r"|weight\.(absmax|quant_map|quant_state\..*))"
@@ -38,7 +38,7 @@ def with_prefix(name: str, prefix: str) -> str:
     """The name of a text model's tensor in a checkpoint whose decoder has this prefix."""
     if name.startswith(PREFIX):
         return prefix + name.removeprefix(PREFIX)
-    return PREFIXES[prefix] + name  # the vocabulary projection is outside the decoder
+    return PREFIXES[prefix] + name  # the unembedding is outside the decoder
 
 
 def stored_prefix(names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 OBJECTS = (SETTINGS, "special_tokens_map.json", "added_tokens.json")  # each a JSON object
 MOST_SETTINGS, MOST_TEMPLATE = 16 * MEBIBYTE, MEBIBYTE
-# Numbers, accents, ligatures, blanks, line ends, cases and scripts, which tokenizers treat apart.
+# Numbers, accents, ligatures, blanks, line ends, cases and scripts, which distinguish tokenizers.
 PROBE = "Call at 10:45, naïve Ωmega!  It's 1234567.5 x_2 = ﬁne　\n\n  日本語のテキスト\tA\r\nend ."
 
 
@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     all_special_ids: Sequence[int]
     added_tokens_decoder: Mapping[int, Any]  # id -> its text and flags
-    backend_tokenizer: Any  # of the `tokenizers` library; those written in Python have none
+    backend_tokenizer: Any  # of the `tokenizers` library; missing in those written in Python
 
     def __hash__(self) -> int:
         """Tokenizers are keys of caches."""
@@ -45,10 +45,10 @@ class Tokenizer(Protocol):
         """`input_ids` of a text, or of each of several."""
 
     def decode(self, token_ids: Any, **options: Any) -> str:
-        """The text that ids spell."""
+        """The text of ids."""
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
-        """The text that each of several rows of ids spells."""
+        """The text of each of several rows of ids."""
 
     def get_vocab(self) -> dict[str, int]:
         """Each token's name and id."""
@@ -66,14 +66,14 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The transformers tokenizer of a checkpoint, with its chat template.
 
-    Uses `tokenizer.json` unchanged: transformers' Auto class rebuilds the tokenizers of some
-    families (Qwen, Llama, Gemma) from their class, with another pre-tokenizer and normaliser than
-    in the file. The Auto class loads folders without it (sentencepiece; vocab.json and merges.txt).
+    Uses `tokenizer.json` unchanged: for some families (Qwen, Llama, Gemma), transformers' Auto
+    class replaces the file's pre-tokenizer and normaliser. The Auto class loads folders without
+    this file (sentencepiece; vocab.json and merges.txt).
 
     Args:
       path: a directory, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
-      needs_chat_template: whether to refuse one without a chat template, as of base models.
+      needs_chat_template: whether to refuse a tokenizer without one, such as a base model's.
       date: YYYY-MM-DD, for chat templates with a date (attribute `chat_date`); None: the day of
         rendering.
 
@@ -83,7 +83,7 @@ def load_tokenizer(
     directory = local_directory(path, patterns=FILES, revision=revision)
     if not any(directory.glob("tokenizer*")):
         raise CheckpointError(
-            f"{directory}: holds no tokenizer (tokenizer.json or tokenizer.model)"
+            f"{directory}: must have tokenizer.json or tokenizer.model, got neither"
         )
     _check_contents(directory)
     tokenizer = _load(directory)
@@ -93,15 +93,15 @@ def load_tokenizer(
     tokenizer.chat_date = date
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{directory}: the tokenizer must have a chat template: chat_template.jinja, or the "
-            "field chat_template of tokenizer_config.json"
+            f"{directory}: the tokenizer must have a chat template (chat_template.jinja, or the "
+            "field chat_template of tokenizer_config.json), got none"
         )
     return tokenizer
 
 
 def _check_contents(directory: Path) -> None:
-    """Refuses tokenizer files of another content."""
-    if (directory / TOKENIZER).exists():  # the others may be pointers of git-lfs
+    """Refuses tokenizer files with invalid content."""
+    if (directory / TOKENIZER).exists():  # refuses a pointer of git-lfs
         open_regular(directory / TOKENIZER, at_most=MAX_FILE, error=CheckpointError).close()
     found = {}
     for name in OBJECTS:
@@ -132,11 +132,11 @@ def _load(directory: Path) -> Any:
             return AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
-        stands = Tokenizer.from_file(str(file))
+        unchanged = Tokenizer.from_file(str(file))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        stands.no_padding()
-        stands.no_truncation()
-        expected = stands.encode(PROBE, add_special_tokens=False).ids
+        unchanged.no_padding()
+        unchanged.no_truncation()
+        expected = unchanged.encode(PROBE, add_special_tokens=False).ids
         ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
@@ -146,8 +146,8 @@ def _load(directory: Path) -> Any:
     # Only this field of tokenizer_config.json may change how the file splits a text.
     if ids != expected and not tokenizer.init_kwargs.get("fix_mistral_regex"):
         raise CheckpointError(
-            f"{directory}: {TOKENIZER} reads a line of text as {len(expected)} tokens, and "
-            f"transformers, with {SETTINGS}, as {len(ids)} others: they do not fit each other"
+            f"{directory}: {SETTINGS} must fit {TOKENIZER}, got {len(ids)} other tokens for a test "
+            f"text in transformers than {TOKENIZER}'s {len(expected)}"
         )
     return tokenizer
 
@@ -155,21 +155,20 @@ def _load(directory: Path) -> Any:
 def token_texts(tokenizer: Tokenizer) -> list[str]:
     """The text of every token, leading spaces included; "" for special tokens.
 
-    A token that is part of a character gives the replacement character. Each token is decoded after
-    an ordinary one, because some tokenizers drop the space at the start of a text.
+    A token of a partial character gives the replacement character. Each token is decoded after an
+    ordinary one, because some tokenizers drop the space at the start of a text.
     """
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     before = tokenizer.decode([anchor], **options)
-    count = max(tokenizer.get_vocab().values()) + 1  # len() counts no gaps between ids
+    count = max(tokenizer.get_vocab().values()) + 1  # len() does not count gaps between ids
     texts = tokenizer.batch_decode([[anchor, i] for i in range(count)], **options)
     return [text.removeprefix(before) if text.startswith(before) else "" for text in texts]
 
 
 def surfaces(tokenizer: Tokenizer) -> dict[str, int]:
-    """Text -> id of every token, without special tokens and parts of characters."""
-    # Byte tokens come first, so that tokens of the same text, which the tokenizer uses, replace
-    # them.
+    """Text -> id of every token, without special tokens and partial characters."""
+    # Byte tokens come first: tokens with the same text, which the tokenizer prefers, replace them.
     added = {text: i for i, text in enumerate(token_texts(tokenizer))}
     return {text: i for text, i in added.items() if text and "\ufffd" not in text}
 
@@ -182,7 +181,7 @@ def shared_tokens(sender: Tokenizer, receiver: Tokenizer) -> tuple[np.ndarray, n
       receiver: another.
 
     Returns:
-      Two int32 arrays of one length; empty where the vocabularies share nothing.
+      Two int32 arrays of equal length; empty if the vocabularies share no token.
     """
     mine, theirs = surfaces(sender), surfaces(receiver)
     pairs = [(mine[text], theirs[text]) for text in mine if text in theirs]

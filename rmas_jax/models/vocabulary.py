@@ -1,7 +1,7 @@
 """Checks that every token id of a run has a row in the embedding.
 
-In a compiled program an id without a row gives NaN or another token's values, so ids are checked at
-their source: tokenizers and templates at load, arrays where their values are known.
+In a compiled program, an id without a row gives NaN or another token's values. Ids are therefore
+checked at their source: tokenizers and templates at load, arrays where their values are known.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ WAY_OUT = (
 
 
 def check_tokenizer(tokenizer: Tokenizer, rows: int, *, source: str) -> None:
-    """Refuses a tokenizer that gives ordinary text ids without a row.
+    """Refuses a tokenizer whose ids for ordinary text include some without a row.
 
-    Special tokens may lack one: no text becomes a special token, and published checkpoints have
-    some that only other sizes of the model use (Gemma-3's `<image_soft_token>`). `check_ids` finds
-    one in a chat template.
+    Special tokens may lack a row: text never contains one, and published checkpoints have some for
+    other sizes of the model (Gemma-3's `<image_soft_token>`). `check_ids` finds those in a chat
+    template.
 
     Args:
       tokenizer: of an agent.
@@ -40,7 +40,7 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int, *, source: str) -> None:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     beyond = {i: t for t, i in tokenizer.get_vocab().items() if i >= rows and i not in special}
     if beyond:
-        _refuse({i: beyond[i] for i in sorted(beyond)}, rows, f"{source}: the tokenizer has")
+        _refuse({i: beyond[i] for i in sorted(beyond)}, rows, f"{source}: tokens")
 
 
 def check_ids(
@@ -53,14 +53,14 @@ def check_ids(
     """
     found = np.unique(np.asarray(ids, np.int64))
     if (beyond := found[found >= rows].tolist()) or (beyond := found[found < 0].tolist()):
-        _refuse({i: _text(tokenizer, i) for i in beyond}, rows, f"{what} has")
+        _refuse({i: _text(tokenizer, i) for i in beyond}, rows, what)
 
 
 def check_array(ids: Any, rows: int) -> None:
-    """Refuses an array that holds an id without a row; no check under jit.
+    """Refuses an array with an id without a row; no check under jit.
 
     Raises:
-      CheckpointError: gives the id.
+      CheckpointError: names the id.
     """
     if isinstance(ids, jax.Array) and (
         isinstance(ids, jax.core.Tracer) or not ids.is_fully_addressable
@@ -80,12 +80,12 @@ def usable_ends(
     """The end tokens that the model can write.
 
     Raises:
-      CheckpointError: the model can write none of the end tokens.
+      CheckpointError: no end token has a row.
     """
     usable = tuple(token for token in end_tokens if token < rows)
     if end_tokens and not usable:
         named = {token: _text(tokenizer, token) for token in end_tokens}
-        _refuse(named, rows, f"{source}: what ends a text is")
+        _refuse(named, rows, f"{source}: end tokens")
     return usable
 
 
@@ -100,6 +100,6 @@ def _text(tokenizer: Tokenizer, token: int) -> str | None:
 def _refuse(tokens: dict[int, str | None], rows: int, where: str) -> None:
     named = [f"{shown(text)} (id {shown(token)})" for token, text in tokens.items()]
     raise CheckpointError(
-        f"{where} {', '.join(listed(named, 5))}, and the embedding has {rows} rows, for ids 0 to "
-        f"{rows - 1}: {WAY_OUT}"
+        f"{where} must have ids from 0 to {rows - 1} (rows of the embedding), got "
+        f"{', '.join(listed(named, 5))}; {WAY_OUT}"
     )

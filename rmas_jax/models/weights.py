@@ -1,11 +1,11 @@
-"""The weights of a decoder, one row each, with all properties of a weight in its row.
+"""The weights of a decoder as a table: one row per weight, with all its properties.
 
     Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D -> D N Hq", int8="D")
-         in the parameter tree     in a checkpoint         dimensions there -> here
+         in the parameter tree     in a checkpoint         dimensions stored -> in the parameter
 
 The rows determine the modules' parameters, loading and saving, sharding, int8 storage and abstract
-arrays. To port a family, add rows for weights that no other family has, and entries in STORED_NAMES
-for weights that it stores under another name.
+arrays. To port a family, add rows for its new weights, and entries in STORED_NAMES for weights with
+other names in its checkpoints.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ DIMENSIONS = {
     "N": Dimension(lambda c: c.num_heads, "heads"),
     "K": Dimension(lambda c: c.num_kv_heads, "kv_heads"),
     "H": Dimension(lambda c: c.head_dim, "head_dim"),
-    # The query of one head, followed by its gate, if any.
+    # A head's query, followed by its gate, if any.
     "Hq": Dimension(lambda c: c.head_dim * (2 if c.gated_attention else 1), "head_dim"),
     # Linear layers: value heads and their size, channels and width of the convolution. The channels
-    # hold queries, keys and values side by side; splitting them would cut across the three.
+    # are queries, keys and values side by side; a split would cut across the three.
     "Nv": Dimension(lambda c: c.linear_value_heads, "heads"),
     "Hv": Dimension(lambda c: c.linear_value_dim, "head_dim"),
     "C": Dimension(lambda c: c.linear_conv_dim),
@@ -70,11 +70,11 @@ class Row:
     """All properties of one weight."""
 
     path: str  # in the parameter tree; of a layer's weight within its layer
-    stored: str  # its name in a checkpoint, within its layer, unless STORED_NAMES has another
-    # Keys of DIMENSIONS in the checkpoint -> here, as in einops; parentheses join dimensions that
+    stored: str  # name in a checkpoint, within its layer, unless STORED_NAMES has another
+    # Keys of DIMENSIONS: stored -> in the parameter, as in einops; parentheses join dimensions that
     # the checkpoint stores as one. Without an arrow both sides are the same, except that joined
-    # dimensions are split here. torch stores the matrix of a projection as [out, in], here it is
-    # [in, out].
+    # dimensions are split in the parameter. The matrix of a projection is [out, in] in torch, and
+    # [in, out] in the parameter.
     layout: str
     init: str = "normal"  # key of INITIALISERS
     when: str = ""  # field of `DecoderConfig` that enables this weight
@@ -82,19 +82,19 @@ class Row:
 
     @functools.cached_property
     def stored_dims(self) -> tuple[tuple[str, ...], ...]:
-        """Dimensions in the checkpoint, each as a tuple of the dimensions here."""
+        """Stored dimensions, each as a tuple of the joined dimensions."""
         groups = re.findall(r"\(.*?\)|\S+", self.layout.partition(" -> ")[0])
         return tuple(tuple(group.strip("()").split()) for group in groups)
 
     @functools.cached_property
     def dims(self) -> tuple[str, ...]:
-        """Dimensions here."""
+        """Dimensions of the parameter."""
         here = self.layout.partition(" -> ")[2]
         return tuple(here.split()) if here else self.flat_dims
 
     @functools.cached_property
     def flat_dims(self) -> tuple[str, ...]:
-        """Dimensions in the order of the checkpoint; some of size 1 exist only there."""
+        """Dimensions in their stored order; some of size 1 exist only there."""
         return tuple(d for group in self.stored_dims for d in group)
 
     def is_in(self, config: DecoderConfig) -> bool:
@@ -106,7 +106,7 @@ class Row:
         return tuple(DIMENSIONS[d].size(config) for d in self.dims)
 
 
-# Weights outside the layers; names of a text model, others differ by a prefix.
+# Weights outside the layers, with a text model's names; other models' have another prefix.
 DECODER = (
     Row("embedding", "model.embed_tokens.weight", "V D", int8="D"),
     Row("final_norm/weight", "model.norm.weight", "d", "unit"),
@@ -114,7 +114,7 @@ DECODER = (
     Row("exit_kernel", "model.early_exit_gate.weight", "1 d -> d 1", when="loops"),
     Row("exit_bias", "model.early_exit_gate.bias", "1", "zeros", "loops"),
 )
-# Weights of every layer: the feed-forward, and norms before and behind it and attention.
+# Weights of every layer: the feed-forward, and norms before and after it and attention.
 LAYER = (
     Row("ffn/gate_kernel", "mlp.gate_proj.weight", "F D -> D F", int8="D"),
     Row("ffn/gate_bias", "mlp.gate_proj.bias", "F", "zeros", "ffn_bias"),
@@ -140,7 +140,7 @@ ATTENTION = (
     Row("attention/q_norm/weight", "self_attn.q_norm.weight", "H", "unit", "qk_norm"),
     Row("attention/k_norm/weight", "self_attn.k_norm.weight", "H", "unit", "qk_norm"),
 )
-# Weights of linear layers. The small matrices of rates and decays stay out of int8.
+# Weights of linear layers. The small matrices of rates and decays are not quantised.
 LINEAR = (
     Row("linear/qkv_kernel", "linear_attn.in_proj_qkv.weight", "C D -> D C", int8="D"),
     Row("linear/gate_kernel", "linear_attn.in_proj_z.weight", "(Nv Hv) D -> D Nv Hv", int8="D"),
@@ -168,13 +168,13 @@ STORED_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One parameter of a decoder, all its layers: a row with the decoder's sizes filled in."""
+    """One parameter of a decoder, with all its layers: a row with the decoder's sizes."""
 
     row: Row
     config: DecoderConfig
     path: tuple[str, ...]  # in the parameter tree
-    names: tuple[str, ...]  # of its tensors in the checkpoint, one for each layer, in their order
-    is_stacked: bool  # whether its layers are stacked on an axis in front
+    names: tuple[str, ...]  # of its tensors in the checkpoint, one per layer, in order
+    is_stacked: bool  # whether its layers are stacked on axis 0
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
@@ -194,7 +194,7 @@ class Weight:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Sizes of all dimensions, here and in the checkpoint."""
+        """Sizes of all dimensions of the parameter and of the stored tensor."""
         return {d: DIMENSIONS[d].size(self.config) for d in self.row.flat_dims}
 
     @property
@@ -210,18 +210,18 @@ class Weight:
         return tuple(axis for axis, d in enumerate(self.row.dims) if d in shared)
 
     def layers(self) -> list[Weight]:
-        """A weight for each layer alone, without an axis of layers."""
+        """A weight per layer, without an axis of layers."""
         return [dataclasses.replace(self, names=(n,), is_stacked=False) for n in self.names]
 
     def sharding(
         self, mesh: Mesh | None, shape: Sequence[int] | None = None
     ) -> NamedSharding | None:
-        """How the devices of a mesh hold an array of this weight; None without a mesh.
+        """The sharding of an array of this weight; None without a mesh.
 
         Args:
           mesh: see `rmas_jax.sharding`.
-          shape: of the array, if not the parameter's: a dimension of another size, as in int8
-            scales, is whole on every device.
+          shape: of the array, if not the parameter's: dimensions of another size, as in int8
+            scales, are whole on every device.
         """
         if mesh is None:
             return None
@@ -245,13 +245,13 @@ class Weight:
 
 
 def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, ...]:
-    """Every parameter of the decoder that `config` describes.
+    """Every parameter of a decoder.
 
-    Layers are stacked on axis 0. If the kinds of layers have a period, each place in it has its own
-    weight, with every `period`-th layer.
+    Layers are stacked on axis 0. If the layer kinds have a period, each place in it has its own
+    weights, with every `period`-th layer.
 
     Args:
-      config: the decoder.
+      config: of the decoder.
       prefix: of names in the checkpoint, see `stored_names.stored_prefix`.
     """
     c = config
@@ -273,7 +273,7 @@ def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, .
 
 
 def parameter(module: nn.Module, config: DecoderConfig, path: str) -> Any:
-    """Declares the weight of a row as a parameter of the module that holds it, and returns it."""
+    """Declares the weight of a row as a parameter of a module, and returns it."""
     row = ROWS[path]
     name = path.rpartition("/")[2]
     return module.param(name, INITIALISERS[row.init](config), row.shape(config))

@@ -1,4 +1,4 @@
-"""Prompts: data (`templates`), in an agent's chat template (`chat`), as arrays (`encoding`)."""
+"""Prompts: templates as data, rendering in an agent's chat template, encoding as arrays."""
 
 from rmas_jax.prompts.chat import SENTINEL, render_chat, split_template, template_of, turn_end
 from rmas_jax.prompts.encoding import (

@@ -1,9 +1,9 @@
-"""Prompts rendered by an agent's chat template, with a check that no text is lost.
+"""Renders prompts with an agent's chat template, and checks that the texts are unchanged.
 
-A chat template may skip a system text, raise for it, read only typed parts of a content, or change
-its text. So every way to pass the texts is tried until one works: compared with a rendering of two
-marks in their place, the texts must appear where the marks do, once, in order and unchanged, except
-for blanks around them.
+A chat template may skip a system text, raise an error for it, read only typed parts of a content,
+or change its text. Several ways to pass the texts are therefore tried in turn. The check compares a
+rendering with one of two marks: each text must replace its mark, once, in order and unchanged,
+except for outer blanks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.rendering import Outcome, render, today
 from rmas_jax.prompts.templates import FIELD, PromptError, RolePrompt
 
-SENTINEL = "\ue000{}\ue001"  # private-use characters stand for fields while a template renders
-SYSTEM, USER = "\ue002", "\ue003"  # stand for whole texts
+SENTINEL = "\ue000{}\ue001"  # private-use characters that replace fields during rendering
+SYSTEM, USER = "\ue002", "\ue003"  # marks in place of the two texts
 OPTIONS = {"enable_thinking": False}  # ignored by templates without it
 # Typed parts printed literally instead of their text.
 PRINTED_PARTS = re.compile(r"""["']type["']: ?["']text["']""")
@@ -33,29 +33,29 @@ def template_of(tokenizer: Tokenizer) -> str:
     """The chat template of a tokenizer; of several, the one named `default`.
 
     Raises:
-      PromptError: the tokenizer has none, or it is not text.
+      PromptError: the tokenizer has no chat template, or it is not text.
     """
     found = tokenizer.chat_template
     if isinstance(found, dict):
         found = found.get("default")
     if not isinstance(found, str) or not found:
         raise PromptError(
-            f"{tokenizer.name_or_path}: the chat template must be text, or several by name with "
-            f"one that is called default, got {shown(tokenizer.chat_template)}"
+            f"{tokenizer.name_or_path}: chat_template must be text, or texts by name including "
+            f"default, got {shown(tokenizer.chat_template)}"
         )
     check_text(found, source=f"{tokenizer.name_or_path}: chat template", error=PromptError)
     return found
 
 
 def render_chat(tokenizer: Tokenizer, system: str, user: str) -> str:
-    """Renders one exchange up to the start of the model's text, with the agent's own template.
+    """Renders one exchange up to the start of the model's text, with the agent's chat template.
 
-    Thinking is off where the template has a switch. A template without a system role gets both
-    texts in one turn, one that reads only typed parts gets them as parts.
+    Thinking is off in templates with a switch for it. A template without a system role gets both
+    texts in one turn; a template that reads only typed parts gets them as parts.
 
     Args:
-      tokenizer: the agent's own; its `chat_date` is the day of `strftime_now`, None is today. A
-        template's own date (Llama 3.1: 26 Jul 2024) stays, as in transformers.
+      tokenizer: the agent's; its `chat_date` is the day of `strftime_now`, None is today. A date
+        inside a template (Llama 3.1: 26 Jul 2024) stays, as in transformers.
       system: text of the system role; empty: none.
       user: text of the user.
 
@@ -68,7 +68,7 @@ def render_chat(tokenizer: Tokenizer, system: str, user: str) -> str:
 
 
 def _variables(tokenizer: Tokenizer) -> str:
-    """The template's variables beside messages, and the date, as JSON."""
+    """The template's variables except messages, and the date, as JSON."""
     named = getattr(tokenizer, "special_tokens_map", {})
     variables = OPTIONS | {name: _texts(token) for name, token in named.items()}
     return json.dumps([variables, getattr(tokenizer, "chat_date", None) or today()])
@@ -103,11 +103,11 @@ def _render_exchange(name: str, template: str, variables: str, system: str, user
     for probe, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
         problem = _problem(probe, outcome, system, user)
         if problem is None:
-            return outcome.text or ""  # never None: it would be a problem
+            return outcome.text or ""  # not None, which would be a problem
         problems.append(problem)
     raise PromptError(
-        f"{name}: the chat template must render the texts of system and user once each, in this "
-        f"order, unchanged, but {'; given otherwise, '.join(dict.fromkeys(problems))}"
+        f"{name}: the chat template must render the system and user texts once each, in this "
+        f"order, unchanged, but {'; in another layout, '.join(dict.fromkeys(problems))}"
     )
 
 
@@ -120,7 +120,7 @@ def _render(
 
 
 def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | None:
-    """The fault of a rendering; None if it has none."""
+    """The fault of a rendering; None for a correct one."""
     if outcome.text is None or probe.text is None:
         return f"it failed: {probe.error if outcome.text is not None else outcome.error}"
     for mark, text, expected in ((SYSTEM, system, bool(system)), (USER, user, 1)):
@@ -132,7 +132,7 @@ def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | 
         return "it prints parts instead of their text"
     head, *after = re.split(f"[{SYSTEM}{USER}]", probe.text)
     if system and probe.text.index(SYSTEM) > probe.text.index(USER):
-        return f"it puts the text {shown(system)} behind that of the user"
+        return f"it puts the text {shown(system)} after the user's"
     given = [system, user] if system else [user]
     for texts in itertools.product(*map(_trimmed, given)):
         pairs = zip(texts, after, strict=True)
@@ -142,17 +142,22 @@ def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | 
 
 
 def _trimmed(text: str) -> set[str]:
-    """A text with and without the blanks around it, which a template may strip."""
+    """A text with and without its outer blanks, which a template may strip."""
     return {text, text.strip(), text.lstrip(), text.rstrip()}
 
 
-def split_template(tokenizer: Tokenizer, prompt: RolePrompt, form: str) -> list[str]:
+def split_template(tokenizer: Tokenizer, prompt: RolePrompt, template: str) -> list[str]:
     """Renders a template and cuts it at its slots: [text, sender, text, sender, ..., text].
 
-    While the chat template renders, private-use sentinels replace the fields; the question enters
-    only after the cut, so no question text can move a slot.
+    Private-use sentinels replace the fields during rendering; the question is inserted after the
+    cut, so no question text can move a slot.
+
+    Args:
+      tokenizer: the agent's.
+      prompt: the role's templates, of which the system text is used.
+      template: `prompt.first` or `prompt.later`.
     """
-    user = FIELD.sub(lambda match: SENTINEL.format(match[1]), form)
+    user = FIELD.sub(lambda match: SENTINEL.format(match[1]), template)
     rendered = render_chat(tokenizer, prompt.system, user)
     pieces = re.split("\ue000(\\w+)\ue001", rendered)
     texts, senders = [pieces[0]], []
@@ -168,24 +173,24 @@ def split_template(tokenizer: Tokenizer, prompt: RolePrompt, form: str) -> list[
 def turn_end(tokenizer: Tokenizer, end_tokens: Sequence[int]) -> int:
     """The end token that the chat template writes after an answer.
 
-    It may differ from the tokenizer's own end token: Gemma's ends a document, not a turn. The
-    tokenizer's is the fallback where the template writes none.
+    It may differ from the tokenizer's end token: Gemma's ends a document, not a turn. The
+    tokenizer's is used if the template writes none.
 
     Raises:
       PromptError: the tokenizer has no end token either.
     """
-    behind = encode(tokenizer, [_behind_answer(tokenizer)])[0]
-    for token in (*behind, tokenizer.eos_token_id):
+    after = encode(tokenizer, [_after_answer(tokenizer)])[0]
+    for token in (*after, tokenizer.eos_token_id):
         if token is not None and token in end_tokens:
             return token
     raise PromptError(
-        f"{tokenizer.name_or_path}: nothing ends an answer: of the end tokens {list(end_tokens)} "
-        "the chat template puts none behind it, and the tokenizer has no eos_token"
+        f"{tokenizer.name_or_path}: the chat template must end an answer with an end token "
+        f"({list(end_tokens)}), or the tokenizer must have an eos_token among them, got neither"
     )
 
 
-def _behind_answer(tokenizer: Tokenizer) -> str:
-    """The text that a chat template writes after an answer; "" where it renders no answer.
+def _after_answer(tokenizer: Tokenizer) -> str:
+    """The text that a chat template writes after an answer; "" if it renders no answer.
 
     Raises:
       PromptError: the template fails.

@@ -1,4 +1,4 @@
-"""Questions in prompts as arrays: tokens, and the slots between them.
+"""Encodes prompts with questions as arrays: tokens, and the slots between them.
 
 A prompt becomes blocks, each padded on the left, so that the last position is always a real token:
 
@@ -6,8 +6,7 @@ A prompt becomes blocks, each padded on the left, so that the last position is a
     . . q q q q q     . l l | z z z z | . s s s      . padding, q prefix, l lead, z slot, s suffix
 
 The prefix (system text, question) is the same in every round and is read once; every round reads
-the body. Slots that the first round lacks have invalid positions there, so one compiled round body
-serves all rounds.
+the body. Slots that the first round lacks are invalid there, so all rounds use one compiled body.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.chat import SENTINEL, split_template
 from rmas_jax.prompts.templates import PromptError, RolePrompt
 
-FIRST, LATER = 0, 1  # the two kinds of rounds, each with its own prompt
+FIRST, LATER = 0, 1  # round kinds, each with its own template
 
 
 class StagePrompt(struct.PyTreeNode):
@@ -33,16 +32,16 @@ class StagePrompt(struct.PyTreeNode):
 
     prefix_ids: Any  # [B, P] int32; read once
     prefix_valid: Any  # [B, P] bool
-    body_ids: Any  # [B, 2, T] int32; for FIRST and LATER; 0 at slots
-    body_valid: Any  # [B, 2, T] bool; invalid at slots that a round kind lacks
+    body_ids: Any  # [B, 2, T] int32; by round kind; 0 at slots
+    body_valid: Any  # [B, 2, T] bool; by round kind; False at slots that the kind lacks
     slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T] received vector, -1 a token
     senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
 
 
 def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> list[list[int]]:
-    """Token ids of a piece of a rendered template, filled with every question.
+    """Token ids of a piece of a rendered template, one row per question.
 
-    A question that contains a marker of the tokenizer, or forms one with the text around it, is
+    A question that contains a marker of the tokenizer, or completes one with the adjacent text, is
     tokenised separately, so that it cannot end its turn.
     """
     mark = SENTINEL.format("question")
@@ -61,19 +60,21 @@ def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> l
 
 
 def _encode_inside(tokenizer: Tokenizer, text: str, *, plain: bool = True) -> list[int]:
-    """Token ids of a text that follows another one.
+    """Token ids of a text inside a longer one.
 
-    Some tokenizers (sentencepiece's) put a space before every text. An anchor text before this one,
-    which does not merge with it, takes that space.
+    Some tokenizers (sentencepiece's) add a space at the start of every text. They get the text with
+    an anchor before it, one whose tokens do not merge with the text's.
     """
     read = encode_plain if plain else encode
     alone = read(tokenizer, [text])[0]
-    for first in ("\n", ".", "x"):
-        before, other, behind_it, behind = read(tokenizer, [first, "a", f"{first}a", first + text])
-        if behind_it == before + other:
+    for anchor in ("\n", ".", "x"):
+        before, letter, anchored_letter, anchored = read(
+            tokenizer, [anchor, "a", f"{anchor}a", anchor + text]
+        )
+        if anchored_letter == before + letter:
             return alone  # this tokenizer adds no space
-        if behind[: len(before)] == before:
-            return behind[len(before) :]
+        if anchored[: len(before)] == before:
+            return anchored[len(before) :]
     return alone
 
 
@@ -90,7 +91,7 @@ def left_pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[n
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the common start of two sequences."""
+    """Length of the common prefix of two sequences."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return i
@@ -98,7 +99,7 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def declared_width(tokens: int) -> int:
-    """The padded width of a block of tokens where programs must be few.
+    """The padded width of a block of tokens, one of few, to limit the number of programs.
 
     Multiples of 8 up to 64, then 96, 128, 192, 256, 384, ...: at most half as wide again.
     """
@@ -109,7 +110,7 @@ def declared_width(tokens: int) -> int:
 
 
 def exact_width(tokens: int) -> int:
-    """The width of the longest row, for batches encoded once."""
+    """The width of the longest row, for batches that are encoded once."""
     return tokens
 
 
@@ -124,27 +125,27 @@ def encode_stage(
     """Tokenises a role's prompt for a batch of questions.
 
     Args:
-      tokenizer: the agent's own.
+      tokenizer: the agent's.
       prompt: templates of the role.
       questions: B texts; no text can move a slot or end a turn.
       slot_width: vectors per slot (M).
       block_width: tokens of the longest row of a block -> width of the block. With
-        `declared_width`, single questions have few shapes, and so few programs.
+        `declared_width`, single questions need few programs.
     """
-    forms = {FIRST: prompt.first, LATER: prompt.later}
-    parts = {form: split_template(tokenizer, prompt, text) for form, text in forms.items()}
+    templates = {FIRST: prompt.first, LATER: prompt.later}
+    parts = {kind: split_template(tokenizer, prompt, text) for kind, text in templates.items()}
     senders = tuple(parts[LATER][1::2])
     if tuple(parts[FIRST][1::2]) not in ((), senders):
         raise PromptError(
-            f"first round has slots {parts[FIRST][1::2]}, later rounds {list(senders)}: "
-            "the first round has the same slots or none"
+            f"slots of the first round must be none or those of later rounds, {list(senders)}, "
+            f"got {parts[FIRST][1::2]}"
         )
     texts = {
-        form: [encode_piece(tokenizer, text, questions) for text in pieces[0::2]]
-        for form, pieces in parts.items()
+        kind: [encode_piece(tokenizer, text, questions) for text in pieces[0::2]]
+        for kind, pieces in parts.items()
     }
-    # The prefix is the common start of both prompts; the rest of each is its body. The prefix never
-    # takes all tokens of a prompt, so a body always ends in a real token.
+    # The prefix is the common start of both prompts, the rest of each is its body. The prefix never
+    # includes a prompt's last token, so a body always ends in a real token.
     shared = [
         min(_common(a, b), len(a) - 1, len(b) - 1 if len(texts[LATER]) == 1 else len(b))
         if len(texts[FIRST]) == 1
@@ -155,23 +156,23 @@ def encode_stage(
         [row[:n] for row, n in zip(texts[LATER][0], shared, strict=True)], block_width(max(shared))
     )
     blocks: dict[int, list[list[list[int]]]] = {}
-    for form, rows in texts.items():
+    for kind, rows in texts.items():
         rest = [row[n:] for row, n in zip(rows[0], shared, strict=True)]
         empty: list[list[int]] = [[] for _ in questions]
         if len(rows) == 1:  # no slot: the last block holds all
-            blocks[form] = [empty] * len(senders) + [rest]
+            blocks[kind] = [empty] * len(senders) + [rest]
         else:
-            blocks[form] = [rest, *rows[1:]]
+            blocks[kind] = [rest, *rows[1:]]
     ids, valid, slot_index = [], [], []
     for k in range(len(senders) + 1):
-        width = block_width(max(len(row) for form in blocks for row in blocks[form][k]))
-        padded = [left_pad(blocks[form][k], width) for form in (FIRST, LATER)]
+        width = block_width(max(len(row) for kind in blocks for row in blocks[kind][k]))
+        padded = [left_pad(blocks[kind][k], width) for kind in (FIRST, LATER)]
         ids.append(np.stack([p[0] for p in padded], axis=1))
         valid.append(np.stack([p[1] for p in padded], axis=1))
         slot_index += [-1] * width
         if k < len(senders):
             ids.append(np.zeros((len(questions), 2, slot_width), np.int32))
-            has_slot = np.array([len(texts[form]) > 1 for form in (FIRST, LATER)])
+            has_slot = np.array([len(texts[kind]) > 1 for kind in (FIRST, LATER)])
             valid.append(np.broadcast_to(has_slot[:, None], ids[-1].shape))
             slot_index += range(k * slot_width, (k + 1) * slot_width)
     return StagePrompt(

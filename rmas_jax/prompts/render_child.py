@@ -1,8 +1,8 @@
 """The script that renders chat templates in a separate process.
 
-A template is code from the author of the checkpoint. Here it cannot reach Python (jinja's sandbox),
-and no expression escapes the limits on memory, processor time and length. Standard input and output
-are JSON, see `rendering`.
+A template is code by the author of the checkpoint. jinja's sandbox hides Python from it, and the
+process has limits on memory, processor time and length. Standard input and output are JSON, see
+`rendering`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Generation(jinja2.ext.Extension):
 class Namespace(jinja2.utils.Namespace):
     """A namespace without names that begin with an underscore, as in transformers."""
 
-    # Without a name for `self`, so that `namespace(self=1)` works, as in jinja.
+    # No parameter is called `self`, so that `namespace(self=1)` works, as in jinja.
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, args = args[0], args[1:]
         attributes = dict(*args, **kwargs)
@@ -50,13 +50,15 @@ class Namespace(jinja2.utils.Namespace):
 
 
 def check_name(name: object) -> None:
-    """Refuses names of internals."""
+    """Refuses names with a leading underscore."""
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+        raise jinja2.exceptions.SecurityError(
+            f"a name of a namespace must not begin with _, got {name!r}"
+        )
 
 
 def raise_exception(message: object) -> None:
-    """A template's way to refuse a conversation."""
+    """Called by a template to refuse a conversation."""
     raise jinja2.TemplateError(str(message))
 
 
@@ -110,9 +112,9 @@ def render(template: jinja2.Template, variables: dict, most: int) -> dict[str, s
 def describe(error: Exception) -> str:
     """A short description of a template's error."""
     if isinstance(error, MemoryError):
-        return "it takes more memory than it may"
+        return "it exceeds the memory limit"
     if isinstance(error, RecursionError):
-        return "it calls itself without an end, or nests too deep"
+        return "its recursion or nesting is too deep"
     return f"{error}"[:300] or type(error).__name__
 
 

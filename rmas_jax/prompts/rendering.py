@@ -1,9 +1,9 @@
-"""Chat templates rendered in a separate process, within limits.
+"""Renders chat templates in a separate process, within limits.
 
-jinja's sandbox keeps a template from reaching Python, but not from filling the memory
-(`'x' * 10**10`, also during compilation) or from running for ever (nested loops, recursive macros).
-A process has limits from outside, independently of the template, and also in a program with
-threads. It takes about 50 ms; one process serves all renderings of a call.
+jinja's sandbox hides Python from a template, but does not prevent it from filling the memory
+(`'x' * 10**10`, also during compilation) or from running forever (nested loops, recursive macros).
+A process has external limits, independent of the template, which also work in a program with
+threads. It takes about 50 ms and renders all conversations of a call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOO_MUCH = f"it does not end within {LIMITS['s']} s and {LIMITS['bytes'] // 2**2
 
 
 class Outcome(NamedTuple):
-    """Result of one conversation: text or error, the other is None."""
+    """Result of one conversation: a text or an error; the other is None."""
 
     text: str | None
     error: str | None
@@ -57,7 +57,7 @@ def render(
         "date": date,
         "limits": LIMITS,
     }
-    # -I would ignore the fixed hash seed, so other variables of Python are removed here.
+    # Python's option -I would ignore the fixed hash seed; its other variables are removed here.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     try:
         done = subprocess.run(
@@ -77,8 +77,8 @@ def render(
 
 
 def _failure(done: subprocess.CompletedProcess[bytes]) -> str | None:
-    """The reason why a process gives no answers; None if it does."""
-    if done.returncode < 0:  # a signal: out of time, or stack overflow
+    """The reason why a process has no results; None if it has."""
+    if done.returncode < 0:  # a signal: time limit, or stack overflow
         return TOO_MUCH
     last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"its process ended with {last!r}" if done.returncode else None

@@ -18,12 +18,12 @@ from rmas_jax.host.yaml_files import read_yaml
 from rmas_jax.models.plain_text import check_text
 
 FIELD = re.compile(r"\{(\w+)\}")
-RESERVED = re.compile("[\ue000-\ue003]")  # stand for fields and texts while a template renders
-TASK_TYPES = "task_types.yaml"  # texts for the task-dependent places of prompt sets
+RESERVED = re.compile("[\ue000-\ue003]")  # used by `chat` in place of fields and texts
+TASK_TYPES = "task_types.yaml"  # texts for the fields of prompt sets that depend on the task type
 
 
 class PromptError(InputError):
-    """A template or a chat template cannot be used."""
+    """An unusable template or chat template."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +37,25 @@ class RolePrompt:
 
 @functools.cache
 def task_types() -> dict[str, dict[str, Any]]:
-    """Type of task -> place in a prompt -> its text, and `answer_retry` (see the file)."""
+    """Task type -> field of a template -> its text, and `answer_retry` (see the file)."""
     return yaml.safe_load(resources.files("rmas_jax.prompts").joinpath(TASK_TYPES).read_text())
 
 
 def load_prompts(
-    name_or_path: str, edges: Sequence[tuple[str, str]], task: str | None = None
+    name_or_path: str, edges: Sequence[tuple[str, str]], task_type: str | None = None
 ) -> dict[str, RolePrompt]:
     """Reads a shipped prompt set by name, or a YAML file.
 
     Args:
       name_or_path: "relay", or a path.
-      edges: (sender, receiver) roles; the receiver's `later` template must hold `{sender}`.
-      task: type of task, whose texts replace {problem}, {plan} and {finish} in sets that have
-        these places.
+      edges: (sender, receiver) roles; the receiver's `later` template must have `{sender}`.
+      task_type: its texts replace {problem}, {plan} and {finish} in sets with these fields.
 
     Raises:
       PromptError: names the file, the role and the missing or unknown field.
     """
-    if task is not None and task not in task_types():
-        raise PromptError(f"task must be one of {sorted(task_types())}, got {task!r}")
+    if task_type is not None and task_type not in task_types():
+        raise PromptError(f"task_type must be one of {sorted(task_types())}, got {task_type!r}")
     path = _shipped().get(name_or_path, Path(name_or_path))
     if not os.path.exists(path):  # False for impossible paths too
         raise PromptError(
@@ -65,15 +64,15 @@ def load_prompts(
         )
     raw = read_yaml(path, error=PromptError)
     roles = sorted({role for edge in edges for role in edge})
-    if not isinstance(raw, dict) or (missing := [r for r in roles if r not in raw]):
-        missing = missing if isinstance(raw, dict) else roles
-        raise PromptError(f"{path}: prompts of {missing} missing")
+    if not isinstance(raw, dict) or any(role not in raw for role in roles):
+        found = sorted(map(str, raw)) if isinstance(raw, dict) else raw
+        raise PromptError(f"{path}: must have the roles {', '.join(roles)}, got {shown(found)}")
     return {
         role: _role_prompt(
             raw[role],
             senders={sender for sender, receiver in edges if receiver == role},
             roles=roles,
-            task=task,
+            task_type=task_type,
             where=f"{path}: {role}",
         )
         for role in roles
@@ -91,51 +90,47 @@ def _role_prompt(
     *,
     senders: set[str],
     roles: Sequence[str],
-    task: str | None,
+    task_type: str | None,
     where: str,
 ) -> RolePrompt:
     """A role's templates from a file, checked against its senders."""
-    if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
-        raise PromptError(f"{where}: {shown(entry)}; a role has texts system, first and later")
-    unknown = set(entry) - {"system", "first", "later"}
-    if unknown or "first" not in entry:
+    is_texts = isinstance(entry, dict) and all(isinstance(text, str) for text in entry.values())
+    if not is_texts or "first" not in entry or set(entry) - {"system", "first", "later"}:
         raise PromptError(
-            f"{where}: {shown(sorted(map(str, unknown))) if unknown else 'first'} "
-            f"{'unknown' if unknown else 'missing'}; a role has system, first and later"
+            f"{where} must have a text first, and may have system and later, got {shown(entry)}"
         )
-    for form, text in entry.items():
-        check_text(text, source=f"{where}: {form}", error=PromptError)
+    for name, text in entry.items():
+        check_text(text, source=f"{where}: {name}", error=PromptError)
         if found := RESERVED.search(text):
             raise PromptError(
-                f"{where}: {form}: must not hold the private characters U+E000 to U+E003, got "
+                f"{where}: {name} must be free of the private characters U+E000 to U+E003, got "
                 f"{found[0]!a} at character {found.start()}"
             )
-    texts = {form: _with_task(text, task, roles, where) for form, text in entry.items()}
+    texts = {name: _with_task_type(text, task_type, roles, where) for name, text in entry.items()}
     prompt = RolePrompt(texts.get("system", ""), texts["first"], texts.get("later", texts["first"]))
-    for form, needed in ((prompt.first, set()), (prompt.later, senders)):
-        fields = set(FIELD.findall(form))
+    for template, needed in ((prompt.first, set()), (prompt.later, senders)):
+        fields = set(FIELD.findall(template))
         if lacking := ({"question"} | needed) - fields:
-            raise PromptError(f"{where}: {shown(form)} lacks {sorted(lacking)}")
+            raise PromptError(f"{where} must have {sorted(lacking)}, got {shown(template)}")
         if extra := fields - {"question"} - senders:
             raise PromptError(
-                f"{where}: {shown(sorted(extra))} is no sender of {where.rpartition(' ')[2]}; "
-                f"slots are {sorted(senders)}"
+                f"{where} must have slots of its senders {sorted(senders)} only, got "
+                f"{shown(sorted(extra))}"
             )
     return prompt
 
 
-def _with_task(text: str, task: str | None, roles: Sequence[str], where: str) -> str:
-    """Fills in the texts of a type of task; a role's name takes precedence over a place's."""
+def _with_task_type(text: str, task_type: str | None, roles: Sequence[str], where: str) -> str:
+    """Fills in the texts of a task type; a field that is also a role's name is its slot."""
     types = task_types()
-    places = {place for texts in types.values() for place in texts} - {"answer_retry", *roles}
-    used = places.intersection(FIELD.findall(text))
-    if used and task is None:
-        raise PromptError(
-            f"{where}: {sorted(used)} depend on the type of task, which must be one of "
-            f"{sorted(types)}, got none"
-        )
-    if task is None:
+    fields = {field for texts in types.values() for field in texts} - {"answer_retry", *roles}
+    used = fields.intersection(FIELD.findall(text))
+    if task_type is None:
+        if used:
+            raise PromptError(
+                f"{where}: task_type must be one of {sorted(types)} for {sorted(used)}, got none"
+            )
         return text
-    for place in used:
-        text = text.replace(f"{{{place}}}", types[task][place])
+    for field in used:
+        text = text.replace(f"{{{field}}}", types[task_type][field])
     return text

@@ -118,9 +118,9 @@ def test_links_of_a_run_are_those_of_its_system(tmp_path, capsys, links):
         (("--inspect", "-1"), "--inspect must be at least 0 and at most 1,000, got -1"),
         (("--tolerance", "nan"), "--tolerance must be at least 0.0 and at most"),
         (("--seed", "-1"), "--seed must be at least 0 and at most 4,294,967,295, got -1"),
-        (("--json", "."), "--json .: must be a regular file, is a folder"),
-        (("--json", "missing/x.jsonl"), "--json missing/x.jsonl: its folder must exist"),
-        (("--json", "/dev/null"), "--json /dev/null: must be a regular file, is a device"),
+        (("--json", "."), "--json .: must be a regular file, got a folder"),
+        (("--json", "missing/x.jsonl"), "--json missing/x.jsonl: must be in an existing folder"),
+        (("--json", "/dev/null"), "--json /dev/null: must be a regular file, got a device"),
         (("--json", "n" * 300), "cannot be written (File name too long)"),
         (("--links", "nowhere.safetensors"), "nowhere.safetensors"),
         ((), "no links"),
@@ -190,8 +190,8 @@ def test_lines_end_at_line_feeds_and_a_byte_order_mark_is_no_part(
     [
         (b"", "standard input must hold a question per line, got none"),
         (b"\n  \n", "standard input must hold a question per line, got none"),
-        ("one\ntwo\n".encode("utf-16"), "standard input must be text in UTF-8, begins as UTF-16"),
-        (b"x" * (2**20 + 1), "line 1 of standard input must be at most 1 MiB, is longer"),
+        ("one\ntwo\n".encode("utf-16"), "standard input must be text in UTF-8, got UTF-16"),
+        (b"x" * (2**20 + 1), "line 1 of standard input must be at most 1 MiB, got more"),
     ],
 )
 def test_standard_input_that_holds_no_questions(answered, capsys, monkeypatch, raw, words):

@@ -73,7 +73,7 @@ def test_an_unknown_command_lists_the_commands(arguments, capsys):
         (
             PreemptedError("saved"),
             PREEMPTED,
-            "stopped: saved; the same command goes on from there\n",
+            "stopped: saved; the same command resumes from there\n",
         ),
         (RuntimeError("No space left on device"), BAD_INPUT, "error: No space left on device"),
     ],

@@ -67,7 +67,7 @@ def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
     assert set(task.text_roles) == set(relay.ROLES) and not task.bad_rows
 
     assert make(out, "--seed", "1") == BAD_INPUT
-    assert "other settings (seed)" in capsys.readouterr().err
+    assert "seed must be as in" in capsys.readouterr().err
 
 
 def test_damaged_lines_are_made_anew_and_said(make, tmp_path, capsys):
@@ -88,7 +88,9 @@ def test_damaged_lines_are_made_anew_and_said(make, tmp_path, capsys):
         capsys.readouterr()
         assert make(out) == 0
         said = capsys.readouterr().err
-        assert f"{out}: left out " in said and f"{missed}: left out 1 lines" in said
+        assert (
+            f"{out}: removed " in said and f"{missed}: removed 1 damaged or repeated lines" in said
+        )
         assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
         assert missed.read_bytes() == misses
 
@@ -144,7 +146,7 @@ def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
     assert make(out, "--accept", "any", "--max-tokens", "4") == 0
     assert "0 of 7 items kept" in capsys.readouterr().out and not out.exists()
-    assert "no end within 4 tokens" in lines(tmp_path / "texts.jsonl.missed")[0]["reason"]
+    assert "must end within 4 tokens" in lines(tmp_path / "texts.jsonl.missed")[0]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_texts_that_are_cut_are_not_kept(make, tmp_path, capsys):
         (["--batch-size", "1000000000000"], "--batch-size must be at least 1 and at most 65,536"),
         (["--max-tokens", "1000000000000"], "--max-tokens must be at least 1 and at most 131,072"),
         (["--seed", "-1"], "--seed must be at least 0"),
-        (["--out", "."], "--out .: must be a regular file, is a folder"),
+        (["--out", "."], "--out .: must be a regular file, got a folder"),
         (["--out", "/dev/null/x.jsonl"], "cannot be written (Not a directory)"),
         (["--out", "n" * 300], "cannot be written (File name too long)"),
     ],
@@ -178,7 +180,7 @@ def test_settings_that_are_no_file_are_not_waited_for(make, tmp_path, capsys, ki
         "device": lambda path: path.symlink_to("/dev/zero"),
     }[kind](marks)
     assert make(out) == BAD_INPUT
-    assert f"must be a regular file, is a {kind}; choose another" in capsys.readouterr().err
+    assert f"must be a regular file, got a {kind}; choose another" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_in_texts_costs_that_item_and_in_settings_is_refused(make, tmp_path, capsys):
@@ -188,7 +190,7 @@ def test_a_flipped_bit_in_texts_costs_that_item_and_in_settings_is_refused(make,
     question = json.loads(whole.splitlines()[0])["question"].encode()
     out.write_bytes(whole.replace(question, question[:-1] + b"!", 1))
     assert make(out) == 0
-    assert "left out 1 lines" in capsys.readouterr().err
+    assert "removed 1 damaged or repeated lines" in capsys.readouterr().err
     assert sorted(out.read_bytes().splitlines()) == sorted(whole.splitlines())
     marks.write_text(settings.replace(today(), "2020-02-29"))
     assert make(out) == BAD_INPUT
@@ -198,14 +200,14 @@ def test_a_flipped_bit_in_texts_costs_that_item_and_in_settings_is_refused(make,
 @pytest.mark.parametrize("out", ["", ".", "/"])
 def test_texts_need_a_file(make, capsys, out):
     assert make(out) == BAD_INPUT
-    assert "must be a regular file, is a folder" in capsys.readouterr().err
+    assert "must be a regular file, got a folder" in capsys.readouterr().err
 
 
 def test_a_file_of_another_origin_is_not_touched(make, tmp_path, capsys):
     out = tmp_path / "texts.jsonl"
     out.write_text("mine")
     assert make(out) == BAD_INPUT
-    assert "was not made by this command" in capsys.readouterr().err
+    assert "must be a new file or one of this command" in capsys.readouterr().err
     assert out.read_text() == "mine" and not list(tmp_path.glob("texts.jsonl.*"))
 
 
@@ -231,6 +233,6 @@ def test_other_questions_do_not_count_as_done(make, tmp_path, capsys):
     assert make(out, *options, str(questions[0])) == 0
     before = out.read_bytes()
     assert make(out, *options, str(questions[1])) == BAD_INPUT
-    assert "other settings (questions)" in capsys.readouterr().err
+    assert "questions must be as in" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert make(out, *options, str(questions[0])) == 0

@@ -128,13 +128,13 @@ import sys
 from pathlib import Path
 from rmas_jax.config import DataConfig
 from rmas_jax.data import load_dataset
-from rmas_jax.host.errors import USER_ERRORS, say_error
+from rmas_jax.host.errors import USER_ERRORS, print_error
 dataset, out = sys.argv[1:]
 try:
     load_dataset(DataConfig(dataset=dataset), roles=("planner", "critic", "solver"), rounds=2,
               data_dir=Path(out) / "data")
 except USER_ERRORS as error:
-    say_error(error)
+    print_error(error)
     sys.exit(2)
 """
 
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path, kib):
         pytest.skip(f"no namespaces here: {done.stderr}")
     assert done.returncode == 2, done.stderr
     (message,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
-    assert str(disk) in message and os.strerror(errno.ENOSPC) in message and "make room" in message
+    assert str(disk) in message and os.strerror(errno.ENOSPC) in message and "free space" in message
     assert "Traceback" not in done.stderr and "/" not in done.stdout.split("...")[-1].strip()
 
 

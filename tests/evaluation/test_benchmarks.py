@@ -65,7 +65,7 @@ def test_what_a_run_says_of_answers_goes_before_the_benchmark():
         sampling = benchmark.sampling
         assert (sampling.temperature, sampling.rollouts, sampling.top_k) == (0.6, 4, 0)
     message = refusal("evaluation.sampling.rollouts=4")
-    assert message.startswith("evaluation.sampling.rollouts: 4 greedy answers would be alike")
+    assert message.startswith("evaluation.sampling.rollouts must be 1 while temperature is 0")
 
 
 def test_pass_at_k_is_a_metric_that_needs_rollouts():
@@ -125,13 +125,13 @@ def test_a_grader_of_the_training_data_is_checked_where_nothing_evaluates_it_too
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: a\n", ["data: required and missing"]),
-        ("name: a\ndata: {dataset: relay}\ngrader: text\n", ["grader: unknown key"]),
-        ("name: a b\ndata: {dataset: relay}\n", ["name: must be text", "'a b'"]),
+        ("name: a\n", ["data must be a section with dataset"]),
+        ("name: a\ndata: {dataset: relay}\ngrader: text\n", ["grader is an unknown key"]),
+        ("name: a b\ndata: {dataset: relay}\n", ["name must be text", "'a b'"]),
         ("name: a\ndata: {dataset: relay, grader: texts}\n", ["benchmark a: data.grader: must be"]),
         (
             "name: a\ndata: {}\nsampling: {temperature: 0, rollouts: 2}\n",
-            ["sampling.rollouts: 2 greedy answers"],
+            ["sampling.rollouts must be 1 while temperature is 0, got 2"],
         ),
         ("name: a\ndata: {}\nmetric: pass_at_k\n", ["metric", "must be accuracy without several"]),
         ("name: a\ndata: {}\nmetric: f1\n", ["metric", "accuracy, pass_at_k"]),

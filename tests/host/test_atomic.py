@@ -86,7 +86,7 @@ def test_a_full_disk_is_said_with_the_path_and_leaves_what_was_there(tmp_path, f
     ):
         before = path.read_bytes()
         message = describe(full(call))
-        assert message.startswith(f"{path}: No space left on device; files that were finished")
+        assert message.startswith(f"{path}: No space left on device; finished files are complete")
         assert path.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "a.jsonl"]
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_with_the_path_and_leaves_what_was_there(tmp_path, f
 @pytest.mark.parametrize("name", ["a", "a.partial"])
 def test_what_is_no_regular_file_is_neither_replaced_nor_waited_for(tmp_path, make, name):
     make(tmp_path / name)
-    with pytest.raises(InputError, match=rf"{name}: must be a regular file, is a (pipe|folder)"):
+    with pytest.raises(InputError, match=rf"{name}: must be a regular file, got a (pipe|folder)"):
         write_atomic(tmp_path / "a", "text")
     if name == "a":
         with pytest.raises(InputError, match="must be a regular file"):

@@ -33,7 +33,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(data):
         row = json.loads(raw)
         found = unseal(row, source="here", error=InputError)
     except InputError as error:
-        assert str(error).startswith("here: is damaged: its checksum is ")
+        assert str(error).startswith("here: is damaged: its checksum must be ")
     except ValueError:
         pass  # no JSON
     else:  # a blank, or the name of the checksum

@@ -1,4 +1,4 @@
-"""Rows of JSON files: forms, packed files, encodings, and what is a row's fault or the file's."""
+"""Rows of JSON files: formats, packed files, encodings; faults of rows and of whole files."""
 
 import bz2
 import gzip
@@ -41,7 +41,7 @@ def refused(path, content=None):
     return message
 
 
-FORMS = {
+FORMATS = {
     "rows.jsonl": LINES,
     "rows.ndjson": RAW_LINES,
     "corpus": LINES,
@@ -64,12 +64,12 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_form_holds_the_same_rows(tmp_path, name):
     wanted = list(enumerate(ROWS, start=1))
-    assert read(tmp_path / name, FORMS[name]) == wanted
+    assert read(tmp_path / name, FORMATS[name]) == wanted
     for suffix, pack in PACKED.items():
-        assert read(tmp_path / f"{name}{suffix}", pack(FORMS[name])) == wanted
+        assert read(tmp_path / f"{name}{suffix}", pack(FORMATS[name])) == wanted
 
 
 def test_empty_lines_are_no_rows_and_are_counted(tmp_path):
@@ -80,10 +80,10 @@ def test_empty_lines_are_no_rows_and_are_counted(tmp_path):
 
 
 FAULTS = {
-    DEEP: "nests deeper",
-    '{"a": ' + '{"b":' * 50_000 + "1" + "}" * 50_001: "nests deeper",
-    f'{{"a": {LONG_NUMBER}}}': "more digits",
-    f"[{LONG_NUMBER}]": "more digits",
+    DEEP: "too deep nesting",
+    '{"a": ' + '{"b":' * 50_000 + "1" + "}" * 50_001: "too deep nesting",
+    f'{{"a": {LONG_NUMBER}}}': "4,300 digits",
+    f"[{LONG_NUMBER}]": "4,300 digits",
     '{"a": 1,,}': "Expecting property name",
     '{"a" 1}': "Expecting ':'",
     '{"a": "\x00"}': "Invalid control character",
@@ -123,7 +123,7 @@ def test_bytes_that_are_no_text_are_the_fault_of_their_line(tmp_path):
 def test_other_encodings_are_refused_by_name(tmp_path, encoding, name):
     text = json.dumps(ROWS) if name == "a.json" else LINES.decode()
     message = refused(tmp_path / name, text.encode(encoding))
-    assert f"begins as {encoding.upper()[:6]}" in message and "save it as UTF-8" in message
+    assert f"got {encoding.upper()[:6]}" in message and "save it as UTF-8" in message
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_list_in_a_file_of_lines_is_refused_as_that(tmp_path):
     by_line = "[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n"
     for text in (by_line, json.dumps(ROWS), json.dumps(ROWS, indent=1)):
         message = refused(tmp_path / "rows.jsonl", text.encode())
-        assert "line 1" in message and "belongs in a file called .json" in message
+        assert "line 1" in message and "name a file with a list of rows .json" in message
         assert [row for _, row in read(tmp_path / "rows.json", text.encode())] == ROWS
 
 
@@ -196,11 +196,11 @@ def test_only_regular_files_are_opened(tmp_path):
         listening.bind("socket.jsonl")
         kinds = ("pipe", "device", "nowhere", "loop", "folder", "socket")
         messages = [refused(tmp_path / f"{kind}.jsonl") for kind in kinds]
-    assert "is a pipe" in messages[0] and "is a device" in messages[1]
+    assert "got a pipe" in messages[0] and "got a device" in messages[1]
     sparse = tmp_path / "sparse.jsonl"
     sparse.touch()
     os.truncate(sparse, 10**12)
-    assert "must be at most 4 GiB, is 931.3 GiB" in refused(sparse)
+    assert "must be at most 4 GiB, got 931.3 GiB" in refused(sparse)
 
 
 TEXTS = st.text(st.characters(), max_size=8)  # lone surrogates and line breaks of all sorts, too
@@ -226,8 +226,8 @@ def test_what_is_written_is_read(tmp_path_factory, rows):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_change_of_bytes_ends_in_another_error(tmp_path_factory, data):
-    name = data.draw(st.sampled_from([*FORMS, "a.jsonl.gz", "a.json.zst"]))
-    whole = FORMS.get(name) or PACKED[f".{name.rpartition('.')[2]}"](LINES)
+    name = data.draw(st.sampled_from([*FORMATS, "a.jsonl.gz", "a.json.zst"]))
+    whole = FORMATS.get(name) or PACKED[f".{name.rpartition('.')[2]}"](LINES)
     content = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(content) - 1))

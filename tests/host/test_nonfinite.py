@@ -52,10 +52,14 @@ def test_a_gradient_is_lost_where_it_was_finite_last():
     norms = {"->".join(edge): np.ones(2) for edge in EDGES}
     assert gradient_fault(ORDER, EDGES, norms) is None
     norms["planner->critic"][:] = np.nan
-    assert "critic, round 2: gradient at what planner" in str(gradient_fault(ORDER, EDGES, norms))
+    assert "critic, round 2: gradient at the vectors from planner" in str(
+        gradient_fault(ORDER, EDGES, norms)
+    )
     norms["planner->critic"][1] = 1
     norms["solver->planner"][0] = np.inf  # which the planner read in the next round
-    assert "planner, round 2: gradient at what solver" in str(gradient_fault(ORDER, EDGES, norms))
+    assert "planner, round 2: gradient at the vectors from solver" in str(
+        gradient_fault(ORDER, EDGES, norms)
+    )
     norms["planner->critic"][1] = np.nan
     assert "agent critic, round 2" in str(gradient_fault(ORDER, EDGES, norms))
 

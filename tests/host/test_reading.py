@@ -20,13 +20,13 @@ def irregular(tmp_path):
     listener.bind(str(tmp_path / "socket"))
     listener.close()
     return {
-        "/dev/zero": "is a device",
-        "/dev/urandom": "is a device",
-        tmp_path / "pipe": "is a pipe",
-        tmp_path / "socket": "is a socket",
-        tmp_path: "is a folder",
+        "/dev/zero": "got a device",
+        "/dev/urandom": "got a device",
+        tmp_path / "pipe": "got a pipe",
+        tmp_path / "socket": "got a socket",
+        tmp_path: "got a folder",
         tmp_path / "loop": "cannot be read",
-        tmp_path / "dangling": "no such file (a link that leads nowhere)",
+        tmp_path / "dangling": "no such file (a broken link)",
         tmp_path / "none": "no such file",
         "nul\0byte": "cannot be read",
         tmp_path / ("x" * 300): "cannot be read",
@@ -47,9 +47,9 @@ def test_files_of_proc_and_large_ones_are_bounded(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
     assert read_bytes(path, at_most=100, error=OwnError) == b"x" * 100
-    with pytest.raises(OwnError, match=r"must be at most 99 bytes, is 100 bytes"):
+    with pytest.raises(OwnError, match=r"must be at most 99 bytes, got 100 bytes"):
         read_bytes(path, at_most=99, error=OwnError)
-    with pytest.raises(OwnError, match="is larger"):  # says that its size is 0
+    with pytest.raises(OwnError, match="got more"):  # says that its size is 0
         read_bytes("/proc/self/maps", at_most=10, error=OwnError)
 
 

@@ -26,16 +26,16 @@ def place(tmp_path):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("folder", "must be a regular file, is a folder"),
-        ("pipe", "must be a regular file, is a pipe"),
-        ("/dev/full", "must be a regular file, is a device"),
-        ("missing/x", "its folder must exist"),
-        ("dangling", "its folder must exist"),
+        ("folder", "must be a regular file, got a folder"),
+        ("pipe", "must be a regular file, got a pipe"),
+        ("/dev/full", "must be a regular file, got a device"),
+        ("missing/x", "must be in an existing folder"),
+        ("dangling", "must be in an existing folder"),
         ("file/x", "cannot be written (Not a directory)"),
         ("loop", "cannot be written (Too many levels of symbolic links)"),
         ("n" * 300, "cannot be written (File name too long)"),
-        ("a\0b", "must be text that a path can hold"),
-        ("a\ud800b", "must be text that a path can hold"),
+        ("a\0b", "must be a path without NUL"),
+        ("a\ud800b", "must be a path without NUL"),
     ],
 )
 def test_no_file_is_written_there(place, path, words):
@@ -51,8 +51,8 @@ def test_no_file_is_written_there(place, path, words):
         ("file", "must be a folder"),
         ("file/x/y", "cannot be written (Not a directory)"),
         ("pipe", "must be a folder"),
-        ("dangling", "must be a folder, is a link that leads nowhere"),
-        ("a\0b", "must be text that a path can hold"),
+        ("dangling", "must be a folder, got a broken link"),
+        ("a\0b", "must be a path without NUL"),
         ("n" * 300, "cannot be written (File name too long)"),
     ],
 )

@@ -39,7 +39,7 @@ def params_of(links):
 def test_a_release_becomes_a_file_of_ours_and_back(release, tmp_path, capsys):
     ours, again = tmp_path / "ours.safetensors", tmp_path / "again"
     roles = [part for role in WIDTH for part in ("--role", f"{role}={release / role}")]
-    assert main([str(release / "outer"), str(ours), *roles, "--task", "math"]) == 0
+    assert main([str(release / "outer"), str(ours), *roles, "--task-type", "math"]) == 0
     assert "outer expert->learner          ln_res 4 -> 6" in capsys.readouterr().out
     links = params_of(read_links(ours))
     jax.tree.map(np.testing.assert_array_equal, links, params_of(read(release, "math")))
@@ -70,14 +70,18 @@ def test_conversions_that_cannot_be(release, tmp_path, capsys):
         assert sorted(tmp_path.rglob("*")) == before
         return capsys.readouterr().err
 
-    assert "a release; --role says" in refused(outer, ours)
-    assert "--task math: only for a release" in refused(ours, "x.pt", "--task=math")
-    assert "only where DST is a directory" in refused(outer, ours, "--inner-link=mlp")
-    assert "ends in .safetensors" in refused(outer, "x.pt", expert)
+    assert "SRC must be a file, or a release with --role" in refused(outer, ours)
+    assert "--task-type must be unset unless --role is given, got math" in refused(
+        ours, "x.pt", "--task-type=math"
+    )
+    assert "--inner-link must be unset unless DST is a directory, got mlp" in refused(
+        outer, ours, "--inner-link=mlp"
+    )
+    assert "DST must end in .safetensors with --role" in refused(outer, "x.pt", expert)
     assert "must be ROLE=SOURCE, each role once" in refused(outer, ours, expert, expert)
     assert "task None; it has" in refused(outer, ours, expert, learner)
     assert "learner->expert is not needed; needed are none" in refused(
-        outer, ours, expert, "--task=math"
+        outer, ours, expert, "--task-type=math"
     )
     links = params_of(read(release, "math"))
     del links.outer["learner->expert"]
@@ -97,7 +101,7 @@ def test_the_form_of_inner_links_is_asked_for_where_tensors_do_not_tell(release,
             write_state(release / role / f"adapter({suffix}).pt", state)
         write_json(release / role / "adapter_config.json", {"adapter_type": "res_adapter"})
     roles = [f"--role={role}={release / role}" for role in WIDTH]
-    assert main([str(release / "outer"), ours, *roles, "--task=math"]) == 0
+    assert main([str(release / "outer"), ours, *roles, "--task-type=math"]) == 0
     assert main([ours, str(again)]) == BAD_INPUT
     assert "inner/expert may be any of ['mlp', 'mlp_res']" in capsys.readouterr().err
     assert main([ours, str(again), "--inner-link=mlp_res"]) == 0
@@ -128,5 +132,5 @@ def test_links_that_cannot_be_written_are_refused(release, tmp_path, capsys):
     roles = [f"--role={role}={release / role}" for role in WIDTH]
     (tmp_path / "ours.safetensors.partial").mkdir()  # what is renamed when it is whole
     out = str(tmp_path / "ours.safetensors")
-    assert main([str(release / "outer"), out, *roles, "--task=math"]) == BAD_INPUT
+    assert main([str(release / "outer"), out, *roles, "--task-type=math"]) == BAD_INPUT
     assert "ours.safetensors.partial" in capsys.readouterr().err

@@ -52,13 +52,16 @@ WRONG = {
     "uint8": (lambda x: x.astype(np.uint8), "must be .*, got uint8"),
     "bool": (lambda x: x > 0, "must be .*, got bool"),
     "complex": (lambda x: x.astype(np.complex64), "complex64|C64"),
-    "NaN": (with_value(np.nan), "1 of 4,096 numbers are NaN or infinite as"),
-    "infinite": (with_value(-np.inf), "1 of 4,096 numbers are NaN or infinite as"),
+    "NaN": (with_value(np.nan), "must be finite in float32, got 1 of 4,096 numbers"),
+    "infinite": (with_value(-np.inf), "must be finite in float32, got 1 of 4,096 numbers"),
     "NaN in bfloat16": (with_value(np.nan, ml_dtypes.bfloat16), "NaN or infinite"),
     "NaN in float16": (with_value(np.nan, np.float16), "NaN or infinite"),
-    "beyond float32": (with_value(1e300, np.float64), "1 of 4,096 numbers are NaN or infinite as"),
+    "beyond float32": (
+        with_value(1e300, np.float64),
+        "must be finite in float32, got 1 of 4,096 numbers",
+    ),
     "all NaN": (lambda x: x * np.nan, "4,096 of 4,096 numbers"),
-    "empty": (lambda x: x[:0], r"is empty, of shape \(0, 64\)"),
+    "empty": (lambda x: x[:0], r"must have numbers, got the shape \(0, 64\)"),
     "turned": (lambda x: x[None], "are those of no form"),
 }
 
@@ -162,7 +165,7 @@ def test_a_pipe_is_not_written_to(tmp_path, suffix):
     """Opening it would wait for a reader."""
     path = tmp_path / f"link{suffix}"
     os.mkfifo(path)
-    with pytest.raises(InputError, match=rf"link\{suffix}: must be a regular file, is a pipe"):
+    with pytest.raises(InputError, match=rf"link\{suffix}: must be a regular file, got a pipe"):
         write_state(path, {"w": np.ones(3, np.float32)})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

@@ -104,7 +104,7 @@ def test_configuration_fits_what_is_published(style):
     count = sum(math.prod(shape) for link in shapes for m in link.values() for shape in m.values())
     assert count / 1e6 == pytest.approx(millions, abs=0.05)
     assert (config.latent_steps, config.rounds) == settings
-    assert (config.links_task is not None) == (TASKS[config.topology] != (None,))
+    assert (config.links_task_type is not None) == (TASKS[config.topology] != (None,))
 
 
 # --- Links of every style, as torch saved them ----------------------------------------------------
@@ -184,7 +184,7 @@ def test_a_whole_system_thinks_as_torch_does(released):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     results = {}
     for task in ("math", "code"):
-        ours = load_links_for(team, dataclasses.replace(config, links_task=task))
+        ours = load_links_for(team, dataclasses.replace(config, links_task_type=task))
         results[task] = received(ours, team.agents)
         inner = links[task]["inner"]["expert"]
         with torch.no_grad():
@@ -250,7 +250,7 @@ def test_all_files_that_cannot_be_read_are_listed(release, tmp_path):
     ):
         assert words in line and str(folder) in line
     assert not mark.exists()
-    load(links_task="code")  # which is whole
+    load(links_task_type="code")  # which is whole
 
 
 def test_all_links_of_a_wrong_width_are_listed(release):
@@ -283,7 +283,7 @@ def test_links_of_another_form_are_refused(release, tmp_path):
     assert "  inner link expert is ln_res 24 -> 24, needed is mlp_res 24 -> 24" in lines
     assert "  outer link expert->learner is ln_res 24 -> 32, needed is ln 24 -> 32" in lines
     save_links(tmp_path / "ours.safetensors", load())
-    ours = {"links": str(tmp_path / "ours.safetensors"), "links_task": None}
+    ours = {"links": str(tmp_path / "ours.safetensors"), "links_task_type": None}
     assert len(refusal(load, **ours, inner_link="mlp_res")) == 3
     state = read_state(tmp_path / "ours.safetensors")
     state["inner/learner/extra/kernel"] = np.zeros(2, np.float32)
@@ -303,8 +303,8 @@ def test_settings_of_links_that_say_nothing_are_refused(release, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     for value in ("null", "links.safetensors"):
-        with pytest.raises(ConfigError, match=r"system\.links_task: must be null"):
-            load_config(path, [f"system.links={value}", "system.links_task=math"])
+        with pytest.raises(ConfigError, match=r"system\.links_task_type must be null"):
+            load_config(path, [f"system.links={value}", "system.links_task_type=math"])
 
 
 # --- The hub --------------------------------------------------------------------------------------

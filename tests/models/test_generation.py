@@ -118,8 +118,8 @@ def test_end_tokens_of_the_model_config(write, config, ends):
             {"do_sample": True, "temperature": "hot"},
             "temperature must be a number of at least 0, got 'hot'",
         ),
-        ({"do_sample": True, "top_k": 2.5}, "top_k must be a whole number of at least 0, got 2.5"),
-        ({"do_sample": True, "top_k": -1}, "top_k must be a whole number of at least 0, got -1"),
+        ({"do_sample": True, "top_k": 2.5}, "top_k must be an integer of at least 0, got 2.5"),
+        ({"do_sample": True, "top_k": -1}, "top_k must be an integer of at least 0, got -1"),
         ({"do_sample": True, "top_p": 1.1}, "top_p must be a number from 0 to 1, got 1.1"),
         ({"do_sample": True, "min_p": True}, "min_p must be a number from 0 to 1, got True"),
         ({"repetition_penalty": 0}, "repetition_penalty must be a number above 0, got 0"),
@@ -130,7 +130,7 @@ def test_end_tokens_of_the_model_config(write, config, ends):
         ({"token_healing": True}, "token_healing must be False (not supported), got True"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be an id or a list"),
         ({"eos_token_id": [1, True]}, "eos_token_id"),
-        ([1], "must hold an object, got a list"),
+        ([1], "must be a JSON object, got a list"),
     ],
 )
 def test_values_that_are_refused(write, raw, message):

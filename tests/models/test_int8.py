@@ -321,7 +321,7 @@ def test_a_configured_team_is_kept_in_int8():
 
 def test_saving_is_refused(checkpoint, tmp_path):
     model, params = load_pretrained(checkpoint(FAMILIES["qwen3"]), weights="int8")
-    with pytest.raises(CheckpointError, match="must be unrounded"):
+    with pytest.raises(CheckpointError, match="without weights='int8', got int8"):
         save_pretrained(tmp_path / "saved", model, params)
     assert not (tmp_path / "saved").exists()
 

@@ -130,7 +130,7 @@ ODD_SHARDS = {  # over `model`, only the feed-forward divides
     ids=["even", "odd"],
 )
 def test_eight_devices_equal_one(checkpoint, caplog, config, expected, said):
-    sharding._say_not_divided.cache_clear()
+    sharding._warn_not_divided.cache_clear()
     directory = checkpoint(config)
     _, whole = load_pretrained(directory)
     one = make_mesh(devices=jax.devices()[:1])

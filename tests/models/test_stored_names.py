@@ -228,7 +228,7 @@ def test_what_git_lfs_has_not_fetched_is_named(copy, file):
 def test_weights_of_torch_alone_are_pointed_to(copy):
     directory = copy("llama")
     (directory / WEIGHTS).rename(directory / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is torch's format: save it"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin, torch's format: convert it"):
         load_pretrained(directory)
 
 
@@ -253,7 +253,9 @@ def test_weights_beyond_the_range_of_a_dtype_are_named(copy, stored, dtype, valu
         tensors[name][3, 2] = value
 
     edit_weights(directory, enlarge)
-    with pytest.raises(CheckpointError, match=rf"{name}: holds NaN or numbers beyond .* {dtype}"):
+    with pytest.raises(
+        CheckpointError, match=rf"{name} must be finite in {dtype} .*, got NaN or larger"
+    ):
         load_pretrained(directory, dtype)
     if stored is np.float32:
         load_pretrained(directory, "bfloat16")
@@ -283,5 +285,5 @@ def test_states_that_leave_float16_end_the_command(tmp_path, capsys):
     common = [str(tmp_path), "--raw", "--prompt", "w3 w4", "--max-tokens", "2", "--dtype"]
     assert main([*common, "float16"]) == BAD_INPUT
     said = capsys.readouterr().err
-    assert "pass the range of float16" in said and said.count("\n") == 1
+    assert "exceed the range of float16" in said and said.count("\n") == 1
     assert main([*common, "bfloat16"]) == 0

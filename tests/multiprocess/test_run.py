@@ -151,8 +151,8 @@ def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(cache, tmp_pa
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("--processes 2", "--coordinator, --process missing"),
-        ("--coordinator a:1 --processes 2", "--process missing"),
+        ("--processes 2", "got no --coordinator and --process"),
+        ("--coordinator a:1 --processes 2", "got no --process"),
         (
             "--coordinator a:1 --processes 2 --process 2",
             "below --processes 2, got 2",
@@ -170,7 +170,7 @@ def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(cache, tmp_pa
             "--coordinator a:0 --processes 2 --process 0",
             "must be HOST:PORT, such as 10.0.0.1:8476, got 'a:0'",
         ),
-        ("--distributed --process 1", "--distributed goes without"),
+        ("--distributed --process 1", "must be unset with --distributed"),
     ],
 )
 def test_options_of_processes_that_do_not_fit(given, words, capsys):

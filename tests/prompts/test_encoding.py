@@ -39,9 +39,9 @@ def sentencepiece(tmp_path_factory):
     return build(tmp_path_factory.mktemp("spm"), sentencepiece_bpe(MARKERS), shapes.CHATML)
 
 
-def tokens(stage, row=0, form=LATER):
+def tokens(stage, row=0, kind=LATER):
     prefix = stage.prefix_ids[row][stage.prefix_valid[row]].tolist()
-    return prefix + stage.body_ids[row, form][stage.body_valid[row, form]].tolist()
+    return prefix + stage.body_ids[row, kind][stage.body_valid[row, kind]].tolist()
 
 
 def test_a_question_that_names_a_marker_opens_no_turn(r1):
@@ -109,7 +109,7 @@ def test_questions_that_come_one_by_one_have_few_shapes_and_the_same_tokens(r1):
     ]
     assert len({(p.prefix_ids.shape, p.body_ids.shape) for p in padded[:2]}) == 1
     for kind in (FIRST, LATER):
-        assert [tokens(p, form=kind) for p in padded] == [tokens(p, form=kind) for p in exact]
+        assert [tokens(p, kind=kind) for p in padded] == [tokens(p, kind=kind) for p in exact]
     for stage in padded:
         assert stage.body_valid[:, :, -1].all()  # the last position is a real token
         assert [i for i in stage.slot_index if i >= 0] == [*range(M)]

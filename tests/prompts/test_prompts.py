@@ -62,13 +62,13 @@ def tokenizers(tmp_path_factory):
     return {family: load_tokenizer(folder / family) for family in STYLES}
 
 
-def pieces_of(tokenizer, prompt: RolePrompt, form: str, question: str) -> list[list[int]]:
+def pieces_of(tokenizer, prompt: RolePrompt, template: str, question: str) -> list[list[int]]:
     """Token ids between slots, found by letters that no template and no question here contains."""
     for field, letters in (("{question}", "QQQ"), ("{a}", "ZAZ"), ("{b}", "ZBZ")):
-        form = form.replace(field, letters)
-    turns = [{"role": "user", "content": form}]
+        template = template.replace(field, letters)
+    turns = [{"role": "user", "content": template}]
     if "System role" in tokenizer.chat_template and prompt.system:
-        turns[0]["content"] = f"{prompt.system}\n\n{form}"
+        turns[0]["content"] = f"{prompt.system}\n\n{template}"
     elif prompt.system:
         turns.insert(0, {"role": "system", "content": prompt.system})
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -77,11 +77,11 @@ def pieces_of(tokenizer, prompt: RolePrompt, form: str, question: str) -> list[l
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in filled]
 
 
-def read_back(stage, row: int, form: int) -> list[list[int]]:
+def read_back(stage, row: int, kind: int) -> list[list[int]]:
     """Valid tokens of prefix and body, cut at slots; each slot must be whole and in order."""
     pieces = [stage.prefix_ids[row][stage.prefix_valid[row]].tolist()]
     body = zip(
-        stage.body_ids[row, form], stage.body_valid[row, form], stage.slot_index, strict=True
+        stage.body_ids[row, kind], stage.body_valid[row, kind], stage.slot_index, strict=True
     )
     seen = []
     for token, valid, slot in body:
@@ -99,9 +99,9 @@ def read_back(stage, row: int, form: int) -> list[list[int]]:
 def assert_is_direct_tokenisation(tokenizer, prompt, questions):
     stage = encode_stage(tokenizer, prompt, questions, slot_width=M)
     for row, question in enumerate(questions):
-        for form, template in ((FIRST, prompt.first), (LATER, prompt.later)):
+        for kind, template in ((FIRST, prompt.first), (LATER, prompt.later)):
             expected = pieces_of(tokenizer, prompt, template, question)
-            assert read_back(stage, row, form) == expected
+            assert read_back(stage, row, kind) == expected
     assert np.all(stage.body_valid[..., -1])  # the last position is always a real token
     return stage
 
@@ -149,7 +149,7 @@ def test_an_answer_ends_in_what_the_chat_template_puts_behind_it(tokenizers, fam
     assert turn_end(tokenizer, (other,)) == other  # of those that the model ends with
     tokenizer.eos_token = None
     assert turn_end(tokenizer, (end,)) == end
-    with pytest.raises(PromptError, match="nothing ends an answer"):
+    with pytest.raises(PromptError, match="must end an answer with an end token"):
         turn_end(tokenizer, (other,))
 
 
@@ -178,7 +178,7 @@ def test_prefix_is_what_both_forms_begin_with(tokenizers):
     start = "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nWho?\n"
     assert prefix == start
     # A prefix that could have been longer would be read again in every round.
-    firsts = [read_back(stage, 0, form)[0][stage.prefix_ids.shape[1]] for form in (FIRST, LATER)]
+    firsts = [read_back(stage, 0, kind)[0][stage.prefix_ids.shape[1]] for kind in (FIRST, LATER)]
     assert firsts[0] != firsts[1]
 
 
@@ -189,7 +189,7 @@ def test_where_both_forms_begin_with_the_slot_the_lead_is_empty(tokenizers):
 
 
 def test_a_form_without_slot_keeps_a_token_to_read(tokenizers):
-    """Equal forms without slots share everything but the last token."""
+    """Equal templates without slots share everything but the last token."""
     prompt = RolePrompt("", "{question}", "{question}")
     stage = encode_stage(tokenizers["qwen3"], prompt, QUESTIONS, slot_width=M)
     assert stage.body_ids.shape == (len(QUESTIONS), 2, 1) and np.all(stage.body_valid)
@@ -204,7 +204,7 @@ def test_a_slot_that_the_first_form_lacks_is_invalid(tokenizers):
 
 def test_first_form_with_other_slots_is_refused(tokenizers):
     prompt = RolePrompt("", "{question} {a}", "{question} {b} {a}")
-    with pytest.raises(PromptError, match=r"\['a'\].*\['b', 'a'\]"):
+    with pytest.raises(PromptError, match=r"\['b', 'a'\], got \['a'\]"):
         encode_stage(tokenizers["qwen3"], prompt, QUESTIONS, slot_width=M)
 
 
@@ -282,26 +282,28 @@ def test_shipped_prompts_fit_the_sequential_loop(tokenizers):
     assert prompts["critic"].later == prompts["critic"].first
 
 
-@pytest.mark.parametrize("task", ["math", "choice", "code", "search", "free"])
+@pytest.mark.parametrize("task_type", ["math", "choice", "code", "search", "free"])
 @pytest.mark.parametrize("name", ["sequential", "mixture", "distillation", "deliberation"])
-def test_every_pattern_has_prompts_for_every_type_of_task(name, task):
+def test_every_pattern_has_prompts_for_every_task_type(name, task_type):
     topology = load_topology(name)
-    prompts = load_prompts(name, topology.edges, task)
+    prompts = load_prompts(name, topology.edges, task_type)
     assert set(prompts) == set(topology.order)
     for role, prompt in prompts.items():
         fields = set(FIELD.findall(prompt.later))
         assert fields == {"question", *topology.senders(role)}
-        assert task_types()[task]["problem"] in prompt.first
-    assert task_types()[task]["finish"] in prompts[topology.answerer].later
+        assert task_types()[task_type]["problem"] in prompt.first
+    assert task_types()[task_type]["finish"] in prompts[topology.answerer].later
 
 
-def test_a_place_needs_a_type_of_task(tmp_path):
+def test_a_field_of_task_types_needs_one(tmp_path):
     edges = load_topology("distillation").edges
-    with pytest.raises(PromptError, match=r"expert: \['plan', 'problem'\] depend .*, got none"):
+    with pytest.raises(
+        PromptError, match=r"expert: task_type must be .* for \['plan', 'problem'\], got none"
+    ):
         load_prompts("distillation", edges)
-    with pytest.raises(PromptError, match=r"task must be one of .*'math'.*, got 'maths'"):
+    with pytest.raises(PromptError, match=r"task_type must be one of .*'math'.*, got 'maths'"):
         load_prompts("distillation", edges, "maths")
-    # A role may be called like a place: then the field is its slot.
+    # A role may have the name of such a field, which is then its slot.
     file = write(tmp_path / "mine.yaml", {"plan": GOOD["a"], "b": {"first": "{question} {plan}"}})
     edges = (("b", "plan"), ("plan", "b"))
     assert load_prompts(file, edges, "math")["b"].first == "{question} {plan}"
@@ -323,19 +325,22 @@ def changed(role, **fields) -> dict:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": GOOD["a"]}, ["['b'] missing"]),
-        ("just text", ["['a', 'b'] missing"]),
-        ("a: [", ["not valid YAML"]),
-        (changed("b", first=None), ["b: ", "first missing"]),
-        (changed("b", frist="x"), ["b: ['frist'] unknown", "system, first and later"]),
-        (changed("b", first="{question}"), ["b: '{question}' lacks ['a']"]),
-        (changed("a", later="{question}"), ["a: '{question}' lacks ['b']"]),
-        (changed("a", first="Go."), ["a: 'Go.' lacks ['question']"]),
-        (changed("a", later="{b}"), ["a: '{b}' lacks ['question']"]),
-        (changed("b", first="{question} {a} {c}"), ["b: ['c'] is no sender", "slots are ['a']"]),
-        (GOOD | {"b": "text"}, ["b: 'text'", "system, first and later"]),
-        (GOOD | {"b": None}, ["b: None", "system, first and later"]),
-        (changed("b", first=3), ["b: {'first': 3}", "system, first and later"]),
+        ({"a": GOOD["a"]}, ["must have the roles a, b, got ['a']"]),
+        ("just text", ["must have the roles a, b, got 'just text'"]),
+        ("a: [", ["must be YAML"]),
+        (changed("b", first=None), ["b must have a text first, ", "got {"]),
+        (changed("b", frist="x"), ["b must have a text first, ", "'frist': 'x'"]),
+        (changed("b", first="{question}"), ["b must have ['a'], got '{question}'"]),
+        (changed("a", later="{question}"), ["a must have ['b'], got '{question}'"]),
+        (changed("a", first="Go."), ["a must have ['question'], got 'Go.'"]),
+        (changed("a", later="{b}"), ["a must have ['question'], got '{b}'"]),
+        (
+            changed("b", first="{question} {a} {c}"),
+            ["b must have slots of", "['a'] only, got ['c']"],
+        ),
+        (GOOD | {"b": "text"}, ["b must have a text first, ", "got 'text'"]),
+        (GOOD | {"b": None}, ["b must have a text first, ", "got None"]),
+        (changed("b", first=3), ["b must have a text first, ", "got {'first': 3}"]),
     ],
 )
 def test_a_bad_file_is_named_with_role_and_field(tmp_path, content, words):
@@ -351,10 +356,10 @@ def test_a_bad_file_is_named_with_role_and_field(tmp_path, content, words):
     [
         ('a: {first: "{question} \\ud800"}\nb: {first: x}', "without lone surrogates"),
         ('a: {first: "{question} \\ue001"}\nb: {first: x}', "private characters U+E000 to U+E003"),
-        ("a: " + "[" * 5000, "nests deeper"),
-        ("a: \x00", "not valid YAML"),
+        ("a: " + "[" * 5000, "too deep nesting"),
+        ("a: \x00", "must be YAML"),
         ("a: {first: " + "1" * 6000 + "}\nb: {first: x}", "4300 digits"),
-        ("a: {first: 2026-13-45}\nb: {first: x}", "lacks ['question']"),
+        ("a: {first: 2026-13-45}\nb: {first: x}", "must have ['question']"),
     ],
 )
 def test_texts_that_no_prompt_can_hold_are_named(tmp_path, text, words):

@@ -10,8 +10,8 @@ import pytest
 
 from rmas_jax.prompts.rendering import TOO_MUCH, render
 
-MEMORY, LENGTH = "it takes more memory than it may", "it writes more than"
-DEEP = "it calls itself without an end, or nests too deep"
+MEMORY, LENGTH = "it exceeds the memory limit", "it writes more than"
+DEEP = "its recursion or nesting is too deep"
 HOSTILE = {
     "'x' * 10**10": ("{{ 'x' * 10**10 }}", MEMORY),
     "of a variable": ("{{ messages[0].content * 10**10 }}", MEMORY),
@@ -36,7 +36,7 @@ HOSTILE = {
     "attribute": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "'__class__' of 'str'"),
     "globals": ("{{ cycler.__init__.__globals__ }}", "is unsafe"),
     "strftime": ("{{ strftime_now.__globals__.keys() }}", "is unsafe"),
-    "namespace": ("{{ namespace(__class__=1) }}", "cannot hold '__class__'"),
+    "namespace": ("{{ namespace(__class__=1) }}", "must not begin with _, got '__class__'"),
     "include": ("{% include '/etc/passwd' %}", "no loader"),
     "undefined": ("{{ a.b.c }}", "'a' is undefined"),
     "long words": ("{{ raise_exception('no' * 10**6) }}", "nono"),

@@ -102,7 +102,7 @@ def test_four_agents_train_and_answer_from_files_alone(run, tmp_path, caplog):
             ["evaluation.benchmarks", "splits", "'tset'", "'validation'"],
         ),
         ("data.files={train: a.jsonl}", ["data.files", "dataset: files"]),
-        ("data.test_share=0.9", ["data.test_share", "nothing to train on"]),
+        ("data.test_share=0.9", ["data.test_share", "must be below 1 - validation_share"]),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_made(

@@ -255,7 +255,7 @@ def test_damaged_states_are_read_again_and_a_damaged_checkpoint_costs_its_steps(
     manifest.write_bytes(b"")
     assert main(options(output)) == BAD_INPUT  # it is the only one
     message = message_of(capsys)
-    assert "none of the checkpoints 2 can be read" in message and "from its start" in message
+    assert "all checkpoints are damaged (2)" in message and "this phase then starts anew" in message
     assert caplog.text.count("are damaged and read again: their checksum is another") == 3
     shutil.rmtree(folder / "checkpoints" / "on_policy")
     assert main(options(output)) == 0
@@ -325,7 +325,7 @@ def test_a_full_disk_is_one_message_and_then_the_run_goes_on(
     assert main(options(tmp_path)) == BAD_INPUT
     err = capfd.readouterr().err
     assert err.count("No space left on device") == 1 and "Traceback" not in err
-    assert re.search(rf"error: {tmp_path}/\S+: No space left on device; files that were", err)
+    assert re.search(rf"error: {tmp_path}/\S+: No space left on device; finished files", err)
     mounted(tmp_path, "size=64m")
     assert main(options(tmp_path)) == 0
     assert results(tmp_path) == results(undisturbed[1])

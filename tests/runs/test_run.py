@@ -148,7 +148,7 @@ def test_an_unsupported_family(tmp_path, capsys, agent):
     ("template", "words"),
     [
         ("{{ ''.__class__.__mro__ }}", "is unsafe"),
-        ("{{ 'x' * 10**10 }}", "takes more memory than it may"),
+        ("{{ 'x' * 10**10 }}", "exceeds the memory limit"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes one of the texts"),
         ("{% if messages | length > 5 %}{{ messages[0].content }}{% endif %}", "leaves out"),
         ("{% for m in messages %}", "Unexpected end of template"),
@@ -166,7 +166,7 @@ def test_a_chat_template_that_cannot_be_used_is_found_before_anything_is_made(
 
 def test_a_date_that_is_no_day(tmp_path, capsys):
     message = refused(tmp_path, capsys, "system.date='2026-02-30'")
-    assert "system.date: must be a day as YYYY-MM-DD, got 2026-02-30" in message
+    assert "system.date must be a day as YYYY-MM-DD, got 2026-02-30" in message
 
 
 def test_a_slot_that_a_template_lacks(tmp_path, capsys):
@@ -181,8 +181,11 @@ def test_a_slot_that_a_template_lacks(tmp_path, capsys):
     ("override", "words"),
     [
         ("system.topology=ring", "topology must be a path to a YAML file or one of "),
-        ("system.topology=mixture", "exactly the roles math, code, science, summarizer"),
-        ("system.agents.judge=d", "exactly the roles planner, critic, solver"),
+        (
+            "system.topology=mixture",
+            "system.agents must have the roles of the mixture topology, math, code",
+        ),
+        ("system.agents.judge=d", "sequential topology, planner, critic, solver, got "),
     ],
 )
 def test_agents_that_are_not_those_of_the_topology(tmp_path, capsys, override, words):
@@ -196,7 +199,7 @@ def test_rounds_without_a_way_back(tmp_path, capsys):
         "edges: [planner -> critic, critic -> solver]}"
     )
     message = refused(tmp_path, capsys, f"system.topology={path}")
-    assert "system.rounds=3" in message and "line" in message
+    assert "system.rounds must be 1, as the line topology" in message
     prompts = tmp_path / "prompts.yaml"
     prompts.write_text(
         'planner: {first: "{question}"}\ncritic: {first: "{question} {planner}"}\n'

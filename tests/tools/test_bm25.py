@@ -105,9 +105,9 @@ def test_the_same_words_find_the_same_in_every_index_in_the_order_of_the_corpus(
         ('{"text": "a"}\nnot json\n', "line 2: Expecting value"),
         ("", "no documents"),
         ("\n\n", "no documents"),
-        ('{"text": "a"}\n{"text": ' + "[" * 10**5 + "]" * 10**5 + "}", "line 2: nests deeper"),
+        ('{"text": "a"}\n{"text": ' + "[" * 10**5 + "]" * 10**5 + "}", "line 2: too deep nesting"),
         ('{"text": "a"}\n{"text": "\\ud800"}', "line 2: holds half of a surrogate"),
-        ('[{"text": "a"}]', "line 1.*belongs in a file called .json"),
+        ('[{"text": "a"}]', "line 1.*name a file with a list of rows .json"),
     ],
 )
 def test_a_bad_corpus_is_refused_by_file_and_line(tmp_path, text, problem):
@@ -120,7 +120,7 @@ def test_a_bad_corpus_is_refused_by_file_and_line(tmp_path, text, problem):
 def test_a_corpus_in_another_encoding_is_refused_by_name(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "a"}\n', encoding="utf-16")
-    with pytest.raises(SearchError, match=r"corpus\.jsonl: .*begins as UTF-16"):
+    with pytest.raises(SearchError, match=r"corpus\.jsonl: .*got UTF-16"):
         read_corpus(path)
 
 

@@ -155,7 +155,7 @@ def test_files_that_are_none(tmp_path):
         load_topology("ring")
     path = tmp_path / "broken.yaml"
     path.write_text("name: [")
-    with pytest.raises(TopologyError, match="not valid YAML"):
+    with pytest.raises(TopologyError, match="must be YAML"):
         load_topology(path)
     path.write_bytes("name: é".encode("latin-1"))
     with pytest.raises(TopologyError, match=r"broken\.yaml: must be text in UTF-8"):
@@ -184,13 +184,13 @@ def test_show_prints_and_draws(write, tmp_path, capsys):
     [
         ("", "must end in .svg, .png, .pdf, got no extension"),
         ("folder", "must end in .svg, .png, .pdf, got no extension"),  # was drawn to folder.png
-        ("folder.svg", "must be a regular file, is a folder"),
+        ("folder.svg", "must be a regular file, got a folder"),
         ("x.abc", "must end in .svg, .png, .pdf, got '.abc'"),
         ("missing/x.svg", "missing does not"),
         ("file/x.svg", "cannot be written (Not a directory)"),
-        ("pipe.svg", "must be a regular file, is a pipe"),
+        ("pipe.svg", "must be a regular file, got a pipe"),
         ("n" * 300 + ".svg", "cannot be written (File name too long)"),
-        ("a\0.svg", "must be text that a path can hold"),
+        ("a\0.svg", "must be a path without NUL"),
     ],
 )
 def test_pictures_are_drawn_to_files_alone(tmp_path, capsys, out, words):

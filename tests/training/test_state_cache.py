@@ -166,7 +166,7 @@ def test_a_pipe_where_a_file_should_be_is_not_waited_for(tmp_path, caplog, name)
     reader = Reader(tmp_path)
     np.testing.assert_array_equal(reader(), make())
     assert reader.reads == 1
-    assert f"{pipe}: must be a regular file, is a pipe" in caplog.text
+    assert f"{pipe}: must be a regular file, got a pipe" in caplog.text
     assert not pipe.is_fifo() or name == "lock"
 
 

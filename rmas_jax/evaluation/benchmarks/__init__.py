@@ -50,7 +50,7 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
             )
         sampling = config.evaluation.sampling.over(benchmark.sampling).over(DEFAULT_ANSWERS)
         for field, message in sampling.conflicts():
-            raise ConfigError(f"evaluation.sampling.{field}: {message} ({benchmark.name})")
+            raise ConfigError(f"evaluation.sampling.{field} {message} ({benchmark.name})")
         benchmark = dataclasses.replace(
             benchmark,
             splits=choice.splits or benchmark.splits,
