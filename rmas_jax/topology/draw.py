@@ -19,11 +19,11 @@ def as_text(topology: Topology) -> str:
     for number, roles in enumerate(topology.stages, start=1):
         for role in roles:
             reads = ["question"] + [
-                f"{sender} (of the round before)" if (sender, role) in feedback else sender
+                f"{sender} (previous round)" if (sender, role) in feedback else sender
                 for sender in topology.senders(role)
             ]
-            says = "  => answers in the last round" if role == topology.answerer else ""
-            lines.append(f"  stage {number}  {role:<{width}}  <- {', '.join(reads)}{says}")
+            note = "  => answers in the last round" if role == topology.answerer else ""
+            lines.append(f"  stage {number}  {role:<{width}}  <- {', '.join(reads)}{note}")
     return "\n".join(lines)
 
 

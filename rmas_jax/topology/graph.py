@@ -42,28 +42,34 @@ class Topology:
         if not self.order:
             raise TopologyError(f"{self.name}: order must have at least one role, got none")
         if len(set(self.order)) != len(self.order):
-            raise TopologyError(f"{self.name}: a role stands twice in {self.order}")
+            raise TopologyError(f"{self.name}: roles must be distinct, got {self.order}")
         for edge in self.edges:
             if unknown := set(edge) - set(self.order):
                 raise TopologyError(
-                    f"{self.name}: edge {edge} names {sorted(unknown)}; roles are {self.order}"
+                    f"{self.name}: edge {edge} must be between roles of {self.order}, got "
+                    f"{sorted(unknown)}"
                 )
         if self.answerer != self.order[-1]:
             raise TopologyError(
-                f"{self.name}: answerer {self.answerer!r} must be the last of {self.order}"
+                f"{self.name}: answerer must be the last of {self.order}, got {self.answerer!r}"
             )
         if repeated := {
             edge for edge, count in collections.Counter(self.edges).items() if count > 1
         }:
-            raise TopologyError(f"{self.name}: more than one edge {sorted(repeated)}")
+            raise TopologyError(
+                f"{self.name}: edges must be distinct, got twice {sorted(repeated)}"
+            )
         if not any(receiver == self.answerer for _, receiver in self.edges):
-            raise TopologyError(f"{self.name}: nothing reaches the answerer {self.answerer!r}")
+            raise TopologyError(
+                f"{self.name}: edges must lead to the answerer {self.answerer!r}, got none"
+            )
         connected = {self.answerer}
         for _ in self.order:
             connected |= {sender for sender, receiver in self.edges if receiver in connected}
         if unconnected := [role for role in self.order if role not in connected]:
             raise TopologyError(
-                f"{self.name}: no edges lead from {unconnected} to the answerer {self.answerer!r}"
+                f"{self.name}: edges must lead from every role to the answerer {self.answerer!r}, "
+                f"got none from {unconnected}"
             )
 
     def senders(self, role: str) -> tuple[str, ...]:
