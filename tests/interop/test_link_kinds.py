@@ -59,7 +59,7 @@ WRONG = {
     "beyond float32": (with_value(1e300, np.float64), "1 of 4,096 numbers are NaN or infinite as"),
     "all NaN": (lambda x: x * np.nan, "4,096 of 4,096 numbers"),
     "empty": (lambda x: x[:0], r"is empty, of shape \(0, 64\)"),
-    "turned": (lambda x: x[None], "are those of no form"),
+    "turned": (lambda x: x[None], "must be those of a link variant"),
 }
 
 
