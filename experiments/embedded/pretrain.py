@@ -171,7 +171,7 @@ class Writer:
         rows = []
         for _ in range(count):
             asked = self.state(fewest=1)
-            question = relay.ask(self.world, *asked)
+            question = relay.question_of(self.world, *asked)
             phrase, left = self.state()
             draw = self.rng.random()
             slot: list[int]

@@ -143,7 +143,7 @@ def test_question_says_the_phrase_and_the_number_of_gates(world):
     wordings = set()
     for gates in range(1, relay.MAX_GATES + 1):
         for phrase in itertools.product(range(0, 96, 17), repeat=2):
-            question = relay.ask(world, phrase, gates)
+            question = relay.question_of(world, phrase, gates)
             text = world.text(phrase)
             count = f" {relay.NUMBERS[gates]} {'gate' if gates == 1 else 'gates'},"
             assert question.count(text) == question.count(count) == 1
