@@ -32,7 +32,7 @@ def read_corpus(path: str | Path) -> list[SearchResult]:
         except ValueError as error:
             raise SearchError(f"{path}, line {number}: {error}") from None
     if not documents:
-        raise SearchError(f"{path}: no documents")
+        raise SearchError(f"{path}: must hold at least one document, got none")
     return documents
 
 
@@ -62,7 +62,7 @@ class Bm25Search:
         texts = (f"{document.title} {document.text}" for document in self._documents)
         words = words_of(texts, is_query=False)
         if not any(words):
-            raise SearchError("no document has a word that can be searched for")
+            raise SearchError("at least one document must have a word that is no stop word")
         self._index = bm25s.BM25()
         self._index.index(words, show_progress=False)
 
