@@ -86,7 +86,7 @@ def test_no_steps_leave_all_links_as_they_are(team_and_links, tmp_path):
 def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, monkeypatch):
     team, links = team_and_links
     monkeypatch.setattr(inner_loop, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
-    with pytest.raises(ValueError, match=r"outer links planner->critic, .*: no token to learn"):
+    with pytest.raises(ValueError, match=r"outer links planner->critic, .*: the sender's texts"):
         train(team, links, tmp_path / "metrics")
 
 

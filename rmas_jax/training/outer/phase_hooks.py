@@ -36,7 +36,7 @@ class PhaseHooks:
     store: CheckpointStore
     curves: Curves
     unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # steps and metrics
-    clock: float | None = None  # time of the last row; None: not yet, as a program may compile
+    clock: float | None = None  # time of the last row; None: before it, where a program may compile
 
     def hooks(self) -> list[Hook]:
         """In order: links are checked and validated before they are saved."""
