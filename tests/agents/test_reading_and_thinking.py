@@ -1,4 +1,4 @@
-"""Reading and thinking, against the definition: every step reads everything anew."""
+"""Reading and thinking, against the definition: every step reads the whole input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greedy text, against a loop that reads everything anew and against torch; rules and draws."""
+"""Greedy text, against a loop that reads the whole text at every step, and torch; rules, draws."""
 
 from __future__ import annotations
 
