@@ -78,7 +78,7 @@ def load_dataset(
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
-    """The embedded task, with texts for `TEXT_ROUNDS` rounds.
+    """The embedded data set, with texts for `TEXT_ROUNDS` rounds.
 
     `columns` may give an unknown role the texts of a known one.
     """
@@ -88,7 +88,7 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
         )
     present = (*PARTS, *TEXT_FIELDS.values())
     columns = choose_columns(
-        present, roles, config.columns or {}, where="the relay task", further=config.fields
+        present, roles, config.columns or {}, where="data.dataset=relay", further=config.fields
     )
 
     def make() -> Relay:

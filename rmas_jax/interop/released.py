@@ -185,8 +185,8 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
     described = read_json(path)
     if (tasks := described.get("tasks")) is not None:
         if not isinstance(tasks, dict) or not isinstance(tasks.get(task), dict):
-            held = shown([*tasks] if isinstance(tasks, dict) else tasks)
-            raise CheckpointError(f"{path}: task must be of {held}, got {task!r}")
+            known = shown([*tasks] if isinstance(tasks, dict) else tasks)
+            raise CheckpointError(f"{path}: task must be one of {known}, got {task!r}")
         described = tasks[task]
     entries = described.get("adapters")
     if not isinstance(entries, list) or not entries:

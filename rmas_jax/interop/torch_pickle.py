@@ -77,7 +77,7 @@ def read_pickle(raw: bytes, *, source: str) -> Any:
             if run is None:
                 raise _Refused(f"the instruction {opcode.name}")
             run(machine, argument)
-        raise ValueError("it has no end")
+        raise ValueError("no end")
     except _Refused as refusal:
         found = clipped(str(refusal), 400)
         raise CheckpointError(

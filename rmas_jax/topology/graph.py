@@ -33,12 +33,12 @@ class Topology:
     answerer: str  # the role that writes the answer; the last stage
 
     def __post_init__(self) -> None:
-        for what, found, most in (
+        for part, found, most in (
             ("roles", self.order, MAX_ROLES),
             ("edges", self.edges, MAX_EDGES),
         ):
             if len(found) > most:
-                raise TopologyError(f"{self.name}: {what} must be at most {most}, got {len(found)}")
+                raise TopologyError(f"{self.name}: {part} must be at most {most}, got {len(found)}")
         if not self.order:
             raise TopologyError(f"{self.name}: order must have at least one role, got none")
         if len(set(self.order)) != len(self.order):

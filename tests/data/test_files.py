@@ -144,7 +144,7 @@ def test_fields_in_the_names_of_folders_are_fields_of_rows(tmp_path):
         (3, None),
     ]
     assert look_through(found, {"difficulty"}).fields >= {"difficulty", "topic", "question"}
-    # What stands in the row goes before.
+    # The row's own field takes precedence.
     write(tmp_path / "own" / "answer=9" / "p.jsonl", ROWS[:1])
     (own,) = data_files(tmp_path / "own").values()
     assert [row["answer"] for name, path in own.named for _, row in read_rows(name, path, [])] == [

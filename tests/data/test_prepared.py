@@ -1,4 +1,4 @@
-"""Prepared data: checked before it is read, made anew where it is damaged; parts of splits."""
+"""Prepared data: checked before use, prepared again after damage; parts of splits."""
 
 import errno
 import itertools

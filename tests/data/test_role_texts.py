@@ -1,4 +1,4 @@
-"""Files as data sets: every form of file, splits, bad rows, and what is refused."""
+"""Files as data sets: every format, splits, bad rows, and refusals."""
 
 import json
 
@@ -23,7 +23,7 @@ ROWS = [row(i) for i in range(COUNT)]
 
 
 def write(path, rows):
-    """A file of rows in the form that its name says."""
+    """A file of rows, in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -89,12 +89,12 @@ def test_a_published_data_set(tmp_path, monkeypatch, layout, name):
     found = everything(load(tmp_path, dataset=name))
     assert asked == [("RecursiveMAS/Sequential-Math", "dataset")]
     assert {row.question for row in found} == {row["question"] for row in ROWS}
-    # A local folder stands in its place.
+    # A local folder replaces it.
     local = everything(load(tmp_path, dataset=tmp_path / "snapshot"))
     assert local == found and len(asked) == 1
 
 
-# Rows as the release describes them, by topology; question and answer stand in all of them.
+# Rows as the release describes them, by topology; all have question and answer.
 SHAPES = {
     "sequential": {"planner": "plan", "critic": "refined_plan"},
     "mixture": {f: f"hie_{f}_expert" for f in ("math", "code", "science")},

@@ -75,7 +75,7 @@ def test_conversions_that_cannot_be(release, tmp_path, capsys):
     assert "only where DST is a directory" in refused(outer, ours, "--inner-link=mlp")
     assert "ends in .safetensors" in refused(outer, "x.pt", expert)
     assert "must be ROLE=SOURCE, each role once" in refused(outer, ours, expert, expert)
-    assert "task must be of ['math', 'code'], got None" in refused(outer, ours, expert, learner)
+    assert "task must be one of ['math', 'code'], got" in refused(outer, ours, expert, learner)
     assert "outer links must be none, got learner->expert too" in refused(
         outer, ours, expert, "--task=math"
     )
@@ -117,7 +117,7 @@ def test_a_link_is_written_to_a_folder_that_is_made(release, tmp_path, capsys, s
     assert main([str(source), str(path)]) == 0
     wanted = read_state(source)
     jax.tree.map(np.testing.assert_array_equal, read_state(path), wanted)
-    # Where nothing can be written, the path is said.
+    # The message of an unwritable output has its path.
     for blocked in (path / f"y{suffix}", tmp_path / f"folder{suffix}"):
         (tmp_path / f"folder{suffix}").mkdir(exist_ok=True)
         assert main([str(source), str(blocked)]) == BAD_INPUT

@@ -117,8 +117,8 @@ def test_the_commands_say_so(links, tmp_path, capsys, kind):
         lambda: convert([str(links), str(out / "again.pt")]),
     ):
         assert call() == BAD_INPUT
-        said = capsys.readouterr().err
-        assert NAME in said and said.count("\n") == 1
+        message = capsys.readouterr().err
+        assert NAME in message and message.count("\n") == 1
     assert not out.exists()
 
 

@@ -221,7 +221,7 @@ def archive(tmp_path):
 
 
 def refusal(path):
-    """The message; it takes little memory to come to it."""
+    """The message, which takes little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(CheckpointError, match=r"link\.pt") as error:

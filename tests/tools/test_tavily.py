@@ -1,4 +1,4 @@
-"""Against a real server on loopback, which answers what a test tells it to."""
+"""Against a real server on loopback, which sends the responses of each test."""
 
 import contextlib
 import json

@@ -175,7 +175,7 @@ def test_states_that_are_not_finite_name_their_agent_and_are_not_kept(
 
 
 def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_path, monkeypatch):
-    """Texts that nobody reads: the links alone meet the token, as what they learn to predict."""
+    """Texts that no agent reads: only the links have the token, as a target."""
     team, links = team_and_links
     tokenizer = team.members["critic"].tokenizer
     token = tokenizer("plan about", add_special_tokens=False)["input_ids"][-1]
