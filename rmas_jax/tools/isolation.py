@@ -42,9 +42,8 @@ SUM_INTERVAL_S = 0.02
 # Differences of niceness: the guard's, or the program's where the guard may not lower its own.
 GUARD_NICENESS, PROGRAM_NICENESS = -10, 5
 MOST_CPUS = 4  # fewer CPUs fill memory more slowly; process pools start one process per CPU
-NOBODY = (
-    65534  # user and group of the program; outside the namespaces only where the caller is root
-)
+# User and group of the program; outside the namespaces only where the caller is root.
+NOBODY = 65534
 
 # linux/sched.h
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000

@@ -1,7 +1,7 @@
 """Texts in pieces: tool calls, answer retries, rollouts.
 
-The agent is a real decoder whose weights make each token a function of the previous one, by a table;
-the row's key draws the first one.
+The agent is a real decoder whose weights make each token a function of the previous one, by a
+table; the row's key draws the first one.
 """
 
 from __future__ import annotations
