@@ -30,7 +30,7 @@ class Topology:
     name: str
     order: tuple[str, ...]  # roles in the order of their stages
     edges: tuple[tuple[str, str], ...]  # (sender, receiver)
-    answerer: str  # the role that writes the answer; the last stage
+    answerer: str  # the role that writes the answer; the last in order
 
     def __post_init__(self) -> None:
         for part, found, most in (
@@ -77,8 +77,8 @@ class Topology:
         return tuple(sender for sender, receiver in self.edges if receiver == role)
 
     @property
-    def stages(self) -> tuple[tuple[str, ...], ...]:
-        """Roles by stage: roles of one stage do not send to each other within a round."""
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Roles by level: a role's senders within a round are of lower levels."""
         depth: dict[str, int] = {}
         for role in self.order:
             depth[role] = 1 + max(
@@ -86,7 +86,7 @@ class Topology:
             )
         count = 1 + max(depth.values())
         return tuple(
-            tuple(role for role in self.order if depth[role] == stage) for stage in range(count)
+            tuple(role for role in self.order if depth[role] == level) for level in range(count)
         )
 
     @property

@@ -57,7 +57,7 @@ def test_roles_and_edges_are_limited():
         topology(order=(), edges=())
     many = names[:64]
     edges = tuple((sender, many[-1]) for sender in many)
-    assert len(topology(order=many, edges=edges, answerer=many[-1]).stages) == 2
+    assert len(topology(order=many, edges=edges, answerer=many[-1]).levels) == 2
 
 
 def test_edges_to_the_same_or_an_earlier_stage_feed_back():
@@ -76,12 +76,12 @@ def test_senders_stand_in_the_order_of_the_edges():
 
 def test_stages_are_roles_that_do_not_hear_each_other_in_a_round():
     mixture = load_topology("mixture")
-    assert mixture.stages == (("math", "code", "science"), ("summarizer",))
+    assert mixture.levels == (("math", "code", "science"), ("summarizer",))
     assert len(mixture.feedback_edges) == 3
-    assert load_topology("sequential").stages == (("planner",), ("critic",), ("solver",))
-    # Feedback does not order the stages of a round.
+    assert load_topology("sequential").levels == (("planner",), ("critic",), ("solver",))
+    # Feedback does not order the levels.
     edges = (("a", "b"), ("b", "a"), ("c", "c"), ("c", "b"))
-    assert topology(order=("a", "c", "b"), edges=edges).stages == (("a", "c"), ("b",))
+    assert topology(order=("a", "c", "b"), edges=edges).levels == (("a", "c"), ("b",))
 
 
 def test_the_sequential_loop_feeds_the_solver_back_to_the_planner():
@@ -167,7 +167,7 @@ def test_show_prints_and_draws(write, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mixture: 4 agents, 6 edges"
     assert lines[1].split() == (
-        ["stage", "1", "math", "<-", "question,", "summarizer", "(previous", "round)"]
+        ["level", "1", "math", "<-", "question,", "summarizer", "(previous", "round)"]
     )
     assert lines[4].endswith("<- question, math, code, science  => answers in the last round")
     picture = (tmp_path / "mixture.svg").read_text()
