@@ -171,7 +171,7 @@ class Writer:
         rows = []
         for _ in range(count):
             problem = self.state(fewest=1)
-            question = relay.ask(self.world, *problem)
+            question = relay.question_of(self.world, *problem)
             phrase, left = self.state()
             draw = self.rng.random()
             slot: list[int]

@@ -14,7 +14,7 @@ from rmas_jax.models import Cache, Decoder, DecoderConfig, empty_cache, load_pre
 class Agent(struct.PyTreeNode):
     """A frozen causal language model; see `Decoder` for shapes, dtypes and errors.
 
-    Tokens and latent thoughts enter one way, as input embeddings.
+    It reads tokens and latent thoughts alike, as input embeddings.
     """
 
     decoder: Decoder = struct.field(pytree_node=False)

@@ -51,10 +51,10 @@ class AnswerRetry:
     max_tokens: int  # of the continuation
 
 
-def answer_retry_of(task: str | None) -> AnswerRetry | None:
-    """The retry of a task type; None for tasks whose answers have no fixed format."""
-    described = None if task is None else task_types().get(task, {}).get("answer_retry")
-    return described and AnswerRetry(**described)
+def answer_retry_of(task_type: str | None) -> AnswerRetry | None:
+    """The retry of a task type; None where answers have no fixed format."""
+    entry = {} if task_type is None else task_types().get(task_type, {})
+    return AnswerRetry(**entry["answer_retry"]) if "answer_retry" in entry else None
 
 
 class Texts(NamedTuple):
@@ -98,7 +98,7 @@ def write_texts(
         The first process calls the tools.
       answer_retry: continuation of texts without an answer; the agent still sees its prompt and
         received latents (upstream: its text alone).
-      stage: name of the text in errors.
+      stage: the agent's turn, as named in errors.
 
     Raises:
       NonFiniteError: logits of the agent are NaN or infinite.
@@ -194,7 +194,7 @@ class _Rows:
         self.written += lengths
 
     def append(self, i: int, text: str) -> None:
-        """Adds our text to row `i` and removes its end token."""
+        """Adds a given text to row `i` and removes its end token."""
         self._extend(i, encode(self.tokenizer, [text])[0])
 
     def append_result(self, i: int, text: str) -> None:

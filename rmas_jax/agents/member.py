@@ -11,10 +11,10 @@ from rmas_jax.prompts import RolePrompt
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Member:
-    """An agent in a role; lives on the host, its agent on the devices."""
+    """An agent in a role: a value of the host, whose parameters are on the devices."""
 
     role: str
     agent: Agent
     tokenizer: Tokenizer
     template: RolePrompt  # of its prompts
-    end_tokens: tuple[int, ...]  # ids that end its text; the first ends its turn
+    end_tokens: tuple[int, ...]  # ids that end its text; the first ends a turn of its chat template

@@ -15,8 +15,8 @@ def nearest_tokens(agent: Agent, vectors: jax.Array, *, count: int) -> tuple[jax
     """The tokens nearest to vectors in an agent's input space, by cosine.
 
     A vector that crosses an edge lies in the receiver's input space, so its nearest tokens are from
-    the receiver's vocabulary. They need not be the vector's meaning: training makes links useful,
-    and nothing ties their vectors to single tokens.
+    the receiver's vocabulary. They need not be its meaning: end-to-end training does not tie the
+    vectors of a link to single tokens.
 
     Args:
       agent: the receiver.

@@ -52,13 +52,13 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
       slot_index: [T] index of the received vector at a position, -1 for a token.
 
     Raises:
-      ValueError: the numbers of vectors and places differ; a gather would repeat the last vector.
+      ValueError: the numbers of vectors and places differ (a gather would repeat the last vector).
     """
     places = sum(number >= 0 for number in slot_index)
     if places != received.shape[1] or max(slot_index, default=-1) >= received.shape[1]:
         raise ValueError(
-            f"the prompt has slots for {places} vectors, and {received.shape[1]} reach them: "
-            "prompts must be encoded with slot_width=latent_steps"
+            f"a prompt's slots must hold {received.shape[1]} vectors, got {places}: encode it with "
+            "slot_width=latent_steps"
         )
     if not places:
         return embeds
@@ -72,7 +72,7 @@ def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Arra
 
     Args:
       agent: the reader.
-      prompt: the body's last position is valid in every row; the prefix stays as it is, so that
+      prompt: the body's last position is valid in every row; the prefix is not changed, so that
         every round can start from it.
       room: number of single steps to follow.
 

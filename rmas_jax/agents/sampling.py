@@ -96,9 +96,7 @@ class DecodeState(struct.PyTreeNode):
     done: jax.Array  # [B] bool; the row has ended
     step: jax.Array  # [] int32; columns of `tokens` written; each but the first cost a model step
     cache: Cache  # its tail has room for W - 1 positions
-    finite: (
-        jax.Array
-    )  # [B] bool; logits of all its tokens are finite; a row ends where they are not
+    finite: jax.Array  # [B] bool; the logits of all tokens are finite; a row ends where they fail
     seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if penalised
     stop_state: jax.Array | None = None  # [B] int32; row of `stops` that the text has reached
 
@@ -133,14 +131,14 @@ def speak(
       stops: [S, V] int32 from `stop_strings.stop_table`: a row also ends at one of these strings.
 
     Raises:
-      ValueError: the temperature is above 0 without one key per row.
+      ValueError: the temperature is above 0, and there is not one key per row.
     """
     batch = hidden.shape[0]
     if sampling.temperature > 0 and (keys is None or keys.shape[:1] != (batch,)):
-        given = "none" if keys is None else f"keys of shape {keys.shape}"
+        given = "none" if keys is None else f"shape {keys.shape}"
         raise ValueError(
-            f"temperature={sampling.temperature} needs a PRNG key for each of {batch} rows: "
-            f"{given} given; `row_keys` makes them"
+            f"keys must be one per row ({batch}, from `row_keys`) at temperature="
+            f"{sampling.temperature}, got {given}"
         )
     if sampling.repetition_penalty == 1:
         seen = None
@@ -187,7 +185,7 @@ def speak(
 
     def write(state: DecodeState) -> DecodeState:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-        # A row that has ended reads padding: no position sees it.
+        # A row that has ended reads padding, which no position attends to.
         hidden, cache = agent.read(
             agent.embed(last), ~state.done[:, None], state.cache.replace(past=finished)
         )

@@ -32,8 +32,8 @@ def think(
       hidden: [B, D] state at the last position read.
       cache: of all positions read, with room for `steps` - 1 more.
       steps: M, at least 1.
-      truncate_steps: length of truncated backpropagation, in thoughts: a gradient stops at state
-        and cache after every so many. None: no truncation.
+      truncate_steps: length of truncated backpropagation, in thoughts: gradients stop at state and
+        cache after each such number. None: no truncation.
 
     Returns:
       [B, M, D] hidden states.

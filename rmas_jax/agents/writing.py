@@ -36,7 +36,7 @@ def write(
       end_tokens, max_tokens, sampling, keys, limits, stops: see `sampling.speak`.
     """
     if continuation_ids is not None:
-        assert continuation_valid is not None  # they are given together
+        assert continuation_valid is not None  # both or none
         prompt = prompt.replace(
             ids=jnp.concatenate([prompt.ids, continuation_ids], 1),
             valid=jnp.concatenate([prompt.valid, continuation_valid], 1),

@@ -15,7 +15,7 @@ from rmas_jax.interop import (
     read_links,
     read_released_links,
     read_state,
-    released_forms,
+    released_configs,
     write_released_links,
     write_state,
 )
@@ -106,7 +106,7 @@ def convert(options: argparse.Namespace) -> None:
             )
         links = read_released_links(src, roles, task=options.task_type)
         source = f"{src} and --role {', '.join(roles)}"
-        save_links(dst, links_that_fit(links, released_forms(links), source=source))
+        save_links(dst, links_that_fit(links, released_configs(links), source=source))
         print_links(links)
     elif Path(src).is_dir():
         raise CheckpointError(

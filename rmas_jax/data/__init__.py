@@ -41,7 +41,7 @@ def load_dataset(
     Args:
       config: of the data.
       roles: in the order of their turns; the last one answers. It always has texts, the answer as
-        a fallback. None: no training, and the split train is optional.
+        a fallback. Empty without training: the split train is then optional.
       rounds: number of rounds that need role texts.
       data_dir: folder of prepared data.
 
@@ -57,8 +57,8 @@ def load_dataset(
     files = _files(config)
     if roles and "train" not in files:
         raise DataError(
-            f"{config.dataset}: by their names, its files are of the splits {', '.join(files)}, "
-            "and none is of train; name the file or folder of each split (data.files)"
+            f"{config.dataset}: its splits must include train, got {', '.join(files)} by the names "
+            "of its files; name the file or folder of each split (data.files)"
         )
     shares = _shares(config, files)
     source = Source(files, shares, tuple(roles), config.columns or {}, rounds, config.fields)
@@ -78,15 +78,17 @@ def load_dataset(
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
-    """The embedded task, with texts for `TEXT_ROUNDS` rounds.
+    """The embedded data set, with texts for `TEXT_ROUNDS` rounds.
 
     `columns` may give an unknown role the texts of a known one.
     """
     if rounds > TEXT_ROUNDS:
-        raise DataError(f"data.dataset=relay: has texts for {TEXT_ROUNDS} rounds, not for {rounds}")
+        raise DataError(
+            f"rounds must be at most {TEXT_ROUNDS} with data.dataset=relay, got {rounds}"
+        )
     present = (*PARTS, *TEXT_FIELDS.values())
     columns = choose_columns(
-        present, roles, config.columns or {}, where="the relay task", further=config.fields
+        present, roles, config.columns or {}, where="data.dataset=relay", further=config.fields
     )
 
     def make() -> Relay:
@@ -109,8 +111,8 @@ def _files(config: DataConfig) -> dict[str, Files]:
         files = config.files or {}
         if wrong := [name for name in files if not SPLIT_NAME.fullmatch(name)]:
             raise DataError(
-                f"data.files: the name of a split must be letters, digits, - and _, at most 60 of "
-                f"them, and not all; got {shown(wrong[0])}"
+                f"data.files: the name of a split must be at most 60 letters, digits, - and _, "
+                f"except all, got {shown(wrong[0])}"
             )
         return {split: files_of_one_split(Path(path)) for split, path in files.items()}
     if os.path.lexists(config.dataset):

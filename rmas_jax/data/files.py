@@ -22,7 +22,7 @@ SUFFIXES = (
 READABLE = f"{', '.join(('.parquet', *JSON_SUFFIXES))} (the last three also {', '.join(CODECS)})"
 TABLES = (".csv", ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")  # not read
 ENTRIES = 100_000  # files and folders below a data folder
-# Names of other files, as in `datasets`. `~$` is of open office files.
+# Beginnings of other names, as in `datasets`; `~$` marks lock files of office programs.
 HIDDEN = (".", "__", "~$")
 # Files of the hub's tools beside data.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -65,8 +65,9 @@ def data_files(path: Path) -> dict[str, Files]:
     unnamed = splits.pop(None, [])
     if unnamed and "train" in splits:  # they may hold held-out rows
         raise DataError(
-            f"{shown}: holds {clipped(unnamed[0][0], 300)}, whose name says no split, beside files "
-            "of train; put it elsewhere, or name the file or folder of each split (data.files)"
+            f"{shown}: file names must have a split beside files of train, got "
+            f"{clipped(unnamed[0][0], 300)}; move it, or name the file or folder of each split "
+            "(data.files)"
         )
     named = {"train": unnamed} if unnamed else {}
     named |= {split: some for split, some in splits.items() if split is not None}
@@ -85,8 +86,8 @@ def files_of_one_split(path: Path) -> Files:
     splits = _by_split(path)
     if len(distinct := dict.fromkeys(split or "train" for split in splits)) > 1:
         raise DataError(
-            f"{path}: holds files of the splits {', '.join(distinct)}; name the file or folder of "
-            "each (data.files), or the folder alone (data.dataset)"
+            f"{path}: its files must be of one split, got {', '.join(distinct)}; name the file or "
+            "folder of each (data.files), or the folder alone (data.dataset)"
         )
     return Files(clipped(str(path), 300), tuple(sorted(itertools.chain(*splits.values()))))
 
@@ -97,25 +98,25 @@ def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
     if not os.path.isdir(path):
         check_regular(path, at_most=None, error=DataError)
         if suffix_of(path) is None:
-            raise DataError(f"{shown}: rows are read from {READABLE}; this is none of these")
+            raise DataError(f"{shown}: must be one of {READABLE}, got another suffix")
         return {None: [(_printable(path.name), path)]}
     below = _names_below(path)
     found = {name: suffix for name in below if (suffix := suffix_of(name)) is not None}
-    forms = [suffix for suffix in SUFFIXES if suffix in found.values()]
-    if not forms:
+    formats = [suffix for suffix in SUFFIXES if suffix in found.values()]
+    if not formats:
         others = sorted({name.suffix for name in below if name.suffix})[:10]
-        beside = f"; it holds {', '.join(others)}" if others else ""
-        raise DataError(f"{shown}: rows are read from {READABLE}; this holds no such file{beside}")
-    if len(forms) > 1:  # may hold the same rows or different ones
         raise DataError(
-            f"{shown}: the files must be of one format, got {' and '.join(forms)} "
+            f"{shown}: must hold files of {READABLE}, got {', '.join(others) or 'none'}"
+        )
+    if len(formats) > 1:  # may hold the same rows or different ones
+        raise DataError(
+            f"{shown}: the files must be of one format, got {' and '.join(formats)} "
             "(data.files names a file or folder for each split)"
         )
     if unread := [name for name in below if name.suffix.lower() in TABLES and _split_named(name)]:
         raise DataError(
-            f"{shown}: holds {unread[0]}, whose name says that it is the split "
-            f"{_split_named(unread[0])}, but rows are read from {READABLE} (data.files names a "
-            "file or folder for each split)"
+            f"{shown}: the split {_split_named(unread[0])} must be one of {READABLE}, got "
+            f"{unread[0]} (data.files names a file or folder for each split)"
         )
     splits: dict[str | None, list[tuple[str, Path]]] = {s: [] for s in (None, *SPLIT_WORDS)}
     for name in found:
@@ -143,8 +144,8 @@ def _names_below(folder: Path) -> list[PurePath]:
                     entries += 1
                     if entries > ENTRIES:
                         raise DataError(
-                            f"{folder}: holds more than {ENTRIES:,} files and folders, which are "
-                            "looked through for data; name the folder of the data itself"
+                            f"{folder}: must hold at most {ENTRIES:,} files and folders, got more; "
+                            "name the folder of the data itself"
                         )
                     if entry.name in DESCRIPTIONS or entry.name.startswith(HIDDEN):
                         continue

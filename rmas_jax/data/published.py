@@ -1,11 +1,11 @@
 """The data sets that the paper's authors published on the Hugging Face hub.
 
-Never run against the hub's own files, which could not be reached: layout and field names follow the
+Not tested on the hub's files, which could not be reached: layout and field names follow the
 release's description, and the tests read files of that shape.
 
 Two limits. The per-row task fields of the code sets (`type`, `fn_name`, `task_family`) are ignored:
-one `system.task_type` serves the whole training. And a run trains on one set, so the four sets of
-the mixture's roles (math, code, science, summarizer) cannot train one team in one run.
+one `system.task_type` serves the whole training. A run trains on one set, so the four sets of the
+mixture's roles (math, code, science, summarizer) cannot train one team in one run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_published(dataset: str) -> bool:
 
 
 def download(dataset: str) -> Path:
-    """A local snapshot of a published data set; downloaded once.
+    """A local snapshot of a published data set, downloaded on first use.
 
     Raises:
       DataError: the hub cannot be reached.
@@ -51,7 +51,6 @@ def download(dataset: str) -> Path:
     except Exception as error:  # the hub has many errors, and they share no base
         reason = " ".join(str(error).split())
         raise DataError(
-            f"data.dataset={dataset!r}: not available from the hub, and there is no folder of that "
-            f"name: {reason}"
+            f"data.dataset={dataset!r}: neither a folder nor available from the hub: {reason}"
         ) from error
     return Path(snapshot)

@@ -45,7 +45,7 @@ def look_through(files: Files, names: Collection[str]) -> Seen:
             objects += present.objects
             if rows > ROWS_LIMIT:
                 raise DataError(
-                    f"{files.where}: must have at most {ROWS_LIMIT:,} rows, has more; leave "
+                    f"{files.where}: must have at most {ROWS_LIMIT:,} rows, got more; leave "
                     "rows out, or name fewer files (data.files)"
                 )
             new = [f for f in present.fields if f not in fields]

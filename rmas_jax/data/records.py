@@ -1,6 +1,6 @@
 """Rows of tfds data sets, written as array_record files on first use.
 
-Files are checked against their checksums before use, and written again where they differ.
+Before use, files are compared with their checksums, and written again where these differ.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def prepare(folder: Path, make: Callable[[], Builder]) -> None:
     """
     if damage(folder) is None:
         return
-    with _nothing_empty_stays(folder.parent), _alone(folder.parent):
+    with _removing_empty_folders(folder.parent), _locked(folder.parent):
         fault = damage(folder)  # another process may have written them
         if fault is None:
             return
-        _remove_rests(folder, fault)
+        _remove_leftovers(folder, fault)
         builder = make()
-        tfds.disable_progress_bar()  # generation takes seconds; the bars would break up ours
+        tfds.disable_progress_bar()  # they would break up the bars of a run
         try:
             builder.download_and_prepare()
         except USER_ERRORS:
@@ -76,18 +76,18 @@ def prepare(folder: Path, make: Callable[[], Builder]) -> None:
 def damage(folder: Path) -> str | None:
     """The difference between a data set's files and their checksums; None: no difference."""
     if not folder.exists():
-        return "not there"
+        return "missing"
     try:
         sums = json.loads(read_bytes(folder / CHECKSUMS, at_most=MEBIBYTE, error=DataError))
         for name, checksum in sums.items():
             if _checksum(folder / name) != checksum:
-                return f"{name} is not as it was written"
+                return f"{name} has changed"
         more = {path.name for path in folder.iterdir()} - {*sums, CHECKSUMS}
     except (OSError, DataError) as error:
         return describe(error)
     except (ValueError, AttributeError, TypeError, RecursionError):
-        return f"{CHECKSUMS} is not as it was written"
-    return f"{min(more)} was not written there" if more else None
+        return f"{CHECKSUMS} has changed"
+    return f"{min(more)} is not in {CHECKSUMS}" if more else None
 
 
 def _checksum(path: Path) -> str:
@@ -96,7 +96,7 @@ def _checksum(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Locks the folder; waits for another process that writes into it."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -109,32 +109,32 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _nothing_empty_stays(folder: Path) -> Iterator[None]:
-    """Removes empty folders: tfds makes one for downloads, and a failure leaves others."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+def _removing_empty_folders(folder: Path) -> Iterator[None]:
+    """Removes new empty folders: tfds makes one for downloads, and a failure leaves others."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         yield
     finally:
-        made = [parent for parent in (folder, *folder.parents) if there in parent.parents]
+        made = [parent for parent in (folder, *folder.parents) if existing in parent.parents]
         downloads = folder.parent / "downloads"
         for empty in (downloads / "extracted", downloads, *made):
             with contextlib.suppress(OSError):
                 empty.rmdir()
 
 
-def _remove_rests(folder: Path, fault: str) -> None:
+def _remove_leftovers(folder: Path, fault: str) -> None:
     """Removes damaged files, and partial files of a killed process."""
     if folder.exists():
-        log.warning("prepared data in %s: %s; it is made anew", folder, clipped(fault, 300))
-    for rest in (folder, *folder.parent.glob(f"incomplete.*_{folder.name}")):
-        if rest.is_dir() and not rest.is_symlink():
-            shutil.rmtree(rest)
-        elif os.path.lexists(rest):
-            rest.unlink()
+        log.warning("prepared data in %s: %s; it is prepared again", folder, clipped(fault, 300))
+    for path in (folder, *folder.parent.glob(f"incomplete.*_{folder.name}")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            path.unlink()
 
 
 def _unwritable(folder: Path, error: Exception) -> Exception:
-    """An error of tfds; if it is about the disk, as an error for the user."""
+    """The error of a failed write; an OSError if the disk is full."""
     for code in FULL:
         if os.strerror(code) in str(error):
             return OSError(code, os.strerror(code), str(folder))
@@ -151,8 +151,8 @@ def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
     part = PART.fullmatch(split)
     if part is None or part[1] not in sizes:
         raise DataError(
-            f"{shown(split)}: must be one of {', '.join(map(repr, sizes))}, or a part of one such "
-            "as 'test[:500]' or 'test[10%:20%]'; each split is named by itself"
+            f"a split must be one of {', '.join(map(repr, sizes))}, or a part of one such as "
+            f"'test[:500]' or 'test[10%:20%]', got {shown(split)}"
         )
     count, units = sizes[part[1]], {bound[-1] == "%" for bound in part.groups()[1:] if bound}
     if len(units) > 1:  # tfds reads both as percent

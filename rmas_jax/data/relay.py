@@ -1,12 +1,12 @@
-"""The embedded task: a pass phrase recoded at gates, by code books spread over three agents.
+"""The embedded data set: a pass phrase recoded at gates, by code books spread over three agents.
 
 A pass phrase has two words. Every gate replaces each word by another: the red, green and blue
 gate each have a code book. A question names a phrase and a number of gates, which alternate
-red, green, blue, red, ... The planner knows the red book, the critic the green one and the solver
-the blue one, so one round (planner, critic, solver) covers at most three gates, and no agent alone
-covers more than its own.
+red, green, blue, red, ... The planner has learnt the red book, the critic the green one and the
+solver the blue one, so one round (planner, critic, solver) covers at most three gates, and no agent
+alone covers more than its own.
 
-Words come in two classes that no gate mixes. Phrases whose two words are of one class are known,
+Words are of two classes that no gate mixes. Phrases whose two words are of one class are known,
 phrases of mixed class are unseen: links are trained on known phrases only, so the unseen ones,
 made of familiar words, test whether links translate or memorise.
 """
@@ -101,7 +101,7 @@ def is_known(phrase: Phrase) -> bool:
     return (phrase[0] < CLASS_SIZES[0]) == (phrase[1] < CLASS_SIZES[0])
 
 
-def ask(world: World, phrase: Phrase, gates: int) -> str:
+def question_of(world: World, phrase: Phrase, gates: int) -> str:
     """The question; its wording is a function of phrase and gates."""
     wording = QUESTIONS[(phrase[0] + 5 * phrase[1] + gates) % len(QUESTIONS)]
     question = wording.format(phrase=world.text(phrase), gates=NUMBERS[gates])
@@ -118,7 +118,7 @@ def example(world: World, phrase: Phrase, gates: int) -> dict:
             texts[role].append(message(world, now, left))
     return {
         "id": f"{phrase[0]}-{phrase[1]}-{gates}",
-        "question": ask(world, phrase, gates),
+        "question": question_of(world, phrase, gates),
         "plan": texts["planner"],
         "refined_plan": texts["critic"],
         "draft": texts["solver"],

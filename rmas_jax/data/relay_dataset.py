@@ -1,4 +1,4 @@
-"""The relay task as a tfds data set (`array_record` files, no TensorFlow needed)."""
+"""The embedded questions as a tfds data set (`array_record` files, no TensorFlow needed)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT_FIELDS = {"planner": "plan", "critic": "refined_plan", "solver": "draft"}
 
 
 class Relay(tfds.core.GeneratorBasedBuilder):
-    """Gate relay: multi-step questions; each agent knows some of the steps."""
+    """Gate relay: multi-step questions; each agent has learnt some of the steps."""
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar = {

@@ -1,9 +1,9 @@
 """Questions, answers and role texts from files, as a tfds data set.
 
-Files are read and checked once: good rows go into array_record files, whose name depends on the
-files' contents and on the selected fields; bad rows are listed beside them. A record of the data
-set is an `Example`: for each role it has no text, one for all rounds or one per round, and its
-further fields are one JSON object.
+Files are read and checked once: good rows are written to array_record files, in a folder named by a
+digest of the files' contents and the selected fields; bad rows are listed beside them. A record of
+the data set is an `Example`: for each role it has no text, one for all rounds or one per round, and
+its further fields are one JSON object.
 """
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ def read_files(
             left -= _size(example)
             if left < 0:
                 raise DataError(
-                    f"{files.where}: its rows must hold at most {size(TEXT_LIMIT)} of text, hold "
+                    f"{files.where}: its rows must hold at most {size(TEXT_LIMIT)} of text, got "
                     "more; leave rows out, or name fewer files (data.files)"
                 )
             good.append(Read(name, line, example))
     if not good:
         file, line, reason = bad[0]
         raise DataError(
-            f"{files.where}: none of its {len(bad)} rows can be used; the first: {file}, line "
-            f"{line}: {reason}"
+            f"{files.where}: at least one row must be usable, got {len(bad)} bad ones; the first: "
+            f"{file}, line {line}: {reason}"
         )
     return good, bad, columns
 
@@ -137,7 +137,7 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
     validation before train.
 
     Raises:
-      DataError: as in `read_files`; validation lacks texts that train has; a split would be empty.
+      DataError: as in `read_files`; validation lacks texts that train has; a split is empty.
     """
     read = functools.partial(
         read_files, fields=source.fields, rounds=source.rounds, further=source.further
@@ -159,8 +159,8 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
         splits[split], found, there = read(files, roles=[*needed])
         if lacking := needed.keys() - there.texts.keys():
             raise DataError(
-                f"{files.where}: has no texts of {', '.join(sorted(lacking))}, which "
-                f"{source.files['train'].where} has"
+                f"{files.where}: must have texts of {', '.join(sorted(lacking))}, as "
+                f"{source.files['train'].where} has, got none"
             )
         bad += found
     bad += _repeated(splits)
@@ -170,14 +170,14 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
             where = (source.files.get(split) or source.files["train"]).where
             left_out = f"{len(bad)} others are bad, the first: {bad[0].reason}; " if bad else ""
             raise DataError(
-                f"{where}: no row is left for the split {split!r}, {share}{len(train)} rows; "
-                f"{left_out}give it a file of its own (data.files)"
+                f"{where}: the split {split!r} must have a row, got none ({share}{len(train)} "
+                f"rows); {left_out}give it its own file (data.files)"
             )
     return {split: [read.example for read in reads] for split, reads in splits.items()}, bad
 
 
 def split_of(question: str, shares: Mapping[str, float]) -> str:
-    """The split of a question, by a hash of its words; `train` has the rest."""
+    """The split of a question, by a hash of its words; `train` has the remaining share."""
     digest = hashlib.sha256(" ".join(question.split()).encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     for split, share in shares.items():
@@ -203,12 +203,12 @@ def _repeated(splits: dict[str, list[Read]]) -> Iterator[BadRow]:
             question, name = " ".join(read.example.question.split()), read.example.id
             content: str | bytes = _content(read.example) if split in trained else question
             if (other := split_of_question.setdefault(question, split)) != split:
-                yield BadRow(read.file, read.line, f"the same question stands in {other}")
+                yield BadRow(read.file, read.line, f"the same question is in {other}")
             elif (home := homes.setdefault(content, read.file)) != read.file:
                 same = "row" if split in trained else "question"
-                yield BadRow(read.file, read.line, f"the same {same} stands in {home}")
+                yield BadRow(read.file, read.line, f"the same {same} is in {home}")
             elif name in ids:
-                yield BadRow(read.file, read.line, f"id: {name!r} stands here twice")
+                yield BadRow(read.file, read.line, f"id must be unique, got {name!r} again")
             else:
                 ids.add(name)
                 kept.append(read)
@@ -219,7 +219,7 @@ def _content(example: Example) -> bytes:
     """All of an example but its id, for comparison.
 
     Copies of a file, and configurations of a data set in adjacent folders (MMLU's `all`), would
-    count rows twice. Within a file, repeated rows are taken as intended.
+    count rows twice. Within a file, repeated rows are kept: they are the author's choice.
     """
     content = dataclasses.asdict(dataclasses.replace(example, id=""))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
@@ -271,7 +271,7 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # files are here already
         splits = self.splits
-        assert splits is not None  # what writes them has them
+        assert splits is not None  # only builders with examples write them
         lines = b"".join(json_line(row._asdict()) for row in self.bad)
         write_atomic(Path(self.data_dir) / BAD_ROWS, lines)
         return {
@@ -280,7 +280,7 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
         }
 
     def _to_record(self, example: Example) -> dict[str, Any]:
-        """An example as a record; roles without texts have none."""
+        """An example as a record; roles without texts have an empty list."""
         texts = {role: example.texts.get(role, ()) for role in self.roles}
         return dataclasses.asdict(example) | {
             "texts": texts,

@@ -107,18 +107,18 @@ def choose_columns(
             found[part] = name
             if (half := HALVES.get(name)) in present and part not in chosen:
                 raise DataError(
-                    f"{where}: the {part} would be {name}, which is only a part of it beside "
-                    f"{half}; choose one (data.columns), or write both into one field"
+                    f"{where}: the {part} must be in one field, got {half} and {name}; choose one "
+                    "(data.columns), or write both into one field"
                 )
         elif part in chosen or part in ("question", "answer"):
             raise DataError(
-                f"{where}: no row has the {part}, looked for as {' or '.join(names)}; fields here "
-                f"are {_listed(present)} (data.columns chooses another)"
+                f"{where}: the {part} must be in a field {' or '.join(names)}, got fields "
+                f"{_listed(present)} (data.columns chooses another)"
             )
     if lacking := [name for name in further if name not in present]:
         raise DataError(
-            f"{where}: no row has the field {clipped(lacking[0], 60)}; fields here are "
-            f"{_listed(present)} (fields of the benchmark)"
+            f"{where}: fields of the benchmark must be among {_listed(present)}, got "
+            f"{clipped(lacking[0], 60)}"
         )
     return Columns(
         parts={part: found[part] for part in PARTS if part in found},
@@ -208,21 +208,21 @@ def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> s
     if numbers and (type(value) is int or (_is_fraction(value) and math.isfinite(value))):
         value = _number(value)
     if value is None:
-        raise ValueError(f"{field}: missing")
+        raise ValueError(f"{field} must be given, got none")
     if not isinstance(value, str):
         allowed = "text or a finite number" if numbers else "text"
         raise ValueError(f"{field} must be {allowed}, got {shown(value)}")
     if not value.strip():
-        raise ValueError(f"{field}: empty")
+        raise ValueError(f"{field} must not be empty")
     return _storable(value, field)
 
 
 def _storable(value: str, field: str) -> str:
     """A text, checked to be fit for disk and prompts."""
     if re.search("[\ud800-\udfff]", value):  # half of a pair, which JSON can hold
-        raise ValueError(f"{field}: no text that can be written as UTF-8")
+        raise ValueError(f"{field} must be valid UTF-8, got half of a surrogate pair")
     if marker := SLOT_MARKER.search(value):
-        raise ValueError(f"{field}: holds the slot marker {marker[0]!r}")
+        raise ValueError(f"{field} must not hold a slot marker, got {marker[0]!r}")
     return value
 
 

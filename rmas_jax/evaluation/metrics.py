@@ -2,9 +2,9 @@
 
 All values are fractions between 0 and 1 (or -1 and 1 for a difference); percent is for tables.
 
-Several seeds answer the same questions, and often alike: their answers are not independent.
-Intervals are therefore over items, each with all its answers: the variation over sets of questions
-with these seeds. They do not cover the variation over seeds.
+Answers of several seeds to the same question are not independent. Intervals are therefore over
+items, each with all its answers: the variation over sets of questions with these seeds. They do not
+cover the variation over seeds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from rmas_jax.host.errors import shown
 
 
 class Interval(NamedTuple):
@@ -47,12 +49,14 @@ def wilson_interval(correct: float, n: float, confidence: float = 0.95) -> Inter
         ValueError: `n` is not positive, or `correct` is not within 0 and `n`.
     """
     if n < 1 or not 0 <= correct <= n:
-        raise ValueError(f"correct={correct}, n={n}: need n >= 1 and 0 <= correct <= n")
+        raise ValueError(
+            f"n must be at least 1, and correct from 0 to n, got correct={correct}, n={n}"
+        )
     z = float(stats.norm.ppf((1 + confidence) / 2))
     mean = correct / n
     centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    # Ends that are exact must not be off by rounding.
+    # Exact ends are free of rounding errors.
     return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)
 
 
@@ -78,9 +82,15 @@ def repeated_interval(
     """
     right, counts = np.asarray(correct, float), np.asarray(answers, float)
     if right.shape != counts.shape or right.ndim != 1 or not right.size:
-        raise ValueError(f"items need two equal, non-empty lengths: {len(correct)}, {len(answers)}")
+        raise ValueError(
+            "correct and answers must have one length of at least 1, got "
+            f"{len(correct)}, {len(answers)}"
+        )
     if (counts < 1).any() or (right < 0).any() or (right > counts).any():
-        raise ValueError("an item has 1 answer or more, and 0 to all of them are right")
+        raise ValueError(
+            "answers must be at least 1, and correct from 0 to answers, for every item, got "
+            f"{shown(correct)} of {shown(answers)}"
+        )
     mean = float(right.sum() / counts.sum())
     effective = _effective_answers(right, counts)
     return wilson_interval(min(mean * effective, effective), effective, confidence)
@@ -116,12 +126,13 @@ def paired_difference(
     a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     if a.shape != b.shape or a.ndim != 1 or not a.size:
         raise ValueError(
-            f"paired answers need two equal, non-empty lengths: {len(correct_a)}, {len(correct_b)}"
+            "correct_a and correct_b must have one length of at least 1, got "
+            f"{len(correct_a)}, {len(correct_b)}"
         )
     if items is None:
         items = range(a.size)
     if len(items) != a.size:
-        raise ValueError(f"items: {len(items)} for {a.size} answers")
+        raise ValueError(f"items must be one per answer, {a.size}, got {len(items)}")
     number = {item: i for i, item in enumerate(dict.fromkeys(items))}
     item_of = np.array([number[item] for item in items])
     right_a, right_b, counts = (

@@ -1,8 +1,7 @@
 """The measurements of an evaluation on disk: `items.jsonl` and `results.json`.
 
-A row of `results.json` holds its own checksum and that of its items. Damaged items cost only their
-own measurement, which runs again; a damaged `results.json`, which no interruption can cause, is an
-error.
+A row of `results.json` holds its checksum and that of its items. After damage to items, only their
+measurement runs again; a damaged `results.json`, which no interruption can cause, is an error.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Record:
     """The two files of an evaluation that can stop anywhere and resume.
 
     Items are appended batch by batch; a measurement is done once `results.json` holds its row and
-    `items.jsonl` all its items, undamaged. The first process reads and writes; all processes know
+    `items.jsonl` all its items, undamaged. The first process reads and writes; all processes have
     the same rows.
     """
 
@@ -115,11 +114,11 @@ def lost(directory: Path, expected: Iterable[Measurement] = ()) -> str | None:
     items, results = _paths(directory)
     for path in (results, items):
         if not path.exists():
-            return f"{path}: no such file; its measurements are made anew"
+            return f"{path}: no such file; its measurements run again"
     found = _read(results, items)
     done = set(map(measurement, found.rows))
     missing = (
-        f"{results}: has no row of {key}, which is measured anew"
+        f"{results}: has no row of {key}, which is measured again"
         for key in expected
         if key not in done
     )
@@ -150,11 +149,11 @@ def _read(results: Path, items: Path) -> _Found:
         if len(own) != row["n"]:
             reason = f"{len(own)} items of {row['n']}"
         elif row.get(ITEMS_CRC32, own_checksum := items_checksum(own)) != own_checksum:
-            reason = "items that are not those that were measured (another checksum)"
+            reason = "items of another checksum"
         else:
             done.append(row)
             continue
-        damage.append(f"{items}: has {reason} for {measurement(row)}, which is measured anew")
+        damage.append(f"{items}: has {reason} for {measurement(row)}, which is measured again")
     kept = [item for row in done for item in by_measurement[measurement(row)]]
     is_whole = results.exists() and items.exists() and len(done) == len(rows)
     is_whole = is_whole and len(kept) == len(lines)
@@ -175,12 +174,12 @@ def _rows(path: Path) -> list[ResultRow]:
         counts = collections.Counter(map(measurement, checked))
         for row in checked:
             if counts[measurement(row)] > 1:
-                raise RecordError(f"{path}: has two rows of {measurement(row)}")
+                raise RecordError(f"{path}: rows must be distinct, got two of {measurement(row)}")
         return checked
     except RecordError as error:
         raise RecordError(
             f"{error}; put back a copy, or delete it and run again: everything is then measured "
-            "anew"
+            "again"
         ) from None
 
 
@@ -194,7 +193,7 @@ def _lines(path: Path) -> Iterator[tuple[ItemRow | None, str]]:
     except RecordError as error:
         raise RecordError(
             f"{error}; put back a copy, or delete it and run again: everything is then measured "
-            "anew"
+            "again"
         ) from None
     whole, _, rest = raw.rpartition(b"\n")
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):

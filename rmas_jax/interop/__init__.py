@@ -12,7 +12,7 @@ from rmas_jax.interop.systems import (
     links_that_fit,
     read_links,
     read_released_links,
-    released_forms,
+    released_configs,
     write_released_links,
 )
 from rmas_jax.interop.torch_state import read_state, write_state
@@ -25,7 +25,7 @@ __all__ = [
     "read_outer_links",
     "read_released_links",
     "read_state",
-    "released_forms",
+    "released_configs",
     "state_from_link",
     "write_inner_link",
     "write_outer_links",

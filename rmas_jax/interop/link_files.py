@@ -35,7 +35,7 @@ def load_links(path: str | Path) -> Links:
     """Reads a file of `save_links`.
 
     Raises:
-      CheckpointError: see `read_link_arrays`; or the file holds other than inner and outer links.
+      CheckpointError: see `read_link_arrays`; or the file does not hold inner and outer links.
     """
     arrays = read_link_arrays(path)
     found = unflatten_dict({name: jnp.asarray(x) for name, x in arrays.items()}, sep="/")
@@ -50,15 +50,15 @@ def read_link_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays in a file of links by name, in float32.
 
     Raises:
-      CheckpointError: the file is missing or damaged, or holds other than finite floating-point
-        numbers.
+      CheckpointError: the file is missing or damaged, or not all its values are finite
+        floating-point numbers.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
         file = open_safetensors(path, stack)
         tensors, stored = read_tensors(file, source=path), (file.metadata() or {}).get(DIGEST)
     if stored is not None and stored != _content_digest(tensors):
-        raise CheckpointError(f"{path}: is damaged: its checksum is not that of what it holds")
+        raise CheckpointError(f"{path}: is damaged: its checksum is not that of its content")
     return as_float32(tensors, source=path)
 
 

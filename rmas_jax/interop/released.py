@@ -7,9 +7,9 @@
             {legacy_key, filename, adapter_type, in_dim, out_dim}
             FILE.pt    a state dict for each
 
-Either may be a directory or a hub id; only the needed files are fetched. Upstream stores linear
-weights as [out, in]; here they are [in, out], in float32. The tensors must be exactly those of the
-configured variant and widths.
+Either may be a directory or a hub id; only the needed files are fetched. A TASK is "math" or
+"code". Upstream stores linear weights as [out, in]; here they are [in, out], in float32. The
+tensors must be exactly those of the configured variant and widths.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
       source: file named in errors.
 
     Raises:
-      CheckpointError: lists all missing, unexpected or misshapen tensors, or else all with other
-        than finite floating-point numbers.
+      CheckpointError: lists all missing, unexpected or misshapen tensors, or else all whose values
+        are not finite floating-point numbers.
     """
     wanted = {
         f"{module}.{STORED[name]}": (module, name, shape[::-1])  # a vector is its own reverse
@@ -106,7 +106,8 @@ def link_from_state(config: LinkConfig, state: Mapping[str, np.ndarray], *, sour
     ]
     if problems:
         raise CheckpointError(
-            f"{source}: not an {config.kind} link {in_words(config)}: {'; '.join(listed(problems))}"
+            f"{source}: must be an {config.kind} link {in_words(config)}, got other tensors: "
+            f"{'; '.join(listed(problems))}"
         )
     numbers = as_float32(state, source=source)
     params: dict[str, dict[str, jax.Array]] = {}
@@ -129,7 +130,7 @@ def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
 
     Args:
       source: directory or hub id of the role; may hold the agent's weights too.
-      task: "math" or "code" if the release has a link for each.
+      task: if the release has a link for each.
 
     Raises:
       CheckpointError: no link for this task, or one that does not match its configuration.
@@ -147,7 +148,9 @@ def read_inner_link(source: str | Path, *, task: str | None = None) -> Link:
     variant = _variant(INNER, adapter_type, directory / ADAPTER_CONFIG)
     paths = _files(source, names)
     if (path := next((path for path in paths if path.exists()), None)) is None:
-        raise CheckpointError(f"{source}: no inner link for task {task!r}; looked for {names}")
+        raise CheckpointError(
+            f"{source}: must hold an inner link for task {task!r}, one of {names}, got none"
+        )
     state = read_state(path)
     width = state["proj1.bias"].size if "proj1.bias" in state else 0
     config = LinkConfig(INNER, variant, width, width)
@@ -159,7 +162,7 @@ def read_outer_links(source: str | Path, *, task: str | None = None) -> dict[str
 
     Args:
       source: directory or hub id with `outerlink_config.json`, flat or by task.
-      task: the task of the links, if the configuration has several.
+      task: if the release has links for each.
 
     Raises:
       CheckpointError: an unknown file, key or type, or a link that does not match its
@@ -182,13 +185,13 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
     described = read_json(path)
     if (tasks := described.get("tasks")) is not None:
         if not isinstance(tasks, dict) or not isinstance(tasks.get(task), dict):
-            held = shown([*tasks] if isinstance(tasks, dict) else tasks)
-            raise CheckpointError(f"{path}: task {task!r}; it has {held}")
+            known = shown([*tasks] if isinstance(tasks, dict) else tasks)
+            raise CheckpointError(f"{path}: task must be one of {known}, got {task!r}")
         described = tasks[task]
     entries = described.get("adapters")
     if not isinstance(entries, list) or not entries:
-        raise CheckpointError(f"{path}: lists no adapters")
-    forms: dict[str, LinkConfig] = {}
+        raise CheckpointError(f"{path}: adapters must be a list of links, got {shown(entries)}")
+    configs: dict[str, LinkConfig] = {}
     for entry in entries:
         values: list[Any] = [
             entry.get(field) if isinstance(entry, dict) else None for field in ENTRY
@@ -203,11 +206,11 @@ def _outer_files(source: str | Path, task: str | None) -> dict[str, tuple[LinkCo
             raise CheckpointError(
                 f"{path}: legacy_key must be one of {sorted(EDGES)}, got {shown(key)}"
             )
-        if (edge := edge_name(EDGES[key])) in forms:
-            raise CheckpointError(f"{path}: legacy_key {key!r} stands there twice")
-        forms[edge] = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
+        if (edge := edge_name(EDGES[key])) in configs:
+            raise CheckpointError(f"{path}: legacy_key must be distinct, got {key!r} twice")
+        configs[edge] = LinkConfig(OUTER, _variant(OUTER, adapter_type, path), in_width, out_width)
     files = _files(source, [entry["filename"] for entry in entries])
-    return dict(zip(forms, zip(forms.values(), files, strict=True), strict=True))
+    return dict(zip(configs, zip(configs.values(), files, strict=True), strict=True))
 
 
 def write_inner_link(directory: str | Path, link: Link, *, task: str | None = None) -> None:
@@ -231,7 +234,7 @@ def write_outer_links(directory: str | Path, links: Mapping[str, Link]) -> None:
     """
     directory = Path(directory)
     if unknown := sorted(set(links) - set(KEYS)):
-        raise CheckpointError(f"upstream has no key for {unknown}; it has {[*KEYS]}")
+        raise CheckpointError(f"edges must be among upstream's, {[*KEYS]}, got {unknown}")
     directory.mkdir(parents=True, exist_ok=True)
     entries = []
     for edge, (config, params) in links.items():
@@ -262,12 +265,13 @@ def _variant(kind: str, name: Any, path: Path) -> str:
 
 
 def _files(source: str | Path, names: list[Any]) -> list[Path]:
-    """Local paths of files of a directory or hub id; a configuration must not point elsewhere."""
+    """Local paths of files of a directory or hub id, which names cannot leave."""
     for name in names:
         is_name = isinstance(name, str) and Path(name).name == name and name not in ("", "..")
         if not is_name or len(name.encode(errors="replace")) > MAX_NAME:
             raise CheckpointError(
-                f"{source}: file name {shown(name)} leads out of the directory or is too long"
+                f"{source}: file names must be at most {MAX_NAME} bytes without folders, got "
+                f"{shown(name)}"
             )
     directory = local_directory(source, patterns=tuple(map(glob.escape, names)))
     return [directory / name for name in names]

@@ -1,8 +1,8 @@
-"""All links of a system, from a release or our own file, checked against the system.
+"""All links of a system, from a release or a run's file, checked against the system.
 
-Our files, written by training, are safetensors with names such as inner/planner/proj1/kernel and
-outer/planner->critic/residual_proj/bias. They store no variants, which follow from the tensors,
-except for an inner link without norms, whose tensors are the same with and without a residual.
+The files of a run are safetensors with names such as inner/planner/proj1/kernel and
+outer/planner->critic/residual_proj/bias. They store no variants: tensors determine them, except
+that an inner link without norms has the same tensors with and without a residual.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAME = re.compile(rf"({INNER}|{OUTER})/([^/]+)/(\w+)/(\w+)")  # kind, role or ed
 OUTER_FOLDER = "outer"  # of a release that we write, beside one folder per role
 
 FoundLinks = Mapping[str, Mapping[str, Link]]  # "inner" and "outer" -> role or edge name -> link
-Forms = Mapping[str, Mapping[str, LinkConfig]]
+LinkConfigs = Mapping[str, Mapping[str, LinkConfig]]  # "inner" and "outer" -> name -> configuration
 
 
 def read_released_links(
@@ -46,7 +46,7 @@ def read_released_links(
     Args:
       outer: directory or hub id of its outer links.
       roles: role -> directory or hub id of its agent, which holds its inner link.
-      task: "math" or "code" if the release has links for each.
+      task: "math" or "code", if the release has links for each.
 
     Raises:
       CheckpointError: lists all unreadable links.
@@ -68,15 +68,15 @@ def read_released_links(
 
 
 def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLinks:
-    """The links in our own file, with the variants that fit their tensors.
+    """The links in a file of a run, with the variants that their tensors determine.
 
     Args:
       path: a `.safetensors` file of `save_links`.
       inner_variant: variant of the inner links, where the tensors fit several.
 
     Raises:
-      CheckpointError: the file is damaged, holds other than links of finite floating-point
-        numbers, or its variants are ambiguous.
+      CheckpointError: the file is damaged, holds arrays that are no links or not finite, or its
+        variants are ambiguous.
     """
     params: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
     for name, array in read_link_arrays(path).items():
@@ -89,55 +89,56 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLi
         params.setdefault((kind, owner), {}).setdefault(module, {})[part] = array
     links: dict[str, dict[str, Link]] = {INNER: {}, OUTER: {}}
     for (kind, owner), arrays in params.items():
-        forms = _possible_forms(kind, arrays)
-        if not forms:
+        fitting = _fitting_configs(kind, arrays)
+        if not fitting:
             raise CheckpointError(
-                f"{path}: the tensors of {clipped(f'{kind}/{owner}', 100)} are those of no form"
+                f"{path}: the tensors of {clipped(f'{kind}/{owner}', 100)} must be those of a link "
+                f"variant ({', '.join(VARIANTS[kind])}), got other names or shapes"
             )
-        if len(forms) > 1 and inner_variant is None:
+        if len(fitting) > 1 and inner_variant is None:
             raise CheckpointError(
-                f"{path}: {kind}/{owner} may be any of {[form.variant for form in forms]}: "
-                "its tensors do not tell, so the form of inner links must be given"
+                f"{path}: the variant of inner links must be given: the tensors of {kind}/{owner} "
+                f"fit {' and '.join(config.variant for config in fitting)}"
             )
-        form = next((form for form in forms if form.variant == inner_variant), forms[0])
-        links[kind][owner] = form, jax.tree.map(jnp.asarray, arrays)
+        config = next((c for c in fitting if c.variant == inner_variant), fitting[0])
+        links[kind][owner] = config, jax.tree.map(jnp.asarray, arrays)
     return links
 
 
-def _possible_forms(kind: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[LinkConfig]:
+def _fitting_configs(kind: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> list[LinkConfig]:
     """Configurations whose parameters have these names and shapes."""
     shapes = jax.tree.map(np.shape, arrays)
     try:
         in_width, _ = shapes["proj1"]["kernel"]
         (out_width,) = shapes.get("proj2", shapes["proj1"])["bias"]
-        forms = [LinkConfig(kind, variant, in_width, out_width) for variant in VARIANTS[kind]]
+        configs = [LinkConfig(kind, variant, in_width, out_width) for variant in VARIANTS[kind]]
     except (KeyError, ValueError):  # of another shape, or an inner link that changes its width
         return []
-    return [form for form in forms if link_shapes(form) == shapes]
+    return [config for config in configs if link_shapes(config) == shapes]
 
 
-def links_that_fit(links: FoundLinks, forms: Forms, *, source: str) -> Links:
+def links_that_fit(links: FoundLinks, configs: LinkConfigs, *, source: str) -> Links:
     """The parameters of links that match the needed ones exactly.
 
     Args:
       links: the found links.
-      forms: configurations of the needed links.
+      configs: of the needed links.
       source: named in errors.
 
     Raises:
       CheckpointError: lists all links that are missing, unneeded, or of another variant or width.
     """
     problems = []
-    for kind, needed in forms.items():
+    for kind, needed in configs.items():
         found = {name: config for name, (config, _) in links[kind].items()}
         problems += [f"{kind} link {name} is missing" for name in needed if name not in found]
         problems += [
-            f"{kind} link {name} is not needed; needed are {', '.join(needed) or 'none'}"
+            f"{kind} links must be {', '.join(needed) or 'none'}, got {name} too"
             for name in found
             if name not in needed
         ]
         problems += [
-            f"{kind} link {name} is {in_words(found[name])}, needed is {in_words(config)}"
+            f"{kind} link {name} must be {in_words(config)}, got {in_words(found[name])}"
             for name, config in needed.items()
             if name in found and found[name] != config
         ]
@@ -145,10 +146,15 @@ def links_that_fit(links: FoundLinks, forms: Forms, *, source: str) -> Links:
         raise CheckpointError(
             f"{source}: links that do not fit:\n  " + "\n  ".join(listed(problems))
         )
-    return Links(**{kind: {name: links[kind][name][1] for name in forms[kind]} for kind in forms})
+    return Links(
+        **{
+            kind: {name: links[kind][name][1] for name in needed}
+            for kind, needed in configs.items()
+        }
+    )
 
 
-def released_forms(links: FoundLinks) -> Forms:
+def released_configs(links: FoundLinks) -> LinkConfigs:
     """The link configurations of a whole released system.
 
     Inner links determine roles and widths; every edge of upstream between these roles needs an
@@ -159,7 +165,7 @@ def released_forms(links: FoundLinks) -> Forms:
     """
     inner = {role: config for role, (config, _) in links[INNER].items()}
     if unknown := sorted(set(links[OUTER]) - set(KEYS)):
-        raise CheckpointError(f"upstream has no key for {unknown}; it has {[*KEYS]}")
+        raise CheckpointError(f"edges must be among upstream's, {[*KEYS]}, got {unknown}")
     outer = {}
     for sender, receiver in EDGES.values():
         if sender in inner and receiver in inner:
@@ -177,7 +183,7 @@ def write_released_links(directory: str | Path, links: FoundLinks) -> None:
       CheckpointError: the links are not those of a whole released system; nothing is written.
     """
     directory = Path(directory)
-    links_that_fit(links, released_forms(links), source=str(directory))
+    links_that_fit(links, released_configs(links), source=str(directory))
     for role, link in links[INNER].items():
         write_inner_link(directory / role, link)
     write_outer_links(directory / OUTER_FOLDER, links[OUTER])

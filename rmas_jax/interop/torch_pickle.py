@@ -3,7 +3,7 @@
 A pickle is a program for a small stack machine, which can import and call anything. This machine
 has only the instructions for tensors by name, imports nothing and calls nothing: a function becomes
 its name, a tensor the description of a view of a storage. The result is never larger than the
-pickle; every other instruction and name is refused.
+pickle; every other instruction and name raises an error.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TensorView(NamedTuple):
 
 
 class _Refused(Exception):
-    """The unreadable part of a pickle."""
+    """The refused part of a pickle."""
 
 
 def read_pickle(raw: bytes, *, source: str) -> Any:
@@ -75,11 +75,14 @@ def read_pickle(raw: bytes, *, source: str) -> Any:
                 return machine.pop()
             run = _INSTRUCTIONS.get(opcode.name)
             if run is None:
-                raise _Refused(f"has the instruction {opcode.name}, which no state dict needs")
+                raise _Refused(f"the instruction {opcode.name}")
             run(machine, argument)
-        raise ValueError("it has no end")
+        raise ValueError("no end")
     except _Refused as refusal:
-        raise CheckpointError(f"{source}: its pickle {clipped(str(refusal), 400)}") from None
+        found = clipped(str(refusal), 400)
+        raise CheckpointError(
+            f"{source}: its pickle must hold tensors by name alone, got {found}"
+        ) from None
     except Exception as error:  # damage makes pickletools and the stack raise almost anything
         reason = clipped(str(error), 200)
         raise CheckpointError(f"{source}: data.pkl is damaged: {reason}") from None
@@ -113,16 +116,13 @@ class _Machine:
         found = Name(module, name)
         if found not in KNOWN:
             where = f"{clipped(str(module), 80)}.{clipped(str(name), 80)}"
-            raise _Refused(
-                f"asks for {where}, which is refused: a state dict needs tensors alone, and "
-                "anything else could run code"
-            )
+            raise _Refused(f"{where}, which is not run")
         self.push(found)
 
     def name_from_stack(self) -> None:
         name, module = self.pop(), self.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise _Refused("asks for a function by something that is no name")
+            raise _Refused(f"the function {shown((module, name))}")
         self.name(module, name)
 
     def put(self, pairs: list[Any]) -> None:
@@ -130,20 +130,20 @@ class _Machine:
         target = self.stack[-1]
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str) or not isinstance(target, dict):
-                raise _Refused(f"has a key that is no text, {shown(key)}")
+                raise _Refused(f"the key {shown(key)} in a {type(target).__name__}")
             target[key] = value
 
     def append(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise _Refused(f"appends to {shown(target)}")
+            raise _Refused(f"items appended to {shown(target)}")
         target += values
 
     def build(self) -> None:
         """Drops the attributes of an object, such as versions of modules; they hold no arrays."""
         self.pop()
         if not isinstance(self.stack[-1], dict):
-            raise _Refused("sets attributes of what is no dict")
+            raise _Refused(f"attributes of {shown(self.stack[-1])}")
 
     def storage(self) -> None:
         match self.pop():
@@ -152,7 +152,7 @@ class _Machine:
             ):
                 self.push(Storage(STORAGES[kind], key))
             case other:
-                raise _Refused(f"refers to {shown(other, 120)}, which is no storage")
+                raise _Refused(f"the reference {shown(other, 120)}")
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
@@ -166,7 +166,7 @@ class _Machine:
             ):
                 self.push(_tensor(storage, offset, shape, strides, *metadata))
             case _:
-                raise _Refused(f"calls {shown(function)} with {shown(arguments)}")
+                raise _Refused(f"a call of {shown(function)} with {shown(arguments)}")
 
 
 def _tensor(
@@ -184,12 +184,12 @@ def _tensor(
         or not all(step >= 0 for step in strides)
     ):
         raise _Refused(
-            f"has a tensor of shape {shown(shape)} and strides {shown(strides)} at "
-            f"{shown(offset)}; sizes must be positive"
+            f"a tensor of shape {shown(shape)} and strides {shown(strides)} at {shown(offset)} "
+            "(sizes must be positive)"
         )
     bits = {} if metadata is None else metadata
     if not isinstance(bits, dict) or not bits.keys() <= {"neg", "conj"}:
-        raise _Refused(f"has a tensor whose marks must be neg or conj, got {shown(bits)}")
+        raise _Refused(f"a tensor with the bits {shown(bits)} (neg and conj are allowed)")
     return TensorView(storage, offset, shape, strides, bool(bits.get("neg")))
 
 

@@ -28,16 +28,16 @@ from rmas_jax.models.stored import read_safetensors
 SAFETENSORS = ".safetensors"
 MAX_FILE = 4 * GIBIBYTE  # links are some hundred MiB
 MAX_PICKLE = 4 * MEBIBYTE  # some ten thousand tensors
-MAX_DIRECTORY = 4 * MEBIBYTE  # of an archive: the names and places of its files
-BROADCAST = 64 * MEBIBYTE  # by which tensors may exceed their storages, with strides of zero
+MAX_DIRECTORY = 4 * MEBIBYTE  # of an archive's table of contents
+BROADCAST = 64 * MEBIBYTE  # excess of tensors over their storages, by strides of zero
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
     """A state dict of tensors, from a `.safetensors` or a `torch.save` file.
 
     Raises:
-      CheckpointError: the file is missing or damaged, holds other than tensors by name, is or
-        claims to be too large for a link, or needs to run code; the message says which.
+      CheckpointError: the file is missing or damaged, does not hold tensors by name alone, would
+        run code, or is too large for a link, by its size or its metadata.
     """
     path = Path(path)
     if path.suffix == SAFETENSORS:
@@ -91,7 +91,7 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_directory(file: BinaryIO, path: Path) -> None:
-    """Refuses an archive with a too large table of contents.
+    """Checks the size of an archive's table of contents.
 
     Its size is in records at the end of the file, before an optional comment.
     """
@@ -106,7 +106,7 @@ def _check_directory(file: BinaryIO, path: Path) -> None:
             if MAX_DIRECTORY < count < 256**width - 1:  # all ones: see the other record
                 raise CheckpointError(
                     f"{path}: its table of contents must be at most {size(MAX_DIRECTORY)}, "
-                    f"is {size(count)}"
+                    f"got {size(count)}"
                 )
             found = tail.find(mark, found + 1)
 
@@ -118,14 +118,16 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
     whole, held = sum(info.file_size for info in archive.infolist()), archive.fp.seek(0, 2)
     if whole > held:
         raise CheckpointError(
-            f"{path}: holds {size(whole)} in {size(held)}; torch.save compresses nothing"
+            f"{path}: must be uncompressed, as of torch.save, got {size(whole)} in {size(held)}"
         )
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise CheckpointError(f"{path}: a zip archive, but not of torch.save (no data.pkl)")
+        raise CheckpointError(
+            f"{path}: must be of torch.save, got a zip archive with {len(pickles)} data.pkl"
+        )
     if members[pickles[0]] > MAX_PICKLE:
         raise CheckpointError(
-            f"{path}: data.pkl must be at most {size(MAX_PICKLE)}, is {size(members[pickles[0]])}"
+            f"{path}: data.pkl must be at most {size(MAX_PICKLE)}, got {size(members[pickles[0]])}"
         )
     if (damaged := archive.testzip()) is not None:
         raise CheckpointError(f"{path}: {shown(damaged)} is damaged (checksum)")
@@ -136,16 +138,19 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         )
     state = read_pickle(archive.read(pickles[0]), source=str(path))
     if not isinstance(state, dict) or not all(isinstance(x, TensorView) for x in state.values()):
-        what = type(state).__name__
+        found = type(state).__name__
         if isinstance(state, dict):
-            what += f" with {shown(next(k for k, x in state.items() if type(x) is not TensorView))}"
-        raise CheckpointError(f"{path}: holds a {what}, not tensors by name")
+            key = next(k for k, x in state.items() if type(x) is not TensorView)
+            found += f" with {shown(key)}"
+        raise CheckpointError(f"{path}: must hold tensors by name alone, got a {found}")
 
     storages = {}
     for name, view in state.items():
         member = f"{folder}data/{view.storage.key}"
         if member not in members:
-            raise CheckpointError(f"{path}: {shown(name)} is in {shown(member)}, which is missing")
+            raise CheckpointError(
+                f"{path}: is damaged: {shown(member)} is missing, with the tensor {shown(name)}"
+            )
         if view.storage not in storages:
             raw = archive.read(member)
             whole_numbers = len(raw) - len(raw) % view.storage.dtype.itemsize
@@ -153,7 +158,7 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
     declared = sum(math.prod(x.shape) * x.storage.dtype.itemsize for x in state.values())
     if declared > 2 * sum(x.nbytes for x in storages.values()) + BROADCAST:  # 2: tied tensors
         raise CheckpointError(
-            f"{path}: its tensors are {size(declared)}, of {size(whole)} that the file holds"
+            f"{path}: its tensors must fit its content of {size(whole)}, got {size(declared)}"
         )
     return {name: _array(view, storages[view.storage], path) for name, view in state.items()}
 
@@ -162,7 +167,7 @@ def _array(view: TensorView, storage: np.ndarray, path: Path) -> np.ndarray:
     """The values of a tensor."""
     reach = 1 + sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True))
     if view.offset + reach > len(storage):
-        raise CheckpointError(f"{path}: a tensor reaches beyond its storage")
+        raise CheckpointError(f"{path}: is damaged: a tensor reaches beyond its storage")
     steps = tuple(step * storage.itemsize for step in view.strides)
     array = np.lib.stride_tricks.as_strided(storage[view.offset :], view.shape, steps)
     return -array if view.is_negated else array.copy()

@@ -2,8 +2,8 @@
 
 Verdicts follow point estimates. The numbers beside them show their certainty: with answers by item,
 the 95 % interval of the paired difference, which is 0 for two equal methods; otherwise whether the
-intervals of both accuracies are disjoint. "Every round" in a claim means the rounds that both
-methods have.
+intervals of both accuracies are disjoint. "Every round" in a claim means every number of rounds
+that both methods have.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A claim of the form "latent against another method, at the same number of rounds"."""
+    """A claim on latent against another method, at the same number of rounds."""
 
     name: str
     statement: str

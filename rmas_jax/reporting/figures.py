@@ -31,9 +31,7 @@ from rmas_jax.reporting.run_directory import GradientRow, MetricRow
 PANEL_WIDTH, PANEL_HEIGHT = 3.8, 2.9  # inches
 PANELS_PER_ROW = 4
 TITLE_SIZE = 10  # points
-DODGE = (
-    0.045  # rounds between the markers of two methods, so that intervals do not cover each other
-)
+DODGE = 0.045  # rounds between the markers of two methods, so that intervals do not overlap
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 SERIES_MARKERS, SERIES_LINES = "o^sDvPX", ("-", "--", "-.", ":")
 

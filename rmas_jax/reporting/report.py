@@ -256,10 +256,9 @@ def _claims(results: Results) -> list[Block]:
     if not results.splits:
         return []
     rule = Text(
-        "Verdicts compare point estimates. Where two methods are compared by item, the 95 % "
-        "interval of their difference says whether these data settle their order: not if it holds "
-        "0. Elsewhere the intervals of both accuracies are all there is: apart they settle it, and "
-        "where they overlap a comparison by item still might."
+        "Verdicts compare point estimates. If two methods are compared by item, these data settle "
+        "their order where the 95 % interval of the difference excludes 0. Otherwise disjoint "
+        "intervals of the two accuracies settle it; overlapping ones leave it open."
     )
     return [Claims(tuple(check_claims(results))), rule]
 
@@ -283,7 +282,7 @@ def _endings(rows: Sequence[ResultRow]) -> list[Block]:
         return []
     table = tables.ending_table(rows)
     if table is None:
-        return [Text("All answers could be read, came at once and ended by themselves.")]
+        return [Text("All answers could be read, needed no retry and ended by themselves.")]
     return [TableBlock(table)]
 
 

@@ -1,7 +1,7 @@
 """Pooled results of an evaluation, ready for claims, tables and figures.
 
-Rows are those of `results.json` and `items.jsonl`; `run_directory` reads and checks them. Seeds
-answer the same questions, so pooled intervals are over questions, not answers.
+Rows are those of `results.json` and `items.jsonl`; `run_directory` reads and checks them. All seeds
+have the same questions, so pooled intervals are over questions, not answers.
 """
 
 from __future__ import annotations

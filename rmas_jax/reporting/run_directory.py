@@ -71,13 +71,13 @@ LARGEST_WHOLE = 2**53  # beyond it, figures lose digits
 GROUPS = ("method", "rounds", "benchmark", "split", "loop", "series", "link", "channel")
 MOST_GROUPS = 100
 FILE_LIMIT = 2 * GIBIBYTE
-# Work repeated after a file is deleted, or another remedy.
+# File -> remedy, with the work that a new start repeats.
 RUN_AGAIN = "put back a copy, or delete it and run the same command again: "
 WAYS_OUT = {
-    RunFiles.results: f"{RUN_AGAIN}everything is then measured anew",
-    RunFiles.items: "run the same command again: what is damaged is then measured anew",
-    RunFiles.gradients: f"{RUN_AGAIN}the gradient norms are then measured anew",
-    RunFiles.timings: f"{RUN_AGAIN}the inner loop is then done anew, and what was measured stays",
+    RunFiles.results: f"{RUN_AGAIN}everything is then measured again",
+    RunFiles.items: "run the same command again: damaged items are then measured again",
+    RunFiles.gradients: f"{RUN_AGAIN}the gradient norms are then measured again",
+    RunFiles.timings: f"{RUN_AGAIN}the inner loop then runs again, and measurements are kept",
     RunFiles.metrics: "put back a copy, or delete it: the report is then written without curves",
     RunFiles.environment: "put back a copy, or delete it: the report is then written without it",
     RunFiles.config: "put back a copy, or delete it: the report is then written without it",
@@ -106,7 +106,7 @@ class Run:
 def read_run(directory: str | Path) -> Run:
     """Reads and checks a run directory, without writing.
 
-    Skips damaged lines of `metrics.jsonl`, which cannot be made again, with a note.
+    Skips damaged lines of `metrics.jsonl`, which only a new training would restore, with a note.
 
     Raises:
         RunFileError: the directory holds no file of a run, or one is damaged, lacks a column or is
@@ -133,7 +133,7 @@ def read_run(directory: str | Path) -> Run:
         notes=reader.notes,
     )
     if not reader.found:
-        raise RunFileError(f"{directory}: no file of a run here ({RunFiles.results}, ...)")
+        raise RunFileError(f"{directory}: must hold files of a run ({RunFiles.results}, ...)")
     return run
 
 
@@ -159,7 +159,7 @@ class _Reader:
             rows = self._json(name, part, empty=[])
             path = self.directory / name
             if not isinstance(rows, list):
-                raise RunFileError(f"{path}: is a JSON {_json_type(rows)}, must be a list of rows")
+                raise RunFileError(f"{path}: must be a list of rows, got a JSON {_json_type(rows)}")
             checked = [
                 _checked(f"{path} row {number}", row, columns) for number, row in enumerate(rows, 1)
             ]
@@ -196,7 +196,7 @@ class _Reader:
             mapping = self._json(name, part, empty={})
             path = self.directory / name
             if not isinstance(mapping, dict):
-                raise RunFileError(f"{path}: is a JSON {_json_type(mapping)}, must be an object")
+                raise RunFileError(f"{path}: must be an object, got a JSON {_json_type(mapping)}")
             mapping = unseal(mapping, source=str(path), error=RunFileError)
             if kind is not None:
                 _check_row(str(path), mapping, dict.fromkeys(mapping, kind), unit="entry")
@@ -272,10 +272,7 @@ def _finished(
             )
             continue
         if row.get(ITEMS_CRC32, found := items_checksum(own)) != found:
-            raise RunFileError(
-                f"{path}: the items of {key} are not those that were measured (their "
-                "checksum is another)"
-            )
+            raise RunFileError(f"{path}: the items of {key} are damaged (another checksum)")
         kept += own
     return kept, notes
 
@@ -283,10 +280,7 @@ def _finished(
 def _parse(text: str | bytes, where: str) -> Any:
     if isinstance(text, bytes):
         text = decode_text(text, source=where, error=RunFileError)
-    try:
-        return parse_json(text, source=where, error=RunFileError)
-    except RunFileError as error:
-        raise RunFileError(str(error).replace("must be JSON:", "is not JSON:", 1)) from None
+    return parse_json(text, source=where, error=RunFileError)
 
 
 def _checked(where: str, row: Any, columns: Columns) -> dict[str, Any]:
@@ -304,11 +298,11 @@ def _json_type(value: Any) -> str:
 
 def _check_row(where: str, row: Any, columns: Mapping[str, Kind], unit: str = "column") -> None:
     if not isinstance(row, dict):
-        raise RunFileError(f"{where}: is a JSON {_json_type(row)}, must be an object")
+        raise RunFileError(f"{where}: must be an object, got a JSON {_json_type(row)}")
     missing = [column for column in columns if column not in row]
     if missing:
         names = ", ".join(map(repr, missing))
-        raise RunFileError(f"{where}: missing column{'s' * (len(missing) > 1)} {names}")
+        raise RunFileError(f"{where}: must have column{'s' * (len(missing) > 1)} {names}")
     for column, kind in columns.items():
         value = row[column]
         if kind is float:
@@ -319,14 +313,13 @@ def _check_row(where: str, row: Any, columns: Mapping[str, Kind], unit: str = "c
             fits = isinstance(value, kind)
         if not fits:
             name = getattr(kind, "__name__", "text or a number")
-            raise RunFileError(f"{where}: {unit} {column!r} is {shown(value)}, must be {name}")
+            raise RunFileError(f"{where}: {unit} {column!r} must be {name}, got {shown(value)}")
         if kind is int and abs(value) > LARGEST_WHOLE:
-            limit = f"{LARGEST_WHOLE:,}"
             raise RunFileError(
-                f"{where}: {unit} {column!r} is {shown(value)}, must be at most {limit}"
+                f"{where}: {unit} {column!r} must be at most {LARGEST_WHOLE:,}, got {shown(value)}"
             )
         if kind is float and column not in MAY_BE_INFINITE and not abs(value) < LARGEST:
-            raise RunFileError(f"{where}: {unit} {column!r} is {shown(value)}, must be finite")
+            raise RunFileError(f"{where}: {unit} {column!r} must be finite, got {shown(value)}")
 
 
 def _check_groups(path: Path, rows: list[Any]) -> None:
@@ -334,7 +327,7 @@ def _check_groups(path: Path, rows: list[Any]) -> None:
         found = len({row[column] for row in rows if column in row})
         if found > MOST_GROUPS:
             raise RunFileError(
-                f"{path}: column {column!r} must have at most {MOST_GROUPS} different values, has "
+                f"{path}: column {column!r} must have at most {MOST_GROUPS} different values, got "
                 f"{found:,}"
             )
 
@@ -347,11 +340,11 @@ def _check_results(path: Path, rows: list[ResultRow]) -> None:
         where = f"{path} row {number}"
         n, correct, accuracy = row["n"], row["correct"], row["accuracy"]
         if n < 1 or not 0 <= correct <= n:
-            raise RunFileError(f"{where}: column 'correct' is {correct} of 'n' {n}")
-        if abs(accuracy - correct / n) > 1e-3:  # rounding in the file is fine
+            raise RunFileError(f"{where}: column 'correct' must be from 0 to n={n}, got {correct}")
+        if abs(accuracy - correct / n) > 1e-3:  # allows for rounding in the file
             raise RunFileError(
-                f"{where}: column 'accuracy' is {accuracy}, but {correct} of {n} are correct "
-                f"({correct / n:.4f})"
+                f"{where}: column 'accuracy' must be {correct / n:.4f}, as {correct} of {n} are "
+                f"correct, got {accuracy}"
             )
         metric = metric_of(row)
         share = row.get(metric) if metric in METRICS else None
@@ -363,10 +356,10 @@ def _check_results(path: Path, rows: list[ResultRow]) -> None:
         key = measurement(row)
         first = seen.setdefault(key, number)
         if first != number:
-            raise RunFileError(f"{where}: {key} is already in row {first}")
+            raise RunFileError(f"{where}: measurements must be distinct, got {key} of row {first}")
         pooled = key._replace(seed=0)
         if latent_steps.setdefault(pooled, row["latent_steps"]) != row["latent_steps"]:
             raise RunFileError(
-                f"{where}: column 'latent_steps' is {row['latent_steps']} for {key}, elsewhere "
-                f"{latent_steps[pooled]}; seeds can only be pooled at one number"
+                f"{where}: column 'latent_steps' must be {latent_steps[pooled]} for {key}, as for "
+                f"other seeds, got {row['latent_steps']}"
             )

@@ -30,11 +30,7 @@ from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
 
 ABSENT = "-"
 SPLIT = ("benchmark", "split")  # column headers of a split
-PAIRED_WITH = (
-    methods.TEXT,
-    methods.TRUNCATED,
-    methods.ALIGNED,
-)  # methods compared with latent, item by item
+PAIRED_WITH = (methods.TEXT, methods.TRUNCATED, methods.ALIGNED)  # with latent, item by item
 
 
 def method_table(rows: Sequence[ResultRow]) -> Table:

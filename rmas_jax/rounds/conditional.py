@@ -54,11 +54,11 @@ def _backward(jaxpr: Jaxpr, kept: Any, cotangents: Sequence[Any]) -> tuple[None,
     condition, moving, fixed = kept
 
     def pull_back(moving: Any, fixed: Any, cotangents: Any) -> Any:
-        def again(moving: Any) -> Any:
+        def recompute(moving: Any) -> Any:
             inputs = [y if x is None else x for x, y in zip(moving, fixed, strict=True)]
             return jax.core.eval_jaxpr(jaxpr, inputs)
 
-        return jax.vjp(again, moving)[1](cotangents)[0]
+        return jax.vjp(recompute, moving)[1](cotangents)[0]
 
     def skip(moving: Any, *_: Any) -> Any:
         return jax.tree.map(jnp.zeros_like, moving)

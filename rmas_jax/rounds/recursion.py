@@ -50,8 +50,8 @@ class Unroll:
 
     rounds: int  # R, at least 1
     remat: bool = False  # recompute a round in the backward pass instead of storing it
-    # Length of truncated backpropagation, in rounds: every so many rounds, counted from the last,
-    # feedback enters without a gradient. None: no truncation.
+    # Length of truncated backpropagation, in rounds: after each such number, counted from the last
+    # round, feedback enters without a gradient. None: no truncation.
     truncate_rounds: int | None = None
     truncate_steps: int | None = None  # the same for the thoughts of a rollout, see `think`
 
@@ -63,9 +63,7 @@ class Rounds(struct.PyTreeNode):
     scores: dict[str, TextScore]  # scored role -> [R, B]; 0 in rounds in which it has no loss
     thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D], with `keep_thoughts`
     change: jax.Array  # [R, B] relative change of `received` since the previous round; round 1: 1
-    finite: (
-        jax.Array
-    )  # [R, B, N] bool; by role in order: thoughts, sent vectors and loss are finite
+    finite: jax.Array  # [R, B, N] bool, by role in order; thoughts, sent vectors, loss are finite
 
 
 class RoundOut(struct.PyTreeNode):
@@ -293,17 +291,9 @@ def _round(
         is_answerer = role == topology.answerer
         target: Targets | None = supervision.targets.get(role)
         if target is None:
-            # In the last round the answerer writes: its feedback is not needed.
+            # In the last round the answerer writes, and its thoughts have no receiver.
             is_needed = not is_answerer or ~is_last
-            turn = Turn(
-                think_turn(
-                    stages,
-                    role,
-                    arrived,
-                    kind=kind,
-                    is_needed=is_needed,
-                )
-            )
+            turn = Turn(think_turn(stages, role, arrived, kind=kind, is_needed=is_needed))
         else:
             turn = scored_turn(
                 stages,

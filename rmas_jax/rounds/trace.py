@@ -101,7 +101,7 @@ def trace_rounds(
         if not np.all(finite):
             raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
         traced.append(TracedStage(index, role, on_host, seconds, compilations() > known))
-        inbox.update(on_host)  # uncommitted, as the first round's zeros: no program compiles twice
+        inbox.update(on_host)  # uncommitted, as the first round's zeros: each program compiles once
 
     for index in range(rounds if system.latent_steps else 0):
         for role in topology.order[:-1]:

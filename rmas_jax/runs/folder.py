@@ -31,12 +31,13 @@ from rmas_jax.runs.identity import environment
 # Settings that a resumed run may change: the choice of measurements, each kept under its own name,
 # and settings without effect on numbers.
 MEASURED = ("methods", "rounds", "benchmarks")
-NO_MATTER = ("progress", "tensorboard", "compilation_cache")
+WITHOUT_EFFECT = ("progress", "tensorboard", "compilation_cache")
 MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (
-    "put back a copy, or delete it and run again: the outer loop then goes on from its checkpoints"
+    "put back a copy, or delete it and run again: the outer loop then continues from its "
+    "checkpoints"
 )
-UNCLAIMED = {RunFiles.lock, RunFiles.identity + PARTIAL}  # left by a start killed at once
+UNCLAIMED = {RunFiles.lock, RunFiles.identity + PARTIAL}  # left by a start that was killed early
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +55,7 @@ def missing(*paths: Path) -> str | None:
     for path in paths:
         if path.is_dir():
             return f"{path}: no regular file"
-        if not path.exists():  # a pipe is refused when it is read, with the remedy
+        if not path.exists():  # reading a pipe raises an error with the remedy
             return f"{path}: no such file"
     return None
 
@@ -81,9 +82,9 @@ def open_folder(
     """
     files = RunFiles(Path(config.output_dir) / config.name)
     whole = {"config": _tree(config), **contents}
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         firsts, is_finished, found = broadcast_from_first(
-            lambda: (whole, *_claim(files, config, whole, steps, held))
+            lambda: (whole, *_claim(files, config, whole, steps, stack))
         )
         on_all(lambda: _check_shared(files, whole, firsts, found))
         yield RunFolder(files, {step.name: step for step in steps}, is_finished)
@@ -114,8 +115,8 @@ class RunFolder:
                 log.info("%s: finished before in %.0f s, reused", name, done[name])
                 self.reused.append(name)
                 return
-            log.warning("%s: finished before, and done anew: %s", name, lost)
-        end_if_due(f"before the step {name!r}; what is finished is kept")
+            log.warning("%s: finished before, runs again: %s", name, lost)
+        end_if_due(f"before the step {name!r}; finished steps are kept")
         log.info("%s ...", name)
         started = time.perf_counter()
         work()
@@ -131,7 +132,7 @@ def _claim(
     config: RunConfig,
     whole: dict[str, Any],
     steps: Sequence[RunStep],
-    held: contextlib.ExitStack,
+    stack: contextlib.ExitStack,
 ) -> tuple[bool, str]:
     """Claims the folder for this run, unless all its steps are finished.
 
@@ -140,31 +141,31 @@ def _claim(
       config: of the run.
       whole: the configuration and digests of all inputs.
       steps: of the run.
-      held: receives contexts that end with this start.
+      stack: receives the lock and the cleanup, which end with this start.
 
     Returns:
       Whether all is finished; the environment as written.
     """
     fixed = _tree(config)
-    for section, names in (("evaluation", MEASURED), ("runtime", NO_MATTER)):
+    for section, names in (("evaluation", MEASURED), ("runtime", WITHOUT_EFFECT)):
         for name in names:
             del fixed[section][name]
     identity = _as_json({**whole, "config": fixed})
-    # Before any write into a folder that is not ours.
+    # Before any write into a folder of something else.
     if _holds(files, identity) and steps and all(_is_done(files, step) for step in steps):
         return True, _environment(files)
     files.root.mkdir(parents=True, exist_ok=True)
-    _lock(files, held)
+    _lock(files, stack)
     if not _holds(files, identity):  # another start may just have made it
         write_sealed(files.identity, identity)
-        held.push(lambda kind, error, trace: _remove_if_refused(files, error))
+        stack.push(lambda kind, error, trace: _remove_if_refused(files, error))
     write_atomic(files.config, seal_yaml(dump_config(config)))
     write_sealed(files.environment, environment())
     return False, _environment(files)
 
 
 def _holds(files: RunFiles, identity: dict[str, Any]) -> bool:
-    """Whether the folder is this run's already; raises if it belongs to something else."""
+    """Whether the folder is this run's already; a ConfigError if it belongs to something else."""
     if files.identity.exists():
         before = read_identity(files)
         if before != identity:
@@ -175,14 +176,14 @@ def _holds(files: RunFiles, identity: dict[str, Any]) -> bool:
             )
         return True
     if files.root.is_dir() and {file.name for file in files.root.iterdir()} - UNCLAIMED:
-        raise ConfigError(f"{files.root} is not empty and holds no run of ours")
+        raise ConfigError(f"{files.root} must be empty or the folder of a run, got other files")
     return False
 
 
-def _lock(files: RunFiles, held: contextlib.ExitStack) -> None:
-    """Locks the folder until `held` or the process ends."""
+def _lock(files: RunFiles, stack: contextlib.ExitStack) -> None:
+    """Locks the folder until `stack` or the process ends."""
     descriptor = os.open(files.lock, os.O_RDWR | os.O_CREAT)
-    held.callback(os.close, descriptor)
+    stack.callback(os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -195,7 +196,7 @@ def _lock(files: RunFiles, held: contextlib.ExitStack) -> None:
 
 
 def _remove_if_refused(files: RunFiles, error: BaseException | None) -> None:
-    """Removes a new folder that bad input kept empty of results."""
+    """Removes a new folder without results after bad input."""
     if isinstance(error, InputError | ImportError) and not files.timings.exists():
         shutil.rmtree(files.root, ignore_errors=True)
 
@@ -232,8 +233,8 @@ def _is_done(files: RunFiles, step: RunStep) -> bool:
 def _seconds(files: RunFiles) -> dict[str, float]:
     """Seconds of finished steps."""
     way_out = (
-        "put back a copy, or delete it and run again: the inner loop is then done anew, phases "
-        "go on from their checkpoints, and what was measured stays"
+        "put back a copy, or delete it and run again: the inner loop then runs again, phases "
+        "continue from their checkpoints, and measurements are kept"
     )
     found = read_sealed(files.timings, error=ConfigError, way_out=way_out)
     for name, seconds in found.items():
@@ -248,7 +249,7 @@ def _seconds(files: RunFiles) -> dict[str, float]:
 
 def _settings(files: RunFiles) -> dict[str, Any]:
     """Variable settings by step, as of the step's end."""
-    way_out = "put back a copy, or delete it and run again: what was measured stays"
+    way_out = "put back a copy, or delete it and run again: measurements are kept"
     return read_sealed(files.steps, error=ConfigError, way_out=way_out)
 
 
@@ -298,17 +299,15 @@ def find_trained_links(config: RunConfig) -> Path | None:
     links = files.trained_links
     if not links.is_file():
         return None
-    asked_for = _tree(config)["system"]
-    identity = read_identity(files)
-    try:
-        trained_for = dict(identity["config"]["system"].items())
-    except (KeyError, TypeError, AttributeError):
+    wanted = _tree(config)["system"]
+    trained = value_at(read_identity(files), "config", "system")
+    if not isinstance(trained, dict):
         raise ConfigError(
-            f"{files.identity}: must say for which system {links} was trained; put back a copy, "
-            "or name links with --links"
-        ) from None
+            f"{files.identity}: config.system must be the system of {links}, got "
+            f"{shown(trained)}; put back a copy, or name links with --links"
+        )
     free = ("rounds", "latent_steps", "date")
-    before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained_for, asked_for))
+    before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained, wanted))
     if before != now:
         raise ConfigError(
             f"{links} belongs to another system; it differs in "

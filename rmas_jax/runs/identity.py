@@ -105,7 +105,7 @@ def _tokenizer_digest(source: str) -> str:
 
 
 def weights_digest(agents: Mapping[str, Mapping[str, str | None]], given: Any) -> str:
-    """A digest of `agent_sources` and of given links: a run belongs to its weights."""
+    """A digest of `agent_sources` and of given links."""
     digest = hashlib.sha256(
         json.dumps({role: agents[role]["digest"] for role in sorted(agents)}).encode()
     )

@@ -30,7 +30,7 @@ def describe_run(resolved: Resolved) -> Iterator[str]:
     """Yields the plan of a run, line by line.
 
     Raises:
-      ConfigError: states of the dialogues have no room.
+      ConfigError: states of the dialogues fit neither on the disk nor in memory.
     """
     config, team, files = resolved.config, resolved.team, resolved.files
     mesh, devices = config.runtime.mesh, jax.devices()
@@ -122,7 +122,7 @@ def describe_phase(
     state, step = compile_step(team, phase, empty_links(team))
     batch = put_batch(longest, team.mesh)
     compiled = step.lower(team.system, phase, team.agents, batch, state).compile()
-    memory: Any = compiled.memory_analysis()  # None on devices that do not say
+    memory: Any = compiled.memory_analysis()  # None on some devices
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     yield (
         f"  memory per device, by the compiler, longest batch: "

@@ -3,8 +3,8 @@
 Steps run in order, and finished ones are skipped: inner loop, outer loop (its phases resume from
 their checkpoints), evaluation (resumes batch by batch), gradient norms, report. All files are under
 OUTPUT_DIR/NAME; a finished run is only read. If `system.links` names links, training starts from
-these, and the inner loop leaves the outer ones unchanged; without training they are evaluated as
-they are.
+these, and the inner loop leaves the outer ones unchanged; without training they are evaluated
+unchanged.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from rmas_jax.training.states.cache import StateCache
 
 # Names of the steps, also in the file of their seconds.
 INNER, OUTER, EVALUATION, GRADIENTS = "inner loop", "outer loop", "evaluation", "gradient norms"
-ALIGNED_WAY_OUT = "put back a copy, or delete it and run again: the inner loop is then done anew"
+ALIGNED_WAY_OUT = "put back a copy, or delete it and run again: the inner loop then runs again"
 log = logging.getLogger(__name__)
 
 
@@ -261,7 +261,7 @@ def own_links(path: Path, way_out: str) -> Links:
     """Links written by a run itself.
 
     Raises:
-      CheckpointError: they are damaged; the message says which step runs again without them.
+      CheckpointError: they are damaged; the message adds the remedy.
     """
     try:
         return load_links(path)

@@ -34,7 +34,7 @@ def read_corpus(path: str | Path) -> list[SearchResult]:
         except ValueError as error:
             raise SearchError(f"{path}, line {number}: {error}") from None
     if not documents:
-        raise SearchError(f"{path}: no documents")
+        raise SearchError(f"{path}: must hold at least one document, got none")
     return documents
 
 
@@ -77,7 +77,7 @@ def open_bm25(documents: Sequence[SearchResult]) -> Bm25Search:
     texts = (f"{document.title} {document.text}" for document in documents)
     words = words_of(texts, is_query=False)
     if not any(words):
-        raise SearchError("no document has a word that can be searched for")
+        raise SearchError("at least one document must have a word that is no stop word")
     index = bm25s.BM25()
     index.index(words, show_progress=False)
     return Bm25Search(tuple(documents), index)

@@ -1,11 +1,11 @@
-"""The system calls that code in the sandbox may make, as a filter for the kernel (seccomp).
+"""The allowed system calls of code in the sandbox, as a filter for the kernel (seccomp).
 
-Closed by default: a call that is not listed here fails with EPERM if the table knows it, else with
-ENOSYS, at which the C library falls back to an older one. Not listed are calls that
+Closed by default: a call that is not listed here fails with EPERM if it is in the table, else with
+ENOSYS, at which the C library falls back to an older call. Not listed are calls that
 
-* hold memory that neither a process's address space nor the folder's size counts: System V and
-  POSIX queues, semaphores and segments, `memfd_create`, `memfd_secret`, keys, `splice` and its
-  kin (pages in a pipe outlive their file), asynchronous input and output, `inotify`;
+* hold memory outside a process's address space and the folder's size: System V and POSIX queues,
+  semaphores and segments, `memfd_create`, `memfd_secret`, keys, `splice` and related calls (pages
+  in a pipe outlive their file), asynchronous input and output, `inotify`;
 * open sockets (some families, such as vsock, have no namespace) or pass files through them;
 * need rights that the sandbox has dropped, or change namespaces, mounts, clocks, schedulers;
 * read or write other processes' memory (`ptrace`, `process_vm_readv`, `userfaultfd`, `kcmp`).
@@ -72,7 +72,7 @@ class Condition:
 
     argument: int
     values: tuple[int, ...] = ()  # one of them, unless empty
-    refused_bits: tuple[int, ...] = ()  # of none of these may all bits be set
+    refused_bits: tuple[int, ...] = ()  # masks; refused if all bits of one are set
 
 
 CONDITIONS = {
@@ -83,15 +83,15 @@ CONDITIONS = {
     "fcntl": Condition(1, values=(*range(8), 1030, 1032)),
     # TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: no TIOCSTI
     "ioctl": Condition(1, values=(0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
-    # Of MAP_SHARED | MAP_ANONYMOUS, pages outlive their mapping while any part of it is left;
-    # MAP_HUGETLB takes from a pool that the whole machine shares.
+    # MAP_SHARED | MAP_ANONYMOUS: all its pages persist while any part is mapped. MAP_HUGETLB: a
+    # pool of the whole machine.
     "mmap": Condition(3, refused_bits=(0x01 | 0x20, 0x40000)),
     # PR_SET_PDEATHSIG, GET_PDEATHSIG, GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ,
     # SET_NO_NEW_PRIVS, GET_NO_NEW_PRIVS
     "prctl": Condition(0, values=(1, 2, 3, 15, 16, 23, 38, 39)),
     "socketpair": Condition(0, values=(1,)),  # AF_UNIX; asyncio needs one
 }
-NOT_THERE = ("clone3",)  # a filter cannot read its flags; the C library falls back to clone
+UNAVAILABLE = ("clone3",)  # a filter cannot read its flags; the C library falls back to clone
 
 # linux/bpf_common.h, linux/seccomp.h
 LOAD, AND, RETURN = 0x20, 0x54, 0x06
@@ -99,7 +99,7 @@ IF_EQUAL, IF_ABOVE, IF_AT_LEAST = 0x15, 0x25, 0x35
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
 
-Instruction = tuple[int, int, int, int]  # code, how many to skip if true, if false; operand
+Instruction = tuple[int, int, int, int]  # code, number to skip if true, if false, operand
 PASS: Instruction = (RETURN, 0, 0, ALLOW)
 REFUSE: Instruction = (RETURN, 0, 0, ERRNO | errno.EPERM)
 UNKNOWN: Instruction = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
@@ -131,17 +131,17 @@ def call_filter(machine: str, *, also: Iterable[str] = ()) -> bytes:
     known = call_numbers(machine)
     program: list[Instruction] = [
         (LOAD, 0, 0, ARCHITECTURE_AT),
-        (IF_EQUAL, 1, 0, ARCHITECTURES[machine]),  # x86_64 has those of i386, too
+        (IF_EQUAL, 1, 0, ARCHITECTURES[machine]),  # x86_64 also runs calls of i386
         REFUSE,
         (LOAD, 0, 0, NUMBER_AT),
     ]
-    for name in NOT_THERE:
+    for name in UNAVAILABLE:
         program += [(IF_EQUAL, 0, 1, known[name]), UNKNOWN]
     for name, condition in CONDITIONS.items():
         test = _test(condition)
         program += [(IF_EQUAL, 0, len(test), known[name]), *test]
     allowed = sorted(known[name] for name in allowed_calls() | {*also} if name in known)
-    for first, last in _ranges(allowed):  # ascending: what lies below has been decided
+    for first, last in _ranges(allowed):  # ascending: lower numbers are decided
         program += [(IF_AT_LEAST, 1, 0, first), REFUSE, (IF_ABOVE, 1, 0, last), PASS]
     program += [(IF_ABOVE, 1, 0, max(known.values())), REFUSE, UNKNOWN]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)

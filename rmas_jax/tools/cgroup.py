@@ -1,7 +1,7 @@
 """A memory cgroup for the sandbox, if the caller may make one (version 2, delegated).
 
-The kernel then counts memory that the sandbox's own sum misses: growth between two samples, pipes,
-sockets, file locks, files. It is an addition: all other limits are the same without it.
+The kernel then counts memory that the sandbox's sum misses: growth between two samples, pipes,
+sockets, file locks, files. The other limits do not depend on it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _numbers = itertools.count()
 
 @contextlib.contextmanager
 def memory_group(total_bytes: int) -> Iterator[Path | None]:
-    """A new cgroup without swap, to enter; None if not possible; removed at the end."""
+    """A new cgroup without swap, removed on exit; None if not possible."""
     group = _make(total_bytes)
     try:
         yield group
     finally:
         if group is not None:
-            with contextlib.suppress(OSError):  # a later call removes the rest
+            with contextlib.suppress(OSError):  # in use: a later call removes it
                 group.rmdir()
 
 
@@ -52,7 +52,7 @@ def _make(total_bytes: int) -> Path | None:
 
 
 def _parent() -> Path | None:
-    """The nearest cgroup above ours that limits its children's memory, if we may add one to it."""
+    """The nearest cgroup above the caller's that limits memory and that the caller may write to."""
     try:
         lines = OWN.read_text().splitlines()
     except OSError:
@@ -74,9 +74,9 @@ def _parent() -> Path | None:
 
 
 def _sweep(parent: Path) -> None:
-    """Removes empty groups whose makers were killed; the kernel keeps those in use."""
+    """Removes empty groups of killed processes; the kernel keeps groups in use."""
     for group in parent.glob(f"{PREFIX}*"):
-        maker = group.name.removeprefix(PREFIX).partition("-")[0]
-        if maker.isdigit() and not Path(f"/proc/{maker}").exists():
+        owner = group.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             with contextlib.suppress(OSError):
                 group.rmdir()

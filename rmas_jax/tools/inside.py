@@ -15,7 +15,7 @@ import sys
 import traceback
 import types
 
-PRELUDE = ("fractions", "functools", "itertools", "math", "statistics")  # known without an import
+PRELUDE = ("fractions", "functools", "itertools", "math", "statistics")  # imported for the code
 NAME = "<python>"  # of the code, in tracebacks
 
 
@@ -30,7 +30,7 @@ def restrict(kind: int, soft: int, hard: int) -> None:
 def show(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
-    """Prints an exception as in a direct run of the code."""
+    """Prints an exception as a direct run of the code does."""
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace)
@@ -49,7 +49,7 @@ def main() -> None:
     for name in PRELUDE:
         setattr(module, name, importlib.import_module(name))
     if re.search(r"\b(sp|sympy)\b", code):  # takes half a second
-        with contextlib.suppress(ImportError):  # the code fails where it uses sympy
+        with contextlib.suppress(ImportError):  # the code then fails at its use of sympy
             sympy = importlib.import_module("sympy")
             vars(module).update(sp=sympy, sympy=sympy)
     exec(compile(code, NAME, "exec", dont_inherit=True), vars(module))

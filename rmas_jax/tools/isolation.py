@@ -1,28 +1,29 @@
-"""Starts a program in Linux namespaces of its own; run as a script, it imports nothing of ours.
+"""Runs a program in new Linux namespaces; a script that imports nothing from this package.
 
     python -I -S isolation.py REQUEST
 
-    caller ── guard      this script: kills what is below at the wall limit, or when all of it
-                │        together holds more memory than it may; then reports
-                └── init      process 1 of the new namespaces; when it ends, all below it end
-                      └── program     an ordinary user's, without any capability
+    caller ── guard      this script: kills init at the limit on wall time or on total memory, then
+                │        reports
+                └── init      process 1 of the new namespaces; when it ends, so do all below it
+                      └── program     an ordinary user's, without capabilities
 
-The program sees an empty network (not even loopback is up), only its own processes, the folders
-of the interpreter and the system's libraries, read-only, and one folder of its own, in memory.
-It has a user number that is not root's outside either, which root needs for limits to bind it.
+The program sees an empty network (without loopback), only its own processes, the folders of the
+interpreter and of system libraries, read-only, and one folder of its own, in memory. If the caller
+is root, the program has another user number outside the namespaces too, since resource limits do
+not bind root.
 
 REQUEST is JSON: `report` (a file descriptor), `wall_s`, `total_bytes` (memory of all processes
 together), `folder` (the program's, inside), `folder_bytes` and `folder_files`, `visible` (path
 inside -> path outside, without symbolic links), `calls` (the filter of system calls, in
 hexadecimal: `call_filter`), `kcmp` (the number of that call), `group` (folder of a cgroup to enter,
-or null) and `command`. The report is `exit CODE` (128 + signal where one ended the program),
-`timeout` or `memory`; anything else says why the sandbox could not be set up. Needs Linux 5.14,
-where a limit on processes counts those of the user namespace alone.
+or null) and `command`. The report is `exit CODE` (128 + signal after a signal), `timeout` or
+`memory`; any other report is the error that prevented the sandbox. Needs Linux 5.14 or newer, where
+the limit on processes counts those of the user namespace alone.
 
-The sum of memory: the guard adds up what processes hold, shared pages once and page tables
-included, every 20 ms, and more often near the limit. In between they can grow, at most to the
-number of processes times the address space of each, and their page tables. A cgroup, where there is
-one, leaves no such gap.
+Total memory: every 20 ms, and more often near the limit, the guard sums the memory of all
+processes, page tables included and shared pages counted once. Between two sums memory can grow up
+to the number of processes times the address space of each, and page tables. A cgroup closes this
+gap.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ import sys
 import time
 from collections.abc import Mapping
 
-LOOK_S = 0.02  # between two sums of memory
-AHEAD, BACK = 10, 5  # niceness: of the guard, if it may; of the program, if not
-MOST_CPUS = 4  # fewer grow less in between; pools of processes start one for each
-NOBODY = 65534  # user and group of the program inside, and outside too where the caller is root
+SUM_INTERVAL_S = 0.02
+# Differences of niceness: the guard's, or the program's where the guard may not lower its own.
+GUARD_NICENESS, PROGRAM_NICENESS = -10, 5
+MOST_CPUS = 4  # fewer CPUs fill memory more slowly; process pools start one process per CPU
+# User and group of the program; outside the namespaces only where the caller is root.
+NOBODY = 65534
 
 # linux/sched.h
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
@@ -60,7 +63,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, action: str) -> None:
-    """Raises OSError, naming the action, if a call of libc failed."""
+    """Raises an OSError that names the action if a call of libc failed."""
     if result != 0:
         raise OSError(f"cannot {action}: {os.strerror(ctypes.get_errno())}")
 
@@ -73,7 +76,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
 
 
 def restrict(path: str, attributes: int, *, recursive: bool) -> None:
-    """Adds attributes to the mount at a path, and to all below it if `recursive`."""
+    """Adds attributes to the mount at a path, and to those below it if `recursive`."""
     change = struct.pack("QQQQ", attributes, 0, 0, 0)  # struct mount_attr
     result = libc.syscall(
         ctypes.c_long(SYS_MOUNT_SETATTR),
@@ -87,21 +90,21 @@ def restrict(path: str, attributes: int, *, recursive: bool) -> None:
 
 
 def enter_namespaces() -> None:
-    """Leaves the caller's network, users and mounts; the next child is in a new process namespace.
+    """Enters new namespaces; that of processes begins with the next child.
 
-    Root maps two users, itself (to mount) and nobody (for the program); others can only map
-    themselves, and become nobody inside.
+    Root maps two users, itself (to mount) and nobody (for the program); other callers can map only
+    themselves, as nobody inside.
     """
     if os.geteuid() == 0:
         both = f"0 0 1\n{NOBODY} {NOBODY} 1\n"
         maps = {"uid_map": both, "gid_map": both}
     else:
-        maps = {"setgroups": "deny"}  # without it no groups can be mapped
+        maps = {"setgroups": "deny"}  # a precondition for mapping groups
         maps["uid_map"] = f"{NOBODY} {os.geteuid()} 1\n"
         maps["gid_map"] = f"{NOBODY} {os.getegid()} 1\n"
     here = f"/proc/{os.getpid()}"
     wait, go = os.pipe()
-    helper = os.fork()  # maps are written from outside
+    helper = os.fork()  # writes the maps from outside the new namespace
     if helper == 0:
         os.close(go)
         os.read(wait, 1)
@@ -118,17 +121,17 @@ def enter_namespaces() -> None:
     _, status = os.waitpid(helper, 0)
     check(result, "make namespaces")
     if status != 0:
-        raise OSError(f"cannot map users into the namespace: {maps}")
+        raise OSError(f"cannot map users: {maps}")
 
 
 def enter_group(folder: str) -> None:
-    """Enters a cgroup, if that is possible; the other limits are the same without it."""
+    """Enters a cgroup if possible; the other limits do not depend on it."""
     with contextlib.suppress(OSError), open(f"{folder}/cgroup.procs", "w") as file:
         file.write("0")
 
 
 def bind(source: str, target: str) -> None:
-    """Shows a file or folder at another place, too."""
+    """Mounts a file or folder at a second path."""
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
@@ -138,12 +141,12 @@ def bind(source: str, target: str) -> None:
 
 
 def enter_root(visible: Mapping[str, str], folder: str, size: int, files: int) -> None:
-    """Makes the only file system that the program sees, and goes to the program's folder.
+    """Makes the program's file system, and changes to the program's folder.
 
-    /          in memory, sealed
-    /host      what was / before, until everything is bound; then detached
-    /inside    the program's root: a folder, so that it counts as chrooted and the kernel refuses
-               it further user namespaces, in which it would have capabilities again
+    /          in memory, read-only at the end
+    /host      the previous root, detached after the binds
+    /inside    the program's root: a folder and no mount, so that the process counts as chrooted and
+               the kernel refuses it user namespaces, in which it would regain capabilities
     """
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
@@ -155,12 +158,12 @@ def enter_root(visible: Mapping[str, str], folder: str, size: int, files: int) -
     for inside, outside in visible.items():
         bind("/host" + outside, "/inside" + inside)
         restrict("/inside" + inside, READ_ONLY | NO_SETUID | NO_DEVICES, recursive=True)
-    for device in ("/dev/null", "/dev/random", "/dev/urandom"):  # of zero, mappings evade the sum
+    for device in ("/dev/null", "/dev/random", "/dev/urandom"):  # no zero: mappings evade the sum
         bind("/host" + device, "/inside" + device)
         restrict("/inside" + device, NO_SETUID, recursive=True)
     os.symlink(folder, "/inside/dev/shm")  # for the locks of multiprocessing
     os.mkdir("/inside" + folder)
-    inodes = files + 1  # the folder itself is one
+    inodes = files + 1  # one for the folder itself
     own = f"size={size},nr_inodes={inodes},mode=700,uid={NOBODY},gid={NOBODY}"
     mount("tmpfs", "/inside" + folder, "tmpfs", MS_NOSUID | MS_NODEV, own)
     check(libc.umount2(b"/host", MNT_DETACH), "detach the old root")
@@ -170,7 +173,7 @@ def enter_root(visible: Mapping[str, str], folder: str, size: int, files: int) -
 
 
 def drop_rights(*, was_root: bool) -> None:
-    """Becomes nobody, for good; capabilities that are left end with the next exec."""
+    """Becomes nobody permanently; the next exec drops remaining capabilities."""
     if was_root:
         os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -186,25 +189,25 @@ class FilterProgram(ctypes.Structure):
 
 
 def filter_calls(instructions: bytes) -> None:
-    """Lets a filter decide on all system calls from here on, and in all children."""
+    """Installs a filter of all further system calls, also of children."""
     program = FilterProgram(len(instructions) // 8, instructions)
     result = libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
     check(result, "filter system calls")
 
 
-def stay_on_few_cpus() -> None:
-    """Keeps to a few of the CPUs that there are, others for each sandbox."""
+def restrict_cpus() -> None:
+    """Restricts the process to a few CPUs, chosen differently by each sandbox."""
     cpus = sorted(os.sched_getaffinity(0))
     start = os.getppid() % len(cpus)
     os.sched_setaffinity(0, (cpus[start:] + cpus[:start])[:MOST_CPUS])
 
 
 def run_init(request: dict, *, was_root: bool) -> int:
-    """Process 1: prepares the sandbox, runs the program in it, and gives its exit code."""
-    os.umask(0o022)  # the program is somebody else, and has to read what is made here
+    """Process 1: prepares the sandbox, runs the program in it, and returns its exit code."""
+    os.umask(0o022)  # the program is another user, and must read the files made here
     with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # where memory runs out, the kernel takes the sandbox first
-    stay_on_few_cpus()
+        file.write("1000")  # out of memory, the kernel kills the sandbox first
+    restrict_cpus()
     enter_root(
         request["visible"], request["folder"], request["folder_bytes"], request["folder_files"]
     )
@@ -214,25 +217,25 @@ def run_init(request: dict, *, was_root: bool) -> int:
     if program == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execv(request["command"][0], request["command"])
-    while True:  # orphans of the program are ours
+    while True:  # process 1 also reaps orphans of the program
         process, status = os.wait()
         if process == program:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
 
 
-def step_ahead() -> int:
-    """Makes the guard look in time on a busy machine, too; gives the niceness for the program."""
+def prioritise_guard() -> int:
+    """Gives the guard priority, also on a busy machine; returns the niceness of the program."""
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, niceness - AHEAD)
-    except PermissionError:  # which costs speed on a busy machine, so it is less
-        return niceness + BACK
+        os.setpriority(os.PRIO_PROCESS, 0, niceness + GUARD_NICENESS)
+    except PermissionError:
+        return niceness + PROGRAM_NICENESS  # a smaller difference: it slows the program down
     return niceness
 
 
 def read(proc: int, path: str) -> str:
-    """A file of /proc; empty where the process has just ended."""
+    """The content of a file of /proc; empty if the process has ended."""
     try:
         with open(os.open(path, os.O_RDONLY, dir_fd=proc)) as file:
             return file.read()
@@ -241,7 +244,7 @@ def read(proc: int, path: str) -> str:
 
 
 def threads_of(proc: int, process: str) -> list[str]:
-    """The threads of a process."""
+    """The threads of a process; none if it has ended."""
     try:
         folder = os.open(f"{process}/task", os.O_RDONLY, dir_fd=proc)
     except (FileNotFoundError, ProcessLookupError):
@@ -253,9 +256,9 @@ def threads_of(proc: int, process: str) -> list[str]:
 
 
 def processes_below(proc: int, init: int) -> list[str]:
-    """All descendants of process 1, which adopts those whose parents end; parents come first."""
+    """All descendants of process 1, which adopts orphans; parents come first."""
     found: dict[str, None] = {}
-    for _ in range(2):  # again: some may have been adopted meanwhile
+    for _ in range(2):  # twice: process 1 may have adopted some during the first pass
         pending = [str(init)]
         while pending:
             process = pending.pop()
@@ -267,13 +270,13 @@ def processes_below(proc: int, init: int) -> list[str]:
 
 
 def kilobytes(text: str, *names: str) -> int:
-    """The sum of some lines of a file of /proc, `NAME:  1234 kB`."""
+    """The sum of the named lines, `NAME:  1234 kB`, of a file of /proc."""
     lines = (line.partition(":") for line in text.splitlines())
     return sum(int(size.split()[0]) for name, _, size in lines if name in names)
 
 
 def living_thread(proc: int, process: str) -> tuple[str, str] | None:
-    """A thread of a process that has memory, and its status; the first one may have ended."""
+    """A thread with memory and its status; a process outlives its first thread."""
     for thread in threads_of(proc, process):
         status = read(proc, f"{process}/task/{thread}/status")
         if kilobytes(status, "VmRSS", "VmSwap") > 0:
@@ -281,32 +284,32 @@ def living_thread(proc: int, process: str) -> tuple[str, str] | None:
     return None
 
 
-def fair_kilobytes(proc: int, thread: str, status: str) -> int:
-    """What a process holds, of pages that it shares with others a fraction."""
+def proportional_kilobytes(proc: int, thread: str, status: str) -> int:
+    """Memory of a process, with its share of pages that it shares with others."""
     try:
         return kilobytes(read(proc, f"{thread}/smaps_rollup"), "Pss", "SwapPss")
     except PermissionError:
-        return kilobytes(status, "VmRSS", "VmSwap")  # too much at worst
+        return kilobytes(status, "VmRSS", "VmSwap")  # an upper bound
 
 
 def memory_below(proc: int, init: int, limit: int, kcmp: int) -> int:
-    """Bytes that the processes below process 1 hold together, page tables included.
+    """Bytes of memory of all processes below process 1, page tables included.
 
-    Quickly at first: pages that processes share count for each of them. If that is above the limit,
-    fairly; a process and what it starts share everything until that executes a program, and count
-    once, the parent first, since it keeps what they share. And once more: some may have changed.
+    The first, fast sum counts shared pages once per process. Above the limit, an exact sum counts
+    them in proportion. A process that has not called exec yet shares its parent's address space,
+    which then counts once, for the parent. A second exact sum excludes changes during the first.
     """
-    for fairly in (False, True, True):
+    for is_exact in (False, True, True):
         total = 0
         counted: list[str] = []
         for process in processes_below(proc, init):
             if (living := living_thread(proc, process)) is None:
                 continue
             thread, status = living
-            if not fairly:
+            if not is_exact:
                 total += kilobytes(status, "VmRSS", "VmSwap", "VmPTE")
             elif not any(same_memory(kcmp, thread, other) for other in counted):
-                total += fair_kilobytes(proc, thread, status) + kilobytes(status, "VmPTE")
+                total += proportional_kilobytes(proc, thread, status) + kilobytes(status, "VmPTE")
                 counted.append(thread)
         if total << 10 <= limit:
             break
@@ -314,40 +317,40 @@ def memory_below(proc: int, init: int, limit: int, kcmp: int) -> int:
 
 
 def same_memory(kcmp: int, thread: str, other: str) -> bool:
-    """Whether two threads share one address space (kcmp(2), whose number differs by machine)."""
+    """Whether two threads share one address space, by kcmp(2) with the machine's call number."""
     numbers = (ctypes.c_long(int(number)) for number in (kcmp, thread, other, KCMP_VM, 0, 0))
     return libc.syscall(*numbers) == 0
 
 
 def wait_for(init: int, proc: int, request: dict) -> str:
-    """Waits for process 1 to end; gives what has come first: `exit`, `timeout` or `memory`."""
+    """Waits for the first of three events: `exit` of process 1, `timeout` or `memory`."""
     end = time.monotonic() + request["wall_s"]
     limit = request["total_bytes"]
-    pause_s = LOOK_S
+    pause_s = SUM_INTERVAL_S
     while (left_s := end - time.monotonic()) > 0:
         if signal.sigtimedwait([signal.SIGCHLD], min(pause_s, left_s)) is not None:
             return "exit"
-        begun = time.process_time()
+        started = time.process_time()
         total = memory_below(proc, init, limit, request["kcmp"])
         if total > limit:
             return "memory"
-        near = LOOK_S * max(0.1, 1 - total / limit)
-        pause_s = max(near, 4 * (time.process_time() - begun))
+        shorter_s = SUM_INTERVAL_S * max(0.1, 1 - total / limit)
+        pause_s = max(shorter_s, 4 * (time.process_time() - started))
     return "timeout"
 
 
 def main() -> None:
-    """The guard."""
+    """Runs the guard."""
     request = json.loads(sys.argv[1])
     report = request["report"]
     os.set_inheritable(report, False)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     was_root = os.geteuid() == 0
     try:
-        niceness = step_ahead()
-        proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)  # out of sight soon
+        niceness = prioritise_guard()
+        proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)  # before the namespaces hide it
         if not os.path.exists("/proc/thread-self/children"):
-            raise OSError("cannot find processes: this kernel has no /proc/PID/task/TID/children")
+            raise OSError("cannot find processes: the kernel lacks /proc/PID/task/TID/children")
         if request["group"] is not None:
             enter_group(request["group"])
         enter_namespaces()

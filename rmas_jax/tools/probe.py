@@ -1,4 +1,4 @@
-"""Looks for holes in a sandbox, from inside it."""
+"""Tests a sandbox from inside: tries actions that must fail."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def holes(
     files: int,
     calls: Mapping[str, int],
 ) -> list[str]:
-    """What code can do here that it must not be able to; empty in a sandbox that holds.
+    """Forbidden actions that succeed here; none in a secure sandbox.
 
     Args:
-      folder: one of the host's that holds a file `secret`.
-      port: where somebody listens on the host's loopback.
-      processes: how many there may be.
-      memory_bytes: how much of it a process may have.
-      files: how many its folder may hold.
-      calls: the numbers of system calls that have to fail, and would not without arguments.
+      folder: a folder of the host with a file `secret`.
+      port: a port of the host's loopback with a listening server.
+      processes: limit on processes.
+      memory_bytes: limit on the memory of a process.
+      files: limit on the files of the sandbox's folder.
+      calls: name -> number of forbidden system calls that succeed without arguments elsewhere.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -83,28 +83,27 @@ def holes(
         os.close(descriptor)
 
     def see_others() -> None:
-        if os.getpid() > processes:  # a namespace of processes counts from one
-            return
-        raise OSError
+        if os.getpid() <= processes:  # a new namespace of processes counts from one
+            raise OSError
 
     def write_outside() -> None:
-        os.mkdir("/mark")
-        os.rmdir("/mark")
+        os.mkdir("/made-outside")
+        os.rmdir("/made-outside")
 
     actions: dict[str, Callable[[], object]] = {
         "reads files of the host": (Path(folder) / "secret").read_text,
-        "writes files of the host": (Path(folder) / "mark").touch,
+        "writes files of the host": (Path(folder) / "made-outside").touch,
         "writes outside its folder": write_outside,
         "connects to the host": connect,
         "sees processes of the host": see_others,
-        "takes more memory than it may": lambda: bytearray(2 * memory_bytes),
+        "exceeds its limit on memory": lambda: bytearray(2 * memory_bytes),
         "makes semaphores that outlive it": make_semaphores,
-        "holds memory that nothing maps": share_memory,
+        "holds shared memory without a mapping": share_memory,
         "widens pipes": widen_pipe,
-        "makes more files than it may": make_files,
+        "exceeds its limit on files": make_files,
         **{f"calls {name}": functools.partial(make_call, calls[name]) for name in calls},
         "makes namespaces": make_namespace,
-        "starts more processes than it may": start_processes,
+        "exceeds its limit on processes": start_processes,
     }
     found = []
     for name, action in actions.items():
@@ -116,8 +115,8 @@ def holes(
     return found
 
 
-def take_together(total_bytes: int) -> None:
-    """Holds half as much again as all processes together may, in two, for some seconds."""
+def exceed_total(total_bytes: int) -> None:
+    """Holds 1.5 times the limit on total memory in two processes, for some seconds."""
     done, report = os.pipe()
     for _ in range(2):
         if os.fork() == 0:
@@ -129,6 +128,6 @@ def take_together(total_bytes: int) -> None:
             del held
     os.close(report)
     for _ in range(2):
-        if not os.read(done, 1):  # the kernel has ended one of them
+        if not os.read(done, 1):  # the kernel has killed one of them
             sys.exit(KILLED)
     time.sleep(3)

@@ -20,7 +20,7 @@ class Call:
     """A call of a tool in a text."""
 
     tool: str  # of TOOLS
-    argument: str  # all between the tags, of which the last opening one counts
+    argument: str  # the text between the closing tag and the last opening one
     end: int  # of the closing tag in the text
 
 
@@ -56,7 +56,7 @@ def result_text(result: str, max_characters: int) -> str:
 
 
 def limit_text(calls: int) -> str:
-    """The text after a call that is not run, after the maximum of `calls`."""
+    """The text after a call beyond the maximum of `calls`, which is not run."""
     return (
         f" <result> [not run: {calls} tool calls have been made, and no more are allowed] </result>"
     )

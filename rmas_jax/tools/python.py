@@ -15,13 +15,13 @@ def run_python(
 ) -> str:
     """Runs code in the sandbox and returns its output, errors and ending as text.
 
-    Standard output comes first; then `[stderr]` with its content; `[exit_code] n` unless it is 0
-    (128 + signal after a signal); `[timeout] ...` at a limit on time; `[memory] ...` if all its
-    processes together exceed their limit; `[no output]` if all of these are missing. Some modules
-    of mathematics are imported already (`inside.PRELUDE`, sympy also as sp).
+    Standard output comes first; then `[stderr]` with its content; then one of `[exit_code] n`
+    unless it is 0 (128 + signal after a signal), `[timeout] ...` at a limit on time, and
+    `[memory] ...` at the limit on the memory of all processes; `[no output]` if there is nothing
+    else. Some mathematical modules are already imported (`inside.PRELUDE`, sympy also as sp).
 
     Args:
-      code: Python; may be indented as a whole, in Markdown's fences, or a session with prompts
+      code: Python; may be indented as a whole, in Markdown fences, or a session with prompts
         (`snippets`).
       limits: resource limits.
       unsafe_without_sandbox: runs the code with the caller's rights to files, network and

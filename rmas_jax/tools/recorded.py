@@ -46,7 +46,7 @@ def open_recorded(provider: SearchProvider | None, path: str | Path) -> Recorded
       path: of the JSON-lines file. A recording drops an incomplete last line.
 
     Raises:
-      FileNotFoundError: neither provider nor file.
+      FileNotFoundError: there is neither a provider nor a file.
       SearchError: not a regular file, or a line is no recorded search; names file and line.
     """
     path, recorded = Path(path), {}

@@ -24,19 +24,19 @@ from rmas_jax.tools.cgroup import memory_group
 ISOLATION = Path(__file__).with_name("isolation.py")
 INSIDE = Path(__file__).with_name("inside.py")
 PROBE = Path(__file__).with_name("probe.py")
-SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")  # what an interpreter links to
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")  # libraries of an interpreter
 ENVIRONMENT = {
     "LANG": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "1",  # others reserve 64 MiB of address space for each thread
-    "OMP_NUM_THREADS": "1",  # numpy starts a thread for each core, and threads count as processes
+    "MALLOC_ARENA_MAX": "1",  # further arenas reserve 64 MiB of address space per thread
+    "OMP_NUM_THREADS": "1",  # numpy starts a thread per core, and threads count as processes
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",
 }
 FOLDER = "/sandbox"  # the program's own, in the sandbox
 OPEN_FILES = 64  # pipes and sockets hold memory of their own: up to 0.3 MiB each
-SIGNALS = 256  # waiting ones, and timers
+SIGNALS = 256  # pending signals and timers
 CALLS_TO_PROBE = ("inotify_init1", "memfd_secret", "userfaultfd")  # succeed without arguments
-HOW_TO_GET_IT = (
+REQUIREMENTS = (
     "The sandbox needs Linux 5.14 or newer on x86_64 or aarch64, /proc, and user namespaces: on "
     "Ubuntu 24.04 or newer `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; in a container "
     "`docker run --privileged`, or a seccomp profile that allows namespaces and mounts. "
@@ -45,7 +45,7 @@ HOW_TO_GET_IT = (
 
 
 class SandboxError(InputError):
-    """Code cannot be run safely here; names the missing part and the remedy."""
+    """Code cannot run safely here; names the missing part and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PythonLimits:
         """Raises ValueError for an impossible limit."""
         for name, limit in dataclasses.asdict(self).items():
             if limit <= 0:
-                raise ValueError(f"PythonLimits.{name}={limit}: has to be above 0")
+                raise ValueError(f"PythonLimits.{name} must be above 0, got {limit}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Ended:
 
     stdout: str
     stderr: str
-    exit_code: int | None  # 128 + signal where one ended it; None at the wall limit, or of memory
+    exit_code: int | None  # 128 + signal after a signal; None at the limit on time or total memory
     out_of_memory: bool = False  # all its processes together exceeded their limit
 
 
@@ -93,13 +93,13 @@ class Streams:
 
 
 def run_program(code: str, limits: PythonLimits, *, sandboxed: bool = True) -> Ended:
-    """Runs Python code, and ends all processes that it has started.
+    """Runs Python code, and ends all processes that it started.
 
     Without a sandbox the code has the caller's rights to files, processes and network; time, memory
     and sizes of files are still limited.
 
     Raises:
-      SandboxError: the sandbox cannot be set up or does not hold; the code was not run.
+      SandboxError: the sandbox cannot be set up or is not secure; the code was not run.
     """
     if sandboxed:
         check_sandbox()
@@ -110,11 +110,11 @@ def _run(code: str, limits: PythonLimits, *, sandboxed: bool) -> Ended:
     resources = {  # limit -> soft and hard
         "RLIMIT_AS": (limits.memory_bytes, limits.memory_bytes),
         "RLIMIT_CORE": (0, 0),
-        "RLIMIT_CPU": (limits.cpu_s, limits.cpu_s + 1),  # the soft one's signal tells what it was
+        "RLIMIT_CPU": (limits.cpu_s, limits.cpu_s + 1),  # the soft limit has its own signal
         "RLIMIT_FSIZE": (limits.file_bytes, limits.file_bytes),
         "RLIMIT_NOFILE": (OPEN_FILES, OPEN_FILES),
     }
-    if sandboxed:  # elsewhere these would count all that the user has
+    if sandboxed:  # elsewhere these would count all processes and signals of the user
         count = limits.processes + (1 if os.geteuid() == 0 else 2)  # init; the guard, unless root
         resources["RLIMIT_NPROC"] = (count, count)
         resources["RLIMIT_SIGPENDING"] = (SIGNALS, SIGNALS)
@@ -143,10 +143,10 @@ def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
 
 
 def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
-    """Runs `inside` in its own namespaces (`isolation`); the exit code, or the limit reached."""
+    """Runs `inside` in new namespaces (`isolation`); the exit code, or the limit reached."""
     machine = _machine()
     report, report_end = os.pipe()
-    # The group is left once guard and init have ended: it has to be empty by then.
+    # The group is removed after guard and init have ended, which leaves it empty.
     with open(report, encoding="utf-8") as reader, memory_group(limits.total_bytes) as group:
         request = {
             "report": report_end,
@@ -174,7 +174,7 @@ def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
     if match := re.fullmatch(r"exit (\d+)", outcome):
         return int(match[1])
     why = outcome.partition("\n")[0] or _kept(streams.stderr, limits).strip() or "it was killed"
-    raise SandboxError(f"the sandbox cannot be set up: {why}. {HOW_TO_GET_IT}")
+    raise SandboxError(f"the sandbox cannot be set up: {why}. {REQUIREMENTS}")
 
 
 def _run_with_all_rights(limits: PythonLimits, streams: Streams) -> int | str:
@@ -191,11 +191,11 @@ def _run_with_all_rights(limits: PythonLimits, streams: Streams) -> int | str:
 
 
 def _machine() -> str:
-    """The kind of CPU, by which system calls are numbered."""
+    """The CPU architecture, which determines the numbers of system calls."""
     if (machine := os.uname().machine) in ARCHITECTURES:
         return machine
-    why = f"it filters system calls on {[*ARCHITECTURES]}, not on {machine}"
-    raise SandboxError(f"the sandbox cannot be set up: {why}. {HOW_TO_GET_IT}")
+    why = f"the machine must be one of {', '.join(ARCHITECTURES)}, got {machine}"
+    raise SandboxError(f"the sandbox cannot be set up: {why}. {REQUIREMENTS}")
 
 
 def _interpreter() -> list[str]:
@@ -226,7 +226,7 @@ def _start(command: Sequence[str], streams: Streams, **options: Any) -> subproce
 
 @contextlib.contextmanager
 def _ending(process: subprocess.Popen) -> Iterator[None]:
-    """At the end, ends a process and the others of its session."""
+    """Kills a process and its session on exit."""
     try:
         yield
     finally:
@@ -237,10 +237,10 @@ def _ending(process: subprocess.Popen) -> Iterator[None]:
 
 @functools.cache
 def check_sandbox() -> None:
-    """Tests once whether the sandbox works here and is secure.
+    """Tests once that the sandbox works here and is secure.
 
     Raises:
-      SandboxError: it is not; names the part.
+      SandboxError: it is not; names the failing part.
     """
     probe = PROBE.read_text(encoding="utf-8")
     numbers = call_numbers(_machine())
@@ -258,11 +258,11 @@ def check_sandbox() -> None:
         ended = _run(f"{probe}\nprint(*holes{facts}, sep=', ')", limits, sandboxed=True)
     if ended.exit_code != 0:
         why = f"exit code {ended.exit_code}, {ended.stderr.strip() or 'no error message'}"
-        raise SandboxError(f"Python does not run in the sandbox: {why}. {HOW_TO_GET_IT}")
+        raise SandboxError(f"Python does not run in the sandbox: {why}. {REQUIREMENTS}")
     if ended.stdout.strip():
-        raise SandboxError(f"code in the sandbox {ended.stdout.strip()}. {HOW_TO_GET_IT}")
+        raise SandboxError(f"code in the sandbox {ended.stdout.strip()}. {REQUIREMENTS}")
     limits = PythonLimits(wall_s=60, total_bytes=64 << 20)
-    ended = _run(f"{probe}\ntake_together({limits.total_bytes})", limits, sandboxed=True)
+    ended = _run(f"{probe}\nexceed_total({limits.total_bytes})", limits, sandboxed=True)
     if not ended.out_of_memory and ended.exit_code != 128 + signal.SIGKILL:
-        holes = "takes more memory than it may in several processes"
-        raise SandboxError(f"code in the sandbox {holes}. {HOW_TO_GET_IT}")
+        hole = "exceeds its limit on the memory of all processes"
+        raise SandboxError(f"code in the sandbox {hole}. {REQUIREMENTS}")

@@ -1,6 +1,6 @@
-"""The code in a model's text: without Markdown's fences, prompts and stray indentation.
+"""The code in a model's text: without Markdown fences, prompts and stray indentation.
 
-Nothing is run or imported here, and no more than one line is parsed.
+This module runs and imports no code, and parses at most one line of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARSED_CHARACTERS = 500  # of a first line
 def code_of(text: str) -> str:
     """The Python code in a text.
 
-    A text without the marks of chats and notebooks only loses outer blank lines and indentation.
+    A text without such marks loses only outer blank lines and indentation.
     """
     text = _unfenced(text)
     text = _without_prompts(textwrap.dedent(text).strip("\n"))
@@ -28,9 +28,9 @@ def code_of(text: str) -> str:
 
 
 def _unfenced(text: str) -> str:
-    """The content of the fenced blocks, one after another, where a text has some.
+    """The content of a text's fenced blocks, joined; the text itself if it has none.
 
-    A fence in a string of three quotes is part of the string; elsewhere no program has one.
+    A fence in a triple-quoted string is part of the string; no other code contains fences.
     """
     if (inline := _INLINE.fullmatch(text.strip())) and "\n" not in text.strip():
         return inline[2]
@@ -60,7 +60,7 @@ def _without_prompts(text: str) -> str:
 
 
 def _dedented(text: str) -> str:
-    """A text whose first line lost the indentation that all others kept, without that."""
+    """A text without the indentation that all lines but the first have in common."""
     first, _, rest = text.partition("\n")
     if not rest.strip() or first[:1].isspace() or len(first) > PARSED_CHARACTERS:
         return text

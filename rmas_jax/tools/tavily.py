@@ -11,7 +11,7 @@ from rmas_jax.tools.search import MAX_RESULTS, NEEDS_EXTRA, SearchError, SearchR
 
 KEY_VARIABLE = "TAVILY_API_KEY"
 ANSWERED = 200  # status
-WORTH_REPEATING = (429, 500, 502, 503, 504)  # too many requests; server errors
+REPEATED = (429, 500, 502, 503, 504)  # too many requests; server errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TavilySearch:
             if response.status_code == ANSWERED:
                 return _results(response)
             failure = f"status {response.status_code}"
-            if response.status_code not in WORTH_REPEATING:
+            if response.status_code not in REPEATED:
                 raise SearchError(f"{self.address}: {failure}")
         raise SearchError(f"{self.address}: {failure} in the last of {self.attempts} attempts")
 
@@ -70,13 +70,15 @@ def _results(response: Any) -> list[SearchResult]:
         pages = response.json()["results"]
         return [parse_result({**page, "text": page["content"]}) for page in pages]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise SearchError(f"an answer in another form: {response.text:.100}") from error
+        raise SearchError(
+            f"the response must be JSON with results, got {response.text:.100}"
+        ) from error
 
 
 def _key() -> str:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
-        raise SearchError(f"the environment variable {KEY_VARIABLE} is not set")
+        raise SearchError(f"the environment variable {KEY_VARIABLE} must be set")
     return key
 
 

@@ -1,8 +1,8 @@
 """Words of texts in any script, for search.
 
 In scripts with spaces, words are those of bm25s: two letters or more, in lower case, no English
-stop words. Chinese, Japanese, Korean, Thai and others join words, or add endings: there, every pair
-of adjacent characters is a word, as in Lucene's CJKAnalyzer.
+stop words. In Chinese, Japanese, Korean, Thai and other scripts, which join words or endings, every
+pair of adjacent characters is a word, as in Lucene's CJKAnalyzer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-# Of scripts that write words together; letters, and marks on them.
-_TOGETHER = (
+# Letters, and marks on them, of scripts that join words.
+_JOINED = (
     "\u0e01-\u0e3a\u0e40-\u0e4e"  # Thai
     "\u0e81-\u0edf"  # Lao
     "\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"  # Burmese
@@ -27,7 +27,7 @@ _TOGETHER = (
     "\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7fb"  # Korean
     "\ua000-\ua48c"  # Yi
 )
-_RUN = re.compile(f"[{_TOGETHER}]+")
+_RUN = re.compile(f"[{_JOINED}]+")
 
 
 def words_of(texts: Iterable[str], *, is_query: bool) -> list[list[str]]:
@@ -55,7 +55,7 @@ def words_of(texts: Iterable[str], *, is_query: bool) -> list[list[str]]:
 
 @functools.cache
 def _word_pattern() -> str:
-    """That of bm25s, with marks as parts of words: Hindi writes vowels as marks."""
+    """The pattern of bm25s, with marks as parts of words: Hindi writes vowels as marks."""
     codes = range(sys.maxunicode + 1)
     marks = "".join(chr(code) for code in codes if unicodedata.category(chr(code))[0] == "M")
     return rf"(?u)[\w{marks}]{{2,}}"

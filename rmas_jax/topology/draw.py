@@ -12,23 +12,23 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def as_text(topology: Topology) -> str:
-    """Stages from top to bottom, with the senders of each role."""
+    """Levels from top to bottom, with the senders of each role."""
     feedback = set(topology.feedback_edges)
     width = max(map(len, topology.order))
     lines = [f"{topology.name}: {len(topology.order)} agents, {len(topology.edges)} edges"]
-    for number, roles in enumerate(topology.stages, start=1):
+    for number, roles in enumerate(topology.levels, start=1):
         for role in roles:
             reads = ["question"] + [
-                f"{sender} (of the round before)" if (sender, role) in feedback else sender
+                f"{sender} (previous round)" if (sender, role) in feedback else sender
                 for sender in topology.senders(role)
             ]
-            says = "  => answers in the last round" if role == topology.answerer else ""
-            lines.append(f"  stage {number}  {role:<{width}}  <- {', '.join(reads)}{says}")
+            note = "  => answers in the last round" if role == topology.answerer else ""
+            lines.append(f"  level {number}  {role:<{width}}  <- {', '.join(reads)}{note}")
     return "\n".join(lines)
 
 
 def save_figure(topology: Topology, path: str | Path) -> None:
-    """Draws stages from left to right; feedback into the next round is dashed.
+    """Draws levels from left to right; feedback into the next round is dashed.
 
     Args:
       topology: the topology.
@@ -38,12 +38,12 @@ def save_figure(topology: Topology, path: str | Path) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     place = {
-        role: (stage, (len(roles) - 1) / 2 - i)
-        for stage, roles in enumerate(topology.stages)
+        role: (level, (len(roles) - 1) / 2 - i)
+        for level, roles in enumerate(topology.levels)
         for i, role in enumerate(roles)
     }
-    rows = max(map(len, topology.stages))
-    figure = Figure(figsize=(3.0 * len(topology.stages) + 0.6, 1.1 * rows + 1.2))
+    rows = max(map(len, topology.levels))
+    figure = Figure(figsize=(3.0 * len(topology.levels) + 0.6, 1.1 * rows + 1.2))
     axes = figure.add_subplot()
     for role, (x, y) in place.items():
         answers = role == topology.answerer
@@ -64,7 +64,7 @@ def save_figure(topology: Topology, path: str | Path) -> None:
             connectionstyle="arc3,rad=-0.35" if back else "arc3,rad=0",
         )
         axes.add_patch(arrow)
-    axes.set_xlim(-0.6, len(topology.stages) - 0.4)
+    axes.set_xlim(-0.6, len(topology.levels) - 0.4)
     axes.set_ylim(-rows / 2 - 0.7, rows / 2 + 0.3)
     axes.set_title(f"{topology.name} (dashed: into the next round)", fontsize=10)
     axes.axis("off")

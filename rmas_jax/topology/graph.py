@@ -30,40 +30,46 @@ class Topology:
     name: str
     order: tuple[str, ...]  # roles in the order of their stages
     edges: tuple[tuple[str, str], ...]  # (sender, receiver)
-    answerer: str  # the role that writes the answer; the last stage
+    answerer: str  # the role that writes the answer; the last in order
 
     def __post_init__(self) -> None:
-        for what, found, most in (
+        for part, found, most in (
             ("roles", self.order, MAX_ROLES),
             ("edges", self.edges, MAX_EDGES),
         ):
             if len(found) > most:
-                raise TopologyError(f"{self.name}: {what} must be at most {most}, got {len(found)}")
+                raise TopologyError(f"{self.name}: {part} must be at most {most}, got {len(found)}")
         if not self.order:
             raise TopologyError(f"{self.name}: order must have at least one role, got none")
         if len(set(self.order)) != len(self.order):
-            raise TopologyError(f"{self.name}: a role stands twice in {self.order}")
+            raise TopologyError(f"{self.name}: roles must be distinct, got {self.order}")
         for edge in self.edges:
             if unknown := set(edge) - set(self.order):
                 raise TopologyError(
-                    f"{self.name}: edge {edge} names {sorted(unknown)}; roles are {self.order}"
+                    f"{self.name}: edge {edge} must be between roles of {self.order}, got "
+                    f"{sorted(unknown)}"
                 )
         if self.answerer != self.order[-1]:
             raise TopologyError(
-                f"{self.name}: answerer {self.answerer!r} must be the last of {self.order}"
+                f"{self.name}: answerer must be the last of {self.order}, got {self.answerer!r}"
             )
         if repeated := {
             edge for edge, count in collections.Counter(self.edges).items() if count > 1
         }:
-            raise TopologyError(f"{self.name}: more than one edge {sorted(repeated)}")
+            raise TopologyError(
+                f"{self.name}: edges must be distinct, got twice {sorted(repeated)}"
+            )
         if not any(receiver == self.answerer for _, receiver in self.edges):
-            raise TopologyError(f"{self.name}: nothing reaches the answerer {self.answerer!r}")
+            raise TopologyError(
+                f"{self.name}: edges must lead to the answerer {self.answerer!r}, got none"
+            )
         connected = {self.answerer}
         for _ in self.order:
             connected |= {sender for sender, receiver in self.edges if receiver in connected}
         if unconnected := [role for role in self.order if role not in connected]:
             raise TopologyError(
-                f"{self.name}: no edges lead from {unconnected} to the answerer {self.answerer!r}"
+                f"{self.name}: edges must lead from every role to the answerer {self.answerer!r}, "
+                f"got none from {unconnected}"
             )
 
     def senders(self, role: str) -> tuple[str, ...]:
@@ -71,8 +77,8 @@ class Topology:
         return tuple(sender for sender, receiver in self.edges if receiver == role)
 
     @property
-    def stages(self) -> tuple[tuple[str, ...], ...]:
-        """Roles by stage: roles of one stage do not send to each other within a round."""
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """Roles by level: a role's senders within a round are of lower levels."""
         depth: dict[str, int] = {}
         for role in self.order:
             depth[role] = 1 + max(
@@ -80,7 +86,7 @@ class Topology:
             )
         count = 1 + max(depth.values())
         return tuple(
-            tuple(role for role in self.order if depth[role] == stage) for stage in range(count)
+            tuple(role for role in self.order if depth[role] == level) for level in range(count)
         )
 
     @property

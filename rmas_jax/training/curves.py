@@ -16,7 +16,7 @@ import numpy as np
 from rmas_jax.config import ConfigError
 from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.checksums import seal, unseal
-from rmas_jax.host.errors import InputError
+from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.processes import broadcast_from_first, is_first
 from rmas_jax.host.reading import GIBIBYTE, parse_json, read_bytes
 
@@ -67,7 +67,9 @@ class Curves:
                     and isinstance(row.get("series"), str)
                     and isinstance(row.get("step"), int)
                 ):
-                    raise InputError(f"{source}: must be a row with a series and a step")
+                    raise InputError(
+                        f"{source}: must be a row with a series and a step, got {shown(row)}"
+                    )
                 yield unseal(row, source=source, error=InputError)
             except InputError as error:
                 log.warning("%s; this row of the curves is left out", error)

@@ -18,7 +18,7 @@ from rmas_jax.team import Team
 
 
 class DivergedError(RuntimeError):
-    """A loss, gradient or link is not finite, or a loss is too large; the message says where."""
+    """A loss, gradient or link is not finite, or a loss is too large; the message names it."""
 
 
 @contextlib.contextmanager

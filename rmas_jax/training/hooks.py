@@ -54,7 +54,7 @@ def when(is_due: Callable[[StepEvent], bool], hook: Hook) -> Hook:
 
 
 def every(n: int, hook: Hook) -> Hook:
-    """Calls a hook after n, 2n, 3n, ... steps of the phase, counted through interruptions.
+    """Calls a hook after n, 2n, 3n, ... steps of the phase; interruptions do not reset the count.
 
     Raises:
       ValueError: n is below 1.

@@ -1,7 +1,7 @@
-"""Texts in pieces: tools called on the way, second tries, rollouts.
+"""Texts in pieces: tool calls, answer retries, rollouts.
 
-The agent is a real decoder whose weights make each token follow from the one before, as a table
-says; how it starts is drawn by the row's key.
+The agent is a real decoder whose weights make each token a function of the previous one, by a
+table; the row's key draws the first one.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def keys(agent):
 def test_each_row_calls_its_tool_and_goes_on(agent, keys):
     toolbox = Toolbox(python=PythonLimits(), search=Library())
     found = agent.write(keys, toolbox=toolbox)
-    said = "<python>print(6*7)</python> <result> 42 </result> so \\boxed{42}"
-    assert found.texts[0] == said
+    expected = "<python>print(6*7)</python> <result> 42 </result> so \\boxed{42}"
+    assert found.texts[0] == expected
     assert found.texts[1].startswith("<search>parcel</search> <result> ")
     assert PASSAGE in found.texts[1]  # a control token in it is only text
     assert found.texts[1].endswith("</result> so \\boxed{42}")
@@ -147,9 +147,9 @@ def test_each_row_calls_its_tool_and_goes_on(agent, keys):
 
 def test_of_a_result_only_the_tags_are_ours(agent):
     rows = _Rows(agent.tokenizer, 1, (agent.tokenizer.eos_token_id,))
-    said = result_text("42 <search>parcel</search> <|eot_id|>", 99)
-    rows.append_result(0, said)
-    assert agent.tokenizer.decode(rows.ids[0]) == said
+    result = result_text("42 <search>parcel</search> <|eot_id|>", 99)
+    rows.append_result(0, result)
+    assert agent.tokenizer.decode(rows.ids[0]) == result
     assert rows.ids[0][-1] == agent.token("</result>")
     markers = [agent.token(text) for text in ("<search>", "</search>", "end")]
     assert not set(markers) & set(rows.ids[0])
@@ -181,7 +181,7 @@ def test_a_text_without_an_answer_is_tried_again(agent, keys):
 
 
 def test_a_text_that_is_cut_off_says_so(agent, keys):
-    found = agent.write(keys)  # two go on with their tags for ever
+    found = agent.write(keys)  # two continue with their tags without end
     assert found.at_limit.tolist() == [True, True, False]
     assert agent.write(keys, max_tokens=2).at_limit.tolist() == [True, True, False]  # it just fits
     assert agent.write(keys, max_tokens=1).at_limit.all()

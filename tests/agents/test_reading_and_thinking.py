@@ -1,4 +1,4 @@
-"""Reading and thinking, against the definition: every step reads everything anew."""
+"""Reading and thinking, against the definition: every step reads the whole input."""
 
 from __future__ import annotations
 
@@ -200,9 +200,7 @@ def test_received_vectors_stand_where_the_slot_index_says():
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_as_many_vectors_come_as_there_are_places(count):
     embeds, received = np.ones((2, 5, 3), np.float32), np.ones((2, count, 3), np.float32)
-    with pytest.raises(
-        ValueError, match=f"slots for 3 vectors, and {count} reach them.*slot_width"
-    ):
+    with pytest.raises(ValueError, match=f"slots must hold {count} vectors, got 3: .*slot_width"):
         place(embeds, received, (-1, 0, 1, 2, -1))
 
 

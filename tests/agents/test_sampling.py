@@ -1,4 +1,4 @@
-"""Greedy text, against a loop that reads everything anew and against torch; rules and draws."""
+"""Greedy text, against a loop that reads the whole text at every step, and torch; rules, draws."""
 
 from __future__ import annotations
 
@@ -362,9 +362,9 @@ def test_greedy_text_pays_for_no_rule():
 
 
 def test_sampling_without_a_key_for_each_row_is_refused():
-    with pytest.raises(ValueError, match=r"temperature=0.5 needs a PRNG key.*2 rows: none given"):
+    with pytest.raises(ValueError, match=r"keys must be one per row \(2, .*=0.5, got none"):
         traced(SamplingConfig(temperature=0.5))
-    with pytest.raises(ValueError, match=r"2 rows: keys of shape \(3,\) given"):
+    with pytest.raises(ValueError, match=r"per row \(2, .*, got shape \(3,\)"):
         traced(SamplingConfig(temperature=0.5), keys=row_keys(jax.random.key(0), jnp.arange(3)))
 
 

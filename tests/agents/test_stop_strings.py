@@ -52,7 +52,7 @@ def test_a_text_is_stopped_where_it_has_a_string(tokenizer):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         for n, stopped in enumerate(stopped_after(table, ids), start=1):
             written = tokenizer.decode(ids[:n], clean_up_tokenization_spaces=False).lower()
-            if "\ufffd" in written:  # part of a character: the decoder cannot say yet
+            if "\ufffd" in written:  # part of a character, not yet decodable
                 continue
             assert stopped == any(string in written for string in STRINGS), (text, written)
             seen.add(stopped)
@@ -119,7 +119,7 @@ def test_an_id_behind_the_tokenizers_last_adds_nothing(tokenizer):
     limits = jnp.array([8, 8, 8])
     free = write(agent, embeds, limits, jnp.zeros((3, config.vocab_size), jnp.int32)).tokens
     first = int(free[0, 0])
-    # The last column that there is stops at once; the first token stands behind it.
+    # The last column stops at once; the first token follows it.
     narrow = jnp.zeros((2, first), jnp.int32).at[0, first - 1].set(1).at[1].set(1)
     wide = jnp.zeros((2, config.vocab_size), jnp.int32).at[:, :first].set(narrow).at[1].set(1)
     ours = write(agent, embeds, limits, narrow)

@@ -144,7 +144,7 @@ def test_fields_in_the_names_of_folders_are_fields_of_rows(tmp_path):
         (3, None),
     ]
     assert look_through(found, {"difficulty"}).fields >= {"difficulty", "topic", "question"}
-    # What stands in the row goes before.
+    # The row's own field takes precedence.
     write(tmp_path / "own" / "answer=9" / "p.jsonl", ROWS[:1])
     (own,) = data_files(tmp_path / "own").values()
     assert [row["answer"] for name, path in own.named for _, row in read_rows(name, path, [])] == [
@@ -183,8 +183,8 @@ def test_what_is_no_regular_file_is_refused_by_name(tmp_path, monkeypatch, kind,
             assert str(path) in refused(files_of_one_split, named)
 
 
-def test_a_split_in_a_form_that_is_not_read_is_refused(tmp_path):
-    """Else test rows would be taken from those of train, and nothing would say so."""
+def test_a_split_in_a_format_that_is_not_read_is_refused(tmp_path):
+    """Else test rows would be taken from those of train, without a warning."""
     write(tmp_path / "train.jsonl")
     (tmp_path / "test.csv").write_text("question,answer\n")
     message = refused(data_files, tmp_path)
@@ -195,12 +195,13 @@ def test_a_split_in_a_form_that_is_not_read_is_refused(tmp_path):
     "beside", ["heldout.jsonl", "latest.jsonl", "predictions/out.jsonl", "data.jsonl"]
 )
 def test_a_file_of_no_split_beside_files_of_train_is_refused(tmp_path, beside):
-    """Else what was held out would be trained on, and nothing would say so."""
+    """Else held-out rows would be trained on, without a warning."""
     write(tmp_path / "train.jsonl")
     write(tmp_path / beside)
     message = refused(data_files, tmp_path)
-    assert f"holds {beside}, whose name says no split" in message and "data.files" in message
-    # Who names the folder as that of one split has said what all of it is.
+    assert f"file names must have a split beside files of train, got {beside}" in message
+    assert "data.files" in message
+    # A folder named for one split has files of that split alone.
     assert {name for name, _ in files_of_one_split(tmp_path).named} == {"train.jsonl", beside}
     (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")
     assert names(tmp_path) == {"train": [beside], "test": ["test.jsonl"]}
@@ -209,11 +210,11 @@ def test_a_file_of_no_split_beside_files_of_train_is_refused(tmp_path, beside):
 def test_what_is_there_instead_of_data_is_named(tmp_path):
     (tmp_path / "data-00000-of-00001.arrow").touch()
     (tmp_path / "state.json").write_text("{}")
-    assert "it holds .arrow" in refused(data_files, tmp_path)
+    assert "got .arrow" in refused(data_files, tmp_path)
     for name in ("rows.csv", "rows.parquet.gz", "rows"):
         (tmp_path / name).touch()
         message = refused(data_files, tmp_path / name)
-        assert f"{name}: rows are read from .parquet, .jsonl, .ndjson, .json" in message
+        assert f"{name}: must be one of .parquet, .jsonl, .ndjson, .json" in message
 
 
 def test_packed_and_plain_files_of_one_folder_may_be_the_same_rows(tmp_path):
@@ -226,7 +227,7 @@ def test_folders_are_looked_through_within_bounds(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ENTRIES", 10)
     for i in range(11):
         write(tmp_path / f"{i}.jsonl")
-    assert "holds more than 10 files and folders" in refused(data_files, tmp_path)
+    assert "must hold at most 10 files and folders, got more" in refused(data_files, tmp_path)
 
 
 def test_folders_may_be_deeper_than_python_recurses(tmp_path):

@@ -1,4 +1,4 @@
-"""The relay dataset: word classes, splits, role texts, ceilings and the answer's form."""
+"""The relay dataset: word classes, splits, role texts, ceilings and the answer's format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def examples(split: str) -> list[dict]:
 
 
 def phrases_in(world: relay.World, split: str) -> set[tuple[int, int]]:
-    """Every phrase that stands anywhere in a split: questions, role texts and answers."""
+    """Every phrase in a split: in questions, role texts and answers."""
     first, second = ({word: i for i, word in enumerate(words)} for words in world.words)
     pairs = re.findall(r"(?=\b([A-Z]\w+) (\w+)\b)", json.dumps(examples(split)))
     return {(first[a], second[b]) for a, b in pairs if a in first and b in second}
@@ -48,8 +48,8 @@ def test_no_question_stands_in_two_splits():
     everything = [question for split in splits.values() for question in split]
     assert len(set(everything)) == len(everything)
     for field in ("question", "id"):
-        said = [item[field] for split in splits for item in examples(split)]
-        assert len(set(said)) == len(said)
+        texts = [item[field] for split in splits for item in examples(split)]
+        assert len(set(texts)) == len(texts)
 
 
 @pytest.mark.parametrize("split", SPLIT_SIZES)
@@ -97,7 +97,7 @@ def test_no_gate_mixes_the_classes(world):
 
 @pytest.mark.parametrize("split", ["validation", UNSEEN])
 def test_role_texts_follow_the_code_books(world, split):
-    """In round r the roles pass gates 3r + 1, 3r + 2 and 3r + 3, if there are so many."""
+    """In round r the roles pass gates 3r + 1, 3r + 2 and 3r + 3, if the question has them."""
     for item in examples(split)[::7]:
         now = asked(item)
         for gate in range(3 * relay.TEXT_ROUNDS):
@@ -106,9 +106,9 @@ def test_role_texts_follow_the_code_books(world, split):
                 now = tuple(book[w] for book, w in zip(world.books[role], now, strict=True))
             text = f"{world.words[0][now[0]]} {world.words[1][now[1]]}"
             left = relay.NUMBERS[max(item["difficulty"] - gate - 1, 0)]
-            said = item[FIELDS[role]][gate // 3]
-            assert said == f"{text}, {left} gates left"
-            assert relay.parse_answer(said) == text
+            found = item[FIELDS[role]][gate // 3]
+            assert found == f"{text}, {left} gates left"
+            assert relay.parse_answer(found) == text
         assert item["answer"] == f"{text}, no gates left"
 
 
@@ -143,7 +143,7 @@ def test_question_says_the_phrase_and_the_number_of_gates(world):
     wordings = set()
     for gates in range(1, relay.MAX_GATES + 1):
         for phrase in itertools.product(range(0, 96, 17), repeat=2):
-            question = relay.ask(world, phrase, gates)
+            question = relay.question_of(world, phrase, gates)
             text = world.text(phrase)
             count = f" {relay.NUMBERS[gates]} {'gate' if gates == 1 else 'gates'},"
             assert question.count(text) == question.count(count) == 1

@@ -1,4 +1,4 @@
-"""Files as data sets: every form of file, splits, bad rows, and what is refused."""
+"""Files as data sets: every format, splits, bad rows, and refusals."""
 
 import json
 
@@ -23,7 +23,7 @@ ROWS = [row(i) for i in range(COUNT)]
 
 
 def write(path, rows):
-    """A file of rows in the form that its name says."""
+    """A file of rows, in the format of its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -89,12 +89,12 @@ def test_a_published_data_set(tmp_path, monkeypatch, layout, name):
     found = everything(load(tmp_path, dataset=name))
     assert asked == [("RecursiveMAS/Sequential-Math", "dataset")]
     assert {row.question for row in found} == {row["question"] for row in ROWS}
-    # A local folder stands in its place.
+    # A local folder replaces it.
     local = everything(load(tmp_path, dataset=tmp_path / "snapshot"))
     assert local == found and len(asked) == 1
 
 
-# Rows as the release describes them, by topology; question and answer stand in all of them.
+# Rows as the release describes them, by topology; all have question and answer.
 SHAPES = {
     "sequential": {"planner": "plan", "critic": "refined_plan"},
     "mixture": {f: f"hie_{f}_expert" for f in ("math", "code", "science")},
@@ -120,7 +120,7 @@ def test_every_released_topology_finds_its_texts(tmp_path, topology):
 
 
 def test_without_the_hub_a_published_data_set_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"Mixture-Outer.*not available from the hub"):
+    with pytest.raises(DataError, match=r"Mixture-Outer.*nor available from the hub"):
         load(tmp_path, dataset="Mixture-Outer")  # the tests are offline
 
 
@@ -142,7 +142,7 @@ def test_splits_are_disjoint_and_depend_on_the_question_alone(tmp_path):
 def test_a_part_of_a_split(tmp_path):
     task = load(tmp_path, dataset=write(tmp_path / "rows.jsonl", ROWS))
     assert task.load("train[:5]") == task.load("train")[:5]
-    with pytest.raises(ValueError, match=r"'tset'.*'validation'"):
+    with pytest.raises(ValueError, match=r"'validation'.*'tset'"):
         task.load("tset")
 
 
@@ -159,8 +159,8 @@ def test_a_file_per_split(tmp_path):
     # What is tested is not trained on; of two test files, the first keeps a question.
     assert sizes == {"train": 38, "validation": 20, "test": 9, "test_hard": 2}
     assert [(bad.file, bad.line, bad.reason) for bad in task.bad_rows] == [
-        *(("d.jsonl", i, "the same question stands in test") for i in (1, 2, 3)),
-        *(("a.jsonl", i, "the same question stands in test_hard") for i in (1, 2)),
+        *(("d.jsonl", i, "the same question is in test") for i in (1, 2, 3)),
+        *(("a.jsonl", i, "the same question is in test_hard") for i in (1, 2)),
     ]
     assert "planner" not in task.load("test")[0].texts
     # Validation is taken from the training file, where it has no file of its own.
@@ -190,7 +190,7 @@ def test_copies_of_files_do_not_count_twice(tmp_path, copy, more):
         questions = sorted(row.question for row in alone.load(split))
         assert sorted(row.question for row in task.load(split)) == questions
     assert len(task.bad_rows) == COUNT + 9
-    assert {bad.reason.partition(" stands in ")[0] for bad in task.bad_rows} == {
+    assert {bad.reason.partition(" is in ")[0] for bad in task.bad_rows} == {
         "the same row",
         "the same question",
     }
@@ -226,7 +226,7 @@ def test_the_embedded_task_serves_other_roles(tmp_path):
     item = task.load("test[:1]")[0]
     assert item.texts["judge"] == (item.answer,) * 2
     assert len(set(item.texts["opener"])) > 1
-    with pytest.raises(DataError, match="4 rounds, not for 5"):
+    with pytest.raises(DataError, match=r"rounds must be at most 4 .*, got 5"):
         load_dataset(DataConfig(), roles=ROLES, rounds=5, data_dir=tmp_path)
 
 
@@ -238,7 +238,8 @@ def test_bad_rows_are_listed_and_left_out(tmp_path):
         task = load(tmp_path, dataset=file)
         bad = {bad.line: bad.reason for bad in task.bad_rows}
         assert set(bad) == {61, 63, 65, 66} and len(everything(task)) == COUNT + 1
-        assert bad[61] == "plan: empty" and bad[63] == "id: 'x' stands here twice"
+        assert bad[61] == "plan must not be empty"
+        assert bad[63] == "id must be unique, got 'x' again"
         assert bad[65].startswith("not JSON") and bad[66] == "a row must be an object, got [1]"
     assert {bad.file for bad in task.bad_rows} == {"rows.jsonl"}
 
@@ -289,36 +290,36 @@ def test_a_folder_that_leaves_open_what_is_read_is_refused(tmp_path):
         assert str(tmp_path / folder) in str(error.value) and "data.files" in str(error.value)
         return str(error.value)
 
-    write(tmp_path / "forms" / "a.jsonl", ROWS)
-    write(tmp_path / "forms" / "more" / "b.parquet", ROWS)
+    write(tmp_path / "formats" / "a.jsonl", ROWS)
+    write(tmp_path / "formats" / "more" / "b.parquet", ROWS)
     assert "must be of one format, got .parquet and .jsonl" in refused(
-        "forms", dataset=tmp_path / "forms"
+        "formats", dataset=tmp_path / "formats"
     )
     write(tmp_path / "tests" / "test.jsonl", ROWS)
-    assert "the splits test" in refused("tests", dataset=tmp_path / "tests")
+    assert "must include train, got test" in refused("tests", dataset=tmp_path / "tests")
     # A split that is given a folder has all of its files, so they must be of one split.
     both = tmp_path / "both"
     parts = {"train": ROWS[:40], "test": ROWS[40:]}
     files = {split: write(both / f"{split}.jsonl", rows) for split, rows in parts.items()}
     message = refused("both", files={"train": str(both)})
-    assert "the splits train, test" in message
+    assert "must be of one split, got train, test" in message
     assert load(tmp_path, files={split: str(file) for split, file in files.items()})
-    assert load(tmp_path, files={"train": str(tmp_path / "tests")})  # as it was said
+    assert load(tmp_path, files={"train": str(tmp_path / "tests")})  # as configured
 
 
 @pytest.mark.parametrize(
     ("rows", "config", "words"),
     [
-        ([], {}, ["question", "fields here are none"]),
-        ([row(1, plan="")], {}, ["none of its 1 rows", "line 1: plan: empty"]),
-        ([{"answer": "1"}], {}, ["no row has the question"]),
+        ([], {}, ["question", "got fields none"]),
+        ([row(1, plan="")], {}, ["got 1 bad ones", "line 1: plan must not be empty"]),
+        ([{"answer": "1"}], {}, ["the question must be in a field"]),
         (ROWS, {"columns": {"critic": "better"}}, ["critic", "better", "refined_plan"]),
         (
             ROWS,
             {"columns": {"judge": "plan"}},
             ["data.columns must be among", "planner", "got judge"],
         ),
-        (ROWS[:2], {}, ["no row is left for the split", "0.1 of 2 rows"]),
+        (ROWS[:2], {}, ["must have a row, got none", "0.1 of 2 rows"]),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_message(tmp_path, rows, config, words):
@@ -337,7 +338,7 @@ def test_files_that_cannot_be_read(tmp_path):
     for name, words in {
         "nowhere.jsonl": "must be relay, files",
         "Sequential-Maths": "Sequential-Math",
-        "empty": "holds no such file",
+        "empty": ", got none",
         "rows.csv": "parquet",
         "cut.json": "cannot be read",
         "cut.parquet": "cannot be read",
@@ -353,7 +354,7 @@ def test_validation_has_the_roles_of_training(tmp_path):
         "train": str(write(tmp_path / "a.jsonl", ROWS)),
         "validation": str(write(tmp_path / "b.jsonl", [{"question": "1 + 0?", "answer": "1"}])),
     }
-    with pytest.raises(DataError, match=r"b\.jsonl: has no texts of critic, planner"):
+    with pytest.raises(DataError, match=r"b\.jsonl: must have texts of critic, planner"):
         load(tmp_path, files=files)
 
 
@@ -366,4 +367,4 @@ def test_a_list_in_a_file_of_json_lines_is_told_by_its_first_line(tmp_path, inde
     file.write_text(json.dumps(ROWS, indent=indent))
     with pytest.raises(DataError) as error:
         load(tmp_path, dataset=file)
-    assert words in str(error.value) and "fields here" not in str(error.value)
+    assert words in str(error.value) and "got fields" not in str(error.value)

@@ -78,9 +78,11 @@ def test_further_fields_are_kept_as_text():
     columns = choose_columns(set(row), (), {}, where="file", further=further)
     found = to_example(row, columns, place="file:1", rounds=1)
     assert found.fields == {"options": '["a", "b"]', "source": "book", "year": "1999"}
-    with pytest.raises(DataError, match="file: no row has the field missing; fields here are ans"):
+    with pytest.raises(
+        DataError, match=r"fields of the benchmark must be among ans.*, got missing"
+    ):
         choose_columns(set(row), (), {}, where="file", further=("missing",))
-    with pytest.raises(ValueError, match="source: no text that can be written"):
+    with pytest.raises(ValueError, match="source must be valid UTF-8"):
         to_example(row | {"source": "\ud800"}, columns, place="file:1", rounds=1)
 
 
@@ -92,22 +94,22 @@ def test_a_role_without_texts_learns_the_answer():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"question": None}, "question: missing"),
-        ({"question": " \n"}, "question: empty"),
+        ({"question": None}, "question must be given, got none"),
+        ({"question": " \n"}, "question must not be empty"),
         ({"question": 7}, "question must be text, got 7"),
         ({"answer": ["4"]}, "answer must be text or a finite number, got ['4']"),
         ({"answer": True}, "answer must be text or a finite number, got True"),
-        ({"plan": ""}, "plan: empty"),
+        ({"plan": ""}, "plan must not be empty"),
         ({"plan": {"step": 1}}, "plan must be text"),
-        ({"plan": ["a", None]}, "plan: missing"),
+        ({"plan": ["a", None]}, "plan must be given, got none"),
         ({"plan": ["a", "b"]}, "plan must be one text, or one per round (3), got 2"),
         ({"plan": []}, "plan must be one text, or one per round (3), got 0"),
         (
             {"refined_plan": "as <<LATENT_PLANNER_SLOT>> says"},
-            "slot marker '<<LATENT_PLANNER_SLOT>>'",
+            "slot marker, got '<<LATENT_PLANNER_SLOT>>'",
         ),
-        ({"question": "\ue000planner\ue001"}, "question: holds the slot marker"),
-        ({"question": "\ud800"}, "question: no text that can be written"),
+        ({"question": "\ue000planner\ue001"}, "question must not hold a slot marker"),
+        ({"question": "\ud800"}, "question must be valid UTF-8"),
         ({"answer": math.nan}, "answer must be text or a finite number, got nan"),
         ({"answer": -math.inf}, "answer must be text or a finite number, got -inf"),
         ({"id": math.nan}, "id must be text or a finite number, got nan"),
@@ -194,7 +196,7 @@ def test_a_missing_column_is_named(present, chosen, words):
 def test_half_a_question_is_not_taken_for_one():
     """Alpaca's files: the instruction would be left out."""
     present = {"instruction", "input", "answer"}
-    with pytest.raises(DataError, match=r"rows.jsonl: the question would be input, .* instruction"):
+    with pytest.raises(DataError, match=r"rows.jsonl: the question must be in one field, got ins"):
         choose_columns(present, SEQUENTIAL, {}, where="rows.jsonl")
     for field in ("instruction", "input"):
         chosen = choose_columns(present, SEQUENTIAL, {"question": field}, where="rows.jsonl")

@@ -316,7 +316,7 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     how["answer_retry"] = answer_retry
     jax.clear_caches()
     rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
-    # The first batch compiles and runs again; the second one does so for its second try.
+    # The first batch compiles and runs again; the second one does so for its answer retry.
     assert len(runs) == 4 and runs[0] < runs[1] == runs[2] < runs[3] == compilations()
     runs.clear()
     contest(tmp_path / "again", ["recursive_mas"], **how)
@@ -342,7 +342,9 @@ def test_endings_of_answers_are_counted(contest, tmp_path):
     (row,), items = contest(tmp_path, ["no_latents"], **how)
     assert row["answer_retry"] == row["n"] and all(item["answer_retry"] for item in items)
     for item in items:
-        assert item["at_limit"] is (item["tokens"] == MAX_TOKENS + 1)  # and that of the second try
+        assert item["at_limit"] is (
+            item["tokens"] == MAX_TOKENS + 1
+        )  # and that of the answer retry
     assert row["at_limit"] == sum(item["at_limit"] for item in items) > 0
     assert row["unparsed"] == 0
 

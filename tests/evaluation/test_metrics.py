@@ -177,7 +177,12 @@ def test_repeated_intervals_cover_the_truth_where_pooled_ones_do_not():
 
 @pytest.mark.parametrize(
     ("correct", "asked", "message"),
-    [([], [], "0, 0"), ([1], [1, 1], "1, 2"), ([2], [1], "0 to all"), ([0], [0], "1 answer")],
+    [
+        ([], [], "got 0, 0"),
+        ([1], [1, 1], "got 1, 2"),
+        ([2], [1], r"correct from 0 to answers, for every item, got \[2\] of \[1\]"),
+        ([0], [0], r"answers must be at least 1, .* got \[0\] of \[0\]"),
+    ],
 )
 def test_repeated_interval_refuses_impossible_counts(correct, asked, message):
     with pytest.raises(ValueError, match=message):
@@ -185,5 +190,5 @@ def test_repeated_interval_refuses_impossible_counts(correct, asked, message):
 
 
 def test_paired_difference_refuses_items_that_do_not_fit():
-    with pytest.raises(ValueError, match="items: 1 for 2 answers"):
+    with pytest.raises(ValueError, match="items must be one per answer, 2, got 1"):
         paired_difference([True, False], [True, False], items=["a"])

@@ -62,7 +62,7 @@ WRONG = {
     ),
     "all NaN": (lambda x: x * np.nan, "4,096 of 4,096 numbers"),
     "empty": (lambda x: x[:0], r"must have numbers, got the shape \(0, 64\)"),
-    "turned": (lambda x: x[None], "are those of no form"),
+    "turned": (lambda x: x[None], "must be those of a link variant"),
 }
 
 
@@ -120,8 +120,8 @@ def test_the_commands_say_so(links, tmp_path, capsys, kind):
         lambda: convert([str(links), str(out / "again.pt")]),
     ):
         assert call() == BAD_INPUT
-        said = capsys.readouterr().err
-        assert NAME in said and said.count("\n") == 1
+        message = capsys.readouterr().err
+        assert NAME in message and message.count("\n") == 1
     assert not out.exists()
 
 

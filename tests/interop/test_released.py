@@ -246,7 +246,7 @@ def test_all_files_that_cannot_be_read_are_listed(release, tmp_path):
     head, *lines = refusal(load)
     assert head == "links that cannot be read:"
     for line, words in zip(
-        lines, ("asks for posix.mkdir", "not a file of torch.save", "no such file"), strict=True
+        lines, ("got posix.mkdir", "not a file of torch.save", "no such file"), strict=True
     ):
         assert words in line and str(folder) in line
     assert not mark.exists()
@@ -259,8 +259,8 @@ def test_all_links_of_a_wrong_width_are_listed(release):
     (folder / "learner").rename(folder / "expert")
     (folder / "third").rename(folder / "learner")
     assert refusal(load)[1:] == [
-        "  inner link expert is ln_res 32 -> 32, needed is ln_res 24 -> 24",
-        "  inner link learner is ln_res 24 -> 24, needed is ln_res 32 -> 32",
+        "  inner link expert must be ln_res 24 -> 24, got ln_res 32 -> 32",
+        "  inner link learner must be ln_res 32 -> 32, got ln_res 24 -> 24",
     ]
 
 
@@ -273,22 +273,22 @@ def test_links_of_other_roles_and_missing_edges_are_listed(release, tmp_path):
         "  outer link expert->learner is missing",
         "  outer link learner->expert is missing",
     ]
-    needed = "is not needed; needed are expert->learner, learner->expert"
-    assert lines[3] == f"  outer link reflector->toolcaller {needed}"
+    needed = "expert->learner, learner->expert"
+    assert lines[3] == f"  outer links must be {needed}, got reflector->toolcaller too"
 
 
-def test_links_of_another_form_are_refused(release, tmp_path):
+def test_links_of_another_variant_are_refused(release, tmp_path):
     folder, load = release
     lines = refusal(load, inner_link="mlp_res", outer_link="ln")
-    assert "  inner link expert is ln_res 24 -> 24, needed is mlp_res 24 -> 24" in lines
-    assert "  outer link expert->learner is ln_res 24 -> 32, needed is ln 24 -> 32" in lines
+    assert "  inner link expert must be mlp_res 24 -> 24, got ln_res 24 -> 24" in lines
+    assert "  outer link expert->learner must be ln 24 -> 32, got ln_res 24 -> 32" in lines
     save_links(tmp_path / "ours.safetensors", load())
     ours = {"links": str(tmp_path / "ours.safetensors"), "links_task_type": None}
     assert len(refusal(load, **ours, inner_link="mlp_res")) == 3
     state = read_state(tmp_path / "ours.safetensors")
     state["inner/learner/extra/kernel"] = np.zeros(2, np.float32)
     write_state(tmp_path / "more.safetensors", state)
-    with pytest.raises(CheckpointError, match="inner/learner are those of no form"):
+    with pytest.raises(CheckpointError, match="inner/learner must be those of a link variant"):
         load(links=str(tmp_path / "more.safetensors"))
     write_state(tmp_path / "one.safetensors", read_state(folder / "learner" / "adapter(math).pt"))
     with pytest.raises(CheckpointError, match=r"names must be of a system's links, .*, got '"):
@@ -349,6 +349,6 @@ def test_a_directory_wins_over_a_revision(hub, tmp_path, monkeypatch):
     folder, config = hub
     monkeypatch.chdir(tmp_path)
     write_role(tmp_path / "RecursiveMAS" / "expert@v1", {None: torch.nn.Identity()})
-    with pytest.raises(CheckpointError, match=r"/expert@v1/adapter\.pt: not an inner link"):
+    with pytest.raises(CheckpointError, match=r"/expert@v1/adapter\.pt: must be an inner link"):
         load_links_for(tiny_team(config), config)
     assert not (folder / "expert").exists()

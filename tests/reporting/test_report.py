@@ -266,7 +266,7 @@ def test_the_report_says_how_answers_ended_where_the_run_does(tmp_path, blank_fi
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):
-    with pytest.raises(RunFileError, match="no file of a run here"):
+    with pytest.raises(RunFileError, match="must hold files of a run"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -281,40 +281,40 @@ def without_column(rows, column):
         (
             "results.json",
             json.dumps(without_column(result_rows(), "seconds_per_item")),
-            r"results\.json row 2: missing column 'seconds_per_item'",
+            r"results\.json row 2: must have column 'seconds_per_item'",
         ),
-        ("results.json", "[{", r"results\.json: is not JSON"),
-        ("results.json", "{}", r"results\.json: is a JSON object, must be a list"),
-        ("results.json", "[1]", r"results\.json row 1: is a JSON number, must be an object"),
+        ("results.json", "[{", r"results\.json: must be JSON"),
+        ("results.json", "{}", r"results\.json: must be a list of rows, got a JSON object"),
+        ("results.json", "[1]", r"results\.json row 1: must be an object, got a JSON number"),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, rounds="1")]),
-            r"row 1: column 'rounds' is '1', must be int",
+            r"row 1: column 'rounds' must be int, got '1'",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, seconds_per_item=None)]),
-            r"row 1: column 'seconds_per_item' is None, must be float",
+            r"row 1: column 'seconds_per_item' must be float, got None",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, tokens_per_item=math.nan)]),
-            r"row 1: column 'tokens_per_item' is nan, must be finite",
+            r"row 1: column 'tokens_per_item' must be finite, got nan",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, accuracy=5.0)]),
-            r"row 1: column 'accuracy' is 5\.0, but 10 of 200 are correct",
+            r"row 1: column 'accuracy' must be 0\.0500, as 10 of 200 are correct, got 5\.0",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, n=0)]),
-            r"row 1: column 'correct' is 10 of 'n' 0",
+            r"row 1: column 'correct' must be from 0 to n=0, got 10",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10)] * 2),
-            r"row 2: recursive_mas, rounds 1, relay test, seed 0 is already in row 1",
+            r"row 2: .* distinct, got recursive_mas, rounds 1, relay test, seed 0 of row 1",
         ),
         (
             "results.json",
@@ -324,40 +324,44 @@ def without_column(rows, column):
                     result_row("recursive_mas", 1, "test", 1, 10, latent_steps=8),
                 ]
             ),
-            r"row 2: column 'latent_steps' is 8 .* elsewhere 4",
+            r"row 2: column 'latent_steps' must be 4 .*, got 8",
         ),
-        ("items.jsonl", '{"method": 1}\n', r"items\.jsonl line 1: missing columns 'rounds'"),
-        ("items.jsonl", "\nno\n", r"items\.jsonl line 2: is not JSON"),
-        ("timings.json", "[]", r"timings\.json: is a JSON list, must be an object; put back"),
-        ("timings.json", '{"a": "1"}', r"timings\.json: entry 'a' is '1', must be float; put back"),
-        ("timings.json", '{"a": NaN}', r"timings\.json: entry 'a' is nan, must be finite"),
+        ("items.jsonl", '{"method": 1}\n', r"items\.jsonl line 1: must have columns 'rounds'"),
+        ("items.jsonl", "\nno\n", r"items\.jsonl line 2: must be JSON"),
+        ("timings.json", "[]", r"timings\.json: must be an object, got a JSON list; put back"),
+        (
+            "timings.json",
+            '{"a": "1"}',
+            r"timings\.json: entry 'a' must be float, got '1'; put back",
+        ),
+        ("timings.json", '{"a": NaN}', r"timings\.json: entry 'a' must be finite, got nan"),
         ("timings.json", '{"a": 1e308, "crc32": "0"}', r"timings\.json: is damaged: its checksum"),
-        ("environment.json", '{"jax": "0.1', r"environment\.json: is not JSON: .*; put back"),
+        ("environment.json", '{"jax": "0.1', r"environment\.json: must be JSON: .*; put back"),
         ("config.yaml", "# crc32: 00000000\nseed: 1\n", r"config\.yaml: is damaged: .*; put back"),
         (
             "gradients.json",
             "[[]]",
-            r"gradients\.json row 1: is a JSON list, must be an object; put",
+            r"gradients\.json row 1: must be an object, got a JSON list; put",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, at_limit="3")]),
-            r"row 1: column 'at_limit' is '3', must be int; put back a copy, or delete it",
+            r"row 1: column 'at_limit' must be int, got '3'; put back a copy, or delete it",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10, seconds_per_item=10**400)]),
-            r"row 1: column 'seconds_per_item' is an integer of 40\d digits, must be finite",
+            r"row 1: column 'seconds_per_item' must be finite, got an integer of 40\d digits",
         ),
         (
             "results.json",
             json.dumps([result_row("recursive_mas", 1, "test", 0, 10) | {"crc32": "0"}]),
-            r"results\.json row 1: is damaged: its checksum must be .*, got '0'.* measured anew",
+            r"results\.json row 1: is damaged: its checksum must be .*, got '0'.* measured again",
         ),
         (
             "items.jsonl",
             json.dumps(item_rows()[0] | {"id": [1]}) + "\n",
-            r"items\.jsonl line 1: column 'id' is \[1\], must be text or a number; run the same",
+            r"items\.jsonl line 1: column 'id' must be text or a number, got \[1\]; run the same",
         ),
     ],
 )
@@ -381,7 +385,7 @@ def test_command_writes_the_report_and_prints_the_table(tmp_path, capsys, blank_
 
 def test_command_says_what_is_wrong(tmp_path, capsys):
     assert main([str(tmp_path / "absent")]) == 2
-    assert "absent: no file of a run here" in capsys.readouterr().err
+    assert "absent: must hold files of a run" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "RUN_DIR" in capsys.readouterr().out

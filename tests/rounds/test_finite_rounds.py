@@ -1,5 +1,5 @@
-"""Agents that yield NaN or infinity: every way through the rounds tells which, where and in which
-rows, and says nothing of those that do not."""
+"""Agents that yield NaN or infinity: all functions of rounds name the agent, stage and rows, and no
+other rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who hears whom in a mixture; `test_against_torch` holds every pattern to the definition."""
+"""The receivers in a mixture; `test_against_torch` compares every pattern with the definition."""
 
 from __future__ import annotations
 

@@ -100,9 +100,7 @@ def test_an_item_that_has_settled_goes_through_no_further_round(tiny_system):
     tiny, prompts = tiny_system, tiny_system.prompts()
     out = run(tiny.system, tiny.agents, tiny.links, prompts, rounds=ROUNDS)
     second = np.sort(np.asarray(out.change[1]))
-    tolerance = float(
-        second[:2].mean()
-    )  # one item stands still enough after two rounds, two do not
+    tolerance = float(second[:2].mean())  # one item has settled after two rounds, two have not
 
     @jax.jit
     def listened(tolerance, rounds):
@@ -117,7 +115,7 @@ def test_an_item_that_has_settled_goes_through_no_further_round(tiny_system):
     expected = np.where(settled[:, None, None], out.received[1], out.received[2])
     assert_close(received, expected)
     assert np.abs(out.received[2] - out.received[1]).max(axis=(1, 2)).min() > 0.05
-    for rounds in (1, 2, 3):  # as data: nothing is compiled anew
+    for rounds in (1, 2, 3):  # as data: no further compilation
         received, took = listened(0.0, rounds)
         assert_close(received, out.received[rounds - 1])
         assert took.tolist() == [rounds] * len(QUESTIONS)

@@ -130,14 +130,14 @@ def pipe(file):
 
 WHOLE_FILES = {
     "identity.json": "or remove ",
-    "timings.json": "delete it and run again: the inner loop is then done anew",
-    "steps.json": "delete it and run again: what was measured stays",
-    "results.json": "delete it and run again: everything is then measured anew",
+    "timings.json": "delete it and run again: the inner loop then runs again",
+    "steps.json": "delete it and run again: measurements are kept",
+    "results.json": "delete it and run again: everything is then measured again",
     "gradients.json": "delete it and run the same command again: the gradient norms are then",
     "environment.json": "delete it: the report is then written without it",
     "config.yaml": "delete it: the report is then written without it",
-    "links/aligned.safetensors": "delete it and run again: the inner loop is then done anew",
-    "links/trained.safetensors": "delete it and run again: the outer loop then goes on from",
+    "links/aligned.safetensors": "delete it and run again: the inner loop then runs again",
+    "links/trained.safetensors": "delete it and run again: the outer loop then continues from",
 }
 
 
@@ -200,8 +200,8 @@ def test_damaged_items_cost_their_measurement_which_is_made_anew(
     assert report([str(output / "quickstart")]) == (damage is not twice) * BAD_INPUT
     assert main(options(output)) == 0
     assert results(output) == expected
-    assert "evaluation: finished before, and done anew: " in caplog.text
-    assert "test[:4], seed 0, which is measured anew" in caplog.text
+    assert "evaluation: finished before, runs again: " in caplog.text
+    assert "test[:4], seed 0, which is measured again" in caplog.text
     assert "report ..." in caplog.text  # with the new seconds
     assert report([str(output / "quickstart")]) == 0
 
@@ -256,7 +256,7 @@ def test_damaged_states_are_read_again_and_a_damaged_checkpoint_costs_its_steps(
     assert main(options(output)) == BAD_INPUT  # it is the only one
     message = message_of(capsys)
     assert "all checkpoints are damaged (2)" in message and "this phase then starts anew" in message
-    assert caplog.text.count("are damaged and read again: their checksum is another") == 3
+    assert caplog.text.count("are damaged and read again: their checksum differs") == 3
     shutil.rmtree(folder / "checkpoints" / "on_policy")
     assert main(options(output)) == 0
     assert results(output) == results(undisturbed[1])

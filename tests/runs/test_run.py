@@ -389,7 +389,7 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
     config = load_config(CONFIG, [*TINY, *settings, untrained])
     team = load_team(config.system)
     save_links(file, start_links(team, start="identity", key=jax.random.key(0)))
-    assert "needed is mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
+    assert "must be mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
 
     resolved = resolve.resolve(config)
     files = resolved.files

@@ -1,4 +1,4 @@
-"""Gold answers that no answer can equal are said before agents are loaded."""
+"""Gold answers that no answer can equal are reported before agents are loaded."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.host.errors import BAD_INPUT
 
 CONFIG = "quickstart"
-MESSAGE = "10 of 10 gold answers must be one letter: B, (B), B: Paris, "
+MESSAGE = "gold answers must be one letter: B, (B), B: Paris, "
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_before_a_run(tmp_path, questions, capsys, monkeypatch):
     sets = [part for change in changes for part in ("--set", change)]
     assert run.main(["--config", CONFIG, *sets]) == BAD_INPUT
     message = capsys.readouterr().err
-    assert f"test: {MESSAGE}" in message and "got, as the first, '" in message
+    assert f"test: {MESSAGE}" in message and "got 10 others of 10, the first '" in message
     assert not (tmp_path / "runs" / "letters").exists()
 
 

@@ -81,7 +81,7 @@ def test_a_corpus_is_a_regular_file(tmp_path, kind):
 
 @pytest.mark.parametrize("text", ["", "a", "the of and", "?!"])
 def test_a_corpus_without_a_word_is_refused(text):
-    with pytest.raises(SearchError, match="no document has a word"):
+    with pytest.raises(SearchError, match="at least one document must have a word"):
         open_bm25([SearchResult("", "", text)])
     assert open_bm25([SearchResult("", "", text), SearchResult("", "", "word")]).search("word")
 
@@ -103,8 +103,8 @@ def test_the_same_words_find_the_same_in_every_index_in_the_order_of_the_corpus(
     [
         ('{"text": "a"}\n{"title": "b"}\n', "line 2: not an object"),
         ('{"text": "a"}\nnot json\n', "line 2: Expecting value"),
-        ("", "no documents"),
-        ("\n\n", "no documents"),
+        ("", "must hold at least one document"),
+        ("\n\n", "must hold at least one document"),
         ('{"text": "a"}\n{"text": ' + "[" * 10**5 + "]" * 10**5 + "}", "line 2: too deep nesting"),
         ('{"text": "a"}\n{"text": "\\ud800"}', "line 2: holds half of a surrogate"),
         ('[{"text": "a"}]', "line 1.*name a file with a list of rows .json"),

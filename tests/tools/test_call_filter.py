@@ -20,7 +20,7 @@ TESTS = {IF_EQUAL: int.__eq__, IF_ABOVE: int.__gt__, IF_AT_LEAST: int.__ge__}
 
 
 def verdict(machine: str, number: int, *arguments: int, architecture: int | None = None):
-    """What the filter says of a call, as the kernel would read it: None or the error's name."""
+    """The filter's verdict on a call, as the kernel would read it: None or the error's name."""
     if architecture is None:
         architecture = ARCHITECTURES[machine]
     padded = [*arguments, *[0] * (6 - len(arguments))]
@@ -69,7 +69,7 @@ def test_calls_of_another_architecture_fail(machine):
 
 
 SIGCHLD = 17
-THREAD = 0x3D0F00  # what pthread_create asks for
+THREAD = 0x3D0F00  # the flags of pthread_create
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_HUGETLB = 1, 2, 0x10, 0x20, 0x40000
 
 

@@ -1,4 +1,4 @@
-"""Against a real server on loopback, which answers what a test tells it to."""
+"""Against a real server on loopback, which sends the responses of each test."""
 
 import contextlib
 import json
@@ -93,7 +93,7 @@ def test_a_refusal_is_not_tried_again_and_the_key_is_not_told(server):
 @pytest.mark.parametrize("body", ["no json", "[]", "{}", '{"results": [{"title": "A"}]}', DEEP])
 def test_an_answer_in_another_form_is_an_error(server, body):
     server.answers = [(200, body)]
-    with pytest.raises(SearchError, match="another form"):
+    with pytest.raises(SearchError, match="must be JSON with results"):
         search(server)
 
 
@@ -106,7 +106,7 @@ def test_a_key_that_no_header_can_hold_is_not_told(server, monkeypatch):
 
 def test_without_key_or_library_there_is_no_provider(monkeypatch):
     monkeypatch.setenv("TAVILY_API_KEY", " ")
-    with pytest.raises(SearchError, match="TAVILY_API_KEY is not set"):
+    with pytest.raises(SearchError, match="TAVILY_API_KEY must be set"):
         open_tavily()
     monkeypatch.setenv("TAVILY_API_KEY", KEY)
     open_tavily()

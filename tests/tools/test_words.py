@@ -1,4 +1,4 @@
-"""Words: those of bm25s where words stand apart, pairs of characters where they do not."""
+"""Words: those of bm25s in scripts with spaces, pairs of characters in others."""
 
 import bm25s
 import pytest

@@ -27,16 +27,16 @@ def topology(**changes) -> Topology:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"order": ("a", "b", "a", "b")}, "twice in ('a', 'b', 'a', 'b')"),
-        ({"edges": (("a", "b"), ("b", "c"))}, "edge ('b', 'c') names ['c']"),
-        ({"answerer": "a"}, "answerer 'a' must be the last of ('a', 'b')"),
-        ({"answerer": "x"}, "answerer 'x' must be the last of ('a', 'b')"),
-        ({"edges": (("b", "a"),)}, "nothing reaches the answerer 'b'"),
-        ({"edges": ()}, "nothing reaches the answerer 'b'"),
-        ({"edges": (("a", "b"), ("a", "b"))}, "more than one edge [('a', 'b')]"),
+        ({"order": ("a", "b", "a", "b")}, "roles must be distinct, got ('a', 'b', 'a', 'b')"),
+        ({"edges": (("a", "b"), ("b", "c"))}, "edge ('b', 'c') must be between roles of"),
+        ({"answerer": "a"}, "answerer must be the last of ('a', 'b'), got 'a'"),
+        ({"answerer": "x"}, "answerer must be the last of ('a', 'b'), got 'x'"),
+        ({"edges": (("b", "a"),)}, "edges must lead to the answerer 'b', got none"),
+        ({"edges": ()}, "edges must lead to the answerer 'b', got none"),
+        ({"edges": (("a", "b"), ("a", "b"))}, "edges must be distinct, got twice [('a', 'b')]"),
         (
             {"order": ("a", "c", "b"), "edges": (("a", "b"), ("b", "c"), ("c", "c"))},
-            "no edges lead from ['c'] to the answerer 'b'",
+            "from every role to the answerer 'b', got none from ['c']",
         ),
     ],
 )
@@ -57,7 +57,7 @@ def test_roles_and_edges_are_limited():
         topology(order=(), edges=())
     many = names[:64]
     edges = tuple((sender, many[-1]) for sender in many)
-    assert len(topology(order=many, edges=edges, answerer=many[-1]).stages) == 2
+    assert len(topology(order=many, edges=edges, answerer=many[-1]).levels) == 2
 
 
 def test_edges_to_the_same_or_an_earlier_stage_feed_back():
@@ -76,12 +76,12 @@ def test_senders_stand_in_the_order_of_the_edges():
 
 def test_stages_are_roles_that_do_not_hear_each_other_in_a_round():
     mixture = load_topology("mixture")
-    assert mixture.stages == (("math", "code", "science"), ("summarizer",))
+    assert mixture.levels == (("math", "code", "science"), ("summarizer",))
     assert len(mixture.feedback_edges) == 3
-    assert load_topology("sequential").stages == (("planner",), ("critic",), ("solver",))
-    # Feedback does not order the stages of a round.
+    assert load_topology("sequential").levels == (("planner",), ("critic",), ("solver",))
+    # Feedback does not order the levels.
     edges = (("a", "b"), ("b", "a"), ("c", "c"), ("c", "b"))
-    assert topology(order=("a", "c", "b"), edges=edges).stages == (("a", "c"), ("b",))
+    assert topology(order=("a", "c", "b"), edges=edges).levels == (("a", "c"), ("b",))
 
 
 def test_the_sequential_loop_feeds_the_solver_back_to_the_planner():
@@ -132,7 +132,7 @@ def test_a_file_of_ones_own(write):
         ({"edges": ["a b"]}, "edges must be sender -> receiver, got 'a b'"),
         ({"edges": ["a -> b -> a"]}, "edges must be sender -> receiver"),
         ({"edges": ["a -> "]}, "edges must be sender -> receiver"),
-        ({"edges": ["a -> x"]}, "names ['x']"),
+        ({"edges": ["a -> x"]}, "got ['x']"),
         ({"name": "a/b"}, "name: a name must have 1 to 100 characters, letters"),
         ({"name": "n" * 101}, "name: a name must have 1 to 100 characters"),
         ({"order": ["a", "../b"]}, "order: a name must have 1 to 100 characters"),
@@ -167,14 +167,14 @@ def test_show_prints_and_draws(write, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mixture: 4 agents, 6 edges"
     assert lines[1].split() == (
-        ["stage", "1", "math", "<-", "question,", "summarizer", "(of", "the", "round", "before)"]
+        ["level", "1", "math", "<-", "question,", "summarizer", "(previous", "round)"]
     )
     assert lines[4].endswith("<- question, math, code, science  => answers in the last round")
     picture = (tmp_path / "mixture.svg").read_text()
     assert "<svg" in picture
 
     assert main([str(write(edges=[]))]) == BAD_INPUT
-    assert "nothing reaches the answerer" in capsys.readouterr().err
+    assert "edges must lead to the answerer" in capsys.readouterr().err
     assert main(["mixture", "--out", str(tmp_path / "mixture.abc")]) == BAD_INPUT
     assert "--out" in capsys.readouterr().err
 

@@ -159,7 +159,7 @@ def test_rows_of_like_length_are_read_together():
 
 
 def test_fewer_items_than_a_batch_are_refused(ragged):
-    with pytest.raises(ValueError, match="batch_size=13: there are 12 items"):
+    with pytest.raises(ValueError, match="at most the number of training items, 12, got 13"):
         Batches(ragged, batch_size=13, key=jax.random.key(0))
 
 

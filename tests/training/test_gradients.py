@@ -158,7 +158,7 @@ def test_every_link_and_every_crossing_agrees_with_torch(twins, pattern, mode):
     for name, by_round in their_crossings.items():
         for r in range(ROUNDS):
             if name in feedback and r == ROUNDS - 1:
-                assert norm(crossings[name][r]) == norm(by_round[r]) == 0  # nobody hears it
+                assert norm(crossings[name][r]) == norm(by_round[r]) == 0  # it has no receiver
             else:
                 assert error(crossings[name][r], by_round[r]) < TOLERANCE, (name, r)
 

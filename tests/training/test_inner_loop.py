@@ -86,7 +86,7 @@ def test_no_steps_leave_all_links_as_they_are(team_and_links, tmp_path):
 def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, monkeypatch):
     team, links = team_and_links
     monkeypatch.setattr(inner_loop, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
-    with pytest.raises(ValueError, match=r"outer links planner->critic, .*: no token to learn"):
+    with pytest.raises(ValueError, match=r"outer links planner->critic, .*: the sender's texts"):
         train(team, links, tmp_path / "metrics")
 
 
@@ -175,7 +175,7 @@ def test_states_that_are_not_finite_name_their_agent_and_are_not_kept(
 
 
 def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_path, monkeypatch):
-    """Texts that nobody reads: the links alone meet the token, as what they learn to predict."""
+    """Texts that no agent reads: only the links have the token, as a target."""
     team, links = team_and_links
     tokenizer = team.members["critic"].tokenizer
     token = tokenizer("plan about", add_special_tokens=False)["input_ids"][-1]

@@ -140,7 +140,7 @@ def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
 
 
 def test_faults_in_a_part_of_a_batch_are_those_of_the_batch(tiny, data):
-    """The second item alone meets a token whose embedding is NaN."""
+    """The second item alone has a token whose embedding is NaN."""
     phase = dataclasses.replace(PHASE, accumulation=2)
     batch = data.rows(np.arange(2))
     unread, read = 36, batch.targets["learner"].ids

@@ -45,8 +45,8 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
         benchmark = _own(config) if choice.name == OWN else _named(choice.name, where)
         if benchmark.name in found:
             raise ConfigError(
-                f"{where}: another benchmark is called {shown(benchmark.name)} too; name each "
-                "once, with all its splits"
+                f"{where}.name must be unique, got {shown(benchmark.name)} again; name each "
+                "benchmark once, with all its splits"
             )
         sampling = config.evaluation.sampling.over(benchmark.sampling).over(DEFAULT_ANSWERS)
         for field, message in sampling.conflicts():
@@ -64,7 +64,7 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
 
 
 def grader_of(benchmark: BenchmarkConfig) -> Grader:
-    """The grader of a benchmark, or the default of its type of task.
+    """The grader of a benchmark, or the default of its task type.
 
     Raises:
       ConfigError: see `find_grader`.
@@ -97,7 +97,7 @@ def _named(name: str, where: str) -> BenchmarkConfig:
         return shipped()[name]
     if not os.path.lexists(name):
         raise ConfigError(
-            f"{where}.name: must be {OWN}, one of {', '.join(shipped())}, or the path of a YAML "
+            f"{where}.name must be {OWN}, one of {', '.join(shipped())}, or the path of a YAML "
             f"file, got {shown(name, 300)}"
         )
     return load_benchmark_config(name)

@@ -35,9 +35,8 @@ class Grader:
     name: str
     compares: str  # in words, for tables and help
     function: Callable[[str, Example], Verdict]
-    gold: str = (
-        "text that does not end in a thinking block or an empty box"  # a gold answer's format
-    )
+    # Format of a gold answer, for errors.
+    gold: str = "text that does not end in a thinking block or an empty box"
     needs: Package | None = None
 
     def __call__(self, text: str, example: Example) -> Verdict:
@@ -72,7 +71,7 @@ GRADERS: dict[str, Grader] = {
 
 
 def default_grader(dataset: str, task_type: str | None) -> str:
-    """The default grader's name for a data set and a type of task."""
+    """The default grader's name for a data set and a task type."""
     if dataset == "relay":
         return "relay"
     return "choice" if task_type == "choice" else "text"
@@ -85,7 +84,7 @@ def find_grader(name: str, *, where: str) -> Grader:
       ConfigError: unknown grader, or it needs a package that is not installed.
     """
     if name not in GRADERS:
-        raise ConfigError(f"{where}: must be one of {', '.join(GRADERS)}, got {shown(name)}")
+        raise ConfigError(f"{where} must be one of {', '.join(GRADERS)}, got {shown(name)}")
     grader = GRADERS[name]
     if grader.needs is not None:
         try:
@@ -99,9 +98,9 @@ def find_grader(name: str, *, where: str) -> Grader:
 
 
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
-    """Warns of gold answers that a grader cannot read, for which no answer would be right.
+    """Warns of unreadable gold answers, which no answer equals.
 
-    A gold answer is unreadable if it is not graded right against itself.
+    A gold answer is unreadable if the grader does not find it right against itself.
 
     Args:
       grader: compares the answers.
@@ -115,8 +114,8 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
         if not unread:
             continue
         message = (
-            f"{split}: {len(unread)} of {len(items)} gold answers must be {grader.gold}; got, as "
-            f"the first, {shown(unread[0].answer)} in the row {shown(unread[0].id)}"
+            f"{split}: gold answers must be {grader.gold}, got {len(unread)} others of "
+            f"{len(items)}, the first {shown(unread[0].answer)} in the row {shown(unread[0].id)}"
         )
         if len(unread) == len(items):
             raise ConfigError(f"{message} (grader {grader.name})")

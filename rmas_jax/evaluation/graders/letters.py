@@ -37,7 +37,7 @@ _CONFIRMED = re.compile(
     r"(?:\s+(?:answer|option|choice|one))?[.!]?",
     re.IGNORECASE,
 )
-_COMMENT = re.compile(  # on the letter, or a further one: no option begins so, or few do
+_COMMENT = re.compile(  # on the letter, or a further one; options rarely begin with it
     r"\(?\s*(?:(?:or|and|nor|but\s+not|maybe|perhaps|vs|is|isn't|are|was|seems|(?:might|may"
     r"|could|would|cannot|can't)\s+be)\b|[&/|,;?→])",
     re.IGNORECASE,

@@ -13,8 +13,8 @@ from rmas_jax.evaluation.graders.verdict import Verdict, compared
 def expression_of(text: str) -> str | None:
     r"""The answer of a text, if it may be mathematics; None for prose without a box.
 
-    Without a box, the whole text must be an expression: a number in prose is ambiguous. So it has
-    no two letters in a row, except in names of LaTeX commands, and no sentence punctuation.
+    Without a box, the whole text must be an expression, as a number in prose is ambiguous: no two
+    letters in a row, except in names of LaTeX commands, and no sentence punctuation.
     """
     found = find_answer(text)
     if found is None:

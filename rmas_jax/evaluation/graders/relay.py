@@ -1,4 +1,4 @@
-"""Compares the final pass phrases of the embedded task."""
+"""Compares the final pass phrases of the embedded questions."""
 
 from __future__ import annotations
 

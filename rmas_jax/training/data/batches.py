@@ -47,18 +47,18 @@ def trim(data: TrainingData, *, text_width: int = 0) -> TrainingData:
 class Batches:
     """The batch of every step: a function of a key and the step alone.
 
-    So a resumed run reads the batches of an uninterrupted one, and no iterator has a state to save.
-    Rows of similar length form at most `BUCKETS` groups, each up to half as long as the one before
-    and padded to its own longest row: little padding, one program per group.
+    A resumed run therefore reads the batches of an uninterrupted one, and iterators have no state
+    to save. Rows of similar length are in at most `BUCKETS` groups, each up to half as long as the
+    previous one and padded to its longest row: little padding, one program per group.
 
     A group is a stream of epochs over its rows, each in a new order, cut into batches:
 
         a group of 3, batches of 2:   2 0 1 | 1 2 0 | ...   ->   (2 0) (1 1) (2 0) ...
 
-    So at every step the rows of a group have been read equally often, up to one, and a batch across
-    two epochs may hold a row twice. Groups take turns in proportion to their sizes, which grain
-    rounds to a hundredth of the smallest. An epoch of the split is only a number of steps: its rows
-    divided by the batch size, rounded up.
+    At every step, the numbers of reads of a group's rows differ by at most one; a batch across two
+    epochs may hold a row twice. Groups alternate in proportion to their sizes, which grain rounds
+    to a hundredth of the smallest. An epoch of the split is a number of steps: its rows divided by
+    the batch size, rounded up.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class Batches:
             rows = np.flatnonzero(np.min(shortest, axis=0) >= text_width)
         self.left_out = len(data) - len(rows)
         if len(rows) < batch_size:
-            why = f", {self.left_out} with texts of fewer than {text_width} tokens left out"
+            why = f" ({self.left_out} with texts of fewer than {text_width} tokens left out)"
             raise ConfigError(
-                f"batch_size={batch_size}: there are {len(rows)} items to train on"
-                f"{why if self.left_out else ''}"
+                f"batch_size must be at most the number of training items, {len(rows)}"
+                f"{why if self.left_out else ''}, got {batch_size}"
             )
         lengths = row_lengths(data)[rows]
         self.groups = [rows[group] for group in length_groups(lengths, batch_size)]
         trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
-        # Grain adds the epoch to a seed, so seeds must not be neighbours.
+        # Grain adds the epoch to a seed: adjacent seeds would share orders.
         random = np.random.default_rng(jax.random.key_data(key).tolist())
         seeds = random.integers(2**32, size=len(self.groups)).tolist()
         streams = [

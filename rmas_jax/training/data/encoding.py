@@ -14,6 +14,8 @@ from rmas_jax.data.examples import Example
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import (
+    FIRST,
+    LATER,
     StagePrompt,
     encode_piece,
     left_pad,
@@ -105,8 +107,8 @@ def encode_dialogues(
     role, tokenizer, prompt = member.role, member.tokenizer, member.template
     pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]
     questions = [example.question for example in examples]
-    around = [[encode_piece(tokenizer, text, questions) for text in form[0::2]] for form in pieces]
-    senders = [form[1::2] for form in pieces]
+    around = [[encode_piece(tokenizer, text, questions) for text in of[0::2]] for of in pieces]
+    senders = [of[1::2] for of in pieces]
     feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}
     learned = [example.texts_to_learn(role, topology.answerer) for example in examples]
     wrote = {  # by role, [N][R] token ids
@@ -116,10 +118,10 @@ def encode_dialogues(
     number: dict[tuple[tuple[int, ...], ...], int] = {}  # prompt and text -> row
     rows = []
     for r in range(rounds):
-        form = min(r, 1)
+        kind = FIRST if r == 0 else LATER
         for i in range(len(examples)):
-            read = [*around[form][0][i]]
-            for sender, after in zip(senders[form], around[form][1:], strict=True):
+            read = [*around[kind][0][i]]
+            for sender, after in zip(senders[kind], around[kind][1:], strict=True):
                 sent = r - (sender in feedback)
                 read += wrote[sender][i][sent] if sender in wrote and sent >= 0 else []
                 read += after[i]

@@ -66,8 +66,8 @@ def packing_groups(lengths: np.ndarray, width: int) -> list[np.ndarray]:
     """Indices of texts to pack together, longest first.
 
     One long text should not lengthen all rows: attention to a row of T tokens by an agent of width
-    D costs about T^2 / 6 D of its matrices' cost. So short groups of `length_groups` are joined as
-    far as the saved padding outweighs this.
+    D costs about T^2 / 6 D of its matrices' cost. Short groups of `length_groups` are therefore
+    joined only as far as the saved padding outweighs this cost.
     """
     groups = length_groups(lengths, 1)
 

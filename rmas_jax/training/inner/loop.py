@@ -104,7 +104,7 @@ def run_inner_loop(
     number = itertools.count()
     for i in range(config.repeats):
         if i:  # a thought of a role without texts predicts no token
-            assert data is not None  # it is there if there are repeats
+            assert data is not None  # given with repeats
             for role, rolled in rollout_states(team, links, data, rounds=rounds).items():
                 states[role] = states[role].with_part(*rolled)
         for part in ("inner", "outer"):  # outer links read the outputs of trained inner ones
@@ -119,9 +119,9 @@ def run_inner_loop(
                 }
             if empty := [name for name, pairs in pairs_by_link.items() if not len(pairs.ids)]:
                 raise ConfigError(
-                    f"{part} links {', '.join(empty)}: no token to learn from, as no token of the "
-                    "sender's texts is in the receiver's vocabulary; system.outer_start may be "
-                    "torch_default or identity"
+                    f"{part} links {', '.join(empty)}: the sender's texts must have a token of the "
+                    "receiver's vocabulary, got none; system.outer_start may be torch_default or "
+                    "identity"
                 )
             trainings = {
                 name: start_training(

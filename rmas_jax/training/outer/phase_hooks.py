@@ -36,7 +36,7 @@ class PhaseHooks:
     store: CheckpointStore
     curves: Curves
     unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # steps and metrics
-    clock: float | None = None  # time of the last row; None: not yet, as a program may compile
+    clock: float | None = None  # time of the last row; None: before it, where a program may compile
 
     def hooks(self) -> list[Hook]:
         """In order: links are checked and validated before they are saved."""
@@ -139,12 +139,12 @@ class PhaseHooks:
         loss = event.results.get("validation", {}).get("loss")
         self.store.save(event.done, event.state, validation_loss=loss)
 
-    def diverged(self, step: int, what: str) -> DivergedError:
+    def diverged(self, step: int, failure: str) -> DivergedError:
         """An error that names the step from which training can resume."""
         saved = self.store.steps()
         last = self.store.directory / str(saved[-1]) if saved else "none yet"
         return DivergedError(
-            f"phase {self.phase.name}, step {step}: {what}; last good checkpoint: {last}"
+            f"phase {self.phase.name}, step {step}: {failure}; last good checkpoint: {last}"
         )
 
 

@@ -91,7 +91,7 @@ class StateCache:
         with contextlib.ExitStack() as stack:
             plan = broadcast_from_first(lambda: self._plan(stack, key, role, like))
             if plan == WAIT:
-                log.info("waits for another run, which looks into or adds to %s", self.folder)
+                log.info("waits for another run, which reads or fills %s", self.folder)
             while plan == WAIT:
                 end_if_due("while another run read texts")
                 time.sleep(WAIT_S)
@@ -114,7 +114,7 @@ class StateCache:
         """State of the entry: found, ready to fill, without room, or locked by another run."""
         try:
             return self._prepare(stack, key, role, like)
-        except (OSError, ConfigError) as error:  # read-only, full, without locks, not our folder
+        except (OSError, ConfigError) as error:  # read-only, full, without locks, not a cache
             log.warning("states of %s are kept in memory: %s", role, error)
             return KEEP_IN_MEMORY
 
@@ -132,7 +132,7 @@ class StateCache:
             stack.close()
             return WAIT
         partial, entry = self.folder / PARTIAL, self.folder / key
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed run: nobody else has the lock
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed run, as this one has the lock
         if entry.exists():
             if (reason := _damage(entry, like)) is None:
                 _note_use(entry)
@@ -145,7 +145,7 @@ class StateCache:
         partial.mkdir()
         np.lib.format.open_memmap(partial / STATES, "w+", like.dtype, like.shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            with (partial / STATES).open("r+b") as file:  # a full disk is an error here, not later
+            with (partial / STATES).open("r+b") as file:  # a full disk fails here, not later
                 os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
         return MAKE
 
@@ -200,14 +200,14 @@ def fill(out: np.ndarray, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np
 
 
 def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
-    """Refuses states that neither the disk nor the memory has room for.
+    """Checks that states fit on the disk or in memory.
 
     Args:
       sizes: role -> bytes of its states, in order of creation.
       limit: disk budget in bytes; states beyond it stay in memory.
 
     Raises:
-      ConfigError: they exceed the machine's disk or memory.
+      ConfigError: states beyond the disk budget exceed the machine's memory.
     """
     kept, memory = {}, physical_memory()
     for role, size in sizes.items():
@@ -218,9 +218,9 @@ def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
     if sum(kept.values()) > memory:
         named = ", ".join(f"{role}: {size / GIBIBYTE:.2f} GiB" for role, size in kept.items())
         raise ConfigError(
-            f"states of texts that would be kept in memory ({named}) take more than the "
-            f"{memory / GIBIBYTE:.2f} GiB that this machine has: fewer items (inner.items) have "
-            "fewer states, and a larger inner.cache_gib keeps them on the disk"
+            f"states of texts in memory must be at most {memory / GIBIBYTE:.2f} GiB (this "
+            f"machine's), got {named}: lower inner.items, or raise inner.cache_gib to keep them on "
+            "the disk"
         )
 
 
@@ -259,9 +259,9 @@ def _damage(entry: Path, like: jax.ShapeDtypeStruct) -> str | None:
         check_regular(entry / STATES, at_most=None, error=ConfigError)  # a pipe never ends
         states = _open(entry, like)
         if states.shape != like.shape:
-            return f"their shape is {states.shape}, not {like.shape}"
+            return f"their shape must be {like.shape}, got {states.shape}"
         if _checksum(states) != record["crc32"]:
-            return "their checksum is another"
+            return "their checksum differs"
     except Exception as error:  # damaged files raise many kinds
         return str(error)
     return None

@@ -78,7 +78,7 @@ WHOLE = [
     ),
     *("#### B", "It is cheap.\n#### (B)"),
 ]
-# Behind thinking, or with more than this grader's second try is needed for.
+# After thinking, or beyond the pattern of this grader's answer retry.
 OTHER = [
     r"<think>\boxed{A}</think> \boxed{B}",
     "<think>A or C?</think>\n\nB",
