@@ -130,7 +130,14 @@ class Answerer:
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        listened = LISTEN[self.method.medium](self, prompts)
+        return self.write(LISTEN[self.method.medium](self, prompts), keys)
+
+    def write(self, listened: Listened, keys: Keys) -> BatchAnswers:
+        """The answers of the agent that has read all that precedes them.
+
+        Raises:
+          NonFiniteError: its numbers are NaN or infinite.
+        """
         how, rollouts = self.answering, []
         for of_rollout in keys:
             rollouts.append(

@@ -95,7 +95,9 @@ def other_messages(messages: Messages, senders: np.ndarray) -> dict[str, np.ndar
     return {name: vectors[:, senders] for name, vectors in messages.items()}
 
 
-def other_items(questions: Sequence[str], answers: Sequence[str], *, seed: int) -> np.ndarray:
+def other_items(
+    questions: Sequence[str], answers: Sequence[str], *, seed: int | Sequence[int]
+) -> np.ndarray:
     """For each item a random other one [N], whose question and gold answer both differ.
 
     Messages have M positions whatever the question, so lengths match by construction.
