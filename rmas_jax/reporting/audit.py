@@ -63,7 +63,7 @@ def render(
     yield (
         f"{declared['question']} Messages are replaced at the receiver's boundary, in "
         f"{declared['rounds']} rounds; senders stay as they are. The protocol was written before "
-        f"anything was measured (SHA-256 `{digest}`); it is at the end."
+        f"anything was measured (SHA-256 `{digest}`); all of it is in `{AuditFiles.protocol}`."
     )
     for split in dict.fromkeys(map(split_of, rows)):
         own_rows = [row for row in rows if split_of(row) == split]
@@ -72,12 +72,11 @@ def render(
         yield f"## {split}"
         yield decision(found, declared)
         yield _accuracies(split, own_rows, own_items, declared).to_markdown()
-        for table in effect_tables(found):
-            yield table.to_markdown()
-        if table := cell_table(found):
-            yield table.to_markdown()
+        tables = (overall_table(found), *place_tables(found), cell_table(found))
+        yield from (table.to_markdown() for table in tables if table)
     yield "## Protocol"
-    yield f"```json\n{json.dumps(declared, indent=1, sort_keys=True)}\n```"
+    brief = dict(declared) | {"conditions": len(declared["conditions"])}
+    yield f"```json\n{json.dumps(brief, indent=1, sort_keys=True)}\n```"
 
 
 def decision(found: Sequence[Effect], declared: Mapping[str, Any]) -> str:
@@ -139,46 +138,60 @@ def _accuracies(
     )
 
 
+def overall_table(found: Sequence[Effect]) -> Table | None:
+    """Effects on all edges in all rounds; None if not measured."""
+    lines = []
+    for effect in found:
+        if effect.place.scope == "all":
+            pair = effect.pair
+            smallest = "-" if effect.smallest is None else f"{100 * effect.smallest:.1f}"
+            p_value = f"{pair.p_value:.2g}"
+            lines.append((effect.name, str(pair.items), points(pair), p_value, smallest))
+    if not lines:
+        return None
+    return Table(
+        "Effects on all edges in all rounds",
+        ("effect", "questions", "points", "p", "smallest shown"),
+        tuple(lines),
+        note="Points are differences of accuracy with paired intervals over questions; p is of no "
+        "difference; the smallest difference is what so many questions, of which so many are "
+        "answered differently, show with a power of 80 %.",
+    )
+
+
 TITLES = {
-    "all": "Effects on all edges in all rounds",
-    "edge": "Effects of messages on one edge",
-    "round": "Effects of messages that arrive in one round",
+    "edge": "Effects of messages on one edge, in points",
+    "round": "Effects of messages that arrive in one round, in points",
 }
 
 
-def effect_tables(found: Sequence[Effect]) -> list[Table]:
-    """One table per scope, places by effects; cells have `cell_table`."""
+def place_tables(found: Sequence[Effect]) -> list[Table]:
+    """Places by effects: a table of edges and one of rounds."""
     tables = []
     for scope, title in TITLES.items():
-        lines = []
-        for effect in found:
-            if effect.place.scope == scope:
-                smallest = "-" if effect.smallest is None else f"{100 * effect.smallest:.1f}"
-                pair = effect.pair
-                lines.append(
-                    (
-                        _place(effect.place),
-                        effect.name,
-                        str(pair.items),
-                        points(pair),
-                        f"{effect.adjusted:.2g}",
-                        smallest,
-                    )
-                )
+        here = [effect for effect in found if effect.place.scope == scope]
+        names = list(dict.fromkeys(effect.name for effect in here))
+        by_place: dict[Place, dict[str, str]] = {}
+        for effect in here:
+            by_place.setdefault(effect.place, {})[effect.name] = _starred(effect)
+        lines = [
+            (_place(place), *(cells.get(name, "-") for name in names))
+            for place, cells in by_place.items()
+        ]
         if lines:
-            header = ("where", "effect", "questions", "points", "p (Holm)", "smallest shown")
-            note = (
-                "Points are differences of accuracy with paired intervals over questions; p is of "
-                "no difference, corrected within each effect of this table; the smallest "
-                "difference is what so many questions show with a power of 80 %."
-            )
-            tables.append(Table(title, header, tuple(lines), text_columns=2, note=note))
+            tables.append(Table(title, ("where", *names), tuple(lines), note=STAR))
     return tables
 
 
+STAR = "* p at most 0.05, by Holm's correction over the places of a column."
+
+
+def _starred(effect: Effect) -> str:
+    return points(effect.pair) + "*" * (effect.adjusted <= 0.05)
+
+
 def _place(place: Place) -> str:
-    parts = [place.edge or "all edges", f"round {place.round}" if place.round else "all rounds"]
-    return ", ".join(parts)
+    return place.edge or f"round {place.round}"
 
 
 def cell_table(found: Sequence[Effect]) -> Table | None:
@@ -191,15 +204,11 @@ def cell_table(found: Sequence[Effect]) -> Table | None:
     lines = []
     for edge in edges:
         of_edge = [cells.get(Place(edge, number)) for number in rounds]
-        shown = [
-            "-" if e is None else points(e.pair) + ("*" if e.adjusted <= 0.05 else "")
-            for e in of_edge
-        ]
-        lines.append((str(edge), *shown))
+        lines.append((str(edge), *("-" if e is None else _starred(e) for e in of_edge)))
     return Table(
         "Content-attributable gain by edge and round of arrival, in points",
         ("edge", *(f"round {number}" for number in rounds)),
         tuple(lines),
         text_columns=1,
-        note="* p at most 0.05 after Holm's correction over this table.",
+        note="* p at most 0.05, by Holm's correction over this table.",
     )
