@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import AuditConfig, ConfigError, RunConfig, load_config
@@ -78,7 +78,7 @@ def constant_links(links: Links) -> Links:
     """Outer links whose kernels are zero: their output is the same for every input."""
 
     def zeroed(path: tuple[jax.tree_util.KeyEntry, ...], leaf: jax.Array) -> jax.Array:
-        return np.zeros_like(leaf) if "kernel" in jax.tree_util.keystr(path) else leaf
+        return jnp.zeros_like(leaf) if "kernel" in jax.tree_util.keystr(path) else leaf
 
     return links.replace(outer=jax.tree_util.tree_map_with_path(zeroed, links.outer))
 
