@@ -21,8 +21,8 @@ class Name:
     @overload
     def __get__(self, files: None, owner: type) -> str: ...
     @overload
-    def __get__(self, files: RunFiles, owner: type) -> Path: ...
-    def __get__(self, files: RunFiles | None, owner: type) -> str | Path:
+    def __get__(self, files: RunFiles | AuditFiles, owner: type) -> Path: ...
+    def __get__(self, files: RunFiles | AuditFiles | None, owner: type) -> str | Path:
         return self.name if files is None else files.root / self.name
 
 
@@ -51,6 +51,7 @@ class RunFiles:
     results = Name("results.json")  # a row per measurement
     items = Name("items.jsonl")  # a line per question and measurement
     gradients = Name("gradients.json")
+    audit = Name("audit")  # a folder of `AuditFiles`
     # Reporting.
     report = Name("report.html")
     markdown = Name("report.md")
@@ -73,3 +74,15 @@ class RunFiles:
     def figure(self, name: str) -> Path:
         """The image file of a figure of the report."""
         return self.figures / f"{name}.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditFiles:
+    """Paths of the files of an audit."""
+
+    root: Path  # OUTPUT_DIR/NAME/audit
+
+    protocol = Name("protocol.json")  # declared before anything is measured
+    results = Name(RunFiles.results)  # a row per condition
+    items = Name(RunFiles.items)
+    markdown = Name(RunFiles.markdown)

@@ -306,9 +306,10 @@ def cut_at_ends(tokens: np.ndarray, ends: Sequence[int]) -> tuple[np.ndarray, np
     return np.where(before, tokens, 0), before.sum(axis=1)
 
 
-def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
+def run_naively(tiny, *, rounds, texts=None, teacher_forced=False, deliver=None):
     """What the rounds are by definition.
 
+    `deliver(edge, round, vectors)` gives the vectors [B, m, D] that a receiver reads instead.
     Returns the answerer's received vectors [R, B, S, D]; with texts, the answerer's losses [R, B];
     and the answerer's prompts of the last round, as embeddings.
     """
@@ -319,10 +320,11 @@ def run_naively(tiny, *, rounds, texts=None, teacher_forced=False):
         for role in topology.order:
             agent = agents[role]
             senders = tiny.slots(role, later=r > 0)
+            mail = {s: inbox[s, role] for s in senders}
+            if deliver is not None:
+                mail = {s: deliver((s, role), r, vectors) for s, vectors in mail.items()}
             bodies = [
-                tiny.body(
-                    role, question, later=r > 0, inbox={s: inbox[s, role][i] for s in senders}
-                )
+                tiny.body(role, question, later=r > 0, inbox={s: mail[s][i] for s in senders})
                 for i, question in enumerate(QUESTIONS)
             ]
             feed = functools.partial(_apply_link, system.inner[role], links.inner[role])

@@ -126,7 +126,7 @@ def test_channels(core):
 def test_a_turn(core):
     stages = core.stages()
     inbox = {name: of((B, M, core.system.width(name.split("->")[1]))) for name in core.system.outer}
-    arrived = jax.eval_shape(lambda s, i: arrivals(s, i, ROLE), stages, inbox)
+    arrived = jax.eval_shape(lambda s, i: arrivals(s, i, ROLE, index=0), stages, inbox)
     assert arrived.shape == (B, M, core.D)
     thoughts = jax.eval_shape(lambda s, x: think_turn(s, ROLE, x, kind=1), stages, arrived)
     assert thoughts.shape == (B, M, core.D)

@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": ("plan", "print the steps and the memory of a run without running it"),
     "ask": ("ask", "question a trained team, and inspect the vectors on its edges"),
     "report": ("report", "write the report of a run folder again"),
+    "compare": ("compare", "compare runs, question by question"),
     "topology": ("topology", "print and draw stages and edges"),
     "model": ("model", "load a checkpoint and generate text, as a test"),
     "convert": ("convert", "convert links from and to the released layout"),

@@ -4,6 +4,7 @@ Each field is declared once, with `option`: checking (`load_config`) and documen
 (`field_help`) both read that one description.
 """
 
+from rmas_jax.config.audit import AuditConfig
 from rmas_jax.config.benchmark import (
     DEFAULT_ANSWERS,
     AnswerConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "DEFAULT_ANSWERS",
     "MAX_ROUNDS",
     "AnswerConfig",
+    "AuditConfig",
     "BenchmarkChoice",
     "BenchmarkConfig",
     "ConfigError",

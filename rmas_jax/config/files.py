@@ -120,7 +120,8 @@ def _described(section: type, prefix: str) -> Iterator[tuple[str, Any, Option, s
         yield name, expected, field.metadata["option"], default
         item = next(iter(typing.get_args(expected)), None)
         if isinstance(item, type) and dataclasses.is_dataclass(item):
-            yield from _described(item, f"{name}.N.")
+            number = "N." if typing.get_origin(expected) is tuple else ""
+            yield from _described(item, f"{name}.{number}")
 
 
 # A problem is the path of a field and a message, whose subject is the field.

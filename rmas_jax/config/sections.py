@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 from collections.abc import Iterator
 
+from rmas_jax.config.audit import AuditConfig
 from rmas_jax.config.benchmark import AnswerConfig, BenchmarkChoice
 from rmas_jax.config.data import DataConfig
 from rmas_jax.config.fields import Section, option
@@ -122,6 +123,9 @@ class EvaluationConfig(Section):
         "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all",
         None,
         distinct=True,
+    )
+    audit: AuditConfig | None = option(
+        "a causal audit of what the messages carry; null: none", None
     )
 
 

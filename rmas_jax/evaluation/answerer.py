@@ -173,7 +173,14 @@ class Answerer:
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        listened = self.listen(prompts)
+        return self.write_rollouts(self.listen(prompts), keys)
+
+    def write_rollouts(self, listened: Listened, keys: Keys) -> BatchAnswers:
+        """The answers of the agent after all that precedes them.
+
+        Raises:
+          NonFiniteError: its logits are NaN or infinite.
+        """
         rollouts = [self.write(listened.prompt, of_rollout) for of_rollout in keys]
         written = rollouts[0].tokens
         return BatchAnswers(rollouts, listened.tokens + written, listened.steps + written)

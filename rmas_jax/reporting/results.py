@@ -7,7 +7,7 @@ have the same questions, so pooled intervals are over questions, not answers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
@@ -74,8 +74,7 @@ class Results:
         groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
         for row in rows:
             groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
-        metrics = {row["benchmark"]: metric_of(row) for row in rows}
-        self._answers = answers_by_result(items, metrics)
+        self._answers = answers_by_result(items, rows)
         self._metrics = {split_of(row): metric_label(row) for row in rows}
         self._results = {
             key: _pool(*key, group, self._answers.get(key, {})) for key, group in groups.items()
@@ -133,9 +132,10 @@ def metric_label(row: ResultRow) -> str:
 
 
 def answers_by_result(
-    items: Iterable[ItemRow], metrics: Mapping[str, str]
+    items: Iterable[ItemRow], rows: Iterable[ResultRow]
 ) -> dict[tuple[Split, str, int], Correctness]:
-    """The answers of each split, method and number of rounds; `metrics` by benchmark."""
+    """The answers of each split, method and number of rounds, by the metrics of their rows."""
+    metrics = {row["benchmark"]: metric_of(row) for row in rows}
     answers: dict[tuple[Split, str, int], Correctness] = {}
     for item in items:
         key = (split_of(item), item["method"], item["rounds"])

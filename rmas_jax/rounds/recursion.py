@@ -26,6 +26,7 @@ from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.rounds.channels import Channel
+from rmas_jax.rounds.interventions import Intervention
 from rmas_jax.rounds.stages import (
     Stages,
     Turn,
@@ -35,6 +36,7 @@ from rmas_jax.rounds.stages import (
     deliver,
     no_feedback,
     nothing_received,
+    present,
     prompt_input,
     rows_finite,
     scored_turn,
@@ -192,6 +194,7 @@ def listen(
     *,
     rounds: jax.Array | int,
     tolerance: jax.Array | float = 0.0,
+    intervention: Intervention | None = None,
 ) -> Outcome:
     """R rounds of thoughts, up to the answerer's input in the last one.
 
@@ -206,6 +209,7 @@ def listen(
       rounds: R, at least 1.
       tolerance: stops an item once its `Rounds.change` falls below this, independently of its
         batch; 0 disables early stopping.
+      intervention: replaces messages of the first R rounds or more; early stopping must be off.
 
     Raises:
       ValueError: see `check_prompts`.
@@ -221,7 +225,7 @@ def listen(
         took = jnp.broadcast_to(rounds, (batch,))
         fault = jnp.full(batch, -1, jnp.int32)
     else:
-        stages = begin(system, agents, channel, prompts)
+        stages = begin(system, agents, channel, prompts, intervention=intervention)
         prefix = stages.prefixes[role]
 
         def unfinished(carry: Any) -> jax.Array:
@@ -250,7 +254,11 @@ def listen(
         _, _, received, _, took, fault = jax.lax.while_loop(unfinished, body, start)
     # No item stops after the first of several rounds, so all read the same kind of prompt.
     kind = jnp.where(rounds == 1, FIRST, LATER)
-    return Outcome(prompt_input(prompt, prefix, received, kind=kind), took, fault)
+    there = None
+    if intervention is not None and steps:
+        there = intervention.present(prompt, role, index=rounds - 1)
+    read = prompt_input(prompt, prefix, received, kind=kind, present=there)
+    return Outcome(read, took, fault)
 
 
 def relative_change(before: jax.Array, received: jax.Array) -> jax.Array:
@@ -287,13 +295,22 @@ def _round(
     kind = jnp.where(index == 0, FIRST, LATER)
     inbox, scores, thoughts, finite = dict(feedback), {}, {}, []
     for role in topology.order:
-        arrived = arrivals(stages, inbox, role)
+        arrived = arrivals(stages, inbox, role, index=index)
         is_answerer = role == topology.answerer
         target: Targets | None = supervision.targets.get(role)
         if target is None:
             # In the last round the answerer writes, and its thoughts have no receiver.
             is_needed = not is_answerer or ~is_last
-            turn = Turn(think_turn(stages, role, arrived, kind=kind, is_needed=is_needed))
+            turn = Turn(
+                think_turn(
+                    stages,
+                    role,
+                    arrived,
+                    kind=kind,
+                    is_needed=is_needed,
+                    present=present(stages, role, index=index),
+                )
+            )
         else:
             turn = scored_turn(
                 stages,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from rmas_jax.agents.agent import Agent
@@ -20,6 +21,7 @@ from rmas_jax.models.vocabulary import check_array
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.conditional import cond_or_zeros
+from rmas_jax.rounds.interventions import Intervention
 from rmas_jax.rounds.supervision import Targets, TextScore, read_text, score_text
 from rmas_jax.topology import System, edge_name
 
@@ -33,6 +35,7 @@ class Stages(struct.PyTreeNode):
     prompts: Mapping[str, StagePrompt]  # by role, batch B
     prefixes: Mapping[str, Cache]  # by role; serve all rounds and the answer
     truncate_steps: int | None = struct.field(pytree_node=False, default=None)  # see `think`
+    intervention: Intervention | None = None  # None: messages arrive as they are sent
 
 
 class Turn(struct.PyTreeNode):
@@ -50,11 +53,12 @@ def begin(
     prefixes: Mapping[str, Cache] | None = None,
     *,
     truncate_steps: int | None = None,
+    intervention: Intervention | None = None,
 ) -> Stages:
     """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given."""
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
-    return Stages(system, agents, channel, prompts, prefixes, truncate_steps)
+    return Stages(system, agents, channel, prompts, prefixes, truncate_steps, intervention)
 
 
 def read_prefixes(
@@ -97,27 +101,52 @@ def check_prompts(
 
 
 def prompt_input(
-    prompt: StagePrompt, prefix: Cache, received: jax.Array, *, kind: jax.Array | int
+    prompt: StagePrompt,
+    prefix: Cache,
+    received: jax.Array,
+    *,
+    kind: jax.Array | int,
+    present: jax.Array | None = None,
 ) -> PromptInput:
-    """A prompt of a FIRST or LATER round with latents [B, S, D] in its slots."""
+    """A prompt of a FIRST or LATER round with latents [B, S, D] in its slots.
+
+    Slots where `present` [S] is False are as padding; None: all are present.
+    """
+    ids, valid = (jnp.take(x, kind, axis=1) for x in (prompt.body_ids, prompt.body_valid))
+    if present is not None:
+        slots = np.array(prompt.slot_index)  # -1 for a token, which takes the last entry
+        valid &= jnp.concatenate([present, jnp.ones(1, bool)])[None, slots]
     return PromptInput(
         prefix=prefix,
-        ids=jnp.take(prompt.body_ids, kind, axis=1),
-        valid=jnp.take(prompt.body_valid, kind, axis=1),
+        ids=ids,
+        valid=valid,
         received=received,
         slot_index=prompt.slot_index,
     )
 
 
-def arrivals(stages: Stages, inbox: Mapping[str, jax.Array], role: str) -> jax.Array:
+def arrivals(
+    stages: Stages, inbox: Mapping[str, jax.Array], role: str, *, index: jax.Array | int
+) -> jax.Array:
     """Vectors for a role's slots [B, S, D], from the latest vectors of all edges (by edge name).
 
-    The order is that of the slots in the prompt, which may differ from that of the edges.
+    The order is that of the slots in the prompt, which may differ from that of the edges. `index`
+    is the number of the round, from 0, for an intervention.
     """
     prompt, agent = stages.prompts[role], stages.agents[role]
     names = [edge_name((sender, role)) for sender in prompt.senders]
     nothing = jnp.zeros((prompt.body_ids.shape[0], 0, agent.width), agent.dtype)
-    return jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+    sent = jnp.concatenate([nothing, *(inbox[name] for name in names)], axis=1)
+    if stages.intervention is None:
+        return sent
+    return stages.intervention.arrives(prompt, role, sent, index=index)
+
+
+def present(stages: Stages, role: str, *, index: jax.Array | int) -> jax.Array | None:
+    """Which slot positions of a role hold a message, [S] bool; None: all, without intervention."""
+    if stages.intervention is None:
+        return None
+    return stages.intervention.present(stages.prompts[role], role, index=index)
 
 
 def think_turn(
@@ -127,6 +156,7 @@ def think_turn(
     *,
     kind: jax.Array | int,
     is_needed: jax.Array | bool = True,
+    present: jax.Array | None = None,
 ) -> jax.Array:
     """A turn without a text: reads the prompt with the received vectors, and thinks.
 
@@ -138,6 +168,7 @@ def think_turn(
       arrived: [B, S, D], from `arrivals`.
       kind: of the round, FIRST or LATER.
       is_needed: whether to think; zeros if not.
+      present: see `prompt_input`.
 
     Returns:
       Thoughts [B, M, D].
@@ -145,7 +176,7 @@ def think_turn(
     steps = stages.system.latent_steps
 
     def thoughts() -> jax.Array:
-        hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
+        hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1, present=present)
         return _think(stages, role, hidden, cache)
 
     if is_needed is True:
@@ -194,9 +225,17 @@ def scored_turn(
 
 
 def _read(
-    stages: Stages, role: str, arrived: jax.Array, *, kind: jax.Array | int, room: int
+    stages: Stages,
+    role: str,
+    arrived: jax.Array,
+    *,
+    kind: jax.Array | int,
+    room: int,
+    present: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
-    prompt = prompt_input(stages.prompts[role], stages.prefixes[role], arrived, kind=kind)
+    prompt = prompt_input(
+        stages.prompts[role], stages.prefixes[role], arrived, kind=kind, present=present
+    )
     return read_body(stages.agents[role], prompt, room=room)
 
 

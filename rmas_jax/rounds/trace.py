@@ -105,8 +105,8 @@ def trace_rounds(
 
     for index in range(rounds if system.latent_steps else 0):
         for role in topology.order[:-1]:
-            turn(index, role, arrivals(stages, inbox, role))
-        arrived = arrivals(stages, inbox, answerer)
+            turn(index, role, arrivals(stages, inbox, role, index=index))
+        arrived = arrivals(stages, inbox, answerer, index=index)
         before = received if index else jnp.zeros_like(arrived)
         change.append(np.asarray(relative_change(before, arrived)))
         received = arrived

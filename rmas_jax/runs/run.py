@@ -1,15 +1,16 @@
 """A run: from its configuration to its report.
 
 Steps run in order, and finished ones are skipped: inner loop, outer loop (its phases resume from
-their checkpoints), evaluation (resumes batch by batch), gradient norms, report. All files are under
-OUTPUT_DIR/NAME; a finished run is only read. If `system.links` names links, training starts from
-these, and the inner loop leaves the outer ones unchanged; without training they are evaluated
-unchanged.
+their checkpoints), evaluation (resumes batch by batch), gradient norms, audit, report. All files
+are under OUTPUT_DIR/NAME; a finished run is only read. If `system.links` names links, training
+starts from these, and the inner loop leaves the outer ones unchanged; without training they are
+evaluated as they are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 import jax
 
 from rmas_jax.config import RunConfig
+from rmas_jax.evaluation.audit import audit
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.methods import planned_methods
@@ -31,8 +33,9 @@ from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.reporting import report
+from rmas_jax.reporting.audit import write_audit
 from rmas_jax.reporting.run_directory import Run, read_run
-from rmas_jax.run_files import RunFiles
+from rmas_jax.run_files import AuditFiles, RunFiles
 from rmas_jax.runs.folder import MEASURED, TRAINED_WAY_OUT, RunStep, missing, open_folder
 from rmas_jax.runs.resolve import (
     Resolved,
@@ -53,6 +56,7 @@ from rmas_jax.training.states.cache import StateCache
 # Names of the steps, also in the file of their seconds.
 INNER, OUTER, EVALUATION, GRADIENTS = "inner loop", "outer loop", "evaluation", "gradient norms"
 ALIGNED_WAY_OUT = "put back a copy, or delete it and run again: the inner loop then runs again"
+AUDIT = "audit"
 log = logging.getLogger(__name__)
 
 
@@ -96,6 +100,8 @@ def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
         folder.do(EVALUATION, lambda: measure(resolved, aligned, trained))
         if GRADIENTS in folder.steps:
             folder.do(GRADIENTS, lambda: measure_gradients(resolved, trained))
+        if AUDIT in folder.steps:
+            folder.do(AUDIT, lambda: audit_messages(resolved, trained))
         measured = on_all(lambda: read_run(files.root))
         folder.do(report.STEP, lambda: broadcast_from_first(lambda: report.write(measured)))
     return FinishedRun(
@@ -127,6 +133,8 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
     ]
     if config.evaluation.gradient_batch_size and config.system.latent_steps:
         steps.append(RunStep(GRADIENTS, lambda: missing(files.gradients)))
+    if config.evaluation.audit is not None:
+        steps.append(RunStep(AUDIT, lambda: missing(AuditFiles(files.audit).markdown), chosen))
     return [*steps, RunStep(report.STEP, lambda: missing(files.report, files.markdown), chosen)]
 
 
@@ -241,6 +249,25 @@ def measure_gradients(resolved: Resolved, trained: Links) -> None:
     )
     text = json.dumps([seal(row) for row in norms], indent=2)
     broadcast_from_first(lambda: write_atomic(resolved.files.gradients, text))
+
+
+def audit_messages(resolved: Resolved, trained: Links) -> None:
+    """Measures what the messages carry; writes the audit's files and its report."""
+    config, files = resolved.config, resolved.files
+    assert config.evaluation.audit is not None
+    audit(
+        resolved.team,
+        trained,
+        resolved.benchmarks,
+        files.audit,
+        config.evaluation.audit,
+        rounds=config.evaluation.audit.rounds or config.system.rounds,
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+        links_digest=hashlib.sha256(files.trained_links.read_bytes()).hexdigest(),
+        progress=_shows_progress(config),
+    )
+    broadcast_from_first(lambda: write_audit(files.audit))
 
 
 def run_curves(resolved: Resolved) -> Curves:

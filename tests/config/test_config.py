@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -402,7 +403,7 @@ def dotted_names(section: type, prefix: str = "") -> list[str]:
     for field in dataclasses.fields(section):
         inner = next((t for t in getattr(field.type, "__args__", ()) if t is not ...), field.type)
         if dataclasses.is_dataclass(inner):
-            number = "" if inner is field.type else "N."
+            number = "N." if typing.get_origin(field.type) is tuple else ""
             names += dotted_names(inner, f"{prefix}{field.name}.{number}")
         else:
             names.append(prefix + field.name)
@@ -412,7 +413,8 @@ def dotted_names(section: type, prefix: str = "") -> list[str]:
 def test_help_lists_every_field_with_its_meaning():
     lines = field_help().splitlines()
     described = {line.partition(":")[0] for line in lines[::2]}
-    assert described == {*dotted_names(RunConfig), "outer.phases", "evaluation.benchmarks"}
+    whole = {"outer.phases", "evaluation.benchmarks", "evaluation.audit"}
+    assert described == {*dotted_names(RunConfig), *whole}
     assert all(line.startswith("    ") and line.strip() for line in lines[1::2])
     assert "seed: an integer of at least 0 and at most 4294967295 (default 0)" in lines
     assert "inner.steps: an integer of at least 0 and at most 10000000 (required)" in lines

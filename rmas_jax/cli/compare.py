@@ -1,0 +1,45 @@
+"""Compares runs, question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmas_jax.cli.command import command_parser, exit_code_of
+from rmas_jax.config import ConfigError
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.writing import check_output_file
+from rmas_jax.reporting.compare import compare_runs
+from rmas_jax.reporting.run_directory import read_run
+from rmas_jax.reporting.table import Table
+
+DESCRIPTION = """\
+Compare runs with the first one, on every benchmark, split, method and number of rounds that they
+share: paired by question, with intervals, corrected p-values, the smallest difference that so many
+questions could show, and the paper's value where it has one.
+"""
+EXAMPLES = """\
+rmas compare runs/quickstart runs/longer
+rmas compare runs/a runs/b runs/c --markdown comparison.md
+"""
+
+
+def show(directories: Sequence[str], markdown: str | None) -> None:
+    """Prints the comparison; also writes it as Markdown, if asked."""
+    if markdown is not None:
+        check_output_file(markdown, option="--markdown", error=ConfigError)
+    found = list(compare_runs([read_run(directory) for directory in directories]))
+    print("\n\n".join(part.to_text(200) if isinstance(part, Table) else part for part in found))
+    if markdown is not None:
+        parts = [part.to_markdown() if isinstance(part, Table) else part for part in found]
+        write_atomic(Path(markdown), "\n\n".join(parts) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    parser = command_parser("compare", DESCRIPTION, examples=EXAMPLES)
+    parser.add_argument("first", metavar="RUN", help="folder of the first run (runs/NAME)")
+    parser.add_argument("others", metavar="RUN", nargs="+", help="folders of other runs")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the comparison there")
+    options = parser.parse_args(arguments)
+    return exit_code_of(lambda: show([options.first, *options.others], options.markdown))

@@ -1,0 +1,404 @@
+"""A causal audit of a channel: accuracy with other messages at the receiver's boundary.
+
+Messages are recorded once; then each condition answers every question again while other messages
+arrive, on all edges, on one edge, in one round, or in one round on one edge. Terms are those of
+Zhang and Emu (arXiv 2607.26773): with accuracies A,
+
+    total effect = A(true) - A(none) = effect of a message + content-attributable gain
+    effect of a message       = A(other) - A(none)
+    content-attributable gain = A(true) - A(other)
+    own-message gap           = A(true) - A(own)
+
+The protocol (conditions, questions, sizes, seeds, decision rule) is written and hashed before
+anything is measured, and a folder keeps to the one it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.config import AuditConfig, ConfigError
+from rmas_jax.data.examples import Example
+from rmas_jax.evaluation.answerer import Answerer, Listened, Prompts
+from rmas_jax.evaluation.driver import LoadedBenchmark, batches, in_order
+from rmas_jax.evaluation.grading import graded_rows, result_row
+from rmas_jax.evaluation.methods import LATENT, METHODS
+from rmas_jax.evaluation.record import open_record
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.nonfinite import earliest_fault
+from rmas_jax.host.preemption import end_if_due
+from rmas_jax.host.processes import broadcast_from_first
+from rmas_jax.links import Links
+from rmas_jax.prompts import take
+from rmas_jax.rounds import recursion
+from rmas_jax.rounds.channels import Channel
+from rmas_jax.rounds.interventions import Intervention
+from rmas_jax.rounds.messages import (
+    arrived_messages,
+    noise_messages,
+    other_items,
+    other_messages,
+    own_messages,
+    zero_messages,
+)
+from rmas_jax.rounds.stages import begin
+from rmas_jax.rounds.trace import trace_rounds
+from rmas_jax.run_files import AuditFiles
+from rmas_jax.sharding import put_batch, put_whole, to_host
+from rmas_jax.team import Team
+from rmas_jax.topology import System, Topology, edge_name
+
+TRUE, NONE, OTHER = "true", "none", "other"
+
+
+class Condition(NamedTuple):
+    """What arrives, and where."""
+
+    message: str  # TRUE or of `config.audit.MESSAGES`
+    edge: str | None = None  # name of the only edge; None: all
+    round: int | None = None  # the only round, from 1; None: all
+    draw: int = 0  # of other items
+
+    def __str__(self) -> str:
+        """The name in results: `other.1 planner->critic round 2`."""
+        parts = [f"{self.message}.{self.draw}" if self.message == OTHER else self.message]
+        parts += [self.edge] if self.edge else []
+        parts += [f"round {self.round}"] if self.round else []
+        return " ".join(parts)
+
+
+def conditions(config: AuditConfig, topology: Topology, *, rounds: int) -> list[Condition]:
+    """The conditions of an audit; cells into which nothing arrives are left out."""
+    edges = [edge_name(edge) for edge in topology.edges]
+    feedback = {edge_name(edge) for edge in topology.feedback_edges}
+    numbers = range(1, rounds + 1)
+    cells = [(e, r) for e in edges for r in numbers if r > 1 or e not in feedback]
+    places: dict[str, list[tuple[str | None, int | None]]] = {
+        "all": [(None, None)],
+        "edge": [(edge, None) for edge in edges if rounds > 1 or edge not in feedback],
+        "round": [(None, number) for number in numbers],
+        "cell": list(cells),
+    }
+    found = [Condition(TRUE)]
+    for scope, message in itertools.product(config.scopes, config.messages):
+        if scope == "cell" and message != OTHER:
+            continue
+        for place in places[scope]:
+            draws = config.draws if message == OTHER else 1
+            found += [Condition(message, *place, draw) for draw in range(draws)]
+    return found
+
+
+def protocol(
+    config: AuditConfig,
+    benchmarks: Sequence[LoadedBenchmark],
+    topology: Topology,
+    *,
+    rounds: int,
+    seed: int,
+    links_digest: str,
+) -> dict[str, Any]:
+    """All that is fixed before anything is measured."""
+    return {
+        **dataclasses.asdict(config),
+        "rounds": rounds,
+        "seed": seed,
+        "links": links_digest,
+        "benchmarks": {
+            b.name: {"version": b.version, "items": {s: len(i) for s, i in b.splits.items()}}
+            for b in benchmarks
+        },
+        "conditions": {str(c): c._asdict() for c in conditions(config, topology, rounds=rounds)},
+        "decision": (
+            "Content is used on a split if the interval of the content-attributable gain, over all "
+            f"edges and rounds, lies above {config.margin}. Edges, rounds and cells are families: "
+            "their p-values are corrected by Holm's method."
+        ),
+    }
+
+
+def declare(files: AuditFiles, declared: Mapping[str, Any]) -> str:
+    """Writes the protocol, before anything is measured; returns its SHA-256.
+
+    Raises:
+      ConfigError: the folder holds another protocol.
+    """
+    text = json.dumps(declared, indent=1, sort_keys=True) + "\n"
+
+    def write() -> None:
+        files.root.mkdir(parents=True, exist_ok=True)
+        if not files.protocol.exists():
+            write_atomic(files.protocol, text)
+        elif files.protocol.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"evaluation.audit: {files.protocol} declares another audit (configuration, links "
+                "or questions), and was declared before its measurements; choose another name for "
+                "the run (--set name=...)"
+            )
+
+    broadcast_from_first(write)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.partial(jax.jit, static_argnames="system")
+def _listen(
+    system: System,
+    agents: Mapping[str, Agent],
+    channel: Channel,
+    prompts: Prompts,
+    intervention: Intervention,
+    *,
+    rounds: jax.Array,
+) -> recursion.Outcome:
+    """One program for all conditions: the messages are data."""
+    return recursion.listen(
+        system, agents, channel, prompts, rounds=rounds, intervention=intervention
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("system", "rounds"))
+def _own(
+    system: System,
+    agents: Mapping[str, Agent],
+    channel: Channel,
+    prompts: Prompts,
+    *,
+    rounds: int,
+) -> dict[str, jax.Array]:
+    stages = begin(system, agents, channel, prompts)
+    return own_messages(stages, rounds=rounds)
+
+
+def audit(
+    team: Team,
+    links: Links,
+    benchmarks: Sequence[LoadedBenchmark],
+    directory: str | Path,
+    config: AuditConfig,
+    *,
+    rounds: int,
+    batch_size: int,
+    seed: int,
+    links_digest: str = "",
+    progress: bool = True,
+) -> list[ResultRow]:
+    """Measures all conditions on all splits; skips those already in `directory`.
+
+    Args:
+      team: the system, its agents and tokenizers; latent steps M of at least 1.
+      links: parameters of the links.
+      benchmarks: the questions.
+      directory: of the audit's files.
+      config: of the audit.
+      rounds: R.
+      batch_size: B; items that do not count fill up the last batch.
+      seed: of draws and noise and, where answers are drawn, of their keys.
+      links_digest: identifies the links in the protocol.
+      progress: whether to show a bar.
+
+    Raises:
+      ConfigError: the folder holds another protocol; no latents; too few items; an item has no
+        other one with another question and answer.
+      PreemptedError: after SIGTERM; finished items stay.
+      NonFiniteError: an agent's numbers are NaN or infinite.
+    """
+    system = team.system
+    if jax.process_count() > 1:
+        raise ConfigError("evaluation.audit: runs in one process, got several")
+    if not system.latent_steps:
+        raise ConfigError("evaluation.audit: system.latent_steps must be at least 1, got 0")
+    links = put_whole(links, team.mesh)
+    benchmarks = [in_order(b, methods=(), batch_size=batch_size) for b in benchmarks]
+    if OTHER in config.messages:
+        _check_others(benchmarks, seed)
+    files = AuditFiles(Path(directory))
+    declared = protocol(
+        config, benchmarks, system.topology, rounds=rounds, seed=seed, links_digest=links_digest
+    )
+    declare(files, declared)
+    record = open_record(files.root)
+    chosen = conditions(config, system.topology, rounds=rounds)
+    pending = {
+        (benchmark, split): missing
+        for benchmark in benchmarks
+        for split in benchmark.splits
+        if (
+            missing := [
+                condition
+                for condition in chosen
+                if not record.has(Measurement(str(condition), rounds, benchmark.name, split, seed))
+            ]
+        )
+    }
+    total = sum(
+        (len(missing) + 1) * len(list(batches(len(benchmark.splits[split]), batch_size)))
+        for (benchmark, split), missing in pending.items()
+    )
+    with tqdm(total=total, disable=not progress, unit="batch") as bar:
+        for (benchmark, split), missing in pending.items():
+            items = benchmark.splits[split]
+            answerer = Answerer(team, links, METHODS[LATENT], rounds, benchmark.answering)
+            prompts = team.encode(
+                [item.question for item in items],
+                slot_width=system.latent_steps,
+                templates=benchmark.prompts,
+            )
+            bar.set_description(f"messages of {benchmark.name} {split}")
+            recording = record_messages(answerer, prompts, items, batch_size=batch_size)
+            bar.update(len(list(batches(len(items), batch_size))))
+            for condition in missing:
+                messages = recording.messages(condition, seed=seed)
+                key = Measurement(str(condition), rounds, benchmark.name, split, seed)
+                bar.set_description(str(key))
+                graded: list[ItemRow] = []
+                seconds, rows_run = 0.0, 0
+                for rows, kept in batches(len(items), batch_size):
+                    end_if_due(f"audit stopped in {key}; finished conditions are in {directory}")
+                    started = time.perf_counter()
+                    delivered = {name: vectors[:, rows] for name, vectors in messages.items()}
+                    listened = _listened(answerer, take(prompts, rows), delivered, condition)
+                    answers = answerer.write_rollouts(listened, answerer.keys(seed, rows))
+                    seconds += time.perf_counter() - started
+                    rows_run += len(rows)
+                    asked = [items[row] for row in rows[:kept]]
+                    fresh = graded_rows(key, asked, benchmark.grader, answers)
+                    record.add_items(fresh)
+                    graded += fresh
+                    bar.update()
+                # Unlike an evaluation's, these seconds include compilation.
+                per_item = seconds / rows_run
+                record.finish(
+                    result_row(key, benchmark.columns, system.latent_steps, graded, per_item)
+                )
+    return record.rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recording:
+    """The messages of all items of a split, on the host; edge name -> [R, N, M, D']."""
+
+    true: Mapping[str, np.ndarray]
+    own: Mapping[str, np.ndarray]
+    items: Sequence[Example]
+
+    def messages(self, condition: Condition, *, seed: int) -> Mapping[str, np.ndarray]:
+        """The messages that arrive in a condition; without one, or where it is true: any."""
+        match condition.message:
+            case "zeros":
+                return zero_messages(self.true)
+            case "noise":
+                return noise_messages(self.true, seed=seed)
+            case "own":
+                return self.own
+            case "other":
+                return other_messages(self.true, _senders(self.items, seed, condition.draw))
+        return self.true
+
+
+def _senders(items: Sequence[Example], seed: int, draw: int) -> np.ndarray:
+    """For each item, the other one whose messages arrive in a draw."""
+    questions, answers = [item.question for item in items], [item.answer for item in items]
+    return other_items(questions, answers, seed=(seed, draw))
+
+
+def _check_others(benchmarks: Sequence[LoadedBenchmark], seed: int) -> None:
+    for benchmark in benchmarks:
+        for split, items in benchmark.splits.items():
+            try:
+                _senders(items, seed, draw=0)
+            except ValueError as error:
+                raise ConfigError(
+                    f"evaluation.audit: {benchmark.name} {split}: {error}; leave other out of "
+                    "evaluation.audit.messages, or take more items"
+                ) from None
+
+
+def _channel(answerer: Answerer) -> Channel:
+    if (channel := answerer.channel) is None:
+        raise ValueError(f"the method {answerer.method.name} must pass vectors over its edges")
+    return channel
+
+
+def record_messages(
+    answerer: Answerer, prompts: Prompts, items: Sequence[Example], *, batch_size: int
+) -> Recording:
+    """Runs all items once; keeps every message of every edge and round, and receivers' own ones."""
+    team, system, channel = answerer.team, answerer.system, _channel(answerer)
+    rounds = answerer.rounds
+    crossed, thought = [], []
+    for rows, kept in batches(len(items), batch_size):
+        batch = put_batch(take(prompts, rows), team.mesh)
+        trace = trace_rounds(system, team.agents, channel, batch, rounds=rounds)
+        arrived = arrived_messages(system.topology, trace.stages, rounds=rounds)
+        crossed.append({name: vectors[:, :kept] for name, vectors in arrived.items()})
+        own = to_host(_own(system, team.agents, channel, batch, rounds=rounds))
+        thought.append({name: np.asarray(vectors)[:, :kept] for name, vectors in own.items()})
+
+    def whole(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+        return np.concatenate([part[name] for part in parts], axis=1)
+
+    names = [edge_name(edge) for edge in system.topology.edges]
+    found = {name: whole(thought, name) for name in names}
+    true = {
+        # Of a single round there is no feedback, and nobody reads it.
+        name: whole(crossed, name) if name in crossed[0] else np.zeros_like(found[name])
+        for name in names
+    }
+    return Recording(true, found, items)
+
+
+def _listened(
+    answerer: Answerer,
+    prompts: Prompts,
+    messages: Mapping[str, np.ndarray],
+    condition: Condition,
+) -> Listened:
+    """The answerer's input for a batch, with the batch's messages of a condition."""
+    team, rounds = answerer.team, answerer.rounds
+    system = team.system
+    order, steps = system.topology.order, system.latent_steps
+    names = [edge_name(edge) for edge in system.topology.edges]
+    here = {
+        name: jnp.array(
+            [
+                condition.message != TRUE
+                and condition.edge in (None, name)
+                and condition.round in (None, number)
+                for number in range(1, rounds + 1)
+            ]
+        )
+        for name in names
+    }
+    nowhere = {name: jnp.zeros(rounds, bool) for name in names}
+    is_absent = condition.message == NONE
+    intervention = Intervention(
+        {name: jnp.asarray(messages[name]) for name in names},
+        nowhere if is_absent else here,
+        here if is_absent else nowhere,
+    )
+    outcome = _listen(
+        system,
+        team.agents,
+        _channel(answerer),
+        put_batch(prompts, team.mesh),
+        intervention,
+        rounds=rounds,
+    )
+    if fault := earliest_fault(order, to_host(outcome.fault)):
+        raise fault.error()
+    return Listened(outcome.prompt, 0, (len(order) * rounds - 1) * steps)

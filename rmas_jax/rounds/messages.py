@@ -1,0 +1,119 @@
+"""Messages for causal audits: those of a run, and those to put in their place.
+
+A message is [M, D'], vectors in the receiver's input space; by edge name, [R, B, M, D'] for the
+rounds in which it arrives. The first round has no feedback: zeros, which no prompt of it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.prompts import FIRST, LATER
+from rmas_jax.rounds.stages import Stages, think_turn
+from rmas_jax.rounds.trace import TracedStage
+from rmas_jax.topology import Topology, edge_name
+
+Messages = Mapping[str, np.ndarray]  # edge name -> [R, B, M, D']
+
+
+def arrived_messages(
+    topology: Topology, stages: Sequence[TracedStage], *, rounds: int
+) -> dict[str, np.ndarray]:
+    """The messages of traced rounds, by the round in which they arrive."""
+    feedback = {edge_name(edge) for edge in topology.feedback_edges}
+    found: dict[str, np.ndarray] = {}
+    for stage in stages:
+        for name, vectors in stage.sent.items():
+            if name not in found:
+                found[name] = np.zeros((rounds, *vectors.shape), vectors.dtype)
+            if (index := stage.round + (name in feedback)) < rounds:
+                found[name][index] = vectors
+    return found
+
+
+def own_messages(stages: Stages, *, rounds: int) -> dict[str, jax.Array]:
+    """What each receiver would write into its slots itself: equal compute, no message.
+
+    The receiver reads its prompt with empty slots and thinks M steps, which return through its
+    inner link. Edges into one receiver get the same vectors.
+
+    Args:
+      stages: the system; its intervention is not used.
+      rounds: R.
+    """
+    topology, steps = stages.system.topology, stages.system.latent_steps
+    found: dict[str, jax.Array] = {}
+    for role in topology.order:
+        prompt, agent = stages.prompts[role], stages.agents[role]
+        slots = len(prompt.senders) * steps
+        empty = jnp.zeros((prompt.body_ids.shape[0], slots, agent.width), agent.dtype)
+        of_kind = [
+            stages.channel.feed(
+                role,
+                think_turn(stages, role, empty, kind=kind, present=jnp.zeros(slots, bool)),
+            )
+            for kind in (FIRST, LATER)
+        ]
+        by_round = jnp.stack([of_kind[FIRST], *[of_kind[LATER]] * (rounds - 1)])
+        found |= {edge_name((sender, role)): by_round for sender in topology.senders(role)}
+    return found
+
+
+def zero_messages(messages: Messages) -> dict[str, np.ndarray]:
+    """Zeros in the slots."""
+    return {name: np.zeros_like(vectors) for name, vectors in messages.items()}
+
+
+def noise_messages(messages: Messages, *, seed: int) -> dict[str, np.ndarray]:
+    """Gaussian noise with the mean and covariance that each position of a message has over items.
+
+    A sample is the mean plus a random combination of the items' deviations, so no covariance of
+    D' x D' entries is formed.
+
+    Args:
+      messages: of N >= 2 items.
+      seed: of the noise.
+    """
+    random, found = np.random.default_rng(seed), {}
+    for name, vectors in sorted(messages.items()):
+        items = vectors.shape[1]
+        values = vectors.astype(np.float32)
+        mean = values.mean(axis=1, keepdims=True)
+        # Per round and position, new draws: positions are independent, as the moments are theirs.
+        mix = random.standard_normal((*vectors.shape[:1], items, items, vectors.shape[2]))
+        noise = np.einsum("rnkm,rkmd->rnmd", mix.astype(np.float32), values - mean)
+        found[name] = (mean + noise / np.sqrt(items - 1)).astype(vectors.dtype)
+    return found
+
+
+def other_messages(messages: Messages, senders: np.ndarray) -> dict[str, np.ndarray]:
+    """Another item's messages: item i gets those of item `senders[i]`."""
+    return {name: vectors[:, senders] for name, vectors in messages.items()}
+
+
+def other_items(
+    questions: Sequence[str], answers: Sequence[str], *, seed: int | Sequence[int]
+) -> np.ndarray:
+    """For each item a random other one [N], whose question and gold answer both differ.
+
+    Messages have M positions whatever the question, so lengths match by construction.
+
+    Raises:
+      ValueError: an item has no such other one.
+    """
+    random = np.random.default_rng(seed)
+    chosen = np.empty(len(questions), int)
+    asked, gold = np.array(questions, object), np.array(answers, object)
+    for i in range(len(questions)):
+        others = np.flatnonzero((asked != asked[i]) & (gold != gold[i]))
+        if not others.size:
+            raise ValueError(
+                f"items must differ in question and gold answer, got none other than {i}'s: "
+                f"{questions[i]!r}"
+            )
+        chosen[i] = random.choice(others)
+    return chosen

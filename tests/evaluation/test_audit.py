@@ -1,0 +1,208 @@
+"""An audit on a tiny team: conditions, protocol, resuming; and effects by their definition."""
+
+import json
+
+import numpy as np
+import pytest
+from teams import build_team
+
+from rmas_jax.config import AuditConfig, ConfigError
+from rmas_jax.data import Example
+from rmas_jax.evaluation import audit as module
+from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.audit import Condition, audit, conditions
+from rmas_jax.evaluation.driver import LoadedBenchmark
+from rmas_jax.evaluation.effects import EFFECTS, Place, effects
+from rmas_jax.evaluation.graders.verdict import compared
+from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.host.preemption import PreemptedError
+from rmas_jax.reporting.audit import write_audit
+from rmas_jax.run_files import AuditFiles
+from rmas_jax.topology import load_topology
+
+ROUNDS, LATENT_STEPS, BATCH = 2, 2, 2
+WORDS = ("a", "b", "the", "parcel", "from")
+ITEMS = [Example(word, f"{word} does ?", word) for word in WORDS]  # the last batch has one too few
+CONFIG = AuditConfig(draws=2)
+
+
+def grade(text, example):
+    """Right or wrong, as good as at random but the same every time."""
+    return compared(text or None, (len(text) + len(example.answer)) % 2 == 0)
+
+
+def test_conditions_are_all_messages_at_all_places():
+    topology = load_topology("sequential")
+    found = conditions(AuditConfig(draws=2), topology, rounds=3)
+    assert found[0] == Condition("true") and len(set(map(str, found))) == len(found)
+    edges = {"planner->critic", "critic->solver", "solver->planner"}
+    assert {c.edge for c in found} == edges | {None}
+    of_other = [c for c in found if c.message == "other"]
+    # Everywhere, 3 edges, 3 rounds, 8 cells (no feedback arrives in the first round); two draws.
+    assert len(of_other) == 2 * (1 + 3 + 3 + 8)
+    assert len([c for c in found if c.message == "zeros"]) == 1 + 3 + 3
+    assert Condition("other", "solver->planner", 1) not in found
+    few = conditions(AuditConfig(messages=("none",), scopes=("edge",)), topology, rounds=1)
+    assert [str(c) for c in few] == ["true", "none planner->critic", "none critic->solver"]
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """Function that audits the tiny team into a directory."""
+    team, links = build_team(tmp_path_factory.mktemp("team"), LATENT_STEPS)
+
+    def run(directory, config=CONFIG, items=ITEMS, links=links, **options):
+        benchmark = LoadedBenchmark(
+            "words",
+            "1",
+            grade,
+            {"test": items},
+            {role: member.template for role, member in team.members.items()},
+            Answering(max_tokens=3),
+        )
+        return audit(
+            team,
+            links,
+            [benchmark],
+            directory,
+            config,
+            rounds=ROUNDS,
+            batch_size=BATCH,
+            seed=3,
+            progress=False,
+            **options,
+        )
+
+    run.team, run.links = team, links
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(audited, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("audit")
+    return directory, audited(directory)
+
+
+def lines(directory):
+    return [json.loads(x) for x in AuditFiles(directory).items.read_text().splitlines()]
+
+
+def texts(directory, condition):
+    return {i["id"]: i["text"] for i in lines(directory) if i["method"] == str(condition)}
+
+
+def test_every_condition_answers_every_question(finished, audited):
+    directory, rows = finished
+    expected = conditions(AuditConfig(draws=2), audited.team.system.topology, rounds=ROUNDS)
+    assert [row["method"] for row in rows] == list(map(str, expected))
+    for condition in expected:
+        assert texts(directory, condition).keys() == set(WORDS)
+
+
+def test_messages_matter_and_those_that_do_not_arrive_do_not(finished):
+    directory, _ = finished
+    true = texts(directory, Condition("true"))
+    for message in ("none", "zeros", "noise", "own", "other"):
+        assert texts(directory, Condition(message)) != true
+    draws = [texts(directory, Condition("other", draw=draw)) for draw in range(2)]
+    assert draws[0] != draws[1]
+
+
+def test_the_plain_evaluation_is_the_true_condition(finished, audited):
+    answer = Answerer(audited.team, audited.links, rounds=ROUNDS, answering=Answering(max_tokens=3))
+    found = {item.id: answer([item.question])[0].text for item in ITEMS}
+    assert found == texts(finished[0], Condition("true"))
+
+
+def test_the_protocol_is_declared_first_and_kept(audited, finished, tmp_path, monkeypatch):
+    directory, _ = finished
+    protocol = json.loads(AuditFiles(directory).protocol.read_text())
+    assert protocol["margin"] == 0 and protocol["benchmarks"]["words"]["items"] == {"test": 5}
+
+    def killed(*_, **__):
+        raise PreemptedError("killed")
+
+    monkeypatch.setattr(module, "record_messages", killed)
+    with pytest.raises(PreemptedError):
+        audited(tmp_path)
+    assert AuditFiles(tmp_path).protocol.read_text() == AuditFiles(directory).protocol.read_text()
+    for other in ({"config": AuditConfig(draws=2, margin=0.1)}, {"links_digest": "other"}):
+        with pytest.raises(ConfigError, match="declares another audit"):
+            audited(directory, **other)
+
+
+def test_a_stopped_audit_resumes_to_the_same_files(audited, finished, tmp_path, monkeypatch):
+    calls = iter([None] * 9 + [PreemptedError("now")] + [None] * 1_000)
+
+    def due(_):
+        if error := next(calls):
+            raise error
+
+    monkeypatch.setattr(module, "end_if_due", due)
+    with pytest.raises(PreemptedError):
+        audited(tmp_path)
+    assert len(lines(tmp_path)) < len(lines(finished[0]))
+    audited(tmp_path)
+    assert lines(tmp_path) == lines(finished[0])
+
+
+def test_bad_audits_are_refused(audited, tmp_path):
+    same = [Example(str(i), f"{i} ?", "x") for i in range(3)]
+    with pytest.raises(ConfigError, match="differ in question and gold answer"):
+        audited(tmp_path / "same", items=same)
+
+
+def test_the_report_names_protocol_effects_and_decision(finished):
+    directory, _ = finished
+    text = write_audit(directory).read_text()
+    for part in ("SHA-256", "content-attributable gain", "| own | the receiver's own M thoughts"):
+        assert part in text
+    assert "by edge and round of arrival" in text and "solver->planner" in text
+    assert write_audit(directory).read_text() == text
+
+
+def graded(conditions_of, correct, seed=0):
+    """Items of conditions: name -> whether each question is answered correctly."""
+    return [
+        {"method": name, "id": i, "seed": seed, "correct": bool(right)}
+        for name in conditions_of
+        for i, right in enumerate(correct[name])
+    ]
+
+
+def test_effects_are_differences_that_add_up():
+    named = {str(c): c for c in (Condition("true"), Condition("none"), Condition("own"))}
+    named |= {str(c): c for c in (Condition("other", draw=d) for d in range(2))}
+    random = np.random.default_rng(0)
+    chances = zip(named, (0.9, 0.2, 0.6, 0.4, 0.5), strict=True)
+    correct = {name: random.random(200) < chance for name, chance in chances}
+    described = {name: c._asdict() for name, c in named.items()}
+    found = {e.name: e for e in effects(graded(named, correct), described)}
+    assert list(found) == [name for name in EFFECTS if "zeros" not in name and "noise" not in name]
+    others = np.mean([correct["other.0"], correct["other.1"]])
+    expected = {
+        "total effect": correct["true"].mean() - correct["none"].mean(),
+        "effect of a message": others - correct["none"].mean(),
+        "content-attributable gain": correct["true"].mean() - others,
+        "own-message gap": correct["true"].mean() - correct["own"].mean(),
+    }
+    for name, value in expected.items():
+        assert found[name].pair.difference == pytest.approx(value), name
+        assert found[name].pair.items == 200
+    total, message, content = (found[n].pair.difference for n in list(expected)[:3])
+    assert total == pytest.approx(message + content)
+    plain = paired_difference(correct["true"], correct["none"])
+    assert found["total effect"].pair == plain
+    assert found["total effect"].adjusted == plain.p_value  # a family of one
+
+
+def test_edges_are_a_family():
+    named = {"true": Condition("true")}
+    named |= {str(c): c for c in (Condition("other", edge) for edge in ("a->b", "b->c", "c->a"))}
+    random = np.random.default_rng(0)
+    correct = {name: random.random(50) < 0.6 for name in named}
+    described = {name: c._asdict() for name, c in named.items()}
+    found = effects(graded(named, correct), described)
+    smallest = min(found, key=lambda e: e.pair.p_value)
+    assert smallest.adjusted == pytest.approx(min(1, 3 * smallest.pair.p_value))
+    assert {e.place for e in found} == {Place(e, None) for e in ("a->b", "b->c", "c->a")}
