@@ -394,11 +394,12 @@ def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path
 
 def test_relay_is_graded_by_the_phrase():
     relay = GRADERS["relay"]
-    gold = "Bada Kor, no gates left"
-    assert relay(" Bada Kor, two gates left", gold) == ("Bada Kor", True)
-    assert relay("Luka Kor, no gates left", gold) == ("Luka Kor", False)
-    assert relay("it ends there", gold) == (None, False)
-    assert relay("it ends there", "nor is this an answer") == (None, False)
+    example = Example("1", "?", "Bada Kor, no gates left")
+    assert relay(" Bada Kor, two gates left", example) == compared("Bada Kor", True)
+    assert relay("Luka Kor, no gates left", example) == compared("Luka Kor", False)
+    assert relay("it ends there", example) == compared(None, False)
+    no_answer = Example("1", "?", "nor is this an answer")
+    assert relay("it ends there", no_answer) == compared(None, False)
 
 
 @pytest.mark.parametrize(
