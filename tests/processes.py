@@ -11,11 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 IDLE_S = 600  # more than any wait takes on an idle machine
-# Collectives give up after half a minute in which a process is late, as it is on a busy machine.
-PATIENT = (
-    "--xla_cpu_collective_timeout_seconds=3600 "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
-)
 
 
 def free_port() -> int:
@@ -25,15 +20,13 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def environment(*, cache: Path) -> dict[str, str]:
-    """Of a process: that of this one, so that both compile alike; programs are kept."""
+def environment() -> dict[str, str]:
+    """Of a process: that of this one, so that both compile alike and share programs."""
     here = Path(__file__)
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "PYTHONPATH": f"{here.parents[1]}:{here.parent}",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {PATIENT}",
     }
 
 

@@ -54,25 +54,13 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Programs are compiled once for the starts of this file."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.1), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
 def options(output):
     settings = [f"output_dir={output}", *TINY]
     return ["--config", CONFIG, *(part for item in settings for part in ("--set", item))]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(compiled, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     """The output of a finished run, and a copy of it that stays as it is."""
     output = tmp_path_factory.mktemp("runs")
     os.chdir(ROOT)
