@@ -37,13 +37,13 @@ LONGEST = (
     "multiprocess/test_training.py",
     "test_notebooks.py",
     "test_fuzz.py",
-    "test_wheel.py",
     "multiprocess/test_inner_loop.py",
     "runs/test_damaged_runs.py",
     "training/test_outer.py",
     "runs/test_finished_run.py",
     "training/test_sharded_training.py",
     "runs/test_custom_team.py",
+    "test_wheel.py",
 )
 
 

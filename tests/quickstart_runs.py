@@ -23,6 +23,27 @@ TINY = [
     "runtime.progress=false",
     "runtime.compilation_cache=false",
 ]
+# One round, two methods.
+ONE_ROUND = [
+    "inner.items=8",
+    "inner.steps=2",
+    "inner.repeats=1",
+    "inner.warmup_steps=1",
+    "system.rounds=1",
+    "outer.phases.0.rounds=1",
+    "outer.phases.0.steps=2",
+    "outer.phases.0.batch_size=2",
+    "outer.phases.0.warmup_steps=1",
+    "outer.validation_size=2",
+    "data.train_size=8",
+    "evaluation.benchmarks=[{name: data, splits: ['test[:4]']}]",
+    "evaluation.batch_size=4",
+    "evaluation.rounds=[1]",
+    "evaluation.methods=[recursive_mas, aligned_links]",
+    "evaluation.gradient_batch_size=2",
+    "runtime.progress=false",
+    "runtime.compilation_cache=false",
+]
 
 
 def run(tmp_path, *overrides, options=()):

@@ -11,31 +11,13 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from quickstart_runs import ONE_ROUND
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "rmas_jax")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+AS_HERE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_NUM_CPU_DEVICES": "8"}  # same programs
 ALONE = ("--no-deps", "--no-index", "--no-cache-dir")  # no network
-TINY = [
-    "inner.items=8",
-    "inner.steps=2",
-    "inner.repeats=1",
-    "inner.warmup_steps=1",
-    "system.rounds=1",
-    "outer.phases.0.rounds=1",
-    "outer.phases.0.steps=1",
-    "outer.phases.0.batch_size=2",
-    "outer.phases.0.warmup_steps=0",
-    "outer.validation_size=2",
-    "data.train_size=8",
-    "evaluation.benchmarks=[{name: relay, splits: ['test[:4]']}]",
-    "evaluation.batch_size=4",
-    "evaluation.rounds=[1]",
-    "evaluation.methods=[recursive_mas]",
-    "evaluation.gradient_batch_size=0",
-    "runtime.progress=false",
-    "runtime.compilation_cache=false",
-]
 
 
 def files(package: Path) -> set[str]:
@@ -70,7 +52,7 @@ def call(installed, tmp_path_factory):
         ran = subprocess.run(
             [sys.executable, "-S", *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": path, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+            env={**os.environ, **AS_HERE, "PYTHONPATH": path},
             capture_output=True,
             text=True,
         )
@@ -95,7 +77,7 @@ def test_the_example_of_the_readme_runs_where_the_repository_is_not_importable(i
 
 
 def test_the_quickstart_runs_and_its_report_is_written_again(installed, call):
-    changes = (part for change in TINY for part in ("--set", change))
+    changes = (part for change in ONE_ROUND for part in ("--set", change))
     printed = call(installed / "bin/rmas", "run", "--config", "quickstart", *changes)
     report = call.folder / "runs/quickstart/report.html"
     assert "report.html" in printed and report.stat().st_size > 0

@@ -30,6 +30,7 @@ TINY = [
     "system.rounds=2",
     "outer.phases.0.rounds=2",
     "outer.phases.0.latents=teacher_forced",  # quicker to compile
+    "outer.phases.0.role_text_weight=0",
     "outer.phases.0.batch_size=8",
     "outer.phases.0.warmup_steps=1",
     "outer.validation_size=8",
