@@ -20,12 +20,13 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def environment() -> dict[str, str]:
-    """Of a process: that of this one, so that both compile alike and share programs."""
+def environment(*, cache: Path) -> dict[str, str]:
+    """Of a process: that of this one, so that both compile alike; programs are kept."""
     here = Path(__file__)
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "PYTHONPATH": f"{here.parents[1]}:{here.parent}",
     }
 

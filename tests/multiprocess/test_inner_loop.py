@@ -27,7 +27,7 @@ def run_two(folder):
         subprocess.Popen(
             [sys.executable, WORKER, folder, *map(str, (process, 2, port))],
             cwd=WORKER.parents[1],
-            env=environment(),
+            env=environment(cache=folder.parent / "compiled"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -30,7 +30,6 @@ TINY = [
     "system.rounds=2",
     "outer.phases.0.rounds=2",
     "outer.phases.0.latents=teacher_forced",  # quicker to compile
-    "outer.phases.0.role_text_weight=0",
     "outer.phases.0.batch_size=8",
     "outer.phases.0.warmup_steps=1",
     "outer.validation_size=8",
@@ -46,6 +45,12 @@ TINY = [
 MESH = ["runtime.mesh.data=4", "runtime.mesh.fsdp=2"]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A folder for compiled programs."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -56,14 +61,14 @@ def options(output, settings):
     return ["--config", CONFIG, *(part for change in changes for part in ("--set", change))]
 
 
-def start(*commands):
+def start(cache, *commands):
     """The two processes of a run, with one command or with two."""
     join = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
     return [
         subprocess.Popen(
             [sys.executable, "experiments/run.py", *commands[-process], *join, str(process)],
             env={
-                **environment(),
+                **environment(cache=cache),
                 "JAX_NUM_CPU_DEVICES": "4",
                 "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             },
@@ -86,10 +91,10 @@ def items(folder):
     return [json.loads(line) for line in lines]
 
 
-def test_two_processes_are_stopped_go_on_and_equal_one(tmp_path, capsys):
+def test_two_processes_are_stopped_go_on_and_equal_one(cache, tmp_path, capsys):
     two, one = tmp_path / "two" / "quickstart", tmp_path / "one" / "quickstart"
     command = options(tmp_path / "two", MESH)
-    processes = start(command)
+    processes = start(cache, command)
     answers = two / "items.jsonl"
     wait_until(lambda: answers.is_file() and answers.stat().st_size > 0, processes)  # it evaluates
     processes[1].send_signal(signal.SIGTERM)
@@ -98,7 +103,7 @@ def test_two_processes_are_stopped_go_on_and_equal_one(tmp_path, capsys):
     assert "evaluation stopped in" in outputs[0]
     assert not (two / "report.html").exists()
 
-    codes, outputs = ended(start(command))
+    codes, outputs = ended(start(cache, command))
     assert codes == [0, 0], outputs
     assert "outer loop: finished before" in outputs[0] and "report.html" in outputs[0]
     assert "finished before" not in outputs[1] and "report.html" not in outputs[1]
@@ -119,24 +124,24 @@ def test_two_processes_are_stopped_go_on_and_equal_one(tmp_path, capsys):
     assert curves[0] == curves[1]  # one process writes
 
     before = (two / "items.jsonl").stat().st_mtime_ns
-    codes, outputs = ended(start(command))
+    codes, outputs = ended(start(cache, command))
     assert codes == [0, 0], outputs
     for step in ("inner loop", "outer loop", "evaluation", "gradient norms"):
         assert f"{step}: finished before" in outputs[0]
     assert (two / "items.jsonl").stat().st_mtime_ns == before
 
 
-def test_an_error_that_one_process_finds_ends_both_with_one_message(tmp_path):
+def test_an_error_that_one_process_finds_ends_both_with_one_message(cache, tmp_path):
     commands = [options(tmp_path, [*MESH, *own]) for own in ([], ["system.agents.critic=nobody"])]
-    codes, outputs = ended(start(*commands))
+    codes, outputs = ended(start(cache, *commands))
     assert codes == [BAD_INPUT] * 2, outputs
     assert "error: nobody: no such directory" in outputs[0] and "(in process 1)" in outputs[0]
     assert "error:" not in outputs[1]
     assert not (tmp_path / "quickstart").exists()
 
 
-def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(tmp_path):
-    codes, outputs = ended(start(options(tmp_path, [])))
+def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(cache, tmp_path):
+    codes, outputs = ended(start(cache, options(tmp_path, [])))
     assert codes == [BAD_INPUT] * 2, outputs
     assert "number of devices (8), got data=1 x fsdp=1 x model=1 = 1" in outputs[0]
     assert "of all 2 processes" in outputs[0] and "error:" not in outputs[1]

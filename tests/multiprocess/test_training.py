@@ -32,7 +32,7 @@ def start(agents, folder, sizes, steps, *rest):
     return subprocess.Popen(
         list(map(str, command)),
         cwd=WORKER.parents[1],
-        env=environment(),
+        env=environment(cache=agents / "compiled"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
