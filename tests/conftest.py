@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,71 @@ jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
 # Compiling takes most of the time of the tests. A test of speed or memory turns this off again.
 jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__[:2] == (0, 10):  # XLA stops at flags that it does not know
-    # The older emitters compile three times as fast. XLA reads its flags when a backend starts.
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+    # XLA reads its flags when a backend starts, here and in the processes that tests start; they
+    # are alike everywhere, as programs are kept by them.
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_cpu_use_fusion_emitters=false",  # the older emitters compile three times as fast
+            # Collectives give up where a process is late by half a minute, as on a busy machine.
+            "--xla_cpu_collective_timeout_seconds=3600",
+            "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
+        ]
+    )
+
+# Tracing makes many objects that live on: looking for garbage after every 700 takes a quarter of
+# its time. `forget_programs` collects what is left.
+gc.set_threshold(100_000, 50, 50)
+
+# Long files start first, so that in the end no core waits for one of them; files that start several
+# processes at once stand apart.
+LONGEST = (
+    "multiprocess/test_run.py",
+    "test_fuzz.py",
+    "test_notebooks.py",
+    "training/test_outer.py",
+    "multiprocess/test_training.py",
+    "runs/test_damaged_runs.py",
+    "runs/test_finished_run.py",
+    "multiprocess/test_inner_loop.py",
+    "training/test_sharded_training.py",
+    "training/test_another_mesh.py",
+    "runs/test_custom_team.py",
+    "test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first."""
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kept_programs(tmp_path_factory):
+    """Compiled programs are kept on disk: for other files, both workers, and other processes.
+
+    In a folder of this run of pytest, or in the one that JAX_COMPILATION_CACHE_DIR names.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
+    seconds = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Drops what a file has compiled, which no other file runs.
+    """Drops what a file has traced and compiled, with what it had patched.
 
     XLA maps each program into memory by itself, several times over; with the programs of all files
     a worker comes to Linux's limit of 65,530 mappings, at which the compiler crashes.
     """
     yield
     jax.clear_caches()
+    gc.collect()
+    gc.freeze()  # what is left, such as modules, lives on
 
 
 @dataclasses.dataclass(frozen=True)

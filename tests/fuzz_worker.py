@@ -23,9 +23,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-import tensorflow_datasets  # noqa: F401 (all that is slow to import, before the fork)
-import transformers  # noqa: F401
+import matplotlib.figure  # noqa: F401 (all that is slow to import, before the fork)
+import pyarrow.compute
+import pyarrow.parquet  # noqa: F401
+import tensorflow_datasets  # noqa: F401
 from begun import go_on, keep_texts, read_questions, read_run, replay
+from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
 
 import rmas_jax.cli.convert
 import rmas_jax.cli.model

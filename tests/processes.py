@@ -11,11 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 IDLE_S = 600  # more than any wait takes on an idle machine
-# Collectives give up after half a minute in which a process is late, as it is on a busy machine.
-PATIENT = (
-    "--xla_cpu_collective_timeout_seconds=3600 "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
-)
 
 
 def free_port() -> int:
@@ -33,7 +28,6 @@ def environment(*, cache: Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "PYTHONPATH": f"{here.parents[1]}:{here.parent}",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {PATIENT}",
     }
 
 

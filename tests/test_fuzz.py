@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -9,35 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import begun
 import hypothesis
-import jax
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
-import torch
-import yaml
-from flax.traverse_util import flatten_dict
-from hypothesis import strategies as st
-from made_runs import write_run
-from mutations import of_bytes, of_tree
-from released import Adapter
-from safetensors import safe_open
-from safetensors.numpy import save
+from fuzz_cases import CASES, ROOT, Case
+from mutations import of_bytes
 
-from rmas_jax.config import load_config
-from rmas_jax.data.records import CHECKSUMS
 from rmas_jax.host.errors import MESSAGE_LIMIT
-from rmas_jax.interop.link_files import save_links
-from rmas_jax.links import INNER, OUTER, LinkConfig, init_link
-from rmas_jax.team import load_team, start_links
 
-ROOT = Path(__file__).parent.parent
-TEAM = ROOT / "experiments/configs/custom_team"
-AGENTS = ROOT / "rmas_jax/assets/embedded"
 PEAK_MIB = 4096
 MAY_WRITE = {"runs", "released", "state.safetensors", "report.html", "report.md", "figures"}
 EXAMPLES = {"ci": 200, "slow": 2000}  # over all cases, by their weights
@@ -84,279 +65,6 @@ def worker(tmp_path_factory) -> Iterator[Worker]:
     worker.close()
 
 
-class Case(NamedTuple):
-    """A file to mutate, and the command that reads it."""
-
-    file: Path
-    target: str
-    arguments: list[str]
-    valid: bytes
-    changed: st.SearchStrategy[str | bytes] | None = None  # None: of bytes alone
-    on_stdin: bool = False  # whether the command gets the content there, and no file
-
-
-def reads(folder: Path, *overrides: str, config: Path = TEAM / "run.yaml") -> list[str]:
-    """Arguments of the target `read_run`, which prepares data in `folder`."""
-    return [str(config), f"output_dir={folder / 'runs'}", *overrides]
-
-
-def configuration(folder: Path) -> Case:
-    file = shutil.copytree(TEAM, folder / "team") / "run.yaml"
-    valid = file.read_bytes()
-    changed = of_tree(yaml.safe_load(valid)) | of_bytes(valid)
-    return Case(file, "read_run", reads(folder, config=file), valid, changed)
-
-
-def topology(folder: Path) -> Case:
-    valid, file = (TEAM / "topology.yaml").read_bytes(), folder / "topology.yaml"
-    changed = of_tree(yaml.safe_load(valid)) | of_bytes(valid)
-    return Case(file, "topology", [str(file)], valid, changed)
-
-
-def prompts(folder: Path) -> Case:
-    valid, file = (TEAM / "prompts.yaml").read_bytes(), folder / "prompts.yaml"
-    changed = of_tree(yaml.safe_load(valid)) | of_bytes(valid)
-    return Case(file, "read_run", reads(folder, f"system.prompts={file}"), valid, changed)
-
-
-def rows() -> list[dict[str, Any]]:
-    lines = (TEAM / "questions.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:80]]
-
-
-def lines_of(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def of_one_line(rows: list[dict[str, Any]]) -> st.SearchStrategy[bytes]:
-    """JSON lines of which the last is changed."""
-    start = lines_of(rows[:-1])
-    one = of_tree(rows[-1]).map(lambda row: row.replace("\n", " ") + "\n")
-    return one.map(lambda line: start + line.encode("utf-8", "surrogatepass"))
-
-
-def json_lines(folder: Path) -> Case:
-    valid, file = lines_of(rows()), folder / "questions.jsonl"
-    arguments = reads(folder, f"data.dataset={file}")
-    return Case(file, "read_run", arguments, valid, of_one_line(rows()) | of_bytes(valid))
-
-
-def json_list(folder: Path) -> Case:
-    valid, file = json.dumps(rows()).encode(), folder / "questions.json"
-    arguments = reads(folder, f"data.dataset={file}")
-    return Case(file, "read_run", arguments, valid, of_tree(rows()) | of_bytes(valid))
-
-
-def parquet(folder: Path) -> Case:
-    file, sink = folder / "questions.parquet", pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows()), sink)
-    arguments = reads(folder, f"data.dataset={file}")
-    return Case(file, "read_run", arguments, sink.getvalue().to_pybytes())
-
-
-def corpus(folder: Path) -> Case:
-    file = folder / "corpus.jsonl"
-    documents = [{"text": f"Document {i}", "title": "x", "url": "y"} for i in range(5)]
-    valid = lines_of(documents)
-    arguments = reads(folder, f"evaluation.search={file}")
-    return Case(file, "read_run", arguments, valid, of_one_line(documents) | of_bytes(valid))
-
-
-def agent(folder: Path, name: str) -> tuple[Path, list[str]]:
-    """A copy of an embedded agent, and the arguments of the target `model`."""
-    copy = folder / "agent"
-    shutil.copytree(AGENTS / name, copy, dirs_exist_ok=True)
-    return copy, [str(copy), "--prompt=hi", "--max-tokens=1"]
-
-
-def in_agent(name: str, role: str, *, only: tuple[str, ...] = ()) -> Callable[[Path], Case]:
-    """A case of a file in an agent's folder; see `of_tree` for `only`."""
-
-    def case(folder: Path) -> Case:
-        copy, arguments = agent(folder, role)
-        valid = (copy / name).read_bytes()
-        changed = of_bytes(valid)
-        if name.endswith(".json"):
-            changed |= of_tree(json.loads(valid), only=only)
-        return Case(copy / name, "model", arguments, valid, changed)
-
-    return case
-
-
-def index(folder: Path) -> Case:
-    copy, arguments = agent(folder, "planner")
-    shard = (copy / "model.safetensors").rename(copy / "model-1.safetensors")
-    with safe_open(shard, framework="numpy") as file:
-        weight_map = dict.fromkeys(file.keys(), shard.name)
-    raw = {"metadata": {}, "weight_map": weight_map}
-    valid, file = json.dumps(raw).encode(), copy / "model.safetensors.index.json"
-    return Case(file, "model", arguments, valid, of_tree(raw) | of_bytes(valid))
-
-
-def template(folder: Path) -> Case:
-    copy, arguments = agent(folder, "planner")
-    settings = json.loads((copy / "tokenizer_config.json").read_text())
-    return Case(
-        copy / "chat_template.jinja", "model", arguments, settings["chat_template"].encode()
-    )
-
-
-def links(folder: Path) -> Case:
-    """Both links of upstream's distillation, in a file of ours."""
-    kinds = {INNER: ["expert", "learner"], OUTER: ["expert->learner", "learner->expert"]}
-    trees = {
-        kind: {name: init_link(LinkConfig(kind, "ln_res", 4, 4), jax.random.key(0)) for name in of}
-        for kind, of in kinds.items()
-    }
-    flat = {"/".join(path): np.asarray(x) for path, x in flatten_dict(trees).items()}
-    arguments = [str(folder / "links.safetensors"), str(folder / "released")]
-    return Case(folder / "links.safetensors", "convert", arguments, save(flat))
-
-
-def torch_links(folder: Path) -> Case:
-    file = folder / "adapter.pt"
-    torch.save(Adapter(4).state_dict(), file)
-    arguments = [str(file), str(folder / "state.safetensors")]
-    return Case(file, "convert", arguments, file.read_bytes())
-
-
-def in_run(name: str) -> Callable[[Path], Case]:
-    """A case of a file in the folder of a finished run."""
-
-    def case(folder: Path) -> Case:
-        run = write_run(folder / "run")
-        valid = (run / name).read_bytes()
-        changed = of_bytes(valid)
-        if name.endswith(".jsonl"):
-            changed |= of_one_line([json.loads(line) for line in valid.splitlines()])
-        elif name.endswith(".json"):
-            changed |= of_tree(json.loads(valid))
-        return Case(run / name, "report", [str(run), "--quiet"], valid, changed)
-
-    return case
-
-
-def in_begun_run(name: str) -> Callable[[Path], Case]:
-    """A case of a file in the folder of a run that goes on."""
-
-    def case(folder: Path) -> Case:
-        arguments = reads(folder)
-        assert begun.go_on(arguments) == 0
-        file = folder / "runs" / "custom-team" / name
-        valid = file.read_bytes()
-        changed = of_bytes(valid)
-        if name.endswith(".json"):
-            changed |= of_tree(json.loads(valid))
-        return Case(file, "go_on", arguments, valid, changed)
-
-    return case
-
-
-def prepared(folder: Path) -> Case:
-    """The checksums of prepared data."""
-    arguments = reads(folder)
-    assert begun.read_run(arguments) == 0
-    (file,) = (folder / "runs" / "data").rglob(CHECKSUMS)
-    valid = file.read_bytes()
-    return Case(file, "read_run", arguments, valid, of_tree(json.loads(valid)) | of_bytes(valid))
-
-
-def asks(folder: Path, *options: str) -> list[str]:
-    """Arguments of the target `read_questions`."""
-    config, *overrides = reads(folder)
-    return ["--config", config, *(part for x in overrides for part in ("--set", x)), *options]
-
-
-def questions(folder: Path) -> Case:
-    valid = "Where?\nWhy, \u201cthen\u201d?\n\n答案\n".encode()
-    arguments = asks(folder, "--channel=text")
-    return Case(folder / "stdin", "read_questions", arguments, valid, on_stdin=True)
-
-
-def asked_links(folder: Path) -> Case:
-    file = folder / "links.safetensors"
-    team = load_team(load_config(TEAM / "run.yaml").system)
-    save_links(file, jax.device_get(start_links(team, start="identity", key=jax.random.key(0))))
-    return Case(
-        file, "read_questions", asks(folder, "--links", str(file), "Where?"), file.read_bytes()
-    )
-
-
-def role_texts(name: str) -> Callable[[Path], Case]:
-    """A case of a file that `rmas role-texts` wrote and goes on with."""
-
-    def case(folder: Path) -> Case:
-        (folder / "q.jsonl").write_bytes(lines_of(rows()[:3]))
-        options = ["--questions", str(folder / "q.jsonl"), "--out", str(folder / "texts.jsonl")]
-        arguments = asks(folder, *options, "--accept=any", "--quiet")
-        assert begun.keep_texts(arguments) == 0
-        file = folder / name
-        valid = file.read_bytes()
-        if name.endswith(".jsonl"):
-            changed = of_one_line([json.loads(line) for line in valid.splitlines()])
-        else:
-            changed = of_tree(json.loads(valid))
-        return Case(file, "keep_texts", arguments, valid, changed | of_bytes(valid))
-
-    return case
-
-
-def recorded(folder: Path) -> Case:
-    file = folder / "searches.jsonl"
-    results = [{"title": "x", "url": "y", "text": "z"}]
-    searches = [{"query": f"Query {i}", "results": results} for i in range(5)]
-    valid = lines_of(searches)
-    return Case(file, "replay", [str(file)], valid, of_one_line(searches) | of_bytes(valid))
-
-
-# Case -> its share of the examples.
-CASES: dict[str, tuple[Callable[[Path], Case], float]] = {
-    "configuration": (configuration, 3),
-    "topology": (topology, 1.5),
-    "prompts": (prompts, 1.5),
-    "json_lines": (json_lines, 2),
-    "json_list": (json_list, 1.5),
-    "parquet": (parquet, 1.5),
-    "corpus": (corpus, 1.5),
-    "config_qwen3": (in_agent("config.json", "planner"), 2),
-    "config_llama": (in_agent("config.json", "critic"), 2),
-    "config_gemma3": (in_agent("config.json", "solver"), 2),
-    "weights": (in_agent("model.safetensors", "critic"), 1.5),
-    "index": (index, 1),
-    "tokenizer": (
-        in_agent(
-            "tokenizer.json",
-            "planner",
-            only=("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"),
-        ),
-        1.5,
-    ),
-    "tokenizer_config": (in_agent("tokenizer_config.json", "solver"), 1.5),
-    "template": (template, 1),
-    "links": (links, 1.5),
-    "torch_links": (torch_links, 1.5),
-    "results": (in_run("results.json"), 0.75),
-    "items": (in_run("items.jsonl"), 0.75),
-    "metrics": (in_run("metrics.jsonl"), 0.5),
-    "gradients": (in_run("gradients.json"), 0.5),
-    "timings": (in_run("timings.json"), 0.5),
-    "environment": (in_run("environment.json"), 0.25),
-    "used_configuration": (in_run("config.yaml"), 0.25),
-    "begun_identity": (in_begun_run("identity.json"), 0.5),
-    "begun_timings": (in_begun_run("timings.json"), 0.5),
-    "begun_steps": (in_begun_run("steps.json"), 0.5),
-    "begun_curves": (in_begun_run("metrics.jsonl"), 0.25),
-    "begun_links": (in_begun_run("links/aligned.safetensors"), 0.5),
-    "begun_record": (in_begun_run("checkpoints/phase/record.json"), 0.5),
-    "prepared": (prepared, 0.5),
-    "questions": (questions, 1),
-    "asked_links": (asked_links, 1),
-    "role_texts": (role_texts("texts.jsonl"), 0.75),
-    "role_texts_settings": (role_texts("texts.jsonl.settings"), 0.5),
-    "recorded": (recorded, 0.5),
-}
-
-
 def check(found: dict[str, Any]) -> None:
     """Exit code 0, or 2 with one message, in bounded time and memory."""
     errors = found["stderr"]
@@ -370,26 +78,43 @@ def check(found: dict[str, Any]) -> None:
         assert len(message) <= MESSAGE_LIMIT + len("error: \n"), len(message)
 
 
-def run(worker: Worker, case: Case, content: str | bytes) -> dict[str, Any]:
-    """Runs a case's command on a content, and clears away what it may write."""
-    folder = case.file.parent
+def write(case: Case, content: str | bytes) -> bytes:
+    """Gives a case's file a content; returns its bytes."""
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    remove(case.file)
     case.file.write_bytes(raw)
+    return raw
+
+
+def run(worker: Worker, case: Case, stdin: bytes = b"") -> dict[str, Any]:
+    """Runs a case's command, and clears away what it may write."""
+    folder = case.file.parent
     before = {*folder.iterdir()}
-    found = worker.run(case.target, case.arguments, raw if case.on_stdin else b"")
+    found = worker.run(case.target, case.arguments, stdin if case.on_stdin else b"")
     new = {path.name for path in folder.iterdir()} - {path.name for path in before}
     assert new <= MAY_WRITE, f"left behind: {new}"
     for name in MAY_WRITE & new:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(folder / name)
     return found
 
 
-def fuzz(name: str, worker: Worker, folder: Path, scale: str) -> None:
-    make, share = CASES[name]
-    case = make(folder)
-    found = run(worker, case, case.valid)
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Callable[[str], Case]:
+    """Function from a name in `CASES` to that case, whose files are made once."""
+    return functools.cache(lambda name: CASES[name][0](tmp_path_factory.mktemp(name)))
+
+
+def fuzz(name: str, worker: Worker, case: Case, scale: str) -> None:
+    found = run(worker, case, write(case, case.valid))
     assert (found["code"], found["stderr"]) == (0, ""), found
+    share = CASES[name][1]
     count = max(1, round(EXAMPLES[scale] * share / sum(share for _, share in CASES.values())))
     changed = of_bytes(case.valid) if case.changed is None else case.changed
 
@@ -404,20 +129,20 @@ def fuzz(name: str, worker: Worker, folder: Path, scale: str) -> None:
     )
     @hypothesis.given(changed)
     def ends_well(content):
-        check(run(worker, case, content))
+        check(run(worker, case, write(case, content)))
 
     ends_well()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_mutated_files_end_in_one_message(name, worker, tmp_path):
-    fuzz(name, worker, tmp_path, "ci")
+def test_mutated_files_end_in_one_message(name, worker, made):
+    fuzz(name, worker, made(name), "ci")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_thousand_mutations(name, worker, tmp_path):
-    fuzz(name, worker, tmp_path, "slow")
+def test_two_thousand_mutations(name, worker, made):
+    fuzz(name, worker, made(name), "slow")
 
 
 IRREGULAR: dict[str, Callable[[Path], object]] = {
@@ -430,19 +155,15 @@ IRREGULAR: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", IRREGULAR)
-def test_what_is_no_regular_file(kind, worker, tmp_path):
-    for name, (make, _) in CASES.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        case = make(folder)
-        if case.on_stdin:
-            continue
-        case.file.unlink(missing_ok=True)
-        IRREGULAR[kind](case.file)
-        found = worker.run(case.target, case.arguments)
-        assert found["seconds"] < 30, name
+@pytest.mark.parametrize("name", [name for name in CASES if name != "questions"])  # a stream
+def test_what_is_no_regular_file(name, worker, made):
+    case = made(name)
+    for kind, make in IRREGULAR.items():
+        remove(case.file)
+        make(case.file)
+        found = run(worker, case)
+        assert found["seconds"] < 30, kind
         try:
             check(found)
         except AssertionError as error:
-            raise AssertionError(f"{name}: {error}") from error
+            raise AssertionError(f"{kind}: {error}") from error

@@ -51,14 +51,6 @@ def test_extras_that_messages_name_exist():
     assert {"eval", "int8", "logging", "search"} <= named <= set(PROJECT["optional-dependencies"])
 
 
-def test_every_file_of_the_package_is_in_its_wheel():
-    package = ROOT / "rmas_jax"
-    patterns = SETTINGS["tool"]["setuptools"]["package-data"]["rmas_jax"]
-    taken = {path for pattern in patterns for path in package.glob(pattern)}
-    files = {path for path in package.rglob("*") if path.is_file()}
-    assert not [p for p in files - taken if p.suffix not in (".py", ".pyc")]
-
-
 def test_make_lists_its_targets():
     listing = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -55,6 +55,7 @@ def train(
     sizes: tuple[int, int, int],
     steps: int,
     *,
+    optimizer: str = "sgd",  # Adam would make a step of every rounding error where a gradient is 0
     hooks: Sequence[Hook] = (),
 ) -> Any:
     """Trains, or goes on training, on a mesh over all devices or the first; writes the links."""
@@ -76,7 +77,7 @@ def train(
         batch_size=8,
         learning_rate=1e-1,
         warmup_steps=1,
-        optimizer="sgd",  # Adam would make a step of every rounding error where a gradient is 0
+        optimizer=optimizer,
     )
     folder.mkdir(exist_ok=True)
     links = run_phase(

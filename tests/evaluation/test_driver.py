@@ -2,26 +2,22 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from teams import broken, build_team, with_agents
 
-from rmas_jax.agents import answers
 from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
 from rmas_jax.evaluation import answerer, driver
 from rmas_jax.evaluation import methods as method_table
 from rmas_jax.evaluation.answerer import Answerer
-from rmas_jax.evaluation.graders import GRADERS
 from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.record import KEY, open_record
-from rmas_jax.evaluation.rows import Measurement
+from rmas_jax.evaluation.record import KEY
 from rmas_jax.host.checksums import unseal
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import InputError
@@ -324,18 +320,6 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     assert rows[0]["seconds_per_item"] > 0
 
 
-def test_a_batch_runs_until_nothing_is_compiled():
-    widths = iter([3, 5, 5])  # as of a tool whose result differs
-
-    def answer(prompts, keys):
-        texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
-        return answerer.BatchAnswers([len(texts)], None, None)
-
-    jax.clear_caches()
-    written, seconds = driver._timed(SimpleNamespace(answer=answer), {}, [None])
-    assert written.rollouts == [5] and not list(widths) and seconds > 0
-
-
 def test_endings_of_answers_are_counted(contest, tmp_path):
     examples = {"test": EXAMPLES["test"]}
     how = {"rounds": (1,), "examples": examples, "answer_retry": AnswerRetry("$^", " it is", 1)}
@@ -356,29 +340,6 @@ def test_another_seed_is_another_measurement(contest, tmp_path):
     assert len(items) == 2 * sum(map(len, EXAMPLES.values()))
 
 
-def test_a_result_whose_items_are_lost_does_not_count(tmp_path):
-    key = {"method": "m", "rounds": 1, "benchmark": "b", "split": "test", "seed": 0}
-    record = open_record(tmp_path)
-    record.add_items([key | {"id": 1}])
-    record.finish(key | {"n": 1})
-    assert open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
-    (tmp_path / "items.jsonl").unlink()
-    assert not open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
-    assert json.loads((tmp_path / "results.json").read_text()) == []
-
-
-@pytest.mark.parametrize("count", range(2, 12))
-@pytest.mark.parametrize("size", [2, 3, 5, 16])
-def test_every_item_counts_once_and_gets_another_ones_thoughts(count, size):
-    counted = []
-    for rows, kept in driver.batches(count, size):
-        assert rows.shape == (size,)
-        counted += rows[:kept].tolist()
-        received = np.roll(rows, 1)  # what a `ShuffledChannel` sends
-        assert np.all(rows[:kept] != received[:kept])
-    assert counted == list(range(count))
-
-
 def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path):
     directory = tmp_path / "run"
     twice = {"test": [item(0, "ab"), item(1, "ab")]}
@@ -390,16 +351,6 @@ def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path
         with pytest.raises(ValueError, match=message):
             contest(directory, methods, examples=examples)
     assert not directory.exists()
-
-
-def test_relay_is_graded_by_the_phrase():
-    relay = GRADERS["relay"]
-    example = Example("1", "?", "Bada Kor, no gates left")
-    assert relay(" Bada Kor, two gates left", example) == compared("Bada Kor", True)
-    assert relay("Luka Kor, no gates left", example) == compared("Luka Kor", False)
-    assert relay("it ends there", example) == compared(None, False)
-    no_answer = Example("1", "?", "nor is this an answer")
-    assert relay("it ends there", no_answer) == compared(None, False)
 
 
 @pytest.mark.parametrize(

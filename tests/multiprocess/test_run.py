@@ -71,7 +71,6 @@ def start(cache, *commands):
                 **environment(cache=cache),
                 "JAX_NUM_CPU_DEVICES": "4",
                 "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from quickstart_runs import CONFIG, ONE_ROUND
 
 from rmas_jax.cli.ask import main as ask
 from rmas_jax.cli.report import main as report
@@ -25,27 +26,6 @@ from rmas_jax.runs.resolve import resolve
 from rmas_jax.runs.run import planned_steps
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "quickstart"
-TINY = [
-    "inner.items=8",
-    "inner.steps=2",
-    "inner.repeats=1",
-    "inner.warmup_steps=1",
-    "system.rounds=1",
-    "outer.phases.0.rounds=1",
-    "outer.phases.0.steps=2",
-    "outer.phases.0.batch_size=2",
-    "outer.phases.0.warmup_steps=1",
-    "outer.validation_size=2",
-    "data.train_size=8",
-    "evaluation.benchmarks=[{name: data, splits: ['test[:4]']}]",
-    "evaluation.batch_size=4",
-    "evaluation.rounds=[1]",
-    "evaluation.methods=[recursive_mas, aligned_links]",
-    "evaluation.gradient_batch_size=2",
-    "runtime.progress=false",
-    "runtime.compilation_cache=false",
-]
 NEEDS_MOUNT = "mounting a small file system is not permitted here"
 
 
@@ -54,25 +34,13 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Programs are compiled once for the starts of this file."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.1), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
 def options(output):
-    settings = [f"output_dir={output}", *TINY]
+    settings = [f"output_dir={output}", *ONE_ROUND]
     return ["--config", CONFIG, *(part for item in settings for part in ("--set", item))]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(compiled, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     """The output of a finished run, and a copy of it that stays as it is."""
     output = tmp_path_factory.mktemp("runs")
     os.chdir(ROOT)
@@ -366,6 +334,6 @@ def test_a_start_that_bad_input_ends_leaves_no_folder(output, undisturbed, monke
 
 def test_a_run_has_steps_for_what_it_measures(tmp_path):
     settings = [f"output_dir={tmp_path}", "evaluation.gradient_batch_size=0"]
-    resolved = resolve(load_config(CONFIG, [*TINY, *settings]))
+    resolved = resolve(load_config(CONFIG, [*ONE_ROUND, *settings]))
     names = [step.name for step in planned_steps(resolved)]
     assert names == ["inner loop", "outer loop", "evaluation", "report"]

@@ -1,60 +1,24 @@
-"""The main job: what a user sees of it, from bad input to a finished and a repeated run."""
+"""Input that the main job refuses: one message, before any training."""
 
-import collections
 import json
 import shutil
-import signal
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
+from quickstart_runs import refused, run
 
 from rmas_jax.cli.run import main
-from rmas_jax.config import ConfigError, load_config
-from rmas_jax.host.errors import BAD_INPUT, PREEMPTED
-from rmas_jax.interop import read_released_links
-from rmas_jax.interop.link_files import load_links, save_links
-from rmas_jax.links import Links
-from rmas_jax.runs import resolve
-from rmas_jax.runs import run as steps
-from rmas_jax.runs.folder import open_folder
-from rmas_jax.team import load_team, start_links
-from rmas_jax.training.outer import loop as outer_loop
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.training.states import cache as state_cache
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "quickstart"
 AGENT = Path("rmas_jax/assets/embedded/planner")
-TINY = [
-    "inner.items=8",
-    "inner.steps=4",
-    "inner.repeats=2",
-    "inner.warmup_steps=1",
-    "outer.phases.0.steps=2",
-    "outer.phases.0.batch_size=2",
-    "outer.phases.0.warmup_steps=1",
-    "outer.validation_size=4",
-    "data.train_size=16",
-    "evaluation.benchmarks=[{name: data, splits: ['test[:6]', 'test_unseen_entities[:6]']}]",
-    "evaluation.batch_size=4",
-    "evaluation.rounds=[1,2]",
-    "evaluation.gradient_batch_size=2",
-    "runtime.progress=false",
-    "runtime.compilation_cache=false",
-]
 
 
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-def run(tmp_path, *overrides, options=()):
-    settings = [f"output_dir={tmp_path / 'runs'}", *TINY, *overrides]
-    changes = [part for item in settings for part in ("--set", item)]
-    return main(["--config", CONFIG, *changes, *options])
 
 
 @pytest.fixture
@@ -63,14 +27,6 @@ def agent(tmp_path):
     copy = tmp_path / "agent"
     shutil.copytree(AGENT, copy)
     return copy, f"system.agents.planner={copy}"
-
-
-def refused(tmp_path, capsys, *overrides):
-    assert run(tmp_path, *overrides) == BAD_INPUT
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and "Traceback" not in message
-    assert not (tmp_path / "runs" / "quickstart" / "links").exists()
-    return message
 
 
 def test_a_key_that_does_not_exist(tmp_path, capsys):
@@ -223,200 +179,8 @@ def test_a_folder_that_is_not_ours(tmp_path, capsys):
     assert str(folder) in refused(tmp_path, capsys)
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
-    assert run(tmp_path, "outer.phases.0.batch_size=4", options=("--dry-run",)) == 0
-    printed = capsys.readouterr().out
-    for words in (
-        "mesh: data=1 x fsdp=1 x model=1 of 8 cpu devices",
-        "agent planner: qwen3, 174,240 parameters, float32, 0.7 MiB on each device",
-        "outer link solver->planner: ln_res, 27,200 parameters",
-        "phase on_policy: on_policy, 3 rounds, 2 steps of 4 items (accumulation=1); 16 items",
-        "  states of planner: ",
-        "memory per device, by the compiler",
-        "memory per device of a validation, 4 items at once: ",
-        f"written to {tmp_path / 'runs' / 'quickstart'}",
-    ):
-        assert words in printed, words
-    assert not (tmp_path / "runs" / "quickstart").exists()
-
-
 def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(state_cache, "physical_memory", lambda: 1000)
     assert run(tmp_path, "inner.cache_gib=0", options=("--dry-run",)) == BAD_INPUT
     message = capsys.readouterr().err
     assert "planner: 0.00 GiB" in message and "inner.cache_gib" in message
-
-
-@pytest.mark.parametrize(
-    ("steps", "repeats", "phases", "encoded"),
-    [(0, 2, 0, []), (2, 1, 0, []), (2, 2, 0, [8]), (0, 1, 1, [16, 4])],
-)
-def test_nothing_is_encoded_that_is_not_read(
-    tmp_path, monkeypatch, steps, repeats, phases, encoded
-):
-    seen = []
-    monkeypatch.setattr(resolve, "encode_examples", lambda team, items: seen.append(len(items)))
-    monkeypatch.setattr(resolve, "encode_dialogues", lambda *args, **options: None)
-    settings = [f"inner.steps={steps}", f"inner.repeats={repeats}", "inner.warmup_steps=0"]
-    settings += [f"output_dir={tmp_path}", *([] if phases else ["outer.phases=[]"])]
-    resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
-    dialogues, data = resolve.encode_inner(resolved)
-    assert len(dialogues) == (3 if steps else 0)
-    assert (resolve.encode_outer(resolved) is None) == (phases == 0)
-    assert seen == encoded and data is None
-
-
-@pytest.fixture
-def loads(monkeypatch):
-    """How often a start loads what, wherever in the package that is."""
-    counts = collections.Counter()
-
-    def counted(name, call):
-        def count(*args, **options):
-            counts[name] += 1
-            return call(*args, **options)
-
-        return count
-
-    for module in [m for name, m in sys.modules.items() if name.startswith("rmas_jax")]:
-        for name in ("load_topology", "load_prompts", "load_tokenizer", "load_pretrained"):
-            if name in vars(module):
-                monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
-    load_dataset = resolve.load_dataset
-
-    def loads_rows(*args, **options):
-        dataset = load_dataset(*args, **options)
-
-        def load(split):
-            counts[split] += 1
-            return dataset.load(split)
-
-        return dataset._replace(load=load)
-
-    monkeypatch.setattr(resolve, "load_dataset", loads_rows)
-    return counts
-
-
-LOADED_ONCE = {
-    "load_topology": 1,
-    "load_prompts": 1,
-    "load_tokenizer": 3,  # agents
-    "load_pretrained": 3,
-    "train": 1,
-    "validation": 1,
-    "test[:6]": 1,
-    "test_unseen_entities[:6]": 1,
-}
-
-
-def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
-    tmp_path, capsys, caplog, monkeypatch, loads
-):
-    folder = tmp_path / "runs" / "quickstart"
-    original = outer_loop.put_batch
-
-    def ask_to_end(*args):
-        signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(outer_loop, "put_batch", ask_to_end)
-        assert run(tmp_path) == PREEMPTED
-    assert "after step 0 of 2 and is saved" in capsys.readouterr().err
-    assert loads == LOADED_ONCE
-    loads.clear()
-    assert run(tmp_path) == 0
-    assert loads == LOADED_ONCE
-    for name in ("report.html", "report.md", "config.yaml", "environment.json", "gradients.json"):
-        assert (folder / name).stat().st_size > 0, name
-    released = folder / "links" / "released"
-    roles = ("planner", "critic", "solver")
-    found = read_released_links(released / "outer", {role: released / role for role in roles})
-    trained = load_links(folder / "links" / "trained.safetensors")
-    params = {kind: {name: link[1] for name, link in of.items()} for kind, of in found.items()}
-    jax.tree.map(np.testing.assert_array_equal, Links(**params), trained)
-    rows = json.loads((folder / "results.json").read_text())
-    columns = (
-        "method rounds latent_steps split n correct accuracy ci_low ci_high tokens_per_item "
-        "steps_per_item seconds_per_item seed"
-    )
-    assert all(set(columns.split()) <= set(row) for row in rows)
-    assert {row["split"] for row in rows} == {"test[:6]", "test_unseen_entities[:6]"}
-    items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-    assert len(items) == sum(row["n"] for row in rows)
-    assert str(folder / "report.html") in capsys.readouterr().out
-
-    before = (folder / "items.jsonl").stat().st_mtime_ns
-    assert run(tmp_path) == 0
-    assert (folder / "items.jsonl").stat().st_mtime_ns == before
-    for step in ("inner loop", "outer loop", "evaluation"):
-        assert f"{step}: finished before" in caplog.text
-
-    progress = "runtime.progress=true"  # moves no number
-    more = "evaluation.benchmarks=[{name: relay, splits: ['test[:3]', 'test[:6]']}]"
-    assert run(tmp_path, more, progress) == 0
-    more = json.loads((folder / "results.json").read_text())
-    assert more[: len(rows)] == rows and {row["split"] for row in more[len(rows) :]} == {"test[:3]"}
-    assert len(more) > len(rows)
-
-    overrides = [f"output_dir={tmp_path / 'runs'}", *TINY]
-    finished = steps.run(
-        load_config(
-            CONFIG, [*overrides, "evaluation.benchmarks=[{name: relay, splits: ['test[:3]']}]"]
-        )
-    )
-    assert finished.reused == ("inner loop", "outer loop", "gradient norms")
-    assert finished.files.root == folder and finished.config.system.date is not None
-    assert [row | {"crc32": 0} for row in finished.measured.results] == [
-        row | {"crc32": 0} for row in more
-    ]
-    jax.tree.map(np.testing.assert_array_equal, finished.links, trained)
-
-    assert run(tmp_path, "seed=1") == BAD_INPUT
-    message = capsys.readouterr().err
-    assert "holds another run's results" in message and "seed" in message
-
-
-def test_training_starts_from_links_that_are_given(tmp_path, capsys):
-    file = tmp_path / "given.safetensors"
-    settings = [
-        f"system.links={file}",
-        f"output_dir={tmp_path}",
-        "inner.steps=0",
-        "inner.repeats=1",
-    ]
-    untrained = "outer.phases=[]"
-    config = load_config(CONFIG, [*TINY, *settings, untrained])
-    team = load_team(config.system)
-    save_links(file, start_links(team, start="identity", key=jax.random.key(0)))
-    assert "must be mlp_res" in refused(tmp_path, capsys, *settings, "system.inner_link=mlp_res")
-
-    resolved = resolve.resolve(config)
-    files = resolved.files
-    with open_folder(resolved.config, resolved.contents):
-        steps.align_links(resolved)
-        steps.train_links(resolved, load_links(files.aligned_links))
-    for path in (files.aligned_links, files.trained_links):
-        assert path.read_bytes() == file.read_bytes()
-    save_links(file, start_links(team, start="identity", key=jax.random.key(1)))
-    for part, contents in (
-        ("weights", resolve.resolve(config).contents),
-        ("data", resolved.contents | {"data": "other"}),
-    ):
-        words = f"holds another run's results; it differs in {part}\\. Choose"
-        with pytest.raises(ConfigError, match=words), open_folder(resolved.config, contents):
-            pass
-
-
-def test_hooks_of_a_run_reach_its_phases(tmp_path, monkeypatch):
-    resolved = resolve.resolve(load_config(CONFIG, [*TINY, f"output_dir={tmp_path}"]))
-    links, seen = start_links(resolved.team, start="identity", key=jax.random.key(0)), []
-
-    def run_phase(team, links, *data, hooks, **options):
-        seen.append(hooks)
-        return links
-
-    monkeypatch.setattr(steps, "run_phase", run_phase)
-    hooks = (lambda event: None,)
-    steps.train_links(resolved, links, hooks)
-    assert seen == [hooks]

@@ -146,3 +146,13 @@ def test_gold_answers_that_cannot_be_read_are_said_with_the_first(caplog):
         check_golds(GRADERS["text"], {"test": [Example("0", "?", "<think>without an end")]})
     with pytest.raises(ConfigError, match="two words, and how many gates are left"):
         check_golds(GRADERS["relay"], {"test": items})
+
+
+def test_relay_is_graded_by_the_phrase():
+    relay = GRADERS["relay"]
+    example = Example("1", "?", "Bada Kor, no gates left")
+    assert relay(" Bada Kor, two gates left", example) == compared("Bada Kor", True)
+    assert relay("Luka Kor, no gates left", example) == compared("Luka Kor", False)
+    assert relay("it ends there", example) == compared(None, False)
+    no_answer = Example("1", "?", "nor is this an answer")
+    assert relay("it ends there", no_answer) == compared(None, False)
