@@ -153,7 +153,7 @@ def test_many_tokens_beyond_are_counted(planner):
         check_tokenizer(tokenizer, 10, source="m")
     assert len(str(error.value)) < 600
     check_ids([0, 9], 10, tokenizer=tokenizer, what="prompt")
-    with pytest.raises(CheckpointError, match=r"prompt has None \(id -1\)"):
+    with pytest.raises(CheckpointError, match=r"prompt must have ids .*, got None \(id -1\)"):
         check_ids([0, -1], 10, tokenizer=tokenizer, what="prompt")
 
 

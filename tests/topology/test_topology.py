@@ -186,7 +186,7 @@ def test_show_prints_and_draws(write, tmp_path, capsys):
         ("folder", "must end in .svg, .png, .pdf, got no extension"),  # was drawn to folder.png
         ("folder.svg", "must be a regular file, got a folder"),
         ("x.abc", "must end in .svg, .png, .pdf, got '.abc'"),
-        ("missing/x.svg", "missing does not"),
+        ("missing/x.svg", "must be in an existing folder"),
         ("file/x.svg", "cannot be written (Not a directory)"),
         ("pipe.svg", "must be a regular file, got a pipe"),
         ("n" * 300 + ".svg", "cannot be written (File name too long)"),
