@@ -12,6 +12,7 @@ from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.choice import grade_choice
 from rmas_jax.evaluation.graders.mathematics import grade_math
+from rmas_jax.evaluation.graders.qa import grade_qa
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
@@ -55,6 +56,7 @@ GRADERS: dict[str, Grader] = {
             gold="two words, and how many gates are left",
         ),
         Grader("text", "texts, but for case and spaces", grade_text),
+        Grader("qa", "short answers in HotpotQA's normal form: exact match and F1", grade_qa),
         Grader(
             "math",
             "mathematical expressions",
