@@ -110,6 +110,9 @@ class EvaluationConfig(Section):
     answer_retry: bool = option(
         "whether an answer is tried again where the type of task finds none in it", True
     )
+    legacy: bool = option(
+        "whether answers are also compared as leniently as upstream does, as a score", False
+    )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
     search: str | None = option("JSON-lines corpus that answerers may search", None, path="file")
     gradient_batch_size: int = option(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
+from rmas_jax.evaluation.graders import legacy
 from rmas_jax.evaluation.graders.choice import grade_choice
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.qa import grade_qa
@@ -98,6 +99,19 @@ def find_grader(name: str, *, where: str) -> Grader:
                 f"'rmas_jax[{grader.needs.extra}]'"
             ) from None
     return grader
+
+
+def with_legacy(grader: Grader, task_type: str | None) -> Grader:
+    """The grader with upstream's comparison as `scores["legacy"]`; code has none."""
+    if task_type == "code":
+        return grader
+
+    def grade(text: str, example: Example) -> Verdict:
+        verdict = grader(text, example)
+        score = float(legacy.agrees(text, example.answer, task_type))
+        return verdict._replace(scores={**verdict.scores, "legacy": score})
+
+    return dataclasses.replace(grader, name=f"{grader.name} and legacy", function=grade)
 
 
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
