@@ -12,12 +12,13 @@ from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders import legacy
 from rmas_jax.evaluation.graders.choice import grade_choice
+from rmas_jax.evaluation.graders.judge import grade_judge, judge_model
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.qa import grade_qa
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
-from rmas_jax.host.errors import shown
+from rmas_jax.host.errors import InputError, shown
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Grader:
         "text that does not end in a thinking block or an empty box"  # a gold answer's format
     )
     needs: Package | None = None
+    # What verdicts also depend on, such as a model, for the name; InputError where it is unusable.
+    setting: Callable[[], str] | None = None
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
@@ -70,6 +73,9 @@ GRADERS: dict[str, Grader] = {
             grade_choice,
             gold="one letter: B, (B), B: Paris, \\boxed{B}; the grader text compares whole texts",
         ),
+        Grader(
+            "judge", "answers, by a language model of your choice", grade_judge, setting=judge_model
+        ),
     )
 }
 
@@ -85,7 +91,7 @@ def find_grader(name: str, *, where: str) -> Grader:
     """The grader of a name; `where` is the setting that names it.
 
     Raises:
-      ConfigError: unknown grader, or it needs a package that is not installed.
+      ConfigError: unknown grader, or it needs a package or setting that is missing.
     """
     if name not in GRADERS:
         raise ConfigError(f"{where}: must be one of {', '.join(GRADERS)}, got {shown(name)}")
@@ -98,6 +104,11 @@ def find_grader(name: str, *, where: str) -> Grader:
                 f"{where}={name} needs {grader.needs.distribution}: pip install "
                 f"'rmas_jax[{grader.needs.extra}]'"
             ) from None
+    if grader.setting is not None:
+        try:
+            grader = dataclasses.replace(grader, name=f"{name} ({grader.setting()})")
+        except InputError as error:
+            raise ConfigError(f"{where}={name}: {error}") from None
     return grader
 
 
