@@ -93,10 +93,12 @@ def test_long_texts_take_no_long_time():
 
 @pytest.mark.parametrize("is_asked", [False, True])
 def test_a_run_reports_it_when_asked(tmp_path, is_asked):
-    changes = [f"evaluation.legacy={str(is_asked).lower()}", "data.dataset=files"]
-    row = tmp_path / "rows.jsonl"
-    row.write_text('{"question": "1.2 + 0.6?", "answer": "1.8", "solver": "1.8"}\n')
-    changes += [f"data.files={{train: {row}, test: {row}}}", "system.task_type=math"]
+    files = {split: tmp_path / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    for split, path in files.items():
+        path.write_text(f'{{"question": "{split}: 1.2 + 0.6?", "answer": "1.8"}}\n')
+    named = ", ".join(f"{split}: {path}" for split, path in files.items())
+    changes = ["data.dataset=files", f"data.files={{{named}}}", "system.task_type=math"]
+    changes += [f"evaluation.legacy={str(is_asked).lower()}"]
     config, chosen = with_defaults(load_config("experiments/configs/outer_gain.yaml", changes))
     texts = load_team_texts(config.system)
     dataset = find_data(config, texts.topology, tmp_path)
