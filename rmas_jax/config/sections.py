@@ -114,6 +114,9 @@ class EvaluationConfig(Section):
     answer_retry: bool = option(
         "whether a text without an answer is continued once, for task types that allow it", True
     )
+    legacy: bool = option(
+        "whether answers are also compared as leniently as upstream does, as a score", False
+    )
     python: bool = option("whether answerers may call Python, in a sandbox", False)
     search: str | None = option("JSON-lines corpus that answerers may search", None, path="file")
     gradient_batch_size: int = option(

@@ -18,7 +18,7 @@ from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
-from rmas_jax.evaluation.graders import check_golds
+from rmas_jax.evaluation.graders import check_golds, with_legacy
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
 from rmas_jax.links import Links
@@ -99,6 +99,8 @@ def load_benchmarks(
     loaded = []
     for benchmark in benchmarks:
         grader, task_type = grader_of(benchmark), benchmark.task_type
+        if chosen.legacy:
+            grader = with_legacy(grader, task_type)
         data, grading = dataset, benchmark.data.grader
         if benchmark.data != dataclasses.replace(config.data, grader=grading):
             data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=data_dir)

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from rmas_jax.host.errors import shown
-from rmas_jax.host.json_rows import append_line, drop_half_line, read_json_rows
+from rmas_jax.host.json_rows import append_line
+from rmas_jax.host.recording import read_recording
 from rmas_jax.tools.search import SearchError, SearchProvider, SearchResult, parse_result
 
 
@@ -49,26 +50,14 @@ def open_recorded(provider: SearchProvider | None, path: str | Path) -> Recorded
       FileNotFoundError: there is neither a provider nor a file.
       SearchError: not a regular file, or a line is no recorded search; names file and line.
     """
-    path, recorded = Path(path), {}
-    if provider is None and not path.exists():
-        raise FileNotFoundError(2, "no recorded searches here", str(path))
-    if provider is not None:
-        drop_half_line(path, error=SearchError)
-    if path.exists():
-        for number, row in read_json_rows(path, error=SearchError):
-            try:
-                query, results = _recorded(row)
-            except ValueError as error:
-                raise SearchError(
-                    f"{path}, line {number}: not a recorded search ({error}); remove it"
-                ) from error
-            recorded[query] = results
+    path = Path(path)
+    recorded = read_recording(
+        path, _recorded, replays=provider is None, content="searches", error=SearchError
+    )
     return RecordedSearch(provider, path, recorded)
 
 
 def _recorded(row: object) -> tuple[str, list[SearchResult]]:
-    if isinstance(row, ValueError):
-        raise row
     if isinstance(row, dict):
         query, results = row.get("query"), row.get("results")
         if isinstance(query, str) and isinstance(results, list):

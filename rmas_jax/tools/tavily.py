@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from typing import Any
 
+from rmas_jax.tools.posting import PostError, post_json
 from rmas_jax.tools.search import MAX_RESULTS, NEEDS_EXTRA, SearchError, SearchResult, parse_result
 
 KEY_VARIABLE = "TAVILY_API_KEY"
-ANSWERED = 200  # status
-REPEATED = (429, 500, 502, 503, 504)  # too many requests; server errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +28,18 @@ class TavilySearch:
         Raises:
           SearchError: all attempts failed, or the request was refused.
         """
-        httpx = _httpx()
-        failure = ""
-        for attempt in range(self.attempts):
-            if attempt > 0:
-                time.sleep(self.pause_s * 2 ** (attempt - 1))
-            try:
-                response = httpx.post(
-                    self.address,
-                    headers={"Authorization": f"Bearer {_key()}"},
-                    json={"query": query, "search_depth": self.depth, "max_results": MAX_RESULTS},
-                    timeout=self.timeout_s,
-                )
-            except httpx.TransportError as error:
-                failure = type(error).__name__  # its message may quote the key
-                continue
-            if response.status_code == ANSWERED:
-                return _results(response)
-            failure = f"status {response.status_code}"
-            if response.status_code not in REPEATED:
-                raise SearchError(f"{self.address}: {failure}")
-        raise SearchError(f"{self.address}: {failure} in the last of {self.attempts} attempts")
+        try:
+            response = post_json(
+                self.address,
+                {"query": query, "search_depth": self.depth, "max_results": MAX_RESULTS},
+                key=_key(),
+                timeout_s=self.timeout_s,
+                attempts=self.attempts,
+                pause_s=self.pause_s,
+            )
+        except PostError as error:
+            raise SearchError(str(error)) from None
+        return _results(response)
 
 
 def open_tavily() -> TavilySearch:

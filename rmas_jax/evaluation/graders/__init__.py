@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
+from rmas_jax.evaluation.graders import legacy
 from rmas_jax.evaluation.graders.choice import grade_choice
+from rmas_jax.evaluation.graders.judge import grade_judge, judge_model
 from rmas_jax.evaluation.graders.mathematics import grade_math
+from rmas_jax.evaluation.graders.qa import grade_qa
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
-from rmas_jax.host.errors import shown
+from rmas_jax.host.errors import InputError, shown
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class Grader:
     # Format of a gold answer, for errors.
     gold: str = "text that does not end in a thinking block or an empty box"
     needs: Package | None = None
+    # What verdicts also depend on, such as a model, for the name; InputError where it is unusable.
+    setting: Callable[[], str] | None = None
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
@@ -54,6 +59,7 @@ GRADERS: dict[str, Grader] = {
             gold="two words, and how many gates are left",
         ),
         Grader("text", "texts, but for case and spaces", grade_text),
+        Grader("qa", "short answers in HotpotQA's normal form: exact match and F1", grade_qa),
         Grader(
             "math",
             "mathematical expressions",
@@ -65,6 +71,9 @@ GRADERS: dict[str, Grader] = {
             "letters of options",
             grade_choice,
             gold="one letter: B, (B), B: Paris, \\boxed{B}; the grader text compares whole texts",
+        ),
+        Grader(
+            "judge", "answers, by a language model of your choice", grade_judge, setting=judge_model
         ),
     )
 }
@@ -81,7 +90,7 @@ def find_grader(name: str, *, where: str) -> Grader:
     """The grader of a name; `where` is the setting that names it.
 
     Raises:
-      ConfigError: unknown grader, or it needs a package that is not installed.
+      ConfigError: unknown grader, or it needs a package or setting that is missing.
     """
     if name not in GRADERS:
         raise ConfigError(f"{where} must be one of {', '.join(GRADERS)}, got {shown(name)}")
@@ -94,7 +103,25 @@ def find_grader(name: str, *, where: str) -> Grader:
                 f"{where}={name} needs {grader.needs.distribution}: pip install "
                 f"'rmas_jax[{grader.needs.extra}]'"
             ) from None
+    if grader.setting is not None:
+        try:
+            grader = dataclasses.replace(grader, name=f"{name} ({grader.setting()})")
+        except InputError as error:
+            raise ConfigError(f"{where}={name}: {error}") from None
     return grader
+
+
+def with_legacy(grader: Grader, task_type: str | None) -> Grader:
+    """The grader with upstream's comparison as `scores["legacy"]`; code has none."""
+    if task_type == "code":
+        return grader
+
+    def grade(text: str, example: Example) -> Verdict:
+        verdict = grader(text, example)
+        score = float(legacy.agrees(text, example.answer, task_type))
+        return verdict._replace(scores={**verdict.scores, "legacy": score})
+
+    return dataclasses.replace(grader, name=f"{grader.name} and legacy", function=grade)
 
 
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:

@@ -10,14 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rmas_jax.evaluation.graders.marked import without_markup
+
 # Single and double quotes, dashes, and the full stop of Chinese.
 _TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u3002", "''\"\"--.")
-_FONT = re.compile(  # font commands of LaTeX
-    r"\\(?:(?:text|math|[fhm])?(?:bf|box|it|rm|sf|tt|sc|cal|bb|frak|normal|up|md)"
-    r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right)(?![A-Za-z])"
-)
-_SPACE = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z])|\\)|(?<=\S)~(?=\S)")
-_TAG = re.compile(r"</?(?:answer|b|strong|em|i)>", re.IGNORECASE)
 _LEAD = re.compile(
     r"""(?:(?:so|thus|therefore|hence)\b,?\s*)?
     (?:
@@ -88,7 +84,7 @@ def _is_option(text: str, letter: str, *, is_marked: bool) -> bool:
 def _plain(answer: str) -> str:
     """An answer without markup: fonts and spaces of LaTeX, Markdown, tags, quotes."""
     text = unicodedata.normalize("NFKC", answer).translate(_TYPOGRAPHIC)
-    text = _TAG.sub(" ", _SPACE.sub(" ", _FONT.sub(" ", text)))
+    text = without_markup(text)
     text = re.sub(r"\\[()\[\]]|[{}]", " ", text)
     text = re.sub(r"[*_`$\"]", "", text)
     text = " ".join(text.split())

@@ -14,10 +14,24 @@ class Found(NamedTuple):
 
     answer: str
     is_marked: bool  # in a box or after ####; else it is the whole text
+    is_hedged: bool = False  # its box is negated, or one of several
 
 
 _BRACE = re.compile(r"\\boxed\s*\{|[{}]")
 HASHES = "####"  # before the answer in GSM8K's last line
+JOIN_WIDTH = 40  # characters around a box that may hold a negation or a further answer
+_BETWEEN = re.compile(
+    r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*|(?:[ $*]|\\[,;:! ()])*", re.IGNORECASE
+)
+_DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNORECASE)
+FONT = (  # commands of LaTeX for fonts, and others that leave their argument as it is
+    r"\\(?:(?:text|math|[fhm])?(?:bf|box|it|rm|sf|tt|sc|cal|bb|frak|normal|up|md)"
+    r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right)(?![A-Za-z])"
+)
+_MARKUP = re.compile(
+    rf"{FONT}|\\(?:[,;:! ]|q?quad(?![A-Za-z])|\\)|(?<=\S)~(?=\S)"  # spaces of LaTeX
+    r"|</?(?i:answer|b|strong|em|i)>"
+)
 
 
 def boxes(text: str) -> Iterator[tuple[int, int, int]]:
@@ -54,7 +68,27 @@ def find_answer(text: str) -> Found | None:
     if inside is None:
         inside = last_line
     answer = " ".join((final if inside is None else inside).split())
-    return Found(answer, inside is not None) if answer else None
+    return Found(answer, inside is not None, _is_hedged(last_line or final)) if answer else None
+
+
+def _is_hedged(text: str) -> bool:
+    r"""Whether the last box is negated, or joined to a different one: \boxed{A} or \boxed{B}."""
+    last = sorted(boxes(text))[-2:]
+    if not last:
+        return False
+    start, inside, end = last[-1]
+    if _DENIED.search(text, max(0, start - JOIN_WIDTH), start):
+        return True
+    _, other, other_end = last[0]
+    if not other_end < start < other_end + JOIN_WIDTH:
+        return False
+    is_joined = _BETWEEN.fullmatch(text, other_end + 1, start) is not None
+    return is_joined and text[other:other_end] != text[inside:end]
+
+
+def without_markup(text: str) -> str:
+    """A text with spaces for the fonts and spaces of LaTeX and for tags; braces stay."""
+    return _MARKUP.sub(" ", text)
 
 
 def answer_of(text: str) -> str | None:

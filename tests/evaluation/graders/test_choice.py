@@ -148,7 +148,7 @@ def test_gold_answers_may_have_the_same_forms(gold):
 
 def test_the_text_grader_takes_these_forms_for_other_answers():
     """What the grader of letters is for."""
-    assert sum(grade_text(text, answered("B")).correct for text in BOXED) < 10
+    assert sum(grade_text(text, answered("B")).correct for text in BOXED) < 15
 
 
 def test_a_second_try_is_for_texts_without_a_box_that_can_be_read():
