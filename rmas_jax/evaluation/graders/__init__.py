@@ -11,11 +11,13 @@ from typing import NamedTuple
 from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.choice import grade_choice
+from rmas_jax.evaluation.graders.code import grade_code, has_tests
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
 from rmas_jax.host.errors import shown
+from rmas_jax.tools import SandboxError, check_sandbox
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class Grader:
         "text that does not end in a thinking block or an empty box"  # a gold answer's format
     )
     needs: Package | None = None
+    needs_sandbox: bool = False
+    fits: Callable[[Example], bool] | None = None  # None: a gold answer is right by itself
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
@@ -67,6 +71,15 @@ GRADERS: dict[str, Grader] = {
             grade_choice,
             gold="one letter: B, (B), B: Paris, \\boxed{B}; the grader text compares whole texts",
         ),
+        Grader(
+            "code",
+            "what programs do in tests",
+            grade_code,
+            gold="those of rows with tests: data.fields must name test (MBPP+), or "
+            "public_test_cases, private_test_cases and metadata (LiveCodeBench)",
+            needs_sandbox=True,
+            fits=has_tests,
+        ),
     )
 }
 
@@ -82,7 +95,7 @@ def find_grader(name: str, *, where: str) -> Grader:
     """The grader of a name; `where` is the setting that names it.
 
     Raises:
-      ConfigError: unknown grader, or it needs a package that is not installed.
+      ConfigError: unknown grader, or it needs a package or a sandbox that is not there.
     """
     if name not in GRADERS:
         raise ConfigError(f"{where}: must be one of {', '.join(GRADERS)}, got {shown(name)}")
@@ -95,13 +108,18 @@ def find_grader(name: str, *, where: str) -> Grader:
                 f"{where}={name} needs {grader.needs.distribution}: pip install "
                 f"'rmas_jax[{grader.needs.extra}]'"
             ) from None
+    if grader.needs_sandbox:
+        try:
+            check_sandbox()
+        except SandboxError as error:
+            raise ConfigError(f"{where}={name}: {error}") from None
     return grader
 
 
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
     """Warns of gold answers that a grader cannot read, for which no answer would be right.
 
-    A gold answer is unreadable if it is not graded right against itself.
+    A gold answer is unreadable if it is not graded right against itself; or by `Grader.fits`.
 
     Args:
       grader: compares the answers.
@@ -110,8 +128,9 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
     Raises:
       ConfigError: all of a split are unreadable.
     """
+    fits = grader.fits or (lambda item: grader(item.answer, item).correct)
     for split, items in splits.items():
-        unread = [item for item in items if not grader(item.answer, item).correct]
+        unread = [item for item in items if not fits(item)]
         if not unread:
             continue
         message = (
