@@ -16,8 +16,8 @@ together), `folder` (the program's, inside), `folder_bytes` and `folder_files`, 
 inside -> path outside, without symbolic links), `calls` (the filter of system calls, in
 hexadecimal: `call_filter`), `kcmp` (the number of that call), `group` (folder of a cgroup to enter,
 or null) and `command`. The report is `exit CODE` (128 + signal where one ended the program),
-`timeout` or `memory`; anything else says why the sandbox could not be set up. Needs Linux 5.14,
-where a limit on processes counts those of the user namespace alone.
+`timeout`, `memory`, or `terminated` after SIGTERM; anything else says why the sandbox could not be
+set up. Needs Linux 5.14, where a limit on processes counts those of the user namespace alone.
 
 The sum of memory: the guard adds up what processes hold, shared pages once and page tables
 included, every 20 ms, and more often near the limit. In between they can grow, at most to the
@@ -55,6 +55,8 @@ READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
 # linux/prctl.h, linux/seccomp.h, linux/kcmp.h
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 22, 38, 2
 KCMP_VM = 1
+
+AWAITED = (signal.SIGCHLD, signal.SIGTERM)  # process 1 has ended; the caller wants all to end
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -320,13 +322,13 @@ def same_memory(kcmp: int, thread: str, other: str) -> bool:
 
 
 def wait_for(init: int, proc: int, request: dict) -> str:
-    """Waits for process 1 to end; gives what has come first: `exit`, `timeout` or `memory`."""
+    """Waits for process 1 to end; gives what comes first, as in the report, or `exit`."""
     end = time.monotonic() + request["wall_s"]
     limit = request["total_bytes"]
     pause_s = LOOK_S
     while (left_s := end - time.monotonic()) > 0:
-        if signal.sigtimedwait([signal.SIGCHLD], min(pause_s, left_s)) is not None:
-            return "exit"
+        if came := signal.sigtimedwait(AWAITED, min(pause_s, left_s)):
+            return "exit" if came.si_signo == signal.SIGCHLD else "terminated"
         begun = time.process_time()
         total = memory_below(proc, init, limit, request["kcmp"])
         if total > limit:
@@ -351,7 +353,7 @@ def main() -> None:
         if request["group"] is not None:
             enter_group(request["group"])
         enter_namespaces()
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
         init = os.fork()
     except OSError as error:
         os.write(report, f"{error}\n".encode())

@@ -215,11 +215,12 @@ def _isolated(
             guard = _start(command, streams, env=environment, pass_fds=passed)
         finally:
             os.close(report_end)
-        try:
-            with _ending(guard):
+        with _ending(guard):
+            try:
                 yield lambda: _outcome(reader.read(), streams, limits)
-        finally:
-            reader.read()  # until guard and init have ended
+            finally:
+                guard.terminate()  # it ends all below it before itself
+                reader.read()  # until then
 
 
 def _outcome(report: str, streams: Streams, limits: PythonLimits) -> int | str:

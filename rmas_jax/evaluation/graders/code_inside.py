@@ -38,6 +38,7 @@ from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 MAX_OUTPUT = 16 << 20  # bytes of a program's output, or of a value
+MAX_FILE = MAX_OUTPUT + (1 << 20)
 MAX_MESSAGE = 64 << 20
 MAX_ITEMS = 1 << 20  # of an iterator
 LONG = 1 << 1000  # from here on integers are written in hexadecimal
@@ -199,9 +200,10 @@ def use_streams(*files: IO[bytes] | None) -> None:
     os.close(nothing)
 
 
-def limit_time(seconds: int) -> None:
-    """Limits the time that this process may compute."""
+def limit(seconds: int) -> None:
+    """Limits what this process may compute, and the size of each file, its output for one."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
 
 
 def run_case(request: dict, report: IO[bytes]) -> NoReturn:
@@ -253,7 +255,7 @@ def run_alone(request: dict, channel: int) -> dict:
             given.seek(0)
         if (child := os.fork()) == 0:
             stack.pop_all()  # keeps the files
-            limit_time(request["cpu_s"])
+            limit(request["cpu_s"])
             use_streams(*(None, None) if is_function else (given, output), None)
             for number in (channel, given.fileno(), output.fileno()):
                 os.close(number)
@@ -272,7 +274,7 @@ def run_alone(request: dict, channel: int) -> dict:
 
 def answer_calls(request: dict, channel: int) -> None:
     """Loads a program and answers calls of its functions, until the channel is closed."""
-    limit_time(request["cpu_s"])
+    limit(request["cpu_s"])
     use_streams(None, None, None)
     message: dict[str, Any] = {}
     found: dict[str, Any] = {}

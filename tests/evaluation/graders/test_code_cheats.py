@@ -120,7 +120,8 @@ CHEATS = [
     (STDIN, READ + "print(a + b)\nsys.exit(1)", False),
     (STDIN, READ + "import atexit\natexit.register(lambda: print(a + b))", True),
     (FUNCTIONAL, "import os\ndef add(a, b): os._exit(0)", False),
-    (FUNCTIONAL, "import atexit as x, os\nx.register(os._exit, 0)\ndef add(a, b): return [a + b]", True),
+    (FUNCTIONAL, "import atexit, os\natexit.register(os._exit, 0)\n"
+                 "def add(a, b): return [a + b]", True),
     (FUNCTIONAL, "def add(a, b): raise SystemExit(0)", False),
     (FUNCTIONAL, "def add(a, b):\n    print('wrong')\n    return [a + b]", True),
     (SCRIPT, "import os\ndef add(a, b): os._exit(0)", False),
