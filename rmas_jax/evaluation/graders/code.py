@@ -17,7 +17,7 @@ nothing to patch, and nothing to forge: whoever takes over the sandbox can answe
 
 A script of assertions (MBPP+) holds its expected values, so it runs without the program: in its
 sandbox the program's functions are stand-ins that send their arguments to the program's sandbox and
-return the value that comes back. Values travel as JSON (`code_inside.encode`) and are made anew, of
+return the value that comes back. Values travel as JSON (`code_values.encode`) and are made anew, of
 types of Python and numpy alone: objects with an `__eq__` of their own, and changes of an argument
 that the script would see, do not come across. Of any script that can be run, nothing is changed or
 left out, with two exceptions that are stricter: numpy's `allclose` wants equal shapes (upstream,

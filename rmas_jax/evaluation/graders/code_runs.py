@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import json
 import math
 import re
@@ -12,17 +14,17 @@ import struct
 import time
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from rmas_jax.data.code_tests import Case, CodeTests
 from rmas_jax.data.rows import DataError
-from rmas_jax.evaluation.graders import code_inside
-from rmas_jax.evaluation.graders.code_inside import MAX_MESSAGE, MAX_OUTPUT
+from rmas_jax.evaluation.graders import code_programs, code_script, code_values
+from rmas_jax.evaluation.graders.code_values import MAX_MESSAGE, MAX_OUTPUT
 from rmas_jax.evaluation.graders.verdict import Outcome
 from rmas_jax.tools.sandbox import OpenProgram, PythonLimits, SandboxError, open_program
 
-INSIDE = Path(code_inside.__file__)
+INSIDE = (code_values, code_programs, code_script)  # modules that run in the sandbox
 START_S = 60.0  # until a sandbox is ready
 WALL = 3  # seconds on the clock for one of computing: others compute on this machine, too
 FILES = 64 << 20  # bytes of input, output and a program's own files
@@ -100,7 +102,8 @@ def _run_case(
 def _run_script(program: str, script: str, limits: CodeLimits, end: float) -> Failure | None:
     """Runs assertions in one sandbox, and the program that they call in another one."""
     number = 1
-    with _opened(limits, end, of="comparison: ") as checker, _opened(limits, end) as side:
+    checker_opened = _opened(limits, end, code_script, of="comparison: ")
+    with checker_opened as checker, _opened(limits, end) as side:
         try:
             loaded = _report(side.ask({"program": program, "cpu_s": limits.test_s}))
             if (failure := _failure(loaded, 0)) is not None:
@@ -194,7 +197,7 @@ def _is_line(given: str, wanted: str) -> bool:
 
 
 def is_value(given: Any, wanted: Any) -> bool:
-    """Whether a value, as `code_inside.encode` gives it, is that of a JSON text.
+    """Whether a value, as `code_values.encode` gives it, is that of a JSON text.
 
     A tuple is a list; keys have to be texts. Numbers compare as in Python.
     """
@@ -244,7 +247,7 @@ class _Failed(Exception):
 
 
 class _Side:
-    """A sandbox that runs `code_inside`."""
+    """A sandbox that runs one of the modules `INSIDE`."""
 
     def __init__(self, opened: OpenProgram, wall_s: float, end: float, *, of: str) -> None:
         self.opened, self.wall_s, self.end, self.of = opened, wall_s, end, of
@@ -312,8 +315,10 @@ class _Side:
 
 
 @contextlib.contextmanager
-def _opened(limits: CodeLimits, end: float, *, of: str = "") -> Iterator[_Side]:
-    """A sandbox within limits; `of` begins its failures."""
+def _opened(
+    limits: CodeLimits, end: float, module: ModuleType = code_programs, *, of: str = ""
+) -> Iterator[_Side]:
+    """A sandbox that runs a module's `main` within limits; `of` begins its failures."""
     bounds = PythonLimits(
         wall_s=max(0.1, end - time.monotonic()) + START_S,
         cpu_s=math.ceil(limits.total_s),  # a program's processes have less
@@ -321,5 +326,18 @@ def _opened(limits: CodeLimits, end: float, *, of: str = "") -> Iterator[_Side]:
         total_bytes=limits.memory_bytes,
         file_bytes=FILES,
     )
-    with open_program(INSIDE.read_text(encoding="utf-8"), bounds) as opened:
+    with open_program(_source(module), bounds) as opened:
         yield _Side(opened, WALL * limits.test_s, end, of=of)
+
+
+@functools.cache
+def _source(main: ModuleType) -> str:
+    """Code that makes the modules `INSIDE`, for which the sandbox has no files, and runs one."""
+    lines = ["import sys, types"]
+    for module in INSIDE:
+        name, text = module.__name__, inspect.getsource(module)
+        lines += [
+            f"module = sys.modules[{name!r}] = types.ModuleType({name!r})",
+            f"exec({text!r}, vars(module))",
+        ]
+    return "\n".join([*lines, f"sys.modules[{main.__name__!r}].main()"])

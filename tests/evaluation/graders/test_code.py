@@ -17,8 +17,8 @@ from rmas_jax.data.rows import DataError
 from rmas_jax.evaluation import graders
 from rmas_jax.evaluation.graders import GRADERS, check_golds, find_grader
 from rmas_jax.evaluation.graders.code import grade_code, program_of
-from rmas_jax.evaluation.graders.code_inside import decode, encode
 from rmas_jax.evaluation.graders.code_runs import CodeLimits, is_output, is_value, run_tests
+from rmas_jax.evaluation.graders.code_values import decode, encode
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 from rmas_jax.tools import SandboxError
 

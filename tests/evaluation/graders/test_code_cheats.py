@@ -78,7 +78,7 @@ def descriptors():
         except OSError: pass
 def environment():
     look(dict(os.environ)), look(sys.argv), look({m: vars(x) for m, x in sys.modules.items()
-                                                   if m in ("__main__", "program", "code_inside")})
+                                                   if "program" in m or "main" in m})
 """
 
 
