@@ -219,7 +219,7 @@ def _isolated(
             try:
                 yield lambda: _outcome(reader.read(), streams, limits)
             finally:
-                guard.terminate()  # it ends all below it before itself
+                os.kill(guard.pid, signal.SIGTERM)  # it ends all below it before itself
                 reader.read()  # until then
 
 
