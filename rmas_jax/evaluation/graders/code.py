@@ -44,7 +44,7 @@ from rmas_jax.evaluation.graders.code_runs import CodeLimits, run_tests
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 
 LIMITS = CodeLimits()
-_OPENING = re.compile(r"\s*(`{3,}|~{3,})\s*([\w.+-]*)[^`]*")
+_OPENING = re.compile(r"\s*+(`{3,}+|~{3,}+)\s*+([\w.+-]*+)[^`]*+")
 _PYTHON = re.compile(r"py(?:thon)?[23]?(?:\.\d+)?", re.IGNORECASE)
 
 
@@ -54,15 +54,15 @@ def program_of(text: str) -> str | None:
     fence, mark = "", ""
     lines: list[str] = []
     for line in (after_thinking(text) or "").split("\n"):
-        if not fence:
-            if opening := _OPENING.fullmatch(line):
-                fence, mark, lines = opening[1], opening[2], []
-        elif line.strip().startswith(fence) and not line.strip().strip(fence[0]):
+        opening = _OPENING.fullmatch(line)
+        if opening and (not fence or (opening[2] and opening[1].startswith(fence))):
+            fence, mark, lines = opening[1], opening[2], []  # another one, too: the last had no end
+        elif opening and opening[1].startswith(fence):
             program = textwrap.dedent("\n".join(lines))
             if program.strip() and (not mark or _PYTHON.fullmatch(mark)):
                 blocks[bool(mark)] = program
             fence = ""
-        else:
+        elif fence:
             lines.append(line)
     return blocks.get(True, blocks.get(False))
 

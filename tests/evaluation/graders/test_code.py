@@ -5,6 +5,7 @@ import decimal
 import fractions
 import json
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,10 @@ def graded(program, fields, limits=LIMITS):
         ("```python title=a.py\nx = 1\n```", "x = 1"),
         ("```python\nx = 1\n```\n```python\nx = 2", "x = 1"),  # cut off
         ("```python\nx = 1", None),
+        ("```\nnever closed\n```python\nx = 1\n```", "x = 1"),
+        ("``` python\nx = 1\n```", "x = 1"),
+        ("```python\nx = 1\n``` ", "x = 1"),
+        ("```python\nx = 1\n````", "x = 1"),
         ("```python\n\n```", None),
         ("x = 1", None),
         ("", None),
@@ -69,6 +74,13 @@ def graded(program, fields, limits=LIMITS):
 )
 def test_the_program_is_the_last_finished_block_of_python(text, program):
     assert program_of(text) == program
+
+
+@pytest.mark.parametrize("line", ["```" + "a" * 10**6 + "`", "```\n" * 10**5, " " * 10**6 + "```"])
+def test_long_texts_are_read_in_a_moment(line):
+    start = time.process_time()
+    program_of(f"{line}\n```python\nx\n```")
+    assert time.process_time() - start < 2
 
 
 def test_a_text_without_a_program_is_unparsed():
