@@ -16,9 +16,9 @@ REQUEST is JSON: `report` (a file descriptor), `wall_s`, `total_bytes` (memory o
 together), `folder` (the program's, inside), `folder_bytes` and `folder_files`, `visible` (path
 inside -> path outside, without symbolic links), `calls` (the filter of system calls, in
 hexadecimal: `call_filter`), `kcmp` (the number of that call), `group` (folder of a cgroup to enter,
-or null) and `command`. The report is `exit CODE` (128 + signal after a signal), `timeout` or
-`memory`; any other report is the error that prevented the sandbox. Needs Linux 5.14 or newer, where
-the limit on processes counts those of the user namespace alone.
+or null) and `command`. The report is `exit CODE` (128 + signal after a signal), `timeout`,
+`memory`, or `terminated` after SIGTERM; any other report is the error that prevented the sandbox.
+Needs Linux 5.14 or newer, where the limit on processes counts those of the user namespace alone.
 
 Total memory: every 20 ms, and more often near the limit, the guard sums the memory of all
 processes, page tables included and shared pages counted once. Between two sums memory can grow up
@@ -58,6 +58,8 @@ READ_ONLY, NO_SETUID, NO_DEVICES = 0x1, 0x2, 0x4
 # linux/prctl.h, linux/seccomp.h, linux/kcmp.h
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 22, 38, 2
 KCMP_VM = 1
+
+AWAITED = (signal.SIGCHLD, signal.SIGTERM)  # process 1 has ended; the caller wants all to end
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -323,13 +325,13 @@ def same_memory(kcmp: int, thread: str, other: str) -> bool:
 
 
 def wait_for(init: int, proc: int, request: dict) -> str:
-    """Waits for the first of three events: `exit` of process 1, `timeout` or `memory`."""
+    """Waits for the first event, as in the report: process 1's `exit`, or a limit."""
     end = time.monotonic() + request["wall_s"]
     limit = request["total_bytes"]
     pause_s = SUM_INTERVAL_S
     while (left_s := end - time.monotonic()) > 0:
-        if signal.sigtimedwait([signal.SIGCHLD], min(pause_s, left_s)) is not None:
-            return "exit"
+        if came := signal.sigtimedwait(AWAITED, min(pause_s, left_s)):
+            return "exit" if came.si_signo == signal.SIGCHLD else "terminated"
         started = time.process_time()
         total = memory_below(proc, init, limit, request["kcmp"])
         if total > limit:
@@ -354,7 +356,7 @@ def main() -> None:
         if request["group"] is not None:
             enter_group(request["group"])
         enter_namespaces()
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
         init = os.fork()
     except OSError as error:
         os.write(report, f"{error}\n".encode())

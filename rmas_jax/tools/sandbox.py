@@ -13,9 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from rmas_jax.host.errors import InputError
 from rmas_jax.tools.call_filter import ARCHITECTURES, call_filter, call_numbers
@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
 }
 FOLDER = "/sandbox"  # the program's own, in the sandbox
+CHANNEL = "CHANNEL"  # environment variable: the descriptor of an open program's socket
 OPEN_FILES = 64  # pipes and sockets hold memory of their own: up to 0.3 MiB each
 SIGNALS = 256  # pending signals and timers
 CALLS_TO_PROBE = ("inotify_init1", "memfd_secret", "userfaultfd")  # succeed without arguments
@@ -106,7 +107,42 @@ def run_program(code: str, limits: PythonLimits, *, sandboxed: bool = True) -> E
     return _run(code, limits, sandboxed=sandboxed)
 
 
+class OpenProgram(NamedTuple):
+    """A program in the sandbox that exchanges messages with its caller."""
+
+    channel: socket.socket  # at its end when the program and all that it started have ended
+    wait: Callable[[], Ended]  # until then, or a limit
+
+
+@contextlib.contextmanager
+def open_program(code: str, limits: PythonLimits) -> Iterator[OpenProgram]:
+    """Starts Python code in the sandbox with one end of a socket pair; ends it on leaving.
+
+    The code finds the descriptor of its end in the environment variable `CHANNEL`.
+
+    Raises:
+      SandboxError: see `run_program`; `OpenProgram.wait` raises it, too.
+    """
+    check_sandbox()
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+        streams = stack.enter_context(_streams(code, limits, sandboxed=True))
+        wait = stack.enter_context(_isolated(limits, streams, theirs.fileno()))
+        theirs.close()  # the end of the channel is then that of all inside
+        yield OpenProgram(ours, lambda: _ended(wait(), limits, streams))
+
+
 def _run(code: str, limits: PythonLimits, *, sandboxed: bool) -> Ended:
+    with _streams(code, limits, sandboxed=sandboxed) as streams:
+        if not sandboxed:
+            return _ended(_run_with_all_rights(limits, streams), limits, streams)
+        with _isolated(limits, streams) as wait:
+            return _ended(wait(), limits, streams)
+
+
+@contextlib.contextmanager
+def _streams(code: str, limits: PythonLimits, *, sandboxed: bool) -> Iterator[Streams]:
+    """The streams of a program; the first holds the request to `inside`."""
     resources = {  # limit -> soft and hard
         "RLIMIT_AS": (limits.memory_bytes, limits.memory_bytes),
         "RLIMIT_CORE": (0, 0),
@@ -122,14 +158,16 @@ def _run(code: str, limits: PythonLimits, *, sandboxed: bool) -> Ended:
         streams = Streams(*(stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)))
         streams.stdin.write(json.dumps({"limits": resources, "code": code}).encode())
         streams.stdin.seek(0)
-        run = _run_isolated if sandboxed else _run_with_all_rights
-        outcome = run(limits, streams)
-        return Ended(
-            _kept(streams.stdout, limits),
-            _kept(streams.stderr, limits),
-            outcome if isinstance(outcome, int) else None,
-            outcome == "memory",
-        )
+        yield streams
+
+
+def _ended(outcome: int | str, limits: PythonLimits, streams: Streams) -> Ended:
+    return Ended(
+        _kept(streams.stdout, limits),
+        _kept(streams.stderr, limits),
+        outcome if isinstance(outcome, int) else None,
+        outcome == "memory",
+    )
 
 
 def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
@@ -142,8 +180,14 @@ def _kept(stream: IO[bytes], limits: PythonLimits) -> str:
     return text
 
 
-def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
-    """Runs `inside` in new namespaces (`isolation`); the exit code, or the limit reached."""
+@contextlib.contextmanager
+def _isolated(
+    limits: PythonLimits, streams: Streams, channel: int | None = None
+) -> Iterator[Callable[[], int | str]]:
+    """Starts `inside` in its own namespaces (`isolation`); ends them on leaving.
+
+    Gives a function that waits for the exit code, or the limit reached.
+    """
     machine = _machine()
     report, report_end = os.pipe()
     # The group is removed after guard and init have ended, which leaves it empty.
@@ -163,17 +207,29 @@ def _run_isolated(limits: PythonLimits, streams: Streams) -> int | str:
         }
         command = [sys.executable, "-I", "-S", str(ISOLATION), json.dumps(request)]
         environment = ENVIRONMENT | {"HOME": FOLDER, "TMPDIR": FOLDER}
+        passed = [report_end]
+        if channel is not None:
+            environment[CHANNEL] = str(channel)
+            passed.append(channel)
         try:
-            guard = _start(command, streams, env=environment, pass_fds=[report_end])
+            guard = _start(command, streams, env=environment, pass_fds=passed)
         finally:
             os.close(report_end)
         with _ending(guard):
-            outcome = reader.read()  # until guard and init have ended
-    if outcome in ("timeout", "memory"):
-        return outcome
-    if match := re.fullmatch(r"exit (\d+)", outcome):
+            try:
+                yield lambda: _outcome(reader.read(), streams, limits)
+            finally:
+                os.kill(guard.pid, signal.SIGTERM)  # it ends all below it before itself
+                reader.read()  # until then
+
+
+def _outcome(report: str, streams: Streams, limits: PythonLimits) -> int | str:
+    """The exit code in the guard's report, or the limit reached."""
+    if report in ("timeout", "memory"):
+        return report
+    if match := re.fullmatch(r"exit (\d+)", report):
         return int(match[1])
-    why = outcome.partition("\n")[0] or _kept(streams.stderr, limits).strip() or "it was killed"
+    why = report.partition("\n")[0] or _kept(streams.stderr, limits).strip() or "it was killed"
     raise SandboxError(f"the sandbox cannot be set up: {why}. {REQUIREMENTS}")
 
 

@@ -1,5 +1,6 @@
 """Attacks on the sandbox, really run; each is bounded by limits that hold outside it too."""
 
+import contextlib
 import functools
 import os
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from rmas_jax.tools import PythonLimits, SandboxError, run_python, sandbox
 from rmas_jax.tools.call_filter import call_filter
-from rmas_jax.tools.sandbox import check_sandbox, run_program
+from rmas_jax.tools.sandbox import check_sandbox, open_program, run_program
 
 ROOT = Path(__file__).parents[2]
 CALL = "from rmas_jax.tools import PythonLimits, run_python; "
@@ -105,6 +106,30 @@ def test_a_program_ends_at_its_limit_though_its_caller_has_been_killed(name):
     while running(name) and time.monotonic() < end:
         time.sleep(0.05)
     assert running(name) == 0
+
+
+CHANNEL = "import os\nend = int(os.environ['CHANNEL'])\n"
+
+
+def test_an_open_program_exchanges_messages_and_ends_where_it_is_left(name):
+    code = TAKE_NAME.format(name) + CHANNEL
+    code += "while text := os.read(end, 9): os.write(end, text.upper())\nwhile True: pass"
+    with open_program(code, PythonLimits()) as program:
+        for text in (b"one", b"two"):
+            program.channel.sendall(text)
+            assert program.channel.recv(9) == text.upper()
+        assert running(name) == 1
+    assert running(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("os.write(end, b'x'); raise SystemExit(3)", 3), ("os.write(end, b'x')\nwhile True: 1", None)],
+)
+def test_the_channel_of_an_open_program_ends_with_it(code, exit_code):
+    with open_program(CHANNEL + code, PythonLimits(wall_s=2)) as program:
+        assert [program.channel.recv(9), program.channel.recv(9)] == [b"x", b""]
+        assert program.wait().exit_code == exit_code
 
 
 def test_memory_is_limited():
@@ -277,7 +302,10 @@ run_python("open({str(tmp_path / "mark")!r}, 'w')")
 
 
 def test_a_sandbox_with_holes_is_found_out(monkeypatch, unchecked):
-    monkeypatch.setattr(sandbox, "_run_isolated", sandbox._run_with_all_rights)
+    def not_isolated(limits, streams):
+        return contextlib.nullcontext(lambda: sandbox._run_with_all_rights(limits, streams))
+
+    monkeypatch.setattr(sandbox, "_isolated", not_isolated)
     with pytest.raises(SandboxError) as caught:
         run_python("print(1)")
     for hole in ("reads files", "writes files", "connects", "sees processes", "limit on files"):

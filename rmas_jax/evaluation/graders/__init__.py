@@ -12,6 +12,7 @@ from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders import legacy
 from rmas_jax.evaluation.graders.choice import grade_choice
+from rmas_jax.evaluation.graders.code import grade_code, has_tests
 from rmas_jax.evaluation.graders.judge import grade_judge, judge_model
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.qa import grade_qa
@@ -19,6 +20,7 @@ from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
 from rmas_jax.host.errors import InputError, shown
+from rmas_jax.tools import SandboxError, check_sandbox
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Grader:
     needs: Package | None = None
     # What verdicts also depend on, such as a model, for the name; InputError where it is unusable.
     setting: Callable[[], str] | None = None
+    needs_sandbox: bool = False
+    fits: Callable[[Example], bool] | None = None  # None: a gold answer is right by itself
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
@@ -75,6 +79,15 @@ GRADERS: dict[str, Grader] = {
         Grader(
             "judge", "answers, by a language model of your choice", grade_judge, setting=judge_model
         ),
+        Grader(
+            "code",
+            "what programs do in tests",
+            grade_code,
+            gold="those of rows with tests: data.fields must name test (MBPP+), or "
+            "public_test_cases, private_test_cases and metadata (LiveCodeBench)",
+            needs_sandbox=True,
+            fits=has_tests,
+        ),
     )
 }
 
@@ -90,7 +103,7 @@ def find_grader(name: str, *, where: str) -> Grader:
     """The grader of a name; `where` is the setting that names it.
 
     Raises:
-      ConfigError: unknown grader, or it needs a package or setting that is missing.
+      ConfigError: unknown grader, or it needs a package, a setting or a sandbox that is missing.
     """
     if name not in GRADERS:
         raise ConfigError(f"{where} must be one of {', '.join(GRADERS)}, got {shown(name)}")
@@ -103,6 +116,11 @@ def find_grader(name: str, *, where: str) -> Grader:
                 f"{where}={name} needs {grader.needs.distribution}: pip install "
                 f"'rmas_jax[{grader.needs.extra}]'"
             ) from None
+    if grader.needs_sandbox:
+        try:
+            check_sandbox()
+        except SandboxError as error:
+            raise ConfigError(f"{where}={name}: {error}") from None
     if grader.setting is not None:
         try:
             grader = dataclasses.replace(grader, name=f"{name} ({grader.setting()})")
@@ -127,7 +145,8 @@ def with_legacy(grader: Grader, task_type: str | None) -> Grader:
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
     """Warns of unreadable gold answers, which no answer equals.
 
-    A gold answer is unreadable if the grader does not find it right against itself.
+    A gold answer is unreadable if the grader does not find it right against itself, or by
+    `Grader.fits`.
 
     Args:
       grader: compares the answers.
@@ -136,8 +155,9 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
     Raises:
       ConfigError: all of a split are unreadable.
     """
+    fits = grader.fits or (lambda item: grader(item.answer, item).correct)
     for split, items in splits.items():
-        unread = [item for item in items if not grader(item.answer, item).correct]
+        unread = [item for item in items if not fits(item)]
         if not unread:
             continue
         message = (
