@@ -54,8 +54,8 @@ WRONG = {
     "complex": (lambda x: x.astype(np.complex64), "complex64|C64"),
     "NaN": (with_value(np.nan), "must be finite in float32, got 1 of 4,096 numbers"),
     "infinite": (with_value(-np.inf), "must be finite in float32, got 1 of 4,096 numbers"),
-    "NaN in bfloat16": (with_value(np.nan, ml_dtypes.bfloat16), "NaN or infinite"),
-    "NaN in float16": (with_value(np.nan, np.float16), "NaN or infinite"),
+    "NaN in bfloat16": (with_value(np.nan, ml_dtypes.bfloat16), "must be finite"),
+    "NaN in float16": (with_value(np.nan, np.float16), "must be finite"),
     "beyond float32": (
         with_value(1e300, np.float64),
         "must be finite in float32, got 1 of 4,096 numbers",
@@ -186,7 +186,9 @@ def test_released_links(tmp_path, value):
         state = torch.load(path)
         state["proj2.weight"][1, 2] = value
         torch.save(state, path)
-        with pytest.raises(CheckpointError, match=r"proj2\.weight: 1 of .* NaN or inf") as error:
+        with pytest.raises(
+            CheckpointError, match=r"proj2\.weight must be finite .*, got 1 of"
+        ) as error:
             read()
         assert path.name in str(error.value)
 
@@ -214,7 +216,7 @@ def test_widths_of_none_are_no_link(tmp_path):
         for module, arrays in link_shapes(config).items()
     }
     save_links(tmp_path / "none.safetensors", Links(inner={"expert": params}, outer={}))
-    with pytest.raises(CheckpointError, match="is empty"):
+    with pytest.raises(CheckpointError, match="must have numbers"):
         read_links(tmp_path / "none.safetensors")
 
 
