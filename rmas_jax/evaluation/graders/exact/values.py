@@ -1,0 +1,90 @@
+"""Values of answers; expressions and matrices are sympy's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import sympy
+
+DEGREE = sympy.Symbol("degree", positive=True)  # a unit of angles, pi/180 inside functions
+
+
+class UnreadableError(ValueError):
+    """The text is no answer that the reader knows."""
+
+
+class TooLargeError(ValueError):
+    """An exact value would take more memory or time than an answer is worth."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """An answer in words, in lower case."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A value with a unit: unit -> exponent, in the order of their names."""
+
+    value: Value
+    unit: tuple[tuple[str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numeral:
+    """A number written in a base other than ten."""
+
+    digits: str
+    base: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """Two or more parts, 3:4."""
+
+    parts: tuple[sympy.Expr, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    r"""Several values in brackets.
+
+    Attributes:
+      brackets: `()` tuple or open interval, `[]`, `[)`, `(]`, `<>`, `{}` set, `,` values without
+        brackets, whose order does not count; a letter names a set of numbers: R, Z, ...
+      items: in the order in which they are written.
+    """
+
+    brackets: str
+    items: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SetOperation:
+    """Sets or conditions, joined by `union`, `intersection` or `minus`."""
+
+    operator: str
+    items: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+    """A chain of sides: a < x <= b. Operators: = < <= > >= != ~ (approximately), in."""
+
+    sides: tuple[Value, ...]
+    operators: tuple[str, ...]
+
+
+Value = (
+    sympy.Expr
+    | sympy.ImmutableMatrix
+    | Words
+    | Quantity
+    | Numeral
+    | Ratio
+    | Collection
+    | SetOperation
+    | Relation
+)
