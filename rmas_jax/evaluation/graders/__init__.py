@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.choice import grade_choice
-from rmas_jax.evaluation.graders.mathematics import grade_math
+from rmas_jax.evaluation.graders.mathematics import grade_math, reads_math
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
@@ -39,10 +39,17 @@ class Grader:
         "text that does not end in a thinking block or an empty box"  # a gold answer's format
     )
     needs: Package | None = None
+    reads_gold: Callable[[str], bool] | None = None  # None: what is graded right against itself
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
         return self.function(text, example)
+
+    def reads(self, example: Example) -> bool:
+        """Whether an answer could equal an example's gold answer."""
+        if self.reads_gold is not None:
+            return self.reads_gold(example.answer)
+        return self(example.answer, example).correct
 
 
 GRADERS: dict[str, Grader] = {
@@ -59,6 +66,8 @@ GRADERS: dict[str, Grader] = {
             "math",
             "mathematical expressions",
             grade_math,
+            gold="an expression, or a few words",
+            reads_gold=reads_math,
             needs=Package("math_verify", "math-verify", "eval"),
         ),
         Grader(
@@ -101,7 +110,7 @@ def find_grader(name: str, *, where: str) -> Grader:
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
     """Warns of gold answers that a grader cannot read, for which no answer would be right.
 
-    A gold answer is unreadable if it is not graded right against itself.
+    See `Grader.reads`.
 
     Args:
       grader: compares the answers.
@@ -111,7 +120,7 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
       ConfigError: all of a split are unreadable.
     """
     for split, items in splits.items():
-        unread = [item for item in items if not grader(item.answer, item).correct]
+        unread = [item for item in items if not grader.reads(item)]
         if not unread:
             continue
         message = (

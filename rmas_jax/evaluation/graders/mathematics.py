@@ -31,13 +31,13 @@ def grade_math(text: str, example: Example) -> Verdict:
     given, wanted = found.answer, gold.answer
     if given == wanted:
         return Verdict(given, Outcome.CORRECT)
-    if not found.is_marked and _is_prose(given):
-        is_equal = _as_text(given) == _as_text(wanted)
-        return Verdict(given, Outcome.CORRECT if is_equal else Outcome.UNPARSED)
     for name, answer in (("answer", given), ("gold answer", wanted)):
         if problem := _excess(answer):
             shown = given[:MOST_CHARACTERS]
             return Verdict(shown, Outcome.UNPARSED, f"the {name} must have {problem}")
+    if not found.is_marked and _is_prose(given):
+        is_equal = _as_text(given) == _as_text(wanted)
+        return Verdict(given, Outcome.CORRECT if is_equal else Outcome.UNPARSED)
     outcome, reason = POOL.ask(wanted, given)
     return Verdict(given, outcome, reason)
 

@@ -16,7 +16,7 @@ from rmas_jax.evaluation.graders.verdict import Outcome
 
 WALL_S = 10.0  # of one comparison
 START_S = 120.0  # of a process, on a busy machine
-LIMIT_BYTES = 2 * 2**30  # address space of a process
+LIMIT_BYTES = 2**30  # address space of a process
 GRACE_S = 5  # after which a process ends itself, should nobody have killed it
 _FOLDER = Path(__file__).parent
 _START = "import sys; sys.path.append(sys.argv[1]); from exact.worker import main; main({})"
@@ -33,7 +33,7 @@ class WorkerError(Exception):
 class Worker:
     """A process of `exact.worker`: a fresh interpreter, which imports neither JAX nor `rmas_jax`."""
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES):
+    def __init__(self, limit_bytes: int):
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", _START.format(limit_bytes), str(_FOLDER)],
             stdin=subprocess.PIPE,
@@ -45,11 +45,9 @@ class Worker:
             self._reply(START_S)
         except WorkerError as error:
             self.kill()
-            raise WorkerError(
-                Outcome.CRASHED, f"a process did not start: {error.reason}"
-            ) from None
+            raise WorkerError(Outcome.CRASHED, f"a process did not start: {error.reason}") from None
 
-    def ask(self, gold: str, given: str | None, wall_s: float = WALL_S) -> tuple[Outcome, str]:
+    def ask(self, gold: str, given: str | None, wall_s: float) -> tuple[Outcome, str]:
         """The outcome and reason of a comparison; with `given` None, of reading a gold answer.
 
         Raises:
@@ -93,13 +91,15 @@ class Worker:
 class Pool:
     """As many workers as cores, each started when it is first needed; for any number of threads."""
 
-    def __init__(self, size: int | None = None, limit_bytes: int = LIMIT_BYTES):
-        self._limit_bytes = limit_bytes
+    def __init__(
+        self, size: int | None = None, *, limit_bytes: int = LIMIT_BYTES, wall_s: float = WALL_S
+    ):
+        self._limit_bytes, self._wall_s = limit_bytes, wall_s
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(size or os.cpu_count() or 1):
             self._idle.put(None)
 
-    def ask(self, gold: str, given: str | None, wall_s: float = WALL_S) -> tuple[Outcome, str]:
+    def ask(self, gold: str, given: str | None) -> tuple[Outcome, str]:
         """As `Worker.ask`; a worker that fails is killed, and the next pair gets a new one."""
         worker = self._idle.get()
         try:
@@ -108,7 +108,7 @@ class Pool:
                 worker = None
             if worker is None:
                 worker = Worker(self._limit_bytes)
-            return worker.ask(gold, given, wall_s)
+            return worker.ask(gold, given, self._wall_s)
         except BaseException as error:
             if worker is not None:
                 worker.kill()

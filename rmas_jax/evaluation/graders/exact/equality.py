@@ -25,6 +25,7 @@ from .values import (
     SetOperation,
     Value,
     Words,
+    symbol_of,
 )
 
 POINTS = 6
@@ -95,7 +96,7 @@ class Comparison:
         if with_unit.unit == (("%", 1),):
             return self.same(value / 100, other)
         if all(len(name) == 1 and name.isalpha() for name, _ in with_unit.unit):  # 5 m, 5\text{ m}
-            symbols = [sympy.Symbol(name) ** power for name, power in with_unit.unit]
+            symbols = [symbol_of(name) ** power for name, power in with_unit.unit]
             return sympy.Mul(value, *symbols) == other
         return False
 
@@ -168,9 +169,7 @@ class Comparison:
 
     def _same_relation(self, gold: Relation, given: Relation) -> bool:
         for other in (given, _reversed(given)):
-            if other.operators == gold.operators and all(
-                map(self.equal, gold.sides, other.sides)
-            ):
+            if other.operators == gold.operators and all(map(self.equal, gold.sides, other.sides)):
                 return True
         if len(gold.operators) > 1 or len(given.operators) > 1:
             return False
@@ -233,7 +232,7 @@ class Comparison:
 
 def _is_refuted(a: sympy.Expr, b: sympy.Expr, difference: sympy.Expr) -> bool:
     """Whether two expressions certainly differ at a point at which both are real."""
-    symbols = difference.free_symbols
+    symbols = a.free_symbols | b.free_symbols
     if not symbols:
         return _is_not_zero(difference)
     is_complex = difference.has(sympy.I)
@@ -343,11 +342,15 @@ def _assigned(relation: Relation, *, names_only: bool) -> Value:
         return sides[0]
     if not {*operators} <= {"=", "~", "in"}:
         return relation
+    if operators == ("=",) and _is_name(sides[1], True) and not _is_name(sides[0], True):
+        return sides[0]
     if _is_name(sides[0], names_only) and len(sides) > 1:
         sides = sides[1:]
     first = sides[0]
     is_chain = all(
-        isinstance(side, sympy.Expr) and isinstance(first, sympy.Expr) and Comparison().same(first, side)
+        isinstance(side, sympy.Expr)
+        and isinstance(first, sympy.Expr)
+        and Comparison().same(first, side)
         for side in sides[1:]
     )
     return sides[-1] if is_chain and not _has_symbols(relation, sides) else relation
@@ -363,20 +366,26 @@ def _has_symbols(relation: Relation, sides: tuple[Value, ...]) -> bool:
 def _is_name(side: Value, names_only: bool) -> bool:
     if isinstance(side, Words):
         return True
+    if isinstance(side, Collection):  # (x, y) = (1, 2)
+        return all(isinstance(item, sympy.Symbol) for item in side.items)
     if not isinstance(side, sympy.Expr):
         return False
     if side.is_Symbol:
         return True
     if isinstance(side, sympy.core.function.AppliedUndef):
         return True
-    return not names_only and all(
-        part.is_Symbol for part in side.args
-    ) and isinstance(side, sympy.Add | sympy.Mul)
+    return (
+        not names_only
+        and all(part.is_Symbol for part in side.args)
+        and isinstance(side, sympy.Add | sympy.Mul)
+    )
 
 
 def _without_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
     """Values of x = 1, x = 2: of the same name; others stay as they are."""
-    names = {item.sides[0] for item in items if isinstance(item, Relation) and "=" in item.operators}
+    names = {
+        item.sides[0] for item in items if isinstance(item, Relation) and "=" in item.operators
+    }
     if len(names) != 1:
         return items
     return tuple(

@@ -11,12 +11,12 @@ import re
 
 import sympy
 
-from .values import UnreadableError
+from .values import UnreadableError, symbol_of
 
 _CALCULUS = re.compile(r"\\(?:int|sum|prod|lim)(?![A-Za-z])")
 _COMMANDS = frozenset(
     "int sum prod lim frac dfrac tfrac sqrt pi infty to rightarrow cdot times left right sin cos tan"
-    " ln log exp limits displaystyle".split()
+    " ln log exp binom limits displaystyle".split()
 )
 _PLAIN = re.compile(r"(?:[0-9a-z+\-*/^{}()=! ]|(?<![0-9])_)*")
 _UNEVALUATED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
@@ -50,6 +50,10 @@ def read_calculus(text: str) -> sympy.Expr:
     value = found[0].doit()
     if not isinstance(value, sympy.Expr) or value.has(*_UNEVALUATED, sympy.Float, sympy.nan):
         raise UnreadableError("it has no closed form")
-    integers = {sympy.Symbol(name): sympy.Symbol(name, integer=True) for name in "kmn"}
-    constants = {sympy.Symbol("e"): sympy.E, sympy.Symbol("i"): sympy.I}
-    return value.subs(integers | constants).doit()
+    constants = {"e": sympy.E, "i": sympy.I}
+    return value.subs(
+        {
+            symbol: constants.get(symbol.name) or symbol_of(symbol.name)
+            for symbol in value.free_symbols
+        }
+    )

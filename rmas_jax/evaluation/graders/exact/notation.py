@@ -74,6 +74,8 @@ _UNICODE = {
     "∓": r"\mp ",
     "∞": r"\infty ",
     "√": r"\sqrt ",
+    "∛": r"\sqrt[3]",
+    "∜": r"\sqrt[4]",
     "∪": r"\cup ",
     "∩": r"\cap ",
     "∖": r"\setminus ",
@@ -294,6 +296,8 @@ def _command(name: str, spaced: bool) -> Token:
     if text in ("and", "or"):
         return Token("separator", text, None, spaced)
     if not text.isalpha():
+        if not name.isalpha() and name not in "{}|\\%$&":
+            raise UnreadableError(f"a command that no answer has: \\{name}")
         return Token("symbol", text, None, spaced)
     return Token("name", text, None, spaced)
 
@@ -307,6 +311,8 @@ def _letters(run: str, *, is_text: bool, is_call: bool, spaced: bool) -> Iterato
         yield Token("name", SAME.get(bare, bare), None, spaced)
     elif is_text or bare.lower() in SHORT or len(bare) > 3 or not bare.isascii():
         yield Token("word", bare, None, spaced)
+    elif re.fullmatch("d[xyzt]", bare):  # a differential, which cancels with no d
+        yield Token("letter", bare, None, spaced)
     else:
         for i, letter in enumerate(bare):
             yield Token("letter", letter, None, spaced and i == 0)

@@ -36,6 +36,7 @@ from .values import (
     UnreadableError,
     Value,
     Words,
+    symbol_of,
 )
 
 MOST_BITS = 200_000  # of a rational number
@@ -44,13 +45,13 @@ MOST_DEPTH = 60
 _GREEK = set(
     "alpha beta gamma delta varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho"
     " sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi"
-    " Omega ell hbar nabla partial".split()
+    " Omega ell hbar".split()
 )
 _ACCENTS = set("vec hat bar overline tilde widehat overrightarrow dot angle triangle".split())
-_RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~", "in")
+_RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~", "in", "equiv")
 _SETS = {"cup": "union", "cap": "intersection", "setminus": "minus", "backslash": "minus"}
 _MATRICES = set("pmatrix bmatrix matrix Bmatrix smallmatrix array vmatrix".split())
-_CLOSING = {"(": ")]", "[": ")]", r"\{": r"\}", "langle": ("rangle",)}
+_CLOSING = {"(": (")", "]"), "[": (")", "]"), r"\{": (r"\}",), "langle": ("rangle",)}
 _MONEY = {"$": "$", "€": "€", "£": "£", "¥": "¥"}
 _BASES = {**NUMBERS, "binary": 2, "hex": 16, "octal": 8}
 
@@ -234,6 +235,9 @@ class _Reader:
                 parts.append(self.take().text)
             elif self.at("/") and parts:
                 parts.append(self.take().text)
+            elif self.at("pmod") and not parts:
+                self.position += 1
+                return value, ((f"mod {_expression(self.argument())}", 1),)
             elif self.at("^") and parts:
                 self.position += 1
                 power = _expression(self.argument())
@@ -307,7 +311,8 @@ class _Reader:
             return not self.in_bars and not self.in_set
         return token.text in ("(", "{", "[", r"\{", "begin") or (
             token.kind == "name"
-            and token.text not in (*_RELATIONS, *_SETS, "pm", "mp", "end", "circ", "mid", "rangle")
+            and token.text
+            not in (*_RELATIONS, *_SETS, "pm", "mp", "end", "circ", "mid", "rangle", "pmod")
             and token.text not in ("rfloor", "rceil", "choose", "over", "times", "ldots", "langle")
         )
 
@@ -480,11 +485,20 @@ class _Reader:
             return sympy.E
         elif letter == "i":
             return sympy.I
-        if letter in "fg" and self.at("("):
+        if self.at("(") and (letter in "fgh" or self.is_applied(letter)):
             arguments = self.primary()
             items = arguments.items if isinstance(arguments, Collection) else (arguments,)
             return sympy.Function(name)(*map(_expression, items))
-        return sympy.Symbol(name, integer=True) if letter in "kmn" else sympy.Symbol(name)
+        return symbol_of(name)
+
+    def is_applied(self, letter: str) -> bool:
+        """Whether a letter is a function's in front of the argument that follows: P(x)."""
+        ahead = self.tokens[self.position : self.position + 3]
+        return (
+            letter in "FGHPQTpq"
+            and [token.kind for token in ahead[1:2]] == ["letter"]
+            and ([token.text for token in ahead[2:]] == [")"])
+        )
 
     def subscript(self) -> str:
         """The text of a subscript."""
@@ -514,7 +528,7 @@ class _Reader:
             raise UnreadableError(f"unexpected {opening!r}")
         return self.collection(opening, _CLOSING[opening])
 
-    def collection(self, opening: str, closing: str | tuple[str, ...]) -> Value:
+    def collection(self, opening: str, closing: tuple[str, ...]) -> Value:
         """Values in visible brackets; a single one in round or square brackets is a group."""
         outer, self.in_set = self.in_set, opening == r"\{"
         if self.at(*closing):
@@ -537,7 +551,9 @@ class _Reader:
             return Collection("{}", tuple(items))
         if opening == "langle":
             return Collection("<>", tuple(items))
-        if len(items) == 1 and opening + token.text in ("()", "[]"):
+        if len(items) == 1 and (
+            opening + token.text == "()" or isinstance(items[0], sympy.MatrixBase)
+        ):
             return items[0]
         if not items:
             raise UnreadableError("empty brackets")
@@ -624,7 +640,7 @@ class _Reader:
             radicand = _expression(self.argument())
         if not (index.is_Integer and index > 0) and not index.is_Symbol:
             raise UnreadableError("a root's index must be a whole number")
-        if index.is_odd and radicand.is_Rational and radicand < 0:
+        if index.is_odd and radicand.is_number and radicand.is_negative:
             return -_power(-radicand, 1 / index)
         return _power(radicand, 1 / index)
 
@@ -703,6 +719,8 @@ def _whole(token: Token) -> int | None:
 
 def _expression(value: Value) -> sympy.Expr:
     """A value that must be an expression."""
+    if isinstance(value, Collection) and value.brackets == "[]" and len(value.items) == 1:
+        value = value.items[0]  # [x + 1]^2
     if isinstance(value, sympy.Expr) and not isinstance(value, sympy.MatrixBase):
         return value
     raise UnreadableError("a number is expected, not a list, a set, a matrix or words")

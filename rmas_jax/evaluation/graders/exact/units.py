@@ -122,7 +122,7 @@ def unit_of(parts: list[str | int]) -> tuple[tuple[str, int], ...]:
             if part < 0:
                 exponents[last] *= -1
             continue
-        word = part if part in _NAMES else part.lower().strip(".")
+        word = part if part in _NAMES or len(part) == 1 else part.lower().strip(".")
         if word in ("/", "per", "an", "a") and (last or word in ("/", "per")):
             sign = -1
         elif word in _POWERS:

@@ -9,6 +9,18 @@ import sympy
 DEGREE = sympy.Symbol("degree", positive=True)  # a unit of angles, pi/180 inside functions
 
 
+_INTEGERS, _COMPLEX = ("k", "m", "n"), ("z", "w")
+
+
+def symbol_of(name: str) -> sympy.Symbol:
+    """The symbol of a name: of a whole number, of a complex one, or, in general, of a real one."""
+    if name[0] in _COMPLEX:
+        return sympy.Symbol(name)
+    return (
+        sympy.Symbol(name, integer=True) if name[0] in _INTEGERS else sympy.Symbol(name, real=True)
+    )
+
+
 class UnreadableError(ValueError):
     """The text is no answer that the reader knows."""
 
