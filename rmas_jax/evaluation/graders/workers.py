@@ -31,7 +31,7 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process of `exact.worker`: a fresh interpreter, which imports neither JAX nor `rmas_jax`."""
+    """A process of `exact.worker`: a fresh interpreter, without JAX and `rmas_jax`."""
 
     def __init__(self, limit_bytes: int):
         self.process = subprocess.Popen(

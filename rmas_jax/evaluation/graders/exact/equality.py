@@ -161,8 +161,7 @@ class Comparison:
         if a is None or b is None:
             return False
         if isinstance(gold, Collection) and isinstance(given, Collection):
-            if "R" not in (gold.brackets, given.brackets):
-                return False
+            return "R" in (gold.brackets, given.brackets) and bool(a == b)
         return bool(a == b)
 
     # Relations.

@@ -11,12 +11,12 @@ import re
 
 import sympy
 
-from .values import UnreadableError, symbol_of
+from .values import UnreadableError, symbol_of, words_of
 
 _CALCULUS = re.compile(r"\\(?:int|sum|prod|lim)(?![A-Za-z])")
-_COMMANDS = frozenset(
-    "int sum prod lim frac dfrac tfrac sqrt pi infty to rightarrow cdot times left right sin cos tan"
-    " ln log exp binom limits displaystyle".split()
+_COMMANDS = words_of(
+    "int sum prod lim frac dfrac tfrac sqrt pi infty to rightarrow cdot times left right"
+    " sin cos tan ln log exp binom limits displaystyle"
 )
 _PLAIN = re.compile(r"(?:[0-9a-z+\-*/^{}()=! ]|(?<![0-9])_)*")
 _UNEVALUATED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)

@@ -6,6 +6,8 @@ Fonts, spaces and sizes of brackets are dropped; a number is one token, whatever
 thousands; text (`\text{...}`, and runs of letters that are no product) is one token per word.
 """
 
+# ruff: noqa: RUF001 (signs that look like others are what this file is about)
+
 from __future__ import annotations
 
 import re
@@ -15,7 +17,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from .units import SHORT
-from .values import TooLargeError, UnreadableError
+from .values import TooLargeError, UnreadableError, words_of
 
 
 class Token(NamedTuple):
@@ -27,6 +29,18 @@ class Token(NamedTuple):
     is_spaced: bool = False  # after a space
 
 
+def _greek() -> Iterator[tuple[str, str]]:
+    """Greek letters: their names in Unicode and their commands."""
+    for name in GREEK:
+        size = "CAPITAL" if name[0].isupper() else "SMALL"
+        yield f"GREEK {size} LETTER {'lamda' if name.lower() == 'lambda' else name}", name
+
+
+GREEK = (
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"),
+    *("lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi"),
+    *("omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega"),
+)
 _UNICODE = {
     **dict.fromkeys("−–—‐‑﹣－", "-"),
     **dict.fromkeys("·⋅∙•", r"\cdot "),
@@ -89,20 +103,7 @@ _UNICODE = {
     "⌋": r"\rfloor ",
     "⌈": r"\lceil ",
     "⌉": r"\rceil ",
-    **dict(
-        zip(
-            "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-            (
-                rf"\{name} "
-                for name in (
-                    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho"
-                    " sigma tau upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi"
-                    " Psi Omega"
-                ).split()
-            ),
-            strict=True,
-        )
-    ),
+    **{unicodedata.lookup(name): rf"\{command} " for name, command in _greek()},
 }
 _TRANSLATED = str.maketrans(_UNICODE)
 _SIZE = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
@@ -112,11 +113,11 @@ _TEXT = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|fbox|mathrm|textnormal|emph|operatorname)"
     r"\*?\s*\{"
 )
-_FONT = {
-    *"mathbf mathit mathsf mathtt mathcal mathfrak boldsymbol bm pmb bf it rm displaystyle".split(),
-    *"textstyle scriptstyle limits nolimits mathop mathord quad qquad thinspace hfill".split(),
-    *"underline phantom strut mathstrut cal sf tt bfseries normalsize large Large boxed".split(),
-}
+_FONT = words_of(
+    "mathbf mathit mathsf mathtt mathcal mathfrak boldsymbol bm pmb bf it rm sf tt cal bfseries"
+    " displaystyle textstyle scriptstyle limits nolimits mathop mathord quad qquad thinspace hfill"
+    " underline phantom strut mathstrut normalsize large Large boxed"
+)
 SAME = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
     **dict.fromkeys(("dbinom", "tbinom"), "binom"),
@@ -155,9 +156,9 @@ SAME = {
     "epsilon": "varepsilon",
     "|": "||",
 }
-FUNCTIONS = set(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc ln log lg"
-    " exp gcd lcm max min floor ceil abs det".split()
+FUNCTIONS = words_of(
+    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc"
+    " ln log lg exp gcd lcm max min floor ceil abs det"
 )
 _WITHOUT_BACKSLASH = FUNCTIONS | {"sqrt", "pi", "infinity", "inf", "infty", "theta"}
 _ALSO_WORDS = {"min", "max", "det", "sec"}  # unless they are called

@@ -22,7 +22,7 @@ from fractions import Fraction
 
 import sympy
 
-from .notation import FUNCTIONS, Token, tokens_of
+from .notation import FUNCTIONS, GREEK, Token, tokens_of
 from .units import FACTORS, NUMBERS, unit_of
 from .values import (
     DEGREE,
@@ -37,22 +37,19 @@ from .values import (
     Value,
     Words,
     symbol_of,
+    words_of,
 )
 
 MOST_BITS = 200_000  # of a rational number
 MOST_FACTORIAL = 5_000
 MOST_DEPTH = 60
-_GREEK = set(
-    "alpha beta gamma delta varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho"
-    " sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi"
-    " Omega ell hbar".split()
-)
-_ACCENTS = set("vec hat bar overline tilde widehat overrightarrow dot angle triangle".split())
+_SYMBOLS = {*GREEK, *words_of("varepsilon vartheta varrho varphi Upsilon ell hbar")} - {"pi"}
+_ACCENTS = words_of("vec hat bar overline tilde widehat overrightarrow dot angle triangle")
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~", "in", "equiv")
 _SETS = {"cup": "union", "cap": "intersection", "setminus": "minus", "backslash": "minus"}
-_MATRICES = set("pmatrix bmatrix matrix Bmatrix smallmatrix array vmatrix".split())
+_MATRICES = words_of("pmatrix bmatrix matrix Bmatrix smallmatrix array vmatrix")
 _CLOSING = {"(": (")", "]"), "[": (")", "]"), r"\{": (r"\}",), "langle": ("rangle",)}
-_MONEY = {"$": "$", "€": "€", "£": "£", "¥": "¥"}
+_MONEY = ("$", "€", "£", "¥")
 _BASES = {**NUMBERS, "binary": 2, "hex": 16, "octal": 8}
 
 
@@ -72,11 +69,6 @@ def read(text: str) -> Value:
     if reader.next is not None:
         raise UnreadableError(f"unexpected {reader.next.text!r}")
     return value
-
-
-def is_words(value: Value) -> bool:
-    """Whether an answer is in words."""
-    return isinstance(value, Words)
 
 
 class _Reader:
@@ -189,7 +181,7 @@ class _Reader:
         if self.at("-") and self.position + 1 < len(self.tokens):
             start += 1
         if start < len(self.tokens) and self.tokens[start].text in _MONEY:
-            money = _MONEY[self.tokens.pop(start).text]
+            money = self.tokens.pop(start).text
         value = self.sum()
         if self.at(":") and not self.in_set:
             parts = [_expression(value)]
@@ -231,9 +223,7 @@ class _Reader:
                     value = self.in_base(value)
                 else:
                     parts.append(word)
-            elif self.at("%", "$", "€") and not parts:
-                parts.append(self.take().text)
-            elif self.at("/") and parts:
+            elif self.at("/") if parts else self.at("%", *_MONEY):
                 parts.append(self.take().text)
             elif self.at("pmod") and not parts:
                 self.position += 1
@@ -398,11 +388,11 @@ class _Reader:
         if is_exponent and self.at("("):
             return self.primary()
         token = self.next
-        if token is not None and token.kind == "number" and token.text.isdigit():
-            if not is_exponent and len(token.text) > 1:
-                rest = token._replace(text=token.text[1:], value=Fraction(token.text[1:]))
-                first = token._replace(text=token.text[0], value=Fraction(token.text[0]))
-                self.tokens[self.position : self.position + 1] = [first, rest]
+        is_digits = token is not None and token.kind == "number" and token.text.isdigit()
+        if is_digits and not is_exponent and len(token.text) > 1:
+            rest = token._replace(text=token.text[1:], value=Fraction(token.text[1:]))
+            first = token._replace(text=token.text[0], value=Fraction(token.text[0]))
+            self.tokens[self.position : self.position + 1] = [first, rest]
         return self.primary()
 
     def group(self) -> Value:
@@ -588,7 +578,7 @@ class _Reader:
             return sympy.oo
         if name in ("imath", "jmath"):
             return sympy.I if name == "imath" else sympy.Symbol("j")
-        if name in _GREEK:
+        if name in _SYMBOLS:
             return self.symbol("\\" + name)
         if name == "frac":
             top, bottom = _operand(self.argument()), _expression(self.argument())
@@ -651,10 +641,8 @@ class _Reader:
                 base = _expression(self.argument(is_exponent=True))
             else:
                 exponent = _expression(self.argument(is_exponent=True))
-        if self.at("(", "{", "["):
-            argument = self.primary()
-        else:
-            argument = self.function_argument()
+        is_enclosed = self.at("(", "{", "[")
+        argument = self.primary() if is_enclosed else self.function_argument()
         arguments = argument.items if isinstance(argument, Collection) else (argument,)
         values = [_expression(item).subs(DEGREE, sympy.pi / 180) for item in arguments]
         is_inverse = exponent == -1 and name in ("sin", "cos", "tan", "cot", "sec", "csc")

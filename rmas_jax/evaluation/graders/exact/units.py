@@ -6,7 +6,7 @@ units are. A factor changes the number: 5 million is not 5.
 
 from __future__ import annotations
 
-from .values import UnreadableError
+from .values import UnreadableError, words_of
 
 _SPELLINGS = {
     "mm": "millimeter millimetre",
@@ -76,28 +76,30 @@ FACTORS = {
 NUMBERS = {
     word: number
     for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()
+        (
+            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+            *("ten", "eleven", "twelve"),
+        )
     )
 }
 # Words of up to three letters that are words wherever they stand; other short runs of letters are
 # products: xy.
-SHORT = {
-    *(word for word in _NAMES if 2 <= len(word) <= 3 and word.isalpha()),
-    *"no yes odd red not is are the per cup cat dog pen car hat if at one two six ten".split(),
-    *"sq cu all any box egg pie bag can cow fox".split(),
-}
-SHORT -= {"ha", "cl", "dm"}
+SHORT = words_of(
+    "no yes odd red not is are the per cup cat dog pen car hat if at one two six ten sq cu all any"
+    " box egg pie bag can cow fox"
+) | {word for word in _NAMES if 2 <= len(word) <= 3 and word.isalpha()} - {"ha", "cl", "dm"}
 # Words that would change the meaning of the number before them.
-_NO_UNITS = set(
+_NO_UNITS = words_of(
     """a an and or not no none nor but if is isn't are aren't was be than then less more fewer at
     least most about approx approximately roughly around nearly almost over under above below plus
     minus times mod modulo factorial to between negative positive half halves third thirds quarter
     quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths
-    tenth tenths hundredth hundredths thousandth thousandths root roots wrong right incorrect correct
-    false true maybe perhaps with without except unless when where for from by divided multiplied
+    tenth tenths hundredth hundredths thousandth thousandths root roots wrong right incorrect
+    correct false true maybe perhaps with without except unless when where for from by divided
+    multiplied
     power exponent base point repeating recurring inclusive exclusive infinity infinitely undefined
     other others another answer unknown squared cubed i we it cannot can't don't hundred thousand
-    million billion trillion dozen score gross plusminus i'm mixed both either neither""".split()
+    million billion trillion dozen score gross plusminus i'm mixed both either neither"""
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}

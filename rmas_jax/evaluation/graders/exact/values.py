@@ -21,6 +21,11 @@ def symbol_of(name: str) -> sympy.Symbol:
     )
 
 
+def words_of(text: str) -> frozenset[str]:
+    """The words of a text: a table in few lines."""
+    return frozenset(text.split())
+
+
 class UnreadableError(ValueError):
     """The text is no answer that the reader knows."""
 
