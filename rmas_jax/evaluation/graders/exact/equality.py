@@ -87,12 +87,15 @@ class Comparison:
         with_unit, other = (gold, given) if isinstance(gold, Quantity) else (given, gold)
         assert isinstance(with_unit, Quantity)
         value = with_unit.value
-        if isinstance(value, Relation | Collection | SetOperation | Words):
-            return False
-        if self.equal(value, other):
-            return True
+        if isinstance(value, Ratio | Numeral):
+            return self.equal(value, other)
         if not isinstance(value, sympy.Expr) or not isinstance(other, sympy.Expr):
             return False
+        if other.has(DEGREE) and not value.has(DEGREE):
+            in_radians = other.subs(DEGREE, sympy.pi / 180)
+            return with_unit.unit == (("radian", 1),) and self.same(value, in_radians)
+        if self.same(value, other):
+            return True
         if with_unit.unit == (("%", 1),):
             return self.same(value / 100, other)
         if all(len(name) == 1 and name.isalpha() for name, _ in with_unit.unit):  # 5 m, 5\text{ m}
@@ -128,6 +131,10 @@ class Comparison:
         if max(len(gold), len(given)) > MOST_ITEMS:
             return gold == given
         gold, given = _without_names(gold), _without_names(given)
+        if any(_is_equation(value) for value in gold) != any(
+            _is_equation(value) for value in given
+        ):
+            return False  # which of 2, 3 is x is not said
         if is_set:
             return all(
                 any(self.equal(x, y) for y in others)
@@ -158,7 +165,7 @@ class Comparison:
     def _same_set(self, gold: Value, given: Value) -> bool:
         """Whether both are the same set of real numbers: 2 < x <= 3 and (2, 3]."""
         a, b = _real_set(gold), _real_set(given)
-        if a is None or b is None:
+        if a is None or b is None or len(_unknowns(gold) | _unknowns(given)) > 1:
             return False
         if isinstance(gold, Collection) and isinstance(given, Collection):
             return "R" in (gold.brackets, given.brackets) and bool(a == b)
@@ -380,6 +387,10 @@ def _is_name(side: Value, names_only: bool) -> bool:
     )
 
 
+def _is_equation(value: Value) -> bool:
+    return isinstance(value, Relation) and "=" in value.operators
+
+
 def _without_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
     """Values of x = 1, x = 2: of the same name; others stay as they are."""
     names = {
@@ -412,8 +423,8 @@ def _real_set(value: Value) -> sympy.Set | None:
         if isinstance(value, Collection):
             return _set_of_collection(value)
         if isinstance(value, SetOperation):
-            parts = [_real_set(item) for item in value.items]
-            if any(part is None for part in parts):
+            parts = [part for item in value.items if (part := _real_set(item)) is not None]
+            if len(parts) < len(value.items):
                 return None
             if value.operator == "minus":
                 return parts[0] - parts[1]
@@ -422,6 +433,15 @@ def _real_set(value: Value) -> sympy.Set | None:
         if isinstance(value, Relation):
             return _set_of_relation(value)
     return None
+
+
+def _unknowns(value: Value) -> set[sympy.Symbol]:
+    """The symbols that conditions are on."""
+    if isinstance(value, SetOperation):
+        return set().union(*map(_unknowns, value.items))
+    if not isinstance(value, Relation) or value.operators[-1] == "in":
+        return set()
+    return {side for side in value.sides if isinstance(side, sympy.Symbol)}
 
 
 def _set_of_collection(value: Collection) -> sympy.Set | None:

@@ -132,7 +132,8 @@ class _Reader:
 
     def items(self) -> tuple[list[Value], list[str]]:
         """Values, each once more for the other sign of plus-minus, and what separates them."""
-        items, separators = [], []
+        items: list[Value] = []
+        separators: list[str] = []
         while True:
             start, outer = self.position, (self.sign, self.met_sign)
             self.sign, self.met_sign = 1, False
@@ -388,8 +389,7 @@ class _Reader:
         if is_exponent and self.at("("):
             return self.primary()
         token = self.next
-        is_digits = token is not None and token.kind == "number" and token.text.isdigit()
-        if is_digits and not is_exponent and len(token.text) > 1:
+        if token is not None and token.text.isdigit() and len(token.text) > 1 and not is_exponent:
             rest = token._replace(text=token.text[1:], value=Fraction(token.text[1:]))
             first = token._replace(text=token.text[0], value=Fraction(token.text[0]))
             self.tokens[self.position : self.position + 1] = [first, rest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, TypeAlias
 
 import sympy
 
@@ -94,14 +95,4 @@ class Relation:
     operators: tuple[str, ...]
 
 
-Value = (
-    sympy.Expr
-    | sympy.ImmutableMatrix
-    | Words
-    | Quantity
-    | Numeral
-    | Ratio
-    | Collection
-    | SetOperation
-    | Relation
-)
+Value: TypeAlias = Any  # sympy.Expr, sympy.ImmutableMatrix, or a class of this file
