@@ -110,20 +110,23 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_bounded(name, hasty):
     start = time.monotonic()
-    for verdict in (grade("7", HOSTILE[name]), grade_math(HOSTILE[name], Example("0", "?", "7"))):
-        assert not verdict.correct, verdict
-    assert time.monotonic() - start < 10  # two comparisons, and the start of two processes
+    assert not grade("7", HOSTILE[name]).correct
+    if name.startswith("megabyte"):
+        assert not grade_math(HOSTILE[name], Example("0", "?", "7")).correct
+    assert time.monotonic() - start < 10  # of which a second of comparison
     assert grade("7", "7.0").correct  # and the next pair is graded
 
 
 def test_the_memory_of_a_process_is_bounded():
+    limit_bytes = 300 * 2**20
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    pool = workers.Pool(1, limit_bytes=400 * 2**20, wall_s=20.0)
+    pool = workers.Pool(1, limit_bytes=limit_bytes, wall_s=60.0)
+    power = "(a+b+c+x+y+z+w)^{59}"
     try:
-        outcome, _ = pool.ask("7", r"\prod_{k=1}^{100000} (x+k)")
-        assert outcome is not Outcome.CORRECT
+        outcome, _ = pool.ask(f"{power}(a+b+c)+{power}(x+y+z+w)", "(a+b+c+x+y+z+w)^{60}")
+        assert outcome is Outcome.CRASHED
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        assert peak <= max(before, 400 * 2**10)  # kilobytes
+        assert peak <= max(before, limit_bytes // 1024)
         assert pool.ask("1/2", "0.5")[0] is Outcome.CORRECT
     finally:
         pool.close()
@@ -235,7 +238,7 @@ expressions = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions)
 def test_an_expression_equals_itself_in_another_form_and_not_its_successor(expression):
     assert grade(expression, rf"0 + 1 \cdot ({expression})").correct
@@ -243,7 +246,7 @@ def test_an_expression_equals_itself_in_another_form_and_not_its_successor(expre
     assert grade(expression, rf"({expression}) + 10^{{-30}}").outcome is Outcome.WRONG
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions, expressions)
 def test_equality_is_symmetric(a, b):
     assert grade(a, b).outcome is grade(b, a).outcome
@@ -251,7 +254,7 @@ def test_equality_is_symmetric(a, b):
     assert grade(rf"\{{{a},{b}\}}", rf"\{{{b},{a}\}}").correct
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from(r"\{}()[]|^_/+-*!%$.,:;&='0123456789xeidk "), max_size=30))
 def test_any_text_has_a_verdict_and_none_crashes(text):
     assert grade("7", text).outcome is not Outcome.CRASHED
