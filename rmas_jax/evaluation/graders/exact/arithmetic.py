@@ -55,6 +55,7 @@ def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 def factorial(value: sympy.Expr) -> sympy.Expr:
     """The factorial of a whole number or a symbol."""
+    """The factorial of a whole number or a symbol."""
     if value.is_number and not (value.is_Integer and value >= 0):
         raise UnreadableError("the factorial of a number that is not whole")
     if value.is_number and value > MOST_FACTORIAL:
@@ -63,6 +64,7 @@ def factorial(value: sympy.Expr) -> sympy.Expr:
 
 
 def binomial(top: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
+    """The binomial of whole numbers or symbols."""
     """The binomial of whole numbers or symbols."""
     if any(part.is_number and not part.is_Integer for part in (top, bottom)):
         raise UnreadableError("a binomial of numbers that are not whole")

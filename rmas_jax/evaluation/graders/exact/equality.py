@@ -1,20 +1,17 @@
 """When two values of answers are equal.
 
-Expressions: equal rational numbers are compared; other expressions are first refuted at points
-(an error bound, not digits, says that a difference is not zero), then proved equal by rewriting
-their difference to zero. Where neither succeeds they count as different, and a doubt is noted:
-agreement of digits proves nothing.
+Expressions that can be neither proved equal nor told apart count as different, and a doubt is
+noted.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import sympy
 
+from .proofs import is_proved_zero, is_refuted, points
+from .sets import FLIPPED, real_set, unknowns
 from .values import (
     DEGREE,
     Collection,
@@ -28,19 +25,8 @@ from .values import (
     symbol_of,
 )
 
-POINTS = 6
-PRECISION, MOST_PRECISION = 20, 400  # digits
 MOST_ITEMS = 64  # of a set or list without order
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
 _INFINITE = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
-_INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
-_SETS = {
-    "R": sympy.S.Reals,
-    "Z": sympy.S.Integers,
-    "N": sympy.S.Naturals,
-    "Q": sympy.S.Rationals,
-    "C": sympy.S.Complexes,
-}
 
 
 class Comparison:
@@ -164,8 +150,8 @@ class Comparison:
 
     def _same_set(self, gold: Value, given: Value) -> bool:
         """Whether both are the same set of real numbers: 2 < x <= 3 and (2, 3]."""
-        a, b = _real_set(gold), _real_set(given)
-        if a is None or b is None or len(_unknowns(gold) | _unknowns(given)) > 1:
+        a, b = real_set(gold), real_set(given)
+        if a is None or b is None or len(unknowns(gold) | unknowns(given)) > 1:
             return False
         if isinstance(gold, Collection) and isinstance(given, Collection):
             return "R" in (gold.brackets, given.brackets) and bool(a == b)
@@ -191,14 +177,14 @@ class Comparison:
             return operator == other_operator
         if not factor.is_real:
             return False
-        return other_operator == (operator if factor > 0 else _FLIPPED.get(operator))
+        return other_operator == (operator if factor > 0 else FLIPPED.get(operator))
 
     def _factor(self, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
         """The constant, not zero, by which two expressions differ."""
         symbols = a.free_symbols
         if not symbols or symbols != b.free_symbols or a.has(*_INFINITE) or b.has(*_INFINITE):
             return None
-        for point in _points(symbols):
+        for point in points(symbols):
             top, bottom = a.subs(point), b.subs(point)
             if not bottom.is_zero and not top.is_zero:
                 factor = sympy.nsimplify(top / bottom) if (top / bottom).is_Rational else None
@@ -228,90 +214,12 @@ class Comparison:
         difference = a - b
         if difference == 0:
             return True
-        if _is_refuted(a, b, difference):
+        if is_refuted(a, b, difference):
             return False
-        if any(_is_zero(prove, difference) for prove in _PROOFS):
+        if is_proved_zero(difference):
             return True
         self.doubts.append("equal at points, but neither proved equal nor told apart")
         return False
-
-
-def _is_refuted(a: sympy.Expr, b: sympy.Expr, difference: sympy.Expr) -> bool:
-    """Whether two expressions certainly differ at a point at which both are real."""
-    symbols = a.free_symbols | b.free_symbols
-    if not symbols:
-        return _is_not_zero(difference)
-    is_complex = difference.has(sympy.I)
-    for point in _points(symbols):
-        with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
-            if not is_complex and not all(_is_real(side.subs(point)) for side in (a, b)):
-                continue
-            if _is_not_zero(difference.subs(point)):
-                return True
-    return False
-
-
-def _points(symbols: set[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
-    """Values of both signs, the same in every process; positive ones first."""
-    chosen = random.Random(0)
-    names = sorted(symbols, key=lambda symbol: symbol.name)
-    for number in range(POINTS):
-        point = {}
-        for symbol in names:
-            value = sympy.Rational(chosen.randint(20, 400), 1 if symbol.is_integer else 101)
-            negative = number % 2 and not symbol.is_positive and chosen.random() < 0.7
-            point[symbol] = -value if negative else value
-        yield point
-
-
-def _is_real(value: sympy.Expr) -> bool:
-    number = value.evalf(PRECISION, maxn=MOST_PRECISION)
-    return bool(number.is_finite) and bool(number.is_real)
-
-
-def _is_not_zero(value: sympy.Expr) -> bool:
-    """Whether a constant is not zero for certain."""
-    if value.is_Rational:
-        return value != 0
-    number = value.evalf(PRECISION, maxn=MOST_PRECISION)
-    parts = number.as_real_imag() if number.is_number else ()
-    return any(part.is_Float and part._prec > 1 and part != 0 for part in parts)
-
-
-def _is_zero(rewrite: Callable[[sympy.Expr], sympy.Expr], difference: sympy.Expr) -> bool:
-    try:
-        return bool(rewrite(difference) == 0)
-    except MemoryError:
-        raise
-    except Exception:  # sympy raises errors of many kinds where a rewriting does not apply
-        return False
-
-
-def _minimal_polynomial(difference: sympy.Expr) -> sympy.Expr:
-    """Zero if the constant is algebraic and zero."""
-    if difference.free_symbols:
-        return difference
-    x = sympy.Dummy("x")
-    return sympy.minimal_polynomial(difference, x) - x
-
-
-def _logarithms(difference: sympy.Expr) -> sympy.Expr:
-    return sympy.simplify(sympy.expand_log(difference, force=True))
-
-
-_PROOFS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
-    sympy.expand,
-    lambda difference: sympy.expand(sympy.together(difference).as_numer_denom()[0]),
-    lambda difference: sympy.cancel(sympy.together(difference)),
-    lambda difference: sympy.expand(sympy.radsimp(difference)),
-    lambda difference: sympy.expand(sympy.sqrtdenest(difference)),
-    sympy.trigsimp,
-    lambda difference: sympy.gammasimp(sympy.expand_func(difference)),
-    _minimal_polynomial,
-    sympy.simplify,
-    _logarithms,
-    lambda difference: sympy.simplify(difference.rewrite(sympy.exp)),
-)
 
 
 def _without_name(gold: Value, given: Value) -> tuple[Value, Value]:
@@ -413,78 +321,5 @@ def _flat(value: Value, operator: str) -> Iterator[Value]:
 
 def _reversed(relation: Relation) -> Relation:
     """The same relation from right to left."""
-    operators = tuple(_FLIPPED.get(operator, operator) for operator in reversed(relation.operators))
+    operators = tuple(FLIPPED.get(operator, operator) for operator in reversed(relation.operators))
     return Relation(tuple(reversed(relation.sides)), operators)
-
-
-def _real_set(value: Value) -> sympy.Set | None:
-    """The set of real numbers of an interval, a condition on one symbol, ...; None for others."""
-    with contextlib.suppress(TypeError, ValueError, NotImplementedError, AttributeError):
-        if isinstance(value, Collection):
-            return _set_of_collection(value)
-        if isinstance(value, SetOperation):
-            parts = [part for item in value.items if (part := _real_set(item)) is not None]
-            if len(parts) < len(value.items):
-                return None
-            if value.operator == "minus":
-                return parts[0] - parts[1]
-            join = sympy.Union if value.operator == "union" else sympy.Intersection
-            return join(*parts)
-        if isinstance(value, Relation):
-            return _set_of_relation(value)
-    return None
-
-
-def _unknowns(value: Value) -> set[sympy.Symbol]:
-    """The symbols that conditions are on."""
-    if isinstance(value, SetOperation):
-        return set().union(*map(_unknowns, value.items))
-    if not isinstance(value, Relation) or value.operators[-1] == "in":
-        return set()
-    return {side for side in value.sides if isinstance(side, sympy.Symbol)}
-
-
-def _set_of_collection(value: Collection) -> sympy.Set | None:
-    if value.brackets in _SETS:
-        return _SETS[value.brackets]
-    if value.brackets == "{}" and all(map(_is_real_constant, value.items)):
-        return sympy.FiniteSet(*value.items)
-    if value.brackets not in ("()", "[]", "(]", "[)") or len(value.items) != 2:
-        return None
-    low, high = value.items
-    if not (_is_real_constant(low) and _is_real_constant(high) and low < high):
-        return None
-    return sympy.Interval(low, high, value.brackets[0] == "(", value.brackets[1] == ")")
-
-
-def _set_of_relation(value: Relation) -> sympy.Set | None:
-    sides, operators = value.sides, value.operators
-    if operators[-1] == "in" and len(sides) == 2:
-        return _real_set(sides[1])
-    if not {*operators} <= _INEQUALITIES:
-        return None
-    places = [i for i, side in enumerate(sides) if isinstance(side, sympy.Symbol)]
-    if len(places) != 1 or not all(
-        _is_real_constant(side) for i, side in enumerate(sides) if i != places[0]
-    ):
-        return None
-    sets = []
-    for (left, right), operator in zip(itertools.pairwise(sides), operators, strict=True):
-        if right is sides[places[0]]:
-            left, right, operator = right, left, _FLIPPED[operator]
-        if left is not sides[places[0]]:
-            return None
-        sets.append(_half_line(operator, right))
-    return sympy.Intersection(*sets)
-
-
-def _half_line(operator: str, end: sympy.Expr) -> sympy.Set:
-    if operator == "!=":
-        return sympy.S.Reals - sympy.FiniteSet(end)
-    if operator in ("<", "<="):
-        return sympy.Interval(-sympy.oo, end, True, operator == "<")
-    return sympy.Interval(end, sympy.oo, operator == ">", True)
-
-
-def _is_real_constant(value: Value) -> bool:
-    return isinstance(value, sympy.Expr) and bool(value.is_extended_real) and not value.free_symbols
