@@ -116,11 +116,10 @@ class Comparison:
         """Whether values are the same in any order; of a set, however often each is written."""
         if max(len(gold), len(given)) > MOST_ITEMS:
             return gold == given
-        gold, given = _without_names(gold), _without_names(given)
-        if any(_is_equation(value) for value in gold) != any(
-            _is_equation(value) for value in given
-        ):
-            return False  # which of 2, 3 is x is not said
+        if any(map(_is_equation, gold)) != any(map(_is_equation, given)):
+            gold, given = _without_names(gold), _without_names(given)
+            if any(map(_is_equation, (*gold, *given))):
+                return False  # which of 2, 3 is x is not said
         if is_set:
             return all(
                 any(self.equal(x, y) for y in others)
@@ -300,10 +299,8 @@ def _is_equation(value: Value) -> bool:
 
 
 def _without_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Values of x = 1, x = 2: of the same name; others stay as they are."""
-    names = {
-        item.sides[0] for item in items if isinstance(item, Relation) and "=" in item.operators
-    }
+    """Values of x = 1, x = 2 or x_1 = 1, x_2 = 2; those of several names stay as they are."""
+    names = {str(item.sides[0]).partition("_")[0] for item in items if _is_equation(item)}
     if len(names) != 1:
         return items
     return tuple(

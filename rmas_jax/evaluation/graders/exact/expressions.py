@@ -347,7 +347,7 @@ class ExpressionReader:
         base = exponent = None
         while self.at("_", "^"):
             if self.take().text == "_":
-                base = expression(self.argument(is_exponent=True))
+                base = expression(self.argument(is_exponent=self.is_whole_base()))
             else:
                 exponent = expression(self.argument(is_exponent=True))
         is_enclosed = self.at("(", "{", "[")
@@ -357,6 +357,13 @@ class ExpressionReader:
         is_inverse = exponent == -1 and name in ("sin", "cos", "tan", "cot", "sec", "csc")
         value = applied("arc" + name if is_inverse else name, values, base)
         return value if exponent is None or is_inverse else power(value, exponent)
+
+    def is_whole_base(self) -> bool:
+        """Whether the base of a logarithm is all of a number: of \\log_10 5, but not of \\log_25."""
+        self.position += 1
+        is_followed = self.is_factor() or (self.next is not None and self.next.kind == "number")
+        self.position -= 1
+        return is_followed
 
     def function_argument(self) -> Value:
         """The argument of a function without brackets: \\sin 2x, but \\sin x \\cos x are two."""

@@ -108,6 +108,7 @@ _UNICODE = {
 _TRANSLATED = str.maketrans(_UNICODE)
 _SIZE = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
 _BAR = re.compile(r"\\(left|right)\s*\|")
+_COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _OLD_FONT = re.compile(r"\{\s*\\(?:rm|sf|tt)(?![A-Za-z])([^{}]*)\}")
 _TEXT = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|fbox|mathrm|textnormal|emph|operatorname)"
@@ -116,7 +117,7 @@ _TEXT = re.compile(
 _FONT = words_of(
     "mathbf mathit mathsf mathtt mathcal mathfrak boldsymbol bm pmb bf it rm sf tt cal bfseries"
     " displaystyle textstyle scriptstyle limits nolimits mathop mathord quad qquad thinspace hfill"
-    " underline phantom strut mathstrut normalsize large Large boxed"
+    " underline strut mathstrut normalsize large Large boxed"
 )
 SAME = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
@@ -162,7 +163,7 @@ FUNCTIONS = words_of(
 )
 _WITHOUT_BACKSLASH = FUNCTIONS | {"sqrt", "pi", "infinity", "inf", "infty", "theta"}
 _ALSO_WORDS = {"min", "max", "det", "sec"}  # unless they are called
-_SEPARATOR = r"(?:\{\s*,\s*\}|,?\\,|,\\!|\\!,|\\ | |~)"  # of thousands, beyond the comma
+_SEPARATOR = r"(?:\{\s*,\s*\}|,?\\,|,\\!\s?|\\!,|\\ | |~)"  # of thousands, beyond the comma
 _NUMBER = re.compile(
     rf"""(?P<dotted>[0-9]*\.[0-9]*\\dot\s*\{{?[0-9]\}}?[0-9]*\\dot\s*\{{?[0-9]\}}?)
     | (?P<start>[0-9]*\.[0-9]*)(?:\\(?:overline|bar|dot)\s*
@@ -191,11 +192,11 @@ def tokens_of(text: str) -> list[Token]:
     """
     text = unicodedata.normalize("NFKC", text.translate(_TRANSLATED)).translate(_TRANSLATED)
     text = text.strip(" \n\t`").removeprefix("**").removesuffix("**")
-    text = re.sub(r"(?<!\.)[.,;:]+(?=[\s$]*$)|(?<=\D)\.(?=[\s$]*$)", "", text)
+    text = re.sub(r"(?<!\.)[.,;:](?=[\s$]*$)", "", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$+", " ", text)  # delimiters, not money
     text = _BAR.sub(lambda match: r"\lvert " if match[1] == "left" else r"\rvert ", text)
-    text = _SIZE.sub("", text)
+    text = _COLOR.sub("", _SIZE.sub("", text))
     text = _OLD_FONT.sub(r"\\mathrm{\1}", text)
     return list(_lexed(text, depth=0, is_text=False))
 

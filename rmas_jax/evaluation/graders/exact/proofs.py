@@ -44,7 +44,8 @@ def points(symbols: set[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rati
         point = {}
         for symbol in names:
             value = sympy.Rational(chosen.randint(20, 400), 1 if symbol.is_integer else 101)
-            negative = number % 2 and not symbol.is_positive and chosen.random() < 0.7
+            is_signed = not (symbol.is_positive or symbol.is_integer)
+            negative = number % 2 and is_signed and chosen.random() < 0.7
             point[symbol] = -value if negative else value
         yield point
 
