@@ -19,7 +19,10 @@ START_S = 120.0  # of a process, on a busy machine
 LIMIT_BYTES = 2**30  # address space of a process
 GRACE_S = 5  # after which a process ends itself, should nobody have killed it
 _FOLDER = Path(__file__).parent
-_START = "import sys; sys.path.append(sys.argv[1]); from exact.worker import main; main({})"
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "from exact.worker import main; main({})"
+)
 
 
 class WorkerError(Exception):
@@ -34,8 +37,9 @@ class Worker:
     """A process of `exact.worker`: a fresh interpreter, without JAX and `rmas_jax`."""
 
     def __init__(self, limit_bytes: int):
+        path = [*filter(None, sys.path), str(_FOLDER)]  # the same packages, but not ours
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START.format(limit_bytes), str(_FOLDER)],
+            [sys.executable, "-I", "-c", _START.format(limit_bytes), json.dumps(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

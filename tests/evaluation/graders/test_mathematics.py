@@ -169,7 +169,7 @@ def test_workers_end_with_their_process_and_import_no_jax():
     code = (
         "from rmas_jax.evaluation.graders.workers import POOL\n"
         "print(POOL.ask('1/2', '0.5')[0], POOL._idle.queue[-1].process.pid, flush=True)\n"
-        "print(open(f'/proc/{POOL._idle.queue[-1].process.pid}/maps').read().count('jax'))\n"
+        "print(open(f'/proc/{POOL._idle.queue[-1].process.pid}/maps').read().count('jaxlib'))\n"
         "import os; os._exit(0)"  # without cleaning up
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -359,7 +359,7 @@ class ExpressionReader:
         return value if exponent is None or is_inverse else power(value, exponent)
 
     def is_whole_base(self) -> bool:
-        """Whether the base of a logarithm is all of a number: of \\log_10 5, but not of \\log_25."""
+        """Whether a base is all of the next number: in \\log_10 5, but not in \\log_25."""
         self.position += 1
         is_followed = self.is_factor() or (self.next is not None and self.next.kind == "number")
         self.position -= 1
