@@ -311,6 +311,8 @@ def _letters(run: str, *, is_text: bool, is_call: bool, spaced: bool) -> Iterato
         yield Token("separator", bare.lower(), None, spaced)
     elif bare in _WITHOUT_BACKSLASH and (is_call or bare not in _ALSO_WORDS):
         yield Token("name", SAME.get(bare, bare), None, spaced)
+    elif bare in ("e", "i"):  # numbers in any font
+        yield Token("letter", bare, None, spaced)
     elif is_text or bare.lower() in SHORT or len(bare) > 3 or not bare.isascii():
         yield Token("word", bare, None, spaced)
     elif re.fullmatch("d[xyzt]", bare):  # a differential, which cancels with no d

@@ -99,7 +99,8 @@ _NO_UNITS = words_of(
     multiplied
     power exponent base point repeating recurring inclusive exclusive infinity infinitely undefined
     other others another answer unknown squared cubed i we it cannot can't don't hundred thousand
-    million billion trillion dozen score gross plusminus i'm mixed both either neither"""
+    million billion trillion dozen score gross mille permille tens ones inverse reciprocal opposite
+    conjugate complement i'm mixed both either neither"""
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
@@ -131,9 +132,11 @@ def unit_of(parts: list[str | int]) -> tuple[tuple[str, int], ...]:
             power = _POWERS[word]
         elif word in _POWERS_AFTER and last:
             exponents[last] *= _POWERS_AFTER[word]
-        elif word in _NO_UNITS or not word:
+        elif word == "of" and last:  # cups of flour are cups
+            break
+        elif word in _NO_UNITS or word in NUMBERS or not word:
             raise UnreadableError(f"{part!r} after a number is no unit")
-        elif word not in ("of", "the"):
+        elif word != "the":
             last = _canonical(word)
             for name, side in zip(_COMPOUND.get(last, (last,)), (1, -1), strict=False):
                 exponents[name] = exponents.get(name, 0) + sign * side * power
