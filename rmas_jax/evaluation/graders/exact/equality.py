@@ -73,9 +73,9 @@ class Comparison:
         with_unit, other = (gold, given) if isinstance(gold, Quantity) else (given, gold)
         assert isinstance(with_unit, Quantity)
         value = with_unit.value
-        if isinstance(value, Ratio | Numeral):
+        if not _is_expression(value):
             return self.equal(value, other)
-        if not isinstance(value, sympy.Expr) or not isinstance(other, sympy.Expr):
+        if not _is_expression(other):
             return False
         if other.has(DEGREE) and not value.has(DEGREE):
             in_radians = other.subs(DEGREE, sympy.pi / 180)
@@ -94,7 +94,7 @@ class Comparison:
             value.parts if isinstance(value, Ratio) else (value, sympy.Integer(1))
             for value in (gold, given)
         )
-        if len(a) != len(b) or not all(isinstance(part, sympy.Expr) for part in (*a, *b)):
+        if len(a) != len(b) or not all(map(_is_expression, (*a, *b))):
             return False
         if any(part.is_zero for part in (*a, *b)):
             return gold == given
@@ -167,7 +167,7 @@ class Comparison:
         (sides, (operator,)), (others, (other_operator,)) = (
             (relation.sides, relation.operators) for relation in (gold, given)
         )
-        if not all(isinstance(side, sympy.Expr) for side in (*sides, *others)):
+        if not all(map(_is_expression, (*sides, *others))):
             return False
         factor = self._factor(sides[0] - sides[1], others[0] - others[1])
         if factor is None:
@@ -221,11 +221,15 @@ class Comparison:
         return False
 
 
+def _is_expression(value: Value) -> bool:
+    return isinstance(value, sympy.Expr) and not isinstance(value, sympy.MatrixBase)
+
+
 def _without_name(gold: Value, given: Value) -> tuple[Value, Value]:
     """Both, without the name in `x = 5` if only one has it."""
     if isinstance(gold, Relation) and isinstance(given, Relation):
         if {*gold.operators} == {*given.operators} == {"="}:
-            return gold, given
+            return _collapsed(gold), _collapsed(given)
         return _unapproximated(gold), _unapproximated(given)
     if isinstance(gold, Relation):
         gold = _assigned(gold, names_only=True)
@@ -259,20 +263,28 @@ def _assigned(relation: Relation, *, names_only: bool) -> Value:
         return sides[0]
     if _is_name(sides[0], names_only) and len(sides) > 1:
         sides = sides[1:]
-    first = sides[0]
-    is_chain = all(
-        isinstance(side, sympy.Expr)
-        and isinstance(first, sympy.Expr)
-        and Comparison().same(first, side)
-        for side in sides[1:]
+    return sides[-1] if _is_chain(sides) and not _has_symbols(relation, sides) else relation
+
+
+def _collapsed(relation: Relation) -> Relation:
+    """x = 2 + 3 = 5 as x = 5."""
+    if len(relation.sides) < 3 or not _is_chain(relation.sides[1:]):
+        return relation
+    return Relation((relation.sides[0], relation.sides[-1]), ("=",))
+
+
+def _is_chain(sides: tuple[Value, ...]) -> bool:
+    """Whether all sides are the same."""
+    return len(sides) == 1 or (
+        all(map(_is_expression, sides))
+        and all(Comparison().same(sides[0], side) for side in sides[1:])
     )
-    return sides[-1] if is_chain and not _has_symbols(relation, sides) else relation
 
 
 def _has_symbols(relation: Relation, sides: tuple[Value, ...]) -> bool:
     """Whether nothing was taken away, and the sides are more than numbers."""
     return sides is relation.sides and any(
-        not isinstance(side, sympy.Expr) or side.free_symbols for side in sides
+        not _is_expression(side) or side.free_symbols for side in sides
     )
 
 
@@ -280,8 +292,8 @@ def _is_name(side: Value, names_only: bool) -> bool:
     if isinstance(side, Words):
         return True
     if isinstance(side, Collection):  # (x, y) = (1, 2)
-        return all(isinstance(item, sympy.Symbol) for item in side.items)
-    if not isinstance(side, sympy.Expr):
+        return bool(side.items) and all(isinstance(item, sympy.Symbol) for item in side.items)
+    if not _is_expression(side):
         return False
     if side.is_Symbol:
         return True
