@@ -297,6 +297,8 @@ class _AnswerReader(ExpressionReader):
 
 def _condition(value: Value) -> Value:
     """The condition of a set {x | condition}."""
+    if isinstance(value, Relation) and value.operators == ("=",):
+        return Collection("{}", (value.sides[1],))
     if isinstance(value, Relation | SetOperation):
         return value
     raise UnreadableError("a set must be of values or of a condition")
