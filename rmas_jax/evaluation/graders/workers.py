@@ -125,8 +125,8 @@ class Pool:
 
     def close(self) -> None:
         """Ends all workers that are idle."""
-        for _ in range(self._idle.qsize()):
-            worker = self._idle.get()
+        idle = [self._idle.get() for _ in range(self._idle.qsize())]
+        for worker in idle:
             if worker is not None:
                 worker.kill()
             self._idle.put(None)
