@@ -14,7 +14,7 @@ from rmas_jax.evaluation.graders import legacy
 from rmas_jax.evaluation.graders.choice import grade_choice
 from rmas_jax.evaluation.graders.code import grade_code, has_tests
 from rmas_jax.evaluation.graders.judge import grade_judge, judge_model
-from rmas_jax.evaluation.graders.mathematics import grade_math
+from rmas_jax.evaluation.graders.mathematics import grade_math, reads_math
 from rmas_jax.evaluation.graders.qa import grade_qa
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
@@ -46,11 +46,18 @@ class Grader:
     # What verdicts also depend on, such as a model, for the name; InputError where it is unusable.
     setting: Callable[[], str] | None = None
     needs_sandbox: bool = False
-    fits: Callable[[Example], bool] | None = None  # None: a gold answer is right by itself
+    # Whether a gold answer is readable; None: if it is right against itself.
+    reads_gold: Callable[[Example], bool] | None = None
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
         return self.function(text, example)
+
+    def reads(self, example: Example) -> bool:
+        """Whether an answer could equal an example's gold answer."""
+        if self.reads_gold is not None:
+            return self.reads_gold(example)
+        return self(example.answer, example).correct
 
 
 GRADERS: dict[str, Grader] = {
@@ -68,6 +75,8 @@ GRADERS: dict[str, Grader] = {
             "math",
             "mathematical expressions",
             grade_math,
+            gold="an expression, or a few words",
+            reads_gold=reads_math,
             needs=Package("math_verify", "math-verify", "eval"),
         ),
         Grader(
@@ -86,7 +95,7 @@ GRADERS: dict[str, Grader] = {
             gold="those of rows with tests: data.fields must name test (MBPP+), or "
             "public_test_cases, private_test_cases and metadata (LiveCodeBench)",
             needs_sandbox=True,
-            fits=has_tests,
+            reads_gold=has_tests,
         ),
     )
 }
@@ -145,8 +154,7 @@ def with_legacy(grader: Grader, task_type: str | None) -> Grader:
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
     """Warns of unreadable gold answers, which no answer equals.
 
-    A gold answer is unreadable if the grader does not find it right against itself, or by
-    `Grader.fits`.
+    See `Grader.reads`.
 
     Args:
       grader: compares the answers.
@@ -155,9 +163,8 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
     Raises:
       ConfigError: all of a split are unreadable.
     """
-    fits = grader.fits or (lambda item: grader(item.answer, item).correct)
     for split, items in splits.items():
-        unread = [item for item in items if not fits(item)]
+        unread = [item for item in items if not grader.reads(item)]
         if not unread:
             continue
         message = (

@@ -11,7 +11,7 @@ from rmas_jax.evaluation.graders import GRADERS, check_golds, default_grader, fi
 from rmas_jax.evaluation.graders.mathematics import grade_math
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
-from rmas_jax.evaluation.graders.verdict import compared
+from rmas_jax.evaluation.graders.verdict import Outcome, compared
 
 SOLUTION = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+24 = <<48+24=72>>72.\n#### 72"
 
@@ -101,7 +101,8 @@ def test_mathematics(text, gold, is_right):
 )
 def test_without_a_box_prose_is_not_searched_for_a_number(text, gold):
     pytest.importorskip("math_verify", reason="needs the extra eval")
-    assert grade_math(text, answered(gold)) == compared(text, False)
+    verdict = grade_math(text, answered(gold))
+    assert (verdict.prediction, verdict.outcome) == (text, Outcome.UNPARSED)
 
 
 def test_the_grader_is_chosen_by_the_data():

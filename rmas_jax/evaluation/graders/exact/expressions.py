@@ -1,0 +1,435 @@
+"""Tokens -> an expression or a matrix; brackets are left to `reader`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+import sympy
+
+from .arithmetic import applied, binomial, checked, expression, factorial, operand, power
+from .notation import FUNCTIONS, GREEK, Token
+from .values import DEGREE, Collection, UnreadableError, Value, symbol_of, words_of
+
+MOST_DEPTH = 60
+RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~", "in", "equiv")
+SETS = {"cup": "union", "cap": "intersection", "setminus": "minus", "backslash": "minus"}
+_SYMBOLS = {*GREEK, *words_of("varepsilon vartheta varrho varphi Upsilon ell hbar")} - {"pi"}
+_ACCENTS = words_of("vec hat bar overline tilde widehat overrightarrow dot angle triangle")
+_MATRICES = words_of("pmatrix bmatrix matrix Bmatrix smallmatrix array vmatrix")
+_NO_FACTORS = words_of("pm mp end circ mid rangle langle rfloor rceil choose over ldots pmod")
+_NO_FACTORS |= {*RELATIONS, *SETS}
+_PLAIN_FRACTION = re.compile(r"frac(?:\{[0-9]+\}|[0-9])\s*(?:\{[0-9]+\}|[0-9])")
+
+
+class ExpressionReader:
+    """Recursive descent; `sign` is the sign that plus-minus has in this pass."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens, self.position = tokens, 0
+        self.sign, self.met_sign = 1, False
+        self.depth = 0
+        self.in_bars = self.in_set = False
+        self.has_operation = False  # on this side of a relation, so far
+
+    @property
+    def next(self) -> Token | None:
+        return self.tokens[self.position] if self.position < len(self.tokens) else None
+
+    def at(self, *texts: str) -> bool:
+        """Whether the next token is one of these symbols or names."""
+        token = self.next
+        return token is not None and token.kind in ("symbol", "name") and token.text in texts
+
+    def take(self) -> Token:
+        token = self.next
+        if token is None:
+            raise UnreadableError("it ends too soon")
+        self.position += 1
+        return token
+
+    def expect(self, text: str) -> None:
+        if not self.at(text):
+            got = "its end" if self.next is None else repr(self.next.text)
+            raise UnreadableError(f"expected {text!r}, got {got}")
+        self.position += 1
+
+    def nested(self, read: Callable[[], Value]) -> Value:
+        """The value of a part in brackets of its own."""
+        if self.depth >= MOST_DEPTH:
+            raise UnreadableError(f"more than {MOST_DEPTH} brackets in each other")
+        outer = (self.in_bars, self.has_operation)
+        self.in_bars = False
+        self.depth += 1
+        value = read()
+        self.depth -= 1
+        self.in_bars, self.has_operation = outer
+        return value
+
+    def sum(self) -> Value:
+        value = self.product()
+        while self.at("+", "-", "pm", "mp"):
+            sign = self.sign_of(self.take().text)
+            self.has_operation = True
+            value = checked(operand(value) + sign * operand(self.product()))
+        return value
+
+    def sign_of(self, text: str) -> int:
+        if text in ("pm", "mp"):
+            self.met_sign = True
+            return self.sign if text == "pm" else -self.sign
+        return 1 if text == "+" else -1
+
+    def product(self) -> Value:
+        sign = self.sign_of(self.take().text) if self.at("+", "-", "pm", "mp") else 1
+        value = self.factors()
+        if sign < 0:
+            value = -1 * operand(value)
+        while self.at("*", "/"):
+            operator = self.take().text
+            self.has_operation = True
+            minus = -1 if self.at("-") else 1
+            if minus < 0:
+                self.position += 1
+            factor = minus * operand(self.factors())
+            if operator == "*":
+                value = checked(operand(value) * factor)
+            else:
+                value = checked(operand(value) * power(expression(factor), sympy.Integer(-1)))
+        return value
+
+    def factors(self) -> Value:
+        """Factors without signs between them."""
+        if (mixed := self.mixed_number()) is not None:
+            value: Value = mixed
+        else:
+            value = self.power()
+        while self.is_factor():
+            value = checked(operand(value) * operand(self.power()))
+        return value
+
+    def is_factor(self) -> bool:
+        token = self.next
+        if token is None:
+            return False
+        if token.kind == "number":
+            before = self.tokens[self.position - 1].kind
+            return before != "number" and (before != "letter" or token.is_spaced)
+        if token.kind == "letter":
+            return True
+        if token.kind == "word":
+            return False
+        if token.text == "|":
+            return not self.in_bars and not self.in_set
+        if token.kind == "name":
+            return token.text not in _NO_FACTORS
+        return token.text in ("(", "{", "[", r"\{")
+
+    def mixed_number(self) -> sympy.Expr | None:
+        """2\\frac{1}{2}, 2 1/2, and 1/2 as a number; None for anything else."""
+        ahead = self.tokens[self.position : self.position + 8]
+        whole_number = whole(ahead[0]) if ahead else None
+        if whole_number is None:
+            return None
+        texts = [token.text for token in ahead[1:]]
+        if _PLAIN_FRACTION.match("".join(texts)):
+            start, self.position = self.position, self.position + 1
+            fraction = self.power()
+            if fraction.is_Rational and 0 < fraction < 1:
+                return whole_number + fraction
+            self.position = start
+            return None
+        if len(texts) >= 3 and texts[1] == "/" and ahead[1].is_spaced:
+            top, bottom = whole(ahead[1]), whole(ahead[3])
+            if top is not None and bottom and 0 < top < bottom:
+                self.position += 4
+                return whole_number + sympy.Rational(top, bottom)
+        if len(texts) >= 2 and texts[0] == "/" and whole(ahead[2]):
+            following = texts[2] if len(texts) > 2 else ""
+            if following not in ("^", "!", "_"):
+                self.position += 3
+                return sympy.Rational(whole_number, whole(ahead[2]))
+        return None
+
+    def power(self) -> Value:
+        value = self.postfix(self.primary())
+        if self.at("^"):
+            self.position += 1
+            if self.is_degree():
+                return self.postfix(expression(value) * DEGREE)
+            value = power(operand(value), expression(self.argument(is_exponent=True)))
+            value = self.postfix(value)
+        return value
+
+    def is_degree(self) -> bool:
+        """Takes the circle of a degree, if it is next."""
+        texts = [token.text for token in self.tokens[self.position : self.position + 3]]
+        for circle in (["circ"], ["{", "circ", "}"]):
+            if texts[: len(circle)] == circle:
+                self.position += len(circle)
+                return True
+        return False
+
+    def postfix(self, value: Value) -> Value:
+        while True:
+            if self.at("!"):
+                self.position += 1
+                if self.at("!"):
+                    raise UnreadableError("a double factorial")
+                value = factorial(expression(value))
+            elif self.at("circ"):
+                self.position += 1
+                value = expression(value) * DEGREE
+            elif self.at("%") and self.is_part_of_expression():
+                self.position += 1
+                value = expression(value) / 100
+            else:
+                return value
+
+    def is_part_of_expression(self) -> bool:
+        """Whether the percent sign is inside an expression; else it is the unit of all of it."""
+        following = self.tokens[self.position + 1 : self.position + 2]
+        is_end = not following or following[0].kind == "separator"
+        is_end = is_end or following[0].text in (",", ";", ")", "]", r"\}", "}", *RELATIONS)
+        return self.has_operation or not is_end
+
+    def argument(self, *, is_exponent: bool = False) -> Value:
+        """A group in braces, or a single token; of \\frac12, a single digit."""
+        if self.at("{"):
+            return self.group()
+        if is_exponent and self.at("+", "-"):
+            return self.sign_of(self.take().text) * operand(self.primary())
+        if is_exponent and self.at("("):
+            return self.primary()
+        token = self.next
+        if token is not None and token.text.isdigit() and len(token.text) > 1 and not is_exponent:
+            rest = token._replace(text=token.text[1:], value=Fraction(token.text[1:]))
+            first = token._replace(text=token.text[0], value=Fraction(token.text[0]))
+            self.tokens[self.position : self.position + 1] = [first, rest]
+        return self.primary()
+
+    def primary(self) -> Value:
+        token = self.take()
+        if token.kind == "number":
+            return self.number(token)
+        if token.kind == "letter" or (token.kind == "word" and len(token.text) == 1):
+            return self.symbol(token.text)
+        if token.kind == "symbol":
+            return self.bracket(token)
+        if token.kind == "name":
+            return self.named(token.text)
+        raise UnreadableError(f"unexpected {token.text!r}")
+
+    def number(self, token: Token) -> Value:
+        assert token.value is not None
+        value = sympy.Rational(token.value.numerator, token.value.denominator)
+        if self.at("_"):
+            self.position += 1
+            return self.in_base(value, digits=token.text)
+        return value
+
+    def symbol(self, letter: str) -> Value:
+        name = letter
+        if self.at("_"):
+            self.position += 1
+            name += "_" + self.subscript()
+        elif letter == "e":
+            return sympy.E
+        elif letter == "i":
+            return sympy.I
+        if self.at("(") and (letter in "fgh" or self.is_applied(letter)):
+            arguments = self.primary()
+            items = arguments.items if isinstance(arguments, Collection) else (arguments,)
+            return sympy.Function(name)(*map(expression, items))
+        return symbol_of(name)
+
+    def is_applied(self, letter: str) -> bool:
+        """Whether a letter is a function's in front of the argument that follows: P(x)."""
+        ahead = self.tokens[self.position : self.position + 3]
+        return (
+            letter in "FGHPQTpq"
+            and [token.kind for token in ahead[1:2]] == ["letter"]
+            and ([token.text for token in ahead[2:]] == [")"])
+        )
+
+    def subscript(self) -> str:
+        """The text of a subscript."""
+        if not self.at("{"):
+            return self.take().text
+        self.position += 1
+        texts = []
+        while not self.at("}"):
+            if self.at("{"):
+                raise UnreadableError("a subscript with a group")
+            texts.append(self.take().text)
+        self.position += 1
+        return " ".join(texts)
+
+    def bracket(self, token: Token) -> Value:
+        opening = token.text
+        if opening == "{":
+            self.position -= 1
+            return self.group()
+        if opening in ("|", "||"):
+            bars, self.in_bars = self.in_bars, True
+            value = sympy.Abs(expression(self.sum()))
+            self.in_bars = bars
+            self.expect(opening)
+            return value
+        return self.collection(opening)
+
+    def named(self, name: str) -> Value:
+        """A command of LaTeX, or a function or constant by name."""
+        if name == "pi":
+            return sympy.pi
+        if name == "infty":
+            return sympy.oo
+        if name in ("imath", "jmath"):
+            return sympy.I if name == "imath" else sympy.Symbol("j")
+        if name in _SYMBOLS:
+            return self.symbol("\\" + name)
+        if name == "frac":
+            top, bottom = operand(self.argument()), expression(self.argument())
+            return checked(top * power(bottom, sympy.Integer(-1)))
+        if name == "binom":
+            return binomial(expression(self.argument()), expression(self.argument()))
+        if name == "sqrt":
+            return self.root()
+        if name in FUNCTIONS:
+            return self.function(name)
+        if name in ("lfloor", "lceil"):
+            value = self.nested(self.sum)
+            self.expect("r" + name[1:])
+            return (sympy.floor if name == "lfloor" else sympy.ceiling)(expression(value))
+        if name == "langle":
+            return self.collection(name)
+        if name == "emptyset":
+            return Collection("{}", ())
+        if name == "mathbb":
+            letters = self.subscript() if self.at("{") else self.take().text
+            if letters not in ("R", "Z", "N", "Q", "C"):
+                raise UnreadableError("a set of numbers must be R, Z, N, Q or C")
+            return Collection(letters, ())
+        if name == "begin":
+            return self.matrix()
+        if name in _ACCENTS:
+            return self.accent(name)
+        raise UnreadableError(f"unknown command \\{name}")
+
+    def accent(self, name: str) -> Value:
+        """A symbol with an accent, or an angle or a triangle by its points."""
+        if self.at("{"):
+            return sympy.Symbol(f"{name} {self.subscript()}")
+        letters = self.take().text
+        while name in ("angle", "triangle") and self.next and self.next.kind == "letter":
+            letters += self.take().text
+        return sympy.Symbol(f"{name} {letters}")
+
+    def root(self) -> Value:
+        index = sympy.Integer(2)
+        if self.at("["):
+            self.position += 1
+            index = expression(self.nested(self.sum))
+            self.expect("]")
+        token = self.next
+        if token is not None and token.kind == "number":
+            radicand = expression(self.primary())  # \sqrt12 is meant to be the root of 12
+        else:
+            radicand = expression(self.argument())
+        if not (index.is_Integer and index > 0) and not index.is_Symbol:
+            raise UnreadableError("a root's index must be a whole number")
+        if index.is_odd and radicand.is_number and radicand.is_negative:
+            return -power(-radicand, 1 / index)
+        return power(radicand, 1 / index)
+
+    def function(self, name: str) -> Value:
+        base = exponent = None
+        while self.at("_", "^"):
+            if self.take().text == "_":
+                base = expression(self.argument(is_exponent=self.is_whole_base()))
+            else:
+                exponent = expression(self.argument(is_exponent=True))
+        is_enclosed = self.at("(", "{", "[")
+        argument = self.primary() if is_enclosed else self.function_argument()
+        arguments = argument.items if isinstance(argument, Collection) else (argument,)
+        values = [expression(item).subs(DEGREE, sympy.pi / 180) for item in arguments]
+        is_inverse = exponent == -1 and name in ("sin", "cos", "tan", "cot", "sec", "csc")
+        value = applied("arc" + name if is_inverse else name, values, base)
+        return value if exponent is None or is_inverse else power(value, exponent)
+
+    def is_whole_base(self) -> bool:
+        """Whether a base is all of the next number: in \\log_10 5, but not in \\log_25."""
+        self.position += 1
+        is_followed = self.is_factor() or (self.next is not None and self.next.kind == "number")
+        self.position -= 1
+        return is_followed
+
+    def function_argument(self) -> Value:
+        """The argument of a function without brackets: \\sin 2x, but \\sin x \\cos x are two."""
+        sign = 1
+        if self.at("-"):
+            self.position, sign = self.position + 1, -1
+        value = operand(self.power())
+        while self.is_factor() and not self.at(*FUNCTIONS, "("):
+            value = value * operand(self.power())
+        if self.at("/") and self.tokens[self.position + 1 : self.position + 2]:
+            following = self.tokens[self.position + 1]
+            if following.kind == "number":  # \sin \pi/6
+                self.position += 1
+                value = value / expression(self.power())
+        return sign * value
+
+    def matrix(self) -> Value:
+        kind = self.environment()
+        if kind not in _MATRICES:
+            raise UnreadableError(f"unknown environment {kind!r}")
+        if kind == "array" and self.at("{"):
+            self.subscript()
+        rows: list[list[sympy.Expr]] = [[]]
+        while not self.at("end"):
+            rows[-1].append(expression(self.nested(self.sum)))
+            if self.at("&") or (self.next is not None and self.next.text == "and"):
+                self.position += 1
+            elif self.at("\\"):
+                self.position += 1
+                if not self.at("end"):
+                    rows.append([])
+            elif not self.at("end"):
+                raise UnreadableError("a matrix with an unexpected sign")
+        self.position += 1
+        if self.environment() != kind:
+            raise UnreadableError("an environment ends by another name")
+        if len({len(row) for row in rows}) != 1 or len(rows) * len(rows[0]) > 100:
+            raise UnreadableError("a matrix must be a rectangle of at most 100 entries")
+        value = sympy.ImmutableMatrix(rows)
+        return value.det() if kind == "vmatrix" else value
+
+    def environment(self) -> str:
+        """The name in the braces after begin or end."""
+        self.expect("{")
+        name = ""
+        while not self.at("}"):
+            name += self.take().text
+        self.position += 1
+        return name
+
+    # Of the whole answer.
+
+    def group(self) -> Value:
+        """The content of braces, which are not seen."""
+        raise NotImplementedError
+
+    def collection(self, opening: str) -> Value:
+        """The content of brackets, of which the first is read."""
+        raise NotImplementedError
+
+    def in_base(self, value: Value, digits: str | None = None) -> Value:
+        """A number in the base that follows."""
+        raise NotImplementedError
+
+
+def whole(token: Token) -> int | None:
+    """The whole number that a token is, if it is one."""
+    is_whole = token.value is not None and token.value.denominator == 1 and "." not in token.text
+    return int(token.value) if is_whole else None  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""Whether two expressions are equal: refutation at points, and proof by rewriting.
+
+A difference is not zero if its value at a point is beyond that value's error bound; it is zero if a
+rewriting of sympy's makes it 0. Agreement of digits proves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+
+import sympy
+
+POINTS = 6
+PRECISION, MOST_PRECISION = 20, 400  # digits
+
+
+def is_refuted(a: sympy.Expr, b: sympy.Expr, difference: sympy.Expr) -> bool:
+    """Whether two expressions certainly differ at a point at which both are real."""
+    symbols = a.free_symbols | b.free_symbols
+    if not symbols:
+        return _is_not_zero(difference)
+    is_complex = difference.has(sympy.I)
+    for point in points(symbols):
+        with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
+            if not is_complex and not all(_is_real(side.subs(point)) for side in (a, b)):
+                continue
+            if _is_not_zero(difference.subs(point)):
+                return True
+    return False
+
+
+def is_proved_zero(difference: sympy.Expr) -> bool:
+    """Whether a rewriting shows that an expression is zero."""
+    return any(_is_zero(rewrite, difference) for rewrite in _PROOFS)
+
+
+def points(symbols: set[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
+    """Values of both signs, the same in every process; positive ones first."""
+    chosen = random.Random(0)
+    names = sorted(symbols, key=lambda symbol: symbol.name)
+    for number in range(POINTS):
+        point = {}
+        for symbol in names:
+            value = sympy.Rational(chosen.randint(20, 400), 1 if symbol.is_integer else 101)
+            is_signed = not (symbol.is_positive or symbol.is_integer)
+            negative = number % 2 and is_signed and chosen.random() < 0.7
+            point[symbol] = -value if negative else value
+        yield point
+
+
+def _is_real(value: sympy.Expr) -> bool:
+    number = value.evalf(PRECISION, maxn=MOST_PRECISION)
+    return bool(number.is_finite) and bool(number.is_real)
+
+
+def _is_not_zero(value: sympy.Expr) -> bool:
+    """Whether a constant is not zero for certain."""
+    if value.is_Rational:
+        return value != 0
+    number = value.evalf(PRECISION, maxn=MOST_PRECISION)
+    parts = number.as_real_imag() if number.is_number else ()
+    return any(part.is_Float and part._prec > 1 and part != 0 for part in parts)
+
+
+def _is_zero(rewrite: Callable[[sympy.Expr], sympy.Expr], difference: sympy.Expr) -> bool:
+    try:
+        return bool(rewrite(difference) == 0)
+    except MemoryError:
+        raise
+    except Exception:  # sympy raises errors of many kinds where a rewriting does not apply
+        return False
+
+
+def _minimal_polynomial(difference: sympy.Expr) -> sympy.Expr:
+    """Zero if the constant is algebraic and zero."""
+    if difference.free_symbols:
+        return difference
+    x = sympy.Dummy("x")
+    return sympy.minimal_polynomial(difference, x) - x
+
+
+def _logarithms(difference: sympy.Expr) -> sympy.Expr:
+    return sympy.simplify(sympy.expand_log(difference, force=True))
+
+
+_PROOFS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
+    sympy.expand,
+    lambda difference: sympy.expand(sympy.together(difference).as_numer_denom()[0]),
+    lambda difference: sympy.cancel(sympy.together(difference)),
+    lambda difference: sympy.expand(sympy.radsimp(difference)),
+    lambda difference: sympy.expand(sympy.sqrtdenest(difference)),
+    sympy.trigsimp,
+    lambda difference: sympy.gammasimp(sympy.expand_func(difference)),
+    _minimal_polynomial,
+    sympy.simplify,
+    _logarithms,
+    lambda difference: sympy.simplify(difference.rewrite(sympy.exp)),
+)

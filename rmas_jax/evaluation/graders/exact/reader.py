@@ -1,0 +1,304 @@
+r"""Tokens -> a value, exactly: decimals are fractions, and no number is rounded.
+
+From loose to tight:
+
+    a, b and c         values without brackets; their order does not count
+    A \cup B           sets, intervals, conditions
+    a < x \le b        relations
+    5 \text{ cm}^2     a unit; 3:4
+    a + b, a \pm b     sums; \pm makes two answers of one
+    a b, a / b         products; a product without a sign binds tighter: a / b c = a / (b c),
+                       but a fraction of two whole numbers is one: 1/2 x = (1/2) x
+    -a, a^b, a!        signs, powers
+    2\frac{1}{2}       a whole number before a proper fraction is a mixed number
+
+The letters e and i are numbers; k, m and n are integers; \log is to the base 10.
+"""
+
+from __future__ import annotations
+
+import sympy
+
+from .arithmetic import binomial, checked, expression, power
+from .expressions import RELATIONS, SETS, ExpressionReader, whole
+from .notation import tokens_of
+from .units import FACTORS, NUMBERS, unit_of
+from .values import (
+    DEGREE,
+    Collection,
+    Numeral,
+    Quantity,
+    Ratio,
+    Relation,
+    SetOperation,
+    TooLargeError,
+    UnreadableError,
+    Value,
+    Words,
+)
+
+_CLOSING = {"(": (")", "]"), "[": (")", "]"), r"\{": (r"\}",), "langle": ("rangle",)}
+_MONEY = ("$", "€", "£", "¥")
+_BASES = {**NUMBERS, "binary": 2, "hex": 16, "octal": 8}
+_INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
+
+
+def read(text: str) -> Value:
+    """The value of an answer.
+
+    Raises:
+      UnreadableError: it is in no notation of this reader.
+      TooLargeError: its exact value would be enormous.
+    """
+    tokens = tokens_of(text)
+    reader = _AnswerReader(tokens)
+    try:
+        value = reader.answer()
+    except (UnreadableError, TooLargeError):
+        raise
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UnreadableError(f"it has no value: {error}") from None
+    if reader.next is not None:
+        raise UnreadableError(f"unexpected {reader.next.text!r}")
+    return value
+
+
+class _AnswerReader(ExpressionReader):
+    """Lists, sets, relations and units around expressions."""
+
+    def answer(self) -> Value:
+        items, separators = self.items()
+        if len(items) == 1:
+            return items[0]
+        conditions = [item for item in items if isinstance(item, Relation)]
+        if len(conditions) == len(items) and all(
+            _INEQUALITIES & {*item.operators} for item in conditions
+        ):
+            for word, operator in (("or", "union"), ("and", "intersection")):
+                if {*separators} == {word}:
+                    return SetOperation(operator, tuple(items))
+        return Collection(",", tuple(items))
+
+    def items(self) -> tuple[list[Value], list[str]]:
+        """Values, each once more for the other sign of plus-minus, and what separates them."""
+        items: list[Value] = []
+        separators: list[str] = []
+        while True:
+            start, outer = self.position, (self.sign, self.met_sign)
+            self.sign, self.met_sign = 1, False
+            items.append(self.item())
+            if self.met_sign:
+                self.position, self.sign = start, -1
+                items.append(self.item())
+            self.sign, self.met_sign = outer
+            found = []
+            while (token := self.next) is not None and (
+                token.kind == "separator" or (token.kind == "symbol" and token.text in ",;")
+            ):
+                found.append(self.take().text)
+            if not found:
+                return items, separators
+            separators.append(found[-1])
+
+    def item(self) -> Value:
+        """A relation, or sets joined by operators, from left to right."""
+        value = self.relation()
+        while self.at(*SETS):
+            operator = SETS[self.take().text]
+            value = SetOperation(operator, (value, self.relation()))
+        return value
+
+    def relation(self) -> Value:
+        sides, operators = [self.side()], []
+        while self.at(*RELATIONS):
+            operators.append(self.take().text)
+            sides.append(self.side())
+        if operators and operators[-1] == "in":
+            while self.at(*SETS):
+                sides[-1] = SetOperation(SETS[self.take().text], (sides[-1], self.side()))
+        return Relation(tuple(sides), tuple(operators)) if operators else sides[0]
+
+    def side(self) -> Value:
+        """Words, or a value with a unit, or a ratio."""
+        if self.at("~"):  # "about 5" is 5
+            self.position += 1
+        token = self.next
+        if token is not None and token.kind == "word" and not self.is_symbol():
+            return self.words()
+        self.has_operation = False
+        minus, following = self.tokens[self.position : self.position + 2], self.position + 2
+        if [token.text for token in minus[:1]] == ["-"] and minus[-1].text in _MONEY:
+            self.tokens[self.position : following] = reversed(minus)  # -$5 is $-5
+        money = self.take().text if self.at(*_MONEY) else None
+        value = self.sum()
+        if self.at(":") and not self.in_set:
+            parts = [expression(value)]
+            while self.at(":"):
+                self.position += 1
+                parts.append(expression(self.sum()))
+            value = Ratio(tuple(parts))
+        value, unit = self.unit(value)
+        if money is not None and unit not in ((), ((money, 1),)):
+            raise UnreadableError("two units")
+        if money is not None:
+            unit = ((money, 1),)
+        return Quantity(value, unit) if unit else value
+
+    def is_symbol(self) -> bool:
+        """Whether the next word is one letter of an expression: \\text{A}."""
+        token = self.next
+        if token is None or len(token.text) > 1:
+            return False
+        following = self.tokens[self.position + 1 : self.position + 2]
+        return not following or following[0].kind != "word"
+
+    def words(self) -> Value:
+        words = []
+        while (token := self.next) is not None and token.kind in ("word", "letter", "number"):
+            words.append(self.take().text.casefold())
+        text = " ".join(words)
+        return sympy.Integer(NUMBERS[text]) if text in NUMBERS else Words(text)
+
+    def unit(self, value: Value) -> tuple[Value, tuple[tuple[str, int], ...]]:
+        """A value times the factors that follow it, and the unit that follows them."""
+        parts: list[str | int] = []
+        while (token := self.next) is not None:
+            if token.kind == "word":
+                word = self.take().text
+                if not parts and word.lower().rstrip("s") in FACTORS:
+                    value = expression(value) * FACTORS[word.lower().rstrip("s")]
+                elif not parts and word.lower() == "base":
+                    value = self.in_base(value)
+                else:
+                    parts.append(word)
+            elif self.at("/") if parts else self.at("%", *_MONEY):
+                parts.append(self.take().text)
+            elif self.at("pmod") and not parts:
+                self.position += 1
+                return value, ((f"mod {expression(self.argument())}", 1),)
+            elif self.at("^") and parts:
+                self.position += 1
+                power = expression(self.argument())
+                if not power.is_Integer or abs(power) > 9 or power == 0:
+                    raise UnreadableError("a unit's exponent must be a small whole number")
+                parts.append(int(power))
+            elif token.kind == "letter" and parts and parts[-1] == "/":
+                parts.append(self.take().text)
+            else:
+                break
+        if parts == ["degrees"] or parts == ["degree"]:
+            return expression(value) * DEGREE, ()
+        return value, unit_of(parts) if parts else ()
+
+    def group(self) -> Value:
+        """An expression in braces, which are not seen."""
+        self.expect("{")
+
+        def content() -> Value:
+            items, _ = self.items() if not self.sign_inside() else ([self.item()], [])
+            if len(items) == 1 and self.at("choose", "over"):
+                name = self.take().text
+                bottom = expression(self.sum())
+                if name == "choose":
+                    return binomial(expression(items[0]), bottom)
+                return checked(expression(items[0]) * power(bottom, sympy.Integer(-1)))
+            return items[0] if len(items) == 1 else Collection(",", tuple(items))
+
+        value = self.nested(content)
+        self.expect("}")
+        return value
+
+    def sign_inside(self) -> bool:
+        """Whether the group that has begun contains plus-minus, which the whole item expands."""
+        depth = 1
+        for token in self.tokens[self.position :]:
+            depth += (token.text == "{") - (token.text == "}")
+            if depth == 0:
+                return False
+            if token.text in ("pm", "mp"):
+                return True
+        return False
+
+    def collection(self, opening: str) -> Value:
+        """Values in visible brackets; a single one in round brackets is a group."""
+        if opening not in _CLOSING:
+            raise UnreadableError(f"unexpected {opening!r}")
+        closing = _CLOSING[opening]
+        outer, self.in_set = self.in_set, opening == r"\{"
+        if self.at(*closing):
+            items: list[Value] = []
+        elif opening in (r"\{",) or not self.has_sign():
+            items = list(self.nested(lambda: Collection(",", tuple(self.items()[0]))).items)
+        else:
+            items = list(self.nested(lambda: Collection(",", tuple(self.plain_items()))).items)
+        if opening == r"\{" and len(items) == 1 and self.at("mid", "|", ":"):
+            self.position += 1
+            items = [self.answer()]
+            self.expect(r"\}")
+            self.in_set = outer
+            return _condition(items[0])
+        self.in_set = outer
+        token = self.take()
+        if token.text not in closing:
+            raise UnreadableError(f"expected {closing[0]!r}, got {token.text!r}")
+        if opening == r"\{":
+            return Collection("{}", tuple(items))
+        if opening == "langle":
+            return Collection("<>", tuple(items))
+        if len(items) == 1 and (
+            opening + token.text == "()" or isinstance(items[0], sympy.MatrixBase)
+        ):
+            return items[0]
+        if not items:
+            raise UnreadableError("empty brackets")
+        if opening + token.text in ("[)", "(]") and len(items) != 2:
+            raise UnreadableError("an interval must have two ends")
+        return Collection(opening + token.text, tuple(items))
+
+    def has_sign(self) -> bool:
+        """Whether plus-minus stands in the round or square bracket that has begun."""
+        depth = 1
+        for token in self.tokens[self.position :]:
+            depth += (token.text in ("(", "[")) - (token.text in (")", "]"))
+            if depth == 0:
+                return False
+            if token.text in ("pm", "mp"):
+                return True
+        return False
+
+    def plain_items(self) -> list[Value]:
+        """Values, whose plus-minus the item around them expands."""
+        items = [self.item()]
+        while self.at(",", ";"):
+            self.position += 1
+            items.append(self.item())
+        return items
+
+    def in_base(self, value: Value, digits: str | None = None) -> Value:
+        """A number in the base that follows: 16_8, 16_{\\text{eight}}, 16 base 8."""
+        if not (isinstance(value, sympy.Integer) and value >= 0):
+            raise UnreadableError("a number in a base must be a whole number")
+        if self.at("{"):
+            self.position += 1
+            token = self.take()
+            if token.kind == "word" and token.text.lower() == "base":
+                token = self.take()
+            self.expect("}")
+        else:
+            token = self.take()
+        base = whole(token) if token.kind == "number" else _BASES.get(token.text.lower())
+        if base is None or base < 2:
+            raise UnreadableError("a base must be a whole number above 1")
+        digits = (digits or str(value)).lstrip("0") or "0"
+        if not digits.isdigit() or any(int(digit) >= base for digit in digits):
+            raise UnreadableError(f"{digits} is no number in base {base}")
+        return value if base == 10 else Numeral(digits, base)
+
+
+def _condition(value: Value) -> Value:
+    """The condition of a set {x | condition}."""
+    if isinstance(value, Relation) and value.operators == ("=",):
+        return Collection("{}", (value.sides[1],))
+    if isinstance(value, Relation | SetOperation):
+        return value
+    raise UnreadableError("a set must be of values or of a condition")

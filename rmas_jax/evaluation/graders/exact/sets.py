@@ -1,0 +1,93 @@
+"""Sets of real numbers: intervals, conditions on one symbol, and what joins them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+
+import sympy
+
+from .values import Collection, Relation, SetOperation, Value
+
+FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
+_INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
+_SETS = {
+    "R": sympy.S.Reals,
+    "Z": sympy.S.Integers,
+    "N": sympy.S.Naturals,
+    "Q": sympy.S.Rationals,
+    "C": sympy.S.Complexes,
+}
+
+
+def real_set(value: Value) -> sympy.Set | None:
+    """The set of real numbers of an interval, a condition on one symbol, ...; None for others."""
+    with contextlib.suppress(TypeError, ValueError, NotImplementedError, AttributeError):
+        if isinstance(value, Collection):
+            return _set_of_collection(value)
+        if isinstance(value, SetOperation):
+            parts = [part for item in value.items if (part := real_set(item)) is not None]
+            if len(parts) < len(value.items):
+                return None
+            if value.operator == "minus":
+                return parts[0] - parts[1]
+            join = sympy.Union if value.operator == "union" else sympy.Intersection
+            return join(*parts)
+        if isinstance(value, Relation):
+            return _set_of_relation(value)
+    return None
+
+
+def unknowns(value: Value) -> set[sympy.Symbol]:
+    """The symbols that conditions are on."""
+    if isinstance(value, SetOperation):
+        return set().union(*map(unknowns, value.items))
+    if not isinstance(value, Relation) or value.operators[-1] == "in":
+        return set()
+    return {side for side in value.sides if isinstance(side, sympy.Symbol)}
+
+
+def _set_of_collection(value: Collection) -> sympy.Set | None:
+    if value.brackets in _SETS:
+        return _SETS[value.brackets]
+    if value.brackets == "{}" and all(map(_is_real_constant, value.items)):
+        return sympy.FiniteSet(*value.items)
+    if value.brackets not in ("()", "[]", "(]", "[)") or len(value.items) != 2:
+        return None
+    low, high = value.items
+    if not (_is_real_constant(low) and _is_real_constant(high) and low < high):
+        return None
+    return sympy.Interval(low, high, value.brackets[0] == "(", value.brackets[1] == ")")
+
+
+def _set_of_relation(value: Relation) -> sympy.Set | None:
+    sides, operators = value.sides, value.operators
+    if operators[-1] == "in" and len(sides) == 2:
+        return real_set(sides[1])
+    if not {*operators} <= _INEQUALITIES:
+        return None
+    places = [i for i, side in enumerate(sides) if isinstance(side, sympy.Symbol)]
+    if len(places) != 1 or not all(
+        _is_real_constant(side) for i, side in enumerate(sides) if i != places[0]
+    ):
+        return None
+    sets = []
+    for (left, right), operator in zip(itertools.pairwise(sides), operators, strict=True):
+        if right is sides[places[0]]:
+            left, right, operator = right, left, FLIPPED[operator]
+        if left is not sides[places[0]]:
+            return None
+        sets.append(_half_line(operator, right))
+    return sympy.Intersection(*sets)
+
+
+def _half_line(operator: str, end: sympy.Expr) -> sympy.Set:
+    if operator == "!=":
+        return sympy.S.Reals - sympy.FiniteSet(end)
+    if operator in ("<", "<="):
+        return sympy.Interval(-sympy.oo, end, True, operator == "<")
+    return sympy.Interval(end, sympy.oo, operator == ">", True)
+
+
+def _is_real_constant(value: Value) -> bool:
+    return isinstance(value, sympy.Expr) and bool(value.is_extended_real) and not value.free_symbols
