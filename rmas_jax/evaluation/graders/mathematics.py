@@ -24,7 +24,7 @@ def grade_math(text: str, example: Example) -> Verdict:
     an answer in no known notation is unparsed, and so is prose without a box.
     """
     found, gold = _expression_of(text), find_answer(example.answer)
-    if found is None:
+    if found is None or found.is_hedged:
         return Verdict(None, Outcome.UNPARSED)
     if gold is None:
         return Verdict(found.answer, Outcome.WRONG, "the gold answer is empty")

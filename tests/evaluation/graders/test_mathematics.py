@@ -260,3 +260,12 @@ def test_equality_is_symmetric(a, b):
 @given(st.text(st.sampled_from(r"\{}()[]|^_/+-*!%$.,:;&='0123456789xeidk "), max_size=30))
 def test_any_text_has_a_verdict_and_none_crashes(text):
     assert grade("7", text).outcome is not Outcome.CRASHED
+
+
+@pytest.mark.parametrize(
+    "text", [r"\boxed{41} or \boxed{42}", r"It is not \boxed{42}.", r"\boxed{42}\boxed{43}"]
+)
+def test_one_of_several_boxes_is_no_answer(text):
+    verdict = grade_math(text, Example("0", "?", "42"))
+    assert verdict.outcome is Outcome.UNPARSED
+    assert grade_math(r"\boxed{41}? No: it must be \boxed{42}.", Example("0", "?", "42")).correct
