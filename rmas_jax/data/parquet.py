@@ -122,7 +122,10 @@ class ParquetRows:
         )
 
     def _unreadable(self, error: Exception) -> DataError:
-        return DataError(f"{self._path}: cannot be read: {clipped(str(error), 300)}")
+        return DataError(
+            f"{self._path}: cannot be read, fetch it again if it is cut off: "
+            f"{clipped(str(error), 300)}"
+        )
 
 
 def _is_delta(metadata: pyarrow.parquet.FileMetaData, leaf: int) -> bool:
