@@ -3,14 +3,23 @@
 import json
 
 import pytest
+from benchmark_files import FILES, write_benchmark
 
-from rmas_jax.config import BenchmarkConfig, ConfigError, DataConfig, load_config
+from rmas_jax.config import (
+    BenchmarkConfig,
+    ConfigError,
+    DataConfig,
+    load_benchmark_config,
+    load_config,
+)
 from rmas_jax.data import load_dataset
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of, own_name, shipped
-from rmas_jax.evaluation.graders import GRADERS
+from rmas_jax.evaluation.benchmarks.loading import load_benchmark
+from rmas_jax.evaluation.graders import GRADERS, check_golds
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts.templates import task_types
 
+JOINED = ("code", "qa")  # graders that are written elsewhere
 CONFIG = "experiments/configs/outer_gain.yaml"  # names no benchmarks
 
 
@@ -24,11 +33,60 @@ def refusal(*overrides):
     return str(error.value)
 
 
+def test_the_papers_benchmarks_are_shipped_with_its_settings():
+    paper = {
+        "MATH-500": (500, 2000, 0.6, 1),
+        "AIME-2025": (30, 16000, 0.6, 10),
+        "AIME-2026": (30, 16000, 0.6, 10),
+        "GPQA-Diamond": (198, 4000, 0.6, 1),
+        "MedQA": (300, 4000, 0.6, 1),
+        "MBPP+": (378, 4000, 0.2, 1),
+        "LiveCodeBench-v6": (1055, 4000, 0.2, 1),
+        "HotpotQA": (7405, 4000, 0.6, 1),
+        "Bamboogle": (125, 4000, 0.6, 1),
+    }
+    for name, settings in paper.items():
+        benchmark, sampling = shipped()[name], shipped()[name].sampling
+        (items,) = benchmark.items.values()
+        assert settings == (
+            items,
+            sampling.max_new_tokens,
+            sampling.temperature,
+            sampling.rollouts or 1,
+        )
+        assert sampling.top_p == 0.95 and benchmark.licence
+        assert len(benchmark.data.revision or "") == (0 if name in ("MedQA", "Bamboogle") else 40)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_small_file_in_the_format_of_its_source_is_read_and_its_gold_answers_are_right(
+    tmp_path, name
+):
+    benchmark = load_benchmark_config(write_benchmark(name, tmp_path))
+    assert (benchmark.name, benchmark.sampling) == (name, shipped()[name].sampling)
+    data = load_benchmark(benchmark, tmp_path / "prepared")
+    ((split, count),) = data.sizes.items()
+    assert (split,) == benchmark.splits and count == 3 and not data.bad_rows
+    examples = data.load(split)
+    assert len({example.question for example in examples}) == 3
+    if name == "LiveCodeBench-v6":  # upstream publishes no solutions
+        assert {example.answer for example in examples} == {""}
+        tests = [json.loads(example.fields["public_test_cases"]) for example in examples]
+        assert all(test[0]["input"] == "0" for test in tests)
+        assert all(example.fields["private_test_cases"] for example in examples)
+    elif benchmark.data.grader not in JOINED:
+        check_golds(grader_of(benchmark), {split: examples})
+        assert all(grader_of(benchmark)(e.answer, e).correct for e in examples)
+        others = [examples[i - 1].answer for i in range(3)]
+        for example, other in zip(examples, others, strict=True):
+            assert grader_of(benchmark)(other, example).correct == (other == example.answer)
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_benchmarks_can_be_used(name):
     benchmark = shipped()[name]
     assert benchmark.name == name and benchmark.description and benchmark.splits
-    assert benchmark.data.grader in GRADERS
+    assert benchmark.data.grader in (*GRADERS, *JOINED)
     assert benchmark.task_type in (None, *task_types())
     assert not list(benchmark.conflicts()) and not list(benchmark.sampling.conflicts())
 

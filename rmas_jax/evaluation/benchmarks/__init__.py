@@ -21,14 +21,14 @@ from rmas_jax.data.published import ORGANISATION
 from rmas_jax.evaluation.graders import Grader, default_grader, find_grader
 from rmas_jax.host.errors import shown
 
+FOLDER = Path(str(resources.files(__package__)))
 OWN = "data"  # in `evaluation.benchmarks`: the questions of the run's own data
 
 
 @functools.cache
 def shipped() -> dict[str, BenchmarkConfig]:
     """The shipped benchmarks, by name."""
-    folder = Path(str(resources.files(__package__)))
-    found = [load_benchmark_config(path) for path in sorted(folder.glob("*.yaml"))]
+    found = [load_benchmark_config(path) for path in sorted(FOLDER.glob("*.yaml"))]
     return {benchmark.name: benchmark for benchmark in found}
 
 

@@ -12,6 +12,7 @@ from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.graders.choice import grade_choice
 from rmas_jax.evaluation.graders.mathematics import grade_math
+from rmas_jax.evaluation.graders.reasoning import grade_reasoning
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
@@ -67,6 +68,12 @@ GRADERS: dict[str, Grader] = {
             grade_choice,
             gold="one letter: B, (B), B: Paris, \\boxed{B}; the grader text compares whole texts",
         ),
+        Grader(
+            "reasoning",
+            "by the verifiers of reasoning-gym",
+            grade_reasoning,
+            needs=Package("reasoning_gym", "reasoning-gym", "reasoning"),
+        ),
     )
 }
 
@@ -101,7 +108,7 @@ def find_grader(name: str, *, where: str) -> Grader:
 def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None:
     """Warns of gold answers that a grader cannot read, for which no answer would be right.
 
-    A gold answer is unreadable if it is not graded right against itself.
+    A gold answer is unreadable if it is not graded right against itself. Tests may stand in for it.
 
     Args:
       grader: compares the answers.
@@ -111,7 +118,7 @@ def check_golds(grader: Grader, splits: Mapping[str, Sequence[Example]]) -> None
       ConfigError: all of a split are unreadable.
     """
     for split, items in splits.items():
-        unread = [item for item in items if not grader(item.answer, item).correct]
+        unread = [item for item in items if item.answer and not grader(item.answer, item).correct]
         if not unread:
             continue
         message = (
