@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": ("plan", "print what a run would do, and the memory that takes"),
     "ask": ("ask", "question a trained team, and look at what crosses its edges"),
     "report": ("report", "write the report of a run folder again"),
+    "benchmarks": ("benchmarks", "list the benchmarks, or show one and load its questions"),
     "topology": ("topology", "show and draw who works with whom"),
     "model": ("model", "let a checkpoint write, to see that it works"),
     "convert": ("convert", "convert links from and to the released layout"),

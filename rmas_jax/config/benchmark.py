@@ -64,13 +64,6 @@ class BenchmarkConfig(Section):
     name: str = option("its name in results", pattern=r"\w[\w.+-]*", longest=MAX_NAME)
     description: str = option("one sentence for the reader of a list", "one's own questions")
     data: DataConfig = option("its questions and how answers are compared, as in a run's data")
-    task_type: str | None = option(
-        "type of task, for prompt sets that serve several (as system.task_type)", None
-    )
-    splits: tuple[str, ...] = option(
-        "splits that count where a run names none", ("test",), distinct=True
-    )
-    sampling: AnswerConfig = option("how answers are written", AnswerConfig())
     items: dict[str, int] | None = option(
         "split -> number of its questions; data with fewer are refused, null: any number",
         None,
@@ -83,6 +76,13 @@ class BenchmarkConfig(Section):
     )
     licence: str | None = option("of the data, in words", None)
     access: str | None = option("how to get the data, where it is not simply downloaded", None)
+    task_type: str | None = option(
+        "type of task, for prompt sets that serve several (as system.task_type)", None
+    )
+    splits: tuple[str, ...] = option(
+        "splits that count where a run names none", ("test",), distinct=True
+    )
+    sampling: AnswerConfig = option("how answers are written", AnswerConfig())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -153,7 +153,10 @@ def test_a_file_of_ones_own_has_paths_that_count_from_it(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("[{name: relais}]", ["evaluation.benchmarks.0.name: must be data, one of ", "'relais'"]),
+        (
+            "[{name: relais}]",
+            ["benchmarks.0.name: must be one of AIME-2025, ", "'relais'"],
+        ),
         ("[{name: relay}, {name: data}]", ["evaluation.benchmarks.1: another", "'relay'"]),
     ],
 )
