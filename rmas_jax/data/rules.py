@@ -12,6 +12,7 @@ import builtins
 import hashlib
 import random
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -148,8 +149,9 @@ def called_function(test: str) -> str:
       ValueError: there is none.
     """
     try:
-        nodes = list(ast.walk(ast.parse(test.strip())))
-    except (SyntaxError, ValueError, RecursionError):
+        with warnings.catch_warnings(action="ignore"):  # of escapes in its texts
+            nodes = list(ast.walk(ast.parse(test.strip())))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # nested too deep
         nodes = []
     called = (node.func for node in nodes if isinstance(node, ast.Call))
     for function in called:
@@ -165,10 +167,10 @@ def livecodebench(row: Row, seed: int) -> dict[str, Any]:
     There is no gold answer: upstream publishes no solutions.
     """
     del seed
-    starter = row.get("starter_code") or ""
+    starter = str(row["starter_code"]).strip()  # empty where the program reads standard input
     instruction = (
-        f"Complete this code:\n```python\n{starter.strip()}\n```"
-        if starter.strip()
+        f"Complete this code:\n```python\n{starter}\n```"
+        if starter
         else "The program reads standard input and writes to standard output."
     )
     return {
@@ -181,12 +183,14 @@ def hotpotqa_context(row: Row, seed: int) -> dict[str, Any]:
     """The question behind the numbered documents that upstream's `distractor` files give."""
     del seed
     context = row.get("context")
-    if not isinstance(context, Mapping) or not {"title", "sentences"} <= context.keys():
-        raise ValueError(f"context must hold title and sentences, got {shown(context)}")
-    documents = zip(context["title"], context["sentences"], strict=True)
+    found = context if isinstance(context, Mapping) else {}
+    lists = [found.get(name) for name in ("title", "sentences")]
+    if not all(isinstance(part, list) for part in lists):
+        raise ValueError(f"context must hold lists of title and sentences, got {shown(context)}")
     texts = [
-        f"[{i}] {title}\n{''.join(sentences).strip()}"
-        for i, (title, sentences) in enumerate(documents, start=1)
+        f"[{i}] {title}\n{''.join(map(str, sentences)).strip()}"
+        for i, (title, sentences) in enumerate(zip(*lists, strict=True), start=1)
+        if isinstance(sentences, list)
     ]
     return {"question": "\n\n".join(["Documents:", *texts, text_of(row, "question").strip()])}
 

@@ -6,9 +6,20 @@ import random
 
 import pytest
 from benchmark_files import FILES
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rmas_jax.data import DataError
 from rmas_jax.data.rules import RULES, called_function, find_rule, hotpotqa_context
+
+OF_RULE = {  # a benchmark with rows in its format
+    "gpqa": "GPQA-Diamond",
+    "medqa": "MedQA-USMLE",
+    "mbpp_plus": "MBPP+",
+    "livecodebench": "LiveCodeBench-v6",
+    "hotpotqa_context": "HotpotQA",
+    "gsm8k": "GSM8K",
+}
 
 
 def rows(name):
@@ -93,7 +104,7 @@ def test_documents_of_hotpotqa_are_numbered():
         "Documents:\n\n[1] Company 70\nIt was founded by Ada. It is old.\n\n[2] Ada\n"
         f"Born in Bergen.\n\n{row['question']}"
     )
-    with pytest.raises(ValueError, match="context must hold title and sentences"):
+    with pytest.raises(ValueError, match="context must hold lists of title and sentences"):
         hotpotqa_context({"question": "Q?", "context": []}, 0)
 
 
@@ -112,13 +123,40 @@ def test_an_answer_of_gsm8k_without_its_mark_is_refused(answer):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_row_without_a_value_names_its_column(rule):
-    names = {"gpqa": "GPQA-Diamond", "medqa": "MedQA-USMLE", "mbpp_plus": "MBPP+"}
-    names |= {"livecodebench": "LiveCodeBench-v6", "hotpotqa_context": "HotpotQA", "gsm8k": "GSM8K"}
-    row = rows(names[rule])[0]
+    row = rows(OF_RULE[rule])[0]
     assert json.dumps(RULES[rule].made(row, 42))
     for column in RULES[rule].reads:
         with pytest.raises(ValueError, match=f"{column}: missing"):
             RULES[rule].made(row | {column: None}, 42)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda value: st.lists(value) | st.dictionaries(st.text(), value),
+    max_leaves=10,
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(data=st.data())
+def test_odd_values_are_a_bad_row_at_most(rule, data):
+    row = dict(rows(OF_RULE[rule])[0])
+    for column in data.draw(st.sets(st.sampled_from(RULES[rule].columns), min_size=1)):
+        row[column] = data.draw(JSON)
+    try:
+        made = RULES[rule].made(row, 42)
+    except ValueError as error:
+        assert len(str(error)) < 300
+    else:
+        assert {*RULES[rule].makes, *RULES[rule].keeps} <= made.keys()
+
+
+@pytest.mark.parametrize(
+    "test", ["assert f(" + "(" * 5000, "assert " + "-" * 50_000 + "1", "\0", ""]
+)
+def test_no_assertion_is_too_odd_to_be_refused(test):
+    with pytest.raises(ValueError, match="must hold assertions"):
+        called_function(test)
 
 
 def test_an_unknown_rule_is_refused():
