@@ -315,10 +315,13 @@ def test_the_grader_of_the_how_to_grades(monkeypatch):
     assert grader("perhaps", yes) == compared(None, False)
 
 
-def test_the_benchmark_of_the_how_to_is_one(tmp_path):
+def test_the_benchmarks_of_the_how_to_are_some(tmp_path):
     page = PAGES["docs/how-to/benchmarks-and-graders.md"]
-    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "letters.yaml").write_text(text)
-    benchmark = load_benchmark_config(tmp_path / "letters.yaml")
+    found = []
+    for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        (tmp_path / "mine.yaml").write_text(text)
+        found.append(load_benchmark_config(tmp_path / "mine.yaml"))
+    sums, benchmark = found
+    assert sums.data.generators == {"chain_sum": 200}
     assert benchmark.name == "letters" and benchmark.data.columns == {"answer": "label"}
     assert benchmark.data.files == {"test": str(tmp_path / "questions.jsonl")}

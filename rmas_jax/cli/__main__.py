@@ -18,6 +18,7 @@ COMMANDS = {
     "ask": ("ask", "question a trained team, and inspect the vectors on its edges"),
     "report": ("report", "write the report of a run folder again"),
     "compare": ("compare", "compare runs, question by question"),
+    "benchmarks": ("benchmarks", "list the benchmarks, or show one and load its questions"),
     "topology": ("topology", "print and draw stages and edges"),
     "model": ("model", "load a checkpoint and generate text, as a test"),
     "convert": ("convert", "convert links from and to the released layout"),

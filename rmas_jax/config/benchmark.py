@@ -64,9 +64,21 @@ ACCURACY, PASS_AT_K = METRICS = ("accuracy", "pass_at_k")
 class BenchmarkConfig(Section):
     """A benchmark: a file in rmas_jax/evaluation/benchmarks, or one of the user's own."""
 
-    name: str = option("its name in results", pattern=r"\w[\w.-]*", longest=MAX_NAME)
+    name: str = option("its name in results", pattern=r"\w[\w.+-]*", longest=MAX_NAME)
     description: str = option("one sentence for the reader of a list", "one's own questions")
     data: DataConfig = option("its questions and how answers are compared, as in a run's data")
+    items: dict[str, int] | None = option(
+        "split -> number of its questions; data with fewer are refused, null: any number",
+        None,
+        at_least=1,
+    )
+    checksum: dict[str, str] | None = option(
+        "split -> checksum of its ids and questions (rmas benchmarks NAME --load); other data give "
+        "a warning",
+        None,
+    )
+    licence: str | None = option("of the data, in words", None)
+    access: str | None = option("how to get the data, where it is not simply downloaded", None)
     task_type: str | None = option(
         "type of task, for prompt sets that serve several (as system.task_type)", None
     )

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 
 from rmas_jax.config.fields import Section, option
+from rmas_jax.host.errors import shown
+
+GENERATED = "reasoning-gym"  # a data set that is generated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -11,11 +14,18 @@ class DataConfig(Section):
     """Questions with answers and role texts; in a run, its training data."""
 
     dataset: str = option(
-        "relay; a published data set such as Sequential-Math; the path of a JSON, JSON lines or "
-        "parquet file, or of a folder of them (with a slash: ./mine), whose names are those of the "
-        "splits, such as test.jsonl; or files",
+        "relay; a published data set such as Sequential-Math; the id of a data set on the Hugging "
+        "Face hub, OWNER/NAME, whose folder of that name below $RMAS_DATA comes first; the path of "
+        "a JSON, JSON lines or parquet file, or of a folder of them (with a slash: ./mine), whose "
+        "names are those of the splits, such as test.jsonl; reasoning-gym; or files",
         "relay",
         path="data",
+    )
+    revision: str | None = option("of a hub id: its commit; null: the newest", None, longest=100)
+    patterns: dict[str, str] | None = option(
+        "of a hub id or a folder: split -> its files there (test*.jsonl), other ones are not read; "
+        "null: their names tell the splits",
+        None,
     )
     files: dict[str, str] | None = option(
         "with dataset: files: split -> file; train is required; missing validation and test splits "
@@ -36,23 +46,57 @@ class DataConfig(Section):
         "defaults (rmas_jax/data/rows.py)",
         None,
     )
+    rule: str | None = option(
+        "how a row becomes a question, where choosing columns is not enough: a name of "
+        "rmas_jax/data/rules.py, such as gpqa or gsm8k",
+        None,
+    )
+    seed: int = option(
+        "of the rule gpqa, which shuffles options, and of reasoning-gym", 42, at_least=0
+    )
+    generators: dict[str, int] | None = option(
+        "with dataset reasoning-gym: generator -> number of its questions", None, at_least=1
+    )
+    generator_settings: dict[str, int] | None = option(
+        "GENERATOR.SETTING -> its value, such as basic_arithmetic.max_terms: 3", None
+    )
     fields: tuple[str, ...] = option("further columns to keep in examples, as text", ())
     grader: str | None = option(
-        "comparison of answers (rmas_jax/evaluation/graders): text, math (needs the extra eval) "
-        "or choice, the letters of options; null: choice where system.task_type is choice, else "
-        "text. An answer is the content of the last \\boxed{}, or the text after the last ####, if "
-        "there is one",
+        "comparison of answers (rmas_jax/evaluation/graders): text; qa, HotpotQA's normal form; "
+        "math (needs the extra eval); choice, the letters of options; code, tests in the sandbox; "
+        "judge, a language model; relay; reasoning, with dataset: reasoning-gym (needs the extra "
+        "reasoning). null: relay with dataset: relay, choice where system.task_type is choice, "
+        "else text. An answer is the content of the last \\boxed{}, or the text after the last "
+        "####, if there is one",
         None,
     )
     train_size: int | None = option("training items to use; null: all", None, at_least=1)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Files are set if `dataset` is files, and shares leave rows to train on."""
+        """Settings are set where they are used, and shares leave rows to train on."""
         if (self.dataset == "files") != (self.files is not None):
             got = "null" if self.files is None else f"{len(self.files)} files"
             yield "files", f"must be set with dataset: files and null otherwise, got {got}"
         elif self.files is not None and not self.files:
             yield "files", "must name at least one split, got none"
+        for name in ("revision", "patterns"):
+            value = getattr(self, name)
+            if value is not None and self.dataset in ("relay", "files", GENERATED):
+                yield name, f"must be null with dataset: {self.dataset}, got {shown(value)}"
+        if self.patterns is not None and not self.patterns:
+            yield "patterns", "must name at least one split, got none"
+        if (self.dataset == GENERATED) != bool(self.generators):
+            got = f"{len(self.generators)} generators" if self.generators else "none"
+            yield (
+                "generators",
+                f"must be set with dataset: {GENERATED} and null otherwise, got {got}",
+            )
+        if self.rule is not None:
+            if self.dataset in ("relay", GENERATED):
+                yield "rule", f"must be null with dataset: {self.dataset}, got {shown(self.rule)}"
+            for name in ("question", "answer"):
+                if name in (self.columns or {}):
+                    yield "columns", f"must leave the {name} to the rule {self.rule}, got {name}"
         if self.validation_share + self.test_share >= 1:
             yield (
                 "test_share",

@@ -68,7 +68,8 @@ class Option:
         if dataclasses.is_dataclass(kind):
             text = f"a section with {', '.join(field.name for field in dataclasses.fields(kind))}"
         elif typing.get_origin(kind) is dict:
-            text = "a mapping of names to text"
+            is_text = typing.get_args(kind)[1] is str
+            text = f"a mapping of names to {'text' if is_text else 'whole numbers'}"
             if isinstance(got, dict) and len(got) > MAX_ITEMS:
                 return f"at most {MAX_ITEMS} names"
         elif typing.get_origin(kind) is tuple:

@@ -16,11 +16,11 @@ from rmas_jax.config.sections import RunConfig
 
 SHIPPED = Path(str(resources.files("rmas_jax.config")))
 # Kind of a path field (`Option.path`) -> texts that are names instead of paths. A hub id is a path
-# if that path exists.
+# if that path exists; a data set's has no suffix of a data file.
 NAMES = {
     "file": r"(?!)",
     "file or name": r"[^/.]+",
-    "data": r"[^/.]+|RecursiveMAS/[^/.]+",
+    "data": r"[^/.]+|(?!.*\.(?:csv|json|jsonl|ndjson|parquet|bz2|gz|zst)$)[\w-][\w.-]*/[\w.-]+",
     "hub": r"(?!.*\.safetensors$)[\w-][\w.-]*(/[\w.-]+)?(@.+)?",
 }
 
@@ -50,7 +50,8 @@ def absolute_paths(tree: Any, folder: str | os.PathLike[str], section: type = Ru
             return text
         path = os.path.abspath(os.path.join(folder, text))
         is_name = re.fullmatch(NAMES[kind], text) is not None
-        return text if is_name and not (kind == "hub" and os.path.lexists(path)) else path
+        may_be_path = kind == "hub" or "/" in text
+        return text if is_name and not (may_be_path and os.path.lexists(path)) else path
 
     return _with_paths(section, tree, absolute)
 

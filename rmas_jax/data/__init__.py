@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import records
+from rmas_jax.config.data import GENERATED
+from rmas_jax.data import reasoning, records
 from rmas_jax.data.examples import Example
-from rmas_jax.data.files import Files, data_files, files_of_one_split
-from rmas_jax.data.published import PUBLISHED, download, is_published
+from rmas_jax.data.files import Files
 from rmas_jax.data.relay import TEXT_ROUNDS
 from rmas_jax.data.relay_dataset import TEXT_FIELDS, Relay
 from rmas_jax.data.role_texts import RoleTexts, Source, read_source
 from rmas_jax.data.rows import PARTS, BadRow, DataError, choose_columns, to_example
-from rmas_jax.host.errors import shown
-
-SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as in tfds
+from rmas_jax.data.rules import find_rule
+from rmas_jax.data.sources import find_files
 
 __all__ = ["BadRow", "DataError", "Dataset", "Example", "load_dataset"]
 
@@ -30,6 +28,7 @@ class Dataset(NamedTuple):
     load: Callable[[str], list[Example]]  # of a split, or a part such as test[:500]
     text_roles: tuple[str, ...]  # roles with texts in every training example, one per round
     version: str  # identifies the data
+    sizes: Mapping[str, int]  # split -> number of its examples
     bad_rows: Sequence[BadRow] = ()  # rows left out
 
 
@@ -54,18 +53,48 @@ def load_dataset(
         )
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir)
-    files = _files(config)
+    if config.dataset == GENERATED:
+        if roles:
+            raise DataError(
+                f"data.dataset must have a split train for training, got {GENERATED}, which has "
+                "only test"
+            )
+        version = reasoning.digest(config)
+        read = functools.partial(reasoning.read, config)
+        return _role_texts(version, read, (), 1, data_dir)
+    if config.rule is not None:
+        find_rule(config.rule)
+    files = find_files(config)
     if roles and "train" not in files:
         raise DataError(
             f"{config.dataset}: its splits must include train, got {', '.join(files)} by the names "
             "of its files; name the file or folder of each split (data.files)"
         )
-    shares = _shares(config, files)
-    source = Source(files, shares, tuple(roles), config.columns or {}, rounds, config.fields)
-    version = source.digest()
+    source = Source(
+        files=files,
+        shares=_shares(config, files),
+        roles=tuple(roles),
+        fields=config.columns or {},
+        rounds=rounds,
+        further=config.fields,
+        rule=config.rule,
+        seed=config.seed,
+    )
+    read = functools.partial(read_source, source)
+    return _role_texts(source.digest(), read, roles, rounds, data_dir)
+
+
+def _role_texts(
+    version: str,
+    read: Callable[[], tuple[Mapping[str, Sequence[Example]], Sequence[BadRow]]],
+    roles: Sequence[str],
+    rounds: int,
+    data_dir: Path,
+) -> Dataset:
+    """The data set of a version, prepared from the splits and bad rows of `read`."""
     options: dict[str, Any] = {"data_dir": str(data_dir / version), "file_format": "array_record"}
     folder = records.folder_of(RoleTexts, data_dir / version)
-    records.prepare(folder, lambda: RoleTexts(roles, *read_source(source), **options))
+    records.prepare(folder, lambda: RoleTexts(roles, *read(), **options))
     builder = RoleTexts(roles, **options)
 
     def load(split: str) -> list[Example]:
@@ -74,7 +103,7 @@ def load_dataset(
     # All training examples have texts of the same roles.
     first = load("train[:1]")[0] if roles else Example("", "", "")
     texts = tuple(role for role in roles if role in first.texts)
-    return Dataset(load, texts, version, builder.bad_rows())
+    return Dataset(load, texts, version, records.sizes(builder), builder.bad_rows())
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
@@ -102,29 +131,7 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
         examples = (to_example(row, columns, place=row["id"], rounds=rounds) for row in rows)
         return [example.in_rounds(rounds) for example in examples]
 
-    return Dataset(load, tuple(columns.texts), str(Relay.VERSION))
-
-
-def _files(config: DataConfig) -> dict[str, Files]:
-    """Split -> its files."""
-    if config.dataset == "files":
-        files = config.files or {}
-        if wrong := [name for name in files if not SPLIT_NAME.fullmatch(name)]:
-            raise DataError(
-                f"data.files: the name of a split must be at most 60 letters, digits, - and _, "
-                f"except all, got {shown(wrong[0])}"
-            )
-        return {split: files_of_one_split(Path(path)) for split, path in files.items()}
-    if os.path.lexists(config.dataset):
-        path = Path(config.dataset)
-    elif is_published(config.dataset):
-        path = download(config.dataset)
-    else:
-        raise DataError(
-            f"data.dataset must be relay, files, the path of a file or folder, or a published one "
-            f"({', '.join(PUBLISHED)}), got {shown(config.dataset, 300)}"
-        )
-    return data_files(path)
+    return Dataset(load, tuple(columns.texts), str(Relay.VERSION), records.sizes(builder))
 
 
 def _shares(config: DataConfig, files: Mapping[str, Files]) -> dict[str, float]:

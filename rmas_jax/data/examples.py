@@ -12,7 +12,7 @@ class Example:
 
     id: str  # unique in a split
     question: str
-    answer: str  # the gold answer
+    answer: str  # the gold answer; "" where the source has none
     difficulty: int = 0  # 0 where the source has none
     # Role -> one text per round, or one for all rounds until `in_rounds`; roles without texts are
     # missing.

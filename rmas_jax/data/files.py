@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from rmas_jax.data.rows import DataError
-from rmas_jax.host.errors import clipped
+from rmas_jax.host.errors import clipped, shown
 from rmas_jax.host.json_rows import CODECS
 from rmas_jax.host.reading import check_regular
 
@@ -20,7 +21,8 @@ SUFFIXES = (
     *(suffix + packed for suffix in JSON_SUFFIXES for packed in ("", *CODECS)),
 )
 READABLE = f"{', '.join(('.parquet', *JSON_SUFFIXES))} (the last three also {', '.join(CODECS)})"
-TABLES = (".csv", ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")  # not read
+CSV = ".csv"  # read where it is named; beside data it is seldom data
+TABLES = (CSV, ".tsv", ".arrow", ".feather", ".orc", ".avro", ".xlsx")  # not read in folders
 ENTRIES = 100_000  # files and folders below a data folder
 # Beginnings of other names, as in `datasets`; `~$` marks lock files of office programs.
 HIDDEN = (".", "__", "~$")
@@ -60,19 +62,19 @@ def data_files(path: Path) -> dict[str, Files]:
       DataError: there are no data files, or files of several formats, or files without a split
         beside those of train.
     """
-    shown = clipped(str(path), 300)
+    where = clipped(str(path), 300)
     splits = _by_split(path)
     unnamed = splits.pop(None, [])
     if unnamed and "train" in splits:  # they may hold held-out rows
         raise DataError(
-            f"{shown}: file names must have a split beside files of train, got "
+            f"{where}: file names must have a split beside files of train, got "
             f"{clipped(unnamed[0][0], 300)}; move it, or name the file or folder of each split "
             "(data.files)"
         )
     named = {"train": unnamed} if unnamed else {}
     named |= {split: some for split, some in splits.items() if split is not None}
     return {
-        split: Files(f"{shown} ({split})" if len(named) > 1 else shown, tuple(some))
+        split: Files(f"{where} ({split})" if len(named) > 1 else where, tuple(some))
         for split, some in named.items()
     }
 
@@ -92,13 +94,44 @@ def files_of_one_split(path: Path) -> Files:
     return Files(clipped(str(path), 300), tuple(sorted(itertools.chain(*splits.values()))))
 
 
+def matching_files(folder: Path, patterns: Mapping[str, str]) -> dict[str, Files]:
+    """Split -> the files of a folder whose names below it match the split's pattern (`test*.csv`).
+
+    Raises:
+      DataError: there is no such file, or it is of another kind.
+    """
+    splits = {}
+    for split, pattern in patterns.items():
+        try:
+            found = sorted(path for path in folder.glob(pattern) if not path.is_dir())
+        except (ValueError, NotImplementedError) as error:  # an absolute one, or none
+            raise DataError(f"data.patterns: {split}: {clipped(str(error), 200)}") from None
+        if not found:
+            raise DataError(
+                f"{clipped(str(folder), 300)}: must hold {shown(pattern, 200)}, the files of the "
+                f"split {split} (data.patterns), got none"
+            )
+        for path in found:
+            _check_readable(path)
+        named = tuple((_printable(path.relative_to(folder)), path) for path in found)
+        splits[split] = Files(f"{clipped(str(folder), 300)} ({split})", named)
+    return splits
+
+
+def _check_readable(path: Path) -> None:
+    """Refuses a file that is not regular, or of which rows are not read."""
+    check_regular(path, at_most=None, error=DataError)
+    if suffix_of(path) is None and path.suffix.lower() != CSV:
+        raise DataError(
+            f"{clipped(str(path), 300)}: must be one of {READABLE} or {CSV}, got another suffix"
+        )
+
+
 def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
     """Split, or None without one -> names and paths of its files, at least one."""
-    shown = clipped(str(path), 300)
+    where = clipped(str(path), 300)
     if not os.path.isdir(path):
-        check_regular(path, at_most=None, error=DataError)
-        if suffix_of(path) is None:
-            raise DataError(f"{shown}: must be one of {READABLE}, got another suffix")
+        _check_readable(path)
         return {None: [(_printable(path.name), path)]}
     below = _names_below(path)
     found = {name: suffix for name in below if (suffix := suffix_of(name)) is not None}
@@ -106,16 +139,16 @@ def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
     if not formats:
         others = sorted({name.suffix for name in below if name.suffix})[:10]
         raise DataError(
-            f"{shown}: must hold files of {READABLE}, got {', '.join(others) or 'none'}"
+            f"{where}: must hold files of {READABLE}, got {', '.join(others) or 'none'}"
         )
     if len(formats) > 1:  # may hold the same rows or different ones
         raise DataError(
-            f"{shown}: the files must be of one format, got {' and '.join(formats)} "
+            f"{where}: the files must be of one format, got {' and '.join(formats)} "
             "(data.files names a file or folder for each split)"
         )
     if unread := [name for name in below if name.suffix.lower() in TABLES and _split_named(name)]:
         raise DataError(
-            f"{shown}: the split {_split_named(unread[0])} must be one of {READABLE}, got "
+            f"{where}: the split {_split_named(unread[0])} must be one of {READABLE}, got "
             f"{unread[0]} (data.files names a file or folder for each split)"
         )
     splits: dict[str | None, list[tuple[str, Path]]] = {s: [] for s in (None, *SPLIT_WORDS)}

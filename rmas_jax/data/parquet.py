@@ -126,7 +126,9 @@ def open_parquet(path: Path) -> Iterator[ParquetRows]:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read: {clipped(str(error), 300)}")
+    return DataError(
+        f"{path}: cannot be read, fetch it again if it is cut off: {clipped(str(error), 300)}"
+    )
 
 
 def _is_delta(metadata: pyarrow.parquet.FileMetaData, leaf: int) -> bool:

@@ -10,13 +10,6 @@ mixture's roles (math, code, science, summarizer) cannot train one team in one r
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import huggingface_hub
-
-from rmas_jax.data.files import SUFFIXES
-from rmas_jax.data.rows import DataError
-
 ORGANISATION = "RecursiveMAS"
 PUBLISHED = (
     "Sequential-Math",
@@ -32,25 +25,7 @@ PUBLISHED = (
 )
 
 
-def is_published(dataset: str) -> bool:
-    """Whether a name or hub id is that of a published data set."""
-    return dataset.removeprefix(f"{ORGANISATION}/") in PUBLISHED
-
-
-def download(dataset: str) -> Path:
-    """A local snapshot of a published data set, downloaded on first use.
-
-    Raises:
-      DataError: the hub cannot be reached.
-    """
-    repository = f"{ORGANISATION}/{dataset.removeprefix(f'{ORGANISATION}/')}"
-    try:
-        snapshot = huggingface_hub.snapshot_download(
-            repository, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in SUFFIXES]
-        )
-    except Exception as error:  # the hub has many errors, and they share no base
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"data.dataset={dataset!r}: neither a folder nor available from the hub: {reason}"
-        ) from error
-    return Path(snapshot)
+def repository_of(dataset: str) -> str | None:
+    """The repository of a published data set, by its name or hub id; None for other names."""
+    name = dataset.removeprefix(f"{ORGANISATION}/")
+    return f"{ORGANISATION}/{name}" if name in PUBLISHED else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -9,10 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from rmas_jax.data.files import Files, suffix_of
+from rmas_jax.data.files import CSV, Files, suffix_of
 from rmas_jax.data.parquet import open_parquet
 from rmas_jax.data.rows import DataError
-from rmas_jax.host.json_rows import read_json_rows
+from rmas_jax.host.errors import clipped
+from rmas_jax.host.json_rows import FILE_LIMIT, read_json_rows
+from rmas_jax.host.reading import open_regular
 
 ROWS_LIMIT = 2_000_000  # of a split
 NAMES_KEPT = 20  # of unused fields, for errors
@@ -60,6 +64,10 @@ def _fields_of_rows(name: str, path: Path) -> Iterator[Seen]:
             fields = [*file.fields, *beside] if file.count else []
             yield Seen(fields, file.count, file.count)
         return
+    if path.suffix.lower() == CSV:
+        for row in read_csv_rows(path):
+            yield Seen([*row, *beside], 1, 1)
+        return
     for _, row in read_json_rows(path, error=DataError):
         is_object = isinstance(row, dict)
         yield Seen([*row, *beside] if is_object else [], 1, int(is_object))
@@ -89,10 +97,33 @@ def _own_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
         with open_parquet(path) as file:
             yield from enumerate(file.rows(fields), start=1)
         return
+    if path.suffix.lower() == CSV:
+        yield from enumerate(read_csv_rows(path), start=1)
+        return
     for number, row in read_json_rows(path, error=DataError):
         if isinstance(row, json.JSONDecodeError):
             row = ValueError(f"not JSON: {row}")
         yield number, row
+
+
+def read_csv_rows(path: Path) -> Iterator[dict[str, str | None]]:
+    """Yields the rows of a CSV file with a header; a missing or empty value is None.
+
+    Raises:
+      DataError: the file cannot be read, or a row does not fit the header.
+    """
+    with open_regular(path, at_most=FILE_LIMIT, error=DataError) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        rows = csv.DictReader(text, strict=True)
+        try:
+            for row in rows:
+                if None in row or None in row.values():
+                    raise csv.Error("must have as many values as the header, got another number")
+                yield {name: value or None for name, value in row.items()}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{clipped(str(path), 300)}: cannot be read: line {rows.line_num}: {error}"
+            ) from None
 
 
 def partition_fields(name: str) -> dict[str, str | int | None]:

@@ -141,20 +141,25 @@ def _unwritable(folder: Path, error: Exception) -> Exception:
     return DataError(f"{folder}: cannot be written: {clipped(str(error), 300)}")
 
 
+def sizes(builder: Builder) -> dict[str, int]:
+    """Split -> number of its rows."""
+    return {name: info.num_examples for name, info in builder.info.splits.items()}
+
+
 def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
     """Rows of a split, or of a part of one such as `test[:500]`, `test[10%:20%]`, `test[-50:]`.
 
     Raises:
       DataError: the split or part does not exist; the message lists the splits.
     """
-    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    found = sizes(builder)
     part = PART.fullmatch(split)
-    if part is None or part[1] not in sizes:
+    if part is None or part[1] not in found:
         raise DataError(
-            f"a split must be one of {', '.join(map(repr, sizes))}, or a part of one such as "
+            f"a split must be one of {', '.join(map(repr, found))}, or a part of one such as "
             f"'test[:500]' or 'test[10%:20%]', got {shown(split)}"
         )
-    count, units = sizes[part[1]], {bound[-1] == "%" for bound in part.groups()[1:] if bound}
+    count, units = found[part[1]], {bound[-1] == "%" for bound in part.groups()[1:] if bound}
     if len(units) > 1:  # tfds reads both as percent
         raise DataError(f"{shown(split)}: both ends must be rows, or both percent")
     start = _place(part[2], count, 0, split)

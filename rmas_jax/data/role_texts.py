@@ -33,12 +33,13 @@ from rmas_jax.data.rows import (
     looked_for,
     to_example,
 )
+from rmas_jax.data.rules import AS_IS, Rule, find_rule
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.json_rows import FILE_LIMIT, json_line
 from rmas_jax.host.reading import GIBIBYTE, open_regular, size
 
 BAD_ROWS = "bad_rows.jsonl"
-TEXT_LIMIT = GIBIBYTE  # of the rows of a split, in memory
+TEXT_LIMIT = 8 * GIBIBYTE  # of the rows of a split, in memory; LiveCodeBench has 4.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Source:
     fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
     rounds: int  # number of rounds that need role texts
     further: tuple[str, ...] = ()  # other fields to keep
+    rule: str | None = None  # a name of `rules.RULES`
+    seed: int = 0  # of the rule
 
     def digest(self) -> str:
         """A digest of the files' contents and of all settings that shape the rows."""
@@ -61,6 +64,7 @@ class Source:
             "fields": dict(self.fields),
             "rounds": self.rounds,
             "further": self.further,
+            "rule": [self.rule, self.seed],
             "files": {
                 split: [(name, _digest(path)) for name, path in files.named]
                 for split, files in self.files.items()
@@ -89,22 +93,33 @@ def read_files(
     fields: Mapping[str, str],
     rounds: int,
     further: Sequence[str] = (),
+    rule: Rule = AS_IS,
+    seed: int = 0,
 ) -> tuple[list[Read], list[BadRow], Columns]:
     """Reads the files of a split: good rows, bad rows, and the fields used.
 
     Raises:
       DataError: a file cannot be read, lacks a field or has no good row; there is too much text.
     """
-    seen = look_through(files, looked_for(roles, fields, further))
+    seen = look_through(files, looked_for(roles, fields, further) | {*rule.columns})
     columns = Columns(parts={}, texts={})  # placeholder: every row is bad and has its own reason
     if seen.objects or not seen.rows:
-        columns = choose_columns(seen.fields, roles, fields, where=files.where, further=further)
-    needed = [*columns.parts.values(), *columns.texts.values(), *columns.further]
+        rule.check(seen.fields, where=files.where)
+        columns = choose_columns(
+            {*seen.fields, *rule.makes, *rule.keeps},
+            roles,
+            fields,
+            where=files.where,
+            further=(*rule.keeps, *further),
+            needed=("question", "answer") if rule.has_answer or roles else ("question",),
+        )
+    used = (*columns.parts.values(), *columns.texts.values(), *columns.further, *rule.columns)
     good, bad, left = [], [], TEXT_LIMIT
     for name, path in files.named:
-        for line, content in read_rows(name, path, needed):
+        for line, content in read_rows(name, path, used):
             try:
-                example = to_example(content, columns, place=f"{name}:{line}", rounds=rounds)
+                made = rule.made(content, seed)
+                example = to_example(made, columns, place=f"{name}:{line}", rounds=rounds)
             except ValueError as error:
                 bad.append(BadRow(name, line, str(error)))
                 continue
@@ -140,7 +155,12 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
       DataError: as in `read_files`; validation lacks texts that train has; a split is empty.
     """
     read = functools.partial(
-        read_files, fields=source.fields, rounds=source.rounds, further=source.further
+        read_files,
+        fields=source.fields,
+        rounds=source.rounds,
+        further=source.further,
+        rule=AS_IS if source.rule is None else find_rule(source.rule),
+        seed=source.seed,
     )
     train: list[Read] = []
     bad: list[BadRow] = []

@@ -86,6 +86,7 @@ def choose_columns(
     *,
     where: str,
     further: Sequence[str] = (),
+    needed: Collection[str] = ("question", "answer"),
 ) -> Columns:
     """Finds the fields of a file.
 
@@ -95,9 +96,10 @@ def choose_columns(
       chosen: part or role -> field, instead of the default ones; other keys are ignored.
       where: the file, for errors.
       further: other fields to keep.
+      needed: parts that have to be there.
 
     Raises:
-      DataError: no field for the question or the answer, or a chosen or further field is missing.
+      DataError: no field for a needed part, or a chosen or further field is missing.
     """
     found: dict[str, str] = {}
     for part in (*PARTS, *roles):
@@ -110,14 +112,14 @@ def choose_columns(
                     f"{where}: the {part} must be in one field, got {half} and {name}; choose one "
                     "(data.columns), or write both into one field"
                 )
-        elif part in chosen or part in ("question", "answer"):
+        elif part in chosen or part in needed:
             raise DataError(
                 f"{where}: the {part} must be in a field {' or '.join(names)}, got fields "
-                f"{_listed(present)} (data.columns chooses another)"
+                f"{listed_names(present)} (data.columns chooses another)"
             )
     if lacking := [name for name in further if name not in present]:
         raise DataError(
-            f"{where}: fields of the benchmark must be among {_listed(present)}, got "
+            f"{where}: fields of the benchmark must be among {listed_names(present)}, got "
             f"{clipped(lacking[0], 60)}"
         )
     return Columns(
@@ -128,7 +130,7 @@ def choose_columns(
     )
 
 
-def _listed(names: Collection[str]) -> str:
+def listed_names(names: Collection[str]) -> str:
     """Names for a message, the first 20 of them."""
     first = [clipped(name, 60) for name in sorted(names)[:20]]
     return ", ".join(first + ["..."] * (len(names) > len(first))) or "none"
@@ -153,12 +155,12 @@ def to_example(content: Any, columns: Columns, *, place: str, rounds: int) -> Ex
     parts = columns.parts
     has_id = content.get(parts.get("id")) is not None
     return Example(
-        id=_text(content, parts["id"], numbers=True) if has_id else place,
-        question=_text(content, parts["question"]),
-        answer=_text(content, parts["answer"], numbers=True),
+        id=text_of(content, parts["id"], numbers=True) if has_id else place,
+        question=text_of(content, parts["question"]),
+        answer=text_of(content, parts["answer"], numbers=True) if "answer" in parts else "",
         difficulty=_difficulty(content, columns),
         texts={
-            role: _role_texts(content, field, rounds, numbers=field == parts["answer"])
+            role: _role_texts(content, field, rounds, numbers=field == parts.get("answer"))
             for role, field in columns.texts.items()
         },
         fields={
@@ -175,8 +177,8 @@ def _role_texts(
     """One text for all rounds, or one for each."""
     value = content.get(field)
     if not isinstance(value, list):
-        return (_text(content, field, numbers=numbers),)
-    texts = tuple(_text({field: text}, field) for text in value)
+        return (text_of(content, field, numbers=numbers),)
+    texts = tuple(text_of({field: text}, field) for text in value)
     if len(texts) != 1 and len(texts) < rounds:
         raise ValueError(f"{field} must be one text, or one per round ({rounds}), got {len(texts)}")
     return texts[:rounds]
@@ -203,7 +205,12 @@ def _difficulty(content: Mapping[str, Any], columns: Columns) -> int:
     return 0
 
 
-def _text(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> str:
+def text_of(content: Mapping[str, Any], field: str, *, numbers: bool = False) -> str:
+    """The text of a field, or a number as text, if they are allowed.
+
+    Raises:
+      ValueError: it is missing, empty or of another type.
+    """
     value = content.get(field)
     if numbers and (type(value) is int or (_is_fraction(value) and math.isfinite(value))):
         value = _number(value)

@@ -17,6 +17,7 @@ from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.benchmarks import grader_of
+from rmas_jax.evaluation.benchmarks.loading import load_benchmark
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
 from rmas_jax.evaluation.graders import check_golds, with_legacy
 from rmas_jax.evaluation.settings import with_defaults
@@ -103,14 +104,7 @@ def load_benchmarks(
             grader = with_legacy(grader, task_type)
         data, grading = dataset, benchmark.data.grader
         if benchmark.data != dataclasses.replace(config.data, grader=grading):
-            data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=data_dir)
-            if data.bad_rows:
-                log.warning(
-                    "%s: %d bad rows left out, the first: %s, line %d: %s",
-                    benchmark.name,
-                    len(data.bad_rows),
-                    *data.bad_rows[0],
-                )
+            data = load_benchmark(benchmark, data_dir)
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
         answered = (grader.name, task_type, benchmark.sampling, benchmark.data.columns)

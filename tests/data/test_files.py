@@ -211,7 +211,7 @@ def test_what_is_there_instead_of_data_is_named(tmp_path):
     (tmp_path / "data-00000-of-00001.arrow").touch()
     (tmp_path / "state.json").write_text("{}")
     assert "got .arrow" in refused(data_files, tmp_path)
-    for name in ("rows.csv", "rows.parquet.gz", "rows"):
+    for name in ("rows.tsv", "rows.parquet.gz", "rows"):
         (tmp_path / name).touch()
         message = refused(data_files, tmp_path / name)
         assert f"{name}: must be one of .parquet, .jsonl, .ndjson, .json" in message

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, Example, load_dataset, published
+from rmas_jax.data import DataError, Example, load_dataset, sources
 from rmas_jax.topology import load_topology
 
 ROLES = ("planner", "critic", "solver")
@@ -85,7 +85,7 @@ def test_a_published_data_set(tmp_path, monkeypatch, layout, name):
         asked.append((repository, options["repo_type"]))
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(published.huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(sources.huggingface_hub, "snapshot_download", snapshot_download)
     found = everything(load(tmp_path, dataset=name))
     assert asked == [("RecursiveMAS/Sequential-Math", "dataset")]
     assert {row.question for row in found} == {row["question"] for row in ROWS}
@@ -339,7 +339,7 @@ def test_files_that_cannot_be_read(tmp_path):
         "nowhere.jsonl": "must be relay, files",
         "Sequential-Maths": "Sequential-Math",
         "empty": ", got none",
-        "rows.csv": "parquet",
+        "rows.csv": "the question must be in a field",
         "cut.json": "cannot be read",
         "cut.parquet": "cannot be read",
         "two.json": "one such list",

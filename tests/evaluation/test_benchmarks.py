@@ -1,13 +1,22 @@
 """Benchmarks: the shipped files, files of one's own, and what a run takes of them."""
 
 import json
+import re
 
 import pytest
+from benchmark_files import FILES, write_benchmark
 
-from rmas_jax.config import BenchmarkConfig, ConfigError, DataConfig, load_config
+from rmas_jax.config import (
+    BenchmarkConfig,
+    ConfigError,
+    DataConfig,
+    load_benchmark_config,
+    load_config,
+)
 from rmas_jax.data import load_dataset
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of, own_name, shipped
-from rmas_jax.evaluation.graders import GRADERS
+from rmas_jax.evaluation.benchmarks.loading import load_benchmark
+from rmas_jax.evaluation.graders import GRADERS, check_golds
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts.templates import task_types
 
@@ -22,6 +31,72 @@ def refusal(*overrides):
     with pytest.raises(ConfigError) as error:
         with_defaults(load_config(CONFIG, overrides))
     return str(error.value)
+
+
+def test_the_papers_benchmarks_are_shipped_with_its_settings():
+    paper = {
+        "MATH-500": (500, 2000, 0.6, 1),
+        "AIME-2025": (30, 16000, 0.6, 10),
+        "AIME-2026": (30, 16000, 0.6, 10),
+        "GPQA-Diamond": (198, 4000, 0.6, 1),
+        "MedQA": (300, 4000, 0.6, 1),
+        "MBPP+": (378, 4000, 0.2, 1),
+        "LiveCodeBench-v6": (1055, 4000, 0.2, 1),
+        "HotpotQA": (7405, 4000, 0.6, 1),
+        "Bamboogle": (125, 4000, 0.6, 1),
+    }
+    for name, settings in paper.items():
+        benchmark, sampling = shipped()[name], shipped()[name].sampling
+        (items,) = benchmark.items.values()
+        assert settings == (
+            items,
+            sampling.max_new_tokens,
+            sampling.temperature,
+            sampling.rollouts or 1,
+        )
+        assert sampling.top_p == 0.95 and benchmark.licence
+        assert benchmark.metric == ("pass_at_k" if sampling.rollouts else "accuracy")
+        assert len(benchmark.data.revision or "") == (0 if name in ("MedQA", "Bamboogle") else 40)
+
+
+def solution(example, number):
+    """A program for a question of the LiveCodeBench file, which adds a number."""
+    if example.fields["starter_code"]:
+        return (
+            f"```python\n{example.fields['starter_code'].strip()}\n        return n + {number}\n```"
+        )
+    return f"```python\nprint(int(input()) + {number})\n```"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_small_file_in_the_format_of_its_source_is_read_and_its_gold_answers_are_right(
+    tmp_path, name
+):
+    benchmark = load_benchmark_config(write_benchmark(name, tmp_path))
+    assert (benchmark.name, benchmark.sampling) == (name, shipped()[name].sampling)
+    data = load_benchmark(benchmark, tmp_path / "prepared")
+    ((split, count),) = data.sizes.items()
+    assert (split,) == benchmark.splits and count == 3 and not data.bad_rows
+    examples = data.load(split)
+    assert len({example.question for example in examples}) == 3
+    check_golds(grader_of(benchmark), {split: examples})
+    if name == "LiveCodeBench-v6":  # upstream publishes no solutions
+        assert {example.answer for example in examples} == {""}
+        tests = [json.loads(example.fields["public_test_cases"]) for example in examples]
+        assert all(test[0]["input"] == "0" for test in tests)
+        assert all(example.fields["private_test_cases"] for example in examples)
+        for example in examples:
+            number = re.search(r"Add (\d) to", example.question)[1]
+            for text, is_right in (
+                (solution(example, number), True),
+                (solution(example, 9), False),
+            ):
+                assert grader_of(benchmark)(text, example).correct == is_right
+    else:
+        assert all(grader_of(benchmark)(e.answer, e).correct for e in examples)
+        others = [examples[i - 1].answer for i in range(3)]
+        for example, other in zip(examples, others, strict=True):
+            assert grader_of(benchmark)(other, example).correct == (other == example.answer)
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -106,7 +181,10 @@ def test_a_file_of_ones_own_has_paths_that_count_from_it(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("[{name: relais}]", ["evaluation.benchmarks.0.name must be data, one of ", "'relais'"]),
+        (
+            "[{name: relais}]",
+            ["evaluation.benchmarks.0.name must be one of AIME-2025, ", "'relais'"],
+        ),
         ("[{name: relay}, {name: data}]", ["evaluation.benchmarks.1.name must be", "'relay'"]),
     ],
 )

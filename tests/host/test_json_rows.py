@@ -168,6 +168,8 @@ def test_a_packed_file_that_is_damaged_is_refused(tmp_path, suffix):
 
 def test_sizes_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(json_rows, "ROW_LIMIT", 1000)
+    monkeypatch.setattr(json_rows, "LONG_ROW_LIMIT", 2000)
+    monkeypatch.setattr(json_rows, "FEW", 100)
     monkeypatch.setattr(json_rows, "LIST_LIMIT", 5000)
     monkeypatch.setattr(json_rows, "FILE_LIMIT", 100_000)
     monkeypatch.setattr(json_rows, "LINE_LIMIT", 30)
@@ -175,6 +177,11 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     rows = read(tmp_path / "a.jsonl", LINES + large + b"\n" + LINES)
     assert [row for _, row in rows[:3]] == [row for _, row in rows[4:]] == ROWS
     assert rows[3][0] == 4 and "larger than 1000 bytes" in str(rows[3][1])
+    long = {"a": "x" * 1500}
+    (_, of_few), (_, of_many) = read(
+        tmp_path / "long.jsonl", f"{json.dumps(long)}\n{json.dumps([1] * 500)}\n".encode()
+    )
+    assert of_few == long and "larger than 1000 bytes" in str(of_many)
     assert "a row must be at most 1000 bytes" in refused(tmp_path / "a.json", b"[" + large + b"]")
     many = b"[" + b",".join([json.dumps(ROWS[0]).encode()] * 400) + b"]"
     assert "must be at most 4.883 KiB" in refused(tmp_path / "b.json", many)

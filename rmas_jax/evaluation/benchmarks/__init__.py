@@ -21,14 +21,14 @@ from rmas_jax.data.published import ORGANISATION
 from rmas_jax.evaluation.graders import Grader, default_grader, find_grader
 from rmas_jax.host.errors import shown
 
+FOLDER = Path(str(resources.files(__package__)))
 OWN = "data"  # in `evaluation.benchmarks`: the questions of the run's own data
 
 
 @functools.cache
 def shipped() -> dict[str, BenchmarkConfig]:
     """The shipped benchmarks, by name."""
-    folder = Path(str(resources.files(__package__)))
-    found = [load_benchmark_config(path) for path in sorted(folder.glob("*.yaml"))]
+    found = [load_benchmark_config(path) for path in sorted(FOLDER.glob("*.yaml"))]
     return {benchmark.name: benchmark for benchmark in found}
 
 
@@ -42,7 +42,11 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
     found: dict[str, BenchmarkConfig] = {}
     for i, choice in enumerate(config.evaluation.benchmarks or (BenchmarkChoice(name=OWN),)):
         where = f"evaluation.benchmarks.{i}"
-        benchmark = _own(config) if choice.name == OWN else _named(choice.name, where)
+        benchmark = (
+            _own(config)
+            if choice.name == OWN
+            else find_benchmark(choice.name, where=f"{where}.name")
+        )
         if benchmark.name in found:
             raise ConfigError(
                 f"{where}.name must be unique, got {shown(benchmark.name)} again; name each "
@@ -91,13 +95,17 @@ def own_name(data: DataConfig) -> str:
     return Path(data.dataset.removeprefix(f"{ORGANISATION}/")).name or data.dataset
 
 
-def _named(name: str, where: str) -> BenchmarkConfig:
-    """A shipped benchmark, or that of a file."""
+def find_benchmark(name: str, *, where: str) -> BenchmarkConfig:
+    """A shipped benchmark, or that of a file; `where` is the setting that names it.
+
+    Raises:
+      ConfigError: there is none, or its file is unusable.
+    """
     if name in shipped():
         return shipped()[name]
     if not os.path.lexists(name):
         raise ConfigError(
-            f"{where}.name must be {OWN}, one of {', '.join(shipped())}, or the path of a YAML "
-            f"file, got {shown(name, 300)}"
+            f"{where} must be one of {', '.join(shipped())}, the path of a YAML file, or in a run "
+            f"{OWN}, got {shown(name, 300)}"
         )
     return load_benchmark_config(name)

@@ -16,6 +16,7 @@ from rmas_jax.evaluation.graders.code import grade_code, has_tests
 from rmas_jax.evaluation.graders.judge import grade_judge, judge_model
 from rmas_jax.evaluation.graders.mathematics import grade_math, reads_math
 from rmas_jax.evaluation.graders.qa import grade_qa
+from rmas_jax.evaluation.graders.reasoning import grade_reasoning, is_generated
 from rmas_jax.evaluation.graders.relay import grade_relay
 from rmas_jax.evaluation.graders.text import grade_text
 from rmas_jax.evaluation.graders.verdict import Verdict
@@ -96,6 +97,15 @@ GRADERS: dict[str, Grader] = {
             "public_test_cases, private_test_cases and metadata (LiveCodeBench)",
             needs_sandbox=True,
             reads_gold=has_tests,
+        ),
+        Grader(
+            "reasoning",
+            "by the verifiers of reasoning-gym",
+            grade_reasoning,
+            gold="those of data.dataset: reasoning-gym, which keeps how to generate them",
+            needs_sandbox=True,
+            reads_gold=is_generated,
+            needs=Package("reasoning_gym", "reasoning-gym", "reasoning"),
         ),
     )
 }

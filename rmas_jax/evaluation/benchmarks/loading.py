@@ -1,0 +1,56 @@
+"""Loads the data of a benchmark, and holds them against its definition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmas_jax.config import BenchmarkConfig
+from rmas_jax.data import DataError, Dataset, Example, load_dataset
+
+log = logging.getLogger(__name__)
+
+
+def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
+    """The data of a benchmark; warns of rows left out, and of questions that are not the defined.
+
+    Raises:
+      DataError: they cannot be had, and how they can; or there are fewer than `benchmark.items`.
+    """
+    try:
+        data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=data_dir)
+    except DataError as error:
+        access = f" (access: {benchmark.access})" if benchmark.access else ""
+        raise DataError(f"{benchmark.name}: {error}{access}") from error
+    bad = ""
+    if data.bad_rows:
+        bad = "{0} bad rows left out, the first: {1.file}, line {1.line}: {1.reason}".format(
+            len(data.bad_rows), data.bad_rows[0]
+        )
+        log.warning("%s: %s", benchmark.name, bad)
+    for split, count in (benchmark.items or {}).items():
+        found = data.sizes.get(split, 0)
+        if found < count:
+            raise DataError(
+                f"{benchmark.name}: {split} must have {count} items, got {found}; "
+                f"{bad or 'its files may be cut off: fetch them again'} (a file of your own with "
+                "another number in `items`, and another name, measures on a part)"
+            )
+        if found > count:
+            log.warning("%s: %s must have %d items, got %d", benchmark.name, split, count, found)
+    for split, wanted in (benchmark.checksum or {}).items():
+        if (checksum := checksum_of(data.load(split))) != wanted:
+            log.warning(
+                "%s: %s has other questions than its definition: checksum must be %s, got %s",
+                *(benchmark.name, split, wanted, checksum),
+            )
+    return data
+
+
+def checksum_of(examples: Sequence[Example]) -> str:
+    """A digest of ids and questions, in the order of ids."""
+    pairs = sorted((example.id, example.question) for example in examples)
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]

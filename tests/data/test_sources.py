@@ -1,0 +1,298 @@
+"""Where the files of a data set come from, and what is said where they do not."""
+
+import csv
+import dataclasses
+import json
+
+import httpx2
+import huggingface_hub
+import pytest
+from benchmark_files import FILES, write_benchmark, write_data
+from huggingface_hub import errors
+
+from rmas_jax.config import ConfigError, DataConfig, load_benchmark_config
+from rmas_jax.data import DataError, load_dataset
+from rmas_jax.data.reading import read_csv_rows
+from rmas_jax.evaluation.benchmarks import shipped
+from rmas_jax.evaluation.benchmarks.loading import load_benchmark
+
+GPQA = shipped()["GPQA-Diamond"]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    """No local copies, and an empty current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("RMAS_DATA", raising=False)
+
+
+def load(tmp_path, benchmark=GPQA):
+    return load_benchmark(benchmark, tmp_path / "prepared")
+
+
+def refused(tmp_path, benchmark=GPQA):
+    with pytest.raises(DataError) as error:
+        load(tmp_path, benchmark)
+    message = str(error.value)
+    assert message.startswith(f"{benchmark.name}: ") and len(message) < 1000
+    return message
+
+
+def hub(monkeypatch, answer):
+    """Puts a function of the request in place of the hub; returns the list of requests."""
+    asked = []
+
+    def snapshot_download(repository, **options):
+        asked.append((repository, options))
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def of_number(benchmark, count):
+    return dataclasses.replace(benchmark, items={split: count for split in benchmark.items})
+
+
+def test_a_hub_id_is_read_at_its_revision(tmp_path, monkeypatch):
+    asked = hub(monkeypatch, write_data("GPQA-Diamond", tmp_path / "snapshot"))
+    data = load(tmp_path, of_number(GPQA, 3))
+    assert {e.id for e in data.load("test")} == {"rec1", "rec2", "rec3"}
+    assert asked == [
+        (
+            "Idavidrein/gpqa",
+            {
+                "repo_type": "dataset",
+                "revision": GPQA.data.revision,
+                "allow_patterns": ["gpqa_diamond.csv"],
+            },
+        )
+    ]
+
+
+def test_a_local_copy_comes_first_and_is_the_same_data(tmp_path, monkeypatch):
+    asked = hub(monkeypatch, write_data("GPQA-Diamond", tmp_path / "snapshot"))
+    of_hub = load(tmp_path, of_number(GPQA, 3))
+    write_data("GPQA-Diamond", tmp_path / "copies" / "Idavidrein" / "gpqa")
+    monkeypatch.setenv("RMAS_DATA", str(tmp_path / "copies"))
+    local = load(tmp_path, of_number(GPQA, 3))
+    assert len(asked) == 1 and local.version == of_hub.version
+    assert local.load("test") == of_hub.load("test")
+
+
+def http(kind):
+    request = httpx2.Request("GET", "https://huggingface.co/api/datasets/Idavidrein/gpqa")
+    return kind("no", response=httpx2.Response(403, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            http(errors.GatedRepoError),
+            [
+                "it is gated: accept its conditions at https://huggingface.co/datasets/Idavidrein/gpqa"
+            ],
+        ),
+        (http(errors.RepositoryNotFoundError), ["or a private one: correct the id"]),
+        (http(errors.RevisionNotFoundError), ["no revision '633f5ee8", "correct data.revision"]),
+        (errors.LocalEntryNotFoundError("no"), ["the hub cannot be reached"]),
+        (ConnectionError("no"), ["the hub cannot be reached"]),
+        (RuntimeError("of\na kind"), ["of a kind"]),
+    ],
+)
+def test_each_error_of_the_hub_says_what_to_do(tmp_path, monkeypatch, error, words):
+    hub(monkeypatch, error)
+    message = refused(tmp_path)
+    assert all(word in message for word in words)
+    assert "or put gpqa_diamond.csv into $RMAS_DATA/Idavidrein/gpqa" in message
+    assert "RMAS_DATA is not set" in message and "`hf auth login`" in message
+
+
+def test_without_network_the_real_hub_library_gives_the_same(tmp_path):
+    assert "the hub cannot be reached" in refused(tmp_path)  # the tests are offline
+
+
+def test_a_data_set_that_is_not_on_the_hub_says_how_to_get_it(tmp_path, monkeypatch):
+    medqa = shipped()["MedQA"]
+    message = refused(tmp_path, medqa)
+    assert "a folder's name below $RMAS_DATA, got 'MedQA'" in message
+    assert "(access: copy dataset/medqa.json of https://github.com/" in message
+    write_data("MedQA", tmp_path / "copies" / "MedQA")
+    monkeypatch.setenv("RMAS_DATA", str(tmp_path / "copies"))
+    assert load(tmp_path, of_number(dataclasses.replace(medqa, checksum=None), 3)).sizes == {
+        "test": 3
+    }
+
+
+def changed(name, folder, change):
+    """A benchmark whose first file is changed by a function of its path."""
+    file = write_benchmark(name, folder)
+    change(folder / "data" / name / next(iter(FILES[name])))
+    return load_benchmark_config(file)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def without_last_line(path):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def with_column_renamed(path):
+    path.write_text(path.read_text().replace("Correct Answer", "Right Answer", 1))
+
+
+def without_a_value(path):
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[1]["Incorrect Answer 2"] = ""
+    with open(path, "w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("AIME-2026", cut, ["train-00000-of-00001.parquet: cannot be read", "fetch it again"]),
+        ("GPQA-Diamond", cut, ["gpqa_diamond.csv: cannot be read: line "]),
+        (
+            "MATH-500",
+            cut,
+            ["test must have 3 items, got 2; 1 bad rows", "test.jsonl, line 3: not JSON"],
+        ),
+        (
+            "AIME-2025",
+            without_last_line,
+            ["test must have 3 items, got 2; its files may be cut off", "a file of your own with"],
+        ),
+        (
+            "GPQA-Diamond",
+            with_column_renamed,
+            ["(test): the columns must include 'Correct Answer', which", "Right Answer, Subdomain"],
+        ),
+        (
+            "GPQA-Diamond",
+            without_a_value,
+            ["gpqa_diamond.csv, line 2: Incorrect Answer 2 must be given, got none"],
+        ),
+        (
+            "MATH-500",
+            lambda path: path.write_text(path.read_text().replace('"problem"', '"task"')),
+            ["the question must be in a field problem, got fields answer"],
+        ),
+        ("GPQA-Diamond", lambda path: path.unlink(), ["must hold 'gpqa_diamond.csv'"]),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, name, change, words):
+    message = refused(tmp_path, changed(name, tmp_path, change))
+    assert all(word in message for word in words), message
+
+
+def test_more_items_and_other_questions_give_a_warning(tmp_path, caplog):
+    benchmark = load_benchmark_config(write_benchmark("GSM8K", tmp_path))
+    load(tmp_path, dataclasses.replace(benchmark, items={"test": 2}, checksum={"test": "0" * 16}))
+    assert "GSM8K: test must have 2 items, got 3" in caplog.text
+    assert "GSM8K: test has other questions than its definition" in caplog.text
+
+
+def test_seed_and_rule_make_other_data(tmp_path):
+    file = write_benchmark("GPQA-Diamond", tmp_path)
+    found = {}
+    for seed in (42, 43):
+        benchmark = load_benchmark_config(file)
+        data = dataclasses.replace(benchmark.data, seed=seed)
+        found[seed] = load(tmp_path, dataclasses.replace(benchmark, data=data))
+    assert found[42].version != found[43].version
+    assert found[42].load("test") != found[43].load("test")
+
+
+def test_documents_of_hotpotqa_are_an_option(tmp_path):
+    benchmark = load_benchmark_config(write_benchmark("HotpotQA", tmp_path))
+    data = dataclasses.replace(benchmark.data, rule="hotpotqa_context")
+    for example in load(tmp_path, dataclasses.replace(benchmark, data=data)).load("validation"):
+        assert example.question.startswith("Documents:\n\n[1] Company 7")
+        assert example.answer.startswith("the City of ")
+
+
+def test_a_rule_serves_training_data_too(tmp_path):
+    rows = [
+        row | {"question": f"{i}: {row['question']}"}
+        for i in range(20)
+        for row in FILES["GSM8K"]["main/test-00000-of-00001.parquet"]
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(
+        dataset=str(tmp_path / "train.jsonl"), rule="gsm8k", columns={"solver": "solution"}
+    )
+    data = load_dataset(config, roles=("planner", "solver"), rounds=1, data_dir=tmp_path)
+    for example in data.load("train"):
+        assert example.texts["solver"][0].endswith(f"#### {int(example.answer):,}")
+    with pytest.raises(DataError, match="the answer must be in a field"):
+        write_data("LiveCodeBench-v6", tmp_path / "lcb")
+        config = DataConfig(
+            dataset=str(tmp_path / "lcb"), patterns={"train": "*.jsonl"}, rule="livecodebench"
+        )
+        load_dataset(config, roles=("solver",), rounds=1, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1\n", "line 2: must have as many values as the header"),
+        ("a,b\n1,2,3\n", "line 2: must have as many values as the header"),
+        ('a,b\n1,"2\n', "cannot be read: line 1: unexpected end of data"),
+        ("a,b\n1,\udcff\n", "invalid start byte"),
+    ],
+)
+def test_a_csv_file_that_does_not_fit_its_header_is_refused(tmp_path, text, words):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=words):
+        list(read_csv_rows(path))
+
+
+def test_rows_of_a_csv_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('\ufeffa,b\r\n"x, ""y""\nz",\r\n', newline="")
+    assert list(read_csv_rows(path)) == [{"a": 'x, "y"\nz', "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (
+            "{dataset: relay, revision: a}",
+            "data.revision must be null with dataset: relay, got 'a'",
+        ),
+        ("{dataset: a/b, patterns: {}}", "data.patterns must name at least one split"),
+        ("{dataset: reasoning-gym}", "data.generators must be set with dataset: reasoning-gym"),
+        (
+            "{dataset: a/b, generators: {dice: 3}}",
+            "data.generators must be set with dataset: reasoning-gym",
+        ),
+        (
+            "{dataset: a/b, generators: [dice]}",
+            "must be a mapping of names to whole numbers or null",
+        ),
+        (
+            "{dataset: relay, rule: gsm8k}",
+            "data.rule must be null with dataset: relay, got 'gsm8k'",
+        ),
+        (
+            "{dataset: a/b, rule: gpqa, columns: {answer: b}}",
+            "data.columns must leave the answer to the rule gpqa",
+        ),
+    ],
+)
+def test_settings_of_no_use_are_refused(tmp_path, section, words):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\ndata: {section}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_benchmark_config(file)
