@@ -83,5 +83,5 @@ def test_bad_settings_are_refused(tmp_path, settings, words):
 
 def test_nobody_trains_on_generated_questions(tmp_path):
     config = DataConfig(dataset="reasoning-gym", generators={"dice": 3})
-    with pytest.raises(DataError, match="are to measure on"):
+    with pytest.raises(DataError, match="must have a split train for training"):
         load_dataset(config, roles=("solver",), rounds=1, data_dir=tmp_path)
