@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, NotRequired, TypedDict, get_origin, get_type_hints
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from rmas_jax.config.benchmark import METRICS
 from rmas_jax.evaluation.record import ITEMS_CRC32, items_checksum
@@ -309,6 +309,11 @@ def _check_row(where: str, row: Any, columns: Mapping[str, Kind], unit: str = "c
             fits = isinstance(value, int | float) and not isinstance(value, bool)
         elif kind is int:
             fits = isinstance(value, int) and not isinstance(value, bool)
+        elif get_origin(kind) is dict:  # of numbers, by name
+            fits = isinstance(value, dict)
+            if fits:
+                of_value = dict.fromkeys(value, get_args(kind)[1])
+                _check_row(f"{where}: {unit} {column!r}", value, of_value, "entry")
         else:
             fits = isinstance(value, kind)
         if not fits:
