@@ -359,6 +359,16 @@ def without_column(rows, column):
             r"results\.json row 1: is damaged: its checksum must be .*, got '0'.* measured again",
         ),
         (
+            "results.json",
+            json.dumps([result_row("recursive_mas", 1, "test", 0, 10, scores=[0.5])]),
+            r"row 1: column 'scores' must be dict, got \[0\.5\]; put back a copy, or delete it",
+        ),
+        (
+            "results.json",
+            json.dumps([result_row("recursive_mas", 1, "test", 0, 10, scores={"f1": "0.5"})]),
+            r"row 1: column 'scores': entry 'f1' must be float, got '0\.5'; put back a copy",
+        ),
+        (
             "items.jsonl",
             json.dumps(item_rows()[0] | {"id": [1]}) + "\n",
             r"items\.jsonl line 1: column 'id' must be text or a number, got \[1\]; run the same",

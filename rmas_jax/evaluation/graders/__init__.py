@@ -93,7 +93,7 @@ GRADERS: dict[str, Grader] = {
             "code",
             "what programs do in tests",
             grade_code,
-            gold="those of rows with tests: data.fields must name test (MBPP+), or "
+            gold="those of rows with tests: data.fields or a rule must keep test (MBPP+), or "
             "public_test_cases, private_test_cases and metadata (LiveCodeBench)",
             needs_sandbox=True,
             reads_gold=has_tests,
