@@ -360,7 +360,7 @@ def test_validation_has_the_roles_of_training(tmp_path):
 
 @pytest.mark.parametrize(
     ("indent", "words"),
-    [(1, "line 1: must be JSON"), (None, "line 1: must be an object, got [")],
+    [(1, "line 1: must be JSON, got"), (None, "line 1: must be an object, got [")],
 )
 def test_a_list_in_a_file_of_json_lines_is_told_by_its_first_line(tmp_path, indent, words):
     file = tmp_path / "rows.jsonl"

@@ -313,7 +313,9 @@ def test_what_a_library_says_of_a_full_disk_is_one_message(tmp_path, monkeypatch
 
     monkeypatch.setattr("rmas_jax.runs.resolve.find_data", full)
     assert main(options(tmp_path)) == BAD_INPUT
-    assert message_of(capsys).startswith(f"error: {place}: {os.strerror(errno.ENOSPC)}; files that")
+    assert message_of(capsys).startswith(
+        f"error: {place}: {os.strerror(errno.ENOSPC)}; finished files"
+    )
 
 
 def test_a_start_that_bad_input_ends_leaves_no_folder(output, undisturbed, monkeypatch, capsys):
