@@ -100,7 +100,7 @@ GRADERS: dict[str, Grader] = {
         ),
         Grader(
             "reasoning",
-            "by the verifiers of reasoning-gym",
+            "answers to questions of reasoning-gym, by its verifiers",
             grade_reasoning,
             gold="those of data.dataset: reasoning-gym, which keeps how to generate them",
             needs_sandbox=True,

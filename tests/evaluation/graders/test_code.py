@@ -366,7 +366,7 @@ def test_examples_without_tests_are_told_before_the_run(caplog):
     good = Example("0", "?", "-", fields=SUM)
     bad = [Example("1", "?", "-"), Example("2", "?", "-", fields={"public_test_cases": "["})]
     check_golds(GRADERS["code"], {"test": [good, *bad]})
-    assert "test: 2 of 3 gold answers must be those of rows with tests" in caplog.messages[0]
+    assert "test: gold answers must be those of rows with tests" in caplog.messages[0]
     with pytest.raises(ConfigError, match="in the row '1'"):
         check_golds(GRADERS["code"], {"test": bad})
 

@@ -99,9 +99,11 @@ def test_a_run_reports_it_when_asked(tmp_path, is_asked):
     named = ", ".join(f"{split}: {path}" for split, path in files.items())
     changes = ["data.dataset=files", f"data.files={{{named}}}", "system.task_type=math"]
     changes += [f"evaluation.legacy={str(is_asked).lower()}"]
-    config, chosen = with_defaults(load_config("experiments/configs/outer_gain.yaml", changes))
+    config, methods, chosen = with_defaults(
+        load_config("experiments/configs/outer_gain.yaml", changes)
+    )
     texts = load_team_texts(config.system)
     dataset = find_data(config, texts.topology, tmp_path)
-    (benchmark,) = load_benchmarks(config, chosen, texts, dataset, tmp_path)
+    (benchmark,) = load_benchmarks(config, methods, chosen, texts, dataset, tmp_path)
     verdict = benchmark.grader(r"\boxed{1.2}", benchmark.splits["test"][0])
     assert not verdict.correct and verdict.scores == ({"legacy": 1.0} if is_asked else {})

@@ -126,7 +126,7 @@ def test_gold_answers_that_are_no_list_of_texts_are_refused_before_a_run(listed)
 
 
 def test_a_gold_answer_without_an_answer_is_refused():
-    with pytest.raises(ConfigError, match=r"test: 1 of 1 gold answers .*\(grader qa\)"):
+    with pytest.raises(ConfigError, match=r"test: gold answers .* 1 others of 1.*\(grader qa\)"):
         check_golds(GRADERS["qa"], {"test": [answered("<think>Paris")]})
 
 
