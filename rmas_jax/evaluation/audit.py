@@ -17,13 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import itertools
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +27,26 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.config import AuditConfig, ConfigError
+from rmas_jax.config import AuditConfig
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import Answerer, Listened, Prompts
+from rmas_jax.evaluation.audit_protocol import (
+    NONE,
+    TRUE,
+    Condition,
+    check_audit,
+    conditions,
+    declare,
+    protocol,
+    senders_of,
+)
 from rmas_jax.evaluation.driver import LoadedBenchmark, batches, in_order
 from rmas_jax.evaluation.grading import graded_rows, result_row
 from rmas_jax.evaluation.methods import LATENT, METHODS
 from rmas_jax.evaluation.record import open_record
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
-from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.host.preemption import end_if_due
-from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.links import Links
 from rmas_jax.prompts import take
 from rmas_jax.rounds import recursion
@@ -51,7 +55,6 @@ from rmas_jax.rounds.interventions import Intervention
 from rmas_jax.rounds.messages import (
     arrived_messages,
     noise_messages,
-    other_items,
     other_messages,
     own_messages,
     zero_messages,
@@ -61,98 +64,7 @@ from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.run_files import AuditFiles
 from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.team import Team
-from rmas_jax.topology import System, Topology, edge_name
-
-TRUE, NONE, OTHER = "true", "none", "other"
-
-
-class Condition(NamedTuple):
-    """What arrives, and where."""
-
-    message: str  # TRUE or of `config.audit.MESSAGES`
-    edge: str | None = None  # name of the only edge; None: all
-    round: int | None = None  # the only round, from 1; None: all
-    draw: int = 0  # of other items
-
-    def __str__(self) -> str:
-        """The name in results: `other.1 planner->critic round 2`."""
-        parts = [f"{self.message}.{self.draw}" if self.message == OTHER else self.message]
-        parts += [self.edge] if self.edge else []
-        parts += [f"round {self.round}"] if self.round else []
-        return " ".join(parts)
-
-
-def conditions(config: AuditConfig, topology: Topology, *, rounds: int) -> list[Condition]:
-    """The conditions of an audit; cells into which nothing arrives are left out."""
-    edges = [edge_name(edge) for edge in topology.edges]
-    feedback = {edge_name(edge) for edge in topology.feedback_edges}
-    numbers = range(1, rounds + 1)
-    cells = [(e, r) for e in edges for r in numbers if r > 1 or e not in feedback]
-    places: dict[str, list[tuple[str | None, int | None]]] = {
-        "all": [(None, None)],
-        "edge": [(edge, None) for edge in edges if rounds > 1 or edge not in feedback],
-        "round": [(None, number) for number in numbers],
-        "cell": list(cells),
-    }
-    found = [Condition(TRUE)]
-    for scope, message in itertools.product(config.scopes, config.messages):
-        if scope == "cell" and message != OTHER:
-            continue
-        for place in places[scope]:
-            draws = config.draws if message == OTHER else 1
-            found += [Condition(message, *place, draw) for draw in range(draws)]
-    return found
-
-
-def protocol(
-    config: AuditConfig,
-    benchmarks: Sequence[LoadedBenchmark],
-    topology: Topology,
-    *,
-    rounds: int,
-    seed: int,
-    links_digest: str,
-) -> dict[str, Any]:
-    """All that is fixed before anything is measured."""
-    return {
-        **dataclasses.asdict(config),
-        "rounds": rounds,
-        "seed": seed,
-        "links": links_digest,
-        "benchmarks": {
-            b.name: {"version": b.version, "items": {s: len(i) for s, i in b.splits.items()}}
-            for b in benchmarks
-        },
-        "conditions": {str(c): c._asdict() for c in conditions(config, topology, rounds=rounds)},
-        "decision": (
-            "Content is used on a split if the interval of the content-attributable gain, over all "
-            f"edges and rounds, lies above {config.margin}. Edges, rounds and cells are families: "
-            "their p-values are corrected by Holm's method."
-        ),
-    }
-
-
-def declare(files: AuditFiles, declared: Mapping[str, Any]) -> str:
-    """Writes the protocol, before anything is measured; returns its SHA-256.
-
-    Raises:
-      ConfigError: the folder holds another protocol.
-    """
-    text = json.dumps(declared, indent=1, sort_keys=True) + "\n"
-
-    def write() -> None:
-        files.root.mkdir(parents=True, exist_ok=True)
-        if not files.protocol.exists():
-            write_atomic(files.protocol, text)
-        elif files.protocol.read_text(encoding="utf-8") != text:
-            raise ConfigError(
-                f"evaluation.audit: {files.protocol} declares another audit (configuration, links "
-                "or questions), and was declared before its measurements; choose another name for "
-                "the run (--set name=...)"
-            )
-
-    broadcast_from_first(write)
-    return hashlib.sha256(text.encode()).hexdigest()
+from rmas_jax.topology import System, edge_name
 
 
 @functools.partial(jax.jit, static_argnames="system")
@@ -218,14 +130,9 @@ def audit(
       NonFiniteError: an agent's numbers are NaN or infinite.
     """
     system = team.system
-    if jax.process_count() > 1:
-        raise ConfigError("evaluation.audit: runs in one process, got several")
-    if not system.latent_steps:
-        raise ConfigError("evaluation.audit: system.latent_steps must be at least 1, got 0")
+    check_audit(config, benchmarks, latent_steps=system.latent_steps, seed=seed)
     links = put_whole(links, team.mesh)
     benchmarks = [in_order(b, methods=(), batch_size=batch_size) for b in benchmarks]
-    if OTHER in config.messages:
-        _check_others(benchmarks, seed)
     files = AuditFiles(Path(directory))
     declared = protocol(
         config, benchmarks, system.topology, rounds=rounds, seed=seed, links_digest=links_digest
@@ -306,26 +213,10 @@ class Recording:
             case "own":
                 return self.own
             case "other":
-                return other_messages(self.true, _senders(self.items, seed, condition.draw))
+                return other_messages(
+                    self.true, senders_of(self.items, seed=seed, draw=condition.draw)
+                )
         return self.true
-
-
-def _senders(items: Sequence[Example], seed: int, draw: int) -> np.ndarray:
-    """For each item, the other one whose messages arrive in a draw."""
-    questions, answers = [item.question for item in items], [item.answer for item in items]
-    return other_items(questions, answers, seed=(seed, draw))
-
-
-def _check_others(benchmarks: Sequence[LoadedBenchmark], seed: int) -> None:
-    for benchmark in benchmarks:
-        for split, items in benchmark.splits.items():
-            try:
-                _senders(items, seed, draw=0)
-            except ValueError as error:
-                raise ConfigError(
-                    f"evaluation.audit: {benchmark.name} {split}: {error}; leave other out of "
-                    "evaluation.audit.messages, or take more items"
-                ) from None
 
 
 def _channel(answerer: Answerer) -> Channel:

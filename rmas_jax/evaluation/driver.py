@@ -43,6 +43,7 @@ from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
+from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.links import Links
 from rmas_jax.prompts import RolePrompt, take
 from rmas_jax.sharding import put_whole
@@ -150,9 +151,9 @@ def evaluate(
                     raise error.inside(f"evaluation of {key}", ids) from None
                 seconds += batch_seconds
                 rows_run += len(rows)
-                fresh = graded_rows(
-                    key, [items[row] for row in rows[:kept]], benchmark.grader, answers
-                )
+                asked = [items[row] for row in rows[:kept]]
+                grade = functools.partial(graded_rows, key, asked, benchmark.grader, answers)
+                fresh = broadcast_from_first(grade)  # a judge is asked once
                 record.add_items(fresh)
                 graded += fresh
                 bar.update()

@@ -16,6 +16,7 @@ from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
+from rmas_jax.evaluation.audit_protocol import check_audit
 from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark
 from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
@@ -122,6 +123,8 @@ def load_benchmarks(
         # Checks the order of items early.
         in_order(ready, methods=methods, batch_size=chosen.batch_size)
         loaded.append(ready)
+    if chosen.audit is not None:
+        check_audit(chosen.audit, loaded, latent_steps=config.system.latent_steps, seed=config.seed)
     return loaded
 
 

@@ -10,7 +10,8 @@ from rmas_jax.config import AuditConfig, ConfigError
 from rmas_jax.data import Example
 from rmas_jax.evaluation import audit as module
 from rmas_jax.evaluation.answerer import Answerer, Answering
-from rmas_jax.evaluation.audit import Condition, audit, conditions
+from rmas_jax.evaluation.audit import audit
+from rmas_jax.evaluation.audit_protocol import Condition, conditions
 from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.evaluation.effects import EFFECTS, Place, effects
 from rmas_jax.evaluation.graders.verdict import compared
