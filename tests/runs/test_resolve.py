@@ -2,10 +2,10 @@
 
 import pytest
 
-from rmas_jax.config import ConfigError, DataConfig
+from rmas_jax.config import ConfigError, DataConfig, load_config
 from rmas_jax.data import load_dataset
 from rmas_jax.host.errors import describe
-from rmas_jax.runs.resolve import read_splits
+from rmas_jax.runs.resolve import read_splits, resolve
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,23 @@ def test_what_is_no_split_is_refused_at_once(dataset, split):
     ) as error:
         read_splits(dataset, [split], name="relay")
     assert len(describe(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["system.latent_steps=0", "inner.repeats=1", "outer.phases=[]"],
+            "must be null where system.latent_steps is 0",
+        ),
+        (
+            ["evaluation.benchmarks=[{name: relay, splits: ['test[:1]']}]"],
+            "relay test.*must differ in question and gold answer",
+        ),
+    ],
+)
+def test_an_audit_that_cannot_be_run_is_refused_before_training(tmp_path, settings, message):
+    changes = [f"output_dir={tmp_path}", "evaluation.audit={}", *settings]
+    changes += ["evaluation.methods=[recursive_mas]", "runtime.compilation_cache=false"]
+    with pytest.raises(ConfigError, match=f"evaluation.audit.*{message}"):
+        resolve(load_config("quickstart", changes))
