@@ -102,10 +102,18 @@ def matching_files(folder: Path, patterns: Mapping[str, str]) -> dict[str, Files
     """
     splits = {}
     for split, pattern in patterns.items():
+        if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
+            raise DataError(
+                f"data.patterns.{split} must be names of files below "
+                f"{clipped(str(folder), 300)}, got {shown(pattern, 200)}"
+            )
         try:
             found = sorted(path for path in folder.glob(pattern) if not path.is_dir())
         except (ValueError, NotImplementedError) as error:  # an absolute one, or none
-            raise DataError(f"data.patterns: {split}: {clipped(str(error), 200)}") from None
+            raise DataError(
+                f"data.patterns.{split} must be a pattern of file names such as test*.jsonl, got "
+                f"{shown(pattern, 200)}: {clipped(str(error), 200)}"
+            ) from None
         if not found:
             raise DataError(
                 f"{clipped(str(folder), 300)}: must hold {shown(pattern, 200)}, the files of the "

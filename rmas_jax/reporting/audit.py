@@ -12,7 +12,14 @@ from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, metric_of
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
-from rmas_jax.reporting.results import Results, Split, points, split_of
+from rmas_jax.reporting.results import (
+    Results,
+    Split,
+    count_rounds,
+    metric_label,
+    points,
+    split_of,
+)
 from rmas_jax.reporting.run_directory import RunFileError
 from rmas_jax.reporting.table import Table
 from rmas_jax.run_files import AuditFiles
@@ -62,8 +69,9 @@ def render(
     yield "# Audit of the messages"
     yield (
         f"{declared['question']} Messages are replaced at the receiver's boundary, in "
-        f"{declared['rounds']} rounds; senders stay as they are. The protocol was written before "
-        f"anything was measured (SHA-256 `{digest}`); all of it is in `{AuditFiles.protocol}`."
+        f"{count_rounds(declared['rounds'])}; senders stay as they are. The protocol was written "
+        f"before anything was measured (SHA-256 `{digest}`); all of it is in "
+        f"`{AuditFiles.protocol}`."
     )
     for split in dict.fromkeys(map(split_of, rows)):
         own_rows = [row for row in rows if split_of(row) == split]
@@ -133,8 +141,8 @@ def _accuracies(
             accuracy = f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
             lines.append((message, meaning, str(result.n), accuracy))
     return Table(
-        "Accuracy by message, on all edges in all rounds",
-        ("message", "meaning", "answers", "accuracy in %"),
+        f"{metric_label(rows[0])} by message, on all edges in all rounds",
+        ("message", "meaning", "answers", f"{metric_label(rows[0])} in %"),
         tuple(lines),
         text_columns=2,
     )
@@ -155,8 +163,8 @@ def overall_table(found: Sequence[Effect]) -> Table | None:
         "Effects on all edges in all rounds",
         ("effect", "questions", "points", "p", "smallest shown"),
         tuple(lines),
-        note="Points are differences of accuracy with paired intervals over questions; p is of no "
-        "difference; the smallest difference is what so many questions, of which so many are "
+        note="Points are differences of that metric with paired intervals over questions; p is of "
+        "no difference; the smallest difference is what so many questions, of which so many are "
         "answered differently, show with a power of 80 %.",
     )
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.comparisons import holm, smallest_difference
 from rmas_jax.evaluation.metrics import PairedDifference, paired_difference
+from rmas_jax.evaluation.rows import metric_of
 from rmas_jax.host.errors import InputError
 from rmas_jax.reporting.paper import paper_values
 from rmas_jax.reporting.results import Correctness, Split, answers_by_result, points
@@ -34,13 +35,16 @@ def shared_cells(first: Run, second: Run) -> tuple[list[Comparison], list[str]]:
     """
     notes = []
     versions = [
-        {row["benchmark"]: row.get("benchmark_version") for row in run.results}
+        {row["benchmark"]: (row.get("benchmark_version"), metric_of(row)) for row in run.results}
         for run in (first, second)
     ]
     for name in versions[0].keys() & versions[1].keys():
         ours, theirs = (of_run[name] for of_run in versions)
-        if ours is not None and theirs is not None and ours != theirs:
-            notes.append(f"{name}: the two runs have different versions of it; left out")
+        if ours != theirs:
+            notes.append(
+                f"{name}: left out, as its questions, grader, sampling or metric differ between "
+                "the runs"
+            )
     left_out = {note.partition(":")[0] for note in notes}
     by_cell = [answers_by_result(run.items, run.results) for run in (first, second)]
     found = []
@@ -113,10 +117,10 @@ def comparison_table(first: str, second: str, found: Sequence[Comparison]) -> Ta
     header = ("benchmark", "split", "method", "rounds", "questions", f"{first} - {second}")
     header += ("only one right", "p (Holm)", "smallest shown", "paper")
     note = (
-        "Points are differences of accuracy with 95 % paired intervals over questions; p is "
-        "McNemar's exact test, corrected over this table; the smallest difference is what so many "
-        "questions show with a power of 80 %; the paper's value is an accuracy in %, with its "
-        "source."
+        "Points are differences of the metric (accuracy, or pass@k) with 95 % paired intervals "
+        "over questions; p is McNemar's exact test, corrected over this table; the smallest "
+        "difference is what so many questions show with a power of 80 %; the paper's value is an "
+        "accuracy in %, with its source."
     )
     return Table(f"{first} against {second}", header, tuple(lines), text_columns=3, note=note)
 

@@ -262,7 +262,13 @@ def deliver(
     for edge in stages.system.topology.edges:
         if edge[0] == role:
             name = edge_name(edge)
-            vectors = stages.channel.send(edge, thoughts) + (probes or {}).get(name, 0.0)
+            vectors = stages.channel.send(edge, thoughts)
+            if vectors.shape[-1] != (width := stages.agents[edge[1]].width):
+                raise ValueError(
+                    f"{type(stages.channel).__name__}.send: vectors on {name} must be {width} "
+                    f"wide, got {vectors.shape[-1]}"
+                )
+            vectors = vectors + (probes or {}).get(name, 0.0)
             sent[name] = vectors.astype(stages.agents[edge[1]].dtype)
     return sent
 

@@ -41,6 +41,8 @@ def post_json(
     """
     import httpx2  # an extra
 
+    if not key.isascii():
+        raise PostError(f"{address}: the key must be ASCII")
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -52,6 +54,8 @@ def post_json(
             response = httpx2.post(
                 address, headers=headers, content=json_line(body), timeout=timeout_s
             )
+        except httpx2.InvalidURL as error:
+            raise PostError(f"{address}: must be the address of a service: {error}") from None
         except httpx2.TransportError as error:
             failure = type(error).__name__  # its message may quote the key
             is_late = isinstance(error, httpx2.TimeoutException)

@@ -296,3 +296,19 @@ def test_settings_of_no_use_are_refused(tmp_path, section, words):
     file.write_text(f"name: mine\ndata: {section}\n")
     with pytest.raises(ConfigError, match=words):
         load_benchmark_config(file)
+
+
+@pytest.mark.parametrize("field", ["items", "checksum"])
+def test_a_split_that_is_not_there_is_named(tmp_path, field):
+    benchmark = load_benchmark_config(write_benchmark("GSM8K", tmp_path))
+    values = {"items": {"tset": 2}, "checksum": {"tset": "0" * 16}}[field]
+    with pytest.raises(DataError, match=f"GSM8K: {field} must be of the splits .*test.*got tset"):
+        load(tmp_path, dataclasses.replace(benchmark, **{field: values}))
+
+
+@pytest.mark.parametrize("pattern", ["../*.jsonl", "/etc/*.json", "a/../../b.jsonl"])
+def test_patterns_stay_in_their_folder(tmp_path, pattern):
+    (tmp_path / "mine").mkdir()
+    config = DataConfig(dataset=str(tmp_path / "mine"), patterns={"test": pattern})
+    with pytest.raises(DataError, match=r"data\.patterns\.test must be names of files below"):
+        load_dataset(config, roles=(), rounds=1, data_dir=tmp_path / "data")

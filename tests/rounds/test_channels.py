@@ -187,3 +187,10 @@ def test_links_pass_through_jit_and_tree_map(tiny_system):
     assert list(doubled.inner) == sorted(CONFIGS) and len(doubled.outer) == 3
     for ours, theirs in zip(*map(jax.tree.leaves, (doubled, links)), strict=True):
         np.testing.assert_array_equal(ours, 2 * theirs)
+
+
+def test_a_channel_of_the_wrong_width_is_named_with_its_edge(tiny_system):
+    tiny = tiny_system
+    message = r"ScalingChannel\.send: vectors on planner->critic must be 12 wide, got 16"
+    with pytest.raises(ValueError, match=message):
+        listen(tiny.system, tiny.agents, ScalingChannel(1.0, 1.0), tiny.prompts(), rounds=1)

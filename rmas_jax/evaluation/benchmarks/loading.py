@@ -31,6 +31,12 @@ def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
             len(data.bad_rows), data.bad_rows[0]
         )
         log.warning("%s: %s", benchmark.name, bad)
+    for name in ("items", "checksum"):
+        if unknown := [s for s in getattr(benchmark, name) or {} if s not in data.sizes]:
+            raise DataError(
+                f"{benchmark.name}: {name} must be of the splits {', '.join(data.sizes)}, got "
+                f"{unknown[0]}"
+            )
     for split, count in (benchmark.items or {}).items():
         found = data.sizes.get(split, 0)
         if found < count:

@@ -307,7 +307,13 @@ def test_an_address_or_library_that_cannot_be_used_is_refused(environment, monke
     environment(BASE_URL="api.example.com/v1")
     with pytest.raises(ConfigError, match="RMAS_JUDGE_BASE_URL must begin with http"):
         find_grader("judge", where="data.grader")
-    environment(BASE_URL="http://127.0.0.1:1/v1")
+    environment(BASE_URL="http://[::1")
+    with pytest.raises(ConfigError, match=r"cannot be used as a judge: .*address of a service"):
+        find_grader("judge", where="data.grader")
+    environment(BASE_URL="http://127.0.0.1:1/v1", API_KEY="clé")
+    with pytest.raises(ConfigError, match=r"cannot be used as a judge: .*the key must be ASCII"):
+        find_grader("judge", where="data.grader")
+    environment(BASE_URL="http://127.0.0.1:1/v1", API_KEY="")
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(ImportError, match=r"httpx2: pip install 'rmas_jax\[search\]'"):
         open_judge()

@@ -21,7 +21,7 @@ import sympy
 
 from .arithmetic import binomial, checked, expression, power
 from .expressions import RELATIONS, SETS, ExpressionReader, whole
-from .notation import tokens_of
+from .notation import Token, tokens_of
 from .units import FACTORS, NUMBERS, unit_of
 from .values import (
     DEGREE,
@@ -51,6 +51,8 @@ def read(text: str) -> Value:
       TooLargeError: its exact value would be enormous.
     """
     tokens = tokens_of(text)
+    if len(tokens) > 1 and all(map(_continues_names, tokens[1:])) and tokens[0].text.isupper():
+        return Words("".join(token.text for token in tokens).casefold())
     reader = _AnswerReader(tokens)
     try:
         value = reader.answer()
@@ -61,6 +63,11 @@ def read(text: str) -> Value:
     if reader.next is not None:
         raise UnreadableError(f"unexpected {reader.next.text!r}")
     return value
+
+
+def _continues_names(token: Token) -> bool:
+    """Whether a token continues an order of names, ABC, which is no product."""
+    return token.kind == "letter" and token.text.isupper() and not token.is_spaced
 
 
 class _AnswerReader(ExpressionReader):
