@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import AuditConfig
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.answerer import Answerer, Listened, Prompts
+from rmas_jax.evaluation.answerer import Answerer, BatchAnswers, Listened, Prompts
 from rmas_jax.evaluation.audit_protocol import (
     NONE,
     TRUE,
@@ -40,13 +39,11 @@ from rmas_jax.evaluation.audit_protocol import (
     protocol,
     senders_of,
 )
-from rmas_jax.evaluation.driver import LoadedBenchmark, batches, in_order
-from rmas_jax.evaluation.grading import graded_rows, result_row
+from rmas_jax.evaluation.driver import LoadedBenchmark, batches, in_order, measure
 from rmas_jax.evaluation.methods import LATENT, METHODS
 from rmas_jax.evaluation.record import open_record
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
+from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.nonfinite import earliest_fault
-from rmas_jax.host.preemption import end_if_due
 from rmas_jax.links import Links
 from rmas_jax.prompts import take
 from rmas_jax.rounds import recursion
@@ -172,26 +169,8 @@ def audit(
                 messages = recording.messages(condition, seed=seed)
                 key = Measurement(str(condition), rounds, benchmark.name, split, seed)
                 bar.set_description(str(key))
-                graded: list[ItemRow] = []
-                seconds, rows_run = 0.0, 0
-                for rows, kept in batches(len(items), batch_size):
-                    end_if_due(f"audit stopped in {key}; finished conditions are in {directory}")
-                    started = time.perf_counter()
-                    delivered = {name: vectors[:, rows] for name, vectors in messages.items()}
-                    listened = _listened(answerer, take(prompts, rows), delivered, condition)
-                    answers = answerer.write_rollouts(listened, answerer.keys(seed, rows))
-                    seconds += time.perf_counter() - started
-                    rows_run += len(rows)
-                    asked = [items[row] for row in rows[:kept]]
-                    fresh = graded_rows(key, asked, benchmark.grader, answers)
-                    record.add_items(fresh)
-                    graded += fresh
-                    bar.update()
-                # Unlike an evaluation's, these seconds include compilation.
-                per_item = seconds / rows_run
-                record.finish(
-                    result_row(key, benchmark.columns, system.latent_steps, graded, per_item)
-                )
+                answer = functools.partial(_answer, answerer, prompts, messages, condition, seed)
+                measure(record, key, benchmark, answer, system.latent_steps, batch_size, bar)
     return record.rows
 
 
@@ -251,6 +230,20 @@ def record_messages(
         for name in names
     }
     return Recording(true, found, items)
+
+
+def _answer(
+    answerer: Answerer,
+    prompts: Prompts,
+    messages: Mapping[str, np.ndarray],
+    condition: Condition,
+    seed: int,
+    rows: np.ndarray,
+) -> BatchAnswers:
+    """The answers to rows of a split, with their messages of a condition."""
+    delivered = {name: vectors[:, rows] for name, vectors in messages.items()}
+    listened = _listened(answerer, take(prompts, rows), delivered, condition)
+    return answerer.write_rollouts(listened, answerer.keys(seed, rows))
 
 
 def _listened(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,6 @@ from rmas_jax.evaluation.answerer import (
     Answerer,
     Answering,
     BatchAnswers,
-    Keys,
     Prompts,
     answerers,
 )
@@ -39,7 +38,7 @@ from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.grading import graded_rows, result_row
 from rmas_jax.evaluation.methods import METHODS, SHUFFLED
 from rmas_jax.evaluation.record import Record, open_record
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow
+from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
@@ -136,33 +135,59 @@ def evaluate(
         for benchmark, answerer, key in pending:
             bar.set_description(str(key))
             prompts = encoded(benchmark, answerer.slot_width)[key.split]
-            graded: list[ItemRow] = []
-            seconds, rows_run = 0.0, 0
-            items = benchmark.splits[key.split]
-            for rows, kept in batches(len(items), batch_size):
-                end_if_due(
-                    f"evaluation stopped in {key}; what was measured before is kept in {directory}"
-                )
-                keys = answerer.keys(seed, rows)
-                try:
-                    answers, batch_seconds = _timed(answerer, take(prompts, rows), keys)
-                except NonFiniteError as error:
-                    ids = [items[row].id for row in rows]
-                    raise error.inside(f"evaluation of {key}", ids) from None
-                seconds += batch_seconds
-                rows_run += len(rows)
-                asked = [items[row] for row in rows[:kept]]
-                grade = functools.partial(graded_rows, key, asked, benchmark.grader, answers)
-                fresh = broadcast_from_first(grade)  # a judge is asked once
-                record.add_items(fresh)
-                graded += fresh
-                bar.update()
-            record.finish(
-                result_row(
-                    key, benchmark.columns, answerer.latent_steps, graded, seconds / rows_run
-                )
-            )
+            answer = functools.partial(_answer, answerer, prompts, seed)
+            measure(record, key, benchmark, answer, answerer.latent_steps, batch_size, bar)
     return record.rows
+
+
+def _answer(answerer: Answerer, prompts: Prompts, seed: int, rows: np.ndarray) -> BatchAnswers:
+    return answerer.answer(take(prompts, rows), answerer.keys(seed, rows))
+
+
+def measure(
+    record: Record,
+    key: Measurement,
+    benchmark: LoadedBenchmark,
+    answer: Callable[[np.ndarray], BatchAnswers],
+    latent_steps: int,
+    batch_size: int,
+    bar: tqdm,
+) -> None:
+    """Answers and grades a split, batch by batch, and records it.
+
+    Args:
+      record: gets the items and, in the end, their row.
+      key: of the measurement.
+      benchmark: its split's items, in running order, and its grader.
+      answer: rows [B] of the split -> their answers, on the host.
+      latent_steps: M, of the latents that are passed.
+      batch_size: B.
+      bar: moves by one with each batch.
+
+    Raises:
+      PreemptedError, NonFiniteError: see `evaluate`.
+    """
+    items, graded = benchmark.splits[key.split], []
+    seconds, rows_run = 0.0, 0
+    for rows, kept in batches(len(items), batch_size):
+        end_if_due(
+            f"evaluation stopped in {key}; what was measured before is kept in "
+            f"{record.results_path.parent}"
+        )
+        try:
+            answers, batch_seconds = _timed(functools.partial(answer, rows))
+        except NonFiniteError as error:
+            ids = [items[row].id for row in rows]
+            raise error.inside(f"evaluation of {key}", ids) from None
+        seconds += batch_seconds
+        rows_run += len(rows)
+        asked = [items[row] for row in rows[:kept]]
+        grade = functools.partial(graded_rows, key, asked, benchmark.grader, answers)
+        fresh = broadcast_from_first(grade)  # a judge is asked once
+        record.add_items(fresh)
+        graded += fresh
+        bar.update()
+    record.finish(result_row(key, benchmark.columns, latent_steps, graded, seconds / rows_run))
 
 
 def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
@@ -210,7 +235,7 @@ def in_order(
     return dataclasses.replace(benchmark, splits=splits)
 
 
-def _timed(answerer: Answerer, batch: Prompts, keys: Keys) -> tuple[BatchAnswers, float]:
+def _timed(answer: Callable[[], BatchAnswers]) -> tuple[BatchAnswers, float]:
     """Answers to a batch, and their seconds without compilation.
 
     A second run gives the same answers, except with tools that do not; these compile few programs
@@ -218,7 +243,7 @@ def _timed(answerer: Answerer, batch: Prompts, keys: Keys) -> tuple[BatchAnswers
     """
     while True:
         known, started = compilations(), time.perf_counter()
-        answers = answerer.answer(batch, keys)  # on the host: the device has finished
+        answers = answer()  # on the host: the device has finished
         seconds = time.perf_counter() - started
         if compilations() == known:
             return answers, seconds

@@ -9,6 +9,7 @@ from teams import build_team
 from rmas_jax.config import AuditConfig, ConfigError
 from rmas_jax.data import Example
 from rmas_jax.evaluation import audit as module
+from rmas_jax.evaluation import driver
 from rmas_jax.evaluation.answerer import Answerer, Answering
 from rmas_jax.evaluation.audit import audit
 from rmas_jax.evaluation.audit_protocol import Condition, conditions
@@ -139,7 +140,7 @@ def test_a_stopped_audit_resumes_to_the_same_files(audited, finished, tmp_path, 
         if error := next(calls):
             raise error
 
-    monkeypatch.setattr(module, "end_if_due", due)
+    monkeypatch.setattr(driver, "end_if_due", due)
     with pytest.raises(PreemptedError):
         audited(tmp_path)
     assert len(lines(tmp_path)) < len(lines(finished[0]))

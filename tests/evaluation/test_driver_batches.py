@@ -1,7 +1,5 @@
 """How the driver cuts items into batches, and how often it runs one to time it."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
@@ -25,10 +23,10 @@ def test_every_item_counts_once_and_gets_another_ones_thoughts(count, size):
 def test_a_batch_runs_until_nothing_is_compiled():
     widths = iter([3, 5, 5])  # as of a tool whose result differs
 
-    def answer(prompts, keys):
+    def answer():
         texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
         return answerer.BatchAnswers([len(texts)], None, None)
 
     jax.clear_caches()
-    written, seconds = driver._timed(SimpleNamespace(answer=answer), {}, [None])
+    written, seconds = driver._timed(answer)
     assert written.rollouts == [5] and not list(widths) and seconds > 0
