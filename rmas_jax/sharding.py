@@ -10,6 +10,7 @@ and model code contains no meshes.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rmas_jax.host.processes import barrier
 
 MESH_AXES = ("data", "fsdp", "model")
 # Logical axis -> mesh axis. Other axes are whole on every device.
@@ -40,6 +43,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh with the axes `data`, `fsdp` and `model`, by default over all devices.
 
+    Several processes make it together, and are connected over it.
+
     Raises:
       ValueError: a size is not a positive integer, or their product is not the number of devices.
     """
@@ -55,9 +60,41 @@ def make_mesh(
             f"the product of mesh sizes must be the number of devices ({len(devices)}), got "
             f"{wanted} = {needed}"
         )
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
     )
+    if jax.process_count() > 1:
+        connect(mesh)
+    return mesh
+
+
+def connect(mesh: Mesh) -> None:
+    """Runs a sum over every set of mesh axes, in all processes at the same time.
+
+    On CPUs the first collective of a group of devices waits at most 30 seconds for all its
+    processes (Gloo), and on a busy machine these compile the same program at more different
+    speeds. Later collectives of the group use its connection, without this limit.
+    """
+    split = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+    ones = jax.make_array_from_callback(
+        mesh.devices.shape,
+        NamedSharding(mesh, PartitionSpec(*mesh.axis_names)),
+        lambda index: np.ones(mesh.devices.shape, np.float32)[index],
+    )
+    programs = []
+    for count in range(1, len(split) + 1):
+        for summed in itertools.combinations(split, count):
+            kept = (None if axis in summed else axis for axis in mesh.axis_names)
+            total = jax.shard_map(
+                functools.partial(jax.lax.psum, axis_name=summed),
+                mesh=mesh,
+                in_specs=PartitionSpec(*mesh.axis_names),
+                out_specs=PartitionSpec(*kept),
+            )
+            programs.append(jax.jit(total).lower(ones).compile())
+    for program in programs:
+        barrier()
+        jax.block_until_ready(program(ones))
 
 
 def auto_mesh(mesh: Mesh) -> Mesh:
