@@ -20,7 +20,8 @@ from __future__ import annotations
 import sympy
 
 from .arithmetic import binomial, checked, expression, power
-from .expressions import RELATIONS, SETS, ExpressionReader, whole
+from .commands import CommandReader
+from .expressions import RELATIONS, SETS, whole
 from .notation import Token, tokens_of
 from .units import FACTORS, NUMBERS, unit_of
 from .values import (
@@ -70,7 +71,7 @@ def _continues_names(token: Token) -> bool:
     return token.kind == "letter" and token.text.isupper() and not token.is_spaced
 
 
-class _AnswerReader(ExpressionReader):
+class _AnswerReader(CommandReader):
     """Lists, sets, relations and units around expressions."""
 
     def answer(self) -> Value:
