@@ -14,15 +14,17 @@ from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.config import DEFAULT_ANSWERS, BenchmarkConfig
 from rmas_jax.config.benchmark import PASS_AT_K
 from rmas_jax.data.sources import LOCAL
-from rmas_jax.evaluation.benchmarks import find_benchmark, shipped
+from rmas_jax.evaluation.benchmarks import find_benchmark, grader_of, shipped
 from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark
+from rmas_jax.evaluation.graders import check_golds
 from rmas_jax.host.yaml_files import Dumper
 from rmas_jax.reporting.table import Table
 
 DESCRIPTION = f"""\
 List the benchmarks that `evaluation.benchmarks` can name; or, with a name, print all of its
 definition. With --load, read its questions: from a folder called as its source below ${LOCAL}, or
-else from the hub; print their number and checksum, and the first one.
+else from the hub; print their number and checksum, and the first one; and check that the grader can
+read the gold answers, as a run does.
 """
 EXAMPLES = """\
 rmas benchmarks
@@ -62,18 +64,24 @@ def metric_of(benchmark: BenchmarkConfig) -> str:
 
 
 def show(name: str, *, load: bool) -> None:
-    """Prints a benchmark's definition; with `load`, its questions' number and checksum."""
+    """Prints a benchmark's definition; with `load`, its questions' number and checksum.
+
+    Raises:
+      InputError: there is no such benchmark, its questions cannot be had, or its grader cannot be
+        used or reads none of the gold answers of a split.
+    """
     benchmark = find_benchmark(name, where="NAME")
     tree = _set(dataclasses.asdict(benchmark))
     print(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100), end="")
     if load:
         with tempfile.TemporaryDirectory() as folder:
             data = load_benchmark(benchmark, Path(folder))
-            for split in benchmark.splits:
-                examples = data.load(split)
+            splits = {split: data.load(split) for split in benchmark.splits}
+            for split, examples in splits.items():
                 checksum, first = checksum_of(examples), min(examples, key=lambda item: item.id)
                 print(f"\n{split}: {len(examples)} items, checksum {checksum}; the first:")
                 print(first.question, f"gold answer: {first.answer}", sep="\n")
+        check_golds(grader_of(benchmark), splits)
 
 
 def _set(tree: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +30,16 @@ class Dataset(NamedTuple):
     version: str  # identifies the data
     sizes: Mapping[str, int]  # split -> number of its examples
     bad_rows: Sequence[BadRow] = ()  # rows left out
+    unread: Sequence[str] = ()  # splits that were not asked for
 
 
 def load_dataset(
-    config: DataConfig, *, roles: Sequence[str], rounds: int, data_dir: Path
+    config: DataConfig,
+    *,
+    roles: Sequence[str],
+    rounds: int,
+    data_dir: Path,
+    splits: Collection[str] | None = None,
 ) -> Dataset:
     """Finds, checks and prepares the data of a run.
 
@@ -43,6 +49,7 @@ def load_dataset(
         a fallback. Empty without training: the split train is then optional.
       rounds: number of rounds that need role texts.
       data_dir: folder of prepared data.
+      splits: of files, to read and check; None, or one without files of its own: all.
 
     Raises:
       DataError: the data is missing or unusable.
@@ -64,7 +71,7 @@ def load_dataset(
         return _role_texts(version, read, (), 1, data_dir)
     if config.rule is not None:
         find_rule(config.rule)
-    files = find_files(config)
+    files, unread = find_files(config, splits)
     if roles and "train" not in files:
         raise DataError(
             f"{config.dataset}: its splits must include train, got {', '.join(files)} by the names "
@@ -72,6 +79,7 @@ def load_dataset(
         )
     source = Source(
         files=files,
+        unread=unread,
         shares=_shares(config, files),
         roles=tuple(roles),
         fields=config.columns or {},
@@ -81,7 +89,9 @@ def load_dataset(
         seed=config.seed,
     )
     read = functools.partial(read_source, source)
-    return _role_texts(source.digest(), read, roles, rounds, data_dir)
+    folder = data_dir / "+".join(files) if unread else data_dir
+    dataset = _role_texts(source.digest(), read, roles, rounds, folder)
+    return dataset._replace(unread=(*unread,))
 
 
 def _role_texts(

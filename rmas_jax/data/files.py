@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -51,6 +50,18 @@ def suffix_of(path: PurePath) -> str | None:
 
 
 def data_files(path: Path) -> dict[str, Files]:
+    """Split -> its files, see `listed_files`; none may be a pipe, a broken link, ..."""
+    return {split: regular(files) for split, files in listed_files(path).items()}
+
+
+def regular(files: Files) -> Files:
+    """The same files; refuses those that are not regular."""
+    for _, path in files.named:
+        check_regular(path, at_most=None, error=DataError)
+    return files
+
+
+def listed_files(path: Path) -> dict[str, Files]:
     """Split -> its files: the file itself, or those in a folder and the folders below it.
 
     In a folder, the split of a file follows from its name (`test-00000.parquet`), or else from the
@@ -91,39 +102,36 @@ def files_of_one_split(path: Path) -> Files:
             f"{path}: its files must be of one split, got {', '.join(distinct)}; name the file or "
             "folder of each (data.files), or the folder alone (data.dataset)"
         )
-    return Files(clipped(str(path), 300), tuple(sorted(itertools.chain(*splits.values()))))
+    return regular(Files(clipped(str(path), 300), tuple(sorted(itertools.chain(*splits.values())))))
 
 
-def matching_files(folder: Path, patterns: Mapping[str, str]) -> dict[str, Files]:
-    """Split -> the files of a folder whose names below it match the split's pattern (`test*.csv`).
+def matching_files(folder: Path, split: str, pattern: str) -> Files:
+    """The files of a split: those of a folder whose names below it match a pattern (`test*.csv`).
 
     Raises:
       DataError: there is no such file, or it is of another kind.
     """
-    splits = {}
-    for split, pattern in patterns.items():
-        if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
-            raise DataError(
-                f"data.patterns.{split} must be names of files below "
-                f"{clipped(str(folder), 300)}, got {shown(pattern, 200)}"
-            )
-        try:
-            found = sorted(path for path in folder.glob(pattern) if not path.is_dir())
-        except (ValueError, NotImplementedError) as error:  # an absolute one, or none
-            raise DataError(
-                f"data.patterns.{split} must be a pattern of file names such as test*.jsonl, got "
-                f"{shown(pattern, 200)}: {clipped(str(error), 200)}"
-            ) from None
-        if not found:
-            raise DataError(
-                f"{clipped(str(folder), 300)}: must hold {shown(pattern, 200)}, the files of the "
-                f"split {split} (data.patterns), got none"
-            )
-        for path in found:
-            _check_readable(path)
-        named = tuple((_printable(path.relative_to(folder)), path) for path in found)
-        splits[split] = Files(f"{clipped(str(folder), 300)} ({split})", named)
-    return splits
+    where = clipped(str(folder), 300)
+    if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
+        raise DataError(
+            f"data.patterns.{split} must be names of files below {where}, got {shown(pattern, 200)}"
+        )
+    try:
+        found = sorted(path for path in folder.glob(pattern) if not path.is_dir())
+    except (ValueError, NotImplementedError) as error:  # an absolute one, or none
+        raise DataError(
+            f"data.patterns.{split} must be a pattern of file names such as test*.jsonl, got "
+            f"{shown(pattern, 200)}: {clipped(str(error), 200)}"
+        ) from None
+    if not found:
+        raise DataError(
+            f"{where}: must hold {shown(pattern, 200)}, the files of the split {split} "
+            "(data.patterns), got none"
+        )
+    for path in found:
+        _check_readable(path)
+    named = tuple((_printable(path.relative_to(folder)), path) for path in found)
+    return Files(f"{where} ({split})", named)
 
 
 def _check_readable(path: Path) -> None:
@@ -161,7 +169,6 @@ def _by_split(path: Path) -> dict[str | None, list[tuple[str, Path]]]:
         )
     splits: dict[str | None, list[tuple[str, Path]]] = {s: [] for s in (None, *SPLIT_WORDS)}
     for name in found:
-        check_regular(path / name, at_most=None, error=DataError)
         splits[_split_named(name)].append((_printable(name), path / name))
     return {split: some for split, some in splits.items() if some}
 

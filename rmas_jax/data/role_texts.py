@@ -54,9 +54,14 @@ class Source:
     further: tuple[str, ...] = ()  # other fields to keep
     rule: str | None = None  # a name of `rules.RULES`
     seed: int = 0  # of the rule
+    unread: Mapping[str, Files] = dataclasses.field(default_factory=dict)  # further splits
 
     def digest(self) -> str:
-        """A digest of the files' contents and of all settings that shape the rows."""
+        """A digest of the files' contents and of all settings that shape the rows.
+
+        It covers unread splits, so that it does not depend on which are read; files of those count
+        as empty if they cannot be opened.
+        """
         settings = {
             "version": str(RoleTexts.VERSION),
             "shares": dict(self.shares),
@@ -66,16 +71,23 @@ class Source:
             "further": self.further,
             "rule": [self.rule, self.seed],
             "files": {
-                split: [(name, _digest(path)) for name, path in files.named]
-                for split, files in self.files.items()
+                split: [
+                    (name, _digest(path, is_read=split in self.files)) for name, path in files.named
+                ]
+                for split, files in sorted({**self.files, **self.unread}.items())
             },
         }
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 
-def _digest(path: Path) -> str:
-    with open_regular(path, at_most=FILE_LIMIT, error=DataError) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path, *, is_read: bool) -> str:
+    try:
+        with open_regular(path, at_most=FILE_LIMIT, error=DataError) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, DataError):
+        if is_read:
+            raise
+        return ""
 
 
 class Read(NamedTuple):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data.files import SUFFIXES, Files, data_files, files_of_one_split, matching_files
+from rmas_jax.data.files import (
+    SUFFIXES,
+    Files,
+    files_of_one_split,
+    listed_files,
+    matching_files,
+    regular,
+)
 from rmas_jax.data.published import PUBLISHED, repository_of
 from rmas_jax.data.rows import DataError
 from rmas_jax.host.errors import clipped, shown
@@ -20,29 +29,71 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 SPLIT_NAME = re.compile(r"(?!all$)[\w-]{1,60}")  # as in tfds
 
 
-def find_files(config: DataConfig) -> dict[str, Files]:
-    """Split -> its files.
+def find_files(
+    config: DataConfig, splits: Collection[str] | None
+) -> tuple[dict[str, Files], dict[str, Files]]:
+    """Split -> its files: of the splits to read, and of the others.
+
+    All are read where `splits` is None, or has one without files, which may be a part of another.
 
     Raises:
       DataError: they cannot be found; says where they may be put, or how the hub gives them.
     """
-    for field, splits in (("files", config.files), ("patterns", config.patterns)):
-        if wrong := [name for name in splits or {} if not SPLIT_NAME.fullmatch(name)]:
+    for field, named in (("files", config.files), ("patterns", config.patterns)):
+        if wrong := [name for name in named or {} if not SPLIT_NAME.fullmatch(name)]:
             raise DataError(
                 f"data.{field}: the name of a split must be at most 60 letters, digits, - and _, "
                 f"except all, got {shown(wrong[0])}"
             )
+    finders: dict[str, Callable[[], Files]]
     if config.files is not None:
-        return {split: files_of_one_split(Path(path)) for split, path in config.files.items()}
-    folder = _local(config.dataset) or _of_hub(config)
-    return matching_files(folder, config.patterns) if config.patterns else data_files(folder)
+        finders = {
+            split: functools.partial(files_of_one_split, Path(path))
+            for split, path in config.files.items()
+        }
+    else:
+        folder = _local(config) or _of_hub(config)
+        if config.patterns:
+            finders = {
+                split: functools.partial(matching_files, folder, split, pattern)
+                for split, pattern in config.patterns.items()
+            }
+        else:
+            found = listed_files(folder).items()
+            finders = {split: functools.partial(regular, files) for split, files in found}
+    wanted = finders.keys() if splits is None or {*splits} - finders.keys() else splits
+    return (
+        {split: find() for split, find in finders.items() if split in wanted},
+        {split: _or_none(find) for split, find in finders.items() if split not in wanted},
+    )
 
 
-def _local(dataset: str) -> Path | None:
-    """The path of a data set on this machine."""
-    below = os.environ.get(LOCAL)
-    paths = [Path(dataset), *([Path(below) / dataset] if below else [])]
-    return next((path for path in paths if os.path.lexists(path)), None)
+def _or_none(find: Callable[[], Files]) -> Files:
+    """The files of an unread split; none if they are not there, which is no fault."""
+    try:
+        return find()
+    except (OSError, DataError):
+        return Files("unread", ())
+
+
+def _local(config: DataConfig) -> Path | None:
+    """The path of a data set on this machine: where its name leads, or a copy below $RMAS_DATA.
+
+    Raises:
+      DataError: it is no copy of a data set of the hub, and so has no revision.
+    """
+    path, below = Path(config.dataset), os.environ.get(LOCAL)
+    copy = Path(below) / path if below and not path.is_absolute() else None
+    if os.path.lexists(path) and config.revision is None:
+        return path
+    if copy is not None and os.path.lexists(copy):
+        return copy
+    if os.path.lexists(path):
+        raise DataError(
+            f"data.revision must be null for a local file or folder, got {shown(config.revision)} "
+            f"for {shown(config.dataset, 300)}"
+        )
+    return None
 
 
 def _of_hub(config: DataConfig) -> Path:

@@ -1,5 +1,8 @@
 """`rmas benchmarks`: the list, one definition, and its questions."""
 
+import json
+
+import pytest
 import yaml
 from benchmark_files import write_benchmark
 
@@ -29,6 +32,28 @@ def test_a_definition_is_printed_and_its_questions_are_loaded(tmp_path, capsys):
     assert out.endswith(
         ("gold answer: A\n", "gold answer: B\n", "gold answer: C\n", "gold answer: D\n")
     )
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "message"),
+    [
+        (("B", "C"), 0, ""),
+        (("B", "5"), 0, "test: gold answers must be one letter: B, (B)"),
+        (("4", "5"), BAD_INPUT, "got 2 others of 2, the first "),
+    ],
+)
+def test_gold_answers_are_checked_as_before_a_run(
+    tmp_path, capsys, caplog, answers, status, message
+):
+    rows = [{"question": f"{i}?", "answer": answer} for i, answer in enumerate(answers)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset": "files", "files": {"test": str(tmp_path / "test.jsonl")}, "grader": "choice"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "data": data}))
+    assert main(["benchmarks", str(tmp_path / "mine.yaml"), "--load"]) == status
+    captured = capsys.readouterr()
+    assert "test: 2 items, checksum " in captured.out
+    said = captured.err + caplog.text
+    assert message in said and bool(message) == ("gold answers" in said)
 
 
 def test_what_is_no_benchmark_or_cannot_be_loaded_ends_in_one_message(

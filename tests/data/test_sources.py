@@ -10,7 +10,7 @@ import pytest
 from benchmark_files import FILES, write_benchmark, write_data
 from huggingface_hub import errors
 
-from rmas_jax.config import ConfigError, DataConfig, load_benchmark_config
+from rmas_jax.config import BenchmarkConfig, ConfigError, DataConfig, load_benchmark_config
 from rmas_jax.data import DataError, load_dataset
 from rmas_jax.data.reading import read_csv_rows
 from rmas_jax.evaluation.benchmarks import shipped
@@ -304,6 +304,81 @@ def test_a_split_that_is_not_there_is_named(tmp_path, field):
     values = {"items": {"tset": 2}, "checksum": {"tset": "0" * 16}}[field]
     with pytest.raises(DataError, match=f"GSM8K: {field} must be of the splits .*test.*got tset"):
         load(tmp_path, dataclasses.replace(benchmark, **{field: values}))
+
+
+def broken_split(folder, kind):
+    """A folder with a good test split, and a train split that cannot be used."""
+    folder.mkdir(parents=True)
+    rows = [{"question": f"{i}?", "answer": str(i)} for i in range(3)]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = folder / "train.jsonl"
+    if kind == "cut off":
+        train.write_text('{"question": "1')
+    elif kind == "other columns":
+        train.write_text('{"a": 1}\n')
+    elif kind == "a link to nothing":
+        train.symlink_to(folder / "gone")
+    return train
+
+
+BROKEN = ("cut off", "other columns", "a link to nothing", "missing")
+
+
+@pytest.mark.parametrize("named_by", ["the folder", "files", "patterns"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_split_counts_only_where_it_is_used(tmp_path, kind, named_by):
+    train = broken_split(tmp_path / "mine", kind)
+    if named_by == "the folder" and kind == "missing":
+        pytest.skip("then there is no such split")
+    data = {
+        "the folder": {"dataset": str(tmp_path / "mine")},
+        "files": {
+            "dataset": "files",
+            "files": {"test": str(tmp_path / "mine" / "test.jsonl"), "train": str(train)},
+        },
+        "patterns": {
+            "dataset": str(tmp_path / "mine"),
+            "patterns": {"test": "test*.jsonl", "train": "train*.jsonl"},
+        },
+    }[named_by]
+    benchmark = BenchmarkConfig(
+        name="mine", data=DataConfig(**data), items={"test": 3, "train": 100}, splits=("test[:2]",)
+    )
+    found = load(tmp_path, benchmark)
+    assert dict(found.sizes) == {"test": 3} and list(found.unread) == ["train"]
+    assert len(found.load("test[:2]")) == 2
+    refused(tmp_path, dataclasses.replace(benchmark, splits=("test", "train")))
+
+
+def test_data_are_the_same_whichever_splits_are_read(tmp_path):
+    train = broken_split(tmp_path / "mine", "missing")
+    train.write_text('{"question": "10?", "answer": "10"}\n')
+    benchmark = BenchmarkConfig(
+        name="mine", data=DataConfig(dataset=str(tmp_path / "mine"), validation_share=0.0)
+    )
+    part, both = (
+        load(tmp_path, dataclasses.replace(benchmark, splits=splits))
+        for splits in (("test",), ("test", "train"))
+    )
+    assert part.version == both.version and part.load("test") == both.load("test")
+    assert dict(part.sizes) == {"test": 3} and dict(both.sizes) == {"test": 3, "train": 1}
+    train.write_text('{"question": "11?", "answer": "11"}\n')
+    assert load(tmp_path, benchmark).version != part.version
+
+
+def test_a_revision_of_a_local_folder_is_refused(tmp_path, monkeypatch):
+    broken_split(tmp_path / "here" / "mine", "missing")
+    message = "data.revision must be null for a local file or folder, got 'v1' for "
+    for name in (str(tmp_path / "here" / "mine"), "mine", "mine/test.jsonl"):
+        data = DataConfig(dataset=name, revision="v1")
+        benchmark = BenchmarkConfig(name="mine", data=data)
+        monkeypatch.setenv("RMAS_DATA", str(tmp_path / "copies"))
+        assert f"{message}{name!r}" in refused(tmp_path, benchmark)
+        with pytest.raises(DataError, match=message):
+            load_dataset(data, roles=("solver",), rounds=1, data_dir=tmp_path)
+    broken_split(tmp_path / "copies" / "mine", "missing")  # of the hub's data: has its revision
+    data = DataConfig(dataset="mine", revision="v1")
+    assert dict(load(tmp_path, BenchmarkConfig(name="mine", data=data)).sizes) == {"test": 3}
 
 
 @pytest.mark.parametrize("pattern", ["../*.jsonl", "/etc/*.json", "a/../../b.jsonl"])

@@ -6,7 +6,7 @@ import re
 
 from rmas_jax.agents.thinking_tags import after_thinking
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.graders.letters import letter_of
+from rmas_jax.evaluation.graders.letters import letter_of, stated_letter
 from rmas_jax.evaluation.graders.marked import boxes, find_answer
 from rmas_jax.evaluation.graders.verdict import Verdict, compared
 
@@ -14,10 +14,12 @@ _FURTHER = re.compile(r"[\s$*]*(?i:or|and)[\s$*]+(?i:option\s+)?\(?[A-HJ-Z](?!\w
 
 
 def choice_of(text: str) -> str | None:
-    """The chosen letter of a text, see `letter_of`; None if there is none, or several."""
+    """The chosen letter of a text, see `letters`; None if there is none, or several."""
     found, final = find_answer(text), after_thinking(text)
     if found is None or final is None or found.is_hedged or _is_before_a_letter(final):
         return None
+    if not found.is_marked and (letter := stated_letter(final)) is not None:
+        return letter
     return letter_of(found.answer, is_marked=found.is_marked)
 
 

@@ -3,6 +3,10 @@ r"""The letter of an option, in the notations of models and data sets.
     B   (B)   B.   b)   $B$   **B**   \text{B}   \textbf{(B)}\ 24   B: Paris   Option B   Answer: B
 
 Exactly one letter: "A or B", "not B", "B, C", "B?" and words that begin with a letter have none.
+
+A statement of the answer outweighs the text before it, such as a list of the options or a solution:
+"A. yes B. no C. maybe. Answer: C". It has to come last, without doubt ("if the answer is C"), and
+not to contradict an earlier one.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ _LEAD = re.compile(
     (?:
         (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice)\b
         (?:\s+(?:is|would\ be|should\ be)\b)?\s*[:=]?\s*
-      | i\s+(?:would\s+)?(?:choose|pick|select|go\ with)\s+
+      | i(?:\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\ with)\s+
       | (?:正确)?答案\s*(?:应?[是为选])?\s*:?\s*
       | [故应]?选[项择]?\s*:?\s*
     ){1,2}""",
@@ -27,10 +31,12 @@ _LEAD = re.compile(
 )
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?![\w'])")
 _ENDS = " .,:;!)]"  # may follow a letter
-_DELIMITER = re.compile(r"\s*[.):\]]\s*|\s+-\s+|\s+(?=\()")  # of a bare letter and its option
+_DELIMITER = re.compile(  # of a bare letter and its option, or the reason for it
+    r"\s*[.):\]]\s*|\s+-\s+|\s+(?=\()|,?\s+(?=(?:because|since)\b)"
+)
 _CONFIRMED = re.compile(
-    r"\s+(?:is|would be)\s+(?:the\s+)?(?:correct|right|best)"
-    r"(?:\s+(?:answer|option|choice|one))?[.!]?",
+    r"\s+(?:is|would be)\s+(?:(?:the\s+|my\s+)?(?:(?:final|correct|right|best)\b\s*)+"
+    r"(?:answer|option|choice|one)?|(?:the|my)\s+answer)[.!]?",
     re.IGNORECASE,
 )
 _COMMENT = re.compile(  # on the letter, or a further one; options rarely begin with it
@@ -42,6 +48,47 @@ _FURTHER = re.compile(  # "(A) or (B)", "A: no, B: yes", "B) C)", "B: not option
     r"(?<!\w)[(\[]\s*[A-Z]\s*[)\]]|(?<![\w'(\[])[A-Z]\s*[):\]]"
     r"|\b(?i:option|choice|answer)s?\s+(?:is\s+)?[A-Z]\b"
 )
+_STATEMENT = re.compile(
+    r"""(?<!\w)(?:
+        (?:(?:final|correct|right|best)\s+)*
+        (?:answer|(?:final|correct|right|best)\s+(?:option|choice))
+        (?:\s+(?:is|would\ be|should\ be)\b|\s*[:=]|\ *\n)
+      | i(?:\ would|\ will|'ll)?\ (?:choose|pick|select|go\ with)\b
+    ) | 答案\s*(?:应?[是为选]|:) | [故应]选(?!项)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DOUBT = re.compile(  # before a statement, in its sentence
+    r"n't\b|\b(?:not|never|if|whether|unless|when|why|which|what|doubt|maybe|perhaps|possibly"
+    r"|may|might|could|suppose|assume|say|says|said|claims?|wrong|incorrect)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_WIDTH = 100  # characters before a statement that may hold a doubt
+
+
+def stated_letter(text: str) -> str | None:
+    """The letter of the last statement of an answer in a text; None without one.
+
+    Also None if it is in doubt, not at the end, or another than that of an earlier statement.
+    """
+    plain = "\n".join(map(_plain, text.splitlines()))
+    statements = list(_STATEMENT.finditer(plain))
+    if not statements:
+        return None
+    start = statements[-1].start()
+    before = plain[max(0, start - _SENTENCE_WIDTH) : start]
+    if _DOUBT.search(re.split(r"[.!?;\n]", before)[-1]):
+        return None
+    letter = letter_of(plain[start:], is_marked=False)
+    earlier = (_LETTER.match(_after_lead(plain, match.start())) for match in statements[:-1])
+    letters = {next(filter(None, found.groups())).upper() for found in earlier if found}
+    return letter if letters <= {letter} else None
+
+
+def _after_lead(text: str, start: int) -> str:
+    """The characters after the lead that begins at a position."""
+    lead = _LEAD.match(text, start)
+    end = lead.end() if lead else start
+    return text[end : end + 10]
 
 
 def letter_of(answer: str, *, is_marked: bool) -> str | None:

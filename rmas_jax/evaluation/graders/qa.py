@@ -1,9 +1,10 @@
 """Compares short answers to questions as HotpotQA does: exact match (EM) and F1 of normal forms.
 
 Reference: hotpot_evaluate_v1.py, whose normal form is SQuAD's. It drops all punctuation, so that it
-takes 1.5 for 15, -5 for 5 and "The" for "a"; here, exact match alone does not make an answer
-correct: the numbers must agree too, and an answer of nothing but articles and punctuation must
-equal the gold answer itself. `Verdict.scores` holds the reference's two measures, unchanged.
+takes 1.5 for 15, -5 for 5, 5% for 5, C++ for C and "The" for "a"; here, exact match alone does not
+make an answer correct: numbers, per cent, bounds (<5) and the signs at a word's end (C#, A+) must
+agree too, and an answer of nothing but articles and punctuation must equal the gold answer itself.
+A dollar sign may be missing. `Verdict.scores` holds the reference's two measures, unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ CLOSED = ("yes", "no", "noanswer")  # share no words with other answers
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?!\d))")
-_NUMBERS = re.compile(r"\d+|(?<=\d)[^\w\s](?=\d)|(?<![\w.])[-.](?=\d)")
+_COUNTS = re.compile(  # numbers with their inner signs, signs, bounds, per cent; C++, C#
+    r"\d+|(?<=\d)[^\w\s](?=\d)|(?<![\w.])[-.](?=\d)|[<>](?=\s*\d)|%|(?<=\w)[+#]+"
+)
 
 
 def normal_form(text: str) -> str:
@@ -70,7 +73,7 @@ def gold_answers(example: Example) -> list[str]:
 
 
 def grade_qa(text: str, example: Example) -> Verdict:
-    """Correct if a gold answer has the same normal form and numbers; scores EM and F1."""
+    """Correct if a gold answer has the same normal form, numbers and signs; scores EM and F1."""
     golds = [without_markup(gold) for gold in gold_answers(example)]
     found = find_answer(text)
     if found is None or found.is_hedged:
@@ -90,4 +93,4 @@ def _kept(text: str) -> list[str]:
     """The part of an answer that counts although the normal form drops it."""
     if not normal_form(text):
         return text.casefold().split()
-    return _NUMBERS.findall(_THOUSANDS.sub("", text))
+    return _COUNTS.findall(_THOUSANDS.sub("", text))

@@ -72,11 +72,31 @@ WHOLE = [
     *(
         "B is correct",
         "B is the correct answer.",
+        "(B) is my final answer.",
+        "B is the answer.",
         "<answer>B</answer>",
         "答案:\uff08B\uff09",
         "故选 B。",
     ),
     *("#### B", "It is cheap.\n#### (B)"),
+]
+# Each states B at its end, after other letters.
+STATED = [
+    "A. yes B. no C. maybe ... Answer: B",
+    "A) yes\nB) no\nC) maybe\n\n**Answer:** B",
+    "(A) 1 (B) 2 (C) 3\nWe get 2.\nAnswer: (B) 2",
+    "## Final Answer\n\nB",
+    "Answer:\nB",
+    "**Final Answer**: $B$",
+    "A is too small.\nC is too big.\n\nSo the answer is B.",
+    "Since energy is conserved, the answer is (B).",
+    "A is wrong. Therefore, the correct option is B: 3 m.",
+    "Options: A or B? Answer: B because it is cheap.",
+    "We compare A and C. I'll go with B.",
+    "A is cheap, but I choose (b).",
+    "Let me think. I think the answer is B",
+    "The answer is B. We check C: no.\nAnswer: B",
+    "A\u592a\u5c0f\uff0c\u6240\u4ee5\u7b54\u6848\u662fB\u3002",
 ]
 # After thinking, or beyond the pattern of this grader's answer retry.
 OTHER = [
@@ -98,6 +118,30 @@ NONE = [
     *("The answer is A or B", "The answer is a dog", "The answer is Because", "B. or C"),
     *("The answer is A. No, the answer is B.", "A. Let me consider: C is right", "Let me think. B"),
     *("Option A is wrong. Option B is right.", "#### A or B", "#### 2", "<think>B</think>"),
+    *("A good idea", "The answer is a good idea.", "The correct answer is A dog", "I choose a dog"),
+    *(
+        "If the answer is C, we win.",
+        "I don't think the answer is C.",
+        "John says the answer is C.",
+    ),
+    *(
+        "It is not true that the answer is C",
+        "The answer is unclear: A",
+        "Answer: A. Wait, it is B.",
+    ),
+    *("Answer:\nA. yes\nB. no", "Answer choices: A. yes B. no", "Answer: A\nB", "Answer: C?"),
+    *(
+        "Compare. The answer is A or B",
+        "Compare. The answer is not C",
+        "Answer: C and D",
+        "Answer: C, D",
+    ),
+    *(
+        "The answer is C if x > 0 and D otherwise",
+        "The answer is A. But B is right",
+        "I choose A over B",
+    ),
+    *("Answer: A\nBut I was wrong.\nAnswer: B", "Is the answer C?", "Final answer: Carbon"),
     r"\boxed{}",
     r"\boxed{2}",
     r"\boxed{AB}",
@@ -129,7 +173,7 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("text", [*BOXED, *WHOLE, *OTHER])
+@pytest.mark.parametrize("text", [*BOXED, *WHOLE, *STATED, *OTHER])
 def test_one_letter_is_read(text):
     assert grade_choice(text, answered("B")) == compared("B", True)
     assert grade_choice(text, answered("(C) Rome")) == compared("B", False)
@@ -166,6 +210,7 @@ def test_a_second_try_is_for_texts_without_a_box_that_can_be_read():
 
 def test_long_texts_take_no_long_time():
     parts = ("\\boxed{", "B. ", "(B) ", "####", " ", "<think>", "\\ ", "~", "{", "'", "so ", "$1,0")
+    parts += ("answer is ", "Answer: B\n", "the final final best ", "i would choose ", "\n")
     for part in parts:
         choice_of(part * 100_000)
         choice_of("\\boxed{B}" + part * 100_000 + "\\boxed{B}")

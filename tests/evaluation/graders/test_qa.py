@@ -102,11 +102,32 @@ def test_a_verdict_holds_both_scores():
         assert verdict.outcome is Outcome.UNPARSED and set(verdict.scores.values()) == {0.0}
 
 
-def test_punctuation_that_counts_makes_an_answer_wrong_and_leaves_the_official_scores():
-    for gold, text in (("1.5", "15"), ("-5", "5"), ("2-1", "21"), ("A", "the"), (".5", "5")):
+PUNCTUATED = (("1.5", "15"), ("-5", "5"), ("2-1", "21"), ("A", "the"), (".5", "5"), ("5%", "5"))
+PUNCTUATED += (("5 %", "5"), ("C++", "C"), ("C#", "C"), ("A+", "a-"), ("<5", "5"), ("10^6", "106"))
+
+
+@pytest.mark.parametrize("pair", PUNCTUATED)
+def test_punctuation_that_counts_makes_an_answer_wrong_and_leaves_the_official_scores(pair):
+    for gold, text in (pair, pair[::-1]):
+        assert grade_qa(gold, answered(gold)).correct
         verdict = grade_qa(text, answered(gold))
         assert verdict.outcome is Outcome.WRONG and verdict.scores["exact_match"] == 1.0
         assert verdict.reason == "differs in punctuation that counts"
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("5%", "5 %"),
+        ("5%", r"\boxed{5\%}"),
+        ("$5", "5"),
+        ("#1", "1"),
+        ("C++", "c++"),
+        ("U.S.", "US"),
+    ],
+)
+def test_punctuation_that_does_not_count(gold, text):
+    assert grade_qa(text, answered(gold)).correct and grade_qa(gold, answered(text)).correct
 
 
 def test_the_best_of_several_gold_answers_counts():

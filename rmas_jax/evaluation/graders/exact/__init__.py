@@ -4,7 +4,8 @@ Each rule lives in one place:
 
     notation.py     LaTeX or plain text -> tokens: fonts, spaces, numbers (separators of thousands,
                     repeating decimals), words
-    expressions.py  tokens -> an expression: precedence, mixed numbers, functions, matrices
+    expressions.py  tokens -> an expression: precedence, mixed numbers, symbols
+    commands.py     LaTeX commands in expressions: fractions, roots, functions, matrices
     arithmetic.py   operations that refuse enormous and undefined results
     reader.py       tokens -> a whole answer: lists, brackets, relations, plus-minus, bases
     units.py        words after a number: units, factors ("million"), and words that are neither

@@ -6,6 +6,7 @@ noted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import sympy
@@ -19,6 +20,7 @@ from .values import (
     Quantity,
     Ratio,
     Relation,
+    Residue,
     SetOperation,
     Value,
     Words,
@@ -48,6 +50,8 @@ class Comparison:
             return self._same_relation(gold, given) or self._same_set(gold, given)
         if isinstance(gold, Ratio) or isinstance(given, Ratio):
             return self._same_ratio(gold, given)
+        if isinstance(gold, Residue) or isinstance(given, Residue):
+            return self._same_residue(gold, given)
         if isinstance(gold, sympy.MatrixBase) or isinstance(given, sympy.MatrixBase):
             return (
                 isinstance(gold, sympy.MatrixBase)
@@ -99,6 +103,17 @@ class Comparison:
         if any(part.is_zero for part in (*a, *b)):
             return gold == given
         return all(self.same(x * b[0], y * a[0]) for x, y in zip(a, b, strict=True))
+
+    def _same_residue(self, gold: Value, given: Value) -> bool:
+        """Whether both are modulo the same, by which they differ a whole number of times."""
+        if not (isinstance(gold, Residue) and isinstance(given, Residue)):
+            return False
+        if not self.same(gold.modulus, given.modulus):
+            return False
+        if gold.modulus.is_zero:
+            return self.same(gold.value, given.value)
+        times = sympy.expand((gold.value - given.value) / gold.modulus)
+        return bool(times.is_Integer) or self.same(gold.value, given.value)
 
     # Lists and sets.
 
@@ -226,7 +241,20 @@ def _is_expression(value: Value) -> bool:
 
 
 def _without_name(gold: Value, given: Value) -> tuple[Value, Value]:
-    """Both, without the name in `x = 5` if only one has it."""
+    """Both, without the name in `x = 5` if only one has it.
+
+    The values of `x = 1, y = 2` are a tuple, if the other is one, in the order of its names, as in
+    `(x, y) = (1, 2)`, or, without names, if those of the values are in alphabetical order.
+    """
+    if isinstance(gold, Relation) and _is_list(given):
+        gold = _equations(gold)
+    elif isinstance(given, Relation) and _is_list(gold):
+        given = _equations(given)
+    if isinstance(gold, Collection) and isinstance(given, Collection):
+        if gold.brackets == "()":
+            return gold, _as_tuple(given)
+        if given.brackets == "()":
+            return _as_tuple(gold), given
     if isinstance(gold, Relation) and isinstance(given, Relation):
         if {*gold.operators} == {*given.operators} == {"="}:
             return _collapsed(gold), _collapsed(given)
@@ -236,6 +264,51 @@ def _without_name(gold: Value, given: Value) -> tuple[Value, Value]:
     elif isinstance(given, Relation):
         given = _assigned(given, names_only=False)
     return gold, given
+
+
+def _is_list(value: Value) -> bool:
+    """Whether a value is several, without brackets."""
+    return isinstance(value, Collection) and value.brackets == ","
+
+
+def _equations(relation: Relation) -> Value:
+    """(x, y) = (1, 2) as x = 1, y = 2; other relations as they are."""
+    names, values = relation.sides[0], relation.sides[-1]
+    if relation.operators != ("=",) or not _is_tuple(names) or not _is_tuple(values):
+        return relation
+    if len(names.items) != len(values.items) or not _is_name(names, True):
+        return relation
+    pairs = zip(names.items, values.items, strict=True)
+    return Collection(",", tuple(Relation(pair, ("=",)) for pair in pairs))
+
+
+def _is_tuple(value: Value) -> bool:
+    return isinstance(value, Collection) and value.brackets == "()"
+
+
+def _as_tuple(value: Collection) -> Collection:
+    """The tuple of x = 1, y = 2, whose names are in alphabetical order; others as they are."""
+    if value.brackets != "," or not all(
+        _is_equation(item) and len(item.sides) == 2 and _is_letter(item.sides[0])
+        for item in value.items
+    ):
+        return value
+    names = [_place(item.sides[0]) for item in value.items]
+    if names != sorted({*names}):
+        return value
+    return Collection("()", tuple(item.sides[1] for item in value.items))
+
+
+def _is_letter(side: Value) -> bool:
+    """Whether a side is a Latin letter, perhaps with a whole number as its index."""
+    return (
+        isinstance(side, sympy.Symbol) and re.fullmatch(r"[A-Za-z](_\d+)?", str(side)) is not None
+    )
+
+
+def _place(letter: sympy.Symbol) -> tuple[str, int]:
+    name, _, index = str(letter).partition("_")
+    return name, int(index or 0)
 
 
 def _unapproximated(value: Relation) -> Value:
@@ -257,7 +330,9 @@ def _assigned(relation: Relation, *, names_only: bool) -> Value:
         sides, operators = sides[:-1], operators[:-1]  # 1/3 ~ 0.33 is 1/3
     if not operators:
         return sides[0]
-    if not {*operators} <= {"=", "~", "in"}:
+    if not {*operators} <= {"=", "~", "in", "equiv"}:
+        return relation
+    if "equiv" in operators and not isinstance(sides[-1], Residue):
         return relation
     if operators == ("=",) and _is_name(sides[1], True) and not _is_name(sides[0], True):
         return sides[0]

@@ -114,6 +114,11 @@ _TEXT = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|normal|up|md|sc)?|mbox|hbox|fbox|mathrm|textnormal|emph|operatorname)"
     r"\*?\s*\{"
 )
+_MODULO = re.compile(
+    r"\\(?:text|mathrm|mbox|operatorname)\s*\{([^{}]*\bmod(?:ulo)?\b[^{}]*)\}"  # in a font
+    r"|(\\[bp]?mod|(?<![A-Za-z\\])mod(?:ulo)?)(?![A-Za-z])"
+)
+_IN_BRACKETS = re.compile(r"\(\s*\\pmod\s*(\{[^{}]*\}|[^(){}]*)\s*\)")  # (mod 5)
 _FONT = words_of(
     "mathbf mathit mathsf mathtt mathcal mathfrak boldsymbol bm pmb bf it rm sf tt cal bfseries"
     " displaystyle textstyle scriptstyle limits nolimits mathop mathord quad qquad thinspace hfill"
@@ -197,6 +202,8 @@ def tokens_of(text: str) -> list[Token]:
         text = re.sub(r"(?<!\\)\$+", " ", text)  # delimiters, not money
     text = _BAR.sub(lambda match: r"\lvert " if match[1] == "left" else r"\rvert ", text)
     text = _COLOR.sub("", _SIZE.sub("", text))
+    text = _MODULO.sub(lambda match: match[1] or r"\pmod ", text)
+    text = _IN_BRACKETS.sub(r"\\pmod{\1}", _MODULO.sub(r"\\pmod ", text)).replace("+/-", r"\pm ")
     text = _OLD_FONT.sub(r"\\mathrm{\1}", text)
     return list(_lexed(text, depth=0, is_text=False))
 

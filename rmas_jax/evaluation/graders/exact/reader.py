@@ -5,7 +5,7 @@ From loose to tight:
     a, b and c         values without brackets; their order does not count
     A \cup B           sets, intervals, conditions
     a < x \le b        relations
-    5 \text{ cm}^2     a unit; 3:4
+    5 \text{ cm}^2     a unit; 3:4; 2 \pmod 5, also written 2 mod 5, which is no remainder
     a + b, a \pm b     sums; \pm makes two answers of one
     a b, a / b         products; a product without a sign binds tighter: a / b c = a / (b c),
                        but a fraction of two whole numbers is one: 1/2 x = (1/2) x
@@ -20,7 +20,8 @@ from __future__ import annotations
 import sympy
 
 from .arithmetic import binomial, checked, expression, power
-from .expressions import RELATIONS, SETS, ExpressionReader, whole
+from .commands import CommandReader
+from .expressions import RELATIONS, SETS, whole
 from .notation import Token, tokens_of
 from .units import FACTORS, NUMBERS, unit_of
 from .values import (
@@ -30,6 +31,7 @@ from .values import (
     Quantity,
     Ratio,
     Relation,
+    Residue,
     SetOperation,
     TooLargeError,
     UnreadableError,
@@ -70,13 +72,18 @@ def _continues_names(token: Token) -> bool:
     return token.kind == "letter" and token.text.isupper() and not token.is_spaced
 
 
-class _AnswerReader(ExpressionReader):
+class _AnswerReader(CommandReader):
     """Lists, sets, relations and units around expressions."""
 
     def answer(self) -> Value:
         items, separators = self.items()
         if len(items) == 1:
             return items[0]
+        if isinstance(last := items[-1], Residue):  # 2, 3 \pmod 5
+            items = [
+                Residue(item, last.modulus) if isinstance(item, sympy.Expr) else item
+                for item in items
+            ]
         conditions = [item for item in items if isinstance(item, Relation)]
         if len(conditions) == len(items) and all(
             _INEQUALITIES & {*item.operators} for item in conditions
@@ -182,7 +189,8 @@ class _AnswerReader(ExpressionReader):
                 parts.append(self.take().text)
             elif self.at("pmod") and not parts:
                 self.position += 1
-                return value, ((f"mod {expression(self.argument())}", 1),)
+                modulus = self.group() if self.at("{") else self.power()
+                return Residue(expression(value), expression(modulus)), ()
             elif self.at("^") and parts:
                 self.position += 1
                 power = expression(self.argument())

@@ -71,6 +71,9 @@ FACTORS = {
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
+    "quadrillion": 10**15,
+    "lakh": 10**5,
+    "crore": 10**7,
     "dozen": 12,
 }
 NUMBERS = {
@@ -99,7 +102,8 @@ _NO_UNITS = words_of(
     multiplied
     power exponent base point repeating recurring inclusive exclusive infinity infinitely undefined
     other others another answer unknown squared cubed i we it cannot can't don't hundred thousand
-    million billion trillion dozen score gross mille permille tens ones inverse reciprocal opposite
+    million billion trillion quadrillion lakh crore k bn mn mio mln tn dozen score gross mille
+    permille tens ones inverse reciprocal opposite
     conjugate complement i'm mixed both either neither"""
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

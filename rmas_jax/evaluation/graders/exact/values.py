@@ -59,6 +59,14 @@ class Numeral:
 
 
 @dataclasses.dataclass(frozen=True)
+class Residue:
+    """A value modulo another: 2 (mod 5)."""
+
+    value: sympy.Expr
+    modulus: sympy.Expr
+
+
+@dataclasses.dataclass(frozen=True)
 class Ratio:
     """Two or more parts, 3:4."""
 
@@ -89,7 +97,7 @@ class SetOperation:
 
 @dataclasses.dataclass(frozen=True)
 class Relation:
-    """A chain of sides: a < x <= b. Operators: = < <= > >= != ~ (approximately), in."""
+    """A chain of sides: a < x <= b. Operators: = < <= > >= != ~ (approximately), in, equiv."""
 
     sides: tuple[Value, ...]
     operators: tuple[str, ...]
