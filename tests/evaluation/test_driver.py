@@ -1,5 +1,7 @@
 """The driver on a tiny team: what it writes, that it resumes, that its controls are controls."""
 
+import dataclasses
+import itertools
 import json
 import re
 
@@ -62,7 +64,7 @@ def contest(tmp_path_factory):
         *,
         rounds=ROUNDS,
         links=links,
-        seed=7,
+        seeds=(7,),
         examples=EXAMPLES,
         name="words",
         version="1",
@@ -89,7 +91,7 @@ def contest(tmp_path_factory):
             methods=methods,
             rounds=rounds,
             batch_size=BATCH,
-            seed=seed,
+            seeds=seeds,
             progress=False,
         )
         return rows, lines(directory)
@@ -230,9 +232,9 @@ def test_controls_answer_differently_and_without_latents_links_do_not_count(
     contest, finished, tmp_path
 ):
     _, _, items = finished
-    trained = said(of(items, "recursive_mas", 2))
+    trained = of(items, "recursive_mas")
     for method in ("aligned_links", "shuffled_latents", "no_latents", "recursive_text"):
-        assert said(of(items, method, 2)) != trained, method
+        assert [r["text"] for r in of(items, method)] != [r["text"] for r in trained], method
     assert said(of(items, "truncated_text", 2)) != said(of(items, "recursive_text", 2))
     # Nothing passed, in a first round: that is the solver alone.
     assert said(of(items, "no_latents", 1)) == said(of(items, "single_solver"))
@@ -286,7 +288,7 @@ def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
     assert same == items
     for row in again:  # rollouts alone are no other metric
         assert row["metric"] == "accuracy" and "pass_at_k" not in row and row["rollouts"] == 4
-    assert contest(tmp_path / "c", methods, rounds=(1,), seed=8, **drawn)[1] != items
+    assert contest(tmp_path / "c", methods, rounds=(1,), seeds=(8,), **drawn)[1] != items
     run = read_run(tmp_path / "a")
     results = Results(run.results, run.items)
     for row in rows:
@@ -299,7 +301,10 @@ def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
 
 
 def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkeypatch):
-    how = {"rounds": (2,), "examples": {"test": EXAMPLES["test"]}}  # two batches
+    words = itertools.islice(itertools.permutations(("from", "the", "does", "to")), 0, 24, 5)
+    examples = [item(i, ("where", *order)) for i, order in enumerate(words)]  # of one length
+    drawn = SamplingConfig(temperature=3.0)
+    how = {"rounds": (2,), "examples": {"test": examples}, "sampling": drawn}  # two batches
     _, items = contest(tmp_path / "first", ["recursive_mas"], **how)
     first, second = ({r["text"] for r in part} for part in (items[:BATCH], items[BATCH:]))
     assert second - first  # there is one in the second batch that the first batch lacks
@@ -307,16 +312,27 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     answer_retry = AnswerRetry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
 
     runs = []
-    listen = Answerer.listen
-    monkeypatch.setattr(Answerer, "listen", lambda *a: (runs.append(compilations()), listen(*a))[1])
+
+    def noted(name):
+        method = getattr(Answerer, name)
+        monkeypatch.setattr(
+            Answerer, name, lambda *a: (runs.append((name, compilations())), method(*a))[1]
+        )
+
+    noted("listen")
+    noted("write_rollouts")
     how["answer_retry"] = answer_retry
     jax.clear_caches()
     rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
-    # The first batch compiles and runs again; the second one does so for its answer retry.
-    assert len(runs) == 4 and runs[0] < runs[1] == runs[2] < runs[3] == compilations()
+    # Both parts of the first batch compile and run again; the second does so for its answer retry.
+    names, counts = zip(*runs, strict=True)
+    first, second = ["listen"] * 2 + ["write_rollouts"] * 2, ["listen"] + ["write_rollouts"] * 2
+    assert list(names) == first + second
+    compiled = [after > before for before, after in itertools.pairwise([*counts, compilations()])]
+    assert compiled == [True, False, True, False, False, True, False]
     runs.clear()
     contest(tmp_path / "again", ["recursive_mas"], **how)
-    assert len(runs) == 2
+    assert len(runs) == 4
     assert rows[0]["seconds_per_item"] > 0
 
 
@@ -333,20 +349,32 @@ def test_endings_of_answers_are_counted(contest, tmp_path):
     assert row["unparsed"] == 0
 
 
-def test_another_seed_is_another_measurement(contest, tmp_path):
+def test_every_seed_of_drawn_answers_is_a_measurement_and_greedy_ones_need_one(contest, tmp_path):
+    drawn = {"rounds": (1,), "sampling": SamplingConfig(temperature=3.0)}
+    rows, items = contest(tmp_path / "both", ["no_latents"], seeds=(1, 2), **drawn)
+    assert [(row["split"], row["seed"]) for row in rows] == [
+        (split, seed) for split in EXAMPLES for seed in (1, 2)
+    ]
+    apart = []
     for seed in (1, 2):
-        rows, items = contest(tmp_path, ["no_latents"], rounds=(1,), seed=seed)
-    assert [row["seed"] for row in rows] == [1, 1, 2, 2]
-    assert len(items) == 2 * sum(map(len, EXAMPLES.values()))
+        _, found = contest(tmp_path / str(seed), ["no_latents"], seeds=(seed,), **drawn)
+        assert [item for item in items if item["seed"] == seed] == found
+        apart.append(said(found))
+    assert apart[0] != apart[1]
+    rows, _ = contest(tmp_path / "greedy", ["no_latents"], rounds=(1,), seeds=(2, 1))
+    assert [row["seed"] for row in rows] == [2] * len(EXAMPLES)
 
 
 def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path):
     directory = tmp_path / "run"
-    twice = {"test": [item(0, "ab"), item(1, "ab")]}
+    question = Example("first", "a b", "a")
+    twice = {"test": [question, dataclasses.replace(question, id="second")]}
+    same_id = {"test": [question, dataclasses.replace(question, question="b a")]}
     for methods, examples, message in (
         (["telepathy"], EXAMPLES, "telepathy"),
         (["no_latents"], {"test": []}, "test"),
         (["shuffled_latents"], twice, "own question"),
+        (["no_latents"], same_id, "ids of items must be distinct, got 'first' more than once"),
     ):
         with pytest.raises(ValueError, match=message):
             contest(directory, methods, examples=examples)
