@@ -50,6 +50,7 @@ class RunFiles:
     # Evaluation.
     results = Name("results.json")  # a row per measurement
     items = Name("items.jsonl")  # a line per question and measurement
+    under_way = Name("under_way.jsonl")  # rollouts of the measurement under way
     gradients = Name("gradients.json")
     audit = Name("audit")  # a folder of `AuditFiles`
     # Reporting.

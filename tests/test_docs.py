@@ -284,7 +284,7 @@ def test_the_channel_of_the_how_to_is_a_method_of_an_evaluation(channel_page, tm
         methods=chosen_methods(["rounded", "recursive_mas"]),
         rounds=(2,),
         batch_size=2,
-        seed=0,
+        seeds=(0,),
         progress=False,
     )
     assert [(row["method"], row["rounds"], row["n"]) for row in rows] == [

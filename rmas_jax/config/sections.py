@@ -107,6 +107,13 @@ class EvaluationConfig(Section):
     benchmarks: tuple[BenchmarkChoice, ...] = option(
         "benchmarks to evaluate; empty: the run's own questions, as with name: data", ()
     )
+    seeds: tuple[int, ...] | None = option(
+        "seeds of sampled answers, each measured; greedy answers use the first; null: the run's",
+        None,
+        at_least=0,
+        at_most=MAX_SEED,
+        distinct=True,
+    )
     batch_size: int = option("items per batch", 256, at_least=1, at_most=MAX_BATCH)
     sampling: AnswerConfig = option(
         "sampling of answers; overrides that of benchmarks", AnswerConfig()
@@ -187,6 +194,11 @@ class RunConfig(Section):
     outer: OuterConfig = option("outer loop of training; default: none", NO_OUTER)
     evaluation: EvaluationConfig = option("measurements after training", EvaluationConfig())
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
+
+    @property
+    def measured_seeds(self) -> tuple[int, ...]:
+        """The seeds of measured answers."""
+        return self.evaluation.seeds or (self.seed,)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """A run has its own folder and training data; batches divide over the devices."""

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import AuditConfig
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.answerer import Answerer, BatchAnswers, Listened, Prompts
+from rmas_jax.evaluation.answerer import Answerer, Listened, Prompts
 from rmas_jax.evaluation.audit_protocol import (
     NONE,
     TRUE,
@@ -39,13 +39,13 @@ from rmas_jax.evaluation.audit_protocol import (
     protocol,
     senders_of,
 )
-from rmas_jax.evaluation.driver import LoadedBenchmark, batches, in_order, measure
+from rmas_jax.evaluation.batches import Batch
+from rmas_jax.evaluation.driver import LoadedBenchmark, check_items, encode_batches, measure
 from rmas_jax.evaluation.methods import LATENT, METHODS
 from rmas_jax.evaluation.record import open_record
 from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links
-from rmas_jax.prompts import take
 from rmas_jax.rounds import recursion
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.interventions import Intervention
@@ -129,7 +129,8 @@ def audit(
     system = team.system
     check_audit(config, benchmarks, latent_steps=system.latent_steps, seed=seed)
     links = put_whole(links, team.mesh)
-    benchmarks = [in_order(b, methods=(), batch_size=batch_size) for b in benchmarks]
+    for benchmark in benchmarks:
+        check_items(benchmark, methods=(), batch_size=batch_size)
     files = AuditFiles(Path(directory))
     declared = protocol(
         config, benchmarks, system.topology, rounds=rounds, seed=seed, links_digest=links_digest
@@ -150,27 +151,24 @@ def audit(
         )
     }
     total = sum(
-        (len(missing) + 1) * len(list(batches(len(benchmark.splits[split]), batch_size)))
+        (len(missing) * benchmark.answering.rollouts + 1)
+        * len(benchmark.batches(split, batch_size))
         for (benchmark, split), missing in pending.items()
     )
     with tqdm(total=total, disable=not progress, unit="batch") as bar:
         for (benchmark, split), missing in pending.items():
-            items = benchmark.splits[split]
             answerer = Answerer(team, links, METHODS[LATENT], rounds, benchmark.answering)
-            prompts = team.encode(
-                [item.question for item in items],
-                slot_width=system.latent_steps,
-                templates=benchmark.prompts,
-            )
+            found = benchmark.batches(split, batch_size)
+            prompts = encode_batches(team, benchmark, split, found, slot_width=system.latent_steps)
             bar.set_description(f"messages of {benchmark.name} {split}")
-            recording = record_messages(answerer, prompts, items, batch_size=batch_size)
-            bar.update(len(list(batches(len(items), batch_size))))
+            recording = record_messages(answerer, prompts, benchmark.splits[split], found)
+            bar.update(len(found))
             for condition in missing:
                 messages = recording.messages(condition, seed=seed)
                 key = Measurement(str(condition), rounds, benchmark.name, split, seed)
                 bar.set_description(str(key))
-                answer = functools.partial(_answer, answerer, prompts, messages, condition, seed)
-                measure(record, key, benchmark, answer, system.latent_steps, batch_size, bar)
+                listen = functools.partial(_listened, answerer, prompts, messages, condition)
+                measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
     return record.rows
 
 
@@ -205,54 +203,53 @@ def _channel(answerer: Answerer) -> Channel:
 
 
 def record_messages(
-    answerer: Answerer, prompts: Prompts, items: Sequence[Example], *, batch_size: int
+    answerer: Answerer,
+    prompts: Mapping[int, Prompts],
+    items: Sequence[Example],
+    found: Sequence[Batch],
 ) -> Recording:
-    """Runs all items once; keeps every message of every edge and round, and receivers' own ones."""
+    """Runs all items once; keeps every message of every edge and round, and receivers' own ones.
+
+    Args:
+      answerer: the team, and its channel.
+      prompts: of the batches, by the place of the first item.
+      items: of the split.
+      found: its batches.
+    """
     team, system, channel = answerer.team, answerer.system, _channel(answerer)
     rounds = answerer.rounds
     crossed, thought = [], []
-    for rows, kept in batches(len(items), batch_size):
-        batch = put_batch(take(prompts, rows), team.mesh)
+    for rows, kept in found:
+        batch = put_batch(prompts[int(rows[0])], team.mesh)
         trace = trace_rounds(system, team.agents, channel, batch, rounds=rounds)
         arrived = arrived_messages(system.topology, trace.stages, rounds=rounds)
         crossed.append({name: vectors[:, :kept] for name, vectors in arrived.items()})
         own = to_host(_own(system, team.agents, channel, batch, rounds=rounds))
         thought.append({name: np.asarray(vectors)[:, :kept] for name, vectors in own.items()})
+    # Batches are in running order, messages in that of the split.
+    places = np.argsort(np.concatenate([rows[:kept] for rows, kept in found]))
 
     def whole(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
-        return np.concatenate([part[name] for part in parts], axis=1)
+        return np.concatenate([part[name] for part in parts], axis=1)[:, places]
 
     names = [edge_name(edge) for edge in system.topology.edges]
-    found = {name: whole(thought, name) for name in names}
+    found_own = {name: whole(thought, name) for name in names}
     true = {
         # Of a single round there is no feedback, and nobody reads it.
-        name: whole(crossed, name) if name in crossed[0] else np.zeros_like(found[name])
+        name: whole(crossed, name) if name in crossed[0] else np.zeros_like(found_own[name])
         for name in names
     }
-    return Recording(true, found, items)
-
-
-def _answer(
-    answerer: Answerer,
-    prompts: Prompts,
-    messages: Mapping[str, np.ndarray],
-    condition: Condition,
-    seed: int,
-    rows: np.ndarray,
-) -> BatchAnswers:
-    """The answers to rows of a split, with their messages of a condition."""
-    delivered = {name: vectors[:, rows] for name, vectors in messages.items()}
-    listened = _listened(answerer, take(prompts, rows), delivered, condition)
-    return answerer.write_rollouts(listened, answerer.keys(seed, rows))
+    return Recording(true, found_own, items)
 
 
 def _listened(
     answerer: Answerer,
-    prompts: Prompts,
+    prompts: Mapping[int, Prompts],
     messages: Mapping[str, np.ndarray],
     condition: Condition,
+    rows: np.ndarray,
 ) -> Listened:
-    """The answerer's input for a batch, with the batch's messages of a condition."""
+    """The answerer's input for rows of a split, with their messages of a condition."""
     team, rounds = answerer.team, answerer.rounds
     system = team.system
     order, steps = system.topology.order, system.latent_steps
@@ -271,7 +268,7 @@ def _listened(
     nowhere = {name: jnp.zeros(rounds, bool) for name in names}
     is_absent = condition.message == NONE
     intervention = Intervention(
-        {name: jnp.asarray(messages[name]) for name in names},
+        {name: jnp.asarray(messages[name][:, rows]) for name in names},
         nowhere if is_absent else here,
         here if is_absent else nowhere,
     )
@@ -279,7 +276,7 @@ def _listened(
         system,
         team.agents,
         _channel(answerer),
-        put_batch(prompts, team.mesh),
+        put_batch(prompts[int(rows[0])], team.mesh),
         intervention,
         rounds=rounds,
     )

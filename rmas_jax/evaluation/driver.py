@@ -1,13 +1,17 @@
 """Runs methods over splits, item by item, and records accuracy and cost.
 
+Items run in batches of like length (`batches`), padded to the declared width of the longest. An
+item's answers do not depend on its batch, and their PRNG keys follow from the seed and the item's
+place in its split.
+
 Measures per item: tokens written by all agents (end tokens count), sequential model steps (a prompt
 is read in the step of the first token or thought after it), and seconds: the wall time of whole
 batches over the rows of these batches, host work between agents included. Compile time is excluded:
-methods share programs, and the first would be charged for all. Retries and tool calls compile new
-text widths during a measurement, so a batch in which anything was compiled runs again for its time.
-Tokenisation of questions and prompts, the same for all methods, is excluded too. Where questions
-have several answers, accuracy, tokens and steps are those of the first one, seconds are of all;
-where the benchmark's metric is `pass_at_k`, it is the share of questions with a right one.
+methods share programs, and the first would be charged for all (`rollouts`). Tokenisation of
+questions and prompts, the same for all methods, is excluded too. Where questions have several
+answers, accuracy, tokens and steps are those of the first one, seconds are of all; where the
+benchmark's metric is `pass_at_k`, it is the share of questions with a right one. An interrupted
+measurement resumes with its missing rollouts, and keeps the seconds of the others.
 
 Counts of first answers: without an answer (`unparsed`), not graded in time (`timeout`) or at all
 (`crashed`), cut off at the token limit (`at_limit`), completed by a retry (`answer_retry`).
@@ -17,8 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,28 +31,23 @@ from tqdm import tqdm
 from rmas_jax.config import ConfigError
 from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.answerer import (
-    Answerer,
-    Answering,
-    BatchAnswers,
-    Prompts,
-    answerers,
-)
+from rmas_jax.evaluation.answerer import Answerer, Answering, Listened, Prompts, answerers
+from rmas_jax.evaluation.batches import Batch, batches, check_neighbours, running_order
 from rmas_jax.evaluation.graders import Grader
-from rmas_jax.evaluation.grading import graded_rows, result_row
-from rmas_jax.evaluation.methods import METHODS, SHUFFLED
+from rmas_jax.evaluation.grading import graded_rows, join_rollouts, result_row
+from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.record import Record, open_record
+from rmas_jax.evaluation.rollouts import Listen, Work, write_batches
 from rmas_jax.evaluation.rows import Measurement, ResultRow
-from rmas_jax.host.compilations import compilations
+from rmas_jax.evaluation.under_way import Finished, UnderWay
+from rmas_jax.host.errors import shown
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.links import Links
-from rmas_jax.prompts import RolePrompt, take
+from rmas_jax.prompts import RolePrompt, declared_width
 from rmas_jax.sharding import put_whole
 from rmas_jax.team import Team
-
-ORDER_SEED = 0  # of the order of items in a split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +72,14 @@ class LoadedBenchmark:
             "metric": self.metric,
         }
 
+    def batches(self, split: str, size: int) -> list[Batch]:
+        """The batches of a split, of `size` rows each."""
+        return list(batches(running_order(self.splits[split]), size))
+
+    def seeds(self, chosen: Sequence[int]) -> Sequence[int]:
+        """The seeds that are measured: greedy answers are alike for all, so that one is enough."""
+        return chosen if self.answering.sampling.temperature > 0 else chosen[:1]
+
 
 def evaluate(
     team: Team,
@@ -84,110 +91,137 @@ def evaluate(
     methods: Sequence[str],
     rounds: Sequence[int],
     batch_size: int,
-    seed: int,
+    seeds: Sequence[int],
     progress: bool = True,
 ) -> list[ResultRow]:
-    """Measures benchmarks x methods x rounds x splits; skips measurements already in `directory`.
+    """Measures benchmarks x methods x rounds x splits x seeds; skips those done in `directory`.
 
     Args:
       team: the system, its agents and tokenizers.
       links: parameters of the trained links.
       aligned_links: parameters of the links before outer training.
       benchmarks: the questions.
-      directory: of `items.jsonl` and `results.json`.
+      directory: of `items.jsonl`, `results.json` and, during a measurement, `under_way.jsonl`.
       methods: names of `methods.METHODS`.
       rounds: numbers of rounds; an agent alone has one.
       batch_size: B; items that do not count fill up the last batch.
-      seed: of the run; with an item's place in its split, it determines the item's PRNG keys.
+      seeds: with an item's place in its split, each determines the item's PRNG keys.
       progress: whether to show a bar.
 
     Returns:
       All rows of `results.json`.
 
     Raises:
-      PreemptedError: after SIGTERM; finished items stay.
+      PreemptedError: after SIGTERM; finished rollouts stay.
       ValueError: unknown method.
-      ConfigError: see `in_order`; or a benchmark differs from the one measured under its name.
+      ConfigError: see `check_items`; or a benchmark differs from the one measured under its name.
       NonFiniteError: an agent's numbers are NaN or infinite; their answers do not count.
     """
     links, aligned_links = put_whole((links, aligned_links), team.mesh)
-    benchmarks = [in_order(b, methods=methods, batch_size=batch_size) for b in benchmarks]
+    for benchmark in benchmarks:
+        check_items(benchmark, methods=methods, batch_size=batch_size)
     measurements = [
         (benchmark, answerer, key)
         for benchmark in benchmarks
         for answerer in answerers(team, links, aligned_links, methods, rounds, benchmark.answering)
         for split in benchmark.splits
+        for seed in benchmark.seeds(seeds)
         for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
     ]
     record = open_record(Path(directory))
     _check_versions(record, benchmarks)
     pending = [work for work in measurements if not record.has(work[-1])]
 
-    @functools.cache
-    def encoded(benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
-        return _encode(team, benchmark, slot_width)
+    @functools.cache  # methods share prompts
+    def encoded(benchmark: LoadedBenchmark, split: str, slot_width: int) -> dict[int, Prompts]:
+        found = benchmark.batches(split, batch_size)
+        return encode_batches(team, benchmark, split, found, slot_width=slot_width)
 
     total = sum(
-        len(list(batches(len(benchmark.splits[key.split]), batch_size)))
+        len(benchmark.batches(key.split, batch_size)) * benchmark.answering.rollouts
         for benchmark, _, key in pending
     )
-    with tqdm(total=total, disable=not progress, unit="batch") as bar:
+    with tqdm(total=total, disable=not progress, unit="rollout of a batch") as bar:
         for benchmark, answerer, key in pending:
             bar.set_description(str(key))
-            prompts = encoded(benchmark, answerer.slot_width)[key.split]
-            answer = functools.partial(_answer, answerer, prompts, seed)
-            measure(record, key, benchmark, answer, answerer.latent_steps, batch_size, bar)
+            prompts = encoded(benchmark, key.split, answerer.slot_width)
+            listen = functools.partial(_listen, answerer, prompts)
+            measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
     return record.rows
 
 
-def _answer(answerer: Answerer, prompts: Prompts, seed: int, rows: np.ndarray) -> BatchAnswers:
-    return answerer.answer(take(prompts, rows), answerer.keys(seed, rows))
+def _listen(answerer: Answerer, prompts: Mapping[int, Prompts], rows: np.ndarray) -> Listened:
+    return answerer.listen(prompts[int(rows[0])])
 
 
 def measure(
     record: Record,
     key: Measurement,
     benchmark: LoadedBenchmark,
-    answer: Callable[[np.ndarray], BatchAnswers],
-    latent_steps: int,
+    answerer: Answerer,
+    listen: Listen,
+    *,
     batch_size: int,
     bar: tqdm,
 ) -> None:
-    """Answers and grades a split, batch by batch, and records it.
+    """Answers and grades a split, rollout by rollout of a batch, and records it.
 
     Args:
-      record: gets the items and, in the end, their row.
+      record: gets the finished rollouts and, in the end, the items and their row.
       key: of the measurement.
-      benchmark: its split's items, in running order, and its grader.
-      answer: rows [B] of the split -> their answers, on the host.
-      latent_steps: M, of the latents that are passed.
+      benchmark: its split's items, and its grader.
+      answerer: who writes the answers.
+      listen: rows [B], places in the split -> what precedes their answers.
       batch_size: B.
-      bar: moves by one with each batch.
+      bar: moves by one with each rollout of a batch.
 
     Raises:
       PreemptedError, NonFiniteError: see `evaluate`.
     """
-    items, graded = benchmark.splits[key.split], []
-    seconds, rows_run = 0.0, 0
-    for rows, kept in batches(len(items), batch_size):
+    items, rollouts = benchmark.splits[key.split], range(answerer.answering.rollouts)
+    found = benchmark.batches(key.split, batch_size)
+    under_way = record.begin(key, benchmark.version)
+    works = list(missing_work(under_way, items, found, rollouts))
+    bar.update(len(found) * len(rollouts) - sum(len(work.rollouts) for work in works))
+    written = write_batches(answerer, listen, works, seed=key.seed)
+    while True:
         end_if_due(
             f"evaluation stopped in {key}; what was measured before is kept in "
             f"{record.results_path.parent}"
         )
         try:
-            answers, batch_seconds = _timed(functools.partial(answer, rows))
+            fresh = next(written, None)
         except NonFiniteError as error:
-            ids = [items[row].id for row in rows]
-            raise error.inside(f"evaluation of {key}", ids) from None
-        seconds += batch_seconds
-        rows_run += len(rows)
-        asked = [items[row] for row in rows[:kept]]
-        grade = functools.partial(graded_rows, key, asked, benchmark.grader, answers)
-        fresh = broadcast_from_first(grade)  # a judge is asked once
-        record.add_items(fresh)
-        graded += fresh
+            raise error.inside(f"evaluation of {key}", [item.id for item in items]) from None
+        if fresh is None:
+            break
+        asked = [items[row] for row in fresh.batch.rows[: fresh.batch.kept]]
+        grade = functools.partial(graded_rows, key, asked, benchmark.grader, fresh.answers)
+        graded = broadcast_from_first(grade)  # a judge is asked once
+        under_way.add([Finished(fresh.rollout, fresh.seconds, row) for row in graded])
         bar.update()
-    record.finish(result_row(key, benchmark.columns, latent_steps, graded, seconds / rows_run))
+    finished = under_way.finished
+    joined = [
+        join_rollouts([finished[items[place].id, k].item for k in rollouts])
+        for place in running_order(items)
+    ]
+    seconds = sum(one.seconds for one in finished.values()) / len(items)
+    row = result_row(key, benchmark.columns, answerer.latent_steps, joined, seconds)
+    record.finish(row, joined)
+
+
+def missing_work(
+    under_way: UnderWay, items: Sequence[Example], found: Sequence[Batch], rollouts: Sequence[int]
+) -> Iterator[Work]:
+    """The batches that lack rollouts of an item, and which.
+
+    They run whole: the shuffled control gives an item the thoughts of another one of its batch.
+    """
+    for batch in found:
+        ids = [items[row].id for row in batch.rows[: batch.kept]]
+        missing = [k for k in rollouts if any((id_, k) not in under_way.finished for id_ in ids)]
+        if missing:
+            yield Work(batch, missing)
 
 
 def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
@@ -202,77 +236,43 @@ def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> No
             )
 
 
-def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
-    """Prompts by split; tokenised together, so that all splits have the same widths."""
-    questions = [item.question for items in benchmark.splits.values() for item in items]
-    prompts = team.encode(questions, slot_width=slot_width, templates=benchmark.prompts)
-    ends = np.cumsum([len(items) for items in benchmark.splits.values()])
+def encode_batches(
+    team: Team,
+    benchmark: LoadedBenchmark,
+    split: str,
+    found: Sequence[Batch],
+    *,
+    slot_width: int,
+) -> dict[int, Prompts]:
+    """Prompts of a split's batches, by the place of a batch's first item."""
+    items = benchmark.splits[split]
     return {
-        split: take(prompts, np.arange(end - len(items), end))
-        for (split, items), end in zip(benchmark.splits.items(), ends, strict=True)
+        int(rows[0]): team.encode(
+            [items[row].question for row in rows],
+            slot_width=slot_width,
+            templates=benchmark.prompts,
+            block_width=declared_width,
+        )
+        for rows, _ in found
     }
 
 
-def in_order(
-    benchmark: LoadedBenchmark, *, methods: Sequence[str], batch_size: int
-) -> LoadedBenchmark:
-    """The benchmark with the items of every split in running order.
+def check_items(benchmark: LoadedBenchmark, *, methods: Sequence[str], batch_size: int) -> None:
+    """Checks that all splits of a benchmark can be measured.
 
     Raises:
-      ConfigError: a split without items; the shuffled control with batches of one item, or with
-        the same question in adjacent items.
+      ConfigError: a split without items, or two of one id; see also `check_neighbours`, for the
+        shuffled control.
     """
-    if empty := [split for split, items in benchmark.splits.items() if not items]:
-        raise ConfigError(
-            f"evaluation.benchmarks: {benchmark.name}: {', '.join(empty)}: no items to evaluate on"
-        )
-    splits = {
-        split: [items[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(items))]
-        for split, items in benchmark.splits.items()
-    }
+    for split, items in benchmark.splits.items():
+        if not items:
+            raise ConfigError(
+                f"evaluation.benchmarks: {benchmark.name}: {split}: no items to evaluate on"
+            )
+        if twice := [id_ for id_, n in Counter(item.id for item in items).items() if n > 1]:
+            raise ConfigError(
+                f"evaluation.benchmarks: {benchmark.name}: {split}: ids of items must be distinct, "
+                f"got {shown(twice[0])} more than once"
+            )
     if any(METHODS[name].is_shuffled for name in methods if name in METHODS):
-        _check_neighbours(benchmark.name, splits, batch_size)
-    return dataclasses.replace(benchmark, splits=splits)
-
-
-def _timed(answer: Callable[[], BatchAnswers]) -> tuple[BatchAnswers, float]:
-    """Answers to a batch, and their seconds without compilation.
-
-    A second run gives the same answers, except with tools that do not; these compile few programs
-    too, as texts are padded to powers of two.
-    """
-    while True:
-        known, started = compilations(), time.perf_counter()
-        answers = answer()  # on the host: the device has finished
-        seconds = time.perf_counter() - started
-        if compilations() == known:
-            return answers, seconds
-
-
-def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows [size] of every batch of `count` items, and how many of them count.
-
-    The item before a batch's first one fills up an incomplete batch: the shuffled control gives the
-    first row the thoughts of the last, so every item still gets another's.
-    """
-    for start in range(0, count, size):
-        kept = min(size, count - start)
-        rows = np.full(size, (start - 1) % count)
-        rows[:kept] = np.arange(start, start + kept)
-        yield rows, kept
-
-
-def _check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_size: int) -> None:
-    """Checks that the shuffled control gives every item the thoughts of another question."""
-    if batch_size < 2:
-        raise ConfigError(f"evaluation.batch_size={batch_size}: {SHUFFLED} needs at least 2")
-    for split, items in splits.items():
-        for rows, kept in batches(len(items), batch_size):
-            questions = [items[row].question for row in rows]
-            for i in range(kept):
-                if questions[i] == questions[i - 1]:
-                    raise ConfigError(
-                        f"evaluation.benchmarks: {name}: {split}: {SHUFFLED} would give an "
-                        f"item thoughts about its own question, {questions[i]!r}; leave repeated "
-                        "questions out, or the control (evaluation.methods)"
-                    )
+        check_neighbours(benchmark.name, benchmark.splits, batch_size)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from rmas_jax.evaluation.answerer import BatchAnswers
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, is_correct
+from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, Rollout, is_correct
 
 MAX_REASON = 500  # characters kept
 
@@ -32,7 +33,7 @@ def grade_safely(grader: Grader, text: str, example: Example) -> Verdict:
 def graded_rows(
     key: Measurement, examples: Sequence[Example], grader: Grader, answers: BatchAnswers
 ) -> list[ItemRow]:
-    """The lines of `items.jsonl` for the first rows of a batch, with all rollouts, if several.
+    """The lines of `items.jsonl` for the first rows of a batch, from one rollout.
 
     Graders that wait for a process run side by side, in a thread per core.
 
@@ -40,34 +41,39 @@ def graded_rows(
       key: of the measurement.
       examples: of the rows that count; rows past them fill up the batch.
       grader: judges the answers.
-      answers: to B >= len(examples) questions.
+      answers: one rollout for B >= len(examples) questions.
     """
-    texts = [
-        (written.opening + written.texts[i], example)
-        for i, example in enumerate(examples)
-        for written in answers.rollouts
-    ]
+    (written,) = answers.rollouts
+    texts = [written.opening + text for text in written.texts[: len(examples)]]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        graded = list(threads.map(lambda pair: _graded(grader, *pair), texts))
-    rows = []
-    for i, example in enumerate(examples):
-        rollouts = [
-            graded[i * len(answers.rollouts) + k]
-            | {"at_limit": bool(written.at_limit[i]), "answer_retry": bool(written.retried[i])}
-            for k, written in enumerate(answers.rollouts)
-        ]
-        row = {
-            **key._asdict(),
-            "id": example.id,
-            "question": example.question,
-            **rollouts[0],
-            "gold": example.answer,
-            "difficulty": example.difficulty,
-            "tokens": int(answers.tokens[i]),
-            "steps": int(answers.steps[i]),
-        }
-        rows.append(cast(ItemRow, row | {"rollouts": rollouts} if len(rollouts) > 1 else row))
-    return rows
+        graded = list(threads.map(functools.partial(_graded, grader), texts, examples))
+    return [
+        cast(
+            ItemRow,
+            {
+                **key._asdict(),
+                "id": example.id,
+                "question": example.question,
+                **verdict,
+                "at_limit": bool(written.at_limit[i]),
+                "answer_retry": bool(written.retried[i]),
+                "gold": example.answer,
+                "difficulty": example.difficulty,
+                "tokens": int(answers.tokens[i]),
+                "steps": int(answers.steps[i]),
+            },
+        )
+        for i, (example, verdict) in enumerate(zip(examples, graded, strict=True))
+    ]
+
+
+def join_rollouts(rows: Sequence[ItemRow]) -> ItemRow:
+    """The line of an item from those of its rollouts: the first one, with all, if several."""
+    if len(rows) == 1:
+        return rows[0]
+    columns = get_type_hints(Rollout)
+    rollouts = [{name: row[name] for name in columns if name in row} for row in rows]
+    return cast(ItemRow, {**rows[0], "rollouts": rollouts})
 
 
 def _graded(grader: Grader, text: str, example: Example) -> dict[str, Any]:

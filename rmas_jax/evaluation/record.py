@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast, get_type_hints
 
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measurement
+from rmas_jax.evaluation.under_way import UnderWay, open_under_way
 from rmas_jax.host.atomic import append, write_atomic
 from rmas_jax.host.checksums import checksum, seal, unseal
 from rmas_jax.host.errors import InputError, listed, shown
@@ -46,33 +47,33 @@ class _Found(NamedTuple):
 class Record:
     """The two files of an evaluation that can stop anywhere and resume.
 
-    Items are appended batch by batch; a measurement is done once `results.json` holds its row and
-    `items.jsonl` all its items, undamaged. The first process reads and writes; all processes have
-    the same rows.
+    A measurement is done once `results.json` holds its row and `items.jsonl` all its items,
+    undamaged; until then its rollouts are in a file of their own (`under_way`). The first process
+    reads and writes; all processes have the same rows.
     """
 
     items_path: Path
     results_path: Path
+    under_way_path: Path
     rows: list[ResultRow]  # of finished measurements
-    under_way: list[ItemRow] = dataclasses.field(default_factory=list)  # items without a row yet
 
     def has(self, key: Measurement) -> bool:
         """Whether a measurement is done."""
         return any(measurement(row) == key for row in self.rows)
 
-    def add_items(self, items: Sequence[ItemRow]) -> None:
-        """Appends items of a measurement under way."""
-        self.under_way += items
-        broadcast_from_first(lambda: append(self.items_path, "".join(map(_line, items))))
+    def begin(self, key: Measurement, version: str) -> UnderWay:
+        """Starts or resumes a measurement of this version of its benchmark."""
+        return open_under_way(self.under_way_path, key, version)
 
-    def finish(self, row: ResultRow) -> None:
-        """Adds the row of a measurement after all its items."""
-        row = {**row, ITEMS_CRC32: items_checksum(self.under_way)}
-        self.under_way = []
+    def finish(self, row: ResultRow, items: Sequence[ItemRow]) -> None:
+        """Adds a measurement: its items in order, then its row."""
+        row = {**row, ITEMS_CRC32: items_checksum(items)}
 
         def add() -> list[ResultRow]:
             rows = [*self.rows, row]
+            append(self.items_path, "".join(map(_line, items)))
             write_atomic(self.results_path, _table(rows))
+            self.under_way_path.unlink(missing_ok=True)
             return rows
 
         self.rows = broadcast_from_first(add)
@@ -81,7 +82,7 @@ class Record:
 def open_record(directory: Path) -> Record:
     """Opens the files of a directory, or creates them.
 
-    Drops unfinished measurements, and damaged ones with a warning.
+    Drops items without a row, and damaged measurements with a warning.
 
     Raises:
       RecordError: `results.json` is damaged.
@@ -98,7 +99,8 @@ def open_record(directory: Path) -> Record:
             write_atomic(results_path, _table(found.rows))
         return found.rows
 
-    return Record(items_path, results_path, broadcast_from_first(repair))
+    under_way_path = RunFiles(directory).under_way
+    return Record(items_path, results_path, under_way_path, broadcast_from_first(repair))
 
 
 def lost(directory: Path, expected: Iterable[Measurement] = ()) -> str | None:

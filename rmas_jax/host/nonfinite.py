@@ -52,6 +52,11 @@ class NonFiniteError(InputError):
             "links to it may have too large weights"
         )
 
+    def at(self, rows: Any) -> NonFiniteError:
+        """The same error, of these rows [B] of a larger table in place of those of the batch."""
+        places = dict.fromkeys(int(rows[row]) for row in self.rows)
+        return NonFiniteError(self.role, self.stage, tuple(places), self.within, self.items)
+
     def inside(self, within: str, names: Sequence[Any] = ()) -> NonFiniteError:
         """The same error within a larger work, whose rows [B] have these names."""
         items = [names[row] for row in self.rows] if len(names) else self.items

@@ -30,7 +30,7 @@ from rmas_jax.runs.identity import environment
 
 # Settings that a resumed run may change: the choice of measurements, each kept under its own name,
 # and settings without effect on numbers.
-MEASURED = ("methods", "rounds", "benchmarks")
+MEASURED = ("methods", "rounds", "benchmarks", "seeds")
 WITHOUT_EFFECT = ("progress", "tensorboard", "compilation_cache")
 MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (

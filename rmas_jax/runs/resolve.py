@@ -19,7 +19,7 @@ from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.audit_protocol import check_audit
 from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark
-from rmas_jax.evaluation.driver import LoadedBenchmark, in_order
+from rmas_jax.evaluation.driver import LoadedBenchmark, check_items
 from rmas_jax.evaluation.graders import check_golds, with_legacy
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
@@ -120,8 +120,7 @@ def load_benchmarks(
             benchmark.description,
             benchmark.metric,
         )
-        # Checks the order of items early.
-        in_order(ready, methods=methods, batch_size=chosen.batch_size)
+        check_items(ready, methods=methods, batch_size=chosen.batch_size)
         loaded.append(ready)
     if chosen.audit is not None:
         check_audit(chosen.audit, loaded, latent_steps=config.system.latent_steps, seed=config.seed)

@@ -116,7 +116,7 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
     chosen = {name: settings[name] for name in MEASURED}
     chosen["versions"] = {benchmark.name: benchmark.version for benchmark in resolved.benchmarks}
     expected = [
-        Measurement(*method, benchmark.name, split, config.seed)
+        Measurement(*method, benchmark.name, split, seed)
         for method in planned_methods(
             resolved.methods,
             config.evaluation.rounds,
@@ -125,6 +125,7 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
         )
         for benchmark in resolved.benchmarks
         for split in benchmark.splits
+        for seed in benchmark.seeds(config.measured_seeds)
     ]
     steps = [
         RunStep(INNER, lambda: missing(files.aligned_links)),
@@ -230,7 +231,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
         methods=resolved.methods,
         rounds=config.evaluation.rounds,
         batch_size=config.evaluation.batch_size,
-        seed=config.seed,
+        seeds=config.measured_seeds,
         progress=_shows_progress(config),
     )
 

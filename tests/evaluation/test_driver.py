@@ -1,101 +1,30 @@
 """The driver on a tiny team: what it writes, that it resumes, that its controls are controls."""
 
+import dataclasses
 import json
-import re
 
 import jax
 import numpy as np
 import pytest
-from teams import broken, build_team, with_agents
+from contest import BATCH, EXAMPLES, LATENT_STEPS, MAX_TOKENS, ROUNDS, of, said
+from teams import broken, with_agents
 
-from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
-from rmas_jax.evaluation import answerer, driver
+from rmas_jax.evaluation import answerer
 from rmas_jax.evaluation import methods as method_table
 from rmas_jax.evaluation.answerer import Answerer
-from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY
 from rmas_jax.host.checksums import unseal
-from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import InputError
 from rmas_jax.host.nonfinite import NonFiniteError
-from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.reporting.results import Results, Split
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.sharding import make_mesh, put_whole
 from rmas_jax.topology import load_topology
-
-LATENT_STEPS, MAX_TOKENS, BATCH, ROUNDS = 2, 3, 3, (1, 2)
-WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
-
-
-def item(i, words):
-    question = " ".join(words)
-    return Example(f"{question}?", question, words[0], difficulty=1 + i)
-
-
-EXAMPLES = {
-    "test": [item(i, WORDS[i : i + 2]) for i in range(5)],  # the second batch has one row too few
-    "unseen": [item(i, WORDS[i::-1]) for i in range(3)],
-}
-
-
-def grade(text, example):
-    """Right or wrong, as good as at random but the same every time."""
-    return compared(text or None, (len(text) + len(example.answer)) % 2 == 0)
-
-
-@pytest.fixture(scope="module")
-def contest(tmp_path_factory):
-    """Function that evaluates the tiny team into a directory and returns the rows of both files."""
-    team, links = build_team(tmp_path_factory.mktemp("team"), LATENT_STEPS)
-    other_links = jax.tree.map(lambda p: -p, links)
-
-    def run(
-        directory,
-        methods,
-        *,
-        rounds=ROUNDS,
-        links=links,
-        seed=7,
-        examples=EXAMPLES,
-        name="words",
-        version="1",
-        metric="accuracy",
-        **answering,
-    ):
-        rows = driver.evaluate(
-            run.team,
-            links,
-            other_links,
-            [
-                driver.LoadedBenchmark(
-                    name,
-                    version,
-                    grade,
-                    examples,
-                    {role: member.template for role, member in team.members.items()},
-                    answerer.Answering(max_tokens=MAX_TOKENS, **answering),
-                    "Words, two by two.",
-                    metric,
-                )
-            ],
-            directory,
-            methods=methods,
-            rounds=rounds,
-            batch_size=BATCH,
-            seed=seed,
-            progress=False,
-        )
-        return rows, lines(directory)
-
-    run.team, run.links, run.other_links = team, links, other_links
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +33,9 @@ def finished(contest, tmp_path_factory):
     return directory, *contest(directory, METHODS)
 
 
-def lines(directory):
-    return [json.loads(line) for line in (directory / "items.jsonl").read_text().splitlines()]
-
-
 def results(directory):
     rows = json.loads((directory / "results.json").read_text())
     return [unseal(row, source="results.json", error=InputError) for row in rows]
-
-
-def of(rows, method, rounds=None):
-    return [r for r in rows if r["method"] == method and rounds in (None, r["rounds"])]
-
-
-def said(items):
-    return {(r["split"], r["id"]): r["text"] for r in items}
 
 
 def test_every_method_is_measured_at_every_round_on_every_split(finished):
@@ -230,9 +147,9 @@ def test_controls_answer_differently_and_without_latents_links_do_not_count(
     contest, finished, tmp_path
 ):
     _, _, items = finished
-    trained = said(of(items, "recursive_mas", 2))
+    trained = of(items, "recursive_mas")
     for method in ("aligned_links", "shuffled_latents", "no_latents", "recursive_text"):
-        assert said(of(items, method, 2)) != trained, method
+        assert [r["text"] for r in of(items, method)] != [r["text"] for r in trained], method
     assert said(of(items, "truncated_text", 2)) != said(of(items, "recursive_text", 2))
     # Nothing passed, in a first round: that is the solver alone.
     assert said(of(items, "no_latents", 1)) == said(of(items, "single_solver"))
@@ -268,85 +185,16 @@ def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monk
     assert not run
 
 
-def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
-    drawn = {"sampling": SamplingConfig(temperature=3.0), "rollouts": 4}
-    methods = ["recursive_mas", "recursive_text", "single_agents"]
-    rows, items = contest(tmp_path / "a", methods, rounds=(1,), metric="pass_at_k", **drawn)
-    for row in rows:
-        assert (row["metric"], row["description"]) == ("pass_at_k", "Words, two by two.")
-        own = [r for r in items if all(r[column] == row[column] for column in KEY)]
-        right = np.array([[x["correct"] for x in r["rollouts"]] for r in own])
-        assert right.shape == (row["n"], 4)
-        assert row["correct"] == right[:, 0].sum()
-        assert row["pass_at_k"] == right.any(axis=1).mean() >= row["accuracy"]
-        assert row["rollout_accuracy"] == pytest.approx(right.mean())
-        assert [r["text"] for r in own] == [r["rollouts"][0]["text"] for r in own]
-    assert len({x["text"] for x in items[0]["rollouts"]}) > 1
-    again, same = contest(tmp_path / "b", methods, rounds=(1,), **drawn)
-    assert same == items
-    for row in again:  # rollouts alone are no other metric
-        assert row["metric"] == "accuracy" and "pass_at_k" not in row and row["rollouts"] == 4
-    assert contest(tmp_path / "c", methods, rounds=(1,), seed=8, **drawn)[1] != items
-    run = read_run(tmp_path / "a")
-    results = Results(run.results, run.items)
-    for row in rows:
-        split = Split("words", row["split"])
-        result = results.get(split, row["method"], 1)
-        assert results.metric(split) == "pass@4" and result.by_item
-        assert result.accuracy == pytest.approx(row["pass_at_k"])
-        interval = wilson_interval(result.correct, result.n)
-        assert result.interval == pytest.approx(interval)
-
-
-def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkeypatch):
-    how = {"rounds": (2,), "examples": {"test": EXAMPLES["test"]}}  # two batches
-    _, items = contest(tmp_path / "first", ["recursive_mas"], **how)
-    first, second = ({r["text"] for r in part} for part in (items[:BATCH], items[BATCH:]))
-    assert second - first  # there is one in the second batch that the first batch lacks
-    known = "|".join(map(re.escape, sorted(first)))
-    answer_retry = AnswerRetry(rf"^\s*(?:{known})\s*$", " it is", max_tokens=1)
-
-    runs = []
-    listen = Answerer.listen
-    monkeypatch.setattr(Answerer, "listen", lambda *a: (runs.append(compilations()), listen(*a))[1])
-    how["answer_retry"] = answer_retry
-    jax.clear_caches()
-    rows, _ = contest(tmp_path / "compiling", ["recursive_mas"], **how)
-    # The first batch compiles and runs again; the second one does so for its answer retry.
-    assert len(runs) == 4 and runs[0] < runs[1] == runs[2] < runs[3] == compilations()
-    runs.clear()
-    contest(tmp_path / "again", ["recursive_mas"], **how)
-    assert len(runs) == 2
-    assert rows[0]["seconds_per_item"] > 0
-
-
-def test_endings_of_answers_are_counted(contest, tmp_path):
-    examples = {"test": EXAMPLES["test"]}
-    how = {"rounds": (1,), "examples": examples, "answer_retry": AnswerRetry("$^", " it is", 1)}
-    (row,), items = contest(tmp_path, ["no_latents"], **how)
-    assert row["answer_retry"] == row["n"] and all(item["answer_retry"] for item in items)
-    for item in items:
-        assert item["at_limit"] is (
-            item["tokens"] == MAX_TOKENS + 1
-        )  # and that of the answer retry
-    assert row["at_limit"] == sum(item["at_limit"] for item in items) > 0
-    assert row["unparsed"] == 0
-
-
-def test_another_seed_is_another_measurement(contest, tmp_path):
-    for seed in (1, 2):
-        rows, items = contest(tmp_path, ["no_latents"], rounds=(1,), seed=seed)
-    assert [row["seed"] for row in rows] == [1, 1, 2, 2]
-    assert len(items) == 2 * sum(map(len, EXAMPLES.values()))
-
-
 def test_impossible_evaluations_end_before_anything_is_written(contest, tmp_path):
     directory = tmp_path / "run"
-    twice = {"test": [item(0, "ab"), item(1, "ab")]}
+    question = Example("first", "a b", "a")
+    twice = {"test": [question, dataclasses.replace(question, id="second")]}
+    same_id = {"test": [question, dataclasses.replace(question, question="b a")]}
     for methods, examples, message in (
         (["telepathy"], EXAMPLES, "telepathy"),
         (["no_latents"], {"test": []}, "test"),
         (["shuffled_latents"], twice, "own question"),
+        (["no_latents"], same_id, "ids of items must be distinct, got 'first' more than once"),
     ):
         with pytest.raises(ValueError, match=message):
             contest(directory, methods, examples=examples)

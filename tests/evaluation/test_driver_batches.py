@@ -1,32 +1,54 @@
-"""How the driver cuts items into batches, and how often it runs one to time it."""
+"""How items become batches, and how often a part of one runs to time it."""
 
 import jax
 import numpy as np
 import pytest
 
 from rmas_jax.agents import answers
-from rmas_jax.evaluation import answerer, driver
+from rmas_jax.data import Example
+from rmas_jax.evaluation.batches import batches, running_order
+from rmas_jax.evaluation.rollouts import timed
+from rmas_jax.prompts import declared_width
+
+
+def items_of(lengths):
+    return [Example(i, "x" * n, "") for i, n in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("count", range(2, 12))
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
 def test_every_item_counts_once_and_gets_another_ones_thoughts(count, size):
-    counted = []
-    for rows, kept in driver.batches(count, size):
+    order, counted = np.random.default_rng(0).permutation(count), []
+    for rows, kept in batches(order, size):
         assert rows.shape == (size,)
         counted += rows[:kept].tolist()
         received = np.roll(rows, 1)  # what a `ShuffledChannel` sends
         assert np.all(rows[:kept] != received[:kept])
-    assert counted == list(range(count))
+    assert counted == order.tolist()
 
 
-def test_a_batch_runs_until_nothing_is_compiled():
+def test_items_of_like_length_are_together_and_in_random_order():
+    lengths = np.random.default_rng(1).integers(1, 300, 400)
+    order = running_order(items_of(lengths))
+    assert sorted(order) == list(range(400))
+    widths = [declared_width(n) for n in lengths[order].tolist()]
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) < 15
+    padding = [
+        sum(lengths[rows].max() * size for rows, _ in batches(rows_of, size)) / lengths.sum()
+        for size in (20,)
+        for rows_of in (order, np.arange(400))
+    ]
+    assert padding[0] < 1.25 < 1.7 < padding[1]  # the given order pads most rows
+    alike = running_order(items_of([7] * 400))
+    assert np.mean(np.diff(alike) > 0) == pytest.approx(0.5, abs=0.1)  # not that of the file
+
+
+def test_a_part_runs_until_nothing_is_compiled():
     widths = iter([3, 5, 5])  # as of a tool whose result differs
 
     def answer():
-        texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
-        return answerer.BatchAnswers([len(texts)], None, None)
+        return len(answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1))
 
     jax.clear_caches()
-    written, seconds = driver._timed(answer)
-    assert written.rollouts == [5] and not list(widths) and seconds > 0
+    written, seconds = timed(answer)
+    assert written == 5 and not list(widths) and seconds > 0

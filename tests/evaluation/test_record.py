@@ -20,8 +20,7 @@ def test_a_thousand_damaged_lines_are_counted_not_listed(tmp_path, caplog, line)
 def test_a_result_whose_items_are_lost_does_not_count(tmp_path):
     key = {"method": "m", "rounds": 1, "benchmark": "b", "split": "test", "seed": 0}
     record = open_record(tmp_path)
-    record.add_items([key | {"id": 1}])
-    record.finish(key | {"n": 1})
+    record.finish(key | {"n": 1}, [key | {"id": 1}])
     assert open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
     (tmp_path / "items.jsonl").unlink()
     assert not open_record(tmp_path).has(Measurement("m", 1, "b", "test", 0))
