@@ -1,13 +1,15 @@
 """Runs methods over splits, item by item, and records accuracy and cost.
 
 Measures per item: tokens written by all agents (end tokens count), sequential model steps (a prompt
-is read in the step of the first token or thought after it), and seconds: the wall time of whole
-batches over the rows of these batches, host work between agents included. Compile time is excluded:
-methods share programs, and the first would be charged for all. Retries and tool calls compile new
-text widths during a measurement, so a batch in which anything was compiled runs again for its time.
-Tokenisation of questions and prompts, the same for all methods, is excluded too. Where questions
-have several answers, accuracy, tokens and steps are those of the first one, seconds are of all;
-where the benchmark's metric is `pass_at_k`, it is the share of questions with a right one.
+is read in the step of the first token or thought after it), model FLOPs of useful work (prompts,
+thoughts, links, messages and answers of all agents; `models.flops`), and seconds: the wall time of
+whole batches over the rows of these batches, host work between agents included. Compile time is
+excluded: methods share programs, and the first would be charged for all. Retries and tool calls
+compile new text widths during a measurement, so a batch in which anything was compiled runs again
+for its time. Tokenisation of questions and prompts, the same for all methods, is excluded too.
+Where questions have several answers, accuracy, tokens, steps and FLOPs are those of the first one,
+seconds are of all; where the benchmark's metric is `pass_at_k`, it is the share of questions with a
+right one.
 
 Counts of first answers: without an answer (`unparsed`), not graded in time (`timeout`) or at all
 (`crashed`), cut off at the token limit (`at_limit`), completed by a retry (`answer_retry`).

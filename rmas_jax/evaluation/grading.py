@@ -65,6 +65,7 @@ def graded_rows(
             "difficulty": example.difficulty,
             "tokens": int(answers.tokens[i]),
             "steps": int(answers.steps[i]),
+            "flops": float(answers.flops[i]),
         }
         rows.append(cast(ItemRow, row | {"rollouts": rollouts} if len(rollouts) > 1 else row))
     return rows
@@ -111,6 +112,7 @@ def result_row(
         "answer_retry": sum(item["answer_retry"] for item in items),
         "tokens_per_item": sum(item["tokens"] for item in items) / n,
         "steps_per_item": sum(item["steps"] for item in items) / n,
+        "flops_per_item": sum(item["flops"] for item in items) / n,
         "seconds_per_item": seconds_per_item,
     }
     names = sorted({name for item in items for name in item.get("scores", {})})

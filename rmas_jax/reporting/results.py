@@ -56,6 +56,7 @@ class Result:
     tokens: float  # generated text tokens of the whole system per item
     steps: float  # sequential model steps per item
     seconds: float  # wall time per item
+    gigaflops: float | None  # model GFLOP per item, see `models.flops`; None: not recorded
 
     @property
     def accuracy(self) -> float:
@@ -167,9 +168,11 @@ def _pool(
         interval = wilson_interval(correct / len(seeds), n / len(seeds))
 
     def mean_per_item(
-        column: Literal["tokens_per_item", "steps_per_item", "seconds_per_item"],
+        column: Literal["tokens_per_item", "steps_per_item", "seconds_per_item", "flops_per_item"],
     ) -> float:
         return sum(row[column] * row["n"] for row in rows) / n
+
+    has_flops = all("flops_per_item" in row for row in rows)
 
     return Result(
         split=split,
@@ -184,6 +187,7 @@ def _pool(
         tokens=mean_per_item("tokens_per_item"),
         steps=mean_per_item("steps_per_item"),
         seconds=mean_per_item("seconds_per_item"),
+        gigaflops=mean_per_item("flops_per_item") / 1e9 if has_flops else None,
     )
 
 

@@ -122,12 +122,11 @@ def ending_table(rows: Sequence[ResultRow]) -> Table | None:
 
 
 def cost_tables(results: Results) -> list[Table]:
-    """One table per split: tokens, steps and seconds per item, and their ratios to text.
+    """One table per split: tokens, steps, GFLOP and seconds per item, and their ratios to text.
 
     Ratios are to the text channel at the same rounds; 0.25x is a quarter of its cost.
     """
-    costs = ("tokens", "steps", "seconds")
-    header = ("method", "rounds", *costs, *(f"{cost} / text" for cost in costs))
+    header = ("method", "rounds", *COSTS, *(f"{cost} / text" for cost in COSTS))
     tables = []
     for split in results.splits:
         lines = [
@@ -142,7 +141,12 @@ def cost_tables(results: Results) -> list[Table]:
         ]
         tables.append(
             Table(
-                f"{split}: cost per item, and ratio to text at the same rounds", header, (*lines,)
+                f"{split}: cost per item, and ratio to text at the same rounds",
+                header,
+                (*lines,),
+                note="Tokens: written by all agents. Steps: sequential model steps. GFLOP: 10^9 "
+                "model FLOPs of useful work, of all agents: prompts, thoughts, links, texts; "
+                "neither padding nor repeated reading counts. Seconds: wall time.",
             )
         )
     return tables
@@ -292,14 +296,18 @@ def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
             blocks.append(Table(table.title, header, lines).to_text(width))
         last = results.rounds(split)[-1]
         costs = [
-            (methods.describe(method).label, *_costs(result), *_ratios(result, results))
+            (
+                methods.describe(method).label,
+                *(
+                    f"{cost} ({ratio})"
+                    for cost, ratio in zip(_costs(result), _ratios(result, results), strict=True)
+                ),
+            )
             for method in results.methods
             if (result := results.get(split, method, last))
         ]
-        header = ("method", "tokens", "steps", "seconds")
-        header += ("tokens / text", "steps / text", "seconds / text")
-        title = f"{split}: cost per item at {count_rounds(last)}"
-        blocks.append(Table(title, header, (*costs,)).to_text(width))
+        title = f"{split}: cost per item at {count_rounds(last)} (of text)"
+        blocks.append(Table(title, ("method", *COSTS), (*costs,)).to_text(width))
     return "\n\n".join(blocks)
 
 
@@ -348,20 +356,28 @@ def _conditions(results: Results, split: Split) -> str:
     return note
 
 
+# Column -> the cost per item; None where it was not recorded.
+COSTS: dict[str, Callable[[Result], float | None]] = {
+    "tokens": lambda result: result.tokens,
+    "steps": lambda result: result.steps,
+    "GFLOP": lambda result: result.gigaflops,
+    "seconds": lambda result: result.seconds,
+}
+
+
 def _costs(result: Result) -> tuple[str, ...]:
-    return tuple(three_digits(cost) for cost in (result.tokens, result.steps, result.seconds))
+    costs = (cost_of(result) for cost_of in COSTS.values())
+    return tuple(ABSENT if cost is None else three_digits(cost) for cost in costs)
 
 
 def _ratios(result: Result, results: Results) -> tuple[str, ...]:
     text = results.get(result.split, methods.TEXT, result.rounds)
     if text is None:
-        return (ABSENT,) * 3
-    pairs = (
-        (result.tokens, text.tokens),
-        (result.steps, text.steps),
-        (result.seconds, text.seconds),
+        return (ABSENT,) * len(COSTS)
+    pairs = ((cost_of(result), cost_of(text)) for cost_of in COSTS.values())
+    return tuple(
+        f"{cost / base:.2f}x" if cost is not None and base else ABSENT for cost, base in pairs
     )
-    return tuple(f"{cost / base:.2f}x" if base else ABSENT for cost, base in pairs)
 
 
 def _t_interval(values: list[float], confidence: float = 0.95) -> Interval | None:

@@ -163,6 +163,7 @@ def test_rows_agree_with_items_and_the_report_takes_both(finished):
         assert row["at_limit"] == sum(r["at_limit"] for r in own) and row["answer_retry"] == 0
         assert row["tokens_per_item"] == pytest.approx(np.mean([r["tokens"] for r in own]))
         assert row["steps_per_item"] == pytest.approx(np.mean([r["steps"] for r in own]))
+        assert row["flops_per_item"] == pytest.approx(np.mean([r["flops"] for r in own]))
         assert row["seconds_per_item"] > 0
         is_latent = row["method"] in ("recursive_mas", "aligned_links", "shuffled_latents")
         assert row["latent_steps"] == LATENT_STEPS * is_latent
