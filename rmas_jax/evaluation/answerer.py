@@ -26,7 +26,7 @@ from rmas_jax.evaluation.methods import (
     result_name,
 )
 from rmas_jax.host.nonfinite import earliest_fault
-from rmas_jax.links import Links
+from rmas_jax.links import Links, count_parameters
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
@@ -111,6 +111,15 @@ class Answerer:
     def name(self) -> str:
         """The method in results; of an agent alone, with its role."""
         return result_name(self.method, self.role)
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """The columns that all results of this method share."""
+        trained = count_parameters(self.links) if self.method.uses_links else 0
+        return {
+            "latent_steps": self.latent_steps,
+            "trained_parameters": trained if self.latent_steps else 0,
+        }
 
     @property
     def answers_as(self) -> str:

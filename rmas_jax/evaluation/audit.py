@@ -171,7 +171,7 @@ def audit(
                 key = Measurement(str(condition), rounds, benchmark.name, split, seed)
                 bar.set_description(str(key))
                 answer = functools.partial(_answer, answerer, prompts, messages, condition, seed)
-                measure(record, key, benchmark, answer, system.latent_steps, batch_size, bar)
+                measure(record, key, benchmark, answer, answerer.columns, batch_size, bar)
     return record.rows
 
 

@@ -138,7 +138,7 @@ def evaluate(
             bar.set_description(str(key))
             prompts = encoded(benchmark, answerer.slot_width)[key.split]
             answer = functools.partial(_answer, answerer, prompts, seed)
-            measure(record, key, benchmark, answer, answerer.latent_steps, batch_size, bar)
+            measure(record, key, benchmark, answer, answerer.columns, batch_size, bar)
     return record.rows
 
 
@@ -151,7 +151,7 @@ def measure(
     key: Measurement,
     benchmark: LoadedBenchmark,
     answer: Callable[[np.ndarray], BatchAnswers],
-    latent_steps: int,
+    of_method: Mapping[str, int],
     batch_size: int,
     bar: tqdm,
 ) -> None:
@@ -162,7 +162,7 @@ def measure(
       key: of the measurement.
       benchmark: its split's items, in running order, and its grader.
       answer: rows [B] of the split -> their answers, on the host.
-      latent_steps: M, of the latents that are passed.
+      of_method: `Answerer.columns`.
       batch_size: B.
       bar: moves by one with each batch.
 
@@ -189,7 +189,8 @@ def measure(
         record.add_items(fresh)
         graded += fresh
         bar.update()
-    record.finish(result_row(key, benchmark.columns, latent_steps, graded, seconds / rows_run))
+    columns = {**benchmark.columns, **of_method}
+    record.finish(result_row(key, columns, graded, seconds / rows_run))
 
 
 def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:

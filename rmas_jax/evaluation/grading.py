@@ -89,19 +89,24 @@ def _graded(grader: Grader, text: str, example: Example) -> dict[str, Any]:
 
 def result_row(
     key: Measurement,
-    of_benchmark: Mapping[str, str],
-    latent_steps: int,
+    columns: Mapping[str, Any],
     items: Sequence[ItemRow],
     seconds_per_item: float,
 ) -> ResultRow:
-    """The row of `results.json` for the items of one measurement."""
+    """The row of `results.json` for the items of one measurement.
+
+    Args:
+      key: of the measurement.
+      columns: those that follow from the benchmark and the method.
+      items: all of them.
+      seconds_per_item: wall time.
+    """
     n, correct = len(items), sum(item["correct"] for item in items)
     interval = wilson_interval(correct, n)
     failures = (Outcome.UNPARSED, Outcome.TIMEOUT, Outcome.CRASHED)
     row: dict[str, Any] = {
         **key._asdict(),
-        **of_benchmark,
-        "latent_steps": latent_steps,
+        **columns,
         "n": n,
         "correct": correct,
         "accuracy": correct / n,

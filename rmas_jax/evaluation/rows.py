@@ -70,6 +70,7 @@ class ResultRow(TypedDict):
     tokens_per_item: float
     steps_per_item: float
     flops_per_item: NotRequired[float]
+    trained_parameters: NotRequired[int]  # of links or of another adapter; 0: none
     seconds_per_item: float
     seed: int
     benchmark_version: NotRequired[str]  # of the benchmark's definition and data

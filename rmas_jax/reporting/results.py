@@ -57,6 +57,7 @@ class Result:
     steps: float  # sequential model steps per item
     seconds: float  # wall time per item
     gigaflops: float | None  # model GFLOP per item, see `models.flops`; None: not recorded
+    trained_parameters: int | None  # 0: untrained; None: not recorded
 
     @property
     def accuracy(self) -> float:
@@ -188,6 +189,7 @@ def _pool(
         steps=mean_per_item("steps_per_item"),
         seconds=mean_per_item("seconds_per_item"),
         gigaflops=mean_per_item("flops_per_item") / 1e9 if has_flops else None,
+        trained_parameters=rows[0].get("trained_parameters"),
     )
 
 

@@ -122,11 +122,13 @@ def ending_table(rows: Sequence[ResultRow]) -> Table | None:
 
 
 def cost_tables(results: Results) -> list[Table]:
-    """One table per split: tokens, steps, GFLOP and seconds per item, and their ratios to text.
+    """One table per split: tokens, steps, GFLOP and seconds per item, their ratios to text, and the
+    parameters that were trained.
 
     Ratios are to the text channel at the same rounds; 0.25x is a quarter of its cost.
     """
-    header = ("method", "rounds", *COSTS, *(f"{cost} / text" for cost in COSTS))
+    ratios = (f"{cost} / text" for cost in COSTS)
+    header = ("method", "rounds", *COSTS, *ratios, "trained parameters")
     tables = []
     for split in results.splits:
         lines = [
@@ -135,6 +137,7 @@ def cost_tables(results: Results) -> list[Table]:
                 str(rounds),
                 *_costs(result),
                 *_ratios(result, results),
+                ABSENT if result.trained_parameters is None else f"{result.trained_parameters:,}",
             )
             for method in results.methods
             for rounds, result in results.over_rounds(split, method).items()
@@ -146,7 +149,8 @@ def cost_tables(results: Results) -> list[Table]:
                 (*lines,),
                 note="Tokens: written by all agents. Steps: sequential model steps. GFLOP: 10^9 "
                 "model FLOPs of useful work, of all agents: prompts, thoughts, links, texts; "
-                "neither padding nor repeated reading counts. Seconds: wall time.",
+                "neither padding nor repeated reading counts. Seconds: wall time. Trained "
+                "parameters: those of the links, or of the adapter, that the method uses.",
             )
         )
     return tables

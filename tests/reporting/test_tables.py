@@ -207,14 +207,20 @@ def test_cost_table_has_ratios_to_text_at_the_same_rounds():
     assert cells["latent, trained links", "2"] == (
         *("8.00", "32.0", "5.00", "0.300"),
         *("0.17x", "0.53x", "0.25x", "0.30x"),
+        "12,345",
     )
-    assert cells["text", "2"][4:] == ("1.00x",) * 4
+    assert cells["text", "2"][4:] == (*("1.00x",) * 4, "0")
 
 
 def test_costs_that_were_not_recorded_are_absent():
-    rows = [{k: v for k, v in row.items() if k != "flops_per_item"} for row in result_rows()]
+    absent = ("flops_per_item", "trained_parameters")
+    rows = [{k: v for k, v in row.items() if k not in absent} for row in result_rows()]
     line = tables.cost_tables(Results(rows))[0].rows[0]
-    assert (line[4], line[8]) == ("-", "-") and "-" not in (*line[2:4], line[5], *line[6:8])
+    assert (line[4], line[8], line[10]) == ("-", "-", "-") and "-" not in (
+        *line[2:4],
+        line[5],
+        *line[6:8],
+    )
     assert "(-)" in tables.terminal_table(Results(rows))
 
 
