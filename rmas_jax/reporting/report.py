@@ -20,7 +20,7 @@ from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.gradients import COMPARED
 from rmas_jax.evaluation.rows import ItemRow, ResultRow
 from rmas_jax.host.atomic import write_atomic
-from rmas_jax.reporting import figures, tables
+from rmas_jax.reporting import figures, paired, tables
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
     Result,
@@ -157,7 +157,8 @@ def build_sections(run: Run) -> list[Section]:
         Section("What holds", _claims(results)),
         Section("Accuracy", _accuracy(rows, results)),
         Section("Cost", _cost(rows)),
-        Section("Item by item", _table(tables.paired_table, results)),
+        Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
+        Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
         Section("Difficulty", _difficulty(items)),
         Section("Seeds", _table(tables.seed_table, rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),

@@ -18,6 +18,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     text_columns: int = 1
     note: str = ""
+    name: str = ""  # of its file
 
     def to_markdown(self) -> str:
         """A GitHub table under a bold title."""

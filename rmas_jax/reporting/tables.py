@@ -14,7 +14,7 @@ from typing import Literal
 from scipy import stats
 
 from rmas_jax.evaluation import methods
-from rmas_jax.evaluation.metrics import Interval, PairedDifference
+from rmas_jax.evaluation.metrics import Interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, count_correct
 from rmas_jax.reporting.results import (
     Result,
@@ -22,7 +22,6 @@ from rmas_jax.reporting.results import (
     Split,
     count_rounds,
     metric_label,
-    points,
     split_of,
     three_digits,
 )
@@ -30,7 +29,6 @@ from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
 
 ABSENT = "-"
 SPLIT = ("benchmark", "split")  # column headers of a split
-PAIRED_WITH = (methods.TEXT, methods.TRUNCATED, methods.ALIGNED)  # with latent, item by item
 
 
 def method_table(rows: Sequence[ResultRow]) -> Table:
@@ -181,45 +179,6 @@ def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
         note = f"Answers per cell: {min(sizes)} to {max(sizes)}."
         tables.append(Table(f"{split}: accuracy in % by difficulty", header, (*lines,), note=note))
     return tables
-
-
-def paired_table(results: Results) -> Table | None:
-    """Latent against text, cut text and aligned links, item by item; None without pairs."""
-    lines = []
-    for other in PAIRED_WITH:
-        for split in results.splits:
-            for rounds, latent in results.over_rounds(split, methods.LATENT).items():
-                theirs = results.get(split, other, rounds)
-                pair = theirs and results.compare(latent, theirs)
-                if pair:
-                    label = methods.describe(other).label
-                    lines.append((*split, label, str(rounds), *_pair_cells(pair)))
-    if not lines:
-        return None
-    return Table(
-        f"{methods.METHODS[methods.LATENT].label} minus another method, on the same items",
-        (
-            *(*SPLIT, "against", "rounds", "items", "answers"),
-            *("only latent", "only other", "points", "p"),
-        ),
-        (*lines,),
-        text_columns=3,
-        note="Points: difference of accuracies in percentage points with Newcombe's 95 % interval "
-        "for pairs, over items with the answers of all seeds. Only latent, only other: answers "
-        "that one of the two got right. p: exact randomisation test over items (McNemar's, where "
-        "there is one seed), not adjusted for the number of comparisons.",
-    )
-
-
-def _pair_cells(pair: PairedDifference) -> tuple[str, ...]:
-    return (
-        str(pair.items),
-        str(pair.answers),
-        str(pair.only_a),
-        str(pair.only_b),
-        points(pair),
-        f"{pair.p_value:.3f}" if pair.p_value >= 0.001 else "< 0.001",
-    )
 
 
 @dataclasses.dataclass(frozen=True)
