@@ -22,9 +22,8 @@ from rmas_jax.reporting.results import (
     points,
     signed_points,
 )
-from rmas_jax.reporting.table import Table
+from rmas_jax.reporting.table import ABSENT, Table
 
-ABSENT = "-"
 MAIN = methods.LATENT
 MAIN_LABEL = methods.METHODS[MAIN].label
 FEW_QUESTIONS = 100  # fewer need a warning

@@ -25,9 +25,8 @@ from rmas_jax.reporting.results import (
     split_of,
     three_digits,
 )
-from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
+from rmas_jax.reporting.table import ABSENT, TERMINAL_WIDTH, Table
 
-ABSENT = "-"
 SPLIT = ("benchmark", "split")  # column headers of a split
 
 
@@ -37,7 +36,8 @@ def method_table(rows: Sequence[ResultRow]) -> Table:
         (name, methods.describe(name)) for name in methods.ordered(row["method"] for row in rows)
     )
     lines = ((name, method.label, method.meaning) for name, method in described)
-    return Table("Methods", ("name in files", "label", "meaning"), tuple(lines), text_columns=3)
+    header = ("name in files", "label", "meaning")
+    return Table("Methods", header, tuple(lines), text_columns=3, name="methods")
 
 
 def benchmark_table(rows: Sequence[ResultRow]) -> Table:
@@ -47,7 +47,7 @@ def benchmark_table(rows: Sequence[ResultRow]) -> Table:
         for row in rows
     }
     header = ("name", "headline number", "description")
-    return Table("Benchmarks", header, tuple(lines.values()), text_columns=3)
+    return Table("Benchmarks", header, tuple(lines.values()), text_columns=3, name="benchmarks")
 
 
 def accuracy_tables(results: Results) -> list[Table]:
@@ -85,7 +85,13 @@ def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
         for row in several
     ]
     header = (*SPLIT, "method", "rounds", "seed", "k", *columns.values())
-    return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=3)
+    return Table(
+        "Several answers to a question, correct in %",
+        header,
+        (*lines,),
+        text_columns=3,
+        name="rollouts",
+    )
 
 
 ENDINGS: dict[Literal["unparsed", "timeout", "crashed", "at_limit", "answer_retry"], str] = {
@@ -116,7 +122,7 @@ def ending_table(rows: Sequence[ResultRow]) -> Table | None:
         return None
     header = (*SPLIT, "method", "rounds", "answers", *ENDINGS.values())
     note = "Methods and rounds that are not listed have none. An answer may count in each column."
-    return Table("How answers ended", header, (*lines,), text_columns=3, note=note)
+    return Table("How answers ended", header, (*lines,), text_columns=3, note=note, name="endings")
 
 
 def cost_tables(results: Results) -> list[Table]:
@@ -149,6 +155,7 @@ def cost_tables(results: Results) -> list[Table]:
                 "model FLOPs of useful work, of all agents: prompts, thoughts, links, texts; "
                 "neither padding nor repeated reading counts. Seconds: wall time. Trained "
                 "parameters: those of the links, or of the adapter, that the method uses.",
+                name=f"cost {split}",
             )
         )
     return tables
@@ -177,7 +184,8 @@ def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
         sizes = [len(answers) for answers in here.values()]
         header = ("method", "rounds", *(f"difficulty {level}" for level in levels))
         note = f"Answers per cell: {min(sizes)} to {max(sizes)}."
-        tables.append(Table(f"{split}: accuracy in % by difficulty", header, (*lines,), note=note))
+        title, name = f"{split}: accuracy in % by difficulty", f"difficulty {split}"
+        tables.append(Table(title, header, (*lines,), note=note, name=name))
     return tables
 
 
@@ -237,6 +245,7 @@ def seed_table(rows: Sequence[ResultRow]) -> Table | None:
         (*SPLIT, "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
         (*lines,),
         text_columns=3,
+        name="seeds",
     )
 
 
@@ -291,6 +300,7 @@ def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> li
                 header,
                 (*lines,),
                 note=_conditions(results, split),
+                name=f"accuracy {split}",
             )
         )
     return tables
