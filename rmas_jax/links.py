@@ -108,6 +108,17 @@ def link_shapes(config: LinkConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     return shapes
 
 
+def link_flops(config: LinkConfig) -> int:
+    """FLOPs of sending one vector: 2 per weight of its kernels."""
+    shapes = link_shapes(config).values()
+    return sum(2 * math.prod(shape["kernel"]) for shape in shapes if "kernel" in shape)
+
+
+def count_parameters(tree: Any) -> int:
+    """Number of entries of all arrays of a tree."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 def init_link(config: LinkConfig, key: jax.Array, *, start: str = "torch_default") -> Any:
     """Fresh parameters, float32.
 

@@ -57,6 +57,7 @@ class RunFiles:
     report = Name("report.html")
     markdown = Name("report.md")
     figures = Name("figures")
+    tables = Name("tables")
 
     @property
     def data(self) -> Path:
@@ -75,6 +76,10 @@ class RunFiles:
     def figure(self, name: str) -> Path:
         """The image file of a figure of the report."""
         return self.figures / f"{name}.png"
+
+    def table(self, name: str) -> Path:
+        """The CSV file of a table of the report."""
+        return self.tables / f"{name}.csv"
 
 
 @dataclasses.dataclass(frozen=True)

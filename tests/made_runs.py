@@ -35,6 +35,8 @@ def result_row(method, rounds, split, seed, correct, /, **changes):
         "ci_high": 1.0,
         "tokens_per_item": 24.0 * rounds if is_text else 8.0,
         "steps_per_item": 30.0 * rounds if is_text else 8.0 + 12 * rounds,
+        "flops_per_item": 1e10 * rounds if is_text else 3e9 + 1e9 * rounds,
+        "trained_parameters": 12_345 * (method in ("recursive_mas", "aligned_links")),
         "seconds_per_item": 0.5 * rounds if is_text else 0.1 + 0.1 * rounds,
         "seed": seed,
     }
@@ -78,6 +80,7 @@ def items_of(row):
             "difficulty": 1 + number // ITEMS_PER_LEVEL,
             "tokens": 8,
             "steps": 20,
+            "flops": 4e9,
         }
         for number in range(row["n"])
     ]

@@ -24,6 +24,7 @@ from rmas_jax.agents.thinking_tags import after_thinking, missing_end, opened_by
 from rmas_jax.agents.writing import write
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.processes import broadcast_from_first
+from rmas_jax.models.flops import text_flops
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode
 from rmas_jax.models.tokenizer import Tokenizer
@@ -66,6 +67,7 @@ class Texts(NamedTuple):
     calls: np.ndarray  # [B] int32 tool calls
     retried: np.ndarray  # [B] bool
     at_limit: np.ndarray  # [B] bool; cut off at `max_tokens`, before any retry
+    flops: np.ndarray  # [B] float64 of the prompt's body and the text; not of the prefix
 
 
 write_jitted = jax.jit(write, static_argnames=("end_tokens", "max_tokens", "sampling"))
@@ -166,7 +168,15 @@ def write_texts(
             limits = np.where(retried, answer_retry.max_tokens, 0)
             write_piece(limits, None, answer_retry.max_tokens)
     texts = [rows.text(i).strip() for i in range(batch)]
-    return Texts(opening, texts, rows.written, calls, retried, at_limit)
+    prefix, valid = to_host((prompt.prefix.next_position, prompt.valid))
+    flops = text_flops(
+        member.agent.config,
+        rows.written,
+        body=valid.sum(axis=1),
+        prefix=prefix,
+        text=[len(ids) for ids in rows.ids],
+    )
+    return Texts(opening, texts, rows.written, calls, retried, at_limit, flops)
 
 
 def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:

@@ -15,8 +15,9 @@ from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.run_files import RunFiles
 
 DESCRIPTION = f"""\
-Write {RunFiles.report}, {RunFiles.markdown} and {RunFiles.figures}/ of a run again from its files,
-and print the main table and the report's path. In a read-only folder, print the table alone.
+Write {RunFiles.report}, {RunFiles.markdown}, {RunFiles.figures}/ and {RunFiles.tables}/ of a run
+again from its files, and print the main table and the report's path. In a read-only folder, print
+the table alone.
 """
 EXAMPLES = """\
 rmas report runs/quickstart

@@ -26,10 +26,11 @@ from rmas_jax.evaluation.methods import (
     result_name,
 )
 from rmas_jax.host.nonfinite import earliest_fault
-from rmas_jax.links import Links
+from rmas_jax.links import Links, count_parameters
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
+from rmas_jax.rounds.budget import latent_flops, prefix_flops
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
@@ -58,6 +59,7 @@ class Listened(NamedTuple):
     prompt: PromptInput  # of the agent that answers
     tokens: np.ndarray | int  # [B] tokens of messages
     steps: np.ndarray | int  # [B] sequential model steps
+    flops: np.ndarray  # [B] model FLOPs, see `models.flops`
     messages: Sequence[Message] = ()  # in text
 
 
@@ -67,6 +69,7 @@ class BatchAnswers(NamedTuple):
     rollouts: list[Texts]  # K of B texts
     tokens: np.ndarray  # [B] tokens written, in the first rollout
     steps: np.ndarray  # [B] sequential model steps, in the first rollout
+    flops: np.ndarray  # [B] model FLOPs of all agents, in the first rollout
 
 
 class Answer(NamedTuple):
@@ -76,6 +79,7 @@ class Answer(NamedTuple):
     texts: tuple[str, ...]  # K rollouts
     tokens: int  # written by all agents, in the first rollout
     steps: int  # sequential model steps, in the first rollout
+    flops: float  # model FLOPs of all agents, in the first rollout
 
     @property
     def text(self) -> str:
@@ -107,6 +111,15 @@ class Answerer:
     def name(self) -> str:
         """The method in results; of an agent alone, with its role."""
         return result_name(self.method, self.role)
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """The columns that all results of this method share."""
+        trained = count_parameters(self.links) if self.method.uses_links else 0
+        return {
+            "latent_steps": self.latent_steps,
+            "trained_parameters": trained if self.latent_steps else 0,
+        }
 
     @property
     def answers_as(self) -> str:
@@ -182,8 +195,13 @@ class Answerer:
           NonFiniteError: its logits are NaN or infinite.
         """
         rollouts = [self.write(listened.prompt, of_rollout) for of_rollout in keys]
-        written = rollouts[0].tokens
-        return BatchAnswers(rollouts, listened.tokens + written, listened.steps + written)
+        first = rollouts[0]
+        return BatchAnswers(
+            rollouts,
+            listened.tokens + first.tokens,
+            listened.steps + first.tokens,
+            listened.flops + first.flops,
+        )
 
     def keys(self, seed: int, rows: np.ndarray) -> Keys:
         """Per rollout, the PRNG keys of items by their numbers [B]; None for greedy answers."""
@@ -212,7 +230,8 @@ class Answerer:
             )
             for i, question in enumerate(asked):
                 texts = tuple(rollout.opening + rollout.texts[i] for rollout in found.rollouts)
-                answers.append(Answer(question, texts, int(found.tokens[i]), int(found.steps[i])))
+                costs = int(found.tokens[i]), int(found.steps[i]), float(found.flops[i])
+                answers.append(Answer(question, texts, *costs))
         return answers
 
 
@@ -269,7 +288,8 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
     steps = (len(order) * answerer.rounds - 1) * answerer.latent_steps
-    return Listened(outcome.prompt, 0, steps)
+    flops = latent_flops(answerer.system, team.agents, prompts, rounds=answerer.rounds)
+    return Listened(outcome.prompt, 0, steps, flops)
 
 
 def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
@@ -286,12 +306,13 @@ def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
         mesh=team.mesh,
     )
     tokens = sum(message.tokens for message in messages)
-    return Listened(prompt, tokens, tokens, messages)
+    flops = prefix_flops(team.agents, prompts, team.system.topology.order)
+    flops = flops + sum(message.flops for message in messages)
+    return Listened(prompt, tokens, tokens, flops, messages)
 
 
 def _alone(answerer: Answerer, prompts: Prompts) -> Listened:
     """The agent reads its first prompt, with nothing in the slots."""
     team, role = answerer.team, answerer.answers_as
-    return Listened(
-        text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh), 0, 0
-    )
+    prompt = text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh)
+    return Listened(prompt, 0, 0, prefix_flops(team.agents, prompts, [role]))

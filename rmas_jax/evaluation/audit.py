@@ -47,6 +47,7 @@ from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links
 from rmas_jax.rounds import recursion
+from rmas_jax.rounds.budget import latent_flops
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.interventions import Intervention
 from rmas_jax.rounds.messages import (
@@ -282,4 +283,5 @@ def _listened(
     )
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
-    return Listened(outcome.prompt, 0, (len(order) * rounds - 1) * steps)
+    flops = latent_flops(system, team.agents, prompts, rounds=rounds)
+    return Listened(outcome.prompt, 0, (len(order) * rounds - 1) * steps, flops)

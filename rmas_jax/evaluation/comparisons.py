@@ -16,6 +16,7 @@ from scipy import optimize, stats
 
 from rmas_jax.evaluation.metrics import Interval
 
+BATCH = 10**6  # numbers of bootstrap samples in memory at once
 MIN_SEEDS = 3  # of a random effect: two values say next to nothing of a variance
 
 
@@ -71,6 +72,7 @@ def bootstrap_interval(
         n_resamples=draws,
         confidence_level=confidence,
         method="BCa",
+        batch=max(1, BATCH // values.size),
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(float(found.low), float(found.high))

@@ -5,11 +5,12 @@ item's answers do not depend on its batch, and their PRNG keys follow from the s
 place in its split.
 
 Measures per item: tokens written by all agents (end tokens count), sequential model steps (a prompt
-is read in the step of the first token or thought after it), and seconds: the wall time of whole
-batches over the rows of these batches, host work between agents included. Compile time is excluded:
-methods share programs, and the first would be charged for all (`rollouts`). Tokenisation of
-questions and prompts, the same for all methods, is excluded too. Where questions have several
-answers, accuracy, tokens and steps are those of the first one, seconds are of all; where the
+is read in the step of the first token or thought after it), model FLOPs of useful work (prompts,
+thoughts, links, messages and answers of all agents; `models.flops`), and seconds: the wall time of
+whole batches over the rows of these batches, host work between agents included. Compile time is
+excluded: methods share programs, and the first would be charged for all (`rollouts`). Tokenisation
+of questions and prompts, the same for all methods, is excluded too. Where questions have several
+answers, accuracy, tokens, steps and FLOPs are those of the first one, seconds are of all; where the
 benchmark's metric is `pass_at_k`, it is the share of questions with a right one. An interrupted
 measurement resumes with its missing rollouts, and keeps the seconds of the others.
 
@@ -206,8 +207,8 @@ def measure(
         for place in running_order(items)
     ]
     seconds = sum(one.seconds for one in finished.values()) / len(items)
-    row = result_row(key, benchmark.columns, answerer.latent_steps, joined, seconds)
-    record.finish(row, joined)
+    columns = {**benchmark.columns, **answerer.columns}
+    record.finish(result_row(key, columns, joined, seconds), joined)
 
 
 def missing_work(

@@ -61,6 +61,7 @@ def graded_rows(
                 "difficulty": example.difficulty,
                 "tokens": int(answers.tokens[i]),
                 "steps": int(answers.steps[i]),
+                "flops": float(answers.flops[i]),
             },
         )
         for i, (example, verdict) in enumerate(zip(examples, graded, strict=True))
@@ -94,19 +95,24 @@ def _graded(grader: Grader, text: str, example: Example) -> dict[str, Any]:
 
 def result_row(
     key: Measurement,
-    of_benchmark: Mapping[str, str],
-    latent_steps: int,
+    columns: Mapping[str, Any],
     items: Sequence[ItemRow],
     seconds_per_item: float,
 ) -> ResultRow:
-    """The row of `results.json` for the items of one measurement."""
+    """The row of `results.json` for the items of one measurement.
+
+    Args:
+      key: of the measurement.
+      columns: those that follow from the benchmark and the method.
+      items: all of them.
+      seconds_per_item: wall time.
+    """
     n, correct = len(items), sum(item["correct"] for item in items)
     interval = wilson_interval(correct, n)
     failures = (Outcome.UNPARSED, Outcome.TIMEOUT, Outcome.CRASHED)
     row: dict[str, Any] = {
         **key._asdict(),
-        **of_benchmark,
-        "latent_steps": latent_steps,
+        **columns,
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
@@ -117,6 +123,7 @@ def result_row(
         "answer_retry": sum(item["answer_retry"] for item in items),
         "tokens_per_item": sum(item["tokens"] for item in items) / n,
         "steps_per_item": sum(item["steps"] for item in items) / n,
+        "flops_per_item": sum(item["flops"] for item in items) / n,
         "seconds_per_item": seconds_per_item,
     }
     names = sorted({name for item in items for name in item.get("scores", {})})

@@ -50,6 +50,7 @@ class ItemRow(Rollout):
     difficulty: int
     tokens: int  # written by all agents
     steps: int  # sequential model steps
+    flops: float  # model FLOPs of all agents, see `models.flops`
     rollouts: NotRequired[list[Rollout]]  # if several
 
 
@@ -68,6 +69,8 @@ class ResultRow(TypedDict):
     ci_high: float
     tokens_per_item: float
     steps_per_item: float
+    flops_per_item: NotRequired[float]
+    trained_parameters: NotRequired[int]  # of links or of another adapter; 0: none
     seconds_per_item: float
     seed: int
     benchmark_version: NotRequired[str]  # of the benchmark's definition and data

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import importlib.resources
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.gradients import COMPARED
 from rmas_jax.evaluation.rows import ItemRow, ResultRow
 from rmas_jax.host.atomic import write_atomic
-from rmas_jax.reporting import figures, tables
+from rmas_jax.reporting import figures, paired, tables
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
     Result,
@@ -107,7 +108,7 @@ class Section:
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Writes `report.html`, `report.md` and `figures/*.png` into a run directory.
+    """Writes `report.html`, `report.md`, `figures/*.png` and `tables/*.csv` into a run directory.
 
     Names parts whose files are missing. Renders everything before it writes.
 
@@ -132,9 +133,23 @@ def write(run: Run) -> Path:
         files.figures.mkdir(exist_ok=True)
     for picture in pictures:
         _put(files.figure(picture.name), picture.png)
+    tables = [b.table for section in sections for b in section.blocks if isinstance(b, TableBlock)]
+    if tables:
+        files.tables.mkdir(exist_ok=True)
+    for name, table in _named(tables).items():
+        _put(files.table(name), table.to_csv().encode())
     _put(files.markdown, markdown.encode())
     _put(files.report, page.encode())
     return files.report
+
+
+def _named(tables: Sequence[Table]) -> dict[str, Table]:
+    """Tables by the stem of their files; equal stems are numbered."""
+    named: dict[str, Table] = {}
+    for table in tables:
+        names = itertools.chain([table.stem], (f"{table.stem}-{n}" for n in itertools.count(2)))
+        named[next(name for name in names if name not in named)] = table
+    return named
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -157,7 +172,8 @@ def build_sections(run: Run) -> list[Section]:
         Section("What holds", _claims(results)),
         Section("Accuracy", _accuracy(rows, results)),
         Section("Cost", _cost(rows)),
-        Section("Item by item", _table(tables.paired_table, results)),
+        Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
+        Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
         Section("Difficulty", _difficulty(items)),
         Section("Seeds", _table(tables.seed_table, rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
@@ -342,7 +358,7 @@ def _mapping(title: str, mapping: dict[str, Any]) -> list[Block]:
         (str(key), value if isinstance(value, str) else json.dumps(value))
         for key, value in mapping.items()
     )
-    return [TableBlock(Table(title, ("name", "value"), lines, text_columns=2))]
+    return [TableBlock(Table(title, ("name", "value"), lines, text_columns=2, name=title))]
 
 
 def _code(title: str, text: str) -> list[Block]:
@@ -355,4 +371,5 @@ def _timings(timings: dict[str, float]) -> list[Block]:
         return []
     lines = [(step, three_digits(seconds)) for step, seconds in timings.items()]
     lines.append(("sum", three_digits(sum(timings.values()))))
-    return [TableBlock(Table("Wall time per step", ("step", "seconds"), tuple(lines)))]
+    table = Table("Wall time per step", ("step", "seconds"), tuple(lines), name="timings")
+    return [TableBlock(table)]

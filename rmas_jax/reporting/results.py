@@ -7,8 +7,11 @@ have the same questions, so pooled intervals are over questions, not answers.
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
 from rmas_jax.evaluation.methods import SINGLE, ordered
@@ -56,11 +59,35 @@ class Result:
     tokens: float  # generated text tokens of the whole system per item
     steps: float  # sequential model steps per item
     seconds: float  # wall time per item
+    gigaflops: float | None  # model GFLOP per item, see `models.flops`; None: not recorded
+    trained_parameters: int | None  # 0: untrained; None: not recorded
 
     @property
     def accuracy(self) -> float:
         """The headline number: the accuracy of first answers, or pass@k."""
         return self.correct / self.n
+
+
+@dataclasses.dataclass(frozen=True)
+class Differences:
+    """A score of one result minus that of another, on all answers that both have."""
+
+    values: dict[tuple[int, str | int], float]  # by seed and id of the question
+
+    def by_question(self) -> np.ndarray:
+        """[N] means over seeds."""
+        found: dict[str | int, list[float]] = {}
+        for (_, item), value in self.values.items():
+            found.setdefault(item, []).append(value)
+        return np.array([statistics.fmean(values) for values in found.values()])
+
+    def crossed(self) -> np.ndarray | None:
+        """[S, N] by seed and question; None where a seed lacks a question of another."""
+        seeds = sorted({seed for seed, _ in self.values})
+        items = list(dict.fromkeys(item for _, item in self.values))
+        if len(self.values) != len(seeds) * len(items):
+            return None
+        return np.array([[self.values[seed, item] for item in items] for seed in seeds])
 
 
 class Results:
@@ -75,6 +102,7 @@ class Results:
         for row in rows:
             groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
         self._answers = answers_by_result(items, rows)
+        self._scores = _scores_by_result(items)
         self._metrics = {split_of(row): metric_label(row) for row in rows}
         self._results = {
             key: _pool(*key, group, self._answers.get(key, {})) for key, group in groups.items()
@@ -89,6 +117,14 @@ class Results:
     def get(self, split: Split, method: str, rounds: int) -> Result | None:
         """The result, or None if not measured."""
         return self._results.get((split, method, rounds))
+
+    def at(self, split: Split, method: str, rounds: int) -> Result | None:
+        """The result at R rounds; of a method that has one round alone, that one."""
+        return self.get(split, method, 1 if self.has_one_round(split, method) else rounds)
+
+    def has_one_round(self, split: Split, method: str) -> bool:
+        """Whether a method was measured at one round alone, as an agent alone is."""
+        return list(self.over_rounds(split, method)) == [1]
 
     def over_rounds(self, split: Split, method: str) -> dict[int, Result]:
         """A method's results on a split: rounds -> result, in the order of rounds."""
@@ -125,6 +161,37 @@ class Results:
             [a[key] for key in shared], [b[key] for key in shared], items=items
         )
 
+    def score_names(self, split: Split) -> list[str]:
+        """Names of the further scores on a split."""
+        scores = (found for key, found in self._scores.items() if key[0] == split)
+        return sorted({name for found in scores for by_name in found.values() for name in by_name})
+
+    def mean_score(self, result: Result, name: str) -> float | None:
+        """Mean of a further score over all answers; None without it."""
+        scores = self._scores.get((result.split, result.method, result.rounds), {})
+        if not any(name in by_name for by_name in scores.values()):
+            return None
+        return statistics.fmean(by_name.get(name, 0.0) for by_name in scores.values())
+
+    def differences(self, ours: Result, theirs: Result, score: str | None = None) -> Differences:
+        """A score of `ours` minus that of `theirs`, on answers that both have.
+
+        Args:
+          ours, theirs: two results.
+          score: name of a further score; None: the headline metric.
+        """
+
+        def values(result: Result) -> dict[tuple[int, str | int], float]:
+            key = (result.split, result.method, result.rounds)
+            if score is None:
+                return {at: float(right) for at, right in self._answers.get(key, {}).items()}
+            return {
+                at: by_name.get(score, 0.0) for at, by_name in self._scores.get(key, {}).items()
+            }
+
+        a, b = values(ours), values(theirs)
+        return Differences({at: a[at] - b[at] for at in a if at in b})
+
 
 def metric_label(row: ResultRow) -> str:
     """The headline number of a row in words."""
@@ -143,6 +210,17 @@ def answers_by_result(
             item, metrics.get(item["benchmark"], ACCURACY)
         )
     return answers
+
+
+def _scores_by_result(
+    items: Iterable[ItemRow],
+) -> dict[tuple[Split, str, int], dict[tuple[int, str | int], dict[str, float]]]:
+    """The further scores of all answers, by seed and question."""
+    scores: dict[tuple[Split, str, int], dict[tuple[int, str | int], dict[str, float]]] = {}
+    for item in items:
+        key = (split_of(item), item["method"], item["rounds"])
+        scores.setdefault(key, {})[item["seed"], item["id"]] = item.get("scores") or {}
+    return scores
 
 
 def accuracy_interval(answers: Correctness) -> Interval:
@@ -167,9 +245,11 @@ def _pool(
         interval = wilson_interval(correct / len(seeds), n / len(seeds))
 
     def mean_per_item(
-        column: Literal["tokens_per_item", "steps_per_item", "seconds_per_item"],
+        column: Literal["tokens_per_item", "steps_per_item", "seconds_per_item", "flops_per_item"],
     ) -> float:
         return sum(row[column] * row["n"] for row in rows) / n
+
+    has_flops = all("flops_per_item" in row for row in rows)
 
     return Result(
         split=split,
@@ -184,6 +264,8 @@ def _pool(
         tokens=mean_per_item("tokens_per_item"),
         steps=mean_per_item("steps_per_item"),
         seconds=mean_per_item("seconds_per_item"),
+        gigaflops=mean_per_item("flops_per_item") / 1e9 if has_flops else None,
+        trained_parameters=rows[0].get("trained_parameters"),
     )
 
 
@@ -194,8 +276,13 @@ def count_rounds(*rounds: int) -> str:
 
 def points(pair: PairedDifference) -> str:
     """A difference of accuracies in percentage points, with its interval."""
-    low, high = pair.interval
-    return f"{100 * pair.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return signed_points(pair.difference, pair.interval)
+
+
+def signed_points(difference: float, interval: Interval) -> str:
+    """A difference of fractions in percentage points, with its interval."""
+    low, high = interval
+    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def three_digits(value: float) -> str:

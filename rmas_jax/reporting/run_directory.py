@@ -59,9 +59,13 @@ class Columns(NamedTuple):
         )
 
 
-OF_ITEMS = Columns.of(ItemRow).required
+OF_ITEMS = Columns.of(ItemRow)
 ITEM_COLUMNS = Columns(
-    {name: OF_ITEMS[name] for name in (*Measurement._fields, "id", "correct", "difficulty")}, {}
+    {
+        name: OF_ITEMS.required[name]
+        for name in (*Measurement._fields, "id", "correct", "difficulty")
+    },
+    {"scores": OF_ITEMS.optional["scores"]},
 )
 # Training may diverge and a gradient may overflow: the report shows it.
 LARGEST = 1e300  # beyond it, sums are infinite

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html
+import io
+import re
 from collections.abc import Sequence
 
 TERMINAL_WIDTH = 100
+ABSENT = "-"
+# A cell with an interval: +1.0 [-0.5, +2.5], and a star where the table marks such values.
+WITH_INTERVAL = re.compile(r"(\S+) \[(\S+), (\S+)\](\*?)")
+NUMBER = re.compile(r"([+-]?[\d,]+(?:\.\d+)?)x?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +25,38 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     text_columns: int = 1
     note: str = ""
+    name: str = ""  # of its file; words
+
+    @property
+    def stem(self) -> str:
+        """The stem of its file's name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+    def to_csv(self) -> str:
+        """The same values as CSV: an interval takes columns of its own, an absent value is empty.
+
+        Numbers have no thousands separators, and ratios no x.
+        """
+        header: list[str] = []
+        columns: list[list[str]] = []
+        for i, name in enumerate(self.header):
+            cells = [row[i] for row in self.rows]
+            found = [None if self._is_text(i) else WITH_INTERVAL.fullmatch(x) for x in cells]
+            parts = [
+                match.groups() if match else (x,) for match, x in zip(found, cells, strict=True)
+            ]
+            suffixes = ["", " low", " high"] if any(found) else [""]
+            if any(match and match[4] for match in found):
+                suffixes.append(" mark")
+            header += [name + suffix for suffix in suffixes]
+            for k in range(len(suffixes)):
+                column = [part[k] if k < len(part) else "" for part in parts]
+                columns.append(column if self._is_text(i) else list(map(_plain, column)))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(zip(*columns, strict=True))
+        return text.getvalue()
 
     def to_markdown(self) -> str:
         """A GitHub table under a bold title."""
@@ -68,3 +107,11 @@ class Table:
 
     def _is_text(self, column: int) -> bool:
         return column < self.text_columns
+
+
+def _plain(cell: str) -> str:
+    """A formatted number without its formatting; other text as it is."""
+    if cell == ABSENT:
+        return ""
+    number = NUMBER.fullmatch(cell)
+    return number[1].replace(",", "") if number else cell

@@ -14,7 +14,7 @@ from typing import Literal
 from scipy import stats
 
 from rmas_jax.evaluation import methods
-from rmas_jax.evaluation.metrics import Interval, PairedDifference
+from rmas_jax.evaluation.metrics import Interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, count_correct
 from rmas_jax.reporting.results import (
     Result,
@@ -22,15 +22,12 @@ from rmas_jax.reporting.results import (
     Split,
     count_rounds,
     metric_label,
-    points,
     split_of,
     three_digits,
 )
-from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
+from rmas_jax.reporting.table import ABSENT, TERMINAL_WIDTH, Table
 
-ABSENT = "-"
 SPLIT = ("benchmark", "split")  # column headers of a split
-PAIRED_WITH = (methods.TEXT, methods.TRUNCATED, methods.ALIGNED)  # with latent, item by item
 
 
 def method_table(rows: Sequence[ResultRow]) -> Table:
@@ -39,7 +36,8 @@ def method_table(rows: Sequence[ResultRow]) -> Table:
         (name, methods.describe(name)) for name in methods.ordered(row["method"] for row in rows)
     )
     lines = ((name, method.label, method.meaning) for name, method in described)
-    return Table("Methods", ("name in files", "label", "meaning"), tuple(lines), text_columns=3)
+    header = ("name in files", "label", "meaning")
+    return Table("Methods", header, tuple(lines), text_columns=3, name="methods")
 
 
 def benchmark_table(rows: Sequence[ResultRow]) -> Table:
@@ -49,7 +47,7 @@ def benchmark_table(rows: Sequence[ResultRow]) -> Table:
         for row in rows
     }
     header = ("name", "headline number", "description")
-    return Table("Benchmarks", header, tuple(lines.values()), text_columns=3)
+    return Table("Benchmarks", header, tuple(lines.values()), text_columns=3, name="benchmarks")
 
 
 def accuracy_tables(results: Results) -> list[Table]:
@@ -87,7 +85,13 @@ def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
         for row in several
     ]
     header = (*SPLIT, "method", "rounds", "seed", "k", *columns.values())
-    return Table("Several answers to a question, correct in %", header, (*lines,), text_columns=3)
+    return Table(
+        "Several answers to a question, correct in %",
+        header,
+        (*lines,),
+        text_columns=3,
+        name="rollouts",
+    )
 
 
 ENDINGS: dict[Literal["unparsed", "timeout", "crashed", "at_limit", "answer_retry"], str] = {
@@ -118,16 +122,17 @@ def ending_table(rows: Sequence[ResultRow]) -> Table | None:
         return None
     header = (*SPLIT, "method", "rounds", "answers", *ENDINGS.values())
     note = "Methods and rounds that are not listed have none. An answer may count in each column."
-    return Table("How answers ended", header, (*lines,), text_columns=3, note=note)
+    return Table("How answers ended", header, (*lines,), text_columns=3, note=note, name="endings")
 
 
 def cost_tables(results: Results) -> list[Table]:
-    """One table per split: tokens, steps and seconds per item, and their ratios to text.
+    """One table per split: tokens, steps, GFLOP and seconds per item, their ratios to text, and the
+    parameters that were trained.
 
     Ratios are to the text channel at the same rounds; 0.25x is a quarter of its cost.
     """
-    costs = ("tokens", "steps", "seconds")
-    header = ("method", "rounds", *costs, *(f"{cost} / text" for cost in costs))
+    ratios = (f"{cost} / text" for cost in COSTS)
+    header = ("method", "rounds", *COSTS, *ratios, "trained parameters")
     tables = []
     for split in results.splits:
         lines = [
@@ -136,13 +141,21 @@ def cost_tables(results: Results) -> list[Table]:
                 str(rounds),
                 *_costs(result),
                 *_ratios(result, results),
+                ABSENT if result.trained_parameters is None else f"{result.trained_parameters:,}",
             )
             for method in results.methods
             for rounds, result in results.over_rounds(split, method).items()
         ]
         tables.append(
             Table(
-                f"{split}: cost per item, and ratio to text at the same rounds", header, (*lines,)
+                f"{split}: cost per item, and ratio to text at the same rounds",
+                header,
+                (*lines,),
+                note="Tokens: written by all agents. Steps: sequential model steps. GFLOP: 10^9 "
+                "model FLOPs of useful work, of all agents: prompts, thoughts, links, texts; "
+                "neither padding nor repeated reading counts. Seconds: wall time. Trained "
+                "parameters: those of the links, or of the adapter, that the method uses.",
+                name=f"cost {split}",
             )
         )
     return tables
@@ -171,47 +184,9 @@ def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
         sizes = [len(answers) for answers in here.values()]
         header = ("method", "rounds", *(f"difficulty {level}" for level in levels))
         note = f"Answers per cell: {min(sizes)} to {max(sizes)}."
-        tables.append(Table(f"{split}: accuracy in % by difficulty", header, (*lines,), note=note))
+        title, name = f"{split}: accuracy in % by difficulty", f"difficulty {split}"
+        tables.append(Table(title, header, (*lines,), note=note, name=name))
     return tables
-
-
-def paired_table(results: Results) -> Table | None:
-    """Latent against text, cut text and aligned links, item by item; None without pairs."""
-    lines = []
-    for other in PAIRED_WITH:
-        for split in results.splits:
-            for rounds, latent in results.over_rounds(split, methods.LATENT).items():
-                theirs = results.get(split, other, rounds)
-                pair = theirs and results.compare(latent, theirs)
-                if pair:
-                    label = methods.describe(other).label
-                    lines.append((*split, label, str(rounds), *_pair_cells(pair)))
-    if not lines:
-        return None
-    return Table(
-        f"{methods.METHODS[methods.LATENT].label} minus another method, on the same items",
-        (
-            *(*SPLIT, "against", "rounds", "items", "answers"),
-            *("only latent", "only other", "points", "p"),
-        ),
-        (*lines,),
-        text_columns=3,
-        note="Points: difference of accuracies in percentage points with Newcombe's 95 % interval "
-        "for pairs, over items with the answers of all seeds. Only latent, only other: answers "
-        "that one of the two got right. p: exact randomisation test over items (McNemar's, where "
-        "there is one seed), not adjusted for the number of comparisons.",
-    )
-
-
-def _pair_cells(pair: PairedDifference) -> tuple[str, ...]:
-    return (
-        str(pair.items),
-        str(pair.answers),
-        str(pair.only_a),
-        str(pair.only_b),
-        points(pair),
-        f"{pair.p_value:.3f}" if pair.p_value >= 0.001 else "< 0.001",
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +245,7 @@ def seed_table(rows: Sequence[ResultRow]) -> Table | None:
         (*SPLIT, "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
         (*lines,),
         text_columns=3,
+        name="seeds",
     )
 
 
@@ -292,14 +268,18 @@ def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
             blocks.append(Table(table.title, header, lines).to_text(width))
         last = results.rounds(split)[-1]
         costs = [
-            (methods.describe(method).label, *_costs(result), *_ratios(result, results))
+            (
+                methods.describe(method).label,
+                *(
+                    f"{cost} ({ratio})"
+                    for cost, ratio in zip(_costs(result), _ratios(result, results), strict=True)
+                ),
+            )
             for method in results.methods
             if (result := results.get(split, method, last))
         ]
-        header = ("method", "tokens", "steps", "seconds")
-        header += ("tokens / text", "steps / text", "seconds / text")
-        title = f"{split}: cost per item at {count_rounds(last)}"
-        blocks.append(Table(title, header, (*costs,)).to_text(width))
+        title = f"{split}: cost per item at {count_rounds(last)} (of text)"
+        blocks.append(Table(title, ("method", *COSTS), (*costs,)).to_text(width))
     return "\n\n".join(blocks)
 
 
@@ -320,6 +300,7 @@ def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> li
                 header,
                 (*lines,),
                 note=_conditions(results, split),
+                name=f"accuracy {split}",
             )
         )
     return tables
@@ -348,20 +329,28 @@ def _conditions(results: Results, split: Split) -> str:
     return note
 
 
+# Column -> the cost per item; None where it was not recorded.
+COSTS: dict[str, Callable[[Result], float | None]] = {
+    "tokens": lambda result: result.tokens,
+    "steps": lambda result: result.steps,
+    "GFLOP": lambda result: result.gigaflops,
+    "seconds": lambda result: result.seconds,
+}
+
+
 def _costs(result: Result) -> tuple[str, ...]:
-    return tuple(three_digits(cost) for cost in (result.tokens, result.steps, result.seconds))
+    costs = (cost_of(result) for cost_of in COSTS.values())
+    return tuple(ABSENT if cost is None else three_digits(cost) for cost in costs)
 
 
 def _ratios(result: Result, results: Results) -> tuple[str, ...]:
     text = results.get(result.split, methods.TEXT, result.rounds)
     if text is None:
-        return (ABSENT,) * 3
-    pairs = (
-        (result.tokens, text.tokens),
-        (result.steps, text.steps),
-        (result.seconds, text.seconds),
+        return (ABSENT,) * len(COSTS)
+    pairs = ((cost_of(result), cost_of(text)) for cost_of in COSTS.values())
+    return tuple(
+        f"{cost / base:.2f}x" if cost is not None and base else ABSENT for cost, base in pairs
     )
-    return tuple(f"{cost / base:.2f}x" if base else ABSENT for cost, base in pairs)
 
 
 def _t_interval(values: list[float], confidence: float = 0.95) -> Interval | None:

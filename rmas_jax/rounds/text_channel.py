@@ -39,6 +39,7 @@ class Message(NamedTuple):
     texts: list[str]  # B, without special tokens and outer whitespace
     tokens: np.ndarray  # [B] int32 tokens written, each a model step; the end token included
     seconds: float  # of the whole batch, host work included
+    flops: np.ndarray  # [B] of the body and the text; `budget.prefix_flops` has the prefixes
 
 
 _read_prefix = jax.jit(read_prefix)
@@ -157,5 +158,7 @@ def listen(
             )
             seconds = time.perf_counter() - started
             newest[role] = written.texts
-            messages.append(Message(index, role, written.texts, written.tokens, seconds))
+            messages.append(
+                Message(index, role, written.texts, written.tokens, seconds, written.flops)
+            )
     return prompt, messages

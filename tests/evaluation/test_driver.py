@@ -65,12 +65,13 @@ def test_another_benchmark_is_added_and_a_changed_one_refused(contest, tmp_path)
         contest(tmp_path, ["no_latents"], name="others", version="2", **how)
 
 
-def test_rows_agree_with_items_and_the_report_takes_both(finished):
+def test_rows_agree_with_items_and_the_report_takes_both(contest, finished):
     directory, rows, items = finished
     assert results(directory) == rows
     run = read_run(directory)  # checks columns, types and counts
     assert (run.results, run.items) == (rows, items)
     assert set(items[0]) >= {"question", "prediction", "gold", "tokens", "steps"}
+    in_links = sum(np.size(array) for array in jax.tree.leaves(contest.links))
     for row in rows:
         own = [r for r in items if all(r[column] == row[column] for column in KEY)]
         assert row["n"] == len(own)
@@ -80,9 +81,11 @@ def test_rows_agree_with_items_and_the_report_takes_both(finished):
         assert row["at_limit"] == sum(r["at_limit"] for r in own) and row["answer_retry"] == 0
         assert row["tokens_per_item"] == pytest.approx(np.mean([r["tokens"] for r in own]))
         assert row["steps_per_item"] == pytest.approx(np.mean([r["steps"] for r in own]))
+        assert row["flops_per_item"] == pytest.approx(np.mean([r["flops"] for r in own]))
         assert row["seconds_per_item"] > 0
         is_latent = row["method"] in ("recursive_mas", "aligned_links", "shuffled_latents")
         assert row["latent_steps"] == LATENT_STEPS * is_latent
+        assert row["trained_parameters"] == in_links * is_latent
 
 
 def test_an_item_costs_its_thoughts_and_its_tokens(finished):

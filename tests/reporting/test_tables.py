@@ -20,6 +20,7 @@ from made_runs import (
 
 from rmas_jax.reporting import figures, tables
 from rmas_jax.reporting.claims import FAILS, HOLDS, NOT_MEASURED, check_claims
+from rmas_jax.reporting.paired import paired_tables
 from rmas_jax.reporting.results import Results, Split
 from rmas_jax.reporting.table import TERMINAL_WIDTH, Table
 
@@ -205,10 +206,23 @@ def test_cost_table_has_ratios_to_text_at_the_same_rounds():
     table = tables.cost_tables(Results(result_rows()))[0]
     cells = {line[:2]: line[2:] for line in table.rows}
     assert cells["latent, trained links", "2"] == (
-        *("8.00", "32.0", "0.300"),
-        *("0.17x", "0.53x", "0.30x"),
+        *("8.00", "32.0", "5.00", "0.300"),
+        *("0.17x", "0.53x", "0.25x", "0.30x"),
+        "12,345",
     )
-    assert cells["text", "2"][3:] == ("1.00x",) * 3
+    assert cells["text", "2"][4:] == (*("1.00x",) * 4, "0")
+
+
+def test_costs_that_were_not_recorded_are_absent():
+    absent = ("flops_per_item", "trained_parameters")
+    rows = [{k: v for k, v in row.items() if k not in absent} for row in result_rows()]
+    line = tables.cost_tables(Results(rows))[0].rows[0]
+    assert (line[4], line[8], line[10]) == ("-", "-", "-") and "-" not in (
+        *line[2:4],
+        line[5],
+        *line[6:8],
+    )
+    assert "(-)" in tables.terminal_table(Results(rows))
 
 
 def test_pooled_costs_weigh_items_not_rows():
@@ -226,21 +240,6 @@ def test_difficulty_table_counts_by_difficulty():
     assert f"{ITEMS_PER_LEVEL} to {ITEMS_PER_LEVEL}" in table.note
 
 
-def test_paired_table_pairs_by_item_and_seed():
-    seeds = (0, 1)
-    items = item_rows(seeds)
-    items = [i for i in items if (i["method"], i["seed"]) != ("aligned_links", 1)]
-    # The order of lines does not matter.
-    table = tables.paired_table(Results(result_rows(seeds), items[::-1]))
-    cells = {line[:4]: line[4:] for line in table.rows}
-    aligned = cells[*TEST, "latent, aligned links", "1"]
-    assert aligned[:4] == (str(N), str(N), "40", "0")
-    assert aligned[4].startswith("+20.0 [") and aligned[5] == "< 0.001"
-    text = cells[*TEST, "text", "1"]
-    assert text[:4] == (str(N), str(2 * N), "4", "0")
-    assert text[4].startswith("+1.0 [") and text[5] == "0.250"  # three items, not four answers
-
-
 def test_splits_of_two_benchmarks_are_not_pooled():
     rows = [
         result_row("recursive_mas", 1, "test", 0, correct, benchmark=benchmark)
@@ -255,13 +254,13 @@ def test_splits_of_two_benchmarks_are_not_pooled():
     claims = {claim.name: claim for claim in check_claims(results)}
     assert [str(f.split) for f in claims["every_split"].findings] == ["algebra test", "relay test"]
     items = [items_of(row)[i] for row in rows for i in range(N)]
-    table = tables.paired_table(
-        Results(
-            [*rows, *(row | {"method": "recursive_text"} for row in rows)],
-            [*items, *(item | {"method": "recursive_text"} for item in items)],
-        )
+    both = Results(
+        [*rows, *(row | {"method": "recursive_text"} for row in rows)],
+        [*items, *(item | {"method": "recursive_text"} for item in items)],
     )
-    assert [line[:2] for line in table.rows] == [("algebra", "test"), ("relay", "test")]
+    assert [table.title.split(":")[0] for table in paired_tables(both)] == [
+        *("algebra test", "relay test")
+    ]
 
 
 def test_seeds_that_answer_alike_leave_intervals_as_they_are():

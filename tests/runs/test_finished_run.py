@@ -138,7 +138,7 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     rows = json.loads((folder / "results.json").read_text())
     columns = (
         "method rounds latent_steps split n correct accuracy ci_low ci_high tokens_per_item "
-        "steps_per_item seconds_per_item seed"
+        "steps_per_item flops_per_item seconds_per_item seed"
     )
     assert all(set(columns.split()) <= set(row) for row in rows)
     assert {row["split"] for row in rows} == {"test[:6]", "test_unseen_entities[:6]"}
