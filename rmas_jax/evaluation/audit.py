@@ -273,15 +273,16 @@ def _listened(
         nowhere if is_absent else here,
         here if is_absent else nowhere,
     )
+    batch = prompts[int(rows[0])]
     outcome = _listen(
         system,
         team.agents,
         _channel(answerer),
-        put_batch(prompts[int(rows[0])], team.mesh),
+        put_batch(batch, team.mesh),
         intervention,
         rounds=rounds,
     )
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
-    flops = latent_flops(system, team.agents, prompts, rounds=rounds)
+    flops = latent_flops(system, team.agents, batch, rounds=rounds)
     return Listened(outcome.prompt, 0, (len(order) * rounds - 1) * steps, flops)
