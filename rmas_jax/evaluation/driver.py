@@ -40,6 +40,7 @@ from rmas_jax.evaluation.methods import METHODS, SHUFFLED
 from rmas_jax.evaluation.record import Record, open_record
 from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.compilations import compilations
+from rmas_jax.host.errors import shown
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first
@@ -56,7 +57,7 @@ class LoadedBenchmark:
     """A benchmark, ready to run."""
 
     name: str
-    version: str  # of its definition and its data
+    version: str  # of its questions, grader and metric
     grader: Grader
     splits: Mapping[str, Sequence[Example]]  # split, or part of one -> its examples
     prompts: Mapping[str, RolePrompt]  # by role, for its type of task
@@ -69,6 +70,7 @@ class LoadedBenchmark:
         """The columns that all its results share."""
         return {
             "benchmark_version": self.version,
+            "sampling": self.answering.description,
             "description": self.description,
             "metric": self.metric,
         }
@@ -192,14 +194,16 @@ def measure(
 
 def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Checks that recorded measurements belong to the current benchmarks."""
-    versions = {benchmark.name: benchmark.version for benchmark in benchmarks}
+    current = {benchmark.name: benchmark.columns for benchmark in benchmarks}
     for row in record.rows:
-        now = versions.get(row["benchmark"])
-        if now is not None and row.get("benchmark_version", now) != now:
-            raise ConfigError(
-                f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured in "
-                f"{record.results_path}; choose another name for the run (--set name=...)"
-            )
+        now: Mapping[str, str] = current.get(row["benchmark"], {})
+        for column in ("benchmark_version", "sampling"):
+            if column in now and row.get(column, now[column]) != now[column]:
+                raise ConfigError(
+                    f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured "
+                    f"in {record.results_path}: {column} must be {shown(row.get(column))}, got "
+                    f"{shown(now[column])}; choose another name for the run (--set name=...)"
+                )
 
 
 def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
