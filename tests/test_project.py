@@ -51,6 +51,20 @@ def test_extras_that_messages_name_exist():
     assert {"eval", "int8", "logging", "search"} <= named <= set(PROJECT["optional-dependencies"])
 
 
+def test_extras_hold_the_packages_for_which_messages_name_them():
+    """The extra of each missing package, in messages and in the table of graders."""
+    extras = PROJECT["optional-dependencies"]
+    texts = [file.read_text() for file in (ROOT / "rmas_jax").rglob("*.py")]
+    wanted = {(g.needs.distribution, g.needs.extra) for g in GRADERS.values() if g.needs}
+    for text in texts:
+        wanted |= {*re.findall(r"package (\w+): pip install 'rmas_jax\[(\w+)\]'", text)}
+        found = re.findall(r'NEEDS_EXTRA\.format\("[^"]*", "(\w+)"\)', text)
+        wanted |= {(package, "search") for package in found}
+    assert {("httpx2", "eval"), ("httpx2", "search"), ("bm25s", "search")} <= wanted
+    for package, extra in wanted:
+        assert distribution(package) in map(distribution, extras[extra]), (package, extra)
+
+
 def test_make_lists_its_targets():
     listing = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -16,19 +16,22 @@ from rmas_jax.reporting.table import Table
 DESCRIPTION = """\
 Compare runs with the first one, on every benchmark, split, method and number of rounds that they
 share: paired by question, with intervals, corrected p-values, the smallest difference that so many
-questions could show, and the paper's value where it has one.
+questions could show, and the paper's value where it has one. Benchmarks whose questions, grader,
+metric or sampling differ between the runs are named and left out.
 """
 EXAMPLES = """\
 rmas compare runs/quickstart runs/longer
 rmas compare runs/a runs/b runs/c --markdown comparison.md
+rmas compare runs/greedy runs/drawn --any-sampling
 """
 
 
-def show(directories: Sequence[str], markdown: str | None) -> None:
+def show(directories: Sequence[str], markdown: str | None, *, any_sampling: bool) -> None:
     """Prints the comparison; also writes it as Markdown, if asked."""
     if markdown is not None:
         check_output_file(markdown, option="--markdown", error=ConfigError)
-    found = list(compare_runs([read_run(directory) for directory in directories]))
+    runs = [read_run(directory) for directory in directories]
+    found = list(compare_runs(runs, any_sampling=any_sampling))
     print("\n\n".join(part.to_text(200) if isinstance(part, Table) else part for part in found))
     if markdown is not None:
         parts = [part.to_markdown() if isinstance(part, Table) else part for part in found]
@@ -41,5 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("first", metavar="RUN", help="folder of the first run (runs/NAME)")
     parser.add_argument("others", metavar="RUN", nargs="+", help="folders of other runs")
     parser.add_argument("--markdown", metavar="FILE", help="also write the comparison there")
+    parser.add_argument(
+        "--any-sampling",
+        action="store_true",
+        help="also compare benchmarks whose answers were sampled differently, and say so",
+    )
     options = parser.parse_args(arguments)
-    return exit_code_of(lambda: show([options.first, *options.others], options.markdown))
+    directories = [options.first, *options.others]
+    return exit_code_of(
+        lambda: show(directories, options.markdown, any_sampling=options.any_sampling)
+    )

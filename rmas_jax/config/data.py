@@ -64,10 +64,10 @@ class DataConfig(Section):
     grader: str | None = option(
         "comparison of answers (rmas_jax/evaluation/graders): text; qa, HotpotQA's normal form; "
         "math (needs the extra eval); choice, the letters of options; code, tests in the sandbox; "
-        "judge, a language model; relay; reasoning, with dataset: reasoning-gym (needs the extra "
-        "reasoning). null: relay with dataset: relay, choice where system.task_type is choice, "
-        "else text. An answer is the content of the last \\boxed{}, or the text after the last "
-        "####, if there is one",
+        "judge, a language model (needs the extra eval); relay; reasoning, with dataset: "
+        "reasoning-gym (needs the extra reasoning). null: relay with dataset: relay, choice where "
+        "system.task_type is choice, else text. An answer is the content of the last \\boxed{}, or "
+        "the text after the last ####, if there is one",
         None,
     )
     train_size: int | None = option("training items to use; null: all", None, at_least=1)

@@ -52,6 +52,15 @@ class Answering:
     toolbox: Toolbox | None = None
     answer_retry: AnswerRetry | None = None
 
+    @property
+    def description(self) -> str:
+        """The sampling by the names of `evaluation.sampling`, for results."""
+        chosen = self.sampling
+        return (
+            f"max_new_tokens {self.max_tokens}, temperature {chosen.temperature:g}, top_k "
+            f"{chosen.top_k}, top_p {chosen.top_p:g}, rollouts {self.rollouts}"
+        )
+
 
 class Listened(NamedTuple):
     """What precedes an answer, and its cost."""

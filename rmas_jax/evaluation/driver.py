@@ -56,7 +56,7 @@ class LoadedBenchmark:
     """A benchmark, ready to run."""
 
     name: str
-    version: str  # of its definition and its data
+    version: str  # of its questions, grader and metric
     grader: Grader
     splits: Mapping[str, Sequence[Example]]  # split, or part of one -> its examples
     prompts: Mapping[str, RolePrompt]  # by role, for its type of task
@@ -69,6 +69,7 @@ class LoadedBenchmark:
         """The columns that all its results share."""
         return {
             "benchmark_version": self.version,
+            "sampling": self.answering.description,
             "description": self.description,
             "metric": self.metric,
         }
@@ -227,14 +228,16 @@ def missing_work(
 
 def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Checks that recorded measurements belong to the current benchmarks."""
-    versions = {benchmark.name: benchmark.version for benchmark in benchmarks}
+    current = {benchmark.name: benchmark.columns for benchmark in benchmarks}
     for row in record.rows:
-        now = versions.get(row["benchmark"])
-        if now is not None and row.get("benchmark_version", now) != now:
-            raise ConfigError(
-                f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured in "
-                f"{record.results_path}; choose another name for the run (--set name=...)"
-            )
+        now: Mapping[str, str] = current.get(row["benchmark"], {})
+        for column in ("benchmark_version", "sampling"):
+            if column in now and row.get(column, now[column]) != now[column]:
+                raise ConfigError(
+                    f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured "
+                    f"in {record.results_path}: {column} must be {shown(row.get(column))}, got "
+                    f"{shown(now[column])}; choose another name for the run (--set name=...)"
+                )
 
 
 def encode_batches(

@@ -73,7 +73,8 @@ class ResultRow(TypedDict):
     trained_parameters: NotRequired[int]  # of links or of another adapter; 0: none
     seconds_per_item: float
     seed: int
-    benchmark_version: NotRequired[str]  # of the benchmark's definition and data
+    benchmark_version: NotRequired[str]  # of the benchmark's questions, grader and metric
+    sampling: NotRequired[str]  # how answers were written
     description: NotRequired[str]  # of the benchmark
     metric: NotRequired[str]  # of the benchmark: the column with its headline number
     unparsed: NotRequired[int]  # first answers by outcome

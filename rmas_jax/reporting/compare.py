@@ -28,24 +28,52 @@ class Comparison(NamedTuple):
     pair: PairedDifference  # the first run minus the second
 
 
-def shared_cells(first: Run, second: Run) -> tuple[list[Comparison], list[str]]:
-    """Comparisons of all cells that two runs share, and notes on what is left out.
+class Definition(NamedTuple):
+    """What two measurements of a benchmark must share to be comparable."""
+
+    version: str | None
+    metric: str
+    sampling: str
+
+
+def definitions(run: Run) -> dict[str, Definition]:
+    """Benchmark -> its definition in a run."""
+    return {
+        row["benchmark"]: Definition(
+            row.get("benchmark_version"), metric_of(row), row.get("sampling", "")
+        )
+        for row in run.results
+    }
+
+
+def shared_cells(
+    first: Run, second: Run, *, any_sampling: bool = False
+) -> tuple[list[Comparison], list[str]]:
+    """Comparisons of all cells that two runs share, and notes on benchmarks that differ.
 
     Answers are paired by question and, with several seeds, by the order of the seeds.
+
+    Args:
+      first: a run.
+      second: the run to compare it with.
+      any_sampling: whether to compare benchmarks whose answers were sampled differently.
     """
-    notes = []
-    versions = [
-        {row["benchmark"]: (row.get("benchmark_version"), metric_of(row)) for row in run.results}
-        for run in (first, second)
-    ]
-    for name in versions[0].keys() & versions[1].keys():
-        ours, theirs = (of_run[name] for of_run in versions)
-        if ours != theirs:
+    notes, left_out = [], set()
+    ours, theirs = definitions(first), definitions(second)
+    for name in sorted(ours.keys() & theirs.keys()):
+        a, b = ours[name], theirs[name]
+        if a[:2] != b[:2]:
+            left_out.add(name)
+            notes.append(f"{name}: left out, as its questions, grader or metric differ")
+        elif a.sampling != b.sampling:
+            if not any_sampling:
+                left_out.add(name)
+            done = "compared although" if any_sampling else "left out, as"
+            hint = "" if any_sampling else " (--any-sampling compares it)"
             notes.append(
-                f"{name}: left out, as its questions, grader, sampling or metric differ between "
-                "the runs"
+                f"{name}: {done} its sampling differs: {_differing(a.sampling, b.sampling)} "
+                f"against {_differing(b.sampling, a.sampling)}{hint}"
             )
-    left_out = {note.partition(":")[0] for note in notes}
     by_cell = [answers_by_result(run.items, run.results) for run in (first, second)]
     found = []
     for split, method, rounds in by_cell[0]:
@@ -55,6 +83,12 @@ def shared_cells(first: Run, second: Run) -> tuple[list[Comparison], list[str]]:
         if pair is not None:
             found.append(Comparison(split, method, rounds, pair))
     return found, notes
+
+
+def _differing(sampling: str, other: str) -> str:
+    """The settings in a description that another one lacks."""
+    others = other.split(", ")
+    return ", ".join(part for part in sampling.split(", ") if part not in others) or "none"
 
 
 def _paired(ours: Correctness, theirs: Correctness) -> PairedDifference | None:
@@ -73,20 +107,21 @@ def _by_rank(answers: Correctness) -> Correctness:
     return {(rank[seed], item): correct for (seed, item), correct in answers.items()}
 
 
-def compare_runs(runs: Sequence[Run]) -> Iterator[Table | str]:
-    """Yields a table for each run against the first one, and notes.
+def compare_runs(runs: Sequence[Run], *, any_sampling: bool = False) -> Iterator[Table | str]:
+    """Yields a table for each run against the first one, and notes; see `shared_cells`.
 
     Raises:
       InputError: two runs share no measured cell with answers by question.
     """
     for other in runs[1:]:
         names = [run.directory.resolve().name for run in (runs[0], other)]
-        found, notes = shared_cells(runs[0], other)
+        found, notes = shared_cells(runs[0], other, any_sampling=any_sampling)
         yield from notes
         if not found:
             raise InputError(
                 f"{runs[0].directory} and {other.directory}: must share a benchmark, split, method "
-                "and number of rounds, each with answers by question; got none"
+                f"and number of rounds, each with answers by question; got "
+                f"{'; '.join(notes) or 'none'}"
             )
         yield comparison_table(names[0], names[1], found)
 

@@ -108,7 +108,7 @@ def load_benchmarks(
             data = load_benchmark(benchmark, data_dir)
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
-        answered = (grader.name, task_type, benchmark.sampling, benchmark.data.columns)
+        answered = (grader.name, task_type, benchmark.data.columns)
         version = f"{answered} {benchmark.metric} {data.version}".encode()
         ready = LoadedBenchmark(
             benchmark.name,

@@ -307,17 +307,17 @@ def test_weight_table_is_the_parameter_tree(field):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("linear_layers", (True, True), "layer_types must have a layer with attention"),
+        ("linear_layers", (True, True), "layer_types must have a layer with attention.*, got "),
         ("linear_layers", (True,), "linear_layers must have num_layers=2 entries or none, got 1"),
-        ("linear_key_dim", 0, "linear_key_head_dim must be an integer from 1"),
+        ("linear_key_dim", 0, "linear_key_head_dim must be an integer from 1 .*got 0"),
         (
             "linear_key_heads",
             3,
-            "linear_num_value_heads must be a multiple of linear_num_key_heads",
+            r"linear_num_value_heads must be a multiple of linear_num_key_heads \(3\), got 4",
         ),
         ("conv_width", 1, "linear_conv_kernel_dim must .*got 1"),
         ("loops", 0, "total_ut_steps must .*got 0"),
-        ("rotary_fraction", 0.5, "even number of head_dim"),
+        ("rotary_fraction", 0.5, "even number of head_dim.*, got .*0.5"),
     ],
 )
 def test_refused_configurations(field, value, message):

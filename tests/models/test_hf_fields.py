@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import numpy as np
 import pytest
 from models.test_hf_config import SIZES, TOWERS, valid
 
-from rmas_jax.host.errors import MESSAGE_LIMIT
+from rmas_jax.host.errors import MESSAGE_LIMIT, shown
 from rmas_jax.models import UnsupportedModelError, config_from_hf
 from rmas_jax.models.hf_config import FIELDS, INERT
 
@@ -38,25 +39,37 @@ from rmas_jax.models.hf_config import FIELDS, INERT
         ("llama", {"num_hidden_layers": True}, "num_hidden_layers must .*got True"),
         ("llama", {"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false"),
         ("llama", {"tie_word_embeddings": "false"}, "tie_word_embeddings must .*got 'false'"),
-        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number above 0"),
+        (
+            "llama",
+            {"rms_norm_eps": float("nan")},
+            "rms_norm_eps must be a number above 0.*, got nan",
+        ),
         ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps must .*got inf"),
         ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps must .*got '1e-6'"),
-        ("llama", {"rope_theta": -1e4}, "rope_theta must be a number above 0"),
+        ("llama", {"rope_theta": -1e4}, "rope_theta must be a number above 0.*, got -10000.0"),
         ("llama", {"rope_theta": 0}, "rope_theta must .*got 0"),
         ("llama", {"rope_theta": float("nan")}, "rope_theta must .*got nan"),
         ("llama", {"rope_theta": 10**400}, "rope_theta must be .*, got an integer of 400 digits"),
         ("llama", {"rope_theta": None}, "rope_theta must .*got None"),
         ("llama", {"rope_parameters": {"rope_theta": None}}, "rope_theta must .*got None"),
-        ("llama", {"layer_types": ["sliding_attention"] * 4}, "layer_types must .*"),
+        (
+            "llama",
+            {"layer_types": ["sliding_attention"] * 4},
+            "layer_types must .*got .*sliding_attention",
+        ),
         ("llama", {"sliding_window": 5}, "sliding_window must .*changes the model.*got 5"),
-        ("mistral", {"sliding_window": -4}, "sliding_window must be an integer from 1"),
+        ("mistral", {"sliding_window": -4}, "sliding_window must be an integer from 1 .*got -4"),
         ("mistral", {"sliding_window": 2**40}, "sliding_window must .*got 1099511627776"),
         ("mistral", {"num_key_value_heads": None}, "num_key_value_heads must .*got None"),
-        ("mistral", {"layer_types": 4}, "layer_types must be a list"),
-        ("mistral", {"layer_types": [1, 2, 3, 4]}, "layer_types must .*"),
-        ("mistral", {"layer_types": [["full_attention"]] * 4}, "layer_types must .*"),
+        ("mistral", {"layer_types": 4}, "layer_types must be a list.*, got 4"),
+        ("mistral", {"layer_types": [1, 2, 3, 4]}, r"layer_types must .*got .*1"),
+        (
+            "mistral",
+            {"layer_types": [["full_attention"]] * 4},
+            r"layer_types must .*got .*\['full_attention'\]",
+        ),
         ("qwen2", {"max_window_layers": "28"}, "max_window_layers must .*got '28'"),
-        ("qwen3", {"head_dim": None}, "head_dim must be an integer"),
+        ("qwen3", {"head_dim": None}, "head_dim must be an integer .*got None"),
         ("qwen3", {"num_attention_heads": {}}, "num_attention_heads must .*got {}"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern must .*got 0"),
         ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must .*got 0"),
@@ -68,7 +81,7 @@ from rmas_jax.models.hf_config import FIELDS, INERT
         (
             "gemma3_text",
             {"rope_parameters": {"sliding_attention": 5}},
-            "rope_parameters: sliding_attention must be an object or null",
+            "rope_parameters: sliding_attention must be an object or null, got 5",
         ),
         ("gemma3_text", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping must .*got 0.0"),
         ("qwen3_5_text", {"full_attention_interval": 0}, "full_attention_interval must .*got 0"),
@@ -78,7 +91,7 @@ from rmas_jax.models.hf_config import FIELDS, INERT
             {"linear_conv_kernel_dim": 10**6},
             "linear_conv_kernel_dim must .*got 1000000",
         ),
-        ("ouro", {"total_ut_steps": "4"}, "total_ut_steps must be an integer"),
+        ("ouro", {"total_ut_steps": "4"}, "total_ut_steps must be an integer .*got '4'"),
         ("ouro", {"total_ut_steps": 10**9}, "total_ut_steps must .*got 1000000000"),
         ("ouro", {"early_exit_threshold": float("nan")}, "early_exit_threshold must .*got nan"),
         ("gemma3", {"hidden_size": "big"}, "text_config: hidden_size must .*got 'big'"),
@@ -107,7 +120,9 @@ def test_sizes_are_bounded_before_anything_is_allocated(family):
         for size in (10**7, 10**9, 10**15, 10**4000):
             if (name, size) == ("vocab_size", 10**7):
                 continue
-            with pytest.raises(UnsupportedModelError, match=f"{name} must be") as error:
+            with pytest.raises(
+                UnsupportedModelError, match=f"{name} must be .*, got {re.escape(shown(size))}"
+            ) as error:
                 config_from_hf(valid(family, **{name: size}))
             assert len(str(error.value)) <= MESSAGE_LIMIT
     assert time.perf_counter() - start < 5

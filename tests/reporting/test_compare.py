@@ -62,7 +62,25 @@ def test_other_seeds_and_versions(tmp_path):
     assert all(c.pair.items == N and c.pair.difference == 0 for c in found) and len(found) == 2
     other = write(tmp_path / "c", rows, benchmark_version="2")
     found, notes = shared_cells(read_run(first), read_run(other))
-    assert not found and "left out, as its questions, grader" in notes[0]
+    assert not found and notes == ["relay: left out, as its questions, grader or metric differ"]
+
+
+def test_other_sampling_is_named_and_compared_when_asked(tmp_path, capsys):
+    rows = [r for r in result_rows() if r["method"] == "recursive_mas" and r["rounds"] == 1]
+    greedy = "max_new_tokens 16, temperature 0, top_k 0, top_p 1, rollouts 1"
+    drawn = "max_new_tokens 16, temperature 0.6, top_k 0, top_p 0.95, rollouts 1"
+    a = write(tmp_path / "a", rows, benchmark_version="1", sampling=greedy)
+    b = write(tmp_path / "b", rows, benchmark_version="1", sampling=drawn)
+    differs = "its sampling differs: temperature 0, top_p 1 against temperature 0.6, top_p 0.95"
+    found, notes = shared_cells(read_run(a), read_run(b))
+    assert not found and notes == [f"relay: left out, as {differs} (--any-sampling compares it)"]
+    assert main([str(a), str(b)]) == BAD_INPUT
+    assert f"got {notes[0]}" in capsys.readouterr().err
+    assert main([str(a), str(b), "--any-sampling"]) == 0
+    out = capsys.readouterr().out
+    assert f"relay: compared although {differs}\n" in out and "a against b" in out
+    found, notes = shared_cells(read_run(a), read_run(a), any_sampling=True)
+    assert len(found) == 2 and not notes
 
 
 def test_the_command_prints_and_writes(two, tmp_path, capsys):

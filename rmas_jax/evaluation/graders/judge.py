@@ -209,7 +209,7 @@ def open_judge() -> Judge:
     if base_url and not re.match(r"https?://[^/\s]", base_url):
         raise JudgeError(f"{BASE_URL} must begin with http:// or https://, got {shown(base_url)}")
     if base_url and importlib.util.find_spec("httpx2") is None:
-        raise ImportError("a judge needs the package httpx2: pip install 'rmas_jax[search]'")
+        raise ImportError("a judge needs the package httpx2: pip install 'rmas_jax[eval]'")
     return _opened(Settings(model, base_url, key, recording))
 
 

@@ -21,12 +21,12 @@ _TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u3002", "''\"
 _LEAD = re.compile(
     r"""(?:(?:so|thus|therefore|hence)\b,?\s*)?
     (?:
-        (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best)\s+)*(?:answer|option|choice)\b
+        (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best)\s+)*(?:ans(?:wer)?|option|choice)\b
         (?:\s+(?:is|would\ be|should\ be)\b)?\s*[:=]?\s*
       | i(?:\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\ with)\s+
       | (?:正确)?答案\s*(?:应?[是为选])?\s*:?\s*
       | [故应]?选[项择]?\s*:?\s*
-    ){1,2}""",
+    ){0,2}""",
     re.VERBOSE | re.IGNORECASE,
 )
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?![\w'])")
@@ -51,10 +51,13 @@ _FURTHER = re.compile(  # "(A) or (B)", "A: no, B: yes", "B) C)", "B: not option
 _STATEMENT = re.compile(
     r"""(?<!\w)(?:
         (?:(?:final|correct|right|best)\s+)*
-        (?:answer|(?:final|correct|right|best)\s+(?:option|choice))
+        (?:ans(?:wer)?|(?:final|correct|right|best)\s+(?:option|choice))
         (?:\s+(?:is|would\ be|should\ be)\b|\s*[:=]|\ *\n)
       | i(?:\ would|\ will|'ll)?\ (?:choose|pick|select|go\ with)\b
-    ) | 答案\s*(?:应?[是为选]|:) | [故应]选(?!项)""",
+    ) | (?:\A|\n|(?<=[.!?]\s))(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:option\s+)?\(?[A-Z]\)?
+        \s+(?:is|would\ be)\s+(?:the|my)\s+(?:(?:final|correct|right|best)\s+)+
+        (?:answer|option|choice)\b
+      | 答案\s*(?:应?[是为选]|:) | [故应]选(?!项)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _DOUBT = re.compile(  # before a statement, in its sentence
@@ -86,9 +89,9 @@ def stated_letter(text: str) -> str | None:
 
 def _after_lead(text: str, start: int) -> str:
     """The characters after the lead that begins at a position."""
-    lead = _LEAD.match(text, start)
-    end = lead.end() if lead else start
-    return text[end : end + 10]
+    text = text[start : start + _SENTENCE_WIDTH].lstrip()
+    lead = _LEAD.match(text)
+    return text[lead.end() :] if lead else text
 
 
 def letter_of(answer: str, *, is_marked: bool) -> str | None:

@@ -78,6 +78,7 @@ WHOLE = [
         "答案:\uff08B\uff09",
         "故选 B。",
     ),
+    *("Ans: B", "So, B is the correct answer.", "Therefore (B).", "answer: option B"),
     *("#### B", "It is cheap.\n#### (B)"),
 ]
 # Each states B at its end, after other letters.
@@ -95,6 +96,8 @@ STATED = [
     "We compare A and C. I'll go with B.",
     "A is cheap, but I choose (b).",
     "Let me think. I think the answer is B",
+    "We compare A and C. So, B is the correct answer.",
+    "(A) is too cheap.\n(B) is the best choice.",
     "The answer is B. We check C: no.\nAnswer: B",
     "A\u592a\u5c0f\uff0c\u6240\u4ee5\u7b54\u6848\u662fB\u3002",
 ]
@@ -126,6 +129,13 @@ NONE = [
     ),
     *(
         "It is not true that the answer is C",
+        "Vitamin C is the correct answer.",
+        "Plan A is the best choice.",
+        "So a dog",
+        "Thus, C or D",
+        "A is the best answer. No: B is the best answer.",
+        "A is the best answer. B is the best answer.",
+        "I pick up a book",
         "The answer is unclear: A",
         "Answer: A. Wait, it is B.",
     ),

@@ -315,7 +315,7 @@ def test_an_address_or_library_that_cannot_be_used_is_refused(environment, monke
         find_grader("judge", where="data.grader")
     environment(BASE_URL="http://127.0.0.1:1/v1", API_KEY="")
     monkeypatch.setitem(sys.modules, "httpx2", None)
-    with pytest.raises(ImportError, match=r"httpx2: pip install 'rmas_jax\[search\]'"):
+    with pytest.raises(ImportError, match=r"httpx2: pip install 'rmas_jax\[eval\]'"):
         open_judge()
 
 

@@ -13,6 +13,7 @@ import sympy
 
 from .proofs import is_proved_zero, is_refuted, points
 from .sets import FLIPPED, real_set, unknowns
+from .units import may_be_missing
 from .values import (
     DEGREE,
     Collection,
@@ -85,7 +86,7 @@ class Comparison:
             in_radians = other.subs(DEGREE, sympy.pi / 180)
             return with_unit.unit == (("radian", 1),) and self.same(value, in_radians)
         if self.same(value, other):
-            return True
+            return all(may_be_missing(name) for name, _ in with_unit.unit)
         if with_unit.unit == (("%", 1),):
             return self.same(value / 100, other)
         if all(len(name) == 1 and name.isalpha() for name, _ in with_unit.unit):  # 5 m, 5\text{ m}

@@ -67,6 +67,11 @@ def read(text: str) -> Value:
     return value
 
 
+def _have_names(conditions: list[Relation]) -> bool:
+    """Whether conditions are on different letters; x_1 and x_2 are the same."""
+    return len({str(condition.sides[0]).partition("_")[0] for condition in conditions}) > 1
+
+
 def _continues_names(token: Token) -> bool:
     """Whether a token continues an order of names, ABC, which is no product."""
     return token.kind == "letter" and token.text.isupper() and not token.is_spaced
@@ -91,6 +96,8 @@ class _AnswerReader(CommandReader):
             for word, operator in (("or", "union"), ("and", "intersection")):
                 if {*separators} == {word}:
                     return SetOperation(operator, tuple(items))
+        if {*separators} == {"or"} and len(conditions) == len(items) and _have_names(conditions):
+            return SetOperation("union", tuple(items))  # x = 1 or y = 2 is no pair
         return Collection(",", tuple(items))
 
     def items(self) -> tuple[list[Value], list[str]]:

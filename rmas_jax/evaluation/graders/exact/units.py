@@ -53,6 +53,9 @@ _SPELLINGS = {
     "V": "volt",
     "A": "ampere amp",
     "Hz": "hertz",
+    "K": "kelvin",
+    "C": "celsius",
+    "F": "fahrenheit",
     "mol": "mole",
     "man": "men",
     "woman": "women",
@@ -148,6 +151,11 @@ def unit_of(parts: list[str | int]) -> tuple[tuple[str, int], ...]:
     if not exponents:
         raise UnreadableError("words after a number that are no unit")
     return tuple(sorted(exponents.items()))
+
+
+def may_be_missing(name: str) -> bool:
+    """Whether an answer may leave a unit out: not 7\\text{x}, whose letter is no unit's."""
+    return name in _SPELLINGS or not (len(name) == 1 and name.isalpha())
 
 
 def _canonical(word: str) -> str:
