@@ -49,6 +49,7 @@ def graded_rows(
     ]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         graded = list(threads.map(lambda pair: _graded(grader, *pair), texts))
+    crossed = answers.crossed() if answers.crossed else []
     rows = []
     for i, example in enumerate(examples):
         rollouts = [
@@ -56,7 +57,7 @@ def graded_rows(
             | {"at_limit": bool(written.at_limit[i]), "answer_retry": bool(written.retried[i])}
             for k, written in enumerate(answers.rollouts)
         ]
-        row = {
+        row: dict[str, Any] = {
             **key._asdict(),
             "id": example.id,
             "question": example.question,
@@ -66,7 +67,10 @@ def graded_rows(
             "tokens": int(answers.tokens[i]),
             "steps": int(answers.steps[i]),
             "flops": float(answers.flops[i]),
+            "prompt_hash": answers.prompt_hashes[i],
         }
+        if crossed:
+            row["crossed"] = crossed[i]
         rows.append(cast(ItemRow, row | {"rollouts": rollouts} if len(rollouts) > 1 else row))
     return rows
 

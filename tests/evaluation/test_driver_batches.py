@@ -25,7 +25,7 @@ def test_a_batch_runs_until_nothing_is_compiled():
 
     def answer():
         texts = answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1)
-        return answerer.BatchAnswers([len(texts)], None, None, None)
+        return answerer.BatchAnswers([len(texts)], None, None, None, ())
 
     jax.clear_caches()
     written, seconds = driver._timed(answer)
