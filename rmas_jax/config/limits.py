@@ -5,6 +5,7 @@ MAX_ROUNDS = 16
 MAX_LATENT_STEPS = 16_384
 MAX_TOKENS = 131_072  # of a text
 MAX_ROLLOUTS = 10_000
+MAX_NEAREST = 16  # tokens shown of a vector
 MAX_BATCH = 65_536  # items
 MAX_STEPS = 10_000_000
 MAX_INNER_BATCH = 2**20  # tokens

@@ -13,6 +13,7 @@ from rmas_jax.config.limits import (
     MAX_DEVICES,
     MAX_LATENT_STEPS,
     MAX_NAME,
+    MAX_NEAREST,
     MAX_ROUNDS,
     MAX_SEED,
 )
@@ -133,6 +134,12 @@ class EvaluationConfig(Section):
         "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all",
         None,
         distinct=True,
+    )
+    nearest_tokens: int = option(
+        "tokens nearest to each vector that crosses an edge, in items.jsonl; 0: none",
+        0,
+        at_least=0,
+        at_most=MAX_NEAREST,
     )
     audit: AuditConfig | None = option(
         "a causal audit of what the messages carry; null: none", None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,12 +19,14 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import AnswerRetry, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY, row_keys
+from rmas_jax.evaluation.crossings import Crossed, crossed_tokens
 from rmas_jax.evaluation.methods import (
     LATENT,
     METHODS,
     Method,
     result_name,
 )
+from rmas_jax.evaluation.prompt_hashes import prompt_hashes
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links, count_parameters
 from rmas_jax.models.generation import SamplingConfig
@@ -51,6 +53,7 @@ class Answering:
     rollouts: int = 1  # K answers to a question, from the same latents or messages
     toolbox: Toolbox | None = None
     answer_retry: AnswerRetry | None = None
+    nearest_tokens: int = 0  # of each vector that crosses an edge, in the record; 0: none
 
     @property
     def description(self) -> str:
@@ -70,6 +73,9 @@ class Listened(NamedTuple):
     steps: np.ndarray | int  # [B] sequential model steps
     flops: np.ndarray  # [B] model FLOPs, see `models.flops`
     messages: Sequence[Message] = ()  # in text
+    prompt_hashes: Sequence[str] = ()  # [B] of `prompt`, see `prompt_hashes`
+    # What crossed the edges, for each item; None: not asked, or nothing but text.
+    crossed: Callable[[], list[Crossed]] | None = None
 
 
 class BatchAnswers(NamedTuple):
@@ -79,6 +85,8 @@ class BatchAnswers(NamedTuple):
     tokens: np.ndarray  # [B] tokens written, in the first rollout
     steps: np.ndarray  # [B] sequential model steps, in the first rollout
     flops: np.ndarray  # [B] model FLOPs of all agents, in the first rollout
+    prompt_hashes: Sequence[str]  # [B], see `Listened`
+    crossed: Callable[[], list[Crossed]] | None = None  # see `Listened`
 
 
 class Answer(NamedTuple):
@@ -169,8 +177,13 @@ class Answerer:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
         if self.channel is not None:
-            return _in_latents(self, self.channel, prompts)
-        return _in_text(self, prompts) if self.method.channel == TEXT else _alone(self, prompts)
+            listened = _in_latents(self, self.channel, prompts)
+        elif self.method.channel == TEXT:
+            listened = _in_text(self, prompts)
+        else:
+            listened = _alone(self, prompts)
+        hashes = prompt_hashes(prompts[self.answers_as], listened.prompt)
+        return listened._replace(prompt_hashes=hashes)
 
     def write(self, prompt: PromptInput, keys: jax.Array | None) -> Texts:
         """A text per row by the answering agent.
@@ -210,6 +223,8 @@ class Answerer:
             listened.tokens + first.tokens,
             listened.steps + first.tokens,
             listened.flops + first.flops,
+            listened.prompt_hashes,
+            listened.crossed,
         )
 
     def keys(self, seed: int, rows: np.ndarray) -> Keys:
@@ -298,7 +313,26 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
         raise fault.error()
     steps = (len(order) * answerer.rounds - 1) * answerer.latent_steps
     flops = latent_flops(answerer.system, team.agents, prompts, rounds=answerer.rounds)
-    return Listened(outcome.prompt, 0, steps, flops)
+    return Listened(outcome.prompt, 0, steps, flops, crossed=_crossed(answerer, channel, prompts))
+
+
+def _crossed(
+    answerer: Answerer, channel: Channel, prompts: Prompts
+) -> Callable[[], list[Crossed]] | None:
+    """What crosses the edges, computed once it is asked for: its time is not the method's."""
+    count = answerer.answering.nearest_tokens
+    if not (count and answerer.latent_steps):
+        return None
+    if answerer.method.is_shuffled:
+        channel = ShuffledChannel(channel)
+    return functools.cache(
+        functools.partial(
+            crossed_tokens,
+            *(answerer.team, answerer.system, channel, prompts),
+            rounds=answerer.rounds,
+            count=count,
+        )
+    )
 
 
 def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:

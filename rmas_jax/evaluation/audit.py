@@ -42,6 +42,7 @@ from rmas_jax.evaluation.audit_protocol import (
 from rmas_jax.evaluation.batches import Batch
 from rmas_jax.evaluation.driver import LoadedBenchmark, check_items, encode_batches, measure
 from rmas_jax.evaluation.methods import LATENT, METHODS
+from rmas_jax.evaluation.prompt_hashes import prompt_hashes
 from rmas_jax.evaluation.record import open_record
 from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.nonfinite import earliest_fault
@@ -285,4 +286,6 @@ def _listened(
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
     flops = latent_flops(system, team.agents, batch, rounds=rounds)
-    return Listened(outcome.prompt, 0, (len(order) * rounds - 1) * steps, flops)
+    hashes = prompt_hashes(batch[answerer.answers_as], outcome.prompt)
+    steps_taken = (len(order) * rounds - 1) * steps
+    return Listened(outcome.prompt, 0, steps_taken, flops, prompt_hashes=hashes)

@@ -47,6 +47,7 @@ def graded_rows(
     texts = [written.opening + text for text in written.texts[: len(examples)]]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         graded = list(threads.map(functools.partial(_graded, grader), texts, examples))
+    crossed = answers.crossed() if answers.crossed else []
     return [
         cast(
             ItemRow,
@@ -62,6 +63,8 @@ def graded_rows(
                 "tokens": int(answers.tokens[i]),
                 "steps": int(answers.steps[i]),
                 "flops": float(answers.flops[i]),
+                "prompt_hash": answers.prompt_hashes[i],
+                **({"crossed": crossed[i]} if crossed else {}),
             },
         )
         for i, (example, verdict) in enumerate(zip(examples, graded, strict=True))

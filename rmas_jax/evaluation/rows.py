@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
+from rmas_jax.evaluation.crossings import Crossed
 
 
 class Measurement(NamedTuple):
@@ -51,6 +52,8 @@ class ItemRow(Rollout):
     tokens: int  # written by all agents
     steps: int  # sequential model steps
     flops: float  # model FLOPs of all agents, see `models.flops`
+    prompt_hash: str  # SHA-256 of the answering agent's prompt, see `prompt_hashes`
+    crossed: NotRequired[Crossed]  # by edge and round, as nearest tokens, where asked for
     rollouts: NotRequired[list[Rollout]]  # if several
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, metric_of
@@ -35,25 +36,49 @@ MEANINGS = {
 FILE_LIMIT = 2 * GIBIBYTE
 
 
+class Audit(NamedTuple):
+    """A finished audit, as its files have it."""
+
+    declared: Mapping[str, Any]  # the protocol
+    digest: str  # its SHA-256
+    rows: list[ResultRow]
+    items: list[ItemRow]
+
+
+def read_audit(directory: Path) -> Audit:
+    """Reads the files of an audit.
+
+    Raises:
+      RunFileError: a file is missing or damaged.
+    """
+    files = AuditFiles(directory)
+    text = _text(files.protocol)
+    return Audit(
+        parse_json(text, source=files.protocol, error=RunFileError),
+        hashlib.sha256(text.encode()).hexdigest(),
+        parse_json(_text(files.results), source=files.results, error=RunFileError),
+        [
+            parse_json(line, source=files.items, error=RunFileError)
+            for line in _text(files.items).splitlines()
+        ],
+    )
+
+
 def write_audit(directory: Path) -> Path:
     """Writes the report of an audit's files as Markdown; returns its path.
 
     Raises:
       RunFileError: a file is missing or damaged.
     """
-    files = AuditFiles(directory)
-    declared_text = _text(files.protocol)
-    declared = parse_json(declared_text, source=files.protocol, error=RunFileError)
-    rows: list[ResultRow] = parse_json(
-        _text(files.results), source=files.results, error=RunFileError
-    )
-    items: list[ItemRow] = [
-        parse_json(line, source=files.items, error=RunFileError)
-        for line in _text(files.items).splitlines()
+    files, found = AuditFiles(directory), read_audit(directory)
+    brief = dict(found.declared) | {"conditions": len(found.declared["conditions"])}
+    parts = [
+        "# Audit of the messages",
+        *(part if isinstance(part, str) else part.to_markdown() for part in audit_parts(found)),
+        "## Protocol",
+        f"```json\n{json.dumps(brief, indent=1, sort_keys=True)}\n```",
     ]
-    digest = hashlib.sha256(declared_text.encode()).hexdigest()
-    text = "\n\n".join(render(declared, digest, rows, items)) + "\n"
-    write_atomic(files.markdown, text)
+    write_atomic(files.markdown, "\n\n".join(parts) + "\n")
     return files.markdown
 
 
@@ -62,45 +87,46 @@ def _text(path: Path) -> str:
     return decode_text(raw, source=str(path), error=RunFileError)
 
 
-def render(
-    declared: Mapping[str, Any], digest: str, rows: Sequence[ResultRow], items: Sequence[ItemRow]
-) -> Iterator[str]:
-    """Yields the parts of the report, as Markdown."""
-    yield "# Audit of the messages"
+def audit_parts(audit: Audit) -> Iterator[str | Table]:
+    """Yields the paragraphs and tables of an audit: the question, then each split."""
+    declared = audit.declared
     yield (
         f"{declared['question']} Messages are replaced at the receiver's boundary, in "
         f"{count_rounds(declared['rounds'])}; senders stay as they are. The protocol was written "
-        f"before anything was measured (SHA-256 `{digest}`); all of it is in "
-        f"`{AuditFiles.protocol}`."
+        f"before anything was measured (SHA-256 {audit.digest}); all of it is in the audit's "
+        f"{AuditFiles.protocol}."
     )
-    for split in dict.fromkeys(map(split_of, rows)):
-        own_rows = [row for row in rows if split_of(row) == split]
-        own_items = [item for item in items if split_of(item) == split]
+    for split in dict.fromkeys(map(split_of, audit.rows)):
+        rows = [row for row in audit.rows if split_of(row) == split]
+        items = [item for item in audit.items if split_of(item) == split]
         found = effects(
-            own_items, declared["conditions"], declared["confidence"], metric=metric_of(own_rows[0])
+            items, declared["conditions"], declared["confidence"], metric=metric_of(rows[0])
         )
-        yield f"## {split}"
-        yield decision(found, declared)
-        yield _accuracies(split, own_rows, own_items, declared).to_markdown()
-        tables = (overall_table(found), *place_tables(found), cell_table(found))
-        yield from (table.to_markdown() for table in tables if table)
-    yield "## Protocol"
-    brief = dict(declared) | {"conditions": len(declared["conditions"])}
-    yield f"```json\n{json.dumps(brief, indent=1, sort_keys=True)}\n```"
+        yield f"{split}: {decision(found, declared)}"
+        tables = (
+            _accuracies(split, rows, items, declared),
+            overall_table(found),
+            *place_tables(found),
+            cell_table(found),
+        )
+        for table in filter(None, tables):
+            yield dataclasses.replace(
+                table, title=f"{split}: {table.title}", name=f"audit {table.name} {split}"
+            )
 
 
 def decision(found: Sequence[Effect], declared: Mapping[str, Any]) -> str:
     """The declared rule, applied."""
     of_all = {e.name: e for e in found if e.place.scope == "all"}
     if CONTENT not in of_all:
-        return "**Not decided**: other items' messages on all edges were not measured."
+        return "Not decided: other items' messages on all edges were not measured."
     pair, margin = of_all[CONTENT].pair, declared["margin"]
     if pair.interval.low > margin:
-        verdict = "**Content is used**"
+        verdict = "Content is used"
     elif pair.interval.high < margin or pair.interval.low <= 0 <= pair.interval.high:
-        verdict = "**No use of content was found**"
+        verdict = "No use of content was found"
     else:
-        verdict = "**Content is used, by less than the declared margin**"
+        verdict = "Content is used, by less than the declared margin"
     sentence = (
         f"{verdict}: the content-attributable gain is {points(pair)} points on {pair.items} "
         f"questions (rule: its interval lies above {100 * margin:.1f})."
@@ -145,6 +171,7 @@ def _accuracies(
         ("message", "meaning", "answers", f"{metric_label(rows[0])} in %"),
         tuple(lines),
         text_columns=2,
+        name="messages",
     )
 
 
@@ -166,6 +193,7 @@ def overall_table(found: Sequence[Effect]) -> Table | None:
         note="Points are differences of that metric with paired intervals over questions; p is of "
         "no difference; the smallest difference is what so many questions, of which so many are "
         "answered differently, show with a power of 80 %.",
+        name="effects",
     )
 
 
@@ -189,7 +217,7 @@ def place_tables(found: Sequence[Effect]) -> list[Table]:
             for place, cells in by_place.items()
         ]
         if lines:
-            tables.append(Table(title, ("where", *names), tuple(lines), note=STAR))
+            tables.append(Table(title, ("where", *names), tuple(lines), note=STAR, name=scope))
     return tables
 
 
@@ -221,4 +249,5 @@ def cell_table(found: Sequence[Effect]) -> Table | None:
         tuple(lines),
         text_columns=1,
         note="* p at most 0.05, by Holm's correction over this table.",
+        name="cells",
     )

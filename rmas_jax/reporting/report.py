@@ -22,6 +22,7 @@ from rmas_jax.evaluation.gradients import COMPARED
 from rmas_jax.evaluation.rows import ItemRow, ResultRow
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, paired, tables
+from rmas_jax.reporting.audit import audit_parts, read_audit
 from rmas_jax.reporting.claims import Claim, check_claims
 from rmas_jax.reporting.results import (
     Result,
@@ -33,7 +34,7 @@ from rmas_jax.reporting.results import (
 from rmas_jax.reporting.run_directory import GradientRow, Run, read_run
 from rmas_jax.reporting.table import Table
 from rmas_jax.rounds.channels import CHANNELS
-from rmas_jax.run_files import RunFiles
+from rmas_jax.run_files import AuditFiles, RunFiles
 
 STEP = "report"  # of a run; its time is not reported
 
@@ -174,6 +175,7 @@ def build_sections(run: Run) -> list[Section]:
         Section("Cost", _cost(rows)),
         Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
         Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
+        Section("What the messages carry", _audit(RunFiles(run.directory).audit)),
         Section("Difficulty", _difficulty(items)),
         Section("Seeds", _table(tables.seed_table, rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
@@ -306,6 +308,14 @@ def _cost(rows: Sequence[ResultRow]) -> list[Block]:
     drawn = [r for r in rows if r["method"] in (methods.LATENT, methods.TEXT, methods.TRUNCATED)]
     picture = _picture("cost", figures.cost_figure, Results(drawn)) if drawn else []
     return [*picture, *map(TableBlock, tables.cost_tables(Results(rows)))]
+
+
+def _audit(directory: Path) -> list[Block]:
+    """The audit of a run; empty where it has none, or has not finished one."""
+    if not AuditFiles(directory).markdown.is_file():
+        return []
+    parts = audit_parts(read_audit(directory))
+    return [Text(part) if isinstance(part, str) else TableBlock(part) for part in parts]
 
 
 def _difficulty(items: Sequence[ItemRow]) -> list[Block]:

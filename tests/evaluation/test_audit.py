@@ -1,9 +1,12 @@
 """An audit on a tiny team: conditions, protocol, resuming; and effects by their definition."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
+from made_runs import write_run
 from teams import build_team
 
 from rmas_jax.config import AuditConfig, ConfigError
@@ -19,6 +22,7 @@ from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.metrics import paired_difference
 from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.reporting.audit import write_audit
+from rmas_jax.reporting.report import write_report
 from rmas_jax.run_files import AuditFiles
 from rmas_jax.topology import load_topology
 
@@ -161,6 +165,26 @@ def test_the_report_names_protocol_effects_and_decision(finished):
         assert part in text
     assert "by edge and round of arrival" in text and "solver->planner" in text
     assert write_audit(directory).read_text() == text
+
+
+def test_the_report_of_a_run_has_the_audit_that_it_finished(finished, tmp_path):
+    run = write_run(tmp_path / "run")
+    shutil.copytree(finished[0], run / "audit")
+    (run / "audit" / "report.md").unlink(missing_ok=True)
+    write_report(run)
+    assert "What the messages carry" not in (run / "report.md").read_text()  # not finished
+    write_audit(run / "audit")
+    write_report(run)
+    for name in ("report.md", "report.html"):
+        text = (run / name).read_text()
+        assert "What the messages carry" in text and "words test: Effects on all edges" in text
+        assert "SHA-256" in text
+    of_audit = {path.stem for path in (run / "tables").iterdir() if path.stem.startswith("audit")}
+    kinds = ("messages", "effects", "edge", "round", "cells")
+    assert of_audit == {f"audit-{kind}-words-test" for kind in kinds}
+    own = (run / "audit" / "report.md").read_text()
+    for table in re.findall(r"\*\*words test: .*\*\*", own):
+        assert table in (run / "report.md").read_text()
 
 
 def graded(conditions_of, correct, seed=0):

@@ -339,3 +339,6 @@ def test_a_run_has_steps_for_what_it_measures(tmp_path):
     resolved = resolve(load_config(CONFIG, [*ONE_ROUND, *settings]))
     names = [step.name for step in planned_steps(resolved)]
     assert names == ["inner loop", "outer loop", "evaluation", "report"]
+    assert {benchmark.answering.nearest_tokens for benchmark in resolved.benchmarks} == {0}
+    asked = resolve(load_config(CONFIG, [*ONE_ROUND, *settings, "evaluation.nearest_tokens=3"]))
+    assert {benchmark.answering.nearest_tokens for benchmark in asked.benchmarks} == {3}
