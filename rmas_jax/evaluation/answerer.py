@@ -31,6 +31,8 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
+from rmas_jax.rounds.schedules import longest_chain, steps_before_answer
+from rmas_jax.rounds.schedules import recursion as recursion_schedule
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
@@ -256,7 +258,7 @@ def _listen(
 
 
 def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Listened:
-    """Only the answer is text; before it, each stage but the last takes M steps."""
+    """Only the answer is text; before it, each stage takes M steps."""
     team, order = answerer.team, answerer.system.topology.order
     outcome = _listen(
         answerer.system,
@@ -268,12 +270,12 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
     )
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
-    steps = (len(order) * answerer.rounds - 1) * answerer.latent_steps
+    steps = steps_before_answer(team.system.topology, answerer.rounds, answerer.latent_steps)
     return Listened(outcome.prompt, 0, steps)
 
 
 def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
-    """Stages follow each other, and a token is a step."""
+    """A token is a step; stages that do not wait for each other run side by side."""
     team, longest = answerer.team, answerer.answering.max_tokens
     if answerer.method.is_cut:
         longest = team.system.latent_steps
@@ -285,8 +287,9 @@ def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
         max_tokens=longest,
         mesh=team.mesh,
     )
-    tokens = sum(message.tokens for message in messages)
-    return Listened(prompt, tokens, tokens, messages)
+    written = [message.tokens for message in messages]
+    stages = recursion_schedule(team.system.topology, answerer.rounds)
+    return Listened(prompt, sum(written), longest_chain(stages, [*written, 0]), messages)
 
 
 def _alone(answerer: Answerer, prompts: Prompts) -> Listened:

@@ -1,7 +1,9 @@
 """Runs methods over splits, item by item, and records accuracy and cost.
 
 Measures per item: tokens written by all agents (end tokens count), sequential model steps (a prompt
-is read in the step of the first token or thought after it), and seconds: the wall time of whole
+is read in the step of the first token or thought after it): the longest chain in which each needs
+the one before, so that agents who do not wait for each other count as the longest of them, item by
+item (`rounds.schedules.longest_chain`); and seconds: the wall time of whole
 batches over the rows of these batches, host work between agents included. Compile time is excluded:
 methods share programs, and the first would be charged for all. Retries and tool calls compile new
 text widths during a measurement, so a batch in which anything was compiled runs again for its time.
