@@ -28,11 +28,10 @@ from rmas_jax.evaluation.methods import (
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import StagePrompt, declared_width
+from rmas_jax.prompts import RolePrompt, StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
-from rmas_jax.rounds.schedules import longest_chain, steps_before_answer
-from rmas_jax.rounds.schedules import recursion as recursion_schedule
+from rmas_jax.rounds.schedules import SCHEDULES, longest_chain, steps_before_answer
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
@@ -69,6 +68,9 @@ class BatchAnswers(NamedTuple):
     rollouts: list[Texts]  # K of B texts
     tokens: np.ndarray  # [B] tokens written, in the first rollout
     steps: np.ndarray  # [B] sequential model steps, in the first rollout
+    # Role -> K of B texts, where all agents answer alone; `rollouts` are those of the answerer.
+    by_agent: Mapping[str, list[Texts]] = {}
+    selection: str | None = None  # of `SELECTIONS`: which of them counts
 
 
 class Answer(NamedTuple):
@@ -100,8 +102,11 @@ class Answerer:
     answering: Answering = Answering(max_tokens=256)
     role: str | None = None  # who answers; None: the topology's answerer
     batch_size: int = 1  # of the questions of a call
+    templates: Mapping[str, RolePrompt] | None = None  # of the prompts; None: the members' own
 
     def __post_init__(self) -> None:
+        if self.method.has_own_prompts and self.templates is None:
+            raise ValueError(f"templates must be given for {self.method.name}, got None")
         if self.links is None and self.latent_steps and self.method.uses_links:
             raise ValueError(f"links must be given for the method {self.method.name}, got None")
 
@@ -140,7 +145,12 @@ class Answerer:
 
     def encode(self, questions: Sequence[str]) -> Prompts:
         """Prompts of a few declared widths, for questions that come one by one."""
-        return self.team.encode(questions, slot_width=self.slot_width, block_width=declared_width)
+        return self.team.encode(
+            questions,
+            slot_width=self.slot_width,
+            templates=self.templates,
+            block_width=declared_width,
+        )
 
     def listen(self, prompts: Prompts) -> Listened:
         """What the answering agent reads after the rounds of B prompts.
@@ -150,17 +160,19 @@ class Answerer:
         """
         if self.channel is not None:
             return _in_latents(self, self.channel, prompts)
-        return _in_text(self, prompts) if self.method.channel == TEXT else _alone(self, prompts)
+        if self.method.channel == TEXT:
+            return _in_text(self, prompts)
+        return _alone(self, prompts, self.answers_as)
 
-    def write(self, prompt: PromptInput, keys: jax.Array | None) -> Texts:
-        """A text per row by the answering agent.
+    def write(self, prompt: PromptInput, keys: jax.Array | None, role: str | None = None) -> Texts:
+        """A text per row by an agent; None: the answering one.
 
         Raises:
           NonFiniteError: its logits are NaN or infinite.
         """
         how = self.answering
         return write_texts(
-            self.team.members[self.answers_as],
+            self.team.members[role or self.answers_as],
             prompt,
             max_tokens=how.max_tokens,
             sampling=how.sampling,
@@ -175,7 +187,20 @@ class Answerer:
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        return self.write_rollouts(self.listen(prompts), keys)
+        if self.method.selection is None:
+            return self.write_rollouts(self.listen(prompts), keys)
+        by_agent = {}
+        for role in self.team.system.topology.order:
+            alone = _alone(self, prompts, role).prompt
+            by_agent[role] = [self.write(alone, of_rollout, role) for of_rollout in keys]
+        written = np.stack([rollouts[0].tokens for rollouts in by_agent.values()])
+        return BatchAnswers(
+            by_agent[self.answers_as],
+            written.sum(0),
+            written.max(0),  # the agents do not wait for each other
+            by_agent,
+            self.method.selection,
+        )
 
     def write_rollouts(self, listened: Listened, keys: Keys) -> BatchAnswers:
         """The answers of the agent after all that precedes them.
@@ -225,10 +250,11 @@ def answerers(
     methods: Sequence[str],
     rounds: Sequence[int],
     answering: Answering,
+    templates: Mapping[str, Mapping[str, RolePrompt]],
 ) -> Iterator[Answerer]:
-    """An answerer for each method at each number of rounds.
+    """An answerer for each method at each number of rounds; see `Method.variants`.
 
-    An agent alone has one round, and a text of no tokens is left out: it passes nothing.
+    `templates` are those of prompts, by schedule and role.
     """
     order, steps = team.system.topology.order, team.system.latent_steps
     for name in methods:
@@ -236,7 +262,15 @@ def answerers(
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {name!r}")
         used = aligned_links if method.has_aligned_links else links
         for role, count in method.variants(rounds, order=order, latent_steps=steps):
-            yield Answerer(team, used, method, count, answering, role)
+            yield Answerer(
+                team,
+                used,
+                method,
+                count,
+                answering,
+                role,
+                templates=templates[method.schedule],
+            )
 
 
 @functools.partial(jax.jit, static_argnames="system")
@@ -276,25 +310,37 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
 
 def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
     """A token is a step; stages that do not wait for each other run side by side."""
-    team, longest = answerer.team, answerer.answering.max_tokens
-    if answerer.method.is_cut:
-        longest = team.system.latent_steps
+    team, method, rounds = answerer.team, answerer.method, answerer.rounds
+    topology, latent_steps = team.system.topology, team.system.latent_steps
+    max_tokens = latent_steps if method.is_cut else answerer.answering.max_tokens
+    if method.fills_budget:
+        role = topology.answerer
+        prompt, messages = text_channel.refine(
+            team.members[role],
+            prompts[role],
+            budget=steps_before_answer(topology, rounds, latent_steps),
+            max_tokens=max_tokens,
+            mesh=team.mesh,
+        )
+        tokens = sum(message.tokens for message in messages)
+        return Listened(prompt, tokens, tokens, messages)
+    schedule = SCHEDULES[method.schedule]
     prompt, messages = text_channel.listen(
-        team.system.topology,
+        topology,
         team.members,
         prompts,
-        rounds=answerer.rounds,
-        max_tokens=longest,
+        rounds=rounds,
+        max_tokens=max_tokens,
+        schedule=schedule,
         mesh=team.mesh,
     )
     written = [message.tokens for message in messages]
-    stages = recursion_schedule(team.system.topology, answerer.rounds)
-    return Listened(prompt, sum(written), longest_chain(stages, [*written, 0]), messages)
+    steps = longest_chain(schedule(topology, rounds), [*written, 0])
+    return Listened(prompt, sum(written), steps, messages)
 
 
-def _alone(answerer: Answerer, prompts: Prompts) -> Listened:
-    """The agent reads its first prompt, with nothing in the slots."""
-    team, role = answerer.team, answerer.answers_as
-    return Listened(
-        text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh), 0, 0
-    )
+def _alone(answerer: Answerer, prompts: Prompts, role: str) -> Listened:
+    """An agent reads its first prompt, with nothing in the slots."""
+    team = answerer.team
+    prompt = text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh)
+    return Listened(prompt, 0, 0)

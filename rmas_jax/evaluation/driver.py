@@ -47,6 +47,7 @@ from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.links import Links
 from rmas_jax.prompts import RolePrompt, take
+from rmas_jax.rounds.schedules import RECURSION
 from rmas_jax.sharding import put_whole
 from rmas_jax.team import Team
 
@@ -65,6 +66,13 @@ class LoadedBenchmark:
     answering: Answering
     description: str = ""
     metric: str = ACCURACY
+    # Schedule -> prompts by role, of methods with prompts of their own.
+    method_prompts: Mapping[str, Mapping[str, RolePrompt]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def templates(self) -> dict[str, Mapping[str, RolePrompt]]:
+        """All prompts, by schedule and role."""
+        return {RECURSION: self.prompts, **self.method_prompts}
 
     @property
     def columns(self) -> dict[str, str]:
@@ -117,7 +125,9 @@ def evaluate(
     measurements = [
         (benchmark, answerer, key)
         for benchmark in benchmarks
-        for answerer in answerers(team, links, aligned_links, methods, rounds, benchmark.answering)
+        for answerer in answerers(
+            team, links, aligned_links, methods, rounds, benchmark.answering, benchmark.templates
+        )
         for split in benchmark.splits
         for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
     ]
@@ -126,8 +136,8 @@ def evaluate(
     pending = [work for work in measurements if not record.has(work[-1])]
 
     @functools.cache
-    def encoded(benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
-        return _encode(team, benchmark, slot_width)
+    def encoded(benchmark: LoadedBenchmark, schedule: str, slot_width: int) -> dict[str, Prompts]:
+        return _encode(team, benchmark, benchmark.templates[schedule], slot_width)
 
     total = sum(
         len(list(batches(len(benchmark.splits[key.split]), batch_size)))
@@ -136,7 +146,8 @@ def evaluate(
     with tqdm(total=total, disable=not progress, unit="batch") as bar:
         for benchmark, answerer, key in pending:
             bar.set_description(str(key))
-            prompts = encoded(benchmark, answerer.slot_width)[key.split]
+            schedule = answerer.method.schedule
+            prompts = encoded(benchmark, schedule, answerer.slot_width)[key.split]
             answer = functools.partial(_answer, answerer, prompts, seed)
             measure(record, key, benchmark, answer, answerer.latent_steps, batch_size, bar)
     return record.rows
@@ -204,10 +215,12 @@ def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> No
             )
 
 
-def _encode(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
+def _encode(
+    team: Team, benchmark: LoadedBenchmark, templates: Mapping[str, RolePrompt], slot_width: int
+) -> dict[str, Prompts]:
     """Prompts by split; tokenised together, so that all splits have the same widths."""
     questions = [item.question for items in benchmark.splits.values() for item in items]
-    prompts = team.encode(questions, slot_width=slot_width, templates=benchmark.prompts)
+    prompts = team.encode(questions, slot_width=slot_width, templates=templates)
     ends = np.cumsum([len(items) for items in benchmark.splits.values()])
     return {
         split: take(prompts, np.arange(end - len(items), end))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from rmas_jax.agents.answers import Texts
 from rmas_jax.config.benchmark import PASS_AT_K
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import BatchAnswers
@@ -16,6 +19,7 @@ from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, is_correct
+from rmas_jax.evaluation.selections import SELECTIONS
 
 MAX_REASON = 500  # characters kept
 
@@ -42,20 +46,17 @@ def graded_rows(
       grader: judges the answers.
       answers: to B >= len(examples) questions.
     """
-    texts = [
-        (written.opening + written.texts[i], example)
-        for i, example in enumerate(examples)
-        for written in answers.rollouts
-    ]
+    count = len(answers.rollouts)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        graded = list(threads.map(lambda pair: _graded(grader, *pair), texts))
+        graded = list(
+            threads.map(
+                lambda at: _rollout(grader, examples[at[0]], answers, *at),
+                itertools.product(range(len(examples)), range(count)),
+            )
+        )
     rows = []
     for i, example in enumerate(examples):
-        rollouts = [
-            graded[i * len(answers.rollouts) + k]
-            | {"at_limit": bool(written.at_limit[i]), "answer_retry": bool(written.retried[i])}
-            for k, written in enumerate(answers.rollouts)
-        ]
+        rollouts = graded[i * count : (i + 1) * count]
         row = {
             **key._asdict(),
             "id": example.id,
@@ -70,20 +71,54 @@ def graded_rows(
     return rows
 
 
-def _graded(grader: Grader, text: str, example: Example) -> dict[str, Any]:
-    """The part of a `rows.Rollout` that a verdict gives."""
+def _rollout(
+    grader: Grader, example: Example, answers: BatchAnswers, i: int, k: int
+) -> dict[str, Any]:
+    """The `rows.Rollout` of the k-th answer to the i-th question."""
+    if answers.selection is None:
+        return _graded(grader, example, answers.rollouts[k], i)[1]
+    graded = {
+        role: _graded(grader, example, written[k], i) for role, written in answers.by_agent.items()
+    }
+    verdicts = {role: verdict for role, (verdict, _) in graded.items()}
+    rollouts = {role: rollout for role, (_, rollout) in graded.items()}
+
+    def is_equal(role: str, other: str) -> bool:
+        """Whether two answers are the same to the grader, either as the other's gold answer."""
+        pair = ((role, other), (other, role))
+        return verdicts[role].prediction == verdicts[other].prediction or any(
+            _is_right(grader, rollouts[one]["text"], example, str(verdicts[gold].prediction))
+            for one, gold in pair
+            if grader.equates
+        )
+
+    selected = SELECTIONS[answers.selection](verdicts, is_equal)
+    return rollouts[selected] | {"selected": selected, "agents": rollouts}
+
+
+def _is_right(grader: Grader, text: str, example: Example, gold: str) -> bool:
+    return grade_safely(grader, text, dataclasses.replace(example, answer=gold)).correct
+
+
+def _graded(
+    grader: Grader, example: Example, written: Texts, i: int
+) -> tuple[Verdict, dict[str, Any]]:
+    """The verdict on a row of texts, and its `rows.Rollout`."""
+    text = written.opening + written.texts[i]
     verdict = grade_safely(grader, text, example)
     graded: dict[str, Any] = {
         "text": text,
         "prediction": verdict.prediction,
         "correct": verdict.correct,
         "outcome": str(verdict.outcome),
+        "at_limit": bool(written.at_limit[i]),
+        "answer_retry": bool(written.retried[i]),
     }
     if verdict.reason:
         graded["reason"] = verdict.reason
     if verdict.scores:
         graded["scores"] = dict(verdict.scores)
-    return graded
+    return verdict, graded
 
 
 def result_row(
