@@ -35,10 +35,12 @@ from rmas_jax.prompts import (
     StagePrompt,
     encode_stage,
     exact_width,
+    load_method_prompts,
     load_prompts,
     today,
     turn_end,
 )
+from rmas_jax.rounds.schedules import RECURSION, SCHEDULES, edges_of
 from rmas_jax.sharding import to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
@@ -70,19 +72,21 @@ class Team:
           questions: any texts.
           slot_width: positions of a slot; None: one for each latent thought. Messages in text
             need as many as they may have tokens.
-          templates: of the prompts, by role; None: those of the members.
+          templates: of the prompts, for these roles; None: those of the members.
           block_width: see `encode_stage`; `declared_width` for questions that come one by one.
         """
         width = self.system.latent_steps if slot_width is None else slot_width
+        if templates is None:
+            templates = {role: member.template for role, member in self.members.items()}
         return {
             role: encode_stage(
-                member.tokenizer,
-                member.template if templates is None else templates[role],
+                self.members[role].tokenizer,
+                template,
                 questions,
                 slot_width=width,
                 block_width=block_width,
             )
-            for role, member in self.members.items()
+            for role, template in templates.items()
         }
 
 
@@ -160,9 +164,38 @@ def load_templates(
     if task_type == config.task_type:
         return texts.templates
     templates = load_prompts(config.prompts, texts.topology.edges, task_type)
-    for role, tokenizer in texts.tokenizers.items():
-        checked_ends(config.agents[role], tokenizer, templates[role])
+    check_templates(config, texts, templates)
     return templates
+
+
+def load_method_templates(
+    config: SystemConfig, texts: TeamTexts, task_type: str | None
+) -> dict[str, dict[str, RolePrompt]]:
+    """The prompt templates of text methods with edges of their own, by schedule and role.
+
+    Raises:
+      PromptError: see `load_method_prompts`.
+    """
+    own = load_prompts(config.prompts, texts.topology.edges, task_type)
+    edges = {
+        name: edges_of(schedule, texts.topology)
+        for name, schedule in SCHEDULES.items()
+        if name != RECURSION
+    }
+    answerer = texts.topology.answerer
+    return load_method_prompts(config.prompts, edges, own, answerer=answerer, task_type=task_type)
+
+
+def check_templates(
+    config: SystemConfig, texts: TeamTexts, templates: Mapping[str, RolePrompt]
+) -> None:
+    """Renders and encodes prompts once.
+
+    Raises:
+      PromptError, CheckpointError: they do not fit the agents' chat templates.
+    """
+    for role, template in templates.items():
+        checked_ends(config.agents[role], texts.tokenizers[role], template)
 
 
 def text_ends(source: str, tokenizer: Tokenizer) -> tuple[int, ...]:

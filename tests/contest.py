@@ -3,10 +3,11 @@
 import json
 
 import jax
-from teams import build_team
+from teams import METHOD_PROMPTS, build_team
 
 from rmas_jax.data import Example
 from rmas_jax.evaluation import answerer, driver
+from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared
 
 LATENT_STEPS, MAX_TOKENS, BATCH, ROUNDS = 2, 3, 3, (1, 2)
@@ -29,6 +30,9 @@ def grade(text, example):
     return compared(text or None, (len(text) + len(example.answer)) % 2 == 0)
 
 
+GRADER = Grader("words", "lengths", grade, equates=False)
+
+
 def open_contest(folder):
     """Function that evaluates the tiny team into a directory and returns the rows of both files."""
     team, links = build_team(folder, LATENT_STEPS)
@@ -45,7 +49,7 @@ def open_contest(folder):
         name="words",
         version="1",
         metric="accuracy",
-        grader=grade,
+        grader=GRADER,
         **answering,
     ):
         rows = driver.evaluate(
@@ -62,6 +66,7 @@ def open_contest(folder):
                     answerer.Answering(max_tokens=MAX_TOKENS, **answering),
                     "Words, two by two.",
                     metric,
+                    METHOD_PROMPTS,
                 )
             ],
             directory,

@@ -18,10 +18,32 @@ from rmas_jax.agents.member import Member
 from rmas_jax.links import Links
 from rmas_jax.models import Decoder, load_tokenizer
 from rmas_jax.models.tokenizer import surfaces
-from rmas_jax.prompts import split_template
+from rmas_jax.prompts import RolePrompt, split_template
 from rmas_jax.team import Team
 
 QUESTIONS = ("w", "where does the parcel end ?", "from a to b")  # ragged
+# Schedule -> role -> prompt, of methods with prompts of their own.
+METHOD_PROMPTS = {
+    "self_refinement": {
+        "solver": RolePrompt("you solve", "{question} solve it", "{question} draft {solver} go on")
+    },
+    "mixture_of_agents": {
+        "planner": RolePrompt(
+            "you plan", "{question} go", "{question} {planner} {critic} {solver}"
+        ),
+        "critic": RolePrompt(
+            "", "{question} go on", "about {planner} {critic} {solver} {question}"
+        ),
+        "solver": RolePrompt(
+            "you solve", "{question}", "{question} {solver} {planner} {critic} go"
+        ),
+    },
+    "textgrad": {
+        "planner": RolePrompt("you plan", "{question} seen {solver}", "{question} seen {solver}"),
+        "critic": RolePrompt("", "about {solver} of {question}", "about {solver} of {question}"),
+        "solver": RolePrompt("", "{question} go", "{question} {solver} but {planner} and {critic}"),
+    },
+}
 CAPACITY = 96  # the reference reads every prompt in an array of this length
 
 
@@ -87,9 +109,10 @@ def write_naively(
     ends: Sequence[int],
     max_tokens: int,
     slot_width: int,
+    prompt: RolePrompt | None = None,
 ) -> tuple[str, int]:
     """One agent's text and its number of tokens: no cache, no batch, the whole row for each one."""
-    tokenizer, prompt = team.members[role].tokenizer, team.members[role].template
+    tokenizer, prompt = team.members[role].tokenizer, prompt or team.members[role].template
     parts = split_template(tokenizer, prompt, prompt.later if later else prompt.first)
     row: list[int] = []
     for i, part in enumerate(parts):

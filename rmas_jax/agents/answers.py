@@ -80,6 +80,7 @@ def write_texts(
     prompt: PromptInput,
     *,
     max_tokens: int,
+    limits: np.ndarray | None = None,
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
     toolbox: Toolbox | None = None,
@@ -94,6 +95,7 @@ def write_texts(
       member: the writer.
       prompt: batch B.
       max_tokens: maximum tokens of a text, over all its pieces but the retry.
+      limits: [B] the same for each row, at most `max_tokens`; a row of 0 stays empty.
       sampling: sampling rules.
       keys: [B] PRNG keys; needed for sampling.
       toolbox: the available tools; a row pauses at its closing tag, independently of the others.
@@ -135,7 +137,8 @@ def write_texts(
         pieces += 1
 
     calls, cursor = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
-    limits = np.full(batch, max_tokens)
+    allowed = np.full(batch, max_tokens) if limits is None else limits
+    limits = allowed
     while limits.any():
         written = rows.written.copy()
         writing = limits > 0
@@ -155,7 +158,7 @@ def write_texts(
             rows.append_result(i, result_text(result, toolbox.max_characters))
             cursor[i] = len(rows.text(i))
 
-    at_limit = (rows.written >= max_tokens) & ~rows.ended()
+    at_limit = (rows.written >= allowed) & ~rows.ended()
     retried = np.zeros(batch, bool)
     if answer_retry is not None:
         for i in range(batch):

@@ -30,10 +30,11 @@ from rmas_jax.evaluation.prompt_hashes import prompt_hashes
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links, count_parameters
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import StagePrompt, declared_width
+from rmas_jax.prompts import RolePrompt, StagePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.budget import latent_flops, prefix_flops
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
+from rmas_jax.rounds.schedules import SCHEDULES, longest_chain, steps_before_answer
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
@@ -73,6 +74,7 @@ class Listened(NamedTuple):
     steps: np.ndarray | int  # [B] sequential model steps
     flops: np.ndarray  # [B] model FLOPs, see `models.flops`
     messages: Sequence[Message] = ()  # in text
+    beside: Mapping[str, PromptInput] = {}  # role -> prompt of agents that answer, too
     prompt_hashes: Sequence[str] = ()  # [B] of `prompt`, see `prompt_hashes`
     # What crossed the edges, for each item; None: not asked, or nothing but text.
     crossed: Callable[[], list[Crossed]] | None = None
@@ -81,12 +83,18 @@ class Listened(NamedTuple):
 class BatchAnswers(NamedTuple):
     """The answers to a batch, on the host."""
 
-    rollouts: list[Texts]  # K of B texts
+    by_agent: Mapping[str, list[Texts]]  # role -> K of B texts; the last role is the answerer's
     tokens: np.ndarray  # [B] tokens written, in the first rollout
     steps: np.ndarray  # [B] sequential model steps, in the first rollout
     flops: np.ndarray  # [B] model FLOPs of all agents, in the first rollout
     prompt_hashes: Sequence[str]  # [B], see `Listened`
     crossed: Callable[[], list[Crossed]] | None = None  # see `Listened`
+    selection: str | None = None  # of `SELECTIONS`: which agent's answer counts
+
+    @property
+    def rollouts(self) -> list[Texts]:
+        """The answerer's K of B texts."""
+        return list(self.by_agent.values())[-1]
 
 
 class Answer(NamedTuple):
@@ -119,8 +127,11 @@ class Answerer:
     answering: Answering = Answering(max_tokens=256)
     role: str | None = None  # who answers; None: the topology's answerer
     batch_size: int = 1  # of the questions of a call
+    templates: Mapping[str, RolePrompt] | None = None  # of the prompts; None: the members' own
 
     def __post_init__(self) -> None:
+        if self.method.has_own_prompts and self.templates is None:
+            raise ValueError(f"templates must be given for {self.method.name}, got None")
         if self.links is None and self.latent_steps and self.method.uses_links:
             raise ValueError(f"links must be given for the method {self.method.name}, got None")
 
@@ -168,7 +179,12 @@ class Answerer:
 
     def encode(self, questions: Sequence[str]) -> Prompts:
         """Prompts of a few declared widths, for questions that come one by one."""
-        return self.team.encode(questions, slot_width=self.slot_width, block_width=declared_width)
+        return self.team.encode(
+            questions,
+            slot_width=self.slot_width,
+            templates=self.templates,
+            block_width=declared_width,
+        )
 
     def listen(self, prompts: Prompts) -> Listened:
         """What the answering agent reads after the rounds of B prompts.
@@ -180,20 +196,22 @@ class Answerer:
             listened = _in_latents(self, self.channel, prompts)
         elif self.method.channel == TEXT:
             listened = _in_text(self, prompts)
+        elif self.method.selection is None:
+            listened = _alone(self, prompts, self.answers_as)
         else:
-            listened = _alone(self, prompts)
+            listened = _all_alone(self, prompts)
         hashes = prompt_hashes(prompts[self.answers_as], listened.prompt)
         return listened._replace(prompt_hashes=hashes)
 
-    def write(self, prompt: PromptInput, keys: jax.Array | None) -> Texts:
-        """A text per row by the answering agent.
+    def write(self, prompt: PromptInput, keys: jax.Array | None, role: str | None = None) -> Texts:
+        """A text per row by an agent; None: the answering one.
 
         Raises:
           NonFiniteError: its logits are NaN or infinite.
         """
         how = self.answering
         return write_texts(
-            self.team.members[self.answers_as],
+            self.team.members[role or self.answers_as],
             prompt,
             max_tokens=how.max_tokens,
             sampling=how.sampling,
@@ -211,20 +229,25 @@ class Answerer:
         return self.write_rollouts(self.listen(prompts), keys)
 
     def write_rollouts(self, listened: Listened, keys: Keys) -> BatchAnswers:
-        """The answers of the agent after all that precedes them.
+        """The answers of the agent, or of all agents, after all that precedes them.
 
         Raises:
           NonFiniteError: its logits are NaN or infinite.
         """
-        rollouts = [self.write(listened.prompt, of_rollout) for of_rollout in keys]
-        first = rollouts[0]
+        by_agent = {
+            role: [self.write(prompt, of_rollout, role) for of_rollout in keys]
+            for role, prompt in {**listened.beside, self.answers_as: listened.prompt}.items()
+        }
+        first = [rollouts[0] for rollouts in by_agent.values()]
+        tokens = np.stack([texts.tokens for texts in first])
         return BatchAnswers(
-            rollouts,
-            listened.tokens + first.tokens,
-            listened.steps + first.tokens,
-            listened.flops + first.flops,
+            by_agent,
+            listened.tokens + tokens.sum(0),
+            listened.steps + tokens.max(0),  # the agents do not wait for each other
+            listened.flops + sum(texts.flops for texts in first),
             listened.prompt_hashes,
             listened.crossed,
+            self.method.selection,
         )
 
     def keys(self, seed: int, rows: np.ndarray) -> Keys:
@@ -266,10 +289,11 @@ def answerers(
     methods: Sequence[str],
     rounds: Sequence[int],
     answering: Answering,
+    templates: Mapping[str, Mapping[str, RolePrompt]],
 ) -> Iterator[Answerer]:
-    """An answerer for each method at each number of rounds.
+    """An answerer for each method at each number of rounds; see `Method.variants`.
 
-    An agent alone has one round, and a text of no tokens is left out: it passes nothing.
+    `templates` are those of prompts, by schedule and role.
     """
     order, steps = team.system.topology.order, team.system.latent_steps
     for name in methods:
@@ -277,7 +301,15 @@ def answerers(
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {name!r}")
         used = aligned_links if method.has_aligned_links else links
         for role, count in method.variants(rounds, order=order, latent_steps=steps):
-            yield Answerer(team, used, method, count, answering, role)
+            yield Answerer(
+                team,
+                used,
+                method,
+                count,
+                answering,
+                role,
+                templates=templates[method.schedule],
+            )
 
 
 @functools.partial(jax.jit, static_argnames="system")
@@ -299,7 +331,7 @@ def _listen(
 
 
 def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Listened:
-    """Only the answer is text; before it, each stage but the last takes M steps."""
+    """Only the answer is text; before it, each stage takes M steps."""
     team, order = answerer.team, answerer.system.topology.order
     outcome = _listen(
         answerer.system,
@@ -311,7 +343,7 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
     )
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
-    steps = (len(order) * answerer.rounds - 1) * answerer.latent_steps
+    steps = steps_before_answer(team.system.topology, answerer.rounds, answerer.latent_steps)
     flops = latent_flops(answerer.system, team.agents, prompts, rounds=answerer.rounds)
     return Listened(outcome.prompt, 0, steps, flops, crossed=_crossed(answerer, channel, prompts))
 
@@ -336,26 +368,56 @@ def _crossed(
 
 
 def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
-    """Stages follow each other, and a token is a step."""
-    team, longest = answerer.team, answerer.answering.max_tokens
-    if answerer.method.is_cut:
-        longest = team.system.latent_steps
+    """A token is a step; stages that do not wait for each other run side by side."""
+    team, method, rounds = answerer.team, answerer.method, answerer.rounds
+    topology, latent_steps = team.system.topology, team.system.latent_steps
+    max_tokens = latent_steps if method.is_cut else answerer.answering.max_tokens
+    if method.fills_budget:
+        role = topology.answerer
+        prompt, messages = text_channel.refine(
+            team.members[role],
+            prompts[role],
+            budget=steps_before_answer(topology, rounds, latent_steps),
+            max_tokens=max_tokens,
+            mesh=team.mesh,
+        )
+        tokens = sum(message.tokens for message in messages)
+        return Listened(prompt, tokens, tokens, _flops(answerer, prompts, messages), messages)
+    schedule = SCHEDULES[method.schedule]
     prompt, messages = text_channel.listen(
-        team.system.topology,
+        topology,
         team.members,
         prompts,
-        rounds=answerer.rounds,
-        max_tokens=longest,
+        rounds=rounds,
+        max_tokens=max_tokens,
+        schedule=schedule,
         mesh=team.mesh,
     )
-    tokens = sum(message.tokens for message in messages)
-    flops = prefix_flops(team.agents, prompts, team.system.topology.order)
-    flops = flops + sum(message.flops for message in messages)
-    return Listened(prompt, tokens, tokens, flops, messages)
+    written = [message.tokens for message in messages]
+    steps = longest_chain(schedule(topology, rounds), [*written, 0])
+    return Listened(prompt, sum(written), steps, _flops(answerer, prompts, messages), messages)
 
 
-def _alone(answerer: Answerer, prompts: Prompts) -> Listened:
-    """The agent reads its first prompt, with nothing in the slots."""
-    team, role = answerer.team, answerer.answers_as
+def _flops(answerer: Answerer, prompts: Prompts, messages: Sequence[Message]) -> np.ndarray:
+    """Model FLOPs [B] of messages, and of the prefixes that their writers and the answerer read."""
+    roles = dict.fromkeys([*(message.role for message in messages), answerer.answers_as])
+    of_messages = sum(message.flops for message in messages)
+    return prefix_flops(answerer.team.agents, prompts, roles) + of_messages
+
+
+def _alone(answerer: Answerer, prompts: Prompts, role: str) -> Listened:
+    """An agent reads its first prompt, with nothing in the slots."""
+    team = answerer.team
     prompt = text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh)
     return Listened(prompt, 0, 0, prefix_flops(team.agents, prompts, [role]))
+
+
+def _all_alone(answerer: Answerer, prompts: Prompts) -> Listened:
+    """Every agent reads its first prompt."""
+    order = answerer.team.system.topology.order
+    alone = {role: _alone(answerer, prompts, role) for role in order}
+    own = alone.pop(answerer.answers_as)
+    return own._replace(
+        flops=own.flops + sum(listened.flops for listened in alone.values()),
+        beside={role: listened.prompt for role, listened in alone.items()},
+    )

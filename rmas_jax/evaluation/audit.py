@@ -161,7 +161,9 @@ def audit(
         for (benchmark, split), missing in pending.items():
             answerer = Answerer(team, links, METHODS[LATENT], rounds, benchmark.answering)
             found = benchmark.batches(split, batch_size)
-            prompts = encode_batches(team, benchmark, split, found, slot_width=system.latent_steps)
+            prompts = encode_batches(
+                team, benchmark, split, found, benchmark.prompts, slot_width=system.latent_steps
+            )
             bar.set_description(f"messages of {benchmark.name} {split}")
             recording = record_messages(answerer, prompts, benchmark.splits[split], found)
             bar.update(len(found))

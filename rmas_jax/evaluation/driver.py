@@ -5,14 +5,16 @@ item's answers do not depend on its batch, and their PRNG keys follow from the s
 place in its split.
 
 Measures per item: tokens written by all agents (end tokens count), sequential model steps (a prompt
-is read in the step of the first token or thought after it), model FLOPs of useful work (prompts,
-thoughts, links, messages and answers of all agents; `models.flops`), and seconds: the wall time of
-whole batches over the rows of these batches, host work between agents included. Compile time is
-excluded: methods share programs, and the first would be charged for all (`rollouts`). Tokenisation
-of questions and prompts, the same for all methods, is excluded too. Where questions have several
-answers, accuracy, tokens, steps and FLOPs are those of the first one, seconds are of all; where the
-benchmark's metric is `pass_at_k`, it is the share of questions with a right one. An interrupted
-measurement resumes with its missing rollouts, and keeps the seconds of the others.
+is read in the step of the first token or thought after it): the longest chain in which each needs
+the one before, so that agents who do not wait for each other count as the longest of them, item by
+item (`rounds.schedules.longest_chain`); model FLOPs of useful work (prompts, thoughts, links,
+messages and answers of all agents; `models.flops`); and seconds: the wall time of whole batches
+over the rows of these batches, host work between agents included. Compile time is excluded: methods
+share programs, and the first would be charged for all (`rollouts`). Tokenisation of questions and
+prompts, the same for all methods, is excluded too. Where questions have several answers, accuracy,
+tokens, steps and FLOPs are those of the first one, seconds are of all; where the benchmark's metric
+is `pass_at_k`, it is the share of questions with a right one. An interrupted measurement resumes
+with its missing rollouts, and keeps the seconds of the others.
 
 Counts of first answers: without an answer (`unparsed`), not graded in time (`timeout`) or at all
 (`crashed`), cut off at the token limit (`at_limit`), completed by a retry (`answer_retry`).
@@ -47,6 +49,7 @@ from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first
 from rmas_jax.links import Links
 from rmas_jax.prompts import RolePrompt, declared_width
+from rmas_jax.rounds.schedules import RECURSION
 from rmas_jax.sharding import put_whole
 from rmas_jax.team import Team
 
@@ -63,6 +66,13 @@ class LoadedBenchmark:
     answering: Answering
     description: str = ""
     metric: str = ACCURACY
+    # Schedule -> prompts by role, of methods with prompts of their own.
+    method_prompts: Mapping[str, Mapping[str, RolePrompt]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def templates(self) -> dict[str, Mapping[str, RolePrompt]]:
+        """All prompts, by schedule and role."""
+        return {RECURSION: self.prompts, **self.method_prompts}
 
     @property
     def columns(self) -> dict[str, str]:
@@ -125,7 +135,9 @@ def evaluate(
     measurements = [
         (benchmark, answerer, key)
         for benchmark in benchmarks
-        for answerer in answerers(team, links, aligned_links, methods, rounds, benchmark.answering)
+        for answerer in answerers(
+            team, links, aligned_links, methods, rounds, benchmark.answering, benchmark.templates
+        )
         for split in benchmark.splits
         for seed in benchmark.seeds(seeds)
         for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
@@ -135,9 +147,11 @@ def evaluate(
     pending = [work for work in measurements if not record.has(work[-1])]
 
     @functools.cache  # methods share prompts
-    def encoded(benchmark: LoadedBenchmark, split: str, slot_width: int) -> dict[int, Prompts]:
-        found = benchmark.batches(split, batch_size)
-        return encode_batches(team, benchmark, split, found, slot_width=slot_width)
+    def encoded(
+        benchmark: LoadedBenchmark, split: str, schedule: str, slot_width: int
+    ) -> dict[int, Prompts]:
+        found, templates = benchmark.batches(split, batch_size), benchmark.templates[schedule]
+        return encode_batches(team, benchmark, split, found, templates, slot_width=slot_width)
 
     total = sum(
         len(benchmark.batches(key.split, batch_size)) * benchmark.answering.rollouts
@@ -146,7 +160,7 @@ def evaluate(
     with tqdm(total=total, disable=not progress, unit="rollout of a batch") as bar:
         for benchmark, answerer, key in pending:
             bar.set_description(str(key))
-            prompts = encoded(benchmark, key.split, answerer.slot_width)
+            prompts = encoded(benchmark, key.split, answerer.method.schedule, answerer.slot_width)
             listen = functools.partial(_listen, answerer, prompts)
             measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
     return record.rows
@@ -245,6 +259,7 @@ def encode_batches(
     benchmark: LoadedBenchmark,
     split: str,
     found: Sequence[Batch],
+    templates: Mapping[str, RolePrompt],
     *,
     slot_width: int,
 ) -> dict[int, Prompts]:
@@ -254,7 +269,7 @@ def encode_batches(
         int(rows[0]): team.encode(
             [items[row].question for row in rows],
             slot_width=slot_width,
-            templates=benchmark.prompts,
+            templates=templates,
             block_width=declared_width,
         )
         for rows, _ in found

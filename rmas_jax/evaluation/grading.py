@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +10,7 @@ from typing import Any, cast, get_type_hints
 
 import numpy as np
 
+from rmas_jax.agents.answers import Texts
 from rmas_jax.config.benchmark import PASS_AT_K
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import BatchAnswers
@@ -17,6 +18,7 @@ from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, Rollout, is_correct
+from rmas_jax.evaluation.selections import SELECTIONS
 
 MAX_REASON = 500  # characters kept
 
@@ -43,10 +45,10 @@ def graded_rows(
       grader: judges the answers.
       answers: one rollout for B >= len(examples) questions.
     """
-    (written,) = answers.rollouts
-    texts = [written.opening + text for text in written.texts[: len(examples)]]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        graded = list(threads.map(functools.partial(_graded, grader), texts, examples))
+        graded = list(
+            threads.map(lambda i: _rollout(grader, examples[i], answers, i), range(len(examples)))
+        )
     crossed = answers.crossed() if answers.crossed else []
     return [
         cast(
@@ -55,9 +57,7 @@ def graded_rows(
                 **key._asdict(),
                 "id": example.id,
                 "question": example.question,
-                **verdict,
-                "at_limit": bool(written.at_limit[i]),
-                "answer_retry": bool(written.retried[i]),
+                **rollout,
                 "gold": example.answer,
                 "difficulty": example.difficulty,
                 "tokens": int(answers.tokens[i]),
@@ -67,7 +67,7 @@ def graded_rows(
                 **({"crossed": crossed[i]} if crossed else {}),
             },
         )
-        for i, (example, verdict) in enumerate(zip(examples, graded, strict=True))
+        for i, (example, rollout) in enumerate(zip(examples, graded, strict=True))
     ]
 
 
@@ -76,24 +76,57 @@ def join_rollouts(rows: Sequence[ItemRow]) -> ItemRow:
     if len(rows) == 1:
         return rows[0]
     columns = get_type_hints(Rollout)
-    rollouts = [{name: row[name] for name in columns if name in row} for row in rows]
+    rollouts = [{name: value for name, value in row.items() if name in columns} for row in rows]
     return cast(ItemRow, {**rows[0], "rollouts": rollouts})
 
 
-def _graded(grader: Grader, text: str, example: Example) -> dict[str, Any]:
-    """The part of a `rows.Rollout` that a verdict gives."""
+def _rollout(grader: Grader, example: Example, answers: BatchAnswers, i: int) -> dict[str, Any]:
+    """The `rows.Rollout` of the answer to the i-th question."""
+    graded = {
+        role: _graded(grader, example, written, i) for role, (written,) in answers.by_agent.items()
+    }
+    if answers.selection is None:
+        ((_, rollout),) = graded.values()
+        return rollout
+    verdicts = {role: verdict for role, (verdict, _) in graded.items()}
+    rollouts = {role: rollout for role, (_, rollout) in graded.items()}
+
+    def is_equal(role: str, other: str) -> bool:
+        """Whether two answers are the same to the grader, either as the other's gold answer."""
+        pair = ((role, other), (other, role))
+        return verdicts[role].prediction == verdicts[other].prediction or any(
+            _is_right(grader, rollouts[one]["text"], example, str(verdicts[gold].prediction))
+            for one, gold in pair
+            if grader.equates
+        )
+
+    selected = SELECTIONS[answers.selection](verdicts, is_equal)
+    return rollouts[selected] | {"selected": selected, "agents": rollouts}
+
+
+def _is_right(grader: Grader, text: str, example: Example, gold: str) -> bool:
+    return grade_safely(grader, text, dataclasses.replace(example, answer=gold)).correct
+
+
+def _graded(
+    grader: Grader, example: Example, written: Texts, i: int
+) -> tuple[Verdict, dict[str, Any]]:
+    """The verdict on a row of texts, and its `rows.Rollout`."""
+    text = written.opening + written.texts[i]
     verdict = grade_safely(grader, text, example)
     graded: dict[str, Any] = {
         "text": text,
         "prediction": verdict.prediction,
         "correct": verdict.correct,
         "outcome": str(verdict.outcome),
+        "at_limit": bool(written.at_limit[i]),
+        "answer_retry": bool(written.retried[i]),
     }
     if verdict.reason:
         graded["reason"] = verdict.reason
     if verdict.scores:
         graded["scores"] = dict(verdict.scores)
-    return graded
+    return verdict, graded
 
 
 def result_row(

@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from rmas_jax.config import ConfigError
+from rmas_jax.evaluation.selections import ANY_CORRECT, MAJORITY
 from rmas_jax.host.errors import shown
-from rmas_jax.rounds import channels
+from rmas_jax.rounds import channels, schedules
 
 LATENT = "recursive_mas"
 ALIGNED = "aligned_links"
@@ -18,6 +19,11 @@ TEXT = "recursive_text"
 TRUNCATED = "truncated_text"
 NO_LATENTS = "no_latents"
 SHUFFLED = "shuffled_latents"
+SELF_REFINEMENT = schedules.SELF_REFINEMENT
+MIXTURE_OF_AGENTS = schedules.MIXTURE_OF_AGENTS
+TEXTGRAD = schedules.TEXTGRAD
+MAJORITY_VOTE = "majority_vote"
+BEST_OF = "best_of_agents"
 SINGLE_AGENTS = "single_agents"  # every agent alone; its results are called SINGLE and the role
 SINGLE = "single_"
 
@@ -39,6 +45,10 @@ class Method:
     is_empty: bool = False  # nothing is passed
     is_cut: bool = False  # messages have at most as many tokens as there are latent steps
     answers_as_each: bool = False  # every agent is asked, instead of the answerer
+    schedule: str = schedules.RECURSION  # of texts, in `SCHEDULES`
+    min_rounds: int = 1  # with fewer, it is the answerer alone: not measured
+    fills_budget: bool = False  # texts take as many steps as the latents before an answer
+    selection: str | None = None  # of `SELECTIONS`: all agents answer alone, one answer counts
 
     def __post_init__(self) -> None:
         if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
@@ -46,6 +56,11 @@ class Method:
                 f"channel of the method {self.name} must be one of "
                 f"{', '.join(channels.CHANNELS)}, {channels.TEXT} or None, got {self.channel!r}"
             )
+
+    @property
+    def has_own_prompts(self) -> bool:
+        """Whether its agents read other prompts than those of the prompt set's roles."""
+        return self.schedule != schedules.RECURSION
 
     @property
     def passes_latents(self) -> bool:
@@ -63,9 +78,11 @@ class Method:
         """(role, rounds) of all that is measured; None is the topology's answerer."""
         if self.answers_as_each:
             return [(role, 1) for role in order]
-        if self.is_cut and not latent_steps:
+        if self.selection is not None:
+            return [(None, 1)]
+        if (self.is_cut or self.fills_budget) and not latent_steps:
             return []  # a text of no tokens passes nothing: that is NO_LATENTS
-        return [(None, count) for count in rounds]
+        return [(None, count) for count in rounds if count >= self.min_rounds]
 
 
 METHODS: dict[str, Method] = {
@@ -106,6 +123,59 @@ METHODS: dict[str, Method] = {
             "--",
             channel=channels.TEXT,
             is_cut=True,
+        ),
+        Method(
+            SELF_REFINEMENT,
+            "self-refinement",
+            "the answerer alone revises drafts, in as many steps as the latents take",
+            "#882255",
+            "<",
+            "-.",
+            channel=channels.TEXT,
+            schedule=schedules.SELF_REFINEMENT,
+            fills_budget=True,
+        ),
+        Method(
+            MIXTURE_OF_AGENTS,
+            "mixture of agents",
+            "in each round, every agent reads all answers of the round before",
+            "#332288",
+            "h",
+            "-",
+            channel=channels.TEXT,
+            schedule=schedules.MIXTURE_OF_AGENTS,
+            min_rounds=2,
+        ),
+        Method(
+            TEXTGRAD,
+            "TextGrad",
+            "the answerer revises its draft by the feedback of the others",
+            "#999933",
+            ">",
+            "--",
+            channel=channels.TEXT,
+            schedule=schedules.TEXTGRAD,
+            min_rounds=2,
+        ),
+        Method(
+            MAJORITY_VOTE,
+            "majority vote",
+            "each agent answers alone; the most frequent answer counts",
+            "#44AA99",
+            "p",
+            "-.",
+            channel=None,
+            selection=MAJORITY,
+        ),
+        Method(
+            BEST_OF,
+            "best of the agents (oracle)",
+            "each agent answers alone; right if one is: no system, but the bound of all selections",
+            "#117733",
+            "H",
+            ":",
+            channel=None,
+            selection=ANY_CORRECT,
         ),
         Method(
             NO_LATENTS,

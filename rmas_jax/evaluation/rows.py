@@ -35,6 +35,8 @@ class Rollout(TypedDict):
     scores: NotRequired[dict[str, float]]  # further measures of the grader, 0 to 1
     at_limit: bool  # cut off at the token limit
     answer_retry: bool  # completed by a retry
+    agents: NotRequired[dict[str, Any]]  # role -> its own `Rollout`, where each answers alone
+    selected: NotRequired[str]  # the role whose answer this is
 
 
 class ItemRow(Rollout):

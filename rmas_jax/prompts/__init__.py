@@ -12,6 +12,7 @@ from rmas_jax.prompts.encoding import (
     left_pad,
     take,
 )
+from rmas_jax.prompts.method_prompts import load_method_prompts
 from rmas_jax.prompts.rendering import today
 from rmas_jax.prompts.templates import (
     FIELD,
@@ -36,6 +37,7 @@ __all__ = [
     "encode_stage",
     "exact_width",
     "left_pad",
+    "load_method_prompts",
     "load_prompts",
     "render_chat",
     "split_template",

@@ -20,6 +20,7 @@ from rmas_jax.models.plain_text import check_text
 FIELD = re.compile(r"\{(\w+)\}")
 RESERVED = re.compile("[\ue000-\ue003]")  # used by `chat` in place of fields and texts
 TASK_TYPES = "task_types.yaml"  # texts for the fields of prompt sets that depend on the task type
+METHODS = "methods.yaml"  # prompts of text methods, for sets without prompts of their own
 
 
 class PromptError(InputError):
@@ -36,9 +37,14 @@ class RolePrompt:
 
 
 @functools.cache
+def shipped_texts(file: str) -> dict[str, dict[str, Any]]:
+    """The content of METHODS or TASK_TYPES."""
+    return yaml.safe_load(resources.files("rmas_jax.prompts").joinpath(file).read_text())
+
+
 def task_types() -> dict[str, dict[str, Any]]:
     """Task type -> field of a template -> its text, and `answer_retry` (see the file)."""
-    return yaml.safe_load(resources.files("rmas_jax.prompts").joinpath(TASK_TYPES).read_text())
+    return shipped_texts(TASK_TYPES)
 
 
 def load_prompts(
@@ -56,19 +62,13 @@ def load_prompts(
     """
     if task_type is not None and task_type not in task_types():
         raise PromptError(f"task_type must be one of {sorted(task_types())}, got {task_type!r}")
-    path = _shipped().get(name_or_path, Path(name_or_path))
-    if not os.path.exists(path):  # False for impossible paths too
-        raise PromptError(
-            f"prompts must be a path to a YAML file or one of {sorted(_shipped())}, got "
-            f"{shown(name_or_path, 200)}"
-        )
-    raw = read_yaml(path, error=PromptError)
+    path, raw = read_set(name_or_path)
     roles = sorted({role for edge in edges for role in edge})
     if not isinstance(raw, dict) or any(role not in raw for role in roles):
         found = sorted(map(str, raw)) if isinstance(raw, dict) else raw
         raise PromptError(f"{path}: must have the roles {', '.join(roles)}, got {shown(found)}")
     return {
-        role: _role_prompt(
+        role: role_prompt(
             raw[role],
             senders={sender for sender, receiver in edges if receiver == role},
             roles=roles,
@@ -79,13 +79,29 @@ def load_prompts(
     }
 
 
+def read_set(name_or_path: str) -> tuple[Path, Any]:
+    """The file of a prompt set, and its content.
+
+    Raises:
+      PromptError: there is no such file, or it is no YAML.
+    """
+    path = _shipped().get(name_or_path, Path(name_or_path))
+    if not os.path.exists(path):  # False for impossible paths too
+        raise PromptError(
+            f"prompts must be a path to a YAML file or one of {sorted(_shipped())}, got "
+            f"{shown(name_or_path, 200)}"
+        )
+    return path, read_yaml(path, error=PromptError)
+
+
 def _shipped() -> dict[str, Path]:
     """Name -> file of the shipped prompt sets."""
+    others = (TASK_TYPES, METHODS)
     folder = Path(str(resources.files("rmas_jax.prompts")))
-    return {file.stem: file for file in folder.glob("*.yaml") if file.name != TASK_TYPES}
+    return {file.stem: file for file in folder.glob("*.yaml") if file.name not in others}
 
 
-def _role_prompt(
+def role_prompt(
     entry: Any,
     *,
     senders: set[str],

@@ -1,5 +1,5 @@
-"""Recursive-TextMAS: the agents, prompts and rounds of the latent system, with decoded text on the
-edges.
+"""Agents that exchange texts: Recursive-TextMAS, with the agents, prompts and rounds of the latent
+system and decoded text on its edges, and other schedules.
 
     planner writes --> text --> critic's tokens in its slot --> critic writes --> ...
 
@@ -27,6 +27,7 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import FIRST, LATER, StagePrompt, left_pad
+from rmas_jax.rounds.schedules import Schedule, TextStage, recursion
 from rmas_jax.sharding import put_batch
 from rmas_jax.topology import Topology
 
@@ -34,7 +35,7 @@ from rmas_jax.topology import Topology
 class Message(NamedTuple):
     """One agent's messages at one stage, and their cost."""
 
-    round: int  # from 0
+    round: int  # from 0; of drafts, their number
     role: str
     texts: list[str]  # B, without special tokens and outer whitespace
     tokens: np.ndarray  # [B] int32 tokens written, each a model step; the end token included
@@ -105,11 +106,12 @@ def listen(
     *,
     rounds: int,
     max_tokens: int,
+    schedule: Schedule = recursion,
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[PromptInput, list[Message]]:
-    """R rounds of text, up to the answerer's input in the last one.
+    """All texts of a schedule, up to the input of the agent that answers.
 
     Do not jit: texts change vocabulary on the host. Rollouts share messages as they share latents.
 
@@ -119,6 +121,7 @@ def listen(
       prompts: by role, batch B, as numpy arrays, laid out with W positions per slot.
       rounds: R, at least 1.
       max_tokens: maximum tokens of a message; M of them take as many model steps as M thoughts.
+      schedule: who writes when; the default is Recursive-TextMAS.
       sampling: sampling rules of messages.
       keys: [B] PRNG keys; needed for sampling.
       mesh: the agents' devices; splits the batch.
@@ -131,34 +134,95 @@ def listen(
         raise ValueError(
             f"rounds and max_tokens of a message must be at least 1, got {rounds} and {max_tokens}"
         )
-    prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in topology.order}
-    # A reader gets each sender's latest text: this round's if the sender comes before the reader.
-    newest = {role: [""] * len(prompts[role].body_ids) for role in topology.order}
+    stages = schedule(topology, rounds)
+    roles = dict.fromkeys(stage.role for stage in stages)
+    prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in roles}
     messages: list[Message] = []
-    for index in range(rounds):
-        for role in topology.order:
-            prompt = read_messages(
-                members[role],
-                prompts[role],
-                prefixes[role],
-                kind=FIRST if index == 0 else LATER,
-                messages=newest,
-                mesh=mesh,
+
+    def read(stage: TextStage) -> PromptInput:
+        """The prompt of a stage, with the texts that it reads; other slots are empty."""
+        prompt = prompts[stage.role]
+        texts = dict.fromkeys(prompt.senders, [""] * len(prompt.body_ids))
+        texts |= {sender: messages[i].texts for sender, i in stage.reads.items()}
+        member, prefix = members[stage.role], prefixes[stage.role]
+        return read_messages(member, prompt, prefix, kind=stage.kind, messages=texts, mesh=mesh)
+
+    for stage in stages[:-1]:
+        started = time.perf_counter()
+        written = write_texts(
+            members[stage.role],
+            read(stage),
+            max_tokens=max_tokens,
+            sampling=sampling,
+            keys=None if keys is None else stage_keys(keys, len(messages)),
+            stage=f"round {stage.round + 1}: message",
+        )
+        seconds = time.perf_counter() - started
+        messages.append(
+            Message(stage.round, stage.role, written.texts, written.tokens, seconds, written.flops)
+        )
+    return read(stages[-1]), messages
+
+
+def refine(
+    member: Member,
+    prompt: StagePrompt,
+    *,
+    budget: int,
+    max_tokens: int,
+    mesh: Mesh | None = None,
+) -> tuple[PromptInput, list[Message]]:
+    """Drafts of an agent, each from the one before, up to its input for the answer.
+
+    Every item writes drafts until it has taken `budget` steps, independently of its batch. The
+    budget ends in the middle of a draft: what is written of it is read only if it is the first,
+    since a fragment is no better draft than the whole one before it.
+
+    Args:
+      member: the agent; drafts are greedy.
+      prompt: batch B, with a slot of W positions for its own text.
+      budget: sequential steps before the answer; 0 leaves the agent alone with the question.
+      max_tokens: maximum tokens of a draft.
+      mesh: the agent's devices; splits the batch.
+
+    Raises:
+      NonFiniteError: logits of the agent are NaN or infinite.
+    """
+    prefix = _prefix(member, prompt, mesh)
+    drafts = [""] * len(prompt.body_ids)
+    left = np.full(len(drafts), budget)
+    messages: list[Message] = []
+
+    def read() -> PromptInput:
+        texts = dict.fromkeys(prompt.senders, drafts)
+        kind = LATER if messages else FIRST
+        return read_messages(member, prompt, prefix, kind=kind, messages=texts, mesh=mesh)
+
+    while left.any():
+        started = time.perf_counter()
+        written = write_texts(
+            member,
+            read(),
+            max_tokens=max_tokens,
+            limits=np.minimum(left, max_tokens),
+            stage=f"draft {len(messages) + 1}",
+        )
+        seconds = time.perf_counter() - started
+        cut = written.at_limit & (written.tokens < max_tokens)  # by the budget
+        is_draft = (written.tokens > 0) & (~cut | (left == budget))
+        drafts = [
+            new if is_newer else old
+            for new, old, is_newer in zip(written.texts, drafts, is_draft, strict=True)
+        ]
+        left -= written.tokens
+        messages.append(
+            Message(
+                len(messages),
+                member.role,
+                written.texts,
+                written.tokens,
+                seconds,
+                np.where(written.tokens > 0, written.flops, 0.0),  # other rows read nothing
             )
-            if role == topology.answerer and index == rounds - 1:
-                break  # it answers; it is the last in order
-            started = time.perf_counter()
-            written = write_texts(
-                members[role],
-                prompt,
-                max_tokens=max_tokens,
-                sampling=sampling,
-                keys=None if keys is None else stage_keys(keys, len(messages)),
-                stage=f"round {index + 1}: message",
-            )
-            seconds = time.perf_counter() - started
-            newest[role] = written.texts
-            messages.append(
-                Message(index, role, written.texts, written.tokens, seconds, written.flops)
-            )
-    return prompt, messages
+        )
+    return read(), messages

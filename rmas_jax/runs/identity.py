@@ -22,7 +22,7 @@ from rmas_jax.config.paths import relative_path
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.stored import weight_files
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
-from rmas_jax.team import TeamTexts
+from rmas_jax.team import TeamTexts, load_method_templates
 
 
 def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
@@ -64,7 +64,8 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
       texts: its topology and prompts, as loaded.
 
     Returns:
-      "topology"; "prompts" and "tokenizers" by role; "corpus", of `evaluation.search`, or None.
+      "topology"; "prompts" and "tokenizers" by role; "method_prompts" by schedule; "corpus", of
+      `evaluation.search`, or None.
 
     Raises:
       CheckpointError, OSError: a tokenizer or the corpus cannot be read.
@@ -75,6 +76,12 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
         "prompts": {
             role: _text_digest(dataclasses.asdict(prompt))
             for role, prompt in texts.templates.items()
+        },
+        "method_prompts": {
+            schedule: _text_digest([dataclasses.asdict(prompts[role]) for role in sorted(prompts)])
+            for schedule, prompts in load_method_templates(
+                config.system, texts, config.system.task_type
+            ).items()
         },
         "tokenizers": {role: _tokenizer_digest(source) for role, source in agents.items()},
         "corpus": None if corpus is None else _file_digest(Path(corpus)),

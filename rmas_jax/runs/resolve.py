@@ -21,6 +21,7 @@ from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark
 from rmas_jax.evaluation.driver import LoadedBenchmark, check_items
 from rmas_jax.evaluation.graders import check_golds, with_legacy
+from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
 from rmas_jax.links import Links
@@ -29,7 +30,15 @@ from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import dated, with_date
 from rmas_jax.runs.identity import agent_sources, contents, weights_digest
 from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
-from rmas_jax.team import Team, TeamTexts, load_links_for, load_team_texts, load_templates
+from rmas_jax.team import (
+    Team,
+    TeamTexts,
+    check_templates,
+    load_links_for,
+    load_method_templates,
+    load_team_texts,
+    load_templates,
+)
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import Topology
 from rmas_jax.training.data.encoding import (
@@ -109,6 +118,9 @@ def load_benchmarks(
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
         answered = (grader.name, task_type, benchmark.data.columns)
+        method_prompts = load_method_templates(config.system, texts, task_type)
+        for schedule in {METHODS[name].schedule for name in methods} & set(method_prompts):
+            check_templates(config.system, texts, method_prompts[schedule])
         version = f"{answered} {benchmark.metric} {data.version}".encode()
         ready = LoadedBenchmark(
             benchmark.name,
@@ -119,6 +131,7 @@ def load_benchmarks(
             find_answering(benchmark, toolbox, chosen),
             benchmark.description,
             benchmark.metric,
+            method_prompts,
         )
         check_items(ready, methods=methods, batch_size=chosen.batch_size)
         loaded.append(ready)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from teams import QUESTIONS, build_team
+from teams import METHOD_PROMPTS, QUESTIONS, build_team
 
 from rmas_jax.agents.sampling import row_keys
 from rmas_jax.evaluation.answerer import Answerer, Answering
@@ -11,7 +11,16 @@ from rmas_jax.host.compilations import compilations
 from rmas_jax.models.generation import SamplingConfig
 
 MAX_TOKENS = 6
-NAMES = ["recursive_mas", "recursive_text", "no_latents", "single_agents"]
+NAMES = [
+    "recursive_mas",
+    "recursive_text",
+    "no_latents",
+    "single_agents",
+    "self_refinement",
+    "mixture_of_agents",
+    "textgrad",
+    "majority_vote",
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +30,26 @@ def team_and_links(tmp_path_factory):
 
 def answerer_of(team_and_links, name, **options):
     team, links = team_and_links
-    role = "critic" if METHODS[name].answers_as_each else None
-    answering = Answering(MAX_TOKENS, **options)
-    return Answerer(team, links, METHODS[name], 1 if role else 2, answering, role, batch_size=2)
+    method = METHODS[name]
+    role = "critic" if method.answers_as_each else None
+    return Answerer(
+        team,
+        links,
+        method,
+        1 if role else 2,
+        Answering(MAX_TOKENS, **options),
+        role,
+        batch_size=2,
+        templates=METHOD_PROMPTS.get(method.schedule),
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_those_of_one_batch_of_exact_widths(team_and_links, name):
     answerer = answerer_of(team_and_links, name)
-    prompts = answerer.team.encode(QUESTIONS, slot_width=answerer.slot_width)
+    prompts = answerer.team.encode(
+        QUESTIONS, slot_width=answerer.slot_width, templates=answerer.templates
+    )
     whole = answerer.answer(prompts, [None])
     one_by_one = answerer(QUESTIONS)  # batches of two, the last one filled up
     assert [answer.question for answer in one_by_one] == list(QUESTIONS)
@@ -64,3 +84,8 @@ def test_a_method_that_passes_latents_needs_links(team_and_links):
     with pytest.raises(ValueError, match="links must be given for the method recursive_mas"):
         Answerer(team_and_links[0])
     Answerer(team_and_links[0], method=METHODS["recursive_text"])
+
+
+def test_a_method_with_prompts_of_its_own_needs_them(team_and_links):
+    with pytest.raises(ValueError, match="templates must be given for textgrad, got None"):
+        Answerer(team_and_links[0], method=METHODS["textgrad"])

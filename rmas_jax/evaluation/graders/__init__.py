@@ -49,6 +49,8 @@ class Grader:
     needs_sandbox: bool = False
     # Whether a gold answer is readable; None: if it is right against itself.
     reads_gold: Callable[[Example], bool] | None = None
+    # Whether a prediction can be the gold answer of another text, as votes need it.
+    equates: bool = True
 
     def __call__(self, text: str, example: Example) -> Verdict:
         """The verdict on a system's text, the answer to an example's question."""
@@ -87,7 +89,11 @@ GRADERS: dict[str, Grader] = {
             gold="one letter: B, (B), B: Paris, \\boxed{B}; the grader text compares whole texts",
         ),
         Grader(
-            "judge", "answers, by a language model of your choice", grade_judge, setting=judge_model
+            "judge",
+            "answers, by a language model of your choice",
+            grade_judge,
+            setting=judge_model,
+            equates=False,  # a request for each pair of answers
         ),
         Grader(
             "code",
@@ -97,6 +103,7 @@ GRADERS: dict[str, Grader] = {
             "public_test_cases, private_test_cases and metadata (LiveCodeBench)",
             needs_sandbox=True,
             reads_gold=has_tests,
+            equates=False,
         ),
         Grader(
             "reasoning",
@@ -105,6 +112,7 @@ GRADERS: dict[str, Grader] = {
             gold="those of data.dataset: reasoning-gym, which keeps how to generate them",
             needs_sandbox=True,
             reads_gold=is_generated,
+            equates=False,  # the verifier reads how to generate the question
             needs=Package("reasoning_gym", "reasoning-gym", "reasoning"),
         ),
     )
