@@ -11,6 +11,7 @@ from contest import BATCH, EXAMPLES, MAX_TOKENS, item, said
 
 from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.code import grade_code
 from rmas_jax.evaluation.grading import MAX_REASON
 from rmas_jax.evaluation.metrics import wilson_interval
@@ -130,8 +131,9 @@ def test_an_item_that_crashes_its_grader_or_the_sandbox_is_recorded_and_the_run_
         program = f"```python\n{programs[example.id]}\n```"
         return grade_code(program, dataclasses.replace(example, fields=tests))
 
+    grader = Grader("programs", "what programs do", judge, equates=False)
     examples = {"test": EXAMPLES["test"], "unseen": EXAMPLES["unseen"]}
-    rows, items = contest(tmp_path, ["no_latents"], rounds=(1,), grader=judge, examples=examples)
+    rows, items = contest(tmp_path, ["no_latents"], rounds=(1,), grader=grader, examples=examples)
     assert [(row["split"], row["n"], row["crashed"], row["correct"]) for row in rows] == [
         ("test", 5, 4, 1),
         ("unseen", 3, 3, 0),
