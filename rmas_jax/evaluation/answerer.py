@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.answers import AnswerRetry, Texts, write_texts
+from rmas_jax.agents.answers import AnswerRetry, Piece, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY, row_keys
 from rmas_jax.evaluation.methods import (
@@ -50,6 +50,7 @@ class Answering:
     rollouts: int = 1  # K answers to a question, from the same latents or messages
     toolbox: Toolbox | None = None
     answer_retry: AnswerRetry | None = None
+    refills: bool = False  # evaluations put the next item in the row of an ended one (`refill`)
 
 
 class Listened(NamedTuple):
@@ -59,6 +60,11 @@ class Listened(NamedTuple):
     tokens: np.ndarray | int  # [B] tokens of messages
     steps: np.ndarray | int  # [B] sequential model steps
     messages: Sequence[Message] = ()  # in text
+
+    def answered(self, rollouts: list[Texts]) -> BatchAnswers:
+        """The answers after it, with their whole cost."""
+        written = rollouts[0].tokens
+        return BatchAnswers(rollouts, self.tokens + written, self.steps + written)
 
 
 class BatchAnswers(NamedTuple):
@@ -150,8 +156,10 @@ class Answerer:
             return _in_latents(self, self.channel, prompts)
         return _in_text(self, prompts) if self.method.channel == TEXT else _alone(self, prompts)
 
-    def write(self, prompt: PromptInput, keys: jax.Array | None) -> Texts:
-        """A text per row by the answering agent.
+    def write(
+        self, prompt: PromptInput, keys: jax.Array | None, first: Piece | None = None
+    ) -> Texts:
+        """A text per row by the answering agent; see `write_texts`.
 
         Raises:
           NonFiniteError: its logits are NaN or infinite.
@@ -165,6 +173,7 @@ class Answerer:
             keys=keys,
             toolbox=how.toolbox,
             answer_retry=how.answer_retry,
+            first=first,
         )
 
     def answer(self, prompts: Prompts, keys: Keys) -> BatchAnswers:
@@ -181,9 +190,7 @@ class Answerer:
         Raises:
           NonFiniteError: its logits are NaN or infinite.
         """
-        rollouts = [self.write(listened.prompt, of_rollout) for of_rollout in keys]
-        written = rollouts[0].tokens
-        return BatchAnswers(rollouts, listened.tokens + written, listened.steps + written)
+        return listened.answered([self.write(listened.prompt, key) for key in keys])
 
     def keys(self, seed: int, rows: np.ndarray) -> Keys:
         """Per rollout, the PRNG keys of items by their numbers [B]; None for greedy answers."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from rmas_jax.agents.answers import answer_retry_of
-from rmas_jax.config import BenchmarkConfig, ConfigError, RunConfig
+from rmas_jax.config import BenchmarkConfig, ConfigError, EvaluationConfig, RunConfig
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.audit_protocol import check_audit
@@ -116,7 +116,7 @@ def load_benchmarks(
             grader,
             splits,
             load_templates(config.system, texts, task_type),
-            find_answering(benchmark, toolbox, has_retry=chosen.answer_retry),
+            find_answering(benchmark, toolbox, chosen),
             benchmark.description,
             benchmark.metric,
         )
@@ -236,10 +236,11 @@ def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
 
 
 def find_answering(
-    benchmark: BenchmarkConfig, toolbox: Toolbox | None, *, has_retry: bool
+    benchmark: BenchmarkConfig, toolbox: Toolbox | None, evaluation: EvaluationConfig
 ) -> Answering:
     """Settings of measured answers to a benchmark of `find_benchmarks`."""
     chosen: Any = benchmark.sampling  # without open fields
+    shortest = evaluation.refill_from
     return Answering(
         max_tokens=chosen.max_new_tokens,
         sampling=SamplingConfig(
@@ -247,7 +248,8 @@ def find_answering(
         ),
         rollouts=chosen.rollouts,
         toolbox=toolbox,
-        answer_retry=answer_retry_of(benchmark.task_type) if has_retry else None,
+        answer_retry=answer_retry_of(benchmark.task_type) if evaluation.answer_retry else None,
+        refills=shortest is not None and chosen.max_new_tokens >= shortest,
     )
 
 
