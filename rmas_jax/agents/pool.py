@@ -88,10 +88,9 @@ def empty_pool(config: DecoderConfig, like: Begun) -> Pool:
     dtype = like.text.cache.tail.keys.dtype
     # A text's last token is not read, and the one before it is in the tail when the last is chosen.
     ring = empty_block(config, batch, max(1, width - 2), dtype=dtype)
-    free = like.text.replace(
-        lengths=jnp.zeros_like(like.text.lengths), done=jnp.ones_like(like.text.done)
-    )
-    return Pool(like.replace(text=free), ring)
+    empty = jax.tree.map(jnp.zeros_like, like)
+    free = empty.text.replace(done=jnp.ones(batch, bool))
+    return Pool(empty.replace(text=free), ring)
 
 
 @functools.partial(jax.jit, donate_argnames="pool")

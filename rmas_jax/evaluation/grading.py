@@ -72,7 +72,7 @@ def join_rollouts(rows: Sequence[ItemRow]) -> ItemRow:
     if len(rows) == 1:
         return rows[0]
     columns = get_type_hints(Rollout)
-    rollouts = [{name: row[name] for name in columns if name in row} for row in rows]
+    rollouts = [{k: value for k, value in row.items() if k in columns} for row in rows]
     return cast(ItemRow, {**rows[0], "rollouts": rollouts})
 
 

@@ -108,7 +108,7 @@ class _Rows:
                 self.texts[at] = rollout, row
         assert self.pool is not None
         fill = functools.partial(pools.fill, self.pool, rollout.begun, source)
-        self.pool = self.watch.once(lambda: jax.block_until_ready(fill()))
+        self.pool = self.watch.once(_whole(fill))
 
     def _open(self, like: pools.Begun) -> None:
         """Opens another pool; compiles its programs, which do nothing on free rows."""
@@ -128,17 +128,18 @@ class _Rows:
         Returns:
           The rollouts that are finished.
         """
-        assert self.pool is not None
-        batch = len(self.texts)
+        before, batch = self.pool, len(self.texts)
+        assert before is not None
         share = -(-batch // FREE_SHARE) if is_awaited else batch
         ended = min(self.texts.count(None) + share, batch)
 
         def work() -> tuple[pools.Pool, Any]:
-            pool = self._run(self.pool, ended)
+            pool = self._run(before, ended)
             text = pool.begun.text
-            return pool, to_host((text.done, Piece(text.tokens, text.lengths, text.finite)))
+            return pool, to_host((text.done, text.tokens, text.lengths, text.finite))
 
-        self.pool, (done, piece) = self.watch.once(work)
+        self.pool, (done, *parts) = self.watch.once(work)
+        piece = Piece(*parts)
         finished = []
         for at in np.flatnonzero(done).tolist():
             if (text := self.texts[at]) is not None:
@@ -198,11 +199,11 @@ def _begin(
         with _of_batch(batch):
             listened = watch.timed(functools.partial(listen, batch.rows))
         read = functools.partial(pools.read_prompts, agent, listened.prompt)
-        hidden, cache = watch.timed(lambda read=read: jax.block_until_ready(read()))
+        hidden, cache = watch.timed(_whole(read))
         keys = answerer.keys(seed, batch.rows)
         for k in numbers:
             first = functools.partial(pools.begin, agent, hidden, cache, keys=keys[k], **settings)
-            begun = watch.timed(lambda first=first: jax.block_until_ready(first()))
+            begun = watch.timed(_whole(first))
             text = begun.text
             done, *parts = to_host((text.done, text.tokens, text.lengths, text.finite))
             waiting = np.flatnonzero(~done[: batch.kept]).tolist()
@@ -227,6 +228,11 @@ def _of_batch(batch: Batch) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         raise error.at(batch.rows) from None
+
+
+def _whole(call: Callable[[], T]) -> Callable[[], T]:
+    """A call that ends when the device has finished."""
+    return lambda: jax.block_until_ready(call())
 
 
 def _shapes(begun: pools.Begun) -> list[tuple[int, ...]]:
