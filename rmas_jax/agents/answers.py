@@ -70,6 +70,14 @@ class Texts(NamedTuple):
     flops: np.ndarray  # [B] float64 of the prompt's body and the text; not of the prefix
 
 
+class Piece(NamedTuple):
+    """What an agent has written of B texts, on the host."""
+
+    tokens: np.ndarray  # [B, W] int32
+    lengths: np.ndarray  # [B] int32
+    finite: np.ndarray  # [B] bool; the logits of all tokens are
+
+
 write_jitted = jax.jit(write, static_argnames=("end_tokens", "max_tokens", "sampling"))
 _stop_table = functools.lru_cache(maxsize=8)(stop_table)
 _next_keys = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
@@ -86,6 +94,7 @@ def write_texts(
     toolbox: Toolbox | None = None,
     answer_retry: AnswerRetry | None = None,
     stage: str = "answer",
+    first: Piece | None = None,
 ) -> Texts:
     """Writes a text per row. Do not jit: tools and tokenizers run on the host.
 
@@ -103,6 +112,8 @@ def write_texts(
       answer_retry: continuation of texts without an answer; the agent still sees its prompt and
         received latents (upstream: its text alone).
       stage: the agent's turn, as named in errors.
+      first: the texts up to their first tool call or end, if they are written already, with the
+        same settings.
 
     Raises:
       NonFiniteError: logits of the agent are NaN or infinite.
@@ -111,29 +122,31 @@ def write_texts(
     tokenizer, end_tokens = member.tokenizer, member.end_tokens
     opening = _opening(tokenizer, prompt)
     rows = _Rows(tokenizer, batch, end_tokens)
-    stops = None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
+    stops = tool_stops(tokenizer, toolbox)
     pieces = 0
 
     def write_piece(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
         """Writes rows up to their limits [B]; a limit of 0 leaves a row as it is."""
         nonlocal pieces
-        so_far = rows.padded() if any(rows.ids) else {}
-        piece_keys = keys if keys is None or not pieces else _next_keys(keys, pieces)
-        state = write_jitted(
-            member.agent,
-            prompt,
-            **so_far,
-            end_tokens=end_tokens,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            keys=piece_keys,
-            limits=limits.astype(np.int32),
-            stops=stops,
-        )
-        tokens, lengths, finite = to_host((state.tokens, state.lengths, state.finite))
-        if not finite.all():
-            raise NonFiniteError(member.role, f"{stage}: logits", np.flatnonzero(~finite).tolist())
-        rows.add(tokens, lengths)
+        piece = None if pieces else first
+        if piece is None:
+            so_far = rows.padded() if any(rows.ids) else {}
+            piece_keys = keys if keys is None or not pieces else _next_keys(keys, pieces)
+            state = write_jitted(
+                member.agent,
+                prompt,
+                **so_far,
+                end_tokens=end_tokens,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                keys=piece_keys,
+                limits=limits.astype(np.int32),
+                stops=stops,
+            )
+            piece = Piece(*to_host((state.tokens, state.lengths, state.finite)))
+        if len(bad := np.flatnonzero(~piece.finite)):
+            raise NonFiniteError(member.role, f"{stage}: logits", bad.tolist())
+        rows.add(piece.tokens, piece.lengths)
         pieces += 1
 
     calls, cursor = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
@@ -180,6 +193,11 @@ def write_texts(
         text=[len(ids) for ids in rows.ids],
     )
     return Texts(opening, texts, rows.written, calls, retried, at_limit, flops)
+
+
+def tool_stops(tokenizer: Tokenizer, toolbox: Toolbox | None) -> np.ndarray | None:
+    """The table of the strings at which a text pauses for a tool; see `stop_strings`."""
+    return None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
 
 
 def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:

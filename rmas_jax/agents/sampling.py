@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -76,8 +78,11 @@ def row_keys(key: jax.Array, rows: jax.typing.ArrayLike) -> jax.Array:
 
 
 def draw(logits: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
-    """A token [B] for each row of logits [B, V], by the row's key [B] and the step's number."""
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+    """A token [B] for each row of logits [B, V], by the row's key [B] and the step's number.
+
+    The number [] is that of all rows, or [B] each row's.
+    """
+    keys = jax.vmap(jax.random.fold_in, (0, 0 if step.ndim else None))(keys, step)
     return jax.vmap(jax.random.categorical)(keys, logits)
 
 
@@ -99,6 +104,56 @@ class DecodeState(struct.PyTreeNode):
     finite: jax.Array  # [B] bool; the logits of all tokens are finite; a row ends where they fail
     seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if penalised
     stop_state: jax.Array | None = None  # [B] int32; row of `stops` that the text has reached
+
+
+class Ending(NamedTuple):
+    """What ends a row, beside numbers that are not finite."""
+
+    tokens: jax.Array  # [E] int32; end tokens
+    limits: jax.Array | None = None  # [B] int32; maximum tokens of each row
+    stops: jax.Array | None = None  # [S, V] int32 from `stop_strings.stop_table`
+
+
+def advance(
+    agent: Agent,
+    hidden: jax.Array,
+    state: DecodeState,
+    step: jax.Array,
+    *,
+    sampling: SamplingConfig,
+    keys: jax.Array | None,
+    ending: Ending,
+) -> tuple[DecodeState, jax.Array]:
+    """Chooses the next token [B] of every row from its state [B, D]; 0 in rows that have ended.
+
+    Returns:
+      The state but for `tokens` and `step`, and the token. `step` [] or [B] is its number.
+    """
+    raw = agent.unembed(hidden[:, None])[:, 0]
+    logits = apply_rules(raw, sampling, state.seen)
+    if sampling.temperature > 0 and keys is not None:
+        token = draw(logits, keys, step)
+    else:
+        token = jnp.argmax(logits, axis=-1)
+    # argmax prefers NaN and infinity to all other logits, so a bad row chooses one.
+    chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
+    finite = state.finite & (state.done | jnp.isfinite(chosen))
+    token = jnp.where(state.done, 0, token).astype(jnp.int32)
+    lengths = state.lengths + ~state.done
+    done = state.done | ~finite | jnp.any(token[:, None] == ending.tokens[None, :], axis=1)
+    seen, stop_state, stops = state.seen, state.stop_state, ending.stops
+    if seen is not None:  # unused in rows that have ended
+        seen = seen.at[jnp.arange(hidden.shape[0]), token].set(True)
+    if stops is not None and stop_state is not None:
+        # A padded vocabulary has ids past the tokenizer's last; they add no text.
+        stop_state = jnp.where(token < stops.shape[1], stops[stop_state, token], stop_state)
+        done |= stop_state == stops.shape[0] - 1
+    if ending.limits is not None:
+        done |= lengths >= ending.limits
+    state = state.replace(
+        lengths=lengths, done=done, finite=finite, seen=seen, stop_state=stop_state
+    )
+    return state, token
 
 
 def speak(
@@ -144,41 +199,15 @@ def speak(
         seen = None
     elif seen is None:
         seen = jnp.zeros((batch, agent.config.vocab_size), bool)
-    ends = jnp.asarray(end_tokens, jnp.int32)
+    ending = Ending(jnp.asarray(end_tokens, jnp.int32), limits, stops)
     finished = cache.past
 
     def choose(hidden: jax.Array, state: DecodeState) -> DecodeState:
         """Appends the next token of every row to the state."""
-        raw = agent.unembed(hidden[:, None])[:, 0]
-        logits = apply_rules(raw, sampling, state.seen)
-        if sampling.temperature > 0 and keys is not None:
-            token = draw(logits, keys, state.step)
-        else:
-            token = jnp.argmax(logits, axis=-1)
-        # argmax prefers NaN and infinity to all other logits, so a bad row chooses one.
-        chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
-        finite = state.finite & (state.done | jnp.isfinite(chosen))
-        token = jnp.where(state.done, 0, token).astype(jnp.int32)
-        lengths = state.lengths + ~state.done
-        done = state.done | ~finite | jnp.any(token[:, None] == ends[None, :], axis=1)
-        seen, stop_state = state.seen, state.stop_state
-        if seen is not None:  # unused in rows that have ended
-            seen = seen.at[jnp.arange(batch), token].set(True)
-        if stops is not None and stop_state is not None:
-            # A padded vocabulary has ids past the tokenizer's last; they add no text.
-            stop_state = jnp.where(token < stops.shape[1], stops[stop_state, token], stop_state)
-            done |= stop_state == stops.shape[0] - 1
-        if limits is not None:
-            done |= lengths >= limits
-        return state.replace(
-            tokens=state.tokens.at[:, state.step].set(token),
-            lengths=lengths,
-            done=done,
-            step=state.step + 1,
-            finite=finite,
-            seen=seen,
-            stop_state=stop_state,
+        state, token = advance(
+            agent, hidden, state, state.step, sampling=sampling, keys=keys, ending=ending
         )
+        return state.replace(tokens=state.tokens.at[:, state.step].set(token), step=state.step + 1)
 
     def running(state: DecodeState) -> jax.Array:
         return (state.step < max_tokens) & ~jnp.all(state.done)

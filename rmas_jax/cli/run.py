@@ -24,7 +24,7 @@ DESCRIPTION = """\
 Train the links of a team, evaluate it and write a report, according to a configuration.
 
 The steps are inner loop, outer loop (its phases resume from their checkpoints), evaluation (resumes
-batch by batch), gradient norms and report; finished steps do not run again. All files are in
+by item and rollout), gradient norms and report; finished steps do not run again. All files are in
 OUTPUT_DIR/NAME; a finished run is only read. SIGTERM stops a run after it has saved its state; the
 same command resumes it. Several processes, one per host, run as one: the first writes, and any may
 receive the signal. With system.links, training starts from these links, and the inner loop keeps

@@ -116,6 +116,12 @@ class EvaluationConfig(Section):
         distinct=True,
     )
     batch_size: int = option("items per batch", 256, at_least=1, at_most=MAX_BATCH)
+    refill_from: int | None = option(
+        "answers of at least so many max_new_tokens are refilled: the next item takes the row of "
+        "an ended one, instead of waiting for the longest of the batch; null: none",
+        256,
+        at_least=1,
+    )
     sampling: AnswerConfig = option(
         "sampling of answers; overrides that of benchmarks", AnswerConfig()
     )

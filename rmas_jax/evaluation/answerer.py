@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.answers import AnswerRetry, Texts, write_texts
+from rmas_jax.agents.answers import AnswerRetry, Piece, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY, row_keys
 from rmas_jax.evaluation.crossings import Crossed, crossed_tokens
@@ -55,6 +55,7 @@ class Answering:
     toolbox: Toolbox | None = None
     answer_retry: AnswerRetry | None = None
     nearest_tokens: int = 0  # of each vector that crosses an edge, in the record; 0: none
+    refills: bool = False  # evaluations put the next item in the row of an ended one (`refill`)
 
     @property
     def description(self) -> str:
@@ -78,6 +79,22 @@ class Listened(NamedTuple):
     prompt_hashes: Sequence[str] = ()  # [B] of `prompt`, see `prompt_hashes`
     # What crossed the edges, for each item; None: not asked, or nothing but text.
     crossed: Callable[[], list[Crossed]] | None = None
+
+    def answered(
+        self, by_agent: Mapping[str, list[Texts]], selection: str | None = None
+    ) -> BatchAnswers:
+        """The answers after it, with their whole cost; see `BatchAnswers`."""
+        first = [rollouts[0] for rollouts in by_agent.values()]
+        tokens = np.stack([texts.tokens for texts in first])
+        return BatchAnswers(
+            by_agent,
+            self.tokens + tokens.sum(0),
+            self.steps + tokens.max(0),  # the agents do not wait for each other
+            self.flops + sum(texts.flops for texts in first),
+            self.prompt_hashes,
+            self.crossed,
+            selection,
+        )
 
 
 class BatchAnswers(NamedTuple):
@@ -155,6 +172,11 @@ class Answerer:
         return self.role or self.team.system.topology.answerer
 
     @property
+    def refills(self) -> bool:
+        """Whether evaluations refill the rows of ended answers: not where several agents answer."""
+        return self.answering.refills and self.method.selection is None
+
+    @property
     def latent_steps(self) -> int:
         """M, of the latents that this method passes; 0: none."""
         return self.team.system.latent_steps if self.method.passes_latents else 0
@@ -203,8 +225,15 @@ class Answerer:
         hashes = prompt_hashes(prompts[self.answers_as], listened.prompt)
         return listened._replace(prompt_hashes=hashes)
 
-    def write(self, prompt: PromptInput, keys: jax.Array | None, role: str | None = None) -> Texts:
-        """A text per row by an agent; None: the answering one.
+    def write(
+        self,
+        prompt: PromptInput,
+        keys: jax.Array | None,
+        role: str | None = None,
+        *,
+        first: Piece | None = None,
+    ) -> Texts:
+        """A text per row by an agent (None: the answering one); see `write_texts`.
 
         Raises:
           NonFiniteError: its logits are NaN or infinite.
@@ -218,6 +247,7 @@ class Answerer:
             keys=keys,
             toolbox=how.toolbox,
             answer_retry=how.answer_retry,
+            first=first,
         )
 
     def answer(self, prompts: Prompts, keys: Keys) -> BatchAnswers:
@@ -238,17 +268,7 @@ class Answerer:
             role: [self.write(prompt, of_rollout, role) for of_rollout in keys]
             for role, prompt in {**listened.beside, self.answers_as: listened.prompt}.items()
         }
-        first = [rollouts[0] for rollouts in by_agent.values()]
-        tokens = np.stack([texts.tokens for texts in first])
-        return BatchAnswers(
-            by_agent,
-            listened.tokens + tokens.sum(0),
-            listened.steps + tokens.max(0),  # the agents do not wait for each other
-            listened.flops + sum(texts.flops for texts in first),
-            listened.prompt_hashes,
-            listened.crossed,
-            self.method.selection,
-        )
+        return listened.answered(by_agent, self.method.selection)
 
     def keys(self, seed: int, rows: np.ndarray) -> Keys:
         """Per rollout, the PRNG keys of items by their numbers [B]; None for greedy answers."""

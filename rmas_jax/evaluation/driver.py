@@ -40,6 +40,7 @@ from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.grading import graded_rows, join_rollouts, result_row
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.record import Record, open_record
+from rmas_jax.evaluation.refill import write_refilled
 from rmas_jax.evaluation.rollouts import Listen, Work, write_batches
 from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.evaluation.under_way import Finished, UnderWay
@@ -199,7 +200,8 @@ def measure(
     under_way = record.begin(key, benchmark.version)
     works = list(missing_work(under_way, items, found, rollouts))
     bar.update(len(found) * len(rollouts) - sum(len(work.rollouts) for work in works))
-    written = write_batches(answerer, listen, works, seed=key.seed)
+    write = write_refilled if answerer.refills else write_batches
+    written = write(answerer, listen, works, seed=key.seed)
     while True:
         end_if_due(
             f"evaluation stopped in {key}; what was measured before is kept in "

@@ -80,11 +80,13 @@ def _objects(path: Path) -> Iterator[dict[str, Any] | None]:
 
 def _finished(line: dict[str, Any] | None, key: Measurement) -> Finished | None:
     match line:
-        case {"rollout": int(rollout), "seconds": float(seconds), "item": {"id": _, **rest}} if (
-            rollout >= 0 and math.isfinite(seconds)
-        ):
+        case {
+            "rollout": int(rollout),
+            "seconds": float(seconds),
+            "item": {"id": _, **rest} as item,
+        } if rollout >= 0 and math.isfinite(seconds):
             if all(rest.get(name) == value for name, value in key._asdict().items()):
-                return Finished(rollout, seconds, cast(ItemRow, line["item"]))
+                return Finished(rollout, seconds, cast(ItemRow, item))
     return None
 
 

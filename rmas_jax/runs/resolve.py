@@ -257,6 +257,7 @@ def find_answering(
 ) -> Answering:
     """Settings of measured answers to a benchmark of `find_benchmarks`."""
     chosen: Any = benchmark.sampling  # without open fields
+    shortest = evaluation.refill_from
     return Answering(
         max_tokens=chosen.max_new_tokens,
         sampling=SamplingConfig(
@@ -265,6 +266,7 @@ def find_answering(
         rollouts=chosen.rollouts,
         toolbox=toolbox,
         answer_retry=answer_retry_of(benchmark.task_type) if evaluation.answer_retry else None,
+        refills=shortest is not None and chosen.max_new_tokens >= shortest,
         nearest_tokens=evaluation.nearest_tokens,
     )
 

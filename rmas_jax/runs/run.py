@@ -1,7 +1,7 @@
 """A run: from its configuration to its report.
 
 Steps run in order, and finished ones are skipped: inner loop, outer loop (its phases resume from
-their checkpoints), evaluation (resumes batch by batch), gradient norms, audit, report. All files
+their checkpoints), evaluation (resumes by rollout), gradient norms, audit, report. All files
 are under OUTPUT_DIR/NAME; a finished run is only read. If `system.links` names links, training
 starts from these, and the inner loop leaves the outer ones unchanged; without training they are
 evaluated as they are.

@@ -88,6 +88,17 @@ def test_a_batch_that_compiles_runs_again_for_its_time(contest, tmp_path, monkey
     assert rows[0]["seconds_per_item"] > 0
 
 
+def test_refilled_answers_are_those_of_batches(contest, tmp_path):
+    drawn = {"sampling": SamplingConfig(temperature=3.0), "rollouts": 2, "rounds": (1,)}
+    methods = ["recursive_mas", "shuffled_latents", "recursive_text"]
+    rows, items = contest(tmp_path / "batches", methods, **drawn)
+    refilled, same = contest(tmp_path / "pool", methods, refills=True, **drawn)
+    assert same == items
+    for row, other in zip(rows, refilled, strict=True):
+        assert other["seconds_per_item"] > 0
+        assert {**row, "seconds_per_item": 0} == {**other, "seconds_per_item": 0}
+
+
 def test_endings_of_answers_are_counted(contest, tmp_path):
     examples = {"test": EXAMPLES["test"]}
     how = {"rounds": (1,), "examples": examples, "answer_retry": AnswerRetry("$^", " it is", 1)}

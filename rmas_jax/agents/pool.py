@@ -1,0 +1,198 @@
+"""Decoding in a pool of rows: a row whose text has ended takes the next prompt.
+
+A batch of `sampling.speak` waits for its longest text. Here the rows of a pool are independent:
+each has its own prompt, length, PRNG key and count of tokens, and `fill` puts another prompt into a
+row that has ended, while the others go on. All rows share the slot that a step writes, in a ring of
+as many slots as a text can need; a row starts at any slot, as it sees only slots of its own:
+
+    ring, step 9    a a a d d d     row 0: text d began at step 7, over text a of the same row
+                    b b b b b b     row 1: text b is still being written
+                    c c _ _ e e     row 2: c has ended (its slots are invalid), e began at step 8
+
+A text is that of `speak` for the same prompt, key and settings, up to rounding: sums over the cache
+have another order.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import PromptInput, read_body
+from rmas_jax.agents.sampling import DecodeState, Ending, advance
+from rmas_jax.models import DecoderConfig
+from rmas_jax.models.cache import Block, Cache, empty_block
+from rmas_jax.models.generation import SamplingConfig
+
+
+class Begun(struct.PyTreeNode):
+    """B prompts that have been read, and the first tokens of their texts."""
+
+    past: tuple[Block, ...]  # the prompts
+    text: DecodeState  # its cache has no past, and a tail of one slot
+    keys: jax.Array | None  # [B] PRNG keys
+
+
+class Pool(struct.PyTreeNode):
+    """B rows, each with a text or free: a free row counts as ended."""
+
+    begun: Begun  # `text.step` counts the steps of the pool
+    ring: Block  # keys and values of the texts
+
+
+@jax.jit
+def read_prompts(agent: Agent, prompt: PromptInput) -> tuple[jax.Array, Cache]:
+    """The last hidden state [B, D] and the cache of prompts; rollouts share them."""
+    return read_body(agent, prompt, room=1)
+
+
+@functools.partial(jax.jit, static_argnames=("end_tokens", "max_tokens", "sampling"))
+def begin(
+    agent: Agent,
+    hidden: jax.Array,
+    cache: Cache,
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig,
+    keys: jax.Array | None = None,
+    stops: jax.Array | None = None,
+) -> Begun:
+    """Chooses the first tokens after prompts; see `sampling.speak` for the settings."""
+    batch = hidden.shape[0]
+    penalises = sampling.repetition_penalty != 1
+    text = DecodeState(
+        tokens=jnp.zeros((batch, max_tokens), jnp.int32),
+        lengths=jnp.zeros(batch, jnp.int32),
+        done=jnp.zeros(batch, bool),
+        step=jnp.zeros((), jnp.int32),
+        cache=cache.replace(past=()),
+        finite=jnp.ones(batch, bool),
+        seen=jnp.zeros((batch, agent.config.vocab_size), bool) if penalises else None,
+        stop_state=None if stops is None else jnp.zeros(batch, jnp.int32),
+    )
+    ending = _ending(end_tokens, max_tokens, batch, stops)
+    text = _write(agent, hidden, text, sampling=sampling, keys=keys, ending=ending)
+    return Begun(cache.past, text, keys)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def empty_pool(config: DecoderConfig, like: Begun) -> Pool:
+    """A pool of free rows, for prompts of these shapes."""
+    batch, width = like.text.tokens.shape
+    dtype = like.text.cache.tail.keys.dtype
+    # A text's last token is not read, and the one before it is in the tail when the last is chosen.
+    ring = empty_block(config, batch, max(1, width - 2), dtype=dtype)
+    empty = jax.tree.map(jnp.zeros_like, like)
+    free = empty.text.replace(done=jnp.ones(batch, bool))
+    return Pool(empty.replace(text=free), ring)
+
+
+@functools.partial(jax.jit, donate_argnames="pool")
+def fill(pool: Pool, begun: Begun, source: jax.Array) -> Pool:
+    """Puts begun texts into rows of a pool: `source` [B] is a row of `begun`, or -1 to keep."""
+    takes = source >= 0
+
+    def chosen(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        taken = jnp.take(new, jnp.maximum(source, 0), axis=axis)
+        shape = [1] * old.ndim
+        shape[axis] = len(source)
+        return jnp.where(takes.reshape(shape), taken, old)
+
+    def block(old: Block, new: Block) -> Block:
+        return Block(
+            keys=chosen(old.keys, new.keys, 1),
+            values=chosen(old.values, new.values, 1),
+            valid=chosen(old.valid, new.valid, 0),
+            positions=chosen(old.positions, new.positions, 0),
+        )
+
+    def rows(old: Any, new: Any, axis: int = 0) -> Any:
+        return jax.tree.map(lambda a, b: chosen(a, b, axis), old, new)
+
+    old, new = pool.begun.text, begun.text
+    text = DecodeState(
+        tokens=rows(old.tokens, new.tokens),
+        lengths=rows(old.lengths, new.lengths),
+        done=rows(old.done, new.done),
+        step=old.step,
+        cache=old.cache.replace(
+            next_position=rows(old.cache.next_position, new.cache.next_position),
+            state=rows(old.cache.state, new.cache.state, 1),
+        ),
+        finite=rows(old.finite, new.finite),
+        seen=rows(old.seen, new.seen),
+        stop_state=rows(old.stop_state, new.stop_state),
+    )
+    past = tuple(map(block, pool.begun.past, begun.past))
+    ring = pool.ring.replace(valid=pool.ring.valid & ~takes[:, None])
+    return Pool(Begun(past, text, rows(pool.begun.keys, begun.keys)), ring)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("end_tokens", "max_tokens", "sampling"), donate_argnames="pool"
+)
+def run(
+    agent: Agent,
+    pool: Pool,
+    ended: jax.Array,
+    *,
+    end_tokens: tuple[int, ...],
+    max_tokens: int,
+    sampling: SamplingConfig,
+    stops: jax.Array | None = None,
+) -> Pool:
+    """Writes until this many rows [] have ended, or are free; settings as in `begin`."""
+    past, keys = pool.begun.past, pool.begun.keys
+    ending = _ending(end_tokens, max_tokens, len(pool.begun.text.done), stops)
+    slots = pool.ring.valid.shape[1]
+
+    def running(carry: tuple[DecodeState, Block]) -> jax.Array:
+        return jnp.sum(carry[0].done) < ended
+
+    def step(carry: tuple[DecodeState, Block]) -> tuple[DecodeState, Block]:
+        text, ring = carry
+        last = jnp.maximum(text.lengths - 1, 0)[:, None]
+        embeds = agent.embed(jnp.take_along_axis(text.tokens, last, axis=1))
+        cache = text.cache.replace(past=(*past, ring), used=jnp.zeros((), jnp.int32))
+        # A row that has ended reads padding, which no position attends to.
+        hidden, cache = agent.read(embeds, ~text.done[:, None], cache)
+        ring = _put(ring, cache.tail, text.step % slots)
+        text = text.replace(cache=cache.replace(past=(), used=jnp.zeros((), jnp.int32)))
+        text = _write(agent, hidden[:, 0], text, sampling=sampling, keys=keys, ending=ending)
+        return text, ring
+
+    text, ring = jax.lax.while_loop(running, step, (pool.begun.text, pool.ring))
+    return Pool(Begun(past, text, keys), ring)
+
+
+def _ending(
+    end_tokens: tuple[int, ...], max_tokens: int, batch: int, stops: jax.Array | None
+) -> Ending:
+    limits = jnp.full(batch, max_tokens, jnp.int32)
+    return Ending(jnp.asarray(end_tokens, jnp.int32), limits, stops)
+
+
+def _write(agent: Agent, hidden: jax.Array, text: DecodeState, **settings: Any) -> DecodeState:
+    """Adds the next token of every row to its text, at the row's own length."""
+    width = text.tokens.shape[1]
+    place = jnp.where(text.done, width, text.lengths)  # rows that have ended: out of bounds
+    after, token = advance(agent, hidden, text, text.lengths, **settings)
+    tokens = text.tokens.at[jnp.arange(len(place)), place].set(token, mode="drop")
+    return after.replace(tokens=tokens, step=text.step + 1)
+
+
+def _put(ring: Block, tail: Block, slot: jax.Array) -> Block:
+    """The ring with the only slot of a tail at this one."""
+    write = jax.lax.dynamic_update_slice_in_dim
+    return Block(
+        keys=write(ring.keys, tail.keys, slot, 2),
+        values=write(ring.values, tail.values, slot, 2),
+        valid=write(ring.valid, tail.valid, slot, 1),
+        positions=write(ring.positions, tail.positions, slot, 1),
+    )
