@@ -19,6 +19,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import AnswerRetry, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY, row_keys
+from rmas_jax.evaluation.loop_lm import team_of_one
 from rmas_jax.evaluation.methods import (
     LATENT,
     METHODS,
@@ -234,7 +235,8 @@ def answerers(
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {name!r}")
         used = aligned_links if method.has_aligned_links else links
         for role, count in method.variants(rounds, order=order, latent_steps=steps):
-            yield Answerer(team, used, method, count, answering, role)
+            own = team_of_one(team, count) if method.is_looped else team
+            yield Answerer(own, used, method, count, answering, role)
 
 
 @functools.partial(jax.jit, static_argnames="system")

@@ -124,7 +124,7 @@ def evaluate(
     pending = [work for work in measurements if not record.has(work[-1])]
 
     @functools.cache
-    def encoded(benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
+    def encoded(team: Team, benchmark: LoadedBenchmark, slot_width: int) -> dict[str, Prompts]:
         return _encode(team, benchmark, slot_width)
 
     total = sum(
@@ -134,7 +134,7 @@ def evaluate(
     with tqdm(total=total, disable=not progress, unit="batch") as bar:
         for benchmark, answerer, key in pending:
             bar.set_description(str(key))
-            prompts = encoded(benchmark, answerer.slot_width)[key.split]
+            prompts = encoded(answerer.team, benchmark, answerer.slot_width)[key.split]
             answer = functools.partial(_answer, answerer, prompts, seed)
             measure(record, key, benchmark, answer, answerer.latent_steps, batch_size, bar)
     return record.rows

@@ -20,6 +20,7 @@ NO_LATENTS = "no_latents"
 SHUFFLED = "shuffled_latents"
 SINGLE_AGENTS = "single_agents"  # every agent alone; its results are called SINGLE and the role
 SINGLE = "single_"
+LOOP_LM = "loop_lm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Method:
     is_empty: bool = False  # nothing is passed
     is_cut: bool = False  # messages have at most as many tokens as there are latent steps
     answers_as_each: bool = False  # every agent is asked, instead of the answerer
+    is_looped: bool = False  # `evaluation.loop_lm` answers alone, with as many loops as rounds
 
     def __post_init__(self) -> None:
         if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
@@ -135,6 +137,16 @@ METHODS: dict[str, Method] = {
             channel=None,
             answers_as_each=True,
         ),
+        Method(
+            LOOP_LM,
+            "LoopLM",
+            "one looped language model alone, as many loops as rounds",
+            "#000000",
+            "h",
+            "-",
+            channel=None,
+            is_looped=True,
+        ),
     )
 }
 
@@ -155,18 +167,26 @@ def planned_methods(
     ]
 
 
-def chosen_methods(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of `evaluation.methods`; all methods where it is null.
+def chosen_methods(names: Sequence[str] | None, *, loop_lm: str | None = None) -> tuple[str, ...]:
+    """The names of `evaluation.methods`; all that can be measured where it is null.
+
+    Args:
+      names: of methods, or None.
+      loop_lm: source of the looped language model.
 
     Raises:
-      ConfigError: there is no such method.
+      ConfigError: there is no such method, or no looped language model for it.
     """
     if names is None:
-        return tuple(METHODS)
+        return tuple(n for n, method in METHODS.items() if loop_lm or not method.is_looped)
     for i, name in enumerate(names):
         if name not in METHODS:
             raise ConfigError(
                 f"evaluation.methods.{i}: must be one of {', '.join(METHODS)}, got {shown(name)}"
+            )
+        if METHODS[name].is_looped and loop_lm is None:
+            raise ConfigError(
+                f"evaluation.loop_lm must be a directory or hub id for the method {name}, got null"
             )
     return tuple(names)
 
