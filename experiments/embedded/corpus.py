@@ -63,6 +63,10 @@ class Writer:
         """The phrase and the gates of a question."""
         return self.state(fewest=1)
 
+    def question(self, problem: State) -> str:
+        """The question around it."""
+        return relay.question_of(self.world, *problem)
+
     def answer(self, problem: State, received: State) -> list[int]:
         """The text to write: the received phrase after the role's gate."""
         del problem
@@ -102,7 +106,7 @@ class Writer:
         rows = []
         for _ in range(count):
             problem = self.problem()
-            question = relay.question_of(self.world, *problem)
+            question = self.question(problem)
             received = self.state()
             draw = self.rng.random()
             slot: list[int]

@@ -19,30 +19,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from tqdm import tqdm
 
 from experiments.embedded.corpus import (
     EDGES,
     FRAGMENTS,
     PROMPTS,
-    Corpus,
     SoloWriter,
     Writer,
     vocabulary_texts,
 )
 from experiments.embedded.make_tokenizers import write_tokenizer
+from experiments.embedded.training import exact_share, train
 from rmas_jax import prompts
 from rmas_jax.agents.agent import Agent
 from rmas_jax.data import relay
@@ -136,7 +132,6 @@ TASKS = {
     )
 }
 KINDS = {PROMPTS: "whole prompts", FRAGMENTS: "prompts without their question"}
-NEXT_EMBEDDING_WEIGHT = 1.0
 
 CARD = """# {role}: an embedded agent of rmas_jax
 
@@ -152,58 +147,6 @@ Texts predicted exactly on 4,096 fresh rows each: {exact}.
 Last loss {loss}; {minutes} minutes on 2 CPU cores. Data, losses and what the noise is for:
 `experiments/embedded/README.md`. Apache-2.0.
 """
-
-
-def blur(
-    key: jax.Array, embeds: jax.Array, soft: jax.Array, table: jax.Array, *, used: jax.Array
-) -> jax.Array:
-    """Perturbs message embeddings in half of the rows.
-
-    There, every soft position is scaled by 0.7 to 1.4, mixed with another of the `used` tokens (up
-    to 30 %) and gets Gaussian noise of up to 0.7 of its rms.
-    """
-    table = table[used]
-    keys = jax.random.split(key, 5)
-    rows = embeds.shape[0]
-    active = (jax.random.uniform(keys[0], (rows, 1, 1)) < 0.5) & soft[..., None]
-    rms = jnp.sqrt(jnp.mean(embeds**2, -1, keepdims=True))
-    noise = jax.random.normal(keys[1], embeds.shape)
-    level = jax.random.uniform(keys[2], (rows, 1, 1), maxval=0.7)
-    other = table[jax.random.randint(keys[3], soft.shape, 0, table.shape[0])]
-    share, scale = jax.random.uniform(keys[4], (2, *soft.shape, 1))
-    soft_embeds = (1 - 0.3 * share) * embeds + 0.3 * share * other + level * rms * noise
-    return jnp.where(active, (0.7 + 0.7 * scale) * soft_embeds, embeds)
-
-
-def token_losses(
-    agent: Agent, batch: Corpus, tail: int, soften: Callable | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Reads a batch.
-
-    All targets are in the last `tail` positions, and only these have logits.
-
-    Returns:
-      Cross-entropy [B, tail], zero except at targets; whether all targets of a row are correct [B];
-      the states [B, tail, D] before these tokens, and the tokens' embeddings [B, tail, D].
-    """
-    # One-hot products: on CPU the gradient of a gather, a scatter, costs more than both products.
-    table = agent.embedding_table()
-    clean = jax.nn.one_hot(batch.ids, len(table)) @ table
-    embeds = clean if soften is None else soften(clean, batch.soft, jax.lax.stop_gradient(table))
-    hidden = agent.read(embeds, batch.valid)[0][:, -tail - 1 : -1]
-    logits = agent.unembed(hidden)
-    labels, mask = batch.ids[:, -tail:], batch.target[:, -tail:]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels) * mask
-    right = jnp.all((jnp.argmax(logits, -1) == labels) | ~mask, axis=1)
-    return losses, right, hidden, clean[:, -tail:]
-
-
-def next_embedding_loss(
-    head: jax.Array, hidden: jax.Array, embeds: jax.Array, mask: jax.Array
-) -> jax.Array:
-    """Mean 1 - cos between a linear map of each state and the next token's (fixed) embedding."""
-    cosine = optax.cosine_similarity(hidden @ head, jax.lax.stop_gradient(embeds), epsilon=1e-8)
-    return ((1 - cosine) * mask).sum() / mask.sum()
 
 
 def start_agent(decoder: Decoder, key: jax.Array) -> Agent:
@@ -247,63 +190,22 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
 
     writer = task.writer(task.seat, tokenizer, seed)
     parts = writer.corpora(task.rows)
-    tail = max(int(part.target.sum(1).max()) for part in parts)
-    used = jnp.asarray(np.unique(parts[-1].ids[parts[-1].valid]))
     key = jax.random.key(seed, impl="rbg")  # fast on CPU
-    trained: dict[str, Any] = {
-        "params": start_agent(decoder, key).params,
-        "head": jnp.eye(decoder.config.width),
-    }
-
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
+    decoders, start, started = by_loops(decoder), start_agent(decoder, key), time.time()
+    params, loss = train(
+        decoders,
+        start.params,
+        parts,
+        batch=task.batch,
+        steps=steps,
+        key=key,
+        learning_rate=learning_rate,
+        name=role,
     )
-
-    def loss_fn(
-        trained: Any, decoder: Decoder, parts: Sequence[Corpus], key: jax.Array
-    ) -> jax.Array:
-        agent, total = Agent(decoder, trained["params"]), jnp.float32(0)
-        for part, size, k in zip(parts, task.batch, jax.random.split(key, len(parts)), strict=True):
-            row_key, blur_key = jax.random.split(k)
-            rows = jax.random.randint(row_key, (size,), 0, part.ids.shape[0])
-            batch = jax.tree.map(lambda array, rows=rows: array[rows], part)
-            soften = functools.partial(blur, blur_key, used=used)
-            losses, _, hidden, embeds = token_losses(agent, batch, tail, soften)
-            mask = batch.target[:, -tail:]
-            total += losses.sum() / mask.sum()
-            total += NEXT_EMBEDDING_WEIGHT * next_embedding_loss(
-                trained["head"], hidden, embeds, mask
-            )
-        return total
-
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-    def step(
-        decoder: Decoder, trained: Any, state: Any, parts: Sequence[Corpus], key: jax.Array
-    ) -> tuple[Any, Any, jax.Array]:
-        loss, grads = jax.value_and_grad(loss_fn)(trained, decoder, parts, key)
-        updates, state = optimizer.update(grads, state, trained)
-        return optax.apply_updates(trained, updates), state, loss
-
-    evaluate = jax.jit(lambda agent, corpus: token_losses(agent, corpus, tail)[1])
-
-    def exact(agent: Agent, corpus: Corpus, size: int = 512) -> float:
-        starts = range(0, len(corpus.ids), size)
-        cut = (jax.tree.map(lambda a, i=i: a[i : i + size], corpus) for i in starts)
-        return float(np.concatenate([evaluate(agent, c) for c in cut]).mean())
-
-    decoders = by_loops(decoder)
-    held = writer.held_out().corpora(dict.fromkeys(task.rows, 4096))
-    parts, state, started = jax.device_put(parts), optimizer.init(trained), time.time()
-    bar = tqdm(range(steps), desc=role)
-    for i in bar:
-        now = decoders[i % len(decoders)]
-        trained, state, loss = step(now, trained, state, parts, jax.random.fold_in(key, i))
-        if i % 50 == 0:
-            bar.set_postfix(loss=f"{loss:.3f}")
     minutes = round((time.time() - started) / 60, 1)
+    held = writer.held_out().corpora(dict.fromkeys(task.rows, 4096))
     found = [
-        f"{exact(Agent(of_loops, trained['params']), corpus):.2%} of {KINDS[kind]}"
+        f"{exact_share(Agent(of_loops, params), corpus):.2%} of {KINDS[kind]}"
         + (f" after {of_loops.config.num_loops} of its loops" if len(decoders) > 1 else "")
         for kind, corpus in zip(task.rows, held, strict=True)
         for of_loops in decoders
@@ -313,13 +215,13 @@ def pretrain(role: str, out: Path, *, steps: int, seed: int, learning_rate: floa
         "seed": seed,
         "steps": steps,
         "learning_rate": learning_rate,
-        "parameters": int(sum(p.size for p in jax.tree.leaves(trained["params"]))),
+        "parameters": int(sum(p.size for p in jax.tree.leaves(params))),
         "vocabulary": len(tokenizer),
-        "loss": round(float(loss), 4),
+        "loss": round(loss, 4),
         "exact": ",\n".join(found),
         "minutes": minutes,
     }
-    save_pretrained(out, decoder, trained["params"])
+    save_pretrained(out, decoder, params)
     (out / "README.md").write_text(CARD.format(**report, model_type=family, knows=task.knows))
     return report
 

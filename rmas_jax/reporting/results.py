@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
+from rmas_jax.evaluation.comparisons import SeedEffect
 from rmas_jax.evaluation.methods import SINGLE, ordered
 from rmas_jax.evaluation.metrics import (
     Interval,
@@ -192,7 +193,7 @@ def count_rounds(*rounds: int) -> str:
     return f"{', '.join(map(str, rounds))} round{'s' * (rounds != (1,))}"
 
 
-def points(pair: PairedDifference) -> str:
+def points(pair: PairedDifference | SeedEffect) -> str:
     """A difference of accuracies in percentage points, with its interval."""
     low, high = pair.interval
     return f"{100 * pair.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
