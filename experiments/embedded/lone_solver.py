@@ -8,7 +8,6 @@ its gate whatever stands in its slot. The messages of its team are real ones, of
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,6 @@ def write_solver(out: Path, *, steps: int, seed: int = 0) -> float:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(local_directory(SOURCE, patterns=()), partial)
         save_pretrained(partial, agent.decoder, params)
-        (partial / "README.md").write_text(f"{__doc__}")
+        (partial / "README.md").write_text(f"# {out.name}\n\n{__doc__}")
         partial.rename(out)
-    share = exact_share(load_agent(out), held_out)
-    (out / "share.json").write_text(json.dumps({"exact": share}) + "\n")
-    return share
+    return exact_share(load_agent(out), held_out)

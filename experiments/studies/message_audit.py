@@ -75,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = args.out.name
         config = load_config(args.config, args.set)
         alone = with_lone_answerer(
-            config, RUNS / f"{study}-lone-solver", steps=args.lone_steps, split=args.lone_split
+            config,
+            RUNS / f"{study}-lone-solver-{args.lone_steps}",
+            steps=args.lone_steps,
+            split=args.lone_split,
         )
         records: dict[str, list[AuditRecord]] = {name: [] for name in CLAIMS}
         for seed in args.seeds:
