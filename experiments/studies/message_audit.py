@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
     )
     parser.add_argument(
-        "--lone-steps", type=int, default=600, metavar="N", help="training of the lone answerer"
+        "--lone-steps", type=int, default=1000, metavar="N", help="training of the lone answerer"
     )
     parser.add_argument(
         "--lone-split", default="test", metavar="SPLIT", help="its questions: test, or test[:N]"

@@ -11,7 +11,7 @@ from typing import Any
 
 from rmas_jax.evaluation.comparisons import SeedEffect
 from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects, seed_effects
-from rmas_jax.evaluation.metrics import repeated_interval
+from rmas_jax.evaluation.metrics import PairedDifference, repeated_interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, is_correct, metric_of
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
@@ -134,7 +134,10 @@ def decision(
 ) -> str:
     """The declared rule, applied; with the intervals over seeds, where there are some."""
     questions = {e.name: e.pair.items for e in found if e.place.scope == "all"}
-    of_all = {e.name: e.pair for e in found if e.place.scope == "all"} | of_seeds
+    of_all: dict[str, PairedDifference | SeedEffect] = {
+        e.name: e.pair for e in found if e.place.scope == "all"
+    }
+    of_all.update(of_seeds)
     if CONTENT not in of_all:
         return "**Not decided**: other items' messages on all edges were not measured."
     pair, margin = of_all[CONTENT], declared["margin"]
