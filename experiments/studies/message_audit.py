@@ -42,14 +42,16 @@ from rmas_jax.runs.run import FinishedRun, run
 
 RUNS = Path("runs")
 CLAIMS = {
-    "trained": "shows that the audit finds content where it is needed, on every edge and in every "
-    "round: nobody can answer without the messages. It cannot show that the audit finds none where "
-    "none is used.",
-    "constant": "shows that the audit finds nothing where messages cannot differ. This team "
-    "answers next to nothing, so an audit that takes any accuracy for content would pass, too.",
-    "lone": "shows that high accuracy beside messages with content is not taken for their use: the "
-    "answerer has learnt to answer from the question. It cannot show that a *partial* use would be "
-    "found, and where its accuracy is near 100 % nothing is left for messages to add.",
+    "trained": "is the positive control: a gain near its accuracy shows that the audit finds "
+    "content where it is needed, as nobody here can answer without messages. It cannot show that "
+    "the audit finds none where none is used.",
+    "constant": "has messages that cannot differ: a gain around 0 shows that the audit finds nothing "
+    "there. This team answers next to nothing, so an audit that takes any accuracy for content "
+    "would pass, too.",
+    "lone": "has an answerer that has learnt to answer from the question, beside messages with "
+    "content: if its accuracy is high, a gain around 0 shows that accuracy is not taken for the "
+    "use of messages; if it is low, nothing. It cannot show that a *partial* use would be found, "
+    "and near 100 % messages have nothing left to add.",
 }
 
 

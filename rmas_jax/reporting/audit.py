@@ -185,7 +185,7 @@ def _accuracies(
             accuracy = f"{100 * sum(right) / sum(counts):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
             lines.append((message, meaning, str(sum(counts)), accuracy))
     return Table(
-        f"{metric_label(rows[0])} by message, on all edges in all rounds",
+        f"{metric_label(rows[0]).capitalize()} by message, on all edges in all rounds",
         ("message", "meaning", "answers", f"{metric_label(rows[0])} in %"),
         tuple(lines),
         text_columns=2,
