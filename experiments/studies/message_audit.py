@@ -45,7 +45,7 @@ CLAIMS = {
     "trained": "is the positive control: a gain near its accuracy shows that the audit finds "
     "content where it is needed, as nobody here can answer without messages. It cannot show that "
     "the audit finds none where none is used.",
-    "constant": "has messages that cannot differ: a gain around 0 shows that the audit finds nothing "
+    "constant": "has messages that cannot differ: a gain around 0 shows that the audit finds none "
     "there. This team answers next to nothing, so an audit that takes any accuracy for content "
     "would pass, too.",
     "lone": "has an answerer that has learnt to answer from the question, beside messages with "
