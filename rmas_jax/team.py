@@ -52,6 +52,7 @@ class Team:
     system: System  # static
     members: Mapping[str, Member]  # by role, in the order of their turns
     mesh: jax.sharding.Mesh | None = None  # devices that hold the agents; None is the default one
+    loop_lm: Member | None = None  # of the baseline `evaluation.loop_lm`, in the answerer's role
 
     @property
     def agents(self) -> dict[str, Agent]:

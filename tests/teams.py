@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from systems import CONFIGS, LATENT_STEPS, ROLE_PROMPTS, build_tiny_system, random_params
+from systems import BASE, CONFIGS, LATENT_STEPS, ROLE_PROMPTS, build_tiny_system, random_params
 
 from experiments.embedded.make_tokenizers import write_tokenizer
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.member import Member
 from rmas_jax.links import Links
-from rmas_jax.models import Decoder, load_tokenizer
+from rmas_jax.models import Decoder, DecoderConfig, load_tokenizer
 from rmas_jax.models.tokenizer import surfaces
 from rmas_jax.prompts import RolePrompt, split_template
 from rmas_jax.team import Team
@@ -44,6 +44,17 @@ METHOD_PROMPTS = {
         "solver": RolePrompt("", "{question} go", "{question} {solver} but {planner} and {critic}"),
     },
 }
+LOOP_LM = DecoderConfig(
+    model_type="ouro",
+    width=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    rope_theta=100.0,
+    sandwich_norms=True,
+    loops=2,
+    **BASE,
+)
 CAPACITY = 96  # the reference reads every prompt in an array of this length
 
 
@@ -54,13 +65,18 @@ def build_team(folder: Path, latent_steps: int = LATENT_STEPS) -> tuple[Team, Li
     members = {}
     for seed, (role, config) in enumerate(CONFIGS.items()):
         write_tokenizer(config.model_type, texts, folder / role, seed=seed)
-        tokenizer = load_tokenizer(folder / role)
-        config = dataclasses.replace(config, vocab_size=len(tokenizer))
-        agent = Agent(Decoder(config), talkative(random_params(config, seed), tokenizer))
-        ends = (tokenizer.eos_token_id,)
-        members[role] = Member(role, agent, tokenizer, ROLE_PROMPTS[role], ends)
+        members[role] = _member(role, config, folder / role, seed)
+    write_tokenizer("qwen3", texts, folder / "loop_lm", seed=len(members))
+    loop_lm = _member("solver", LOOP_LM, folder / "loop_lm", len(members))
     tiny = build_tiny_system(latent_steps)
-    return Team(tiny.system, members), tiny.links
+    return Team(tiny.system, members, loop_lm=loop_lm), tiny.links
+
+
+def _member(role: str, config: DecoderConfig, folder: Path, seed: int) -> Member:
+    tokenizer: Any = load_tokenizer(folder)
+    config = dataclasses.replace(config, vocab_size=len(tokenizer))
+    agent = Agent(Decoder(config), talkative(random_params(config, seed), tokenizer))
+    return Member(role, agent, tokenizer, ROLE_PROMPTS[role], (tokenizer.eos_token_id,))
 
 
 def talkative(params: Any, tokenizer: Any) -> Any:

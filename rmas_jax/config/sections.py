@@ -137,7 +137,8 @@ class EvaluationConfig(Section):
         "items for the gradient norms; 0 measures none", 32, at_least=0
     )
     methods: tuple[str, ...] | None = option(
-        "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all",
+        "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all "
+        "(loop_lm only with its model)",
         None,
         distinct=True,
     )
@@ -146,6 +147,12 @@ class EvaluationConfig(Section):
         0,
         at_least=0,
         at_most=MAX_NEAREST,
+    )
+    loop_lm: str | None = option(
+        "looped language model of the method loop_lm (model_type ouro): a directory, a hub id or "
+        "embedded/looper; null: the method is not measured",
+        None,
+        path="hub",
     )
     audit: AuditConfig | None = option(
         "a causal audit of what the messages carry; null: none", None

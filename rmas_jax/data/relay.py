@@ -108,6 +108,13 @@ def question_of(world: World, phrase: Phrase, gates: int) -> str:
     return question.replace("one gates", "one gate")
 
 
+def answer(world: World, phrase: Phrase, gates: int) -> str:
+    """The text that solves a problem: the phrase after all its gates."""
+    for i in range(gates):
+        phrase, _ = world.pass_gate(ROLES[i % len(ROLES)], phrase, gates)
+    return message(world, phrase, 0)
+
+
 def example(world: World, phrase: Phrase, gates: int) -> dict:
     """One problem with each role's target text in each round."""
     texts: dict[str, list[str]] = {role: [] for role in ROLES}
@@ -122,7 +129,7 @@ def example(world: World, phrase: Phrase, gates: int) -> dict:
         "plan": texts["planner"],
         "refined_plan": texts["critic"],
         "draft": texts["solver"],
-        "answer": message(world, now, 0),
+        "answer": answer(world, phrase, gates),
         "difficulty": gates,
     }
 

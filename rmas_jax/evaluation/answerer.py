@@ -20,6 +20,7 @@ from rmas_jax.agents.answers import AnswerRetry, Piece, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY, row_keys
 from rmas_jax.evaluation.crossings import Crossed, crossed_tokens
+from rmas_jax.evaluation.loop_lm import team_of_one
 from rmas_jax.evaluation.methods import (
     LATENT,
     METHODS,
@@ -321,8 +322,9 @@ def answerers(
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {name!r}")
         used = aligned_links if method.has_aligned_links else links
         for role, count in method.variants(rounds, order=order, latent_steps=steps):
+            own = team_of_one(team, count) if method.is_looped else team
             yield Answerer(
-                team,
+                own,
                 used,
                 method,
                 count,

@@ -149,7 +149,7 @@ def evaluate(
 
     @functools.cache  # methods share prompts
     def encoded(
-        benchmark: LoadedBenchmark, split: str, schedule: str, slot_width: int
+        team: Team, benchmark: LoadedBenchmark, split: str, schedule: str, slot_width: int
     ) -> dict[int, Prompts]:
         found, templates = benchmark.batches(split, batch_size), benchmark.templates[schedule]
         return encode_batches(team, benchmark, split, found, templates, slot_width=slot_width)
@@ -161,7 +161,13 @@ def evaluate(
     with tqdm(total=total, disable=not progress, unit="rollout of a batch") as bar:
         for benchmark, answerer, key in pending:
             bar.set_description(str(key))
-            prompts = encoded(benchmark, key.split, answerer.method.schedule, answerer.slot_width)
+            prompts = encoded(
+                answerer.team,
+                benchmark,
+                key.split,
+                answerer.method.schedule,
+                answerer.slot_width,
+            )
             listen = functools.partial(_listen, answerer, prompts)
             measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
     return record.rows

@@ -1,7 +1,8 @@
 """Effects of messages, from the graded items of an audit: pure statistics.
 
 Each effect is a difference of two accuracies on the same questions, see `audit`. Draws of other
-items, and seeds, are repeated answers to a question: intervals are over questions.
+items, and seeds, are repeated answers to a question: intervals are over questions. With three seeds
+or more, `seed_effects` has intervals over questions and seeds.
 """
 
 from __future__ import annotations
@@ -9,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rmas_jax.config.benchmark import ACCURACY
-from rmas_jax.evaluation.comparisons import holm, smallest_difference
+from rmas_jax.evaluation.comparisons import (
+    MIN_SEEDS,
+    SeedEffect,
+    holm,
+    seed_effect,
+    smallest_difference,
+)
 from rmas_jax.evaluation.metrics import PairedDifference, paired_difference
 from rmas_jax.evaluation.rows import ItemRow, is_correct
 
@@ -96,6 +105,41 @@ def effects(
         Effect(name, place, pair, adjusted[i], _smallest(pair))
         for i, (name, place, pair) in enumerate(found)
     ]
+
+
+def seed_effects(
+    items: Sequence[ItemRow],
+    conditions: Mapping[str, Mapping[str, Any]],
+    confidence: float = 0.95,
+    *,
+    metric: str = ACCURACY,
+) -> dict[str, SeedEffect]:
+    """Effects on all edges in all rounds, with questions and seeds as random effects.
+
+    A question's score is its mean over draws. Empty with fewer than `MIN_SEEDS` seeds. Questions
+    that a seed lacks are left out. Arguments are those of `effects`.
+    """
+    scores: dict[str, dict[int, dict[str | int, list[bool]]]] = {}
+    for item in items:
+        condition = conditions[item["method"]]
+        if Place(condition["edge"], condition["round"]).scope == "all":
+            of_seed = scores.setdefault(condition["message"], {}).setdefault(item["seed"], {})
+            of_seed.setdefault(item["id"], []).append(is_correct(item, metric))
+    seeds = sorted({item["seed"] for item in items})
+    if len(seeds) < MIN_SEEDS:
+        return {}
+    found = {}
+    for name, sides in EFFECTS.items():
+        if not all(scores.get(side, {}).keys() >= set(seeds) for side in sides):
+            continue
+        known = [scores[side][seed].keys() for side in sides for seed in seeds]
+        questions = [q for q in scores[sides[0]][seeds[0]] if all(q in ids for ids in known)]
+        ours, theirs = (
+            np.array([[np.mean(scores[side][seed][q]) for q in questions] for seed in seeds])
+            for side in sides
+        )
+        found[name] = seed_effect(ours - theirs, confidence)
+    return found
 
 
 def _compare(

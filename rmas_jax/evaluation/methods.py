@@ -26,6 +26,7 @@ MAJORITY_VOTE = "majority_vote"
 BEST_OF = "best_of_agents"
 SINGLE_AGENTS = "single_agents"  # every agent alone; its results are called SINGLE and the role
 SINGLE = "single_"
+LOOP_LM = "loop_lm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Method:
     min_rounds: int = 1  # with fewer, it is the answerer alone: not measured
     fills_budget: bool = False  # texts take as many steps as the latents before an answer
     selection: str | None = None  # of `SELECTIONS`: all agents answer alone, one answer counts
+    is_looped: bool = False  # `evaluation.loop_lm` answers alone, with as many loops as rounds
 
     def __post_init__(self) -> None:
         if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
@@ -205,6 +207,16 @@ METHODS: dict[str, Method] = {
             channel=None,
             answers_as_each=True,
         ),
+        Method(
+            LOOP_LM,
+            "LoopLM",
+            "one looped language model alone, as many loops as rounds",
+            "#000000",
+            "h",
+            "-",
+            channel=None,
+            is_looped=True,
+        ),
     )
 }
 
@@ -225,18 +237,26 @@ def planned_methods(
     ]
 
 
-def chosen_methods(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of `evaluation.methods`; all methods where it is null.
+def chosen_methods(names: Sequence[str] | None, *, loop_lm: str | None = None) -> tuple[str, ...]:
+    """The names of `evaluation.methods`; all that can be measured where it is null.
+
+    Args:
+      names: of methods, or None.
+      loop_lm: source of the looped language model.
 
     Raises:
-      ConfigError: there is no such method.
+      ConfigError: there is no such method, or no looped language model for it.
     """
     if names is None:
-        return tuple(METHODS)
+        return tuple(n for n, method in METHODS.items() if loop_lm or not method.is_looped)
     for i, name in enumerate(names):
         if name not in METHODS:
             raise ConfigError(
                 f"evaluation.methods.{i}: must be one of {', '.join(METHODS)}, got {shown(name)}"
+            )
+        if METHODS[name].is_looped and loop_lm is None:
+            raise ConfigError(
+                f"evaluation.loop_lm must be a directory or hub id for the method {name}, got null"
             )
     return tuple(names)
 

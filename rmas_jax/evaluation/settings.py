@@ -17,11 +17,11 @@ def with_defaults(
     benchmarks.
 
     Raises:
-      ConfigError: unknown method, benchmark or grader.
+      ConfigError: unknown method, benchmark or grader, or a method without its model.
     """
     benchmarks = find_benchmarks(config)
     if config.data.grader is not None:
         find_grader(config.data.grader, where="data.grader")
-    methods = chosen_methods(config.evaluation.methods)
+    methods = chosen_methods(config.evaluation.methods, loop_lm=config.evaluation.loop_lm)
     evaluation = dataclasses.replace(config.evaluation, methods=methods)
     return dataclasses.replace(config, evaluation=evaluation), methods, benchmarks

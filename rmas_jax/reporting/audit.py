@@ -7,15 +7,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects
-from rmas_jax.evaluation.rows import ItemRow, ResultRow, metric_of
+from rmas_jax.evaluation.comparisons import SeedEffect
+from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects, seed_effects
+from rmas_jax.evaluation.metrics import PairedDifference, repeated_interval
+from rmas_jax.evaluation.rows import ItemRow, ResultRow, is_correct, metric_of
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
 from rmas_jax.reporting.results import (
-    Results,
-    Split,
     count_rounds,
     metric_label,
     points,
@@ -36,32 +36,14 @@ MEANINGS = {
 FILE_LIMIT = 2 * GIBIBYTE
 
 
-class Audit(NamedTuple):
-    """A finished audit, as its files have it."""
+@dataclasses.dataclass(frozen=True)
+class AuditRecord:
+    """The content of an audit's files."""
 
     declared: Mapping[str, Any]  # the protocol
-    digest: str  # its SHA-256
-    rows: list[ResultRow]
-    items: list[ItemRow]
-
-
-def read_audit(directory: Path) -> Audit:
-    """Reads the files of an audit.
-
-    Raises:
-      RunFileError: a file is missing or damaged.
-    """
-    files = AuditFiles(directory)
-    text = _text(files.protocol)
-    return Audit(
-        parse_json(text, source=files.protocol, error=RunFileError),
-        hashlib.sha256(text.encode()).hexdigest(),
-        parse_json(_text(files.results), source=files.results, error=RunFileError),
-        [
-            parse_json(line, source=files.items, error=RunFileError)
-            for line in _text(files.items).splitlines()
-        ],
-    )
+    digest: str  # of its text
+    rows: Sequence[ResultRow]
+    items: Sequence[ItemRow]
 
 
 def write_audit(directory: Path) -> Path:
@@ -70,16 +52,28 @@ def write_audit(directory: Path) -> Path:
     Raises:
       RunFileError: a file is missing or damaged.
     """
-    files, found = AuditFiles(directory), read_audit(directory)
-    brief = dict(found.declared) | {"conditions": len(found.declared["conditions"])}
-    parts = [
-        "# Audit of the messages",
-        *(part if isinstance(part, str) else part.to_markdown() for part in audit_parts(found)),
-        "## Protocol",
-        f"```json\n{json.dumps(brief, indent=1, sort_keys=True)}\n```",
+    path = AuditFiles(directory).markdown
+    write_atomic(path, render([read_audit(directory)]))
+    return path
+
+
+def read_audit(directory: Path) -> AuditRecord:
+    """Reads an audit's files.
+
+    Raises:
+      RunFileError: a file is missing or damaged.
+    """
+    files = AuditFiles(directory)
+    declared_text = _text(files.protocol)
+    declared = parse_json(declared_text, source=files.protocol, error=RunFileError)
+    rows: list[ResultRow] = parse_json(
+        _text(files.results), source=files.results, error=RunFileError
+    )
+    items: list[ItemRow] = [
+        parse_json(line, source=files.items, error=RunFileError)
+        for line in _text(files.items).splitlines()
     ]
-    write_atomic(files.markdown, "\n\n".join(parts) + "\n")
-    return files.markdown
+    return AuditRecord(declared, hashlib.sha256(declared_text.encode()).hexdigest(), rows, items)
 
 
 def _text(path: Path) -> str:
@@ -87,25 +81,54 @@ def _text(path: Path) -> str:
     return decode_text(raw, source=str(path), error=RunFileError)
 
 
-def audit_parts(audit: Audit) -> Iterator[str | Table]:
-    """Yields the paragraphs and tables of an audit: the question, then each split."""
-    declared = audit.declared
+OF_A_SEED = ("seed", "links")  # parts of a protocol in which the seeds of one audit differ
+
+
+def render(records: Sequence[AuditRecord]) -> str:
+    """The report of an audit, or of several seeds of one, as Markdown.
+
+    Raises:
+      ValueError: the audits differ in more than seeds and links.
+    """
+    common = [{k: v for k, v in r.declared.items() if k not in OF_A_SEED} for r in records]
+    if any(other != common[0] for other in common[1:]):
+        raise ValueError("audits to pool must declare the same, but for seed and links")
+    declared = records[0].declared
+    brief = dict(declared) | {"conditions": len(declared["conditions"])}
+    brief |= {name: [record.declared[name] for record in records] for name in OF_A_SEED}
+    parts = [
+        "# Audit of the messages",
+        *(part if isinstance(part, str) else part.to_markdown() for part in audit_parts(records)),
+        "## Protocol",
+        f"```json\n{json.dumps(brief, indent=1, sort_keys=True)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
+    """Yields the paragraphs and tables of audits: the question, then each split."""
+    declared = records[0].declared
+    rows = [row for record in records for row in record.rows]
+    items = [item for record in records for item in record.items]
+    digests = ", ".join(record.digest for record in records)
+    seeds = ", ".join(str(record.declared["seed"]) for record in records)
     yield (
         f"{declared['question']} Messages are replaced at the receiver's boundary, in "
         f"{count_rounds(declared['rounds'])}; senders stay as they are. The protocol was written "
-        f"before anything was measured (SHA-256 {audit.digest}); all of it is in the audit's "
-        f"{AuditFiles.protocol}."
+        f"before anything was measured (seed {seeds}: SHA-256 {digests}); all of it is in the "
+        f"audit's {AuditFiles.protocol}."
     )
-    for split in dict.fromkeys(map(split_of, audit.rows)):
-        rows = [row for row in audit.rows if split_of(row) == split]
-        items = [item for item in audit.items if split_of(item) == split]
-        found = effects(
-            items, declared["conditions"], declared["confidence"], metric=metric_of(rows[0])
-        )
-        yield f"{split}: {decision(found, declared)}"
+    for split in dict.fromkeys(map(split_of, rows)):
+        own_rows = [row for row in rows if split_of(row) == split]
+        own_items = [item for item in items if split_of(item) == split]
+        measured = own_items, declared["conditions"], declared["confidence"]
+        found = effects(*measured, metric=metric_of(own_rows[0]))
+        of_seeds = seed_effects(*measured, metric=metric_of(own_rows[0]))
+        yield f"{split}: {decision(found, declared, of_seeds)}"
         tables = (
-            _accuracies(split, rows, items, declared),
+            _accuracies(own_rows, own_items, declared),
             overall_table(found),
+            seed_table(of_seeds, records),
             *place_tables(found),
             cell_table(found),
         )
@@ -115,32 +138,38 @@ def audit_parts(audit: Audit) -> Iterator[str | Table]:
             )
 
 
-def decision(found: Sequence[Effect], declared: Mapping[str, Any]) -> str:
-    """The declared rule, applied."""
-    of_all = {e.name: e for e in found if e.place.scope == "all"}
+def decision(
+    found: Sequence[Effect], declared: Mapping[str, Any], of_seeds: Mapping[str, SeedEffect]
+) -> str:
+    """The declared rule, applied; with the intervals over seeds, where there are some."""
+    questions = {e.name: e.pair.items for e in found if e.place.scope == "all"}
+    of_all: dict[str, PairedDifference | SeedEffect] = {
+        e.name: e.pair for e in found if e.place.scope == "all"
+    }
+    of_all.update(of_seeds)
     if CONTENT not in of_all:
         return "Not decided: other items' messages on all edges were not measured."
-    pair, margin = of_all[CONTENT].pair, declared["margin"]
+    pair, margin = of_all[CONTENT], declared["margin"]
     if pair.interval.low > margin:
         verdict = "Content is used"
     elif pair.interval.high < margin or pair.interval.low <= 0 <= pair.interval.high:
         verdict = "No use of content was found"
     else:
         verdict = "Content is used, by less than the declared margin"
+    over = f" and {of_seeds[CONTENT].seeds} seeds" if CONTENT in of_seeds else ""
     sentence = (
-        f"{verdict}: the content-attributable gain is {points(pair)} points on {pair.items} "
-        f"questions (rule: its interval lies above {100 * margin:.1f})."
+        f"{verdict}: the content-attributable gain is {points(pair)} points on "
+        f"{questions[CONTENT]} questions{over} (rule: its interval lies above {100 * margin:.1f})."
     )
     if total := of_all.get("total effect"):
-        parts = f" The total effect of {points(total.pair)}"
+        parts = f" The total effect of {points(total)}"
         if a_message := of_all.get("effect of a message"):
-            parts += f" = {points(a_message.pair)} for a message + {points(pair)} for this one"
+            parts += f" = {points(a_message)} for a message + {points(pair)} for this one"
         sentence += f"{parts}."
     return sentence
 
 
 def _accuracies(
-    split: Split,
     rows: Sequence[ResultRow],
     items: Sequence[ItemRow],
     declared: Mapping[str, Any],
@@ -150,24 +179,22 @@ def _accuracies(
     names = {
         name: f"{c['message']}" for name, c in conditions.items() if not (c["edge"] or c["round"])
     }
-
-    # Draws of other items are pooled as seeds are: repeated answers to a question.
-    def pooled(row: Any) -> Any:
-        draw = conditions[row["method"]]["draw"]
-        return {**row, "method": names[row["method"]], "seed": row["seed"] * 1_000 + draw}
-
-    results = Results(
-        [pooled(row) for row in rows if row["method"] in names],
-        [pooled(item) for item in items if item["method"] in names],
-    )
+    # Draws of other items, and seeds, are repeated answers to a question.
+    answers: dict[str, dict[str | int, list[bool]]] = {}
+    for item in items:
+        if message := names.get(item["method"]):
+            of_question = answers.setdefault(message, {}).setdefault(item["id"], [])
+            of_question.append(is_correct(item, metric_of(rows[0])))
     lines = []
     for message, meaning in MEANINGS.items():
-        if result := results.get(split, message, declared["rounds"]):
-            low, high = result.interval
-            accuracy = f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            lines.append((message, meaning, str(result.n), accuracy))
+        if message in answers:
+            right = [sum(given) for given in answers[message].values()]
+            counts = [len(given) for given in answers[message].values()]
+            low, high = repeated_interval(right, counts, declared["confidence"])
+            accuracy = f"{100 * sum(right) / sum(counts):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            lines.append((message, meaning, str(sum(counts)), accuracy))
     return Table(
-        f"{metric_label(rows[0])} by message, on all edges in all rounds",
+        f"{metric_label(rows[0]).capitalize()} by message, on all edges in all rounds",
         ("message", "meaning", "answers", f"{metric_label(rows[0])} in %"),
         tuple(lines),
         text_columns=2,
@@ -194,6 +221,28 @@ def overall_table(found: Sequence[Effect]) -> Table | None:
         "no difference; the smallest difference is what so many questions, of which so many are "
         "answered differently, show with a power of 80 %.",
         name="effects",
+    )
+
+
+def seed_table(found: Mapping[str, SeedEffect], records: Sequence[AuditRecord]) -> Table | None:
+    """Effects on all edges in all rounds, by seed and over seeds; None with too few of them."""
+    if not found:
+        return None
+    seeds = sorted(record.declared["seed"] for record in records)
+    return Table(
+        "The same, with seeds as a random effect",
+        ("effect", *(f"seed {seed}" for seed in seeds), "all", "deviation between seeds"),
+        tuple(
+            (
+                name,
+                *(f"{100 * of_seed:+.1f}" for of_seed in effect.by_seed),
+                points(effect),
+                f"{100 * effect.seed_deviation:.1f}",
+            )
+            for name, effect in found.items()
+        ),
+        note="In points. The interval covers new questions and new seeds.",
+        name="seeds",
     )
 
 

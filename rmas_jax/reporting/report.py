@@ -314,7 +314,7 @@ def _audit(directory: Path) -> list[Block]:
     """The audit of a run; empty where it has none, or has not finished one."""
     if not AuditFiles(directory).markdown.is_file():
         return []
-    parts = audit_parts(read_audit(directory))
+    parts = audit_parts([read_audit(directory)])
     return [Text(part) if isinstance(part, str) else TableBlock(part) for part in parts]
 
 

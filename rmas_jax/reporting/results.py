@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
+from rmas_jax.evaluation.comparisons import SeedEffect
 from rmas_jax.evaluation.methods import SINGLE, ordered
 from rmas_jax.evaluation.metrics import (
     Interval,
@@ -274,7 +275,7 @@ def count_rounds(*rounds: int) -> str:
     return f"{', '.join(map(str, rounds))} round{'s' * (rounds != (1,))}"
 
 
-def points(pair: PairedDifference) -> str:
+def points(pair: PairedDifference | SeedEffect) -> str:
     """A difference of accuracies in percentage points, with its interval."""
     return signed_points(pair.difference, pair.interval)
 

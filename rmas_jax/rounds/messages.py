@@ -6,6 +6,7 @@ rounds in which it arrives. The first round has no feedback: zeros, which no pro
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -71,8 +72,9 @@ def zero_messages(messages: Messages) -> dict[str, np.ndarray]:
 def noise_messages(messages: Messages, *, seed: int) -> dict[str, np.ndarray]:
     """Gaussian noise with the mean and covariance that each position of a message has over items.
 
-    A sample is the mean plus a random combination of the items' deviations, so no covariance of
-    D' x D' entries is formed.
+    Rounds and positions are independent of each other, as the moments are theirs. With X [N, D']
+    the deviations from the mean at one of them, and X = Q T, the covariance is T' T / (N - 1): a
+    sample is a random combination of the r = min(N, D') rows of T, so N x r numbers are drawn.
 
     Args:
       messages: of N >= 2 items.
@@ -80,13 +82,16 @@ def noise_messages(messages: Messages, *, seed: int) -> dict[str, np.ndarray]:
     """
     random, found = np.random.default_rng(seed), {}
     for name, vectors in sorted(messages.items()):
-        items = vectors.shape[1]
-        values = vectors.astype(np.float32)
-        mean = values.mean(axis=1, keepdims=True)
-        # Per round and position, new draws: positions are independent, as the moments are theirs.
-        mix = random.standard_normal((*vectors.shape[:1], items, items, vectors.shape[2]))
-        noise = np.einsum("rnkm,rkmd->rnmd", mix.astype(np.float32), values - mean)
-        found[name] = (mean + noise / np.sqrt(items - 1)).astype(vectors.dtype)
+        rounds, items, steps, _ = vectors.shape
+        noise = np.empty_like(vectors)
+        for at in itertools.product(range(rounds), range(steps)):
+            place = at[0], slice(None), at[1]
+            values = vectors[place].astype(np.float32)
+            mean = values.mean(axis=0)
+            rows = np.linalg.qr(values - mean, mode="r")
+            mix = random.standard_normal((items, len(rows)), np.float32)
+            noise[place] = mean + mix @ rows / np.sqrt(items - 1)
+        found[name] = noise
     return found
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from rmas_jax import __version__
-from rmas_jax.config import RunConfig
+from rmas_jax.config import RunConfig, RuntimeConfig
 from rmas_jax.config.paths import relative_path
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.stored import weight_files
@@ -33,22 +33,20 @@ def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
       all inputs of the agent's states: configuration and weights (or the commit), and the storage
       options in `runtime`.
     """
-    kept = f"{config.runtime.dtype} {config.runtime.weights}"
-    sources = {}
-    for role, source in config.system.agents.items():
-        directory = local_directory(source, patterns=(CONFIG_FILE,))
-        commit = _commit(directory)
-        digest = hashlib.sha256(f"{kept} {commit}".encode())
-        if commit is None:
-            for file in (directory / CONFIG_FILE, *weight_files(directory)):
-                name = file.relative_to(directory)
-                digest.update(f" {name} {_file_digest(file)}".encode())
-        sources[role] = {
-            "source": relative_path(source),
-            "revision": commit,
-            "digest": digest.hexdigest(),
-        }
-    return sources
+    return {
+        role: _agent_source(source, config.runtime) for role, source in config.system.agents.items()
+    }
+
+
+def _agent_source(source: str, runtime: RuntimeConfig) -> dict[str, str | None]:
+    directory = local_directory(source, patterns=(CONFIG_FILE,))
+    commit = _commit(directory)
+    digest = hashlib.sha256(f"{runtime.dtype} {runtime.weights} {commit}".encode())
+    if commit is None:
+        for file in (directory / CONFIG_FILE, *weight_files(directory)):
+            name = file.relative_to(directory)
+            digest.update(f" {name} {_file_digest(file)}".encode())
+    return {"source": relative_path(source), "revision": commit, "digest": digest.hexdigest()}
 
 
 def _commit(directory: Path) -> str | None:
@@ -65,12 +63,13 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
 
     Returns:
       "topology"; "prompts" and "tokenizers" by role; "method_prompts" by schedule; "corpus", of
-      `evaluation.search`, or None.
+      `evaluation.search`, or None; "loop_lm", of its weights and its tokenizer, or None.
 
     Raises:
       CheckpointError, OSError: a tokenizer or the corpus cannot be read.
     """
     agents, corpus = config.system.agents, config.evaluation.search
+    loop_lm = config.evaluation.loop_lm
     return {
         "topology": _text_digest(dataclasses.asdict(texts.topology)),
         "prompts": {
@@ -85,6 +84,9 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
         },
         "tokenizers": {role: _tokenizer_digest(source) for role, source in agents.items()},
         "corpus": None if corpus is None else _file_digest(Path(corpus)),
+        "loop_lm": None
+        if loop_lm is None
+        else [_agent_source(loop_lm, config.runtime)["digest"], _tokenizer_digest(loop_lm)],
     }
 
 

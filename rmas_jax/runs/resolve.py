@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from rmas_jax.agents.answers import answer_retry_of
+from rmas_jax.agents.member import Member
 from rmas_jax.config import BenchmarkConfig, ConfigError, EvaluationConfig, RunConfig
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
@@ -21,7 +22,8 @@ from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark
 from rmas_jax.evaluation.driver import LoadedBenchmark, check_items
 from rmas_jax.evaluation.graders import check_golds, with_legacy
-from rmas_jax.evaluation.methods import METHODS
+from rmas_jax.evaluation.loop_lm import load_loop_lm
+from rmas_jax.evaluation.methods import LOOP_LM, METHODS
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
 from rmas_jax.links import Links
@@ -29,7 +31,7 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import dated, with_date
 from rmas_jax.runs.identity import agent_sources, contents, weights_digest
-from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
+from rmas_jax.runs.resources import build_toolbox, load_run_team, mesh_of, use_compilation_cache
 from rmas_jax.team import (
     Team,
     TeamTexts,
@@ -165,7 +167,8 @@ def _read(
         chosen.gradient_batch_size if config.system.latent_steps else 0,
     )
     validation = dataset.load("validation")[:held_out] if held_out else []
-    team = load_run_team(config, texts)
+    loop_lm = find_loop_lm(config, texts, methods, benchmarks)
+    team = dataclasses.replace(load_run_team(config, texts), loop_lm=loop_lm)
     given = None if config.system.links is None else load_links_for(team, config.system)
     agents = agent_sources(config)
     resolved = Resolved(
@@ -189,6 +192,27 @@ def _read(
         if phase.latents == "teacher_forced":  # whether enough texts are long enough
             phase_batches(team, phase, resolved.training_data, key=jax.random.key(config.seed))
     return resolved
+
+
+def find_loop_lm(
+    config: RunConfig,
+    texts: TeamTexts,
+    methods: Sequence[str],
+    benchmarks: Sequence[LoadedBenchmark],
+) -> Member | None:
+    """The looped language model, in the answerer's role; None where no method uses it."""
+    source, runtime, role = config.evaluation.loop_lm, config.runtime, texts.topology.answerer
+    if source is None or LOOP_LM not in methods:
+        return None
+    return load_loop_lm(
+        source,
+        role,
+        [texts.templates[role], *(benchmark.prompts[role] for benchmark in benchmarks)],
+        date=config.system.date,
+        dtype=runtime.dtype,
+        mesh=mesh_of(config),
+        weights=runtime.weights,
+    )
 
 
 def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:

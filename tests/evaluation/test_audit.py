@@ -16,12 +16,13 @@ from rmas_jax.evaluation import driver
 from rmas_jax.evaluation.answerer import Answerer, Answering
 from rmas_jax.evaluation.audit import audit
 from rmas_jax.evaluation.audit_protocol import Condition, conditions
+from rmas_jax.evaluation.comparisons import seed_effect
 from rmas_jax.evaluation.driver import LoadedBenchmark
-from rmas_jax.evaluation.effects import EFFECTS, Place, effects
+from rmas_jax.evaluation.effects import EFFECTS, Place, effects, seed_effects
 from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.metrics import paired_difference
 from rmas_jax.host.preemption import PreemptedError
-from rmas_jax.reporting.audit import write_audit
+from rmas_jax.reporting.audit import AuditRecord, read_audit, render, write_audit
 from rmas_jax.reporting.report import write_report
 from rmas_jax.run_files import AuditFiles
 from rmas_jax.topology import load_topology
@@ -232,3 +233,52 @@ def test_edges_are_a_family():
     smallest = min(found, key=lambda e: e.pair.p_value)
     assert smallest.adjusted == pytest.approx(min(1, 3 * smallest.pair.p_value))
     assert {e.place for e in found} == {Place(e, None) for e in ("a->b", "b->c", "c->a")}
+
+
+def test_seeds_are_a_random_effect_and_draws_are_not():
+    """Against `seed_effect` on means over draws, put together by hand."""
+    named = {str(c): c for c in (Condition("true"), *(Condition("other", draw=d) for d in (0, 1)))}
+    described = {name: c._asdict() for name, c in named.items()}
+    random = np.random.default_rng(0)
+    items, differences = [], []
+    for seed, chance in enumerate((0.9, 0.7, 0.5)):
+        correct = {n: random.random(40) < (chance if n == "true" else 0.1) for n in named}
+        items += graded(named, correct, seed)
+        differences.append(correct["true"] - (correct["other.0"] * 0.5 + correct["other.1"] * 0.5))
+    found = seed_effects(items, described)
+    assert found == {"content-attributable gain": seed_effect(differences)}
+    assert found["content-attributable gain"].by_seed == tuple(d.mean() for d in differences)
+    # Seeds differ, so the interval is wider than the one over questions alone.
+    (plain,) = (e.pair for e in effects(items, described) if e.name == "content-attributable gain")
+    low, high = found["content-attributable gain"].interval
+    assert high - low > 1.5 * (plain.interval.high - plain.interval.low)
+    assert seed_effects([i for i in items if i["seed"]], described) == {}  # two seeds
+
+
+def test_the_report_pools_seeds_of_one_audit_and_no_others(finished):
+    directory, _ = finished
+    record = read_audit(directory)
+
+    def of_seed(seed):
+        declared = dict(record.declared) | {"seed": seed, "links": f"links {seed}"}
+        rows = [{**row, "seed": seed} for row in record.rows]
+        # One more right answer to the true message with every seed.
+        items = [
+            {**item, "seed": seed, "correct": i < seed if item["method"] == "true" else False}
+            for i, item in enumerate(record.items)
+        ]
+        return AuditRecord(declared, f"digest {seed}", rows, items)
+
+    text = render([of_seed(seed) for seed in (1, 2, 3)])
+    assert "(seed 1, 2, 3: SHA-256 `digest 1`, `digest 2`, `digest 3`)" in text
+    assert "on 5 questions and 3 seeds" in text
+    gain = next(x for x in text.splitlines() if x.startswith("| content-") and "+60.0" in x)
+    assert "| +20.0 | +40.0 | +60.0 | +40.0 [" in gain
+    answers = next(x for x in text.splitlines() if x.startswith("| true |"))
+    assert "| 15 | 40.0 [" in answers  # 5 questions with 3 seeds
+    others = next(x for x in text.splitlines() if x.startswith("| other |"))
+    assert "| 30 | 0.0 [" in others  # and with two draws each
+    assert "seeds as a random effect" not in render([record])
+    more = AuditRecord(dict(record.declared) | {"draws": 9}, "", record.rows, record.items)
+    with pytest.raises(ValueError, match="must declare the same, but for seed and links"):
+        render([record, more])

@@ -22,9 +22,12 @@ def test_single_agents_and_unknown_methods_have_labels_too():
 
 
 def test_a_method_that_does_not_exist_is_named_with_all_that_do():
-    assert chosen_methods(None) == tuple(METHODS)
+    assert chosen_methods(None, loop_lm="a/b") == tuple(METHODS)
+    assert chosen_methods(None) == tuple(name for name in METHODS if name != "loop_lm")
     assert chosen_methods(["no_latents"]) == ("no_latents",)
     with pytest.raises(ConfigError) as error:
         chosen_methods(["recursive_mas", "magic"])
     assert str(error.value).startswith("evaluation.methods.1: must be one of recursive_mas, ")
-    assert str(error.value).endswith("single_agents, got 'magic'")
+    assert str(error.value).endswith("single_agents, loop_lm, got 'magic'")
+    with pytest.raises(ConfigError, match=r"loop_lm must be .* for the method loop_lm, got null"):
+        chosen_methods(["no_latents", "loop_lm"])

@@ -142,6 +142,16 @@ def test_card_says_how_the_agent_was_made(agent):
     assert f"{sum(p.size for p in jax.tree.leaves(agent[4])):,} parameters" in card
 
 
+def test_the_looper_has_a_card_that_says_what_it_is_and_shares_the_solvers_prompt():
+    directory = EMBEDDED / "looper"
+    decoder, params = load_pretrained(directory)
+    assert decoder.config.model_type == "ouro" and decoder.config.loops == 3
+    card = (directory / "README.md").read_text()
+    assert "--role looper" in card and "remote code" in card
+    assert f"{sum(p.size for p in jax.tree.leaves(params)):,} parameters" in card
+    assert sum(f.stat().st_size for f in directory.iterdir()) < 1.5 * 2**20
+
+
 def test_the_three_are_different_families_of_different_widths():
     configs = [load_pretrained(EMBEDDED / role)[0].config for role in relay.ROLES]
     assert [c.model_type for c in configs] == ["qwen3", "llama", "gemma3_text"]
@@ -153,7 +163,7 @@ def test_embedded_agents_are_found_by_name_from_any_folder(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for role in relay.ROLES:
         assert local_directory(f"embedded/{role}", patterns=("*.json",)) == EMBEDDED / role
-    names = "embedded/critic, embedded/planner, embedded/solver"
+    names = "embedded/critic, embedded/looper, embedded/planner, embedded/solver"
     for wrong in ("embedded/judge", "embedded/../embedded/critic", "embedded/"):
         with pytest.raises(CheckpointError, match=f"must be one of {names}, got '{wrong}'"):
             local_directory(wrong, patterns=())

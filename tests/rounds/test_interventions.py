@@ -1,6 +1,7 @@
 """Replaced messages, against the definition: the receiver's prompt with other vectors, or none."""
 
 import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -186,6 +187,22 @@ def test_noise_has_the_moments_of_each_position():
     assert abs(np.corrcoef(*flat)[0, 1] - np.corrcoef(flat[1], flat[1])[0, 1]) > 0.5
     again = noise_messages({"a->b": values.astype(np.float32)}, seed=1)["a->b"]
     np.testing.assert_array_equal(noise, again)
+
+
+def test_noise_of_few_items_stays_in_their_span_and_of_many_needs_little_memory():
+    few = np.random.default_rng(0).normal(size=(1, 3, 1, 8)).astype(np.float32)
+    noise = noise_messages({"a->b": few}, seed=1)["a->b"]
+    deviations = few[0, :, 0] - few[0, :, 0].mean(0)
+    beyond = np.linalg.svd(deviations)[2][2:]  # deviations of three items span two directions
+    drawn = noise[0, :, 0] - few[0, :, 0].mean(0)
+    np.testing.assert_allclose(drawn @ beyond.T, 0, atol=1e-5)
+    assert np.abs(drawn).max() > 0.1
+    many = np.zeros((1, 4000, 1, 2), np.float32)
+    tracemalloc.start()
+    noise_messages({"a->b": many}, seed=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4000**2  # N x N numbers take 4 or 8 times as many bytes
 
 
 def test_another_item_has_another_question_and_another_answer():
