@@ -27,7 +27,7 @@ from rmas_jax.config.sections import (
     RuntimeConfig,
     SystemConfig,
 )
-from rmas_jax.config.training import InnerConfig, OuterConfig, PhaseConfig
+from rmas_jax.config.training import InnerConfig, OuterConfig, PhaseConfig, TrainingConfig
 
 __all__ = [
     "DEFAULT_ANSWERS",
@@ -46,6 +46,7 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "SystemConfig",
+    "TrainingConfig",
     "dump_config",
     "field_help",
     "load_benchmark_config",

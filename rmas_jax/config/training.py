@@ -52,7 +52,46 @@ class InnerConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PhaseConfig(Section):
+class TrainingConfig(Section):
+    """Steps, batches and optimiser of one training: of a phase, or of the answerer."""
+
+    steps: int = option("optimiser steps", at_least=1, at_most=MAX_STEPS)
+    batch_size: int = option("items per step", at_least=1, at_most=MAX_BATCH)
+    accumulation: int = option(
+        "parts of a batch whose gradients are accumulated in turn, to save memory",
+        1,
+        at_least=1,
+    )
+    learning_rate: float = option("peak learning rate", above=0)
+    warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
+    optimizer: str = option(
+        "an optimiser of optax, with optional arguments, such as adamw(b2=0.95): "
+        + ", ".join(OPTIMIZERS),
+        "adamw(weight_decay=0.0)",
+    )
+    schedule: str = option(
+        "learning rate after warmup: falls to 0 as a cosine or a line, or is constant",
+        "cosine",
+        choices=("cosine", "linear", "constant"),
+    )
+    max_grad_norm: float = option("bound on the global gradient norm, by clipping", 1.0, above=0)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Warmup ends before training does, parts are equal, the optimiser exists."""
+        yield from _warmup_conflict(self.warmup_steps, self.steps)
+        if self.batch_size % self.accumulation:
+            yield (
+                "accumulation",
+                f"must be a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
+            )
+        try:
+            parse_optimizer(self.optimizer)
+        except ValueError as error:
+            yield "optimizer", str(error)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig(TrainingConfig):
     """One phase of the outer loop: the whole system, unrolled through its rounds."""
 
     name: str = option(
@@ -76,27 +115,7 @@ class PhaseConfig(Section):
     truncate_steps: int | None = option(
         "most thoughts of a rollout that a gradient passes through; null: all", None, at_least=1
     )
-    steps: int = option("optimiser steps", at_least=1, at_most=MAX_STEPS)
-    batch_size: int = option("items per step", at_least=1, at_most=MAX_BATCH)
-    accumulation: int = option(
-        "parts of a batch whose gradients are accumulated in turn, to save memory",
-        1,
-        at_least=1,
-    )
     remat: bool = option("whether to recompute rounds in the backward pass, to save memory", False)
-    learning_rate: float = option("peak learning rate", above=0)
-    warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
-    optimizer: str = option(
-        "an optimiser of optax, with optional arguments, such as adamw(b2=0.95): "
-        + ", ".join(OPTIMIZERS),
-        "adamw(weight_decay=0.0)",
-    )
-    schedule: str = option(
-        "learning rate after warmup: falls to 0 as a cosine or a line, or is constant",
-        "cosine",
-        choices=("cosine", "linear", "constant"),
-    )
-    max_grad_norm: float = option("bound on the global gradient norm, by clipping", 1.0, above=0)
     round_weights: tuple[float, ...] = option(
         "weight of each round's loss, one per round; empty: the last round only", (), at_least=0
     )
@@ -104,8 +123,8 @@ class PhaseConfig(Section):
     train_inner_links: bool = option("whether to also train the inner links", False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends before training does; other fields fit each other."""
-        yield from _warmup_conflict(self.warmup_steps, self.steps)
+        """Also: fields of the rounds fit each other."""
+        yield from super().conflicts()
         if self.round_weights and len(self.round_weights) != self.rounds:
             yield (
                 "round_weights",
@@ -126,15 +145,6 @@ class PhaseConfig(Section):
                 f"must be null with feedback={self.feedback}, which has no rollout, "
                 f"got {self.truncate_steps}",
             )
-        if self.batch_size % self.accumulation:
-            yield (
-                "accumulation",
-                f"must be a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
-            )
-        try:
-            parse_optimizer(self.optimizer)
-        except ValueError as error:
-            yield "optimizer", str(error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.data.encoding import Dialogues, TrainingData
-from rmas_jax.training.outer.loop import compile_step, phase_batches
+from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
 from rmas_jax.training.outer.validation import validation_rows
+from rmas_jax.training.phases.loop import compile_step
 from rmas_jax.training.rollouts import even_batches, roll_out
 from rmas_jax.training.states.cache import GIBIBYTE, check_room
 from rmas_jax.training.states.token_states import state_bytes
@@ -119,9 +120,9 @@ def describe_phase(
         text = longest.targets.get(role)
         written = "no text" if text is None else f"text {text.ids.shape[2]}"
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
-    state, step = compile_step(team, phase, empty_links(team))
+    state, step = compile_step(TrainableLinks(team, phase, empty_links(team)))
     batch = put_batch(longest, team.mesh)
-    compiled = step.lower(team.system, phase, team.agents, batch, state).compile()
+    compiled = step.lower(team.agents, batch, state).compile()
     memory: Any = compiled.memory_analysis()  # None on some devices
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     yield (
@@ -134,7 +135,7 @@ def describe_phase(
     )
     longest = max((batch for batch, _ in validated), key=_elements)
     batch = put_batch(longest, team.mesh)
-    program = roll_out.lower(team.system, team.agents, state.links, batch, rounds=phase.rounds)
+    program = roll_out.lower(team.system, team.agents, state.params, batch, rounds=phase.rounds)
     memory = program.compile().memory_analysis()
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     waiting = _held(state.optimizer)  # during validation
