@@ -223,18 +223,29 @@ def answerers(
     methods: Sequence[str],
     rounds: Sequence[int],
     answering: Answering,
+    *,
+    tuned: Mapping[str, Agent] | None = None,
 ) -> Iterator[Answerer]:
     """An answerer for each method at each number of rounds.
 
-    An agent alone has one round, and a text of no tokens is left out: it passes nothing.
+    An agent alone has one round, and a text of no tokens is left out: it passes nothing. `tuned`
+    are the answerers of tuned methods, by method.
     """
     order, steps = team.system.topology.order, team.system.latent_steps
     for name in methods:
         if (method := METHODS.get(name)) is None:
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {name!r}")
         used = aligned_links if method.has_aligned_links else links
+        by_team = with_answerer(team, (tuned or {})[name]) if method.is_tuned else team
         for role, count in method.variants(rounds, order=order, latent_steps=steps):
-            yield Answerer(team, used, method, count, answering, role)
+            yield Answerer(by_team, used, method, count, answering, role)
+
+
+def with_answerer(team: Team, agent: Agent) -> Team:
+    """The team with another agent as answerer."""
+    role = team.system.topology.answerer
+    member = dataclasses.replace(team.members[role], agent=agent)
+    return dataclasses.replace(team, members={**team.members, role: member})
 
 
 @functools.partial(jax.jit, static_argnames="system")

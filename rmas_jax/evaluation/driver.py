@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.config import ConfigError
 from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.data.examples import Example
@@ -85,6 +86,7 @@ def evaluate(
     rounds: Sequence[int],
     batch_size: int,
     seed: int,
+    tuned: Mapping[str, Agent] | None = None,
     progress: bool = True,
 ) -> list[ResultRow]:
     """Measures benchmarks x methods x rounds x splits; skips measurements already in `directory`.
@@ -99,6 +101,7 @@ def evaluate(
       rounds: numbers of rounds; an agent alone has one.
       batch_size: B; items that do not count fill up the last batch.
       seed: of the run; with an item's place in its split, it determines the item's PRNG keys.
+      tuned: method -> its answerer, for methods that have tuned it.
       progress: whether to show a bar.
 
     Returns:
@@ -115,7 +118,9 @@ def evaluate(
     measurements = [
         (benchmark, answerer, key)
         for benchmark in benchmarks
-        for answerer in answerers(team, links, aligned_links, methods, rounds, benchmark.answering)
+        for answerer in answerers(
+            team, links, aligned_links, methods, rounds, benchmark.answering, tuned=tuned
+        )
         for split in benchmark.splits
         for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
     ]

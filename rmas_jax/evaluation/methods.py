@@ -6,9 +6,10 @@ To add a method, add an entry; `rmas_jax.rounds.channels` has the table of the c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rmas_jax.config import ConfigError
+from rmas_jax.config.training import TUNED
 from rmas_jax.host.errors import shown
 from rmas_jax.rounds import channels
 
@@ -39,6 +40,7 @@ class Method:
     is_empty: bool = False  # nothing is passed
     is_cut: bool = False  # messages have at most as many tokens as there are latent steps
     answers_as_each: bool = False  # every agent is asked, instead of the answerer
+    is_tuned: bool = False  # the answerer alone, after the entry of this name in `tuning`
 
     def __post_init__(self) -> None:
         if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
@@ -63,6 +65,8 @@ class Method:
         """(role, rounds) of all that is measured; None is the topology's answerer."""
         if self.answers_as_each:
             return [(role, 1) for role in order]
+        if self.is_tuned:
+            return [(None, 1)]
         if self.is_cut and not latent_steps:
             return []  # a text of no tokens passes nothing: that is NO_LATENTS
         return [(None, count) for count in rounds]
@@ -135,6 +139,36 @@ METHODS: dict[str, Method] = {
             channel=None,
             answers_as_each=True,
         ),
+        Method(
+            f"{TUNED}lora",
+            "answerer, LoRA",
+            "the answerer alone, trained on the answers by low-rank updates",
+            "#117733",
+            "<",
+            "-.",
+            channel=None,
+            is_tuned=True,
+        ),
+        Method(
+            f"{TUNED}full",
+            "answerer, fully tuned",
+            "the answerer alone, with all its weights trained on the answers",
+            "#332288",
+            ">",
+            "-.",
+            channel=None,
+            is_tuned=True,
+        ),
+        Method(
+            f"{TUNED}soft_prompt",
+            "answerer, soft prompt",
+            "the answerer alone, behind trained vectors",
+            "#882255",
+            "h",
+            "-.",
+            channel=None,
+            is_tuned=True,
+        ),
     )
 }
 
@@ -155,18 +189,28 @@ def planned_methods(
     ]
 
 
-def chosen_methods(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of `evaluation.methods`; all methods where it is null.
+def chosen_methods(names: Sequence[str] | None, *, tuned: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of `evaluation.methods`; where it is null, all that the configuration serves.
+
+    Args:
+      names: of methods.
+      tuned: names of the entries of `tuning`.
 
     Raises:
-      ConfigError: there is no such method.
+      ConfigError: there is no such method, or none of these entries.
     """
     if names is None:
-        return tuple(METHODS)
+        return tuple(n for n, method in METHODS.items() if not method.is_tuned or n in tuned)
     for i, name in enumerate(names):
         if name not in METHODS:
             raise ConfigError(
                 f"evaluation.methods.{i}: must be one of {', '.join(METHODS)}, got {shown(name)}"
+            )
+        if METHODS[name].is_tuned and name not in tuned:
+            kind = name.removeprefix(TUNED)
+            raise ConfigError(
+                f"evaluation.methods.{i}: {name} needs an entry with kind: {kind} in the section "
+                f"tuning, got {', '.join(tuned) or 'none'}"
             )
     return tuple(names)
 

@@ -22,6 +22,8 @@ def with_defaults(
     benchmarks = find_benchmarks(config)
     if config.data.grader is not None:
         find_grader(config.data.grader, where="data.grader")
-    methods = chosen_methods(config.evaluation.methods)
+    methods = chosen_methods(
+        config.evaluation.methods, tuned=[entry.name for entry in config.tuning]
+    )
     evaluation = dataclasses.replace(config.evaluation, methods=methods)
     return dataclasses.replace(config, evaluation=evaluation), methods, benchmarks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 
 from rmas_jax.config import ConfigError, PhaseConfig
 from rmas_jax.host.checksums import read_sealed
-from rmas_jax.links import LinkConfig, Links, init_link
+from rmas_jax.links import LinkConfig, Links, count_parameters, init_link
 from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
@@ -72,13 +71,13 @@ def describe_team(team: Team) -> Iterator[str]:
         dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
         held = _held(agent) / MEBIBYTE
         yield (
-            f"agent {role}: {agent.config.model_type}, {_count(agent):,} "
+            f"agent {role}: {agent.config.model_type}, {count_parameters(agent):,} "
             f"parameters, {dtypes}, {held:.1f} MiB on each device"
         )
     for part, links in vars(empty_links(team)).items():
         for name, params in links.items():
             variant = getattr(team.system, part)[name].variant
-            yield f"{part} link {name}: {variant}, {_count(params):,} parameters, float32"
+            yield f"{part} link {name}: {variant}, {count_parameters(params):,} parameters, float32"
 
 
 def describe_states(
@@ -165,7 +164,3 @@ def _held(tree: Any) -> int:
 
 def _elements(batch: TrainingData) -> int:
     return sum(array.size for array in jax.tree.leaves(batch))
-
-
-def _count(params: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
