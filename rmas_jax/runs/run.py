@@ -82,7 +82,7 @@ def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
 
     Args:
       config: of the run.
-      hooks: called after every step of the outer loop; see `rmas_jax.training.hooks`. Steps that
+      hooks: called after every step of the outer loop and of tuning; see `rmas_jax.training.hooks`. Steps that
         an earlier start has finished do not run again, and call none.
 
     Raises:
@@ -248,7 +248,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
         rounds=config.evaluation.rounds,
         batch_size=config.evaluation.batch_size,
         seed=config.seed,
-        tuned=on_all(lambda: tuned_answerers(resolved)),
+        tuned=tuned_answerers(resolved),
         progress=_shows_progress(config),
     )
 

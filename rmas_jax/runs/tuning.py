@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import jax
 
-from rmas_jax.agents.adapters import tuned_agent
+from rmas_jax.agents.adapters import Adapter, tuned_agent
 from rmas_jax.agents.agent import Agent
-from rmas_jax.config import with_budgets
+from rmas_jax.config import TuningConfig, with_budgets
 from rmas_jax.config.training import TUNING_KINDS
-from rmas_jax.host.processes import broadcast_from_first
+from rmas_jax.host.processes import broadcast_from_first, on_all
 from rmas_jax.interop.adapter_files import load_adapter, save_adapter
 from rmas_jax.models import CheckpointError
 from rmas_jax.runs.resolve import Resolved
@@ -66,14 +66,20 @@ def tuned_answerers(resolved: Resolved) -> dict[str, Agent]:
     Raises:
       CheckpointError: an adapter's file is damaged; the message adds the remedy.
     """
-    team, tuned = resolved.team, {}
+    team = resolved.team
     agent = team.agents[team.system.topology.answerer]
-    for entry in resolved.config.tuning:
-        if entry.name in resolved.methods:
-            path = resolved.files.adapter(entry.name)
-            try:
-                adapter = load_adapter(path, abstract_adapter(team, entry))
-            except CheckpointError as error:
-                raise CheckpointError(f"{error}; {WAY_OUT}") from None
-            tuned[entry.name] = tuned_agent(agent, adapter, team.mesh)
-    return tuned
+    adapters = {
+        entry.name: on_all(functools.partial(own_adapter, resolved, entry))
+        for entry in resolved.config.tuning
+        if entry.name in resolved.methods
+    }
+    return {name: tuned_agent(agent, adapter, team.mesh) for name, adapter in adapters.items()}
+
+
+def own_adapter(resolved: Resolved, entry: TuningConfig) -> Adapter:
+    """The adapter that a run has trained for an entry, on the host; raises as `tuned_answerers`."""
+    path = resolved.files.adapter(entry.name)
+    try:
+        return load_adapter(path, abstract_adapter(resolved.team, entry))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {WAY_OUT}") from None
