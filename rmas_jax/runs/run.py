@@ -82,8 +82,8 @@ def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
 
     Args:
       config: of the run.
-      hooks: called after every step of the outer loop and of tuning; see `rmas_jax.training.hooks`. Steps that
-        an earlier start has finished do not run again, and call none.
+      hooks: called after every step of the outer loop and of tuning; see `rmas_jax.training.hooks`.
+        Steps that an earlier start has finished do not run again, and call none.
 
     Raises:
       InputError: an input of the run, or a file of an earlier start, cannot be used.
