@@ -136,7 +136,7 @@ def test_on_a_mesh_it_is_the_same(tiny, data, tmp_path, monkeypatch):
         start = new_adapter(team, ENTRIES[kind], jax.random.key(0))
         for ours, expected in zip(*map(jax.tree.leaves, (many, one)), strict=True):
             np.testing.assert_allclose(ours, expected, atol=1e-5)
-        leaves = zip(*map(jax.tree.leaves, (one, start)), strict=True)
+        leaves = zip(*map(jax.tree.leaves, jax.device_get((one, start))), strict=True)
         assert max(np.abs(a - b).max() for a, b in leaves) > 1e-2
         np.testing.assert_allclose(losses_of_many, losses, rtol=1e-5)
         assert abs(losses[0] - losses[1]) > 1e-3
