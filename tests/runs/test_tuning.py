@@ -42,6 +42,13 @@ def test_three_tuned_answerers_in_one_run(tmp_path, capsys):
     message = refused_by(tmp_path, capsys, "tuning.1.batch_size=17")
     assert "tuning.1.batch_size=17: there are 16 items" in message
 
+    capsys.readouterr()
+    assert run(tmp_path, *SETTINGS, options=("--dry-run",)) == 0
+    plan = capsys.readouterr().out.splitlines()
+    at = [plan.index(line) for line in plan if line.startswith("tuning answerer_")]
+    assert len(at) == 3 and "parameters, 12 steps of 8 items" in plan[at[0]]
+    assert all("memory per device" in plan[i + 1] for i in at)
+
     assert run(tmp_path, *SETTINGS) == 0
     files = RunFiles(tmp_path / "runs" / "quickstart")
     rows = json.loads(files.results.read_text())
