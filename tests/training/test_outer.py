@@ -16,13 +16,13 @@ from rmas_jax.rounds.supervision import Targets, token_losses
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import (
-    make_optimizer,
     outer_loss,
     outer_step,
     phase_supervision,
     phase_unroll,
     start_phase,
 )
+from rmas_jax.training.phases.step import make_optimizer
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -74,7 +74,7 @@ def test_only_outer_links_move_unless_asked(tiny, data):
         assert metrics["link_grad_norm"][name] > 0
     phase = dataclasses.replace(PHASE, train_inner_links=True, latents="teacher_forced")
     both, _ = take_steps(tiny, data, phase, 3)
-    assert not same(both.links.inner, tiny.links.inner)
+    assert not same(both.params.inner, tiny.links.inner)
 
 
 def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, data):
