@@ -82,6 +82,11 @@ class LinkConfig:
         return self.out_width * (2 if self.kind == OUTER and self.has_norms else 1)
 
 
+def count_parameters(tree: Any) -> int:
+    """Number of parameters in links, an adapter or any tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 def link_shapes(config: LinkConfig) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes of a link's parameters; names are those of upstream's state dicts.
 
@@ -117,6 +122,12 @@ def link_flops(config: LinkConfig) -> int:
 def count_parameters(tree: Any) -> int:
     """Number of entries of all arrays of a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def link_size(config: LinkConfig) -> int:
+    """Number of parameters of a link."""
+    shapes = link_shapes(config).values()
+    return sum(math.prod(size) for of_module in shapes for size in of_module.values())
 
 
 def init_link(config: LinkConfig, key: jax.Array, *, start: str = "torch_default") -> Any:

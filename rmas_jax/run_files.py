@@ -44,7 +44,8 @@ class RunFiles:
     aligned_links = Name("links/aligned.safetensors")  # after the inner loop
     trained_links = Name("links/trained.safetensors")  # after the outer loop
     released_links = Name("links/released")  # a folder: the trained links in upstream's layout
-    checkpoints = Name("checkpoints")  # a folder per phase
+    tuned = Name("tuned")  # a folder: adapters of the answerer
+    checkpoints = Name("checkpoints")  # a folder per phase and per adapter
     metrics = Name("metrics.jsonl")  # training curves
     tensorboard = Name("tensorboard")
     # Evaluation.
@@ -70,8 +71,12 @@ class RunFiles:
         return self.root.parent / STATES
 
     def checkpoints_of(self, phase: str) -> Path:
-        """The folder with the checkpoints of a phase of the outer loop."""
+        """The folder with the checkpoints of a phase of the outer loop, or of an adapter."""
         return self.checkpoints / phase
+
+    def adapter(self, name: str) -> Path:
+        """The file of an adapter after its training."""
+        return self.tuned / f"{name}.safetensors"
 
     def figure(self, name: str) -> Path:
         """The image file of a figure of the report."""

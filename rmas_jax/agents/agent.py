@@ -19,6 +19,7 @@ class Agent(struct.PyTreeNode):
 
     decoder: Decoder = struct.field(pytree_node=False)
     params: Any  # as `Decoder.init` lays them out; float32 or bfloat16, matrices also int8
+    soft_prompt: jax.Array | None = None  # [K, D], read before every prompt; None: nothing
 
     @property
     def config(self) -> DecoderConfig:

@@ -2,6 +2,8 @@
 
 prefix            body
 . . q q q q q     . l l | z z z z | . s s s      . padding, q prefix, l lead, z slot, s suffix
+
+An agent with a soft prompt reads its vectors at the start of the prefix: v v v | . . q q q q q.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
       A cache whose only finished block is the prefix.
     """
     embeds = agent.embed(ids)
-    cache = agent.empty_cache(*ids.shape)
-    if not ids.shape[1]:  # the first and later prompts have no common start
+    if agent.soft_prompt is not None:
+        vectors = jnp.broadcast_to(agent.soft_prompt[None], (len(ids), *agent.soft_prompt.shape))
+        embeds = jnp.concatenate([vectors.astype(embeds.dtype), embeds], axis=1)
+        valid = jnp.concatenate([jnp.ones(vectors.shape[:2], bool), valid], axis=1)
+    cache = agent.empty_cache(*valid.shape)
+    if not valid.shape[1]:  # the first and later prompts have no common start
         return seal(cache, agent.config, 0)
     _, cache = agent.read(embeds, valid, cache)
     return seal(cache, agent.config, 0)

@@ -26,8 +26,16 @@ from rmas_jax.config.sections import (
     RunConfig,
     RuntimeConfig,
     SystemConfig,
+    trainings,
 )
-from rmas_jax.config.training import InnerConfig, OuterConfig, PhaseConfig
+from rmas_jax.config.training import (
+    InnerConfig,
+    OuterConfig,
+    PhaseConfig,
+    TrainingConfig,
+    TuningConfig,
+    with_budgets,
+)
 
 __all__ = [
     "DEFAULT_ANSWERS",
@@ -46,8 +54,12 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "SystemConfig",
+    "TrainingConfig",
+    "TuningConfig",
     "dump_config",
     "field_help",
     "load_benchmark_config",
     "load_config",
+    "trainings",
+    "with_budgets",
 ]

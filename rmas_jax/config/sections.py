@@ -17,7 +17,16 @@ from rmas_jax.config.limits import (
     MAX_ROUNDS,
     MAX_SEED,
 )
-from rmas_jax.config.training import NO_INNER, NO_OUTER, InnerConfig, OuterConfig
+from rmas_jax.config.training import (
+    NO_INNER,
+    NO_OUTER,
+    InnerConfig,
+    OuterConfig,
+    TrainingConfig,
+    TuningConfig,
+    tuning_conflicts,
+    with_budgets,
+)
 from rmas_jax.links import INNER, OUTER, VARIANTS
 from rmas_jax.run_files import SHARED_FOLDERS
 
@@ -138,7 +147,7 @@ class EvaluationConfig(Section):
     )
     methods: tuple[str, ...] | None = option(
         "systems and controls to compare (rmas_jax/evaluation/methods.py); null: all "
-        "(loop_lm only with its model)",
+        "(loop_lm only with its model, tuned answerers only with their entry in tuning)",
         None,
         distinct=True,
     )
@@ -212,6 +221,11 @@ class RunConfig(Section):
     data: DataConfig = option("training data", DataConfig())
     inner: InnerConfig = option("inner loop of training; default: none", NO_INNER)
     outer: OuterConfig = option("outer loop of training; default: none", NO_OUTER)
+    tuning: tuple[TuningConfig, ...] = option(
+        "trainings of the answerer alone, one of a kind, each with the method answerer_KIND; "
+        "checkpoints, logs and validations are as in outer",
+        (),
+    )
     evaluation: EvaluationConfig = option("measurements after training", EvaluationConfig())
     runtime: RuntimeConfig = option("use of the machine", RuntimeConfig())
 
@@ -236,12 +250,21 @@ class RunConfig(Section):
                 yield "outer.phases", why.format("empty", len(self.outer.phases))
             if self.inner.repeats > 1:
                 yield "inner.repeats", why.format(1, self.inner.repeats)
+        yield from tuning_conflicts(self.tuning, self.outer)
         devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
-        for i, phase in enumerate(self.outer.phases):
-            if phase.batch_size % (devices * phase.accumulation):
+        for where, training in trainings(self):
+            if training.batch_size % (devices * training.accumulation):
                 yield (
-                    f"outer.phases.{i}.batch_size",
-                    f"must be a multiple of {devices * phase.accumulation} (runtime.mesh: data x "
-                    f"fsdp = {devices} devices; accumulation={phase.accumulation}), "
-                    f"got {phase.batch_size}",
+                    f"{where}.batch_size",
+                    f"must be a multiple of {devices * training.accumulation} (runtime.mesh: data "
+                    f"x fsdp = {devices} devices; accumulation={training.accumulation}), "
+                    f"got {training.batch_size}",
                 )
+
+
+def trainings(config: RunConfig) -> Iterator[tuple[str, TrainingConfig]]:
+    """Yields the phases of the outer loop and the trainings of the answerer, with their place."""
+    for i, phase in enumerate(config.outer.phases):
+        yield f"outer.phases.{i}", phase
+    for i, entry in enumerate(with_budgets(config.tuning, config.outer)):
+        yield f"tuning.{i}", entry

@@ -1,10 +1,18 @@
-"""The sections of a configuration for the training of links."""
+"""The sections of a configuration for the training of links and of the answerer."""
 
 import dataclasses
 from collections.abc import Iterator
 
 from rmas_jax.config.fields import Section, option
-from rmas_jax.config.limits import MAX_BATCH, MAX_INNER_BATCH, MAX_NAME, MAX_ROUNDS, MAX_STEPS
+from rmas_jax.config.limits import (
+    MAX_BATCH,
+    MAX_INNER_BATCH,
+    MAX_NAME,
+    MAX_RANK,
+    MAX_ROUNDS,
+    MAX_STEPS,
+    MAX_VECTORS,
+)
 from rmas_jax.config.optimizers import OPTIMIZERS, parse_optimizer
 
 
@@ -52,7 +60,46 @@ class InnerConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PhaseConfig(Section):
+class TrainingConfig(Section):
+    """Steps, batches and optimiser of one training: of a phase, or of the answerer."""
+
+    steps: int = option("optimiser steps", at_least=1, at_most=MAX_STEPS)
+    batch_size: int = option("items per step", at_least=1, at_most=MAX_BATCH)
+    accumulation: int = option(
+        "parts of a batch whose gradients are accumulated in turn, to save memory",
+        1,
+        at_least=1,
+    )
+    learning_rate: float = option("peak learning rate", above=0)
+    warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
+    optimizer: str = option(
+        "an optimiser of optax, with optional arguments, such as adamw(b2=0.95): "
+        + ", ".join(OPTIMIZERS),
+        "adamw(weight_decay=0.0)",
+    )
+    schedule: str = option(
+        "learning rate after warmup: falls to 0 as a cosine or a line, or is constant",
+        "cosine",
+        choices=("cosine", "linear", "constant"),
+    )
+    max_grad_norm: float = option("bound on the global gradient norm, by clipping", 1.0, above=0)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Warmup ends before training does, parts are equal, the optimiser exists."""
+        yield from _warmup_conflict(self.warmup_steps, self.steps)
+        if self.batch_size % self.accumulation:
+            yield (
+                "accumulation",
+                f"must be a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
+            )
+        try:
+            parse_optimizer(self.optimizer)
+        except ValueError as error:
+            yield "optimizer", str(error)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig(TrainingConfig):
     """One phase of the outer loop: the whole system, unrolled through its rounds."""
 
     name: str = option(
@@ -76,27 +123,7 @@ class PhaseConfig(Section):
     truncate_steps: int | None = option(
         "most thoughts of a rollout that a gradient passes through; null: all", None, at_least=1
     )
-    steps: int = option("optimiser steps", at_least=1, at_most=MAX_STEPS)
-    batch_size: int = option("items per step", at_least=1, at_most=MAX_BATCH)
-    accumulation: int = option(
-        "parts of a batch whose gradients are accumulated in turn, to save memory",
-        1,
-        at_least=1,
-    )
     remat: bool = option("whether to recompute rounds in the backward pass, to save memory", False)
-    learning_rate: float = option("peak learning rate", above=0)
-    warmup_steps: int = option("steps of linear warmup, fewer than steps", 10, at_least=0)
-    optimizer: str = option(
-        "an optimiser of optax, with optional arguments, such as adamw(b2=0.95): "
-        + ", ".join(OPTIMIZERS),
-        "adamw(weight_decay=0.0)",
-    )
-    schedule: str = option(
-        "learning rate after warmup: falls to 0 as a cosine or a line, or is constant",
-        "cosine",
-        choices=("cosine", "linear", "constant"),
-    )
-    max_grad_norm: float = option("bound on the global gradient norm, by clipping", 1.0, above=0)
     round_weights: tuple[float, ...] = option(
         "weight of each round's loss, one per round; empty: the last round only", (), at_least=0
     )
@@ -104,8 +131,8 @@ class PhaseConfig(Section):
     train_inner_links: bool = option("whether to also train the inner links", False)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Warmup ends before training does; other fields fit each other."""
-        yield from _warmup_conflict(self.warmup_steps, self.steps)
+        """Also: fields of the rounds fit each other."""
+        yield from super().conflicts()
         if self.round_weights and len(self.round_weights) != self.rounds:
             yield (
                 "round_weights",
@@ -126,15 +153,6 @@ class PhaseConfig(Section):
                 f"must be null with feedback={self.feedback}, which has no rollout, "
                 f"got {self.truncate_steps}",
             )
-        if self.batch_size % self.accumulation:
-            yield (
-                "accumulation",
-                f"must be a divisor of batch_size ({self.batch_size}), got {self.accumulation}",
-            )
-        try:
-            parse_optimizer(self.optimizer)
-        except ValueError as error:
-            yield "optimizer", str(error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +184,93 @@ class OuterConfig(Section):
         names = [phase.name for phase in self.phases]
         if repeated := {name for name in names if names.count(name) > 1}:
             yield "phases", f"must have unique names, got {', '.join(sorted(repeated))} repeatedly"
+
+
+TUNED = "answerer_"  # and the kind of a tuning: its method
+TUNING_KINDS = ("lora", "full", "soft_prompt")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningConfig(TrainingConfig):
+    """A training of the answerer alone on the final answers: a baseline of trained links."""
+
+    kind: str = option(
+        "trained parameters: low-rank updates of matrices, all weights, or vectors before the "
+        "prompt",
+        choices=TUNING_KINDS,
+    )
+    steps: int | None = option(  # type: ignore[assignment]
+        "optimiser steps; null: as many as all phases of the outer loop",
+        None,
+        at_least=1,
+        at_most=MAX_STEPS,
+    )
+    batch_size: int | None = option(  # type: ignore[assignment]
+        "items per step; null: the largest of the phases' batches",
+        None,
+        at_least=1,
+        at_most=MAX_BATCH,
+    )
+    rank: int = option("with lora: rank of an update", 16, at_least=1, at_most=MAX_RANK)
+    alpha: float = option("with lora: an update is scaled by alpha / rank", 32.0, above=0)
+    matrices: tuple[str, ...] = option(
+        "with lora: matrices to update, such as attention/q_kernel (paths in "
+        "rmas_jax/models/weights.py); empty: those of all linear layers",
+        (),
+    )
+    vectors: int | None = option(
+        "with soft_prompt: number of vectors; null: as many parameters as all links",
+        None,
+        at_least=1,
+        at_most=MAX_VECTORS,
+    )
+
+    @property
+    def name(self) -> str:
+        """Of the method in results, of files and curves."""
+        return f"{TUNED}{self.kind}"
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Fields of other kinds are unset; `tuning_conflicts` checks the others."""
+        kinds = {"rank": "lora", "alpha": "lora", "matrices": "lora", "vectors": "soft_prompt"}
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if self.kind != kind and value != default[name]:
+                yield name, f"must be unset with kind: {self.kind}, got {value}"
+
+
+def with_budgets(tuning: tuple[TuningConfig, ...], outer: OuterConfig) -> tuple[TuningConfig, ...]:
+    """The entries with steps and batch sizes; by default those of the outer loop's phases."""
+    steps = sum(phase.steps for phase in outer.phases)
+    batch_size = max((phase.batch_size for phase in outer.phases), default=0)
+    return tuple(
+        dataclasses.replace(
+            entry,
+            steps=steps if entry.steps is None else entry.steps,
+            batch_size=batch_size if entry.batch_size is None else entry.batch_size,
+        )
+        for entry in tuning
+    )
+
+
+def tuning_conflicts(
+    tuning: tuple[TuningConfig, ...], outer: OuterConfig
+) -> Iterator[tuple[str, str]]:
+    """Yields the conflicts of `tuning` with itself and with the outer loop's phases."""
+    kinds = [entry.kind for entry in tuning]
+    if len(set(kinds)) < len(kinds):
+        yield "tuning", f"must have one entry of a kind, got {', '.join(kinds)}"
+    taken = {entry.name for entry in tuning} & {phase.name for phase in outer.phases}
+    if taken:
+        yield "outer.phases", f"must not have a name of the section tuning, got {min(taken)}"
+    for i, entry in enumerate(with_budgets(tuning, outer)):
+        missing = [name for name in ("steps", "batch_size") if not getattr(entry, name)]
+        for name in missing:
+            yield f"tuning.{i}.{name}", "must be a number without outer.phases, got null"
+        if not missing:
+            for name, message in TrainingConfig.conflicts(entry):
+                yield f"tuning.{i}.{name}", message
 
 
 def _warmup_conflict(warmup_steps: int, steps: int) -> Iterator[tuple[str, str]]:

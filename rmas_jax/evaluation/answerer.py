@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from rmas_jax.agents.adapters import Tuned
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import AnswerRetry, Piece, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
@@ -146,6 +147,7 @@ class Answerer:
     role: str | None = None  # who answers; None: the topology's answerer
     batch_size: int = 1  # of the questions of a call
     templates: Mapping[str, RolePrompt] | None = None  # of the prompts; None: the members' own
+    tuned_parameters: int = 0  # trained parameters of the team's answerer
 
     def __post_init__(self) -> None:
         if self.method.has_own_prompts and self.templates is None:
@@ -161,10 +163,10 @@ class Answerer:
     @property
     def columns(self) -> dict[str, int]:
         """The columns that all results of this method share."""
-        trained = count_parameters(self.links) if self.method.uses_links else 0
+        of_links = count_parameters(self.links) if self.method.uses_links else 0
         return {
             "latent_steps": self.latent_steps,
-            "trained_parameters": trained if self.latent_steps else 0,
+            "trained_parameters": of_links if self.latent_steps else self.tuned_parameters,
         }
 
     @property
@@ -311,18 +313,26 @@ def answerers(
     rounds: Sequence[int],
     answering: Answering,
     templates: Mapping[str, Mapping[str, RolePrompt]],
+    *,
+    tuned: Mapping[str, Tuned] | None = None,
 ) -> Iterator[Answerer]:
     """An answerer for each method at each number of rounds; see `Method.variants`.
 
-    `templates` are those of prompts, by schedule and role.
+    `templates` are those of prompts, by schedule and role; `tuned` are the answerers of tuned
+    methods, by method.
     """
     order, steps = team.system.topology.order, team.system.latent_steps
     for name in methods:
         if (method := METHODS.get(name)) is None:
             raise ValueError(f"methods must be of {', '.join(METHODS)}, got {name!r}")
         used = aligned_links if method.has_aligned_links else links
+        own, trained = team, 0
+        if method.is_tuned:
+            agent, trained = (tuned or {})[name]
+            own = with_answerer(team, agent)
         for role, count in method.variants(rounds, order=order, latent_steps=steps):
-            own = team_of_one(team, count) if method.is_looped else team
+            if method.is_looped:
+                own = team_of_one(team, count)
             yield Answerer(
                 own,
                 used,
@@ -331,7 +341,15 @@ def answerers(
                 answering,
                 role,
                 templates=templates[method.schedule],
+                tuned_parameters=trained,
             )
+
+
+def with_answerer(team: Team, agent: Agent) -> Team:
+    """The team with another agent as answerer."""
+    role = team.system.topology.answerer
+    member = dataclasses.replace(team.members[role], agent=agent)
+    return dataclasses.replace(team, members={**team.members, role: member})
 
 
 @functools.partial(jax.jit, static_argnames="system")

@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from rmas_jax.agents.adapters import Tuned
 from rmas_jax.config import ConfigError
 from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.data.examples import Example
@@ -105,6 +106,7 @@ def evaluate(
     rounds: Sequence[int],
     batch_size: int,
     seeds: Sequence[int],
+    tuned: Mapping[str, Tuned] | None = None,
     progress: bool = True,
 ) -> list[ResultRow]:
     """Measures benchmarks x methods x rounds x splits x seeds; skips those done in `directory`.
@@ -119,6 +121,7 @@ def evaluate(
       rounds: numbers of rounds; an agent alone has one.
       batch_size: B; items that do not count fill up the last batch.
       seeds: with an item's place in its split, each determines the item's PRNG keys.
+      tuned: method -> its answerer, for methods that have tuned it.
       progress: whether to show a bar.
 
     Returns:
@@ -137,7 +140,14 @@ def evaluate(
         (benchmark, answerer, key)
         for benchmark in benchmarks
         for answerer in answerers(
-            team, links, aligned_links, methods, rounds, benchmark.answering, benchmark.templates
+            team,
+            links,
+            aligned_links,
+            methods,
+            rounds,
+            benchmark.answering,
+            benchmark.templates,
+            tuned=tuned,
         )
         for split in benchmark.splits
         for seed in benchmark.seeds(seeds)

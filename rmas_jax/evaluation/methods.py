@@ -6,9 +6,10 @@ To add a method, add an entry; `rmas_jax.rounds.channels` has the table of the c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rmas_jax.config import ConfigError
+from rmas_jax.config.training import TUNED
 from rmas_jax.evaluation.selections import ANY_CORRECT, MAJORITY
 from rmas_jax.host.errors import shown
 from rmas_jax.rounds import channels, schedules
@@ -51,6 +52,7 @@ class Method:
     fills_budget: bool = False  # texts take as many steps as the latents before an answer
     selection: str | None = None  # of `SELECTIONS`: all agents answer alone, one answer counts
     is_looped: bool = False  # `evaluation.loop_lm` answers alone, with as many loops as rounds
+    is_tuned: bool = False  # the answerer alone, after the entry of this name in `tuning`
 
     def __post_init__(self) -> None:
         if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
@@ -80,7 +82,7 @@ class Method:
         """(role, rounds) of all that is measured; None is the topology's answerer."""
         if self.answers_as_each:
             return [(role, 1) for role in order]
-        if self.selection is not None:
+        if self.selection is not None or self.is_tuned:
             return [(None, 1)]
         if (self.is_cut or self.fills_budget) and not latent_steps:
             return []  # a text of no tokens passes nothing: that is NO_LATENTS
@@ -217,6 +219,36 @@ METHODS: dict[str, Method] = {
             channel=None,
             is_looped=True,
         ),
+        Method(
+            f"{TUNED}lora",
+            "answerer, LoRA",
+            "the answerer alone, trained on the answers by low-rank updates",
+            "#999933",
+            "<",
+            "-.",
+            channel=None,
+            is_tuned=True,
+        ),
+        Method(
+            f"{TUNED}full",
+            "answerer, fully tuned",
+            "the answerer alone, with all its weights trained on the answers",
+            "#332288",
+            ">",
+            "-.",
+            channel=None,
+            is_tuned=True,
+        ),
+        Method(
+            f"{TUNED}soft_prompt",
+            "answerer, soft prompt",
+            "the answerer alone, behind trained vectors",
+            "#882255",
+            "h",
+            "-.",
+            channel=None,
+            is_tuned=True,
+        ),
     )
 }
 
@@ -237,18 +269,25 @@ def planned_methods(
     ]
 
 
-def chosen_methods(names: Sequence[str] | None, *, loop_lm: str | None = None) -> tuple[str, ...]:
-    """The names of `evaluation.methods`; all that can be measured where it is null.
+def chosen_methods(
+    names: Sequence[str] | None, *, loop_lm: str | None = None, tuned: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The names of `evaluation.methods`; where it is null, all that the configuration serves.
 
     Args:
       names: of methods, or None.
       loop_lm: source of the looped language model.
+      tuned: names of the entries of `tuning`.
 
     Raises:
-      ConfigError: there is no such method, or no looped language model for it.
+      ConfigError: there is no such method, or not what it needs.
     """
     if names is None:
-        return tuple(n for n, method in METHODS.items() if loop_lm or not method.is_looped)
+        return tuple(
+            name
+            for name, method in METHODS.items()
+            if (loop_lm or not method.is_looped) and (name in tuned or not method.is_tuned)
+        )
     for i, name in enumerate(names):
         if name not in METHODS:
             raise ConfigError(
@@ -257,6 +296,12 @@ def chosen_methods(names: Sequence[str] | None, *, loop_lm: str | None = None) -
         if METHODS[name].is_looped and loop_lm is None:
             raise ConfigError(
                 f"evaluation.loop_lm must be a directory or hub id for the method {name}, got null"
+            )
+        if METHODS[name].is_tuned and name not in tuned:
+            kind = name.removeprefix(TUNED)
+            raise ConfigError(
+                f"evaluation.methods.{i}: {name} needs an entry with kind: {kind} in the section "
+                f"tuning, got {', '.join(tuned) or 'none'}"
             )
     return tuple(names)
 

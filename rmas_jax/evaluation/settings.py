@@ -22,6 +22,10 @@ def with_defaults(
     benchmarks = find_benchmarks(config)
     if config.data.grader is not None:
         find_grader(config.data.grader, where="data.grader")
-    methods = chosen_methods(config.evaluation.methods, loop_lm=config.evaluation.loop_lm)
+    methods = chosen_methods(
+        config.evaluation.methods,
+        loop_lm=config.evaluation.loop_lm,
+        tuned=[entry.name for entry in config.tuning],
+    )
     evaluation = dataclasses.replace(config.evaluation, methods=methods)
     return dataclasses.replace(config, evaluation=evaluation), methods, benchmarks

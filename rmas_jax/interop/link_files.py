@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +25,14 @@ DIGEST = "sha256"  # key of the file's metadata
 
 def save_links(path: str | Path, links: Links) -> None:
     """Writes the links of a system (host arrays) as one safetensors file, atomically."""
+    save_arrays(path, flatten_dict(vars(links), sep="/"))
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays by name as one safetensors file with a checksum, atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(x) for name, x in flatten_dict(vars(links), sep="/").items()}
+    arrays = {name: np.asarray(x) for name, x in arrays.items()}
     metadata = {DIGEST: _content_digest(arrays)}
     write_atomic(path, save(arrays, metadata=metadata))  # save_file's errors name no file
 
@@ -35,9 +41,9 @@ def load_links(path: str | Path) -> Links:
     """Reads a file of `save_links`.
 
     Raises:
-      CheckpointError: see `read_link_arrays`; or the file does not hold inner and outer links.
+      CheckpointError: see `read_arrays`; or the file does not hold inner and outer links.
     """
-    arrays = read_link_arrays(path)
+    arrays = read_arrays(path)
     found = unflatten_dict({name: jnp.asarray(x) for name, x in arrays.items()}, sep="/")
     if found.keys() != {INNER, OUTER}:
         raise CheckpointError(
@@ -46,8 +52,8 @@ def load_links(path: str | Path) -> Links:
     return Links(**found)
 
 
-def read_link_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays in a file of links by name, in float32.
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays in a file of links or of an adapter by name, in float32.
 
     Raises:
       CheckpointError: the file is missing or damaged, or not all its values are finite

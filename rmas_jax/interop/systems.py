@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.host.errors import clipped, listed, shown
-from rmas_jax.interop.link_files import read_link_arrays
+from rmas_jax.interop.link_files import read_arrays
 from rmas_jax.interop.released import (
     EDGES,
     KEYS,
@@ -79,7 +79,7 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLi
         variants are ambiguous.
     """
     params: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = {}
-    for name, array in read_link_arrays(path).items():
+    for name, array in read_arrays(path).items():
         if (parts := NAME.fullmatch(name)) is None:
             raise CheckpointError(
                 f"{path}: names must be of a system's links, such as inner/planner/proj1/kernel, "

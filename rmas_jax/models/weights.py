@@ -198,6 +198,11 @@ class Weight:
         return {d: DIMENSIONS[d].size(self.config) for d in self.row.flat_dims}
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it is the matrix [out, in] of a linear layer in torch; not the embeddings."""
+        return self.is_stacked and len(self.row.stored_dims) == 2
+
+    @property
     def logical_axes(self) -> tuple[str | None, ...]:
         """Logical axis of each dimension of the parameter."""
         axes = tuple(DIMENSIONS[d].axis for d in self.row.dims)
@@ -242,6 +247,12 @@ class Weight:
         here, there = self.row.dims, self.row.flat_dims
         kept = [here.index(d) for d in there if d in here]
         return np.transpose(param, kept).reshape(self.stored_shape)
+
+    def from_stored(self, layers: jax.Array) -> jax.Array:
+        """The tensors of all layers, stacked -> the parameter; inverse of `to_stored`."""
+        kept = [d for d in self.row.flat_dims if d in self.row.dims]  # the others are of size 1
+        split = layers.reshape(len(layers), *(self.sizes[d] for d in kept))
+        return split.transpose(0, *(1 + kept.index(d) for d in self.row.dims))
 
 
 def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, ...]:

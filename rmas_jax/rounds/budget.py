@@ -24,7 +24,8 @@ def prefix_flops(
 ) -> np.ndarray:
     """FLOPs [B] of reading the prefixes of roles, once each."""
     return np.sum(
-        [read_flops(agents[role].config, _prefix(prompts[role])) for role in roles], axis=0
+        [read_flops(agents[role].config, _prefix(agents[role], prompts[role])) for role in roles],
+        axis=0,
     )
 
 
@@ -58,7 +59,9 @@ def latent_flops(
         bodies = prompts[role].body_valid.sum(axis=-1)  # [B, 2]
         for kind in turns:
             total = total + read_flops(
-                agents[role].config, bodies[:, kind] + steps - 1, _prefix(prompts[role])
+                agents[role].config,
+                bodies[:, kind] + steps - 1,
+                _prefix(agents[role], prompts[role]),
             )
         through_inner = steps if sent_through_inner else steps - 1
         total = total + len(turns) * through_inner * link_flops(system.inner[role])
@@ -68,6 +71,7 @@ def latent_flops(
     return total
 
 
-def _prefix(prompt: StagePrompt) -> np.ndarray:
-    """Real positions [B] of a prompt's prefix."""
-    return np.asarray(prompt.prefix_valid).sum(axis=-1)
+def _prefix(agent: Agent, prompt: StagePrompt) -> np.ndarray:
+    """Real positions [B] of a prompt's prefix, behind the agent's soft prompt."""
+    soft = 0 if agent.soft_prompt is None else len(agent.soft_prompt)
+    return soft + np.asarray(prompt.prefix_valid).sum(axis=-1)

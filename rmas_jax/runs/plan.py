@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rmas_jax.config import ConfigError, PhaseConfig
+from rmas_jax.config import ConfigError, PhaseConfig, TuningConfig, with_budgets
 from rmas_jax.host.checksums import read_sealed
-from rmas_jax.links import LinkConfig, Links, init_link
+from rmas_jax.links import LinkConfig, Links, count_parameters, init_link
 from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.data.encoding import Dialogues, TrainingData
-from rmas_jax.training.outer.loop import compile_step, phase_batches
+from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
 from rmas_jax.training.outer.validation import validation_rows
+from rmas_jax.training.phases.loop import compile_step
+from rmas_jax.training.phases.step import TrainState
+from rmas_jax.training.phases.trainable import Trainable
 from rmas_jax.training.rollouts import even_batches, roll_out
 from rmas_jax.training.states.cache import GIBIBYTE, check_room
 from rmas_jax.training.states.token_states import state_bytes
+from rmas_jax.training.tuning.loop import TrainableAdapter, encode_answers, new_adapter
 
 MEBIBYTE = 2**20
 
@@ -49,6 +52,10 @@ def describe_run(resolved: Resolved) -> Iterator[str]:
     if data := encode_outer(resolved):
         for phase in config.outer.phases:
             yield from describe_phase(team, phase, *data, key=jax.random.key(config.seed))
+    if config.tuning:
+        answers = encode_answers(team, resolved.train)
+        for entry in with_budgets(config.tuning, config.outer):
+            yield from describe_tuning(team, entry, answers, key=jax.random.key(config.seed))
     yield (
         f"evaluation: {', '.join(resolved.methods)} at rounds "
         f"{', '.join(map(str, evaluation.rounds))} on "
@@ -71,13 +78,13 @@ def describe_team(team: Team) -> Iterator[str]:
         dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
         held = _held(agent) / MEBIBYTE
         yield (
-            f"agent {role}: {agent.config.model_type}, {_count(agent):,} "
+            f"agent {role}: {agent.config.model_type}, {count_parameters(agent):,} "
             f"parameters, {dtypes}, {held:.1f} MiB on each device"
         )
     for part, links in vars(empty_links(team)).items():
         for name, params in links.items():
             variant = getattr(team.system, part)[name].variant
-            yield f"{part} link {name}: {variant}, {_count(params):,} parameters, float32"
+            yield f"{part} link {name}: {variant}, {count_parameters(params):,} parameters, float32"
 
 
 def describe_states(
@@ -119,28 +126,46 @@ def describe_phase(
         text = longest.targets.get(role)
         written = "no text" if text is None else f"text {text.ids.shape[2]}"
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
-    state, step = compile_step(team, phase, empty_links(team))
-    batch = put_batch(longest, team.mesh)
-    compiled = step.lower(team.system, phase, team.agents, batch, state).compile()
-    memory: Any = compiled.memory_analysis()  # None on some devices
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    yield (
-        f"  memory per device, by the compiler, longest batch: "
-        f"{(kept + memory.temp_size_in_bytes) / MEBIBYTE:.1f} MiB, of which "
-        f"{kept / MEBIBYTE:.1f} MiB agents, train state and batch"
-    )
+    state, line = describe_step(TrainableLinks(team, phase, empty_links(team)), longest)
+    yield line
     validated = even_batches(
         validation, batch_size=validation_rows(phase), shards=batch_shards(team.mesh)
     )
     longest = max((batch for batch, _ in validated), key=_elements)
     batch = put_batch(longest, team.mesh)
-    program = roll_out.lower(team.system, team.agents, state.links, batch, rounds=phase.rounds)
-    memory = program.compile().memory_analysis()
+    program = roll_out.lower(team.system, team.agents, state.params, batch, rounds=phase.rounds)
+    memory: Any = program.compile().memory_analysis()
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     waiting = _held(state.optimizer)  # during validation
     yield (
         f"  memory per device of a validation, {len(longest)} items at once: "
         f"{(needed + waiting) / MEBIBYTE:.1f} MiB"
+    )
+
+
+def describe_tuning(
+    team: Team, entry: TuningConfig, data: TrainingData, *, key: jax.Array
+) -> Iterator[str]:
+    """Yields the size of an adapter of the answerer, and the memory of a step that trains it."""
+    adapter = new_adapter(team, entry, key)
+    trainable = TrainableAdapter(team, entry.name, entry, adapter)
+    yield (
+        f"tuning {entry.name}: {count_parameters(adapter):,} parameters, {entry.steps} steps of "
+        f"{entry.batch_size} items (accumulation={entry.accumulation})"
+    )
+    yield describe_step(trainable, trainable.batches(data, key=key).longest())[1]
+
+
+def describe_step(trainable: Trainable, longest: TrainingData) -> tuple[TrainState, str]:
+    """The state before a phase, and a line of the memory of its step on the longest batch."""
+    state, step = compile_step(trainable)
+    batch = put_batch(longest, trainable.mesh)
+    memory: Any = step.lower(trainable.agents, batch, state).compile().memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return state, (
+        f"  memory per device, by the compiler, longest batch: "
+        f"{(kept + memory.temp_size_in_bytes) / MEBIBYTE:.1f} MiB, of which "
+        f"{kept / MEBIBYTE:.1f} MiB agents, train state and batch"
     )
 
 
@@ -164,7 +189,3 @@ def _held(tree: Any) -> int:
 
 def _elements(batch: TrainingData) -> int:
     return sum(array.size for array in jax.tree.leaves(batch))
-
-
-def _count(params: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -14,7 +14,13 @@ import jax
 
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.agents.member import Member
-from rmas_jax.config import BenchmarkConfig, ConfigError, EvaluationConfig, RunConfig
+from rmas_jax.config import (
+    BenchmarkConfig,
+    ConfigError,
+    EvaluationConfig,
+    RunConfig,
+    trainings,
+)
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.audit_protocol import check_audit
@@ -50,6 +56,7 @@ from rmas_jax.training.data.encoding import (
     encode_examples,
 )
 from rmas_jax.training.outer.loop import phase_batches
+from rmas_jax.training.tuning.loop import abstract_adapter
 
 log = logging.getLogger(__name__)
 
@@ -156,14 +163,14 @@ def _read(
 ) -> Resolved:
     chosen = config.evaluation
     train = dataset.load("train")[: config.data.train_size]
-    for i, phase in enumerate(config.outer.phases):
-        if len(train) < phase.batch_size:
+    for where, training in trainings(config):
+        if len(train) < training.batch_size:
             raise ConfigError(
-                f"outer.phases.{i}.batch_size={phase.batch_size}: there are {len(train)} items to "
+                f"{where}.batch_size={training.batch_size}: there are {len(train)} items to "
                 "train on (data.train_size)"
             )
     held_out = max(
-        config.outer.validation_size if config.outer.phases else 0,
+        config.outer.validation_size if config.outer.phases or config.tuning else 0,
         chosen.gradient_batch_size if config.system.latent_steps else 0,
     )
     validation = dataset.load("validation")[:held_out] if held_out else []
@@ -188,6 +195,8 @@ def _read(
             **contents(config, texts),
         },
     )
+    for entry in config.tuning:
+        abstract_adapter(team, entry)  # checks its matrices
     for phase in config.outer.phases:
         if phase.latents == "teacher_forced":  # whether enough texts are long enough
             phase_batches(team, phase, resolved.training_data, key=jax.random.key(config.seed))

@@ -1,10 +1,10 @@
 """A run: from its configuration to its report.
 
 Steps run in order, and finished ones are skipped: inner loop, outer loop (its phases resume from
-their checkpoints), evaluation (resumes by rollout), gradient norms, audit, report. All files
-are under OUTPUT_DIR/NAME; a finished run is only read. If `system.links` names links, training
-starts from these, and the inner loop leaves the outer ones unchanged; without training they are
-evaluated as they are.
+their checkpoints), tuning of the answerer (likewise), evaluation (resumes by rollout), gradient
+norms, audit, report. All files are under OUTPUT_DIR/NAME; a finished run is only read. If
+`system.links` names links, training starts from these, and the inner loop leaves the outer ones
+unchanged; without training they are evaluated as they are.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from rmas_jax.runs.resolve import (
     encode_outer,
     resolve,
 )
+from rmas_jax.runs.tuning import tune_answerer, tuned_answerers
 from rmas_jax.sharding import to_host
 from rmas_jax.team import start_links, write_release
 from rmas_jax.training.curves import Curves, open_curves
@@ -55,6 +56,7 @@ from rmas_jax.training.states.cache import StateCache
 
 # Names of the steps, also in the file of their seconds.
 INNER, OUTER, EVALUATION, GRADIENTS = "inner loop", "outer loop", "evaluation", "gradient norms"
+TUNING = "tuning"
 ALIGNED_WAY_OUT = "put back a copy, or delete it and run again: the inner loop then runs again"
 AUDIT = "audit"
 log = logging.getLogger(__name__)
@@ -80,8 +82,8 @@ def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
 
     Args:
       config: of the run.
-      hooks: called after every step of the outer loop; see `rmas_jax.training.hooks`. Steps that
-        an earlier start has finished do not run again, and call none.
+      hooks: called after every step of the outer loop and of tuning; see `rmas_jax.training.hooks`.
+        Steps that an earlier start has finished do not run again, and call none.
 
     Raises:
       InputError: an input of the run, or a file of an earlier start, cannot be used.
@@ -97,6 +99,8 @@ def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
         aligned = own_links(files.aligned_links, ALIGNED_WAY_OUT)
         folder.do(OUTER, lambda: train_links(resolved, aligned, hooks))
         trained = own_links(files.trained_links, TRAINED_WAY_OUT)
+        if TUNING in folder.steps:
+            folder.do(TUNING, lambda: tune(resolved, hooks))
         folder.do(EVALUATION, lambda: measure(resolved, aligned, trained))
         if GRADIENTS in folder.steps:
             folder.do(GRADIENTS, lambda: measure_gradients(resolved, trained))
@@ -127,9 +131,11 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
         for split in benchmark.splits
         for seed in benchmark.seeds(config.measured_seeds)
     ]
+    adapters = [files.adapter(entry.name) for entry in config.tuning]
     steps = [
         RunStep(INNER, lambda: missing(files.aligned_links)),
         RunStep(OUTER, lambda: missing(files.trained_links)),
+        *([RunStep(TUNING, lambda: missing(*adapters))] if adapters else []),
         RunStep(EVALUATION, lambda: lost(files.root, expected), chosen),
     ]
     if config.evaluation.gradient_batch_size and config.system.latent_steps:
@@ -219,6 +225,17 @@ def train_links(resolved: Resolved, links: Links, hooks: Sequence[Hook] = ()) ->
         log.info("links are not written in the released layout: %s", error)
 
 
+def tune(resolved: Resolved, hooks: Sequence[Hook] = ()) -> None:
+    """Trains the adapters of the answerer, one after the other; writes them."""
+    tune_answerer(
+        resolved,
+        key=_keys(resolved.config)["tuning"],
+        curves=run_curves(resolved),
+        hooks=hooks,
+        progress=_shows_progress(resolved.config),
+    )
+
+
 def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
     """Evaluates the methods; writes results and items."""
     config = resolved.config
@@ -232,6 +249,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
         rounds=config.evaluation.rounds,
         batch_size=config.evaluation.batch_size,
         seeds=config.measured_seeds,
+        tuned=tuned_answerers(resolved),
         progress=_shows_progress(config),
     )
 
@@ -299,8 +317,9 @@ def own_links(path: Path, way_out: str) -> Links:
 
 def _keys(config: RunConfig) -> dict[str, jax.Array]:
     """The PRNG keys of a run's training."""
-    names = ("links", "inner", "outer")
-    return dict(zip(names, jax.random.split(jax.random.key(config.seed), 3), strict=True))
+    names = ("links", "inner", "outer", "tuning")
+    keys = jax.random.split(jax.random.key(config.seed), len(names))
+    return dict(zip(names, keys, strict=True))
 
 
 def _shows_progress(config: RunConfig) -> bool:

@@ -5,7 +5,7 @@
 
     run_phase(..., hooks=[every(100, show)])
 
-Curves, validation and checkpoints of a phase are hooks too (`training/outer/phase_hooks.py`). They
+Curves, validation and checkpoints of a phase are hooks too (`training/phases/hooks.py`). They
 run first: a user's hook finds their results in `StepEvent.results`, and the step's checkpoint on
 disk, if it has one. An error from a hook ends the phase, which can be resumed.
 """
@@ -23,8 +23,8 @@ class StepEvent:
 
     step: int  # number of the step in its phase, from 0, as in the curves
     steps: int  # of the phase
-    state: Any  # `OuterState` after the step; donated to the next step: copy it to keep it
-    metrics: Any  # of the step, on the device (`outer_step`); reading them waits for the step
+    state: Any  # `TrainState` after the step; donated to the next step: copy it to keep it
+    metrics: Any  # of the step, on the device (`Trainable.step`); reading them waits for the step
     ends: bool  # whether no step follows: the phase's last one, or SIGTERM
     # Results of earlier hooks for later ones: "metrics" and "validation", as in the curves.
     results: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,6 +1,7 @@
 """The driver on a tiny team: what it writes, that it resumes, that its controls are controls."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,7 +15,7 @@ from rmas_jax.data import Example
 from rmas_jax.evaluation import answerer
 from rmas_jax.evaluation import methods as method_table
 from rmas_jax.evaluation.answerer import Answerer
-from rmas_jax.evaluation.methods import METHODS
+from rmas_jax.evaluation.methods import chosen_methods
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.evaluation.record import KEY
 from rmas_jax.host.checksums import unseal
@@ -30,7 +31,7 @@ from rmas_jax.topology import load_topology
 @pytest.fixture(scope="module")
 def finished(contest, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
-    return directory, *contest(directory, METHODS)
+    return directory, *contest(directory, chosen_methods(None))
 
 
 def results(directory):
@@ -42,11 +43,14 @@ def test_every_method_is_measured_at_every_round_on_every_split(finished):
     _, rows, items = finished
     singles = {f"single_{role}" for role in load_topology("sequential").order}
     once = {"single_agents", "majority_vote", "best_of_agents"}
-    expected = {(m, r) for m in METHODS for r in ROUNDS if m not in once}
+    expected = {(m, r) for m in chosen_methods(None, loop_lm="ouro") for r in ROUNDS}
+    expected -= {(m, r) for m in once for r in ROUNDS}
     expected -= {("mixture_of_agents", 1), ("textgrad", 1)}  # that is the answerer alone
     expected |= {(m, 1) for m in singles | once - {"single_agents"}}
     order = load_topology("sequential").order
-    names = method_table.planned_methods(METHODS, ROUNDS, order=order, latent_steps=LATENT_STEPS)
+    names = method_table.planned_methods(
+        chosen_methods(None), ROUNDS, order=order, latent_steps=LATENT_STEPS
+    )
     assert len(names) == len(expected) and set(names) == expected
     assert {r["benchmark"] for r in rows} == {r["benchmark"] for r in items} == {"words"}
     assert {(r["method"], r["rounds"], r["split"]) for r in rows} == {
@@ -197,6 +201,17 @@ def test_controls_answer_differently_and_without_latents_links_do_not_count(
     assert said(of(items, "no_latents", 1)) == said(of(items, "single_solver"))
     _, again = contest(tmp_path, ["no_latents"], links=contest.other_links)
     assert again == of(items, "no_latents")
+
+
+def test_a_tuned_answerer_answers_alone(contest, finished, tmp_path, monkeypatch):
+    """With the agent itself in place of a tuned one it is the solver alone."""
+    tuned = {"answerer_full": contest.team.agents["solver"]}
+    monkeypatch.setattr(driver, "evaluate", functools.partial(driver.evaluate, tuned=tuned))
+    rows, items = contest(tmp_path, ["answerer_full"])
+    assert said(items) == said(of(finished[2], "single_solver"))
+    assert {(row["method"], row["rounds"], row["latent_steps"]) for row in rows} == {
+        ("answerer_full", 1, 0)
+    }
 
 
 def test_it_resumes_without_repeating_or_losing_anything(contest, tmp_path, monkeypatch):

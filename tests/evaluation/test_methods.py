@@ -1,8 +1,11 @@
 """The table of methods."""
 
+import re
+
 import pytest
 
 from rmas_jax.config import ConfigError
+from rmas_jax.config.training import TUNING_KINDS
 from rmas_jax.evaluation.methods import METHODS, chosen_methods, describe, ordered
 
 
@@ -22,12 +25,30 @@ def test_single_agents_and_unknown_methods_have_labels_too():
 
 
 def test_a_method_that_does_not_exist_is_named_with_all_that_do():
-    assert chosen_methods(None, loop_lm="a/b") == tuple(METHODS)
-    assert chosen_methods(None) == tuple(name for name in METHODS if name != "loop_lm")
+    served = tuple(name for name, method in METHODS.items() if not method.is_tuned)
+    assert chosen_methods(None, loop_lm="a/b") == served
+    assert chosen_methods(None) == tuple(name for name in served if name != "loop_lm")
     assert chosen_methods(["no_latents"]) == ("no_latents",)
     with pytest.raises(ConfigError) as error:
         chosen_methods(["recursive_mas", "magic"])
     assert str(error.value).startswith("evaluation.methods.1: must be one of recursive_mas, ")
-    assert str(error.value).endswith("single_agents, loop_lm, got 'magic'")
+    assert str(error.value).endswith("answerer_soft_prompt, got 'magic'")
     with pytest.raises(ConfigError, match=r"loop_lm must be .* for the method loop_lm, got null"):
         chosen_methods(["no_latents", "loop_lm"])
+
+
+def test_tuned_answerers_need_their_entry():
+    tuned = [f"answerer_{kind}" for kind in TUNING_KINDS]
+    assert [name for name, method in METHODS.items() if method.is_tuned] == tuned
+    assert chosen_methods(None, loop_lm="a/b", tuned=tuned) == tuple(METHODS)
+    assert chosen_methods(None, tuned=tuned[1:2])[-1] == "answerer_full"
+    assert chosen_methods(["answerer_full"], tuned=tuned) == ("answerer_full",)
+    message = (
+        "evaluation.methods.1: answerer_lora needs an entry with kind: lora in the section tuning, "
+        "got answerer_full"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        chosen_methods(["no_latents", "answerer_lora"], tuned=["answerer_full"])
+    assert METHODS["answerer_full"].variants((2, 3), order=("a", "b"), latent_steps=4) == [
+        (None, 1)
+    ]

@@ -1,4 +1,4 @@
-"""Mixture of agents, TextGrad, self-refinement against plain loops: one item, one text at a time."""
+"""Text methods against plain loops: one item, one text at a time."""
 
 import dataclasses
 

@@ -203,5 +203,5 @@ def test_a_step_of_training_follows_these_gradients_and_leaves_the_agents(twins)
     state, metrics = step(pair.ours.system, phase, pair.ours.agents, data, state)
     loss, links, _ = torch_gradients(pair, texts, teacher_forced=False)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-    assert_same_links(jax.tree.map(lambda a, b: a - b, pair.links, state.links), links)
+    assert_same_links(jax.tree.map(lambda a, b: a - b, pair.links, state.params), links)
     jax.tree.map(np.testing.assert_array_equal, pair.ours.agents, agents)  # bit for bit

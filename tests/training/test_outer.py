@@ -16,13 +16,13 @@ from rmas_jax.rounds.supervision import Targets, token_losses
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import (
-    make_optimizer,
     outer_loss,
     outer_step,
     phase_supervision,
     phase_unroll,
     start_phase,
 )
+from rmas_jax.training.phases.step import make_optimizer
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -68,13 +68,13 @@ def same(a, b):
 
 def test_only_outer_links_move_unless_asked(tiny, data):
     state, metrics = take_steps(tiny, data, PHASE, 3)
-    assert same(state.links.inner, tiny.links.inner)
-    for name, params in state.links.outer.items():
+    assert same(state.params.inner, tiny.links.inner)
+    for name, params in state.params.outer.items():
         assert not same(params, tiny.links.outer[name]), name
         assert metrics["link_grad_norm"][name] > 0
     phase = dataclasses.replace(PHASE, train_inner_links=True, latents="teacher_forced")
     both, _ = take_steps(tiny, data, phase, 3)
-    assert not same(both.links.inner, tiny.links.inner)
+    assert not same(both.params.inner, tiny.links.inner)
 
 
 def test_the_loss_is_that_of_the_last_round_unless_weights_say_otherwise(tiny, data):
@@ -180,7 +180,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tiny, data):
         )
         state = start_phase(phase, tiny.links)
         state, metrics = step(tiny.system, phase, tiny.agents, eight, state)
-        return state.links, metrics
+        return state.params, metrics
 
     whole, in_parts = take(), take(accumulation=4)
     for ours, expected in zip(*map(jax.tree.leaves, (in_parts, whole)), strict=True):

@@ -20,11 +20,10 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import TrainingData
-from rmas_jax.training.divergence import DivergedError, largest_loss
+from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.hooks import at_end, every, when
-from rmas_jax.training.outer import loop as outer_loop
-from rmas_jax.training.outer import phase_hooks
-from rmas_jax.training.outer.loop import run_phase
+from rmas_jax.training.outer.loop import TrainableLinks, run_phase
+from rmas_jax.training.phases import loop as phase_loop
 
 PHASE = PhaseConfig(
     name="tiny",
@@ -83,13 +82,13 @@ def run(tiny, data, directory, phase=PHASE, *, key=None, validation=None, hooks=
 
 def change_step(monkeypatch, change):
     """Passes the state and the metrics after every step through a function."""
-    original = outer_loop.compile_step
+    original = phase_loop.compile_step
 
     def compile_step(*args):
         state, step = original(*args)
         return state, lambda *args: change(*step(*args))
 
-    monkeypatch.setattr(outer_loop, "compile_step", compile_step)
+    monkeypatch.setattr(phase_loop, "compile_step", compile_step)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +191,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(
     tiny, data, tmp_path, monkeypatch, loss
 ):
     """Validated after the third step, when the second is saved."""
-    monkeypatch.setattr(phase_hooks, "validate", lambda *_, **__: {"loss": loss})
+    monkeypatch.setattr(TrainableLinks, "validate", lambda *_: {"loss": loss})
     message = rf"phase tiny, step 2: validation loss {loss}; .*: {tmp_path}/checkpoints/2$"
     with pytest.raises(DivergedError, match=message):
         run(tiny, data, tmp_path)
@@ -203,7 +202,9 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(
 def test_a_loss_beyond_the_limit_stops_the_run(tiny, data, tmp_path):
     """Unless it is set, the limit is twice the loss of guessing among 37 tokens."""
     phase = dataclasses.replace(PHASE, role_text_weight=0.5)
-    assert largest_loss(tiny_team(tiny), phase) == pytest.approx(2 * 1.5 * np.log(37))
+    assert TrainableLinks(tiny_team(tiny), phase, tiny.links).largest_loss == pytest.approx(
+        2 * 1.5 * np.log(37)
+    )
     message = r"phase tiny, step 0: loss \d+\.\d+ \(at most 1.0: outer.max_loss\)"
     with pytest.raises(DivergedError, match=message):
         run(tiny, data, tmp_path, max_loss=1.0)
@@ -213,7 +214,7 @@ def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path, monkeypatch):
     """Validated after every step; the second comes out best."""
     folders = [tmp_path / name for name in ("last", "best")]
     losses = itertools.cycle([3.0, 1.0, 2.0, 4.0, 2.0, 2.0])
-    monkeypatch.setattr(phase_hooks, "validate", lambda *_, **__: {"loss": next(losses)})
+    monkeypatch.setattr(TrainableLinks, "validate", lambda *_: {"loss": next(losses)})
     found = []
     for folder in folders:
         folder.mkdir()
@@ -221,8 +222,8 @@ def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path, monkeypatch):
     last, best = found
     with open_checkpoints(folders[1] / "checkpoints", keep=2) as store:
         assert store.best_step() == 2
-        like = outer_loop.compile_step(tiny_team(tiny), PHASE, tiny.links)[0]
-        assert same(best, store.restore(2, like).links)
+        like = phase_loop.compile_step(TrainableLinks(tiny_team(tiny), PHASE, tiny.links))[0]
+        assert same(best, store.restore(2, like).params)
     assert not same(best, last)
     assert same(best, run(tiny, data, folders[1], keep="best"))
 
@@ -285,7 +286,7 @@ def test_links_that_are_not_finite_are_not_saved(tiny, data, tmp_path, monkeypat
     change_step(
         monkeypatch,
         lambda state, metrics: (
-            state.replace(links=jax.tree.map(lambda x: x * np.nan, state.links)),
+            state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params)),
             metrics,
         ),
     )

@@ -8,39 +8,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from flax.core import FrozenDict
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import PhaseConfig
-from rmas_jax.config.optimizers import build_optimizer
 from rmas_jax.links import Links
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, crossing_probes, run_rounds
 from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.topology import System
 from rmas_jax.training.data.encoding import TrainingData
-
-
-class OuterState(struct.PyTreeNode):
-    """State that a step changes and a checkpoint holds."""
-
-    step: jax.Array  # [] int32; steps taken in this phase
-    links: Links
-    optimizer: Any  # optax state of the trained links
-
-
-def make_optimizer(phase: PhaseConfig) -> optax.GradientTransformation:
-    """Optimiser of a phase: clipping by global norm, then the named optax rule and schedule."""
-    peak, warmup, steps = phase.learning_rate, phase.warmup_steps, phase.steps - phase.warmup_steps
-    after_warmup = {
-        "cosine": optax.cosine_decay_schedule(peak, steps),
-        "linear": optax.linear_schedule(peak, 0.0, steps),
-        "constant": optax.constant_schedule(peak),
-    }[phase.schedule]
-    rate = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after_warmup], [warmup])
-    rule = build_optimizer(phase.optimizer, rate)
-    return optax.chain(optax.clip_by_global_norm(phase.max_grad_norm), rule)
+from rmas_jax.training.phases.step import (
+    TrainState,
+    make_optimizer,
+    mean_over_parts,
+    start_state,
+)
 
 
 def trainable_links(phase: PhaseConfig, links: Links) -> Links:
@@ -63,10 +46,9 @@ def phase_unroll(phase: PhaseConfig) -> Unroll:
     )
 
 
-def start_phase(phase: PhaseConfig, links: Links) -> OuterState:
+def start_phase(phase: PhaseConfig, links: Links) -> TrainState:
     """State before the first step of a phase."""
-    optimizer = make_optimizer(phase).init(trainable_links(phase, links))
-    return OuterState(step=jnp.zeros((), jnp.int32), links=links, optimizer=optimizer)
+    return start_state(phase, links, trainable_links(phase, links))
 
 
 def phase_supervision(
@@ -154,8 +136,8 @@ def outer_step(
     phase: PhaseConfig,
     agents: Mapping[str, Agent],
     batch: TrainingData,
-    state: OuterState,
-) -> tuple[OuterState, dict[str, Any]]:
+    state: TrainState,
+) -> tuple[TrainState, dict[str, Any]]:
     """One optimiser step on a batch.
 
     Args:
@@ -173,7 +155,7 @@ def outer_step(
     """
 
     def loss_of(trained: Any, probes: Any, batch: TrainingData) -> tuple[jax.Array, dict[str, Any]]:
-        links = with_trained(state.links, trained)
+        links = with_trained(state.params, trained)
         return outer_loss(system, phase, agents, links, batch, probes=probes)
 
     def value_and_grad(trained: Any, batch: TrainingData) -> Any:
@@ -185,10 +167,10 @@ def outer_step(
         squares = {name: jnp.square(x).sum((1, 2, 3)) for name, x in reaching.items()}
         return (loss, details | {"squares": squares}), grads
 
-    trained = trainable_links(phase, state.links)
-    (loss, details), grads = _mean_over_parts(value_and_grad, trained, batch, phase.accumulation)
+    trained = trainable_links(phase, state.params)
+    (loss, details), grads = mean_over_parts(value_and_grad, trained, batch, phase.accumulation)
     updates, optimizer = make_optimizer(phase).update(grads, state.optimizer, trained)
-    links = with_trained(state.links, optax.apply_updates(trained, updates))
+    links = with_trained(state.params, optax.apply_updates(trained, updates))
     metrics = {
         "loss": loss,
         "grad_norm": optax.tree.norm(grads),
@@ -205,25 +187,4 @@ def outer_step(
         "text_exact_match": details["exact_match"],
         "faults": details["faults"],
     }
-    return state.replace(step=state.step + 1, links=links, optimizer=optimizer), metrics
-
-
-def _mean_over_parts(value_and_grad: Any, trained: Any, batch: TrainingData, parts: int) -> Any:
-    """`value_and_grad` of a batch as the mean over its parts, one at a time in memory."""
-    if parts == 1:
-        return value_and_grad(trained, batch)
-
-    def split(
-        x: jax.Array,
-    ) -> jax.Array:  # every parts-th row: each device keeps the rows that it has
-        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-
-    batches = jax.tree.map(split, batch)
-    first = jax.tree.map(lambda x: x[0], batches)
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(value_and_grad, trained, first))
-
-    def add(total: Any, batch: TrainingData) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, value_and_grad(trained, batch)), None
-
-    total, _ = jax.lax.scan(add, zeros, batches)
-    return jax.tree.map(lambda x: x / parts, total)
+    return state.replace(step=state.step + 1, params=links, optimizer=optimizer), metrics

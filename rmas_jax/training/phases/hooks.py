@@ -1,4 +1,4 @@
-"""The hooks of every phase of the outer loop: checks, curves, validation, checkpoints."""
+"""The hooks of every phase: checks, curves, validation, checkpoints."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ import jax
 import numpy as np
 
 from rmas_jax.checkpoints import CheckpointStore
-from rmas_jax.config import OuterConfig, PhaseConfig
-from rmas_jax.host.nonfinite import NonFiniteError, first_fault, gradient_fault
-from rmas_jax.team import Team
+from rmas_jax.config import OuterConfig
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.training.curves import Curves, as_values
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import TrainingData
-from rmas_jax.training.divergence import DivergedError, broken_links, largest_loss
+from rmas_jax.training.divergence import DivergedError, broken_parts
 from rmas_jax.training.hooks import Hook, StepEvent, when
-from rmas_jax.training.outer.validation import validate
+from rmas_jax.training.phases.trainable import Trainable
 
 
 @dataclasses.dataclass
 class PhaseHooks:
     """The actions of a phase after its steps; see `hooks` for the order."""
 
-    team: Team
-    phase: PhaseConfig
+    trainable: Trainable
     config: OuterConfig
     batches: Batches  # of the steps; errors name the items
     validation: TrainingData
@@ -39,11 +37,11 @@ class PhaseHooks:
     clock: float | None = None  # time of the last row; None: before it, where a program may compile
 
     def hooks(self) -> list[Hook]:
-        """In order: links are checked and validated before they are saved."""
+        """In order: parameters are checked and validated before they are saved."""
         return [
             self.collect,
             when(self.logs, self.record),
-            when(self.saves, self.check_links),
+            when(self.saves, self.check_params),
             when(self.validates, self.validate),
             when(self.saves, self.save),
         ]
@@ -64,11 +62,11 @@ class PhaseHooks:
     @property
     def validation_series(self) -> str:
         """Name of the phase's validation curve."""
-        return f"{self.phase.name} (validation)"
+        return f"{self.trainable.name} (validation)"
 
     def drop_curves(self, step: int) -> None:
         """Removes rows from `step` on, left by an interrupted run."""
-        self.curves.truncate(self.phase.name, step)
+        self.curves.truncate(self.trainable.name, step)
         self.curves.truncate(self.validation_series, step)
 
     def collect(self, event: StepEvent) -> None:
@@ -87,21 +85,20 @@ class PhaseHooks:
         row, now = on_host[-1] | peak_memory(), time.perf_counter()
         del row["faults"]  # all zero
         if self.clock is not None:
-            items = len(self.unread) * self.phase.batch_size
+            items = len(self.unread) * self.trainable.config.batch_size
             row["items_per_second"] = items / (now - self.clock)
         self.unread, self.clock = [], now
         event.results["metrics"] = as_values(row)
-        self.curves.write("outer", self.phase.name, event.step, **event.results["metrics"])
+        self.write(self.trainable.name, event.step, event.results["metrics"])
 
     def check_metrics(self, step: int, metrics: dict[str, Any]) -> None:
-        """Raises DivergedError as `record` does, with the agent and stage that failed first."""
-        topology, limit = self.team.system.topology, self.config.max_loss
-        limit = largest_loss(self.team, self.phase) if limit is None else limit
-        fault = first_fault(topology.order, metrics["faults"][:, None] == 0)  # in all items
-        if not fault and metrics["loss"] <= limit and np.isfinite(metrics["grad_norm"]):
+        """Raises DivergedError as `record` does, with the place that failed first."""
+        limit = self.config.max_loss
+        limit = self.trainable.largest_loss if limit is None else limit
+        is_finite = not metrics["faults"].any() and np.isfinite(metrics["grad_norm"])
+        if is_finite and metrics["loss"] <= limit:
             return
-        lost = gradient_fault(topology.order, topology.edges, metrics["edge_grad_norm"])
-        first = fault.error("latents, loss") if fault else lost
+        first = self.trainable.first_fault(metrics)
         raise self.diverged(
             step,
             f"loss {metrics['loss']} (at most {limit:.1f}: outer.max_loss), gradient norm "
@@ -109,13 +106,13 @@ class PhaseHooks:
             f"{self.batches.rows(step).tolist()} of the training items",
         )
 
-    def check_links(self, event: StepEvent) -> None:
-        """Checks the new links, which the step's loss does not depend on.
+    def check_params(self, event: StepEvent) -> None:
+        """Checks the new parameters, which the step's loss does not depend on.
 
         Raises:
-          DivergedError: a link is not finite.
+          DivergedError: a link, or a part of an adapter, is not finite.
         """
-        if broken := broken_links(event.state.links):
+        if broken := broken_parts(self.trainable.parts(event.state.params)):
             raise self.diverged(event.step, f"after it, not finite: {', '.join(broken)}")
 
     def validate(self, event: StepEvent) -> None:
@@ -125,14 +122,18 @@ class PhaseHooks:
           DivergedError: their loss, or an agent's numbers, are not finite.
         """
         try:
-            values = validate(self.team, event.state.links, self.validation, self.phase)
+            values = self.trainable.validate(event.state.params, self.validation)
         except NonFiniteError as error:
             raise self.diverged(event.step, f"validation: {error}") from None
         if not math.isfinite(values["loss"]):
             raise self.diverged(event.step, f"validation loss {values['loss']}")
         event.results["validation"] = values
-        self.curves.write("outer", self.validation_series, event.step, **values)
+        self.write(self.validation_series, event.step, values)
         self.clock = None  # validation time is not a step's
+
+    def write(self, series: str, step: int, values: dict[str, Any]) -> None:
+        """Adds a row to the curves of the loop."""
+        self.curves.write(self.trainable.loop, series, step, **values)
 
     def save(self, event: StepEvent) -> None:
         """Starts to write a checkpoint."""
@@ -144,7 +145,7 @@ class PhaseHooks:
         saved = self.store.steps()
         last = self.store.directory / str(saved[-1]) if saved else "none yet"
         return DivergedError(
-            f"phase {self.phase.name}, step {step}: {failure}; last good checkpoint: {last}"
+            f"phase {self.trainable.name}, step {step}: {failure}; last good checkpoint: {last}"
         )
 
 

@@ -1,0 +1,1 @@
+"""Phases: resumable training of links or of an adapter, with checks, curves and checkpoints."""
