@@ -3,7 +3,7 @@
 import pytest
 
 from rmas_jax.config import ConfigError
-from rmas_jax.evaluation.methods import METHODS, chosen_methods, describe, ordered
+from rmas_jax.evaluation.methods import METHODS, Method, chosen_methods, describe, ordered
 
 
 def test_every_method_is_described_once():
@@ -28,3 +28,28 @@ def test_a_method_that_does_not_exist_is_named_with_all_that_do():
         chosen_methods(["recursive_mas", "magic"])
     assert str(error.value).startswith("evaluation.methods.1: must be one of recursive_mas, ")
     assert str(error.value).endswith("single_agents, got 'magic'")
+
+
+@pytest.mark.parametrize("field", ["channel", "schedule", "selection"])
+def test_a_method_names_parts_that_exist(field):
+    with pytest.raises(ValueError, match=f"{field} of the method mine must be one of .*'magic'"):
+        Method("mine", "mine", "", **{field: "magic"})
+
+
+@pytest.mark.parametrize(
+    ("name", "latent_steps", "variants"),
+    [
+        ("self_refinement", 16, [(None, 1), (None, 3)]),
+        ("self_refinement", 0, []),  # no budget
+        ("mixture_of_agents", 16, [(None, 3)]),
+        ("textgrad", 0, [(None, 3)]),
+        ("majority_vote", 0, [(None, 1)]),
+        ("best_of_agents", 16, [(None, 1)]),
+    ],
+)
+def test_text_methods_are_measured_where_they_differ_from_the_answerer_alone(
+    name, latent_steps, variants
+):
+    order = ("planner", "solver")
+    found = METHODS[name].variants([1, 3], order=order, latent_steps=latent_steps)
+    assert found == variants
