@@ -111,11 +111,6 @@ def lines(directory):
     return [json.loads(line) for line in (directory / "items.jsonl").read_text().splitlines()]
 
 
-def results(directory):
-    rows = json.loads((directory / "results.json").read_text())
-    return [unseal(row, source="results.json", error=InputError) for row in rows]
-
-
 def of(rows, method, rounds=None):
     return [r for r in rows if r["method"] == method and rounds in (None, r["rounds"])]
 
@@ -154,7 +149,8 @@ def test_another_benchmark_is_added_and_a_changed_one_refused(contest, tmp_path)
 
 def test_rows_agree_with_items_and_the_report_takes_both(finished):
     directory, rows, items = finished
-    assert results(directory) == rows
+    sealed = json.loads((directory / "results.json").read_text())
+    assert [unseal(row, source="results.json", error=InputError) for row in sealed] == rows
     run = read_run(directory)  # checks columns, types and counts
     assert (run.results, run.items) == (rows, items)
     assert set(items[0]) >= {"question", "prediction", "gold", "tokens", "steps"}
