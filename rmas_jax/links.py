@@ -119,11 +119,6 @@ def link_flops(config: LinkConfig) -> int:
     return sum(2 * math.prod(shape["kernel"]) for shape in shapes if "kernel" in shape)
 
 
-def count_parameters(tree: Any) -> int:
-    """Number of entries of all arrays of a tree."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
 def link_size(config: LinkConfig) -> int:
     """Number of parameters of a link."""
     shapes = link_shapes(config).values()

@@ -170,21 +170,26 @@ def load_templates(
 
 
 def load_method_templates(
-    config: SystemConfig, texts: TeamTexts, task_type: str | None
+    config: SystemConfig,
+    topology: Topology,
+    own: Mapping[str, RolePrompt],
+    task_type: str | None,
 ) -> dict[str, dict[str, RolePrompt]]:
     """The prompt templates of text methods with edges of their own, by schedule and role.
+
+    `own` are those of the roles, for this task type.
 
     Raises:
       PromptError: see `load_method_prompts`.
     """
-    own = load_prompts(config.prompts, texts.topology.edges, task_type)
     edges = {
-        name: edges_of(schedule, texts.topology)
+        name: edges_of(schedule, topology)
         for name, schedule in SCHEDULES.items()
         if name != RECURSION
     }
-    answerer = texts.topology.answerer
-    return load_method_prompts(config.prompts, edges, own, answerer=answerer, task_type=task_type)
+    return load_method_prompts(
+        config.prompts, edges, own, answerer=topology.answerer, task_type=task_type
+    )
 
 
 def check_templates(

@@ -50,6 +50,7 @@ def open_contest(folder):
         version="1",
         metric="accuracy",
         grader=GRADER,
+        tuned=None,
         **answering,
     ):
         rows = driver.evaluate(
@@ -74,6 +75,7 @@ def open_contest(folder):
             rounds=rounds,
             batch_size=BATCH,
             seeds=seeds,
+            tuned=tuned,
             progress=False,
         )
         return rows, lines(directory)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from rmas_jax.config import ConfigError
 from rmas_jax.config.training import TUNED
-from rmas_jax.evaluation.selections import ANY_CORRECT, MAJORITY
+from rmas_jax.evaluation.selections import ANY_CORRECT, MAJORITY, SELECTIONS
 from rmas_jax.host.errors import shown
 from rmas_jax.rounds import channels, schedules
 
@@ -55,11 +55,16 @@ class Method:
     is_tuned: bool = False  # the answerer alone, after the entry of this name in `tuning`
 
     def __post_init__(self) -> None:
-        if self.channel not in (None, channels.TEXT, *channels.CHANNELS):
-            raise ValueError(
-                f"channel of the method {self.name} must be one of "
-                f"{', '.join(channels.CHANNELS)}, {channels.TEXT} or None, got {self.channel!r}"
-            )
+        for field, allowed in (
+            ("channel", (None, channels.TEXT, *channels.CHANNELS)),
+            ("schedule", tuple(schedules.SCHEDULES)),
+            ("selection", (None, *SELECTIONS)),
+        ):
+            if (found := getattr(self, field)) not in allowed:
+                raise ValueError(
+                    f"{field} of the method {self.name} must be one of "
+                    f"{', '.join(map(str, allowed))}, got {found!r}"
+                )
 
     @property
     def has_own_prompts(self) -> bool:

@@ -79,7 +79,7 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
         "method_prompts": {
             schedule: _text_digest([dataclasses.asdict(prompts[role]) for role in sorted(prompts)])
             for schedule, prompts in load_method_templates(
-                config.system, texts, config.system.task_type
+                config.system, texts.topology, texts.templates, config.system.task_type
             ).items()
         },
         "tokenizers": {role: _tokenizer_digest(source) for role, source in agents.items()},

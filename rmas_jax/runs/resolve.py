@@ -127,7 +127,8 @@ def load_benchmarks(
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
         answered = (grader.name, task_type, benchmark.data.columns)
-        method_prompts = load_method_templates(config.system, texts, task_type)
+        prompts = load_templates(config.system, texts, task_type)
+        method_prompts = load_method_templates(config.system, texts.topology, prompts, task_type)
         for schedule in {METHODS[name].schedule for name in methods} & set(method_prompts):
             check_templates(config.system, texts, method_prompts[schedule])
         version = f"{answered} {benchmark.metric} {data.version}".encode()
@@ -136,7 +137,7 @@ def load_benchmarks(
             hashlib.sha256(version).hexdigest()[:16],
             grader,
             splits,
-            load_templates(config.system, texts, task_type),
+            prompts,
             find_answering(benchmark, toolbox, chosen),
             benchmark.description,
             benchmark.metric,

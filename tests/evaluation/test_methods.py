@@ -6,7 +6,7 @@ import pytest
 
 from rmas_jax.config import ConfigError
 from rmas_jax.config.training import TUNING_KINDS
-from rmas_jax.evaluation.methods import METHODS, chosen_methods, describe, ordered
+from rmas_jax.evaluation.methods import METHODS, Method, chosen_methods, describe, ordered
 
 
 def test_every_method_is_described_once():
@@ -52,3 +52,28 @@ def test_tuned_answerers_need_their_entry():
     assert METHODS["answerer_full"].variants((2, 3), order=("a", "b"), latent_steps=4) == [
         (None, 1)
     ]
+
+
+@pytest.mark.parametrize("field", ["channel", "schedule", "selection"])
+def test_a_method_names_parts_that_exist(field):
+    with pytest.raises(ValueError, match=f"{field} of the method mine must be one of .*'magic'"):
+        Method("mine", "mine", "", **{field: "magic"})
+
+
+@pytest.mark.parametrize(
+    ("name", "latent_steps", "variants"),
+    [
+        ("self_refinement", 16, [(None, 1), (None, 3)]),
+        ("self_refinement", 0, []),  # no budget
+        ("mixture_of_agents", 16, [(None, 3)]),
+        ("textgrad", 0, [(None, 3)]),
+        ("majority_vote", 0, [(None, 1)]),
+        ("best_of_agents", 16, [(None, 1)]),
+    ],
+)
+def test_text_methods_are_measured_where_they_differ_from_the_answerer_alone(
+    name, latent_steps, variants
+):
+    order = ("planner", "solver")
+    found = METHODS[name].variants([1, 3], order=order, latent_steps=latent_steps)
+    assert found == variants

@@ -1,4 +1,4 @@
-"""Text methods against plain loops: one item, one text at a time."""
+"""Text methods against plain loops: one item, one agent and one text at a time."""
 
 import dataclasses
 
