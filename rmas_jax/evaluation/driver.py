@@ -73,6 +73,7 @@ class LoadedBenchmark:
             "benchmark_version": self.version,
             "description": self.description,
             "metric": self.metric,
+            "grader": self.grader.name,
         }
 
 

@@ -79,6 +79,7 @@ class ResultRow(TypedDict):
     benchmark_version: NotRequired[str]  # of the benchmark's definition and data
     description: NotRequired[str]  # of the benchmark
     metric: NotRequired[str]  # of the benchmark: the column with its headline number
+    grader: NotRequired[str]  # with the settings of which its verdicts depend
     unparsed: NotRequired[int]  # first answers by outcome
     timeout: NotRequired[int]
     crashed: NotRequired[int]
