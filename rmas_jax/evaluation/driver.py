@@ -84,6 +84,7 @@ class LoadedBenchmark:
             "sampling": self.answering.description,
             "description": self.description,
             "metric": self.metric,
+            "grader": self.grader.name,
         }
 
     def batches(self, split: str, size: int) -> list[Batch]:

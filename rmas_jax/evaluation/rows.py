@@ -82,6 +82,7 @@ class ResultRow(TypedDict):
     sampling: NotRequired[str]  # how answers were written
     description: NotRequired[str]  # of the benchmark
     metric: NotRequired[str]  # of the benchmark: the column with its headline number
+    grader: NotRequired[str]  # with the settings of which its verdicts depend
     unparsed: NotRequired[int]  # first answers by outcome
     timeout: NotRequired[int]
     crashed: NotRequired[int]

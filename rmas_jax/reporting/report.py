@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import importlib.resources
 import io
 import itertools
@@ -24,6 +25,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, paired, tables
 from rmas_jax.reporting.audit import audit_parts, read_audit
 from rmas_jax.reporting.claims import Claim, check_claims
+from rmas_jax.reporting.judged import judge_table
 from rmas_jax.reporting.results import (
     Result,
     Results,
@@ -171,7 +173,7 @@ def build_sections(run: Run) -> list[Section]:
     sections = [
         Section("Result", [Text(sentence) for sentence in headline(results)]),
         Section("What holds", _claims(results)),
-        Section("Accuracy", _accuracy(rows, results)),
+        Section("Accuracy", _accuracy(rows, items, results)),
         Section("Cost", _cost(rows)),
         Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
         Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
@@ -281,7 +283,7 @@ def _claims(results: Results) -> list[Block]:
     return [Claims(tuple(check_claims(results))), rule]
 
 
-def _accuracy(rows: Sequence[ResultRow], results: Results) -> list[Block]:
+def _accuracy(rows: Sequence[ResultRow], items: Sequence[ItemRow], results: Results) -> list[Block]:
     if not rows:
         return []
     return [
@@ -289,6 +291,7 @@ def _accuracy(rows: Sequence[ResultRow], results: Results) -> list[Block]:
         *map(TableBlock, tables.accuracy_tables(results)),
         *_endings([row for row in rows if tables.ENDINGS.keys() <= row.keys()]),
         *_table(tables.rollout_table, rows),
+        *_table(functools.partial(judge_table, rows), items),
         TableBlock(tables.benchmark_table(rows)),
         TableBlock(tables.method_table(rows)),
     ]

@@ -41,13 +41,18 @@ def method_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def benchmark_table(rows: Sequence[ResultRow]) -> Table:
-    """Each benchmark's headline number and description."""
+    """Each benchmark's headline number, grader and description."""
     lines = {
-        row["benchmark"]: (row["benchmark"], metric_label(row), row.get("description") or ABSENT)
+        row["benchmark"]: (
+            row["benchmark"],
+            metric_label(row),
+            row.get("grader") or ABSENT,
+            row.get("description") or ABSENT,
+        )
         for row in rows
     }
-    header = ("name", "headline number", "description")
-    return Table("Benchmarks", header, tuple(lines.values()), text_columns=3, name="benchmarks")
+    header = ("name", "headline number", "grader", "description")
+    return Table("Benchmarks", header, tuple(lines.values()), text_columns=4, name="benchmarks")
 
 
 def accuracy_tables(results: Results) -> list[Table]:

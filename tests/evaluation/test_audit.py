@@ -19,6 +19,7 @@ from rmas_jax.evaluation.audit_protocol import Condition, conditions
 from rmas_jax.evaluation.comparisons import seed_effect
 from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.evaluation.effects import EFFECTS, Place, effects, seed_effects
+from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.metrics import paired_difference
 from rmas_jax.host.preemption import PreemptedError
@@ -33,7 +34,7 @@ ITEMS = [Example(word, f"{word} does ?", word) for word in WORDS]  # the last ba
 CONFIG = AuditConfig(draws=2)
 
 
-def grade(text, example):
+def compare_lengths(text, example):
     """Right or wrong, as good as at random but the same every time."""
     return compared(text or None, (len(text) + len(example.answer)) % 2 == 0)
 
@@ -62,7 +63,7 @@ def audited(tmp_path_factory):
         benchmark = LoadedBenchmark(
             "words",
             "1",
-            grade,
+            Grader("lengths", "lengths of texts", compare_lengths),
             {"test": items},
             {role: member.template for role, member in team.members.items()},
             Answering(max_tokens=3),

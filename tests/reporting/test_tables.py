@@ -178,15 +178,17 @@ def test_rollout_table_has_pass_at_k_where_it_is_the_metric():
 
 def test_tables_show_the_metric_of_each_benchmark():
     passed = {"metric": "pass_at_k", "pass_at_k": 0.5, "rollouts": 4, "description": "Ten tries."}
-    other = [result_row("recursive_mas", 1, "test", 0, 60, benchmark="other", **passed)]
+    other = [
+        result_row("recursive_mas", 1, "test", 0, 60, benchmark="other", grader="qa", **passed)
+    ]
     results = Results([*result_rows(), *other])
     *_, accuracy, table = tables.accuracy_tables(results)
     assert accuracy.title.endswith("test_unseen_entities: accuracy in %, [95 % Wilson interval]")
     assert table.title == "other test: pass@4 in %, [95 % Wilson interval]"
     assert table.rows[0][1].startswith("50.0 [")
     assert tables.benchmark_table([*result_rows(), *other]).rows == (
-        ("relay", "accuracy", tables.ABSENT),
-        ("other", "pass@4", "Ten tries."),
+        ("relay", "accuracy", "-", "-"),
+        ("other", "pass@4", "qa", "Ten tries."),
     )
     (spread,) = tables.across_seeds(other)
     assert spread.mean == 0.5

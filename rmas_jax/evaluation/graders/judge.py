@@ -261,6 +261,11 @@ def _recorded(row: object) -> tuple[str, str]:
     raise ValueError(f"a row must be an object with request and reply, got {shown(row)}")
 
 
+def is_judge(grader: str) -> bool:
+    """Whether the name of a grader, as in results, is that of a judge: `judge (MODEL)`."""
+    return grader.split(" ")[0] == "judge"
+
+
 class Agreement(NamedTuple):
     """A judge against exact match, over the answers that both judged."""
 
