@@ -82,7 +82,7 @@ def draw(logits: jax.Array, keys: jax.Array, step: jax.Array) -> jax.Array:
 
     The number [] is that of all rows, or [B] each row's.
     """
-    keys = jax.vmap(jax.random.fold_in, (0, 0 if step.ndim else None))(keys, step)
+    keys = jax.vmap(jax.random.fold_in, (0, 0 if jnp.ndim(step) else None))(keys, step)
     return jax.vmap(jax.random.categorical)(keys, logits)
 
 

@@ -149,6 +149,8 @@ def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_pat
     assert set(rows_here) == {1}  # a device holds its own row
     for method in {item["method"] for item in items}:
         assert of(items, method) == of(finished[2], method, None if "single" in method else 2)
+    _, refilled = contest(tmp_path / "pool", ["recursive_mas"], rounds=(2,), refills=True)
+    assert refilled == of(items, "recursive_mas")
 
 
 def test_controls_answer_differently_and_without_latents_links_do_not_count(
