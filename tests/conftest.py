@@ -50,7 +50,7 @@ LONGEST = (
     "training/test_sharded_training.py",
     "training/test_another_mesh.py",
     "runs/test_custom_team.py",
-    "test_wheel.py",
+    "rounds/test_stages.py",
 )
 
 

@@ -4,8 +4,8 @@
 
 A line of JSON on standard input (`target`, `arguments`, `folder`, `stdin`) gives one on standard
 output: the exit code (or None where the time was up), standard error, seconds and peak memory. The
-parent has imported everything and started nothing: a fork takes milliseconds, and no child sees
-what another one did.
+parent has imported everything and rendered the prompts of the shipped teams, and has started
+nothing: a fork takes milliseconds, and no child sees what another one did.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ import jax
 import matplotlib.figure  # noqa: F401 (all that is slow to import, before the fork)
 import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
-import tensorflow_datasets  # noqa: F401
+import tensorflow_datasets.core.data_sources.array_record  # noqa: F401
+import tree  # noqa: F401
 from begun import go_on, keep_texts, read_questions, read_run, replay
+from jax._src import xla_bridge
 from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
 
 import rmas_jax.cli.convert
 import rmas_jax.cli.model
 import rmas_jax.cli.report
 import rmas_jax.cli.topology
+from rmas_jax.config import load_config
+from rmas_jax.evaluation.benchmarks import shipped
+from rmas_jax.team import load_team_texts
 
+ROOT = Path(__file__).parent.parent
 ADDRESSES = 4 * 2**30  # bytes that a child may map, beside what this process has
 SECONDS = 60
 
@@ -106,7 +112,15 @@ def run(request: dict) -> dict:
     }
 
 
+def prepare() -> None:
+    """What every child would do alike: a process for each prompt, a file for each benchmark."""
+    shipped()
+    load_team_texts(load_config(ROOT / "experiments/configs/custom_team/run.yaml").system)
+    assert not xla_bridge.backends_are_initialized()  # its threads do not live on in a child
+
+
 def main() -> None:
+    prepare()
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 

@@ -19,6 +19,7 @@ TINY = [
     "evaluation.benchmarks=[{name: data, splits: ['test[:6]', 'test_unseen_entities[:6]']}]",
     "evaluation.batch_size=4",
     "evaluation.rounds=[1,2]",
+    "evaluation.methods=[recursive_mas, aligned_links, recursive_text]",
     "evaluation.gradient_batch_size=2",
     "runtime.progress=false",
     "runtime.compilation_cache=false",

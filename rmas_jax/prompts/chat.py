@@ -94,11 +94,10 @@ def _as_parts(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
 
 
-@functools.lru_cache(maxsize=512)  # many batches share a few templates
 def _render_exchange(name: str, template: str, variables: str, system: str, user: str) -> str:
     marked = _ways(SYSTEM * bool(system), USER)
-    requests = [ways for pair in zip(marked, _ways(system, user), strict=True) for ways in pair]
-    outcomes = _render(template, variables, requests, add_generation_prompt=True)
+    turns = [ways for pair in zip(marked, _ways(system, user), strict=True) for ways in pair]
+    outcomes = _render(template, variables, turns, add_generation_prompt=True)
     problems = []
     for probe, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
         problem = _problem(probe, outcome, system, user)
@@ -114,9 +113,14 @@ def _render_exchange(name: str, template: str, variables: str, system: str, user
 def _render(
     template: str, variables: str, conversations: Sequence[list[Message]], **options: Any
 ) -> list[Outcome]:
-    fixed, date = json.loads(variables)
     requests = [{"messages": messages, **options} for messages in conversations]
-    return render(template, requests, variables=fixed, date=date)
+    return _render_once(template, variables, json.dumps(requests))
+
+
+@functools.lru_cache(maxsize=512)  # many batches and agents share a few templates
+def _render_once(template: str, variables: str, requests: str) -> list[Outcome]:
+    fixed, date = json.loads(variables)
+    return render(template, json.loads(requests), variables=fixed, date=date)
 
 
 def _problem(probe: Outcome, outcome: Outcome, system: str, user: str) -> str | None:

@@ -162,7 +162,7 @@ def test_one_date_whatever_the_clock_says(tokenizer, monkeypatch):
     [first] = split_template(tokenizer, prompt, prompt.first)
     assert first == f"2024-12-31 00:00:00 {SENTINEL.format('question')}"
     monkeypatch.setattr(module, "today", lambda: "2025-01-01")  # midnight has passed
-    module._render_exchange.cache_clear()
+    module._render_once.cache_clear()
     assert split_template(tokenizer, prompt, prompt.first) == [first]
     with_template(tokenizer, template)
     assert render_chat(tokenizer, "", "Hi.") == "2025-01-01 00:00:00 Hi."  # none is set: today's
@@ -179,7 +179,7 @@ def test_chance_in_a_template_is_the_same_in_every_rendering(tokenizer):
     template = "{{ range(1000) | random }} {{ {'a': 1} | string }} {{ messages[0].content }}"
     with_template(tokenizer, template)
     first = render_chat(tokenizer, "", "Hi.")
-    module._render_exchange.cache_clear()
+    module._render_once.cache_clear()
     assert render_chat(tokenizer, "", "Hi.") == first
 
 

@@ -32,7 +32,7 @@ TINY = [
     "evaluation.methods=[recursive_mas]",
     "evaluation.batch_size=4",
     "evaluation.sampling.max_new_tokens=4",
-    "evaluation.gradient_batch_size=2",
+    "evaluation.gradient_batch_size=0",
     "runtime.progress=false",
     "runtime.compilation_cache=false",
 ]

@@ -31,16 +31,16 @@ def at_the_root(monkeypatch):
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
-    assert run(tmp_path, "outer.phases.0.batch_size=4", options=("--dry-run",)) == 0
+    assert run(tmp_path, options=("--dry-run",)) == 0
     printed = capsys.readouterr().out
     for words in (
         "mesh: data=1 x fsdp=1 x model=1 of 8 cpu devices",
         "agent planner: qwen3, 174,240 parameters, float32, 0.7 MiB on each device",
         "outer link solver->planner: ln_res, 27,200 parameters",
-        "phase on_policy: on_policy, 3 rounds, 2 steps of 4 items (accumulation=1); 16 items",
+        "phase on_policy: on_policy, 3 rounds, 2 steps of 2 items (accumulation=1); 16 items",
         "  states of planner: ",
         "memory per device, by the compiler",
-        "memory per device of a validation, 4 items at once: ",
+        "memory per device of a validation, 2 items at once: ",
         f"written to {tmp_path / 'runs' / 'quickstart'}",
     ):
         assert words in printed, words
