@@ -73,7 +73,7 @@ class Team:
           questions: any texts.
           slot_width: positions of a slot; None: one for each latent thought. Messages in text
             need as many as they may have tokens.
-          templates: of the prompts, for these roles; None: those of the members.
+          templates: of the prompts, of these roles that have members; None: those of the members.
           block_width: see `encode_stage`; `declared_width` for questions that come one by one.
         """
         width = self.system.latent_steps if slot_width is None else slot_width
@@ -81,13 +81,14 @@ class Team:
             templates = {role: member.template for role, member in self.members.items()}
         return {
             role: encode_stage(
-                self.members[role].tokenizer,
-                template,
+                member.tokenizer,
+                templates[role],
                 questions,
                 slot_width=width,
                 block_width=block_width,
             )
-            for role, template in templates.items()
+            for role, member in self.members.items()
+            if role in templates
         }
 
 
