@@ -20,7 +20,7 @@ from rmas_jax.runs import resolve
 from rmas_jax.runs import run as steps
 from rmas_jax.runs.folder import open_folder
 from rmas_jax.team import load_team, start_links
-from rmas_jax.training.outer import loop as outer_loop
+from rmas_jax.training.phases import loop as phase_loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,14 +113,14 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     tmp_path, capsys, caplog, monkeypatch, loads
 ):
     folder = tmp_path / "runs" / "quickstart"
-    original = outer_loop.put_batch
+    original = phase_loop.put_batch
 
     def ask_to_end(*args):
         signal.raise_signal(signal.SIGTERM)
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(outer_loop, "put_batch", ask_to_end)
+        patch.setattr(phase_loop, "put_batch", ask_to_end)
         assert run(tmp_path) == PREEMPTED
     assert "after step 0 of 2 and is saved" in capsys.readouterr().err
     assert loads == LOADED_ONCE
