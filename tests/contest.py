@@ -30,7 +30,7 @@ def grade(text, example):
     return compared(text or None, (len(text) + len(example.answer)) % 2 == 0)
 
 
-GRADER = Grader("words", "lengths", grade, equates=False)
+GRADER = Grader("lengths", "lengths of texts", grade, equates=False)
 
 
 def open_contest(folder):

@@ -19,6 +19,7 @@ from teams import build_team
 from rmas_jax.data import Example
 from rmas_jax.evaluation.answerer import Answering
 from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
+from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.host import atomic
 from rmas_jax.models.generation import SamplingConfig
@@ -38,7 +39,9 @@ def measure(team_folder: Path, folder: Path) -> None:
     items = [Example(word, f"{word} ?", word) for word in WORDS]
     prompts = {role: member.template for role, member in team.members.items()}
     answering = Answering(2, SamplingConfig(temperature=3.0), rollouts=2)
-    benchmark = LoadedBenchmark("words", "1", grade, {"test": items}, prompts, answering)
+    benchmark = LoadedBenchmark(
+        "words", "1", Grader("words", "words", grade), {"test": items}, prompts, answering
+    )
     print(BEGUN, flush=True)
     evaluate(
         team,

@@ -271,7 +271,7 @@ def test_the_report_pools_seeds_of_one_audit_and_no_others(finished):
         return AuditRecord(declared, f"digest {seed}", rows, items)
 
     text = render([of_seed(seed) for seed in (1, 2, 3)])
-    assert "(seed 1, 2, 3: SHA-256 `digest 1`, `digest 2`, `digest 3`)" in text
+    assert "(seed 1, 2, 3: SHA-256 digest 1, digest 2, digest 3)" in text
     assert "on 5 questions and 3 seeds" in text
     gain = next(x for x in text.splitlines() if x.startswith("| content-") and "+60.0" in x)
     assert "| +20.0 | +40.0 | +60.0 | +40.0 [" in gain

@@ -35,7 +35,7 @@ def items(tmp_path_factory):
         method_prompts=METHOD_PROMPTS,
     )
     methods = ["single_agents", "majority_vote", "best_of_agents", "self_refinement"]
-    how = {"methods": methods, "rounds": (1, 2), "batch_size": 3, "seed": 7, "progress": False}
+    how = {"methods": methods, "rounds": (1, 2), "batch_size": 3, "seeds": (7,), "progress": False}
     evaluate(team, links, links, [benchmark], directory, **how)
     lines = (directory / "items.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

@@ -17,6 +17,11 @@ from rmas_jax.topology import load_topology
 MAX_TOKENS, ROUNDS = 6, (1, 2, 3)
 
 
+def own(team):
+    """The prompts of the team, by schedule."""
+    return {"recursion": {role: member.template for role, member in team.members.items()}}
+
+
 @pytest.fixture(scope="module")
 def team_and_links(tmp_path_factory):
     return build_team(tmp_path_factory.mktemp("team"))
@@ -26,7 +31,7 @@ def team_and_links(tmp_path_factory):
 def by_rounds(team_and_links):
     """Answers of the method at each number of rounds."""
     team, links = team_and_links
-    found = answerers(team, links, links, ["loop_lm"], ROUNDS, Answering(MAX_TOKENS))
+    found = answerers(team, links, links, ["loop_lm"], ROUNDS, Answering(MAX_TOKENS), own(team))
     return {answerer.rounds: answerer(QUESTIONS) for answerer in found}
 
 
@@ -63,7 +68,7 @@ def test_weights_are_shared_and_the_teams_agents_do_not_count(team_and_links, by
     member = team.loop_lm
     assert team_of_one(team, 3).members["solver"].agent.params is member.agent.params
     lone = with_agents(team, {"solver": member.agent})  # another answerer of the team
-    (answerer,) = answerers(lone, links, links, ["loop_lm"], [2], Answering(MAX_TOKENS))
+    (answerer,) = answerers(lone, links, links, ["loop_lm"], [2], Answering(MAX_TOKENS), own(team))
     assert answerer(QUESTIONS) == by_rounds[2]
     with pytest.raises(ValueError, match="must have a loop_lm for the method loop_lm, got None"):
         team_of_one(dataclasses.replace(team, loop_lm=None), 1)

@@ -8,7 +8,7 @@ from rmas_jax.data import Example
 from rmas_jax.evaluation.answerer import BatchAnswers
 from rmas_jax.evaluation.graders import GRADERS, Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict, compared
-from rmas_jax.evaluation.grading import graded_rows
+from rmas_jax.evaluation.grading import graded_rows, join_rollouts
 from rmas_jax.evaluation.rows import Measurement
 from rmas_jax.evaluation.selections import any_correct, majority
 
@@ -57,19 +57,20 @@ def test_the_best_answer_is_the_last_right_one():
 
 def texts(*rows):
     nothing = np.zeros(len(rows), np.int32)
-    return Texts("", list(rows), nothing, nothing, nothing > 0, np.arange(len(rows)) > 0)
+    cut = np.arange(len(rows)) > 0
+    return Texts("", list(rows), nothing, nothing, nothing > 0, cut, np.zeros(len(rows)))
 
 
 def rows_of(grader, golds, *rollouts, selection="majority"):
     """Rows of questions; a rollout: for each question, the texts of all roles."""
-    by_agent = {
-        role: [texts(*(row[i] for row in rollout)) for rollout in rollouts]
-        for i, role in enumerate(ROLES)
-    }
-    steps = np.full(len(golds), 5)
-    answers = BatchAnswers(by_agent["checker"], 4 * steps, steps, by_agent, selection)
+    steps, hashes = np.full(len(golds), 5), ["0"] * len(golds)
     examples = [Example(i, f"question {i}", gold) for i, gold in enumerate(golds)]
-    return graded_rows(KEY, examples, grader, answers)
+    graded = []
+    for rollout in rollouts:
+        by_agent = {role: [texts(*(row[i] for row in rollout))] for i, role in enumerate(ROLES)}
+        answers = BatchAnswers(by_agent, 4 * steps, steps, steps, hashes, selection=selection)
+        graded.append(graded_rows(KEY, examples, grader, answers))
+    return [join_rollouts(of_item) for of_item in zip(*graded, strict=True)]
 
 
 def boxed(*answers):
