@@ -152,7 +152,7 @@ class EvaluationConfig(Section):
         distinct=True,
     )
     nearest_tokens: int = option(
-        "tokens nearest to each vector that crosses an edge, in items.jsonl; 0: none",
+        "tokens nearest to each vector that crosses an edge, to record with each item; 0: none",
         0,
         at_least=0,
         at_most=MAX_NEAREST,

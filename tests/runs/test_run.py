@@ -70,7 +70,8 @@ def test_what_training_could_not_do_is_found_before_it(tmp_path, capsys, overrid
     ],
 )
 def test_batches_that_do_not_fit_are_found_before_training(tmp_path, capsys, override, words):
-    message = refused(tmp_path, capsys, override)
+    control = "evaluation.methods=[no_latents, shuffled_latents]"
+    message = refused(tmp_path, capsys, override, control)
     assert override in message and words in message
 
 

@@ -170,7 +170,7 @@ def files(tmp_path):
     ("part", "before", "after", "words"),
     [
         ("topology", "name: sequential", "name: other", "topology"),
-        ("prompts", "the red gate", "the grey gate", "prompts.planner"),
+        ("prompts", "the red gate", "the grey gate", r"method_prompts\..*, prompts\.planner"),
         ("tokenizers", "{", '{"model_max_length": 7, ', "tokenizers.planner"),
         ("corpus", "a document", "another one", "corpus"),
     ],
