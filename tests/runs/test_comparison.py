@@ -16,6 +16,7 @@ SMALLER = [
     "tuning.0.warmup_steps=1",
     "tuning.1.steps=2",
     "tuning.1.warmup_steps=1",
+    "tuning.2.steps=2",
     "tuning.2.warmup_steps=1",
     "tuning.2.vectors=3",
     "evaluation.benchmarks=[{name: data, splits: ['test[:4]']}]",
