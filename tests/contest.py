@@ -6,7 +6,8 @@ import jax
 from teams import METHOD_PROMPTS, build_team
 
 from rmas_jax.data import Example
-from rmas_jax.evaluation import answerer, driver
+from rmas_jax.evaluation import driver
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared
 
@@ -64,7 +65,7 @@ def open_contest(folder):
                     grader,
                     examples,
                     {role: member.template for role, member in team.members.items()},
-                    answerer.Answering(max_tokens=MAX_TOKENS, **answering),
+                    Answering(max_tokens=MAX_TOKENS, **answering),
                     "Words, two by two.",
                     metric,
                     METHOD_PROMPTS,

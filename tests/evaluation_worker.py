@@ -17,7 +17,7 @@ import jax
 from teams import build_team
 
 from rmas_jax.data import Example
-from rmas_jax.evaluation.answerer import Answering
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared

@@ -15,7 +15,8 @@ from rmas_jax.cli.__main__ import COMMANDS
 from rmas_jax.config import field_help, load_benchmark_config
 from rmas_jax.data import Example
 from rmas_jax.evaluation import graders
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
 from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.methods import METHODS, chosen_methods

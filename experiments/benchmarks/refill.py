@@ -41,7 +41,8 @@ from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import load_config
 from rmas_jax.evaluation import refill
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.batches import batches
 from rmas_jax.evaluation.methods import METHODS, SINGLE_AGENTS
 from rmas_jax.evaluation.rollouts import Work, Written, write_batches

@@ -26,7 +26,8 @@ from rmas_jax.config.limits import (
     MAX_ROLLOUTS,
     MAX_ROUNDS,
 )
-from rmas_jax.evaluation.answerer import Answerer, Answering, Prompts
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering, Prompts
 from rmas_jax.evaluation.methods import Method
 from rmas_jax.host.atomic import append
 from rmas_jax.host.compilations import compilations

@@ -10,16 +10,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rmas_jax.agents.adapters import Tuned
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.answers import AnswerRetry, Piece, Texts, write_texts
+from rmas_jax.agents.answers import Piece, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
-from rmas_jax.agents.sampling import GREEDY, row_keys
+from rmas_jax.agents.sampling import row_keys
+from rmas_jax.evaluation.answering import (
+    ANSWERING,
+    Answer,
+    Answering,
+    BatchAnswers,
+    Keys,
+    Listened,
+    Prompts,
+)
 from rmas_jax.evaluation.crossings import Crossed, crossed_tokens
 from rmas_jax.evaluation.loop_lm import team_of_one
 from rmas_jax.evaluation.methods import (
@@ -31,8 +39,7 @@ from rmas_jax.evaluation.methods import (
 from rmas_jax.evaluation.prompt_hashes import prompt_hashes
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links, count_parameters
-from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import RolePrompt, StagePrompt, declared_width
+from rmas_jax.prompts import RolePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.budget import latent_flops, prefix_flops
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
@@ -40,95 +47,7 @@ from rmas_jax.rounds.schedules import SCHEDULES, longest_chain, steps_before_ans
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
-from rmas_jax.tools import Toolbox
 from rmas_jax.topology import System
-
-Prompts = Mapping[str, StagePrompt]  # by role
-Keys = Sequence[jax.Array | None]  # per rollout: [B] PRNG keys, where tokens are drawn
-
-
-@dataclasses.dataclass(frozen=True)
-class Answering:
-    """How answers are written; messages between agents are greedy."""
-
-    max_tokens: int  # of a text
-    sampling: SamplingConfig = GREEDY
-    rollouts: int = 1  # K answers to a question, from the same latents or messages
-    toolbox: Toolbox | None = None
-    answer_retry: AnswerRetry | None = None
-    nearest_tokens: int = 0  # of each vector that crosses an edge, in the record; 0: none
-    refills: bool = False  # evaluations put the next item in the row of an ended one (`refill`)
-
-    @property
-    def description(self) -> str:
-        """The sampling by the names of `evaluation.sampling`, for results."""
-        chosen = self.sampling
-        return (
-            f"max_new_tokens {self.max_tokens}, temperature {chosen.temperature:g}, top_k "
-            f"{chosen.top_k}, top_p {chosen.top_p:g}, rollouts {self.rollouts}"
-        )
-
-
-class Listened(NamedTuple):
-    """What precedes an answer, and its cost."""
-
-    prompt: PromptInput  # of the agent that answers
-    tokens: np.ndarray | int  # [B] tokens of messages
-    steps: np.ndarray | int  # [B] sequential model steps
-    flops: np.ndarray  # [B] model FLOPs, see `models.flops`
-    messages: Sequence[Message] = ()  # in text
-    beside: Mapping[str, PromptInput] = {}  # role -> prompt of agents that answer, too
-    prompt_hashes: Sequence[str] = ()  # [B] of `prompt`, see `prompt_hashes`
-    # What crossed the edges, for each item; None: not asked, or nothing but text.
-    crossed: Callable[[], list[Crossed]] | None = None
-
-    def answered(
-        self, by_agent: Mapping[str, list[Texts]], selection: str | None = None
-    ) -> BatchAnswers:
-        """The answers after it, with their whole cost; see `BatchAnswers`."""
-        first = [rollouts[0] for rollouts in by_agent.values()]
-        tokens = np.stack([texts.tokens for texts in first])
-        return BatchAnswers(
-            by_agent,
-            self.tokens + tokens.sum(0),
-            self.steps + tokens.max(0),  # the agents do not wait for each other
-            self.flops + sum(texts.flops for texts in first),
-            self.prompt_hashes,
-            self.crossed,
-            selection,
-        )
-
-
-class BatchAnswers(NamedTuple):
-    """The answers to a batch, on the host."""
-
-    by_agent: Mapping[str, list[Texts]]  # role -> K of B texts; the last role is the answerer's
-    tokens: np.ndarray  # [B] tokens written, in the first rollout
-    steps: np.ndarray  # [B] sequential model steps, in the first rollout
-    flops: np.ndarray  # [B] model FLOPs of all agents, in the first rollout
-    prompt_hashes: Sequence[str]  # [B], see `Listened`
-    crossed: Callable[[], list[Crossed]] | None = None  # see `Listened`
-    selection: str | None = None  # of `SELECTIONS`: which agent's answer counts
-
-    @property
-    def rollouts(self) -> list[Texts]:
-        """The answerer's K of B texts."""
-        return list(self.by_agent.values())[-1]
-
-
-class Answer(NamedTuple):
-    """The answer to a question, and its cost."""
-
-    question: str
-    texts: tuple[str, ...]  # K rollouts
-    tokens: int  # written by all agents, in the first rollout
-    steps: int  # sequential model steps, in the first rollout
-    flops: float  # model FLOPs of all agents, in the first rollout
-
-    @property
-    def text(self) -> str:
-        """The first rollout."""
-        return self.texts[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,7 +62,7 @@ class Answerer:
     links: Links | None = None  # None where the method uses none
     method: Method = METHODS[LATENT]
     rounds: int = 1
-    answering: Answering = Answering(max_tokens=256)
+    answering: Answering = ANSWERING
     role: str | None = None  # who answers; None: the topology's answerer
     batch_size: int = 1  # of the questions of a call
     templates: Mapping[str, RolePrompt] | None = None  # of the prompts; None: the members' own

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import AuditConfig
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.answerer import Answerer, Listened, Prompts
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Listened, Prompts
 from rmas_jax.evaluation.audit_protocol import (
     NONE,
     TRUE,

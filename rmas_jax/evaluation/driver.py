@@ -35,7 +35,8 @@ from rmas_jax.agents.adapters import Tuned
 from rmas_jax.config import ConfigError
 from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.answerer import Answerer, Answering, Listened, Prompts, answerers
+from rmas_jax.evaluation.answerer import Answerer, answerers
+from rmas_jax.evaluation.answering import Answering, Listened, Prompts
 from rmas_jax.evaluation.batches import Batch, batches, check_neighbours, running_order
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.grading import graded_rows, join_rollouts, result_row

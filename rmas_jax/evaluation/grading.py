@@ -13,7 +13,7 @@ import numpy as np
 from rmas_jax.agents.answers import Texts
 from rmas_jax.config.benchmark import PASS_AT_K
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.answerer import BatchAnswers
+from rmas_jax.evaluation.answering import BatchAnswers
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 from rmas_jax.evaluation.metrics import wilson_interval

@@ -22,7 +22,8 @@ import numpy as np
 from rmas_jax.agents import pool as pools
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import Piece, tool_stops
-from rmas_jax.evaluation.answerer import Answerer, Listened
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Listened
 from rmas_jax.evaluation.batches import Batch
 from rmas_jax.evaluation.rollouts import Listen, Work, Written, timed
 from rmas_jax.host.nonfinite import NonFiniteError

@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from rmas_jax.evaluation.answerer import Answerer, BatchAnswers, Listened
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import BatchAnswers, Listened
 from rmas_jax.evaluation.batches import Batch
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError

@@ -22,7 +22,7 @@ from rmas_jax.config import (
     trainings,
 )
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
-from rmas_jax.evaluation.answerer import Answering
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.audit_protocol import check_audit
 from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark

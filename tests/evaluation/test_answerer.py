@@ -5,7 +5,8 @@ import pytest
 from teams import METHOD_PROMPTS, QUESTIONS, build_team
 
 from rmas_jax.agents.sampling import row_keys
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.host.compilations import compilations
 from rmas_jax.models.generation import SamplingConfig

@@ -13,7 +13,8 @@ from rmas_jax.config import AuditConfig, ConfigError
 from rmas_jax.data import Example
 from rmas_jax.evaluation import audit as module
 from rmas_jax.evaluation import driver
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.audit import audit
 from rmas_jax.evaluation.audit_protocol import Condition, conditions
 from rmas_jax.evaluation.comparisons import seed_effect

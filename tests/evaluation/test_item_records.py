@@ -10,7 +10,8 @@ from teams import QUESTIONS, build_team
 
 from rmas_jax.data import Example
 from rmas_jax.evaluation import crossings
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.evaluation.grading import graded_rows
 from rmas_jax.evaluation.methods import METHODS

@@ -7,7 +7,8 @@ import pytest
 from teams import QUESTIONS, build_team, with_agents, write_naively
 
 from rmas_jax.config import ConfigError, load_config
-from rmas_jax.evaluation.answerer import Answering, answerers
+from rmas_jax.evaluation.answerer import answerers
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.loop_lm import load_loop_lm, team_of_one
 from rmas_jax.prompts import load_prompts
 from rmas_jax.runs.resolve import resolve

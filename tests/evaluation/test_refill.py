@@ -10,7 +10,8 @@ from teams import broken, build_team, with_agents
 from rmas_jax.agents import pool
 from rmas_jax.agents.answers import AnswerRetry
 from rmas_jax.evaluation import refill
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.batches import batches
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.evaluation.refill import write_refilled

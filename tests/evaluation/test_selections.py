@@ -5,7 +5,7 @@ import pytest
 
 from rmas_jax.agents.answers import Texts
 from rmas_jax.data import Example
-from rmas_jax.evaluation.answerer import BatchAnswers
+from rmas_jax.evaluation.answering import BatchAnswers
 from rmas_jax.evaluation.graders import GRADERS, Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict, compared
 from rmas_jax.evaluation.grading import graded_rows, join_rollouts

@@ -4,7 +4,8 @@ import pytest
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team
 
-from rmas_jax.evaluation.answerer import Answerer, Answering
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.models.flops import logit_flops, read_flops
 from rmas_jax.prompts import split_template, take
