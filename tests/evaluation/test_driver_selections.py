@@ -1,48 +1,15 @@
 """Votes and self-refinement in the driver: the agents' own answers, and what they cost."""
 
-import json
-
 import pytest
-from teams import METHOD_PROMPTS, build_team
+from contest import LATENT_STEPS, MAX_TOKENS, of
 
-from rmas_jax.data import Example
-from rmas_jax.evaluation.answering import Answering
-from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
-from rmas_jax.evaluation.graders import Grader
-from rmas_jax.evaluation.graders.verdict import compared
 from rmas_jax.topology import load_topology
-
-LATENT_STEPS, MAX_TOKENS = 2, 3
-QUESTIONS = ("a b", "b the", "the parcel", "parcel from", "from to")
-
-
-def grade(text, example):
-    """Right or wrong, as good as at random but the same every time."""
-    return compared(text or None, (len(text) + len(example.answer)) % 2 == 0)
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory):
-    team, links = build_team(tmp_path_factory.mktemp("team"), LATENT_STEPS)
-    directory = tmp_path_factory.mktemp("run")
-    benchmark = LoadedBenchmark(
-        "words",
-        "1",
-        Grader("words", "lengths", grade, equates=False),
-        {"test": [Example(q, q, q.split()[0]) for q in QUESTIONS]},
-        {role: member.template for role, member in team.members.items()},
-        Answering(max_tokens=MAX_TOKENS),
-        method_prompts=METHOD_PROMPTS,
-    )
+def items(contest, tmp_path_factory):
     methods = ["single_agents", "majority_vote", "best_of_agents", "self_refinement"]
-    how = {"methods": methods, "rounds": (1, 2), "batch_size": 3, "seeds": (7,), "progress": False}
-    evaluate(team, links, links, [benchmark], directory, **how)
-    lines = (directory / "items.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def of(items, method):
-    return [item for item in items if item["method"] == method]
+    return contest(tmp_path_factory.mktemp("run"), methods)[1]
 
 
 def test_a_selection_is_among_the_answers_of_the_agents_alone(items):
