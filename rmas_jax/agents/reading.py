@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.models import Cache, seal
+from rmas_jax.models import Cache, repeat_rows, seal
 
 
 class PromptInput(struct.PyTreeNode):
@@ -35,18 +35,21 @@ def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
       valid: [B, P] bool.
 
     Returns:
-      A cache whose only finished block is the prefix.
+      A cache whose finished blocks are the soft prompt, if the agent has one, and the prefix.
     """
-    embeds = agent.embed(ids)
-    if agent.soft_prompt is not None:
-        vectors = jnp.broadcast_to(agent.soft_prompt[None], (len(ids), *agent.soft_prompt.shape))
-        embeds = jnp.concatenate([vectors.astype(embeds.dtype), embeds], axis=1)
-        valid = jnp.concatenate([jnp.ones(vectors.shape[:2], bool), valid], axis=1)
-    cache = agent.empty_cache(*valid.shape)
-    if not valid.shape[1]:  # the first and later prompts have no common start
-        return seal(cache, agent.config, 0)
-    _, cache = agent.read(embeds, valid, cache)
+    cache = _start(agent, *ids.shape)
+    if ids.shape[1]:  # else the first and later prompts have no common start
+        _, cache = agent.read(agent.embed(ids), valid, cache)
     return seal(cache, agent.config, 0)
+
+
+def _start(agent: Agent, batch: int, positions: int) -> Cache:
+    """A cache with room for `positions`, behind the soft prompt, which is alike in all rows."""
+    if agent.soft_prompt is None:
+        return agent.empty_cache(batch, positions)
+    vectors = agent.soft_prompt[None].astype(agent.dtype)
+    _, cache = agent.read(vectors, jnp.ones(vectors.shape[:2], bool))
+    return seal(repeat_rows(cache, batch), agent.config, positions)
 
 
 def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -> jax.Array:

@@ -1,6 +1,6 @@
 """Frozen language models: Flax ports of Hugging Face decoders, with caches and checkpoints."""
 
-from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache, seal
+from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache, repeat_rows, seal
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf
 from rmas_jax.models.decoder import Decoder
 from rmas_jax.models.errors import CheckpointError
@@ -23,6 +23,7 @@ __all__ = [
     "empty_cache",
     "load_pretrained",
     "load_tokenizer",
+    "repeat_rows",
     "save_pretrained",
     "seal",
 ]

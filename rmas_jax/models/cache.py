@@ -93,3 +93,26 @@ def seal(cache: Cache, config: DecoderConfig, capacity: int) -> Cache:
     """Completes the tail and opens a new one with `capacity` free slots."""
     tail = empty_block(config, cache.tail.valid.shape[0], capacity, dtype=cache.tail.keys.dtype)
     return cache.replace(past=(*cache.past, cache.tail), tail=tail, used=jnp.zeros((), jnp.int32))
+
+
+def repeat_rows(cache: Cache, batch: int) -> Cache:
+    """What one row has read, for a batch of rows that all start with it."""
+
+    def repeat(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.broadcast_to(x, (*x.shape[:axis], batch, *x.shape[axis + 1 :]))
+
+    def of_block(block: Block) -> Block:
+        return Block(
+            keys=repeat(block.keys, 1),
+            values=repeat(block.values, 1),
+            valid=repeat(block.valid, 0),
+            positions=repeat(block.positions, 0),
+        )
+
+    return Cache(
+        past=tuple(of_block(block) for block in cache.past),
+        tail=of_block(cache.tail),
+        used=cache.used,
+        next_position=repeat(cache.next_position, 0),
+        state=jax.tree.map(lambda x: repeat(x, 1), cache.state),
+    )

@@ -73,5 +73,6 @@ def latent_flops(
 
 def _prefix(agent: Agent, prompt: StagePrompt) -> np.ndarray:
     """Real positions [B] of a prompt's prefix, behind the agent's soft prompt."""
+    # A batch reads the soft prompt once; counted for each item, as for a batch of one.
     soft = 0 if agent.soft_prompt is None else len(agent.soft_prompt)
     return soft + np.asarray(prompt.prefix_valid).sum(axis=-1)

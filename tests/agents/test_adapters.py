@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import struct
 from torch.func import functional_call
 
 from rmas_jax.agents.adapters import (
@@ -156,14 +157,20 @@ def test_lora_of_chosen_matrices(oracle):
         start_adapter(agent, wrong, key=jax.random.key(0), vectors=0)
 
 
+class Untouched(struct.PyTreeNode):
+    """An adapter that changes nothing."""
+
+    def adapt(self, agent):
+        return agent
+
+
 def test_matrices_in_int8_are_dequantised_where_they_are_replaced(oracle):
     agent = load_agent(oracle("qwen3").directory, weights="int8")
     lora = start_adapter(agent, LORA, key=jax.random.key(1), vectors=0)
     full = start_adapter(
         agent, TuningConfig(kind="full", learning_rate=1), key=jax.random.key(1), vectors=0
     )
-    untouched = SoftPrompt(jnp.zeros((0, 32)))
-    expected = loss_of(untouched, agent, batch())
+    expected = loss_of(Untouched(), agent, batch())
     for adapter in (lora, full):
         np.testing.assert_allclose(loss_of(adapter, agent, batch()), expected, rtol=1e-5)
     _, grads = loss_and_grads(lora, agent, batch())
