@@ -21,7 +21,8 @@ _TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u3002", "''\"
 _LEAD = re.compile(
     r"""(?:(?:so|thus|therefore|hence)\b,?\s*)?
     (?:
-        (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best)\s+)*(?:ans(?:wer)?|option|choice)\b
+        (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best|selected|chosen)\s+)*
+        (?:ans(?:wer)?|option|choice)\b
         (?:\s+(?:is|would\ be|should\ be)\b)?\s*[:=]?\s*
       | i(?:\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\ with)\s+
       | (?:正确)?答案\s*(?:应?[是为选])?\s*:?\s*

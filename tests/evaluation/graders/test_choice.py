@@ -79,6 +79,7 @@ WHOLE = [
         "故选 B。",
     ),
     *("Ans: B", "So, B is the correct answer.", "Therefore (B).", "answer: option B"),
+    *("Selected option: B", "The chosen option is (B)"),
     *("#### B", "It is cheap.\n#### (B)"),
 ]
 # Each states B at its end, after other letters.

@@ -177,6 +177,8 @@ class ExpressionReader:
                 value = factorial(expression(value))
             elif self.at("circ"):
                 self.position += 1
+                if self.next is not None and self.next.kind in ("number", "letter"):
+                    raise UnreadableError("a composition")  # f \circ g
                 value = expression(value) * DEGREE
             elif self.at("%") and self.is_part_of_expression():
                 self.position += 1

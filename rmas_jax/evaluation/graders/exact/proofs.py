@@ -12,8 +12,34 @@ from collections.abc import Callable, Iterator
 
 import sympy
 
+from .values import DEGREE
+
+INFINITE = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
 POINTS = 6
 PRECISION, MOST_PRECISION = 20, 400  # digits
+
+
+def are_equal(a: sympy.Expr, b: sympy.Expr) -> bool | None:
+    """Whether two expressions are equal wherever both have a value; None: neither is proved."""
+    if a == b:
+        return True
+    if a.has(*INFINITE) or b.has(*INFINITE):
+        return False
+    if a.has(DEGREE) != b.has(DEGREE):  # an angle in degrees: in radians, or its number
+        in_degrees, other = (a, b) if a.has(DEGREE) else (b, a)
+        found = [
+            are_equal(in_degrees.subs(DEGREE, unit), other)
+            for unit in (sympy.pi / 180, sympy.Integer(1))
+        ]
+        return True if True in found else None if None in found else False
+    if a.is_Rational and b.is_Rational:
+        return False
+    difference = a - b
+    if difference == 0:
+        return True
+    if is_refuted(a, b, difference):
+        return False
+    return True if is_proved_zero(difference) else None
 
 
 def is_refuted(a: sympy.Expr, b: sympy.Expr, difference: sympy.Expr) -> bool:

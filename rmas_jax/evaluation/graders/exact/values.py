@@ -104,3 +104,8 @@ class Relation:
 
 
 Value: TypeAlias = Any  # sympy.Expr, sympy.ImmutableMatrix, or a class of this file
+
+
+def is_expression(value: Value) -> bool:
+    """Whether a value is a number or a term."""
+    return isinstance(value, sympy.Expr) and not isinstance(value, sympy.MatrixBase)
