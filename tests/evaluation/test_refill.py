@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from followers import DRAWN, FOLLOWS, Follower, Library
 from teams import broken, build_team, with_agents
 
 from rmas_jax.agents import pool
@@ -20,6 +21,7 @@ from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import declared_width
+from rmas_jax.tools import Toolbox
 
 WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
 # Several declared widths: the pool runs empty in between.
@@ -125,6 +127,21 @@ def test_later_pieces_of_texts_are_those_of_batches(team_and_links):
     assert all_of(written(write_refilled, team_and_links, **options)) == plain
     retried = np.concatenate([texts[-1] for texts in plain.values()])
     assert retried.any() and not retried.all()
+
+
+def test_tool_calls_of_texts_are_those_of_batches(team_and_links, tmp_path):
+    team, _ = team_and_links
+    solver = dataclasses.replace(Follower(tmp_path, FOLLOWS, end="\n").member, role="solver")
+    options = {
+        "team": dataclasses.replace(team, members={**team.members, "solver": solver}),
+        "role": "solver",
+        "sampling": DRAWN,
+        "toolbox": Toolbox(search=Library()),
+    }
+    plain = all_of(written(write_batches, team_and_links, **options))
+    assert all_of(written(write_refilled, team_and_links, **options)) == plain
+    called = ["<result>" in text for _, texts, *_ in plain.values() for text in texts]
+    assert any(called) and not all(called)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 3])
