@@ -26,6 +26,8 @@ if jax.__version_info__[:2] == (0, 10):  # XLA stops at flags that it does not k
         [
             os.environ.get("XLA_FLAGS", ""),
             "--xla_cpu_use_fusion_emitters=false",  # the older emitters compile three times as fast
+            # Many parts of a program serve many threads: here they take an eighth longer.
+            "--xla_cpu_parallel_codegen_split_count=1",
             # Collectives give up where a process is late by half a minute, as on a busy machine.
             "--xla_cpu_collective_timeout_seconds=3600",
             "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
