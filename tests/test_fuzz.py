@@ -24,7 +24,7 @@ MAY_WRITE = {
     *("runs", "released", "state.safetensors"),
     *("report.html", "report.md", "figures", "tables"),
 }
-EXAMPLES = {"ci": 200, "slow": 2000}  # over all cases, by their weights
+EXAMPLES = {"ci": 200, "long": 2000}  # over all cases, by their weights
 
 
 @pytest.fixture(autouse=True)
@@ -142,10 +142,10 @@ def test_mutated_files_end_in_one_message(name, worker, made):
     fuzz(name, worker, made(name), "ci")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_two_thousand_mutations(name, worker, made):
-    fuzz(name, worker, made(name), "slow")
+    fuzz(name, worker, made(name), "long")
 
 
 IRREGULAR: dict[str, Callable[[Path], object]] = {

@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edges", "train"])
 def test_a_notebook_runs(name, tmp_path):
     notebook = nbformat.read(ROOT / f"docs/notebooks/{name}.ipynb", as_version=4)

@@ -67,7 +67,7 @@ def test_the_wheel_holds_every_file_of_the_package(installed):
     assert files(installed / "rmas_jax") == files(ROOT / "rmas_jax")
 
 
-@pytest.mark.slow  # a check of a release; `.ci/run` runs it
+@pytest.mark.slow  # a check of a release
 def test_the_example_of_the_readme_runs_where_the_repository_is_not_importable(installed, call):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     shown = call("-c", f"{code}\nprint(rmas.__file__, vectors.shape)\nimport importlib.util\n"
@@ -77,7 +77,7 @@ def test_the_example_of_the_readme_runs_where_the_repository_is_not_importable(i
     assert first.endswith("(2, 1, 4, 96)") and found == "None"
 
 
-@pytest.mark.slow  # a check of a release; `.ci/run` runs it
+@pytest.mark.slow  # a check of a release
 def test_the_quickstart_runs_and_its_report_is_written_again(installed, call):
     changes = (part for change in ONE_ROUND for part in ("--set", change))
     printed = call(installed / "bin/rmas", "run", "--config", "quickstart", *changes)

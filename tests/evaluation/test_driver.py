@@ -144,11 +144,11 @@ def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_pat
 
     for module in (answerer, text_channel):
         monkeypatch.setattr(module, "put_batch", put_batch)
-    methods = ("single_agents", "recursive_text", "recursive_mas")
+    methods = ("recursive_text", "recursive_mas")
     _, items = contest(tmp_path, methods, rounds=(2,))
     assert set(rows_here) == {1}  # a device holds its own row
     for method in {item["method"] for item in items}:
-        assert of(items, method) == of(finished[2], method, None if "single" in method else 2)
+        assert of(items, method) == of(finished[2], method, 2)
     _, refilled = contest(tmp_path / "pool", ["recursive_mas"], rounds=(2,), refills=True)
     assert refilled == of(items, "recursive_mas")
 

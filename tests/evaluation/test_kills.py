@@ -60,7 +60,13 @@ def killed(team, folder, rng):
     return process.returncode != 0
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(5, 0), pytest.param(50, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "seed"),
+    [
+        pytest.param(5, 0, marks=pytest.mark.slow),
+        pytest.param(50, 1, marks=pytest.mark.long),
+    ],
+)
 def test_killed_anywhere_it_ends_with_the_same_files(undisturbed, tmp_path, kills, seed):
     team, expected = undisturbed
     rng, happened, folder, resumed = random.Random(seed), 0, tmp_path / "0", 0

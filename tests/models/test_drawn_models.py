@@ -144,7 +144,7 @@ def test_drawn_model_equals_transformers(seed, tmp_path):
     check_draw(seed, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(QUICK, ALL))
 def test_drawn_model_equals_transformers_at_length(seed, tmp_path):
     check_draw(seed, tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import inner_worker
 import jax
 import numpy as np
+import pytest
 from processes import ended, environment, free_port
 
 from rmas_jax.host.errors import PREEMPTED
@@ -39,6 +40,7 @@ def run_two(folder):
     assert all("in the inner loop, which starts again" in output for output in outputs)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_links_as_one_share_states_and_stop_together(tmp_path):
     two = tmp_path / "two"
     run_two(two)

@@ -91,7 +91,7 @@ def items(folder):
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.slow  # three minutes; `.ci/run` runs it
+@pytest.mark.slow  # three minutes
 def test_two_processes_are_stopped_go_on_and_equal_one(cache, tmp_path, capsys):
     two, one = tmp_path / "two" / "quickstart", tmp_path / "one" / "quickstart"
     command = options(tmp_path / "two", MESH)

@@ -58,7 +58,7 @@ def kill_at(step, folder, workers):
     "sizes",
     [
         pytest.param((1, 1, 1), id="one_device"),
-        pytest.param((4, 2, 1), id="eight_devices", marks=pytest.mark.slow),  # `.ci/run` runs it
+        pytest.param((4, 2, 1), id="eight_devices", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bits(agents, tmp_path, sizes):
@@ -83,7 +83,7 @@ def two_processes(agents, folder, sizes, steps, ask=()):
     ]
 
 
-@pytest.mark.slow  # two minutes; `.ci/run` runs it
+@pytest.mark.slow  # two minutes
 def test_two_processes_stop_together_are_killed_go_on_and_equal_one(agents, tmp_path):
     sizes, steps, two = (4, 2, 1), 20, tmp_path / "two"
     codes, outputs = ended(

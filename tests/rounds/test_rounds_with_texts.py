@@ -129,7 +129,7 @@ def test_losses_and_gradients_of_the_last_answer(training):
         assert (slope == 0) if unheard else (abs(slope) > 1e-7), part  # a missing part would show
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_recomputed_rounds_give_the_same_gradients(training):
     evaluate, trained, _, _ = training
     stored, recomputed = (evaluate(trained, remat=remat) for remat in (False, True))

@@ -92,10 +92,8 @@ def gradient_of_all(tiny, targets):
 @pytest.mark.parametrize(
     ("rounds", "options"),
     [
-        (LAST, {"teacher_forced": True}),
         (LAST, {"teacher_forced": True, "rollout_feedback": True}),
-        (FIRST_AND_LAST, {}),
-        (LAST, {"remat": True}),
+        (FIRST_AND_LAST, {"remat": True}),
     ],
 )
 def test_texts_that_have_no_loss_are_not_missed(tiny, targets, gradient_of_all, rounds, options):

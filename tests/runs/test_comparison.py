@@ -24,6 +24,8 @@ SMALLER = [
     "evaluation.gradient_batch_size=0",
 ]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -38,6 +40,11 @@ def test_every_method_has_a_row_with_its_costs(finished):
     assert set(rows) == {*METHODS} - {"single_agents"} | singles
     for row in rows.values():
         assert row["n"] == 4 and row["flops_per_item"] > 0 and row["tokens_per_item"] > 0
+    before_answer = (3 * 2 - 1) * finished.config.system.latent_steps
+    refined = rows["self_refinement"]
+    assert before_answer < refined["steps_per_item"] == refined["tokens_per_item"]
+    for name in ("mixture_of_agents", "textgrad", "majority_vote", "best_of_agents"):
+        assert rows[name]["steps_per_item"] < rows[name]["tokens_per_item"]  # side by side
     trained = {name: row["trained_parameters"] for name, row in rows.items()}
     solver_width = 96
     assert trained["answerer_soft_prompt"] == 3 * solver_width
@@ -53,3 +60,5 @@ def test_the_report_has_every_method_and_tables_as_files(finished):
     assert tables and all(table.read_text().count("\n") > 1 for table in tables)
     items = [json.loads(line) for line in finished.files.items.read_text().splitlines()]
     assert all(len(item["prompt_hash"]) == 64 for item in items)
+    votes = [item for item in items if item["method"] == "majority_vote"]
+    assert votes and all([*item["agents"]] == [*finished.config.system.agents] for item in votes)

@@ -55,6 +55,7 @@ def run(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.slow
 def test_four_agents_train_and_answer_from_files_alone(run, tmp_path, caplog):
     assert run() == 0
     folder = tmp_path / "runs" / "custom-team"

@@ -283,7 +283,7 @@ def test_a_finished_run_on_a_read_only_file_system(output, undisturbed, mounted,
     "size",
     [
         "4600k",  # full in a checkpoint
-        *(pytest.param(f"{k}k", marks=pytest.mark.slow) for k in (16, *range(600, 6600, 500))),
+        *(pytest.param(f"{k}k", marks=pytest.mark.long) for k in (16, *range(600, 6600, 500))),
     ],
 )
 def test_a_full_disk_is_one_message_and_then_the_run_goes_on(

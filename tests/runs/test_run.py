@@ -185,3 +185,16 @@ def test_states_that_no_memory_holds_are_refused(tmp_path, capsys, monkeypatch):
     assert run(tmp_path, "inner.cache_gib=0", options=("--dry-run",)) == BAD_INPUT
     message = capsys.readouterr().err
     assert "planner: 0.00 GiB" in message and "inner.cache_gib" in message
+
+
+def test_a_faulty_section_of_prompts_is_refused_before_weights_are_read(tmp_path, capsys):
+    prompts = tmp_path / "mine.yaml"
+    prompts.write_text(
+        'planner: {first: "{question}", later: "{question} {solver}"}\n'
+        'critic: {first: "{question} {planner}"}\n'
+        'solver: {first: "{question} {critic}"}\n'
+        'methods: {textgrad: {agents: {first: "{question}"}}}\n'
+    )
+    message = refused(tmp_path, capsys, f"system.prompts={prompts}")
+    named = "mine.yaml: methods: textgrad: solver must have ['critic', 'planner', 'solver'], got"
+    assert f"{named} '{{question}}'" in message

@@ -42,6 +42,7 @@ def undisturbed(folder):
     return trained(folder, "undisturbed", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 1), (1, 4)])
 def test_a_stopped_phase_ends_alike_on_another_mesh(folder, undisturbed, before, after):
     name = f"from-{before}-to-{after}"
