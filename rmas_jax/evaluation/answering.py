@@ -36,12 +36,15 @@ class Answering:
 
     @property
     def description(self) -> str:
-        """The sampling by the names of `evaluation.sampling`, for results."""
+        """The sampling by the names of `evaluation.sampling`, tools and retries, for results."""
         chosen = self.sampling
-        return (
+        parts = [
             f"max_new_tokens {self.max_tokens}, temperature {chosen.temperature:g}, top_k "
             f"{chosen.top_k}, top_p {chosen.top_p:g}, rollouts {self.rollouts}"
-        )
+        ]
+        parts += [f"tool {name}" for name in self.toolbox.names] if self.toolbox else []
+        parts += ["answer retry"] if self.answer_retry else []
+        return ", ".join(parts)
 
 
 ANSWERING = Answering(max_tokens=256)  # the default

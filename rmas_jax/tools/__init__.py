@@ -63,6 +63,12 @@ class Toolbox:
     max_characters: int = 6000  # of one result
     unsafe_without_sandbox: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tools that are offered."""
+        offered = {"python": self.python, "search": self.search}
+        return tuple(name for name, tool in offered.items() if tool is not None)
+
     def run(self, call: Call) -> str:
         """The result of a call as text, without its tags and at its full length.
 

@@ -140,6 +140,8 @@ def test_tool_calls_of_texts_are_those_of_batches(team_and_links, tmp_path):
     }
     plain = all_of(written(write_batches, team_and_links, **options))
     assert all_of(written(write_refilled, team_and_links, **options)) == plain
+    described = Answering(MAX_TOKENS, toolbox=options["toolbox"]).description
+    assert described == f"{Answering(MAX_TOKENS).description}, tool search"
     called = ["<result>" in text for _, texts, *_ in plain.values() for text in texts]
     assert any(called) and not all(called)
 
