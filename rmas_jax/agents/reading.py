@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.models import Cache, seal
+from rmas_jax.models import Cache
 
 
 class PromptInput(struct.PyTreeNode):
@@ -37,6 +37,7 @@ def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
     Returns:
       A cache whose only finished block is the prefix.
     """
+    agent = agent.during("reading")
     embeds = agent.embed(ids)
     if agent.soft_prompt is not None:
         vectors = jnp.broadcast_to(agent.soft_prompt[None], (len(ids), *agent.soft_prompt.shape))
@@ -44,9 +45,9 @@ def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
         valid = jnp.concatenate([jnp.ones(vectors.shape[:2], bool), valid], axis=1)
     cache = agent.empty_cache(*valid.shape)
     if not valid.shape[1]:  # the first and later prompts have no common start
-        return seal(cache, agent.config, 0)
+        return agent.seal(cache, 0)
     _, cache = agent.read(embeds, valid, cache)
-    return seal(cache, agent.config, 0)
+    return agent.seal(cache, 0)
 
 
 def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -> jax.Array:
@@ -85,9 +86,10 @@ def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Arra
     Returns:
       The last hidden state [B, D] and a cache with room for `room` positions.
     """
+    agent = agent.during("reading")
     embeds = place(agent.embed(prompt.ids), prompt.received, prompt.slot_index)
     cache = prompt.prefix.replace(
         tail=agent.empty_cache(*prompt.ids.shape).tail, used=jnp.zeros((), jnp.int32)
     )
     hidden, cache = agent.read(embeds, prompt.valid, cache)
-    return hidden[:, -1], seal(cache, agent.config, room)
+    return hidden[:, -1], agent.seal(cache, room)
