@@ -1,20 +1,24 @@
-"""Meshes, and the mesh axis that splits each logical axis of an array.
+"""Meshes, the mesh axes that split each logical axis of an array, and how weights meet activations.
 
-A mesh has three axes. The batch is split over `data` and `fsdp`; weights are split over `fsdp` (the
-width, gathered where a layer needs it) and over `model` (heads, feed-forward, vocabulary, each
-device computing its part). Trained arrays, the links and their optimiser state, are split over
-`fsdp` where they are large. The axes are `Auto`: the compiler chooses the shardings of activations,
-and model code contains no meshes.
+A mesh has three axes. The batch is split over `data` and `fsdp`, weights over `model` (heads,
+feed-forward, vocabulary) and `fsdp`. Trained arrays, the links and their optimiser state, are split
+over `fsdp` where they are large. Model code states where its activations lie by logical axes, which
+a `Partition` resolves; without a mesh it states nothing.
+
+The axes are `Auto`, with a constraint wherever a layer, a scan carry or a stage begins: explicit
+axes would need an `out_sharding` in every gather and contraction, also in flax and qwix, and would
+change the programs without a mesh.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,15 +28,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rmas_jax.host.processes import barrier
 
 MESH_AXES = ("data", "fsdp", "model")
-# Logical axis -> mesh axis. Other axes are whole on every device.
-RULES = {
-    "vocab": "model",
-    "embed": "fsdp",
-    "heads": "model",
-    "kv_heads": "model",
-    "ffn": "model",
-}
 BATCH_AXES = ("data", "fsdp")
+# Logical axis of a weight -> mesh axes that split it where they divide it. A mesh axis splits one
+# dimension of an array, that of the first rule. Other axes are whole on every device.
+RULES: dict[str, tuple[str, ...]] = {
+    "vocab": ("model", "fsdp"),
+    "ffn": ("model", "fsdp"),
+    "heads": ("model",),
+    "kv_heads": ("model",),
+    "embed": ("fsdp",),
+}
 SPLIT_STATE = 2**20  # elements of the smallest array of the train state that is split
 
 _log = logging.getLogger(__name__)
@@ -103,36 +108,171 @@ def auto_mesh(mesh: Mesh) -> Mesh:
 
 
 def partition_spec(
-    shape: Sequence[int], logical_axes: Sequence[str | None], mesh: Mesh
+    shape: Sequence[int],
+    logical_axes: Sequence[str | None],
+    mesh: Mesh,
+    rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> PartitionSpec:
-    """The split of an array by RULES, where the mesh has the axis and its size divides.
-
-    A dimension that does not divide stays whole, with one warning for each kind.
+    """The split of an array by rules, where the mesh has an axis and its size divides.
 
     Args:
       shape: of the array.
       logical_axes: a name or None per dimension.
       mesh: with any axes; those without a rule hold copies.
+      rules: see `RULES`.
     """
     if len(shape) != len(logical_axes):
         raise ValueError(f"shape must have the axes {tuple(logical_axes)}, got {tuple(shape)}")
-    spec: list[str | None] = []
-    for size, logical in zip(shape, logical_axes, strict=True):
-        axis = RULES.get(logical) if logical is not None else None
-        if axis not in mesh.shape or axis in spec:  # a mesh axis splits one dimension
-            axis = None
-        elif size % mesh.shape[axis]:
-            _warn_not_divided(logical, size, axis, mesh.shape[axis])
-            axis = None
-        spec.append(axis)
-    return PartitionSpec(*spec)
+    return PartitionSpec(*(axes or None for axes in _axes(shape, logical_axes, mesh, rules)))
+
+
+def _axes(
+    shape: Sequence[int],
+    logical_axes: Sequence[str | None],
+    mesh: Mesh,
+    rules: Mapping[str, tuple[str, ...]],
+) -> list[tuple[str, ...]]:
+    """The mesh axes that split each dimension, by `partition_spec`."""
+    split: list[tuple[str, ...]] = [()] * len(shape)
+    taken: set[str] = set()
+    for name, axes in rules.items():
+        for place, logical in enumerate(logical_axes):
+            if logical != name:
+                continue
+            rest = shape[place]
+            for axis in axes:
+                if axis in mesh.shape and axis not in taken and not rest % mesh.shape[axis]:
+                    rest //= mesh.shape[axis]
+                    split[place] += (axis,)
+                    taken.add(axis)
+    return split
 
 
 def named_sharding(
     shape: Sequence[int], logical_axes: Sequence[str | None], mesh: Mesh
 ) -> NamedSharding:
-    """`partition_spec` on its mesh."""
+    """The sharding of a weight. Warns, once for each kind, of a mesh axis that divides none of its
+    dimensions with a rule.
+    """
+    taken = {axis for axes in _axes(shape, logical_axes, mesh, RULES) for axis in axes}
+    sizes = dict(zip(logical_axes, shape, strict=True))
+    # The last rule is the last that could have split: one warning for each mesh axis.
+    wanted = {axis: name for name, axes in RULES.items() if name in sizes for axis in axes}
+    for axis, name in wanted.items():
+        if axis in mesh.shape and axis not in taken:
+            _warn_not_divided(name, sizes[name], axis, mesh.shape[axis])
     return NamedSharding(mesh, partition_spec(shape, logical_axes, mesh))
+
+
+class Policy(NamedTuple):
+    """How weights meet activations."""
+
+    meaning: str
+    rows: tuple[str, ...]  # mesh axes that split the rows of a batch between layers
+    weights: tuple[str, ...]  # mesh axes that split weights where they are used
+    at_start: bool = False  # weights take this place when a phase begins, not in each layer
+
+
+POLICIES = {
+    "gather": Policy(
+        "each layer's weights are gathered over fsdp at their use", BATCH_AXES, ("model",)
+    ),
+    "stay": Policy("weights stay, activations move to them", ("data",), ("model", "fsdp")),
+    "replicate": Policy(
+        "all weights are gathered over fsdp once, when a phase begins", BATCH_AXES, ("model",), True
+    ),
+}
+
+
+class Policies(NamedTuple):
+    """The policy of each phase, a name in `POLICIES`."""
+
+    reading: str = "gather"  # prompts and texts, without a gradient
+    thinking: str = "stay"  # latent steps
+    writing: str = "stay"  # tokens
+    training: str = "gather"  # prompts and texts, with a gradient
+
+
+DEFAULT_POLICIES = Policies()
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """The place of a model's arrays: a mesh, and how weights meet activations in a phase.
+
+    Hashable, so that it is a static part of a decoder. Logical axes of activations:
+
+    | axis | split over |
+    |---|---|
+    | batch | `data` and `fsdp`: caches, latents, tokens |
+    | rows | `Policy.rows`: activations between layers |
+    | samples | all mesh axes: logits that a sampler reads |
+    | lookups | `data`: ids, while each device looks up its columns of the embedding |
+    | columns | `fsdp`: those columns |
+    | heads, ffn, vocab, embed | as weights where they are used, `Policy.weights` |
+    """
+
+    mesh: Mesh | None = None
+    policies: Policies = DEFAULT_POLICIES
+    phase: str = "reading"
+
+    @property
+    def is_one_device(self) -> bool:
+        """Whether nothing is split."""
+        return self.mesh is None or self.mesh.size == 1
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the phase."""
+        return POLICIES[getattr(self.policies, self.phase)]
+
+    @functools.cached_property
+    def rules(self) -> dict[str, tuple[str, ...]]:
+        """As `RULES`, for weights and activations where they are used."""
+        policy = self.policy
+        weights = {
+            name: tuple(axis for axis in axes if axis in policy.weights)
+            for name, axes in RULES.items()
+        }
+        return weights | {
+            "batch": BATCH_AXES,
+            "rows": policy.rows,
+            "samples": MESH_AXES,
+            "lookups": ("data",),
+            "columns": ("fsdp",),
+        }
+
+    def during(self, phase: str) -> Partition:
+        """The same in another phase."""
+        return dataclasses.replace(self, phase=phase)
+
+    def constrain(self, x: jax.Array, *logical_axes: str | None) -> jax.Array:
+        """`x`, split along its logical axes, a name or None per dimension; `x` without a mesh.
+
+        A dimension that does not divide is whole.
+        """
+        if self.is_one_device or not x.size:
+            return x
+        spec = partition_spec(x.shape, logical_axes, self.mesh, self.rules)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays, whole on every device."""
+        return jax.tree.map(lambda x: self.constrain(x, *(None,) * x.ndim), tree)
+
+    def parts(self, logical: str, size: int) -> int:
+        """Parts into which a dimension of this size is split."""
+        if self.mesh is None:
+            return 1
+        return math.prod(self.mesh.shape[axis] for axis in self.axes((size,), logical)[0])
+
+    def axes(self, shape: Sequence[int], *logical_axes: str | None) -> list[tuple[str, ...]]:
+        """The mesh axes that split each dimension of an array on a mesh."""
+        assert self.mesh is not None
+        return _axes(shape, logical_axes, self.mesh, self.rules)
+
+
+ONE_DEVICE = Partition()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

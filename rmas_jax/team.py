@@ -41,7 +41,7 @@ from rmas_jax.prompts import (
     turn_end,
 )
 from rmas_jax.rounds.schedules import RECURSION, SCHEDULES, edges_of
-from rmas_jax.sharding import to_host
+from rmas_jax.sharding import DEFAULT_POLICIES, Policies, to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 
@@ -108,13 +108,14 @@ def load_team(
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     weights: str | None = None,
+    policies: Policies = DEFAULT_POLICIES,
 ) -> Team:
     """Loads the team of a configuration.
 
     Args:
       config: section `system`.
       texts: result of `load_team_texts`, if already loaded.
-      dtype: see `load_pretrained`, as for `mesh` and `weights`.
+      dtype: see `load_pretrained`, as for `mesh`, `weights` and `policies`.
 
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
@@ -125,7 +126,7 @@ def load_team(
     members = {
         role: Member(
             role=role,
-            agent=load_agent(config.agents[role], dtype, mesh, weights=weights),
+            agent=load_agent(config.agents[role], dtype, mesh, weights=weights, policies=policies),
             tokenizer=tokenizers[role],
             template=templates[role],
             end_tokens=end_tokens[role],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
 import jax
 from flax import struct
 
-from rmas_jax.models import Cache, Decoder, DecoderConfig, empty_cache, load_pretrained
+from rmas_jax.models import Cache, Decoder, DecoderConfig, empty_cache, load_pretrained, seal
+from rmas_jax.models.weights import gathered, used
+from rmas_jax.sharding import Partition
 
 
 class Agent(struct.PyTreeNode):
@@ -25,6 +28,11 @@ class Agent(struct.PyTreeNode):
     def config(self) -> DecoderConfig:
         """The decoder's sizes and switches."""
         return self.decoder.config
+
+    @property
+    def partition(self) -> Partition:
+        """The place of its arrays on a mesh, and the phase that it is in."""
+        return self.decoder.partition
 
     @property
     def width(self) -> int:
@@ -71,7 +79,37 @@ class Agent(struct.PyTreeNode):
 
     def empty_cache(self, batch: int, positions: int) -> Cache:
         """An empty cache whose tail has room for `positions` of B rows."""
-        return empty_cache(self.config, batch, positions, dtype=self.dtype)
+        return empty_cache(
+            self.config, batch, positions, dtype=self.dtype, partition=self.partition
+        )
+
+    def seal(self, cache: Cache, positions: int) -> Cache:
+        """Completes the tail of a cache and opens one with room for `positions`."""
+        return seal(cache, self.config, positions, partition=self.partition)
+
+    def during(self, phase: str) -> Agent:
+        """The agent in a phase, a field of `Policies`; its weights where the policy has them."""
+        return self._on(self.partition.during(phase))
+
+    def in_training(self) -> Agent:
+        """The agent that reads by the policy of training."""
+        policies = self.partition.policies
+        policies = policies._replace(reading=policies.training)
+        return self._on(dataclasses.replace(self.partition, policies=policies))
+
+    def _on(self, partition: Partition) -> Agent:
+        if partition.mesh is None:
+            return self
+        params = self.params
+        if partition.policy.at_start:
+            params = gathered(params, self.config, partition)
+        return self.replace(decoder=self.decoder.clone(partition=partition), params=params)
+
+    def with_unembedding(self) -> Agent:
+        """The agent with its unembedding where the policy has it, once for many calls."""
+        path = "unembed_kernel" if self.config.has_unembedding else "embedding"
+        weight = used(self.params[path], path, self.config, self.partition)
+        return self.replace(params={**self.params, path: weight})
 
     def _apply(self, *inputs: Any, method: str | None = None) -> Any:
         """Calls the decoder, or a method of it, with these parameters."""

@@ -25,7 +25,7 @@ from flax import struct
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body
 from rmas_jax.agents.sampling import DecodeState, Ending, advance
-from rmas_jax.models import DecoderConfig
+from rmas_jax.models import Decoder
 from rmas_jax.models.cache import Block, Cache, empty_block
 from rmas_jax.models.generation import SamplingConfig
 
@@ -64,6 +64,7 @@ def begin(
     stops: jax.Array | None = None,
 ) -> Begun:
     """Chooses the first tokens after prompts; see `sampling.speak` for the settings."""
+    agent = agent.during("writing")
     batch = hidden.shape[0]
     penalises = sampling.repetition_penalty != 1
     text = DecodeState(
@@ -81,13 +82,15 @@ def begin(
     return Begun(cache.past, text, keys)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def empty_pool(config: DecoderConfig, like: Begun) -> Pool:
+@functools.partial(jax.jit, static_argnames="decoder")
+def empty_pool(decoder: Decoder, like: Begun) -> Pool:
     """A pool of free rows, for prompts of these shapes."""
     batch, width = like.text.tokens.shape
     dtype = like.text.cache.tail.keys.dtype
     # A text's last token is not read, and the one before it is in the tail when the last is chosen.
-    ring = empty_block(config, batch, max(1, width - 2), dtype=dtype)
+    ring = empty_block(
+        decoder.config, batch, max(1, width - 2), dtype=dtype, partition=decoder.partition
+    )
     empty = jax.tree.map(jnp.zeros_like, like)
     free = empty.text.replace(done=jnp.ones(batch, bool))
     return Pool(empty.replace(text=free), ring)
@@ -148,6 +151,7 @@ def run(
     stops: jax.Array | None = None,
 ) -> Pool:
     """Writes until this many rows [] have ended, or are free; settings as in `begin`."""
+    agent = agent.during("writing")
     past, keys = pool.begun.past, pool.begun.keys
     ending = _ending(end_tokens, max_tokens, len(pool.begun.text.done), stops)
     slots = pool.ring.valid.shape[1]

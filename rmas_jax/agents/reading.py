@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.models import Cache, repeat_rows, seal
+from rmas_jax.models import Cache, repeat_rows
 
 
 class PromptInput(struct.PyTreeNode):
@@ -37,10 +37,11 @@ def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
     Returns:
       A cache whose finished blocks are the soft prompt, if the agent has one, and the prefix.
     """
+    agent = agent.during("reading")
     cache = _start(agent, *ids.shape)
     if ids.shape[1]:  # else the first and later prompts have no common start
         _, cache = agent.read(agent.embed(ids), valid, cache)
-    return seal(cache, agent.config, 0)
+    return agent.seal(cache, 0)
 
 
 def _start(agent: Agent, batch: int, positions: int) -> Cache:
@@ -49,7 +50,8 @@ def _start(agent: Agent, batch: int, positions: int) -> Cache:
         return agent.empty_cache(batch, positions)
     vectors = agent.soft_prompt[None].astype(agent.dtype)
     _, cache = agent.read(vectors, jnp.ones(vectors.shape[:2], bool))
-    return seal(repeat_rows(cache, batch), agent.config, positions)
+    cache = repeat_rows(cache, batch, partition=agent.partition)
+    return agent.seal(cache, positions)
 
 
 def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -> jax.Array:
@@ -88,9 +90,10 @@ def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Arra
     Returns:
       The last hidden state [B, D] and a cache with room for `room` positions.
     """
+    agent = agent.during("reading")
     embeds = place(agent.embed(prompt.ids), prompt.received, prompt.slot_index)
     cache = prompt.prefix.replace(
         tail=agent.empty_cache(*prompt.ids.shape).tail, used=jnp.zeros((), jnp.int32)
     )
     hidden, cache = agent.read(embeds, prompt.valid, cache)
-    return hidden[:, -1], seal(cache, agent.config, room)
+    return hidden[:, -1], agent.seal(cache, room)

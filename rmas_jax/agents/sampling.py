@@ -130,6 +130,7 @@ def advance(
       The state but for `tokens` and `step`, and the token. `step` [] or [B] is its number.
     """
     raw = agent.unembed(hidden[:, None])[:, 0]
+    raw = agent.partition.constrain(raw, "samples", None)  # rules sort a row's logits
     logits = apply_rules(raw, sampling, state.seen)
     if sampling.temperature > 0 and keys is not None:
         token = draw(logits, keys, step)
@@ -199,6 +200,7 @@ def speak(
         seen = None
     elif seen is None:
         seen = jnp.zeros((batch, agent.config.vocab_size), bool)
+    agent = agent.during("writing")
     ending = Ending(jnp.asarray(end_tokens, jnp.int32), limits, stops)
     finished = cache.past
 

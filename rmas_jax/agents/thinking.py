@@ -40,7 +40,10 @@ def think(
     """
     if steps == 1:  # no step to compile: the tail has no room
         return hidden[:, None]
-    valid = jnp.ones((hidden.shape[0], 1), bool)
+    agent = agent.during("thinking")
+    on = agent.partition
+    valid = on.constrain(jnp.ones((hidden.shape[0], 1), bool), "batch", None)
+    hidden = on.constrain(hidden, "rows", None)
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, jax.Array]:
         thought = carry[0]
@@ -54,4 +57,5 @@ def think(
     # The finished blocks are closed over: only the tail of M positions is carried.
     start = (hidden, cache.replace(past=()))
     (last, _), thoughts = jax.lax.scan(step, start, jnp.arange(steps - 1))
-    return jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
+    made = jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
+    return on.constrain(made, "batch", None, None)

@@ -23,6 +23,7 @@ from rmas_jax.config.limits import MAX_ROUNDS
 from rmas_jax.config.sections import (
     EvaluationConfig,
     MeshConfig,
+    PolicyConfig,
     RunConfig,
     RuntimeConfig,
     SystemConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "MeshConfig",
     "OuterConfig",
     "PhaseConfig",
+    "PolicyConfig",
     "RunConfig",
     "RuntimeConfig",
     "SystemConfig",

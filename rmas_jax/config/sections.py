@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 from collections.abc import Iterator
+from typing import Any
 
 from rmas_jax.config.audit import AuditConfig
 from rmas_jax.config.benchmark import AnswerConfig, BenchmarkChoice
@@ -29,6 +30,7 @@ from rmas_jax.config.training import (
 )
 from rmas_jax.links import INNER, OUTER, VARIANTS
 from rmas_jax.run_files import SHARED_FOLDERS
+from rmas_jax.sharding import DEFAULT_POLICIES, POLICIES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,7 @@ class MeshConfig(Section):
 
     data: int = option("devices that split a batch", 1, at_least=1, at_most=MAX_DEVICES)
     fsdp: int = option(
-        "devices that split a batch and, along the width, the weights",
+        "devices that split a batch and the weights",
         1,
         at_least=1,
         at_most=MAX_DEVICES,
@@ -187,11 +189,31 @@ class MeshConfig(Section):
     )
 
 
+def policy_option(phase: str, default: str) -> Any:
+    """The policy of a phase."""
+    return option(f"how weights meet activations in {phase}", default, choices=tuple(POLICIES))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig(Section):
+    """How weights meet activations on several devices.
+
+    gather: each layer's weights are gathered over fsdp at their use. stay: weights stay, and
+    activations move to them. replicate: all weights are gathered over fsdp once, as a phase begins.
+    """
+
+    reading: str = policy_option("prompts and texts, without a gradient", DEFAULT_POLICIES.reading)
+    thinking: str = policy_option("latent steps", DEFAULT_POLICIES.thinking)
+    writing: str = policy_option("the decoding of tokens", DEFAULT_POLICIES.writing)
+    training: str = policy_option("prompts and texts, with a gradient", DEFAULT_POLICIES.training)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig(Section):
     """Use of the machine by a run."""
 
     mesh: MeshConfig = option("the devices", MeshConfig())
+    policies: PolicyConfig = option("how weights meet activations there", PolicyConfig())
     dtype: str = option(
         "dtype of the agents' weights; links and losses are float32",
         "float32",

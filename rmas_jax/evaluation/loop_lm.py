@@ -19,6 +19,7 @@ from rmas_jax.models import load_tokenizer
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.hf import read_config
 from rmas_jax.prompts import RolePrompt, today
+from rmas_jax.sharding import DEFAULT_POLICIES, Policies
 from rmas_jax.team import Team, checked_ends
 
 FIELD = "evaluation.loop_lm"
@@ -33,6 +34,7 @@ def load_loop_lm(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     weights: str | None = None,
+    policies: Policies = DEFAULT_POLICIES,
 ) -> Member:
     """A looped language model as member in a role.
 
@@ -41,7 +43,7 @@ def load_loop_lm(
       role: whose prompts it reads, the answerer.
       templates: of these prompts, by task type; the first is the member's own.
       date: of chat templates that contain one, YYYY-MM-DD; None: today.
-      dtype: see `load_pretrained`, as for `mesh` and `weights`.
+      dtype: see `load_pretrained`, as for `mesh`, `weights` and `policies`.
 
     Raises:
       ConfigError: the model is not looped.
@@ -56,7 +58,7 @@ def load_loop_lm(
         )
     tokenizer = load_tokenizer(source, date=date or today())
     ends = [checked_ends(source, tokenizer, template) for template in templates]
-    agent = load_agent(source, dtype, mesh, weights=weights)
+    agent = load_agent(source, dtype, mesh, weights=weights, policies=policies)
     return Member(role, agent, tokenizer, templates[0], ends[0])
 
 

@@ -114,7 +114,7 @@ class _Rows:
     def _open(self, like: pools.Begun) -> None:
         """Opens another pool; compiles its programs, which do nothing on free rows."""
         self.pool = None  # its memory is free
-        pool = pools.empty_pool(self.agent.config, like)
+        pool = pools.empty_pool(self.agent.decoder, like)
         batch = len(like.text.done)
         pool = pools.fill(pool, like, np.full(batch, -1, np.int32))
         self.pool = jax.block_until_ready(self._run(pool, batch))

@@ -8,9 +8,13 @@ A cache is a tuple of complete, read-only blocks and one block to write:
 Complete blocks never change, so a `lax.scan` closes over them and carries only the rest
 (`cache.replace(past=())`): a differentiated scan stores its carry once per step, and the tail is
 small. A linear layer has no positions, only a state of fixed size, which every call replaces.
+
+On a mesh rows lie where their batch does, and heads over `model`, see `cached_heads`.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +22,7 @@ from flax import struct
 from jax.typing import DTypeLike
 
 from rmas_jax.models.config import DecoderConfig
+from rmas_jax.sharding import ONE_DEVICE, Partition
 
 
 class Block(struct.PyTreeNode):
@@ -49,70 +54,112 @@ class Cache(struct.PyTreeNode):
     state: LinearState | None = None  # None where no layer is linear
 
 
+def cached_heads(config: DecoderConfig, partition: Partition = ONE_DEVICE) -> int:
+    """Heads of keys and values in a cache.
+
+    Where `model` splits the query heads but not these, each is repeated until it does, so that a
+    device holds the heads that its queries read and no more. Where it splits neither, attention and
+    its cache are whole on every device of `model`.
+    """
+    return math.lcm(config.num_kv_heads, partition.parts("heads", config.num_heads))
+
+
 def empty_block(
-    config: DecoderConfig, batch: int, capacity: int, *, dtype: DTypeLike = jnp.float32
+    config: DecoderConfig,
+    batch: int,
+    capacity: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    partition: Partition = ONE_DEVICE,
 ) -> Block:
     """A block with `capacity` free slots."""
-    shape = (config.num_kv_caches, batch, capacity, config.num_kv_heads, config.head_dim)
+    heads = cached_heads(config, partition)
+    shape = (config.num_kv_caches, batch, capacity, heads, config.head_dim)
+
+    def zeros() -> jax.Array:
+        return partition.constrain(jnp.zeros(shape, dtype), None, "batch", None, "heads", None)
+
     return Block(
-        keys=jnp.zeros(shape, dtype),
-        values=jnp.zeros(shape, dtype),
-        valid=jnp.zeros((batch, capacity), bool),
-        positions=jnp.zeros((batch, capacity), jnp.int32),
+        keys=zeros(),
+        values=zeros(),
+        valid=partition.constrain(jnp.zeros((batch, capacity), bool), "batch", None),
+        positions=partition.constrain(jnp.zeros((batch, capacity), jnp.int32), "batch", None),
     )
 
 
 def empty_state(
-    config: DecoderConfig, batch: int, *, dtype: DTypeLike = jnp.float32
+    config: DecoderConfig,
+    batch: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    partition: Partition = ONE_DEVICE,
 ) -> LinearState | None:
     """The initial state of linear layers; None without linear layers."""
     c = config
     if not c.num_linear_states:
         return None
     heads = (c.linear_value_heads, c.linear_key_dim, c.linear_value_dim)
+    conv = jnp.zeros((c.num_linear_states, batch, c.conv_width - 1, c.linear_conv_dim), dtype)
+    memory = jnp.zeros((c.num_linear_states, batch, *heads), jnp.float32)
     return LinearState(
-        conv=jnp.zeros((c.num_linear_states, batch, c.conv_width - 1, c.linear_conv_dim), dtype),
-        memory=jnp.zeros((c.num_linear_states, batch, *heads), jnp.float32),
+        conv=partition.constrain(conv, None, "batch", None, None),
+        memory=partition.constrain(memory, None, "batch", "heads", None, None),
     )
 
 
 def empty_cache(
-    config: DecoderConfig, batch: int, capacity: int, *, dtype: DTypeLike = jnp.float32
+    config: DecoderConfig,
+    batch: int,
+    capacity: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    partition: Partition = ONE_DEVICE,
 ) -> Cache:
     """An empty cache for `capacity` positions."""
     return Cache(
         past=(),
-        tail=empty_block(config, batch, capacity, dtype=dtype),
+        tail=empty_block(config, batch, capacity, dtype=dtype, partition=partition),
         used=jnp.zeros((), jnp.int32),
-        next_position=jnp.zeros((batch,), jnp.int32),
-        state=empty_state(config, batch, dtype=dtype),
+        next_position=partition.constrain(jnp.zeros((batch,), jnp.int32), "batch"),
+        state=empty_state(config, batch, dtype=dtype, partition=partition),
     )
 
 
-def seal(cache: Cache, config: DecoderConfig, capacity: int) -> Cache:
+def seal(
+    cache: Cache, config: DecoderConfig, capacity: int, *, partition: Partition = ONE_DEVICE
+) -> Cache:
     """Completes the tail and opens a new one with `capacity` free slots."""
-    tail = empty_block(config, cache.tail.valid.shape[0], capacity, dtype=cache.tail.keys.dtype)
-    return cache.replace(past=(*cache.past, cache.tail), tail=tail, used=jnp.zeros((), jnp.int32))
+    old = cache.tail
+    tail = empty_block(
+        config, old.valid.shape[0], capacity, dtype=old.keys.dtype, partition=partition
+    )
+    return cache.replace(past=(*cache.past, old), tail=tail, used=jnp.zeros((), jnp.int32))
 
 
-def repeat_rows(cache: Cache, batch: int) -> Cache:
+def repeat_rows(cache: Cache, batch: int, *, partition: Partition = ONE_DEVICE) -> Cache:
     """What one row has read, for a batch of rows that all start with it."""
 
-    def repeat(x: jax.Array, axis: int) -> jax.Array:
-        return jnp.broadcast_to(x, (*x.shape[:axis], batch, *x.shape[axis + 1 :]))
+    def repeat(x: jax.Array, *axes: str | None) -> jax.Array:
+        shape = [batch if axis == "batch" else x.shape[i] for i, axis in enumerate(axes)]
+        return partition.constrain(jnp.broadcast_to(x, shape), *axes)
 
     def of_block(block: Block) -> Block:
         return Block(
-            keys=repeat(block.keys, 1),
-            values=repeat(block.values, 1),
-            valid=repeat(block.valid, 0),
-            positions=repeat(block.positions, 0),
+            keys=repeat(block.keys, None, "batch", None, "heads", None),
+            values=repeat(block.values, None, "batch", None, "heads", None),
+            valid=repeat(block.valid, "batch", None),
+            positions=repeat(block.positions, "batch", None),
         )
 
+    state = cache.state
     return Cache(
         past=tuple(of_block(block) for block in cache.past),
         tail=of_block(cache.tail),
         used=cache.used,
-        next_position=repeat(cache.next_position, 0),
-        state=jax.tree.map(lambda x: repeat(x, 1), cache.state),
+        next_position=repeat(cache.next_position, "batch"),
+        state=state
+        and LinearState(
+            conv=repeat(state.conv, None, "batch", None, None),
+            memory=repeat(state.memory, None, "batch", "heads", None, None),
+        ),
     )

@@ -15,11 +15,13 @@ from flax import linen as nn
 
 from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
+from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
 from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
-from rmas_jax.models.weights import parameter
+from rmas_jax.models.weights import parameter, used
+from rmas_jax.sharding import ONE_DEVICE, Partition
 
 
 class Decoder(nn.Module):
@@ -27,33 +29,34 @@ class Decoder(nn.Module):
 
     Parameters have the dtype they were loaded in, or are int8 (`rmas_jax.models.int8`); activations
     have the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning
-    them: longer compilation, the same numbers, not faster on a CPU (docs/benchmarks).
+    them: longer compilation, the same numbers, not faster on a CPU (docs/benchmarks). `partition`
+    says where arrays lie on a mesh.
     """
 
     config: DecoderConfig
     unroll_layers: bool = False
+    partition: Partition = ONE_DEVICE
 
     def setup(self) -> None:
         c = self.config
-        self.embedding = parameter(self, c, "embedding")
+        self.embedding = parameter(self, "embedding")
         periods = c.num_layers // c.period
         # The backward pass recomputes layers from their inputs: nested scans copy saved values at
         # every level, which took longer to compile and to run.
-        layer = nn.remat(Layer if c.period == 1 else Period, prevent_cse=False)
         self.layers = nn.scan(
-            layer,
+            nn.remat(Layer if c.period == 1 else Period, prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=periods,
             unroll=periods if self.unroll_layers else 1,
-        )(c)
-        self.final_norm = RMSNorm(c, "final_norm/weight")
+        )(c, partition=self.partition)
+        self.final_norm = RMSNorm(c, "final_norm/weight", self.partition)
         if c.has_unembedding:
-            self.unembed_kernel = parameter(self, c, "unembed_kernel")
+            self.unembed_kernel = parameter(self, "unembed_kernel")
         if c.loops is not None:
-            self.exit_kernel = parameter(self, c, "exit_kernel")
-            self.exit_bias = parameter(self, c, "exit_bias")
+            self.exit_kernel = parameter(self, "exit_kernel")
+            self.exit_bias = parameter(self, "exit_bias")
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token ids [B, T] -> input embeddings [B, T, D], scaled as the family requires.
@@ -62,15 +65,21 @@ class Decoder(nn.Module):
           CheckpointError: an id has no row in the embedding; under jit, it gives NaN instead.
         """
         check_array(ids, self.config.vocab_size)
-        rows = jax.tree.map(lambda table: jnp.take(table, ids, axis=0), self.embedding)
-        out = dequantised(rows)
-        return out * jnp.asarray(self.config.embed_scale, out.dtype)
+        out = dequantised(look_up(self.embedding, ids, self.partition))
+        out = out * jnp.asarray(self.config.embed_scale, out.dtype)
+        return self.partition.constrain(out, "rows", None, None)
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Final-norm hidden states [B, T, D] -> logits [B, T, V], float32."""
-        kernel = self.unembed_kernel if self.config.has_unembedding else self.embedding.T
+        c, on = self.config, self.partition
+        if c.has_unembedding:
+            kernel = used(self.unembed_kernel, "unembed_kernel", c, on)
+        else:
+            kernel = used(self.embedding, "embedding", c, on).T
         kernel = as_array(kernel, hidden)
-        return jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        hidden = on.constrain(hidden, "rows", None, None)
+        out = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        return on.constrain(out, "rows", None, "vocab")
 
     def __call__(self, embeds: jax.Array, valid: jax.Array, cache: Cache | None = None) -> Any:
         """Reads embeddings that continue the sequence in `cache`.
@@ -87,9 +96,7 @@ class Decoder(nn.Module):
         Raises:
           UnsupportedModelError: the cache has room for more than `config.position_limit` positions.
         """
-        start = cache
-        if start is None:
-            start = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
+        start = self._empty_cache(embeds) if cache is None else cache
         hidden, after = self._read(embeds, valid, start)
         return hidden[-1] if cache is None else (hidden[-1], after)
 
@@ -104,7 +111,7 @@ class Decoder(nn.Module):
         Returns:
           Hidden states after the final norm [B, T, D].
         """
-        cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
+        cache = self._empty_cache(embeds)
         return self._read(embeds, segments > 0, cache, segments)[0][-1]
 
     def exit_probabilities(self, embeds: jax.Array, valid: jax.Array) -> jax.Array:
@@ -120,7 +127,7 @@ class Decoder(nn.Module):
         """
         if self.config.loops is None:
             raise ValueError("config.loops must be a number for an exit gate, got None")
-        cache = empty_cache(self.config, *embeds.shape[:2], dtype=embeds.dtype)
+        cache = self._empty_cache(embeds)
         hidden, _ = self._read(embeds, valid, cache)
         kernel, bias = self.exit_kernel.astype(jnp.float32), self.exit_bias.astype(jnp.float32)
         gate = (hidden.astype(jnp.float32) @ kernel)[..., 0] + bias[0]
@@ -129,6 +136,11 @@ class Decoder(nn.Module):
         first = jnp.ones_like(gate[:1])
         reached = jnp.concatenate([first, remaining])
         return jnp.moveaxis(reached * jnp.concatenate([stops, first]), 0, -1)
+
+    def _empty_cache(self, embeds: jax.Array) -> Cache:
+        return empty_cache(
+            self.config, *embeds.shape[:2], dtype=embeds.dtype, partition=self.partition
+        )
 
     def _read(
         self,
@@ -141,8 +153,9 @@ class Decoder(nn.Module):
 
         With segments (see `read_packed`), `cache` must be empty, and the new one is undefined.
         """
-        c = self.config
+        c, on = self.config, self.partition
         time = embeds.shape[1]
+        embeds, valid = on.constrain(embeds, "rows", None, None), on.constrain(valid, "batch", None)
         # An attention weight of 0 does not remove NaN or infinity on padding: 0 x NaN is NaN.
         embeds = jnp.where(valid[:, :, None], embeds, 0)
         # A linear layer needs adjacent tokens: real tokens move to the right end.
@@ -194,6 +207,7 @@ class Decoder(nn.Module):
         if moved:
             back = jnp.argsort(order, axis=1)[None, :, :, None]
             hidden = jnp.take_along_axis(hidden, back, axis=2)
+        hidden = on.constrain(hidden, None, "rows", None, None)
         return hidden, cache.replace(
             tail=Block(keys, values, tail.valid, tail.positions),
             used=cache.used + time,

@@ -22,7 +22,8 @@ from flax import linen as nn
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
-from rmas_jax.models.weights import parameter
+from rmas_jax.models.weights import used_parameter
+from rmas_jax.sharding import ONE_DEVICE, Partition
 
 CHUNK = 64  # tokens, as in the published kernels
 
@@ -177,6 +178,7 @@ class GatedDeltaNet(nn.Module):
     """Convolution, delta rule, norm and gate, in place of attention."""
 
     config: DecoderConfig
+    partition: Partition = ONE_DEVICE
 
     @nn.compact
     def __call__(
@@ -197,13 +199,16 @@ class GatedDeltaNet(nn.Module):
         Returns:
           [B, T, D] and the new state, independent of pads.
         """
-        c = self.config
+        c, on = self.config, self.partition
         batch, time, _ = x.shape
         heads, group = c.linear_key_heads, c.linear_value_heads // c.linear_key_heads
         keys = heads * c.linear_key_dim
 
+        def by_heads(x: jax.Array) -> jax.Array:
+            return on.constrain(x, "batch", None, "heads", *(None,) * (x.ndim - 3))
+
         def weight(name: str) -> Any:
-            return parameter(self, c, f"linear/{name}")
+            return used_parameter(self, f"linear/{name}")
 
         kernels = {
             name: as_array(weight(f"{name}_kernel"), x) for name in ("qkv", "gate", "rate", "decay")
@@ -214,9 +219,10 @@ class GatedDeltaNet(nn.Module):
         norm, out_kernel = weight("norm_weight"), weight("out_kernel")
 
         real = valid[:, :, None]
-        x = jnp.where(real, x, 0)  # finite on pads
+        x = on.constrain(jnp.where(real, x, 0), "rows", None, "embed")  # finite on pads
         before, memory = state[0].astype(x.dtype), state[1]
-        mixed, inputs = causal_conv(x @ kernels["qkv"], valid, conv, before, fresh)
+        mixed = on.constrain(x @ kernels["qkv"], "batch", None, None)
+        mixed, inputs = causal_conv(mixed, valid, conv, before, fresh)
         mixed = jax.nn.silu(mixed).astype(jnp.float32)
         query, key, value = jnp.split(mixed, (keys, 2 * keys), axis=-1)
         query, key = (
@@ -224,9 +230,11 @@ class GatedDeltaNet(nn.Module):
         )
         query = query * c.linear_key_dim**-0.5
         value = value.reshape(batch, time, c.linear_value_heads, -1)
-        rate = jax.nn.sigmoid((x @ kernels["rate"]).astype(jnp.float32))
+        query, key, value = map(by_heads, (query, key, value))
+        rate = jax.nn.sigmoid(by_heads(x @ kernels["rate"]).astype(jnp.float32))
         rate = jnp.where(real, rate, 0)  # pads write nothing
-        slope = jax.nn.softplus((x @ kernels["decay"]).astype(jnp.float32) + decay_bias[None, None])
+        slope = by_heads(x @ kernels["decay"]).astype(jnp.float32) + decay_bias[None, None]
+        slope = jax.nn.softplus(slope)
         decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no decay
 
         if time == 1:
@@ -238,7 +246,10 @@ class GatedDeltaNet(nn.Module):
 
         out = out * inverse_root(jnp.mean(out * out, axis=-1, keepdims=True), c.norm_eps)
         out = norm.astype(jnp.float32)[None, None, None] * out
-        gate = jnp.einsum("btd,dnh->btnh", x, kernels["gate"]).astype(jnp.float32)
+        gate = by_heads(jnp.einsum("btd,dnh->btnh", x, kernels["gate"])).astype(jnp.float32)
         out = (out * jax.nn.silu(gate)).astype(x.dtype)
+        out = on.constrain(by_heads(out), "rows", None, "heads", None)
         out = jnp.einsum("btnh,nhd->btd", out, as_array(out_kernel, x))
+        inputs = on.constrain(inputs, "batch", None, None)
+        memory = on.constrain(memory, "batch", "heads", None, None)
         return out, (inputs.astype(state[0].dtype), memory.astype(state[1].dtype))

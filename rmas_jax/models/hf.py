@@ -36,7 +36,7 @@ from rmas_jax.models.stored_names import (
     with_prefix,
 )
 from rmas_jax.models.weights import Weight, weight_table
-from rmas_jax.sharding import auto_mesh
+from rmas_jax.sharding import DEFAULT_POLICIES, Partition, Policies, auto_mesh
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
@@ -61,6 +61,7 @@ def load_pretrained(
     *,
     weights: str | None = None,
     revision: str | None = None,
+    policies: Policies = DEFAULT_POLICIES,
 ) -> tuple[Decoder, dict[str, Any]]:
     """Builds the decoder of a Hugging Face checkpoint and reads its weights.
 
@@ -75,6 +76,7 @@ def load_pretrained(
       weights: "int8" stores matrices in int8, with scales in `dtype` (`rmas_jax.models.int8`); each
         layer is quantised on its devices before the next one is read. None stores all in `dtype`.
       revision: branch, tag or commit, where `path` is a hub id.
+      policies: how weights meet activations on a mesh.
 
     Returns:
       The decoder and its parameters, for `model.apply({"params": params}, ...)`.
@@ -123,7 +125,8 @@ def load_pretrained(
                 params[weight.path] = quantised(weight, layers, dtype, mesh)
             else:
                 params[weight.path] = _load(weight, weight.abstract(dtype, mesh), stored)
-    return Decoder(config), traverse_util.unflatten_dict(params)
+    decoder = Decoder(config, partition=Partition(mesh, policies))
+    return decoder, traverse_util.unflatten_dict(params)
 
 
 def abstract_agent(
@@ -133,6 +136,7 @@ def abstract_agent(
     dtype: str = "float32",
     weights: str | None = None,
     revision: str | None = None,
+    policies: Policies = DEFAULT_POLICIES,
 ) -> tuple[Decoder, dict[str, Any]]:
     """The result of `load_pretrained` with a `jax.ShapeDtypeStruct` for each array of parameters.
 
@@ -145,6 +149,7 @@ def abstract_agent(
       dtype: see `load_pretrained`.
       weights: "int8" or None.
       revision: branch, tag or commit, where `source` is a hub id.
+      policies: see `load_pretrained`.
 
     Raises:
       ValueError, ImportError: as for `load_pretrained`.
@@ -164,7 +169,8 @@ def abstract_agent(
         in_int8 = _is_in_int8(weight, weights)
         abstract = abstract_quantised if in_int8 else Weight.abstract
         params[weight.path] = abstract(weight, dtype, mesh)
-    return Decoder(config), traverse_util.unflatten_dict(params)
+    decoder = Decoder(config, partition=Partition(mesh, policies))
+    return decoder, traverse_util.unflatten_dict(params)
 
 
 def _check_options(dtype: str, weights: str | None) -> None:

@@ -15,7 +15,8 @@ from rmas_jax.models.deltanet import GatedDeltaNet
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.rope import rotary_frequencies
-from rmas_jax.models.weights import ROWS, parameter
+from rmas_jax.models.weights import ROWS, used_parameter
+from rmas_jax.sharding import ONE_DEVICE, Partition
 
 KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
@@ -40,30 +41,32 @@ class RMSNorm(nn.Module):
 
     config: DecoderConfig
     row: str  # of its weight in the table
+    partition: Partition = ONE_DEVICE
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        weight = parameter(self, c, self.row).astype(jnp.float32)
+        weight = used_parameter(self, self.row).astype(jnp.float32)
         x32 = x.astype(jnp.float32)
         normed = x32 * inverse_root(jnp.mean(x32 * x32, axis=-1, keepdims=True), c.norm_eps)
         weight = jnp.expand_dims(weight + float(c.unit_offset_norm), tuple(range(x.ndim - 1)))
         return (normed * weight).astype(x.dtype)
 
 
-def normed(config: DecoderConfig, path: str, x: jax.Array) -> jax.Array:
+def normed(module: Any, path: str, x: jax.Array) -> jax.Array:
     """`x` after the norm at this path, if the decoder has it; called in its parent module."""
     row = ROWS[f"{path}/weight"]
-    if not row.is_in(config):
+    if not row.is_in(module.config):
         return x
-    return RMSNorm(config, row.path, name=path.rpartition("/")[2])(x)
+    norm = RMSNorm(module.config, row.path, module.partition, name=path.rpartition("/")[2])
+    return norm(x)
 
 
-def biased(module: nn.Module, config: DecoderConfig, path: str, out: jax.Array) -> jax.Array:
+def biased(module: Any, path: str, out: jax.Array) -> jax.Array:
     """`out` plus the bias at this path for its last axes, if the decoder has it."""
-    if not ROWS[path].is_in(config):
+    if not ROWS[path].is_in(module.config):
         return out
-    bias = parameter(module, config, path).astype(out.dtype)
+    bias = used_parameter(module, path).astype(out.dtype)
     return out + bias.reshape((1,) * (out.ndim - bias.ndim) + bias.shape)
 
 
@@ -71,6 +74,7 @@ class Attention(nn.Module):
     """Grouped-query attention over complete blocks and the tail, which this call extends."""
 
     config: DecoderConfig
+    partition: Partition = ONE_DEVICE
 
     @nn.compact
     def __call__(
@@ -83,21 +87,26 @@ class Attention(nn.Module):
         visible: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, KeysValues]:
         """Attends from the positions [B, T, D] of this call; returns output and new tail."""
-        c = self.config
+        c, on = self.config, self.partition
         start, positions = context.start, context.positions
+        x = on.constrain(x, "rows", None, "embed")
 
         def project(name: str) -> jax.Array:
-            kernel = as_array(parameter(self, c, f"attention/{name}_kernel"), x)
+            kernel = as_array(used_parameter(self, f"attention/{name}_kernel"), x)
             out = jnp.einsum("btd,dnh->btnh", x, kernel)
-            return biased(self, c, f"attention/{name}_bias", out)
+            return by_heads(biased(self, f"attention/{name}_bias", out))
+
+        def by_heads(x: jax.Array) -> jax.Array:
+            return on.constrain(x, "batch", None, "heads", None)
 
         if c.gated_attention:
             query, gate = jnp.split(project("q"), 2, axis=-1)
         else:
             query = project("q")
-        key, value = project("k"), project("v")
-        query = normed(c, "attention/q_norm", query)
-        key = normed(c, "attention/k_norm", key)
+        key, value = (repeated(project(name), tail[0].shape[2]) for name in ("k", "v"))
+        key, value = by_heads(key), by_heads(value)
+        query = normed(self, "attention/q_norm", query)
+        key = normed(self, "attention/k_norm", key)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         # Scaled in float32: a scale rounded to bfloat16 would bias all logits.
         query = (rotary(query.astype(jnp.float32), positions, *rope) * scale).astype(x.dtype)
@@ -117,27 +126,35 @@ class Attention(nn.Module):
         )
         if c.gated_attention:
             mixed = mixed * jax.nn.sigmoid(gate)
-        kernel = as_array(parameter(self, c, "attention/o_kernel"), x)
+        mixed = on.constrain(by_heads(mixed), "rows", None, "heads", None)
+        kernel = as_array(used_parameter(self, "attention/o_kernel"), x)
         out = jnp.einsum("btnh,nhd->btd", mixed, kernel)
-        return biased(self, c, "attention/o_bias", out), (keys, values)
+        return biased(self, "attention/o_bias", out), (by_heads(keys), by_heads(values))
+
+
+def repeated(x: jax.Array, heads: int) -> jax.Array:
+    """Keys or values [B, T, K, H] with each head repeated to this number, see `cached_heads`."""
+    return x if x.shape[2] == heads else jnp.repeat(x, heads // x.shape[2], axis=2)
 
 
 class FeedForward(nn.Module):
     """Gated feed-forward: down(act(gate(x)) * up(x)), in some models with biases."""
 
     config: DecoderConfig
+    partition: Partition = ONE_DEVICE
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         gate, up, down = (
-            as_array(parameter(self, c, f"ffn/{name}_kernel"), x) for name in ("gate", "up", "down")
+            as_array(used_parameter(self, f"ffn/{name}_kernel"), x)
+            for name in ("gate", "up", "down")
         )
         act = ACTIVATIONS[c.activation].apply
         flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
-        hidden = act(biased(self, c, "ffn/gate_bias", flat @ gate))
-        hidden = hidden * biased(self, c, "ffn/up_bias", flat @ up)
-        return biased(self, c, "ffn/down_bias", hidden @ down).reshape(x.shape)
+        hidden = act(biased(self, "ffn/gate_bias", flat @ gate))
+        hidden = hidden * biased(self, "ffn/up_bias", flat @ up)
+        return biased(self, "ffn/down_bias", hidden @ down).reshape(x.shape)
 
 
 class Layer(nn.Module):
@@ -145,18 +162,20 @@ class Layer(nn.Module):
 
     config: DecoderConfig
     linear: bool = False
+    partition: Partition = ONE_DEVICE
 
     @nn.compact
     def __call__(
         self, x: jax.Array, of_layer: OfLayer, context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
         """Returns the next layer's input, and the layer's new tail and linear state."""
-        c = self.config
+        c, on = self.config, self.partition
         past, tail, state, sliding = of_layer
 
-        mixed = normed(c, "attention_norm", x)
+        x = on.constrain(x, "rows", None, None)
+        mixed = normed(self, "attention_norm", x)
         if self.linear:
-            mixed, state = GatedDeltaNet(c, name="linear")(
+            mixed, state = GatedDeltaNet(c, on, name="linear")(
                 mixed, context.valid, state, context.fresh
             )
         else:
@@ -166,10 +185,14 @@ class Layer(nn.Module):
                     jnp.where(sliding, near, all_)
                     for near, all_ in zip(context.near, visible, strict=True)
                 )
-            mixed, tail = Attention(c, name="attention")(mixed, rope, past, tail, context, visible)
-        x = x + normed(c, "attention_out_norm", mixed)
-        out = FeedForward(c, name="ffn")(normed(c, "ffn_norm", x))
-        return x + normed(c, "ffn_out_norm", out), (tail, state)
+            mixed, tail = Attention(c, on, name="attention")(
+                mixed, rope, past, tail, context, visible
+            )
+        mixed = on.constrain(mixed, "rows", None, None)
+        x = x + normed(self, "attention_out_norm", mixed)
+        out = FeedForward(c, on, name="ffn")(normed(self, "ffn_norm", x))
+        out = on.constrain(out, "rows", None, None)
+        return x + normed(self, "ffn_out_norm", out), (tail, state)
 
     def _rope(self, sliding: jax.Array) -> Rope:
         """Rotary frequencies and the factor on sine and cosine of this layer."""
@@ -193,6 +216,7 @@ class Period(nn.Module):
     """One period of layer kinds; the body of the scan over layers."""
 
     config: DecoderConfig
+    partition: Partition = ONE_DEVICE
 
     @nn.compact
     def __call__(
@@ -203,7 +227,7 @@ class Period(nn.Module):
         tails: list[KeysValues] = []
         states: list[tuple[jax.Array, jax.Array]] = []
         for place, linear in enumerate(self.config.linear_layers[: self.config.period]):
-            layer = Layer(self.config, linear, name=f"place_{place}")
+            layer = Layer(self.config, linear, self.partition, name=f"place_{place}")
             if linear:
                 mine = (None, None, _at(state, len(states)), sliding[place])
             else:

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 
 from rmas_jax.models.architecture import DecoderConfig
 from rmas_jax.models.stored_names import PREFIX, with_prefix
-from rmas_jax.sharding import named_sharding
+from rmas_jax.sharding import Partition, named_sharding
 
 # --- The table ------------------------------------------------------------------------------------
 
@@ -283,8 +284,40 @@ def weight_table(config: DecoderConfig, prefix: str = PREFIX) -> tuple[Weight, .
     return tuple(table)
 
 
-def parameter(module: nn.Module, config: DecoderConfig, path: str) -> Any:
-    """Declares the weight of a row as a parameter of a module, and returns it."""
-    row = ROWS[path]
+def parameter(module: Any, path: str) -> Any:
+    """Declares the weight of a row as a parameter of a module with `config`, and returns it."""
+    row, config = ROWS[path], module.config
     name = path.rpartition("/")[2]
     return module.param(name, INITIALISERS[row.init](config), row.shape(config))
+
+
+def used_parameter(module: Any, path: str) -> Any:
+    """`parameter` of a module with `partition`, where the policy has weights at their use."""
+    return used(parameter(module, path), path, module.config, module.partition)
+
+
+def used(param: Any, path: str, config: DecoderConfig, partition: Partition) -> Any:
+    """A parameter of one layer, where the policy has weights at their use."""
+    row = ROWS[path]
+    axes = tuple(DIMENSIONS[d].axis for d in row.dims)
+    return _placed(param, axes, row.shape(config), partition)
+
+
+def gathered(params: Any, config: DecoderConfig, partition: Partition) -> Any:
+    """All parameters of a decoder, where the policy has weights at their use."""
+    flat = flatten_dict(params)
+    for weight in weight_table(config):
+        flat[weight.path] = _placed(flat[weight.path], weight.logical_axes, weight.shape, partition)
+    return unflatten_dict(flat)
+
+
+def _placed(
+    param: Any, axes: Sequence[str | None], shape: Sequence[int], partition: Partition
+) -> Any:
+    """A parameter by its logical axes; dimensions of another size, as of int8 scales, are whole."""
+
+    def place(x: jax.Array) -> jax.Array:
+        own = (a if n == full else None for a, n, full in zip(axes, x.shape, shape, strict=True))
+        return partition.constrain(x, *own)
+
+    return jax.tree.map(place, param)

@@ -269,7 +269,10 @@ def deliver(
                     f"wide, got {vectors.shape[-1]}"
                 )
             vectors = vectors + (probes or {}).get(name, 0.0)
-            sent[name] = vectors.astype(stages.agents[edge[1]].dtype)
+            receiver = stages.agents[edge[1]]
+            sent[name] = receiver.partition.constrain(
+                vectors.astype(receiver.dtype), "batch", None, None
+            )
     return sent
 
 
@@ -285,12 +288,12 @@ def no_feedback(
 ) -> dict[str, jax.Array]:
     """Feedback before the first round: zeros, since first prompts have no slot for it."""
     batch = prompts[system.topology.answerer].body_ids.shape[0]
-    return {
-        edge_name((sender, role)): jnp.zeros(
-            (batch, system.latent_steps, agents[role].width), agents[role].dtype
-        )
-        for sender, role in system.topology.feedback_edges
-    }
+    nothing = {}
+    for sender, role in system.topology.feedback_edges:
+        agent = agents[role]
+        zeros = jnp.zeros((batch, system.latent_steps, agent.width), agent.dtype)
+        nothing[edge_name((sender, role))] = agent.partition.constrain(zeros, "batch", None, None)
+    return nothing
 
 
 def nothing_received(

@@ -14,7 +14,7 @@ from flax.core import FrozenDict
 from rmas_jax.agents.agent import Agent
 from rmas_jax.models import Cache
 
-LOGITS_AT_ONCE = 2**26  # of a batch, [B, C, V] in float32: 256 MiB
+LOGITS_AT_ONCE = 2**26  # on a device, of [B, C, V] in float32: 256 MiB
 
 
 class Targets(struct.PyTreeNode):
@@ -70,6 +70,7 @@ def read_text(
     Returns:
       States [B, upto, D], and the cache.
     """
+    agent = agent.during("reading")
     tokens = slice(states.shape[1] - 1, (upto or target.ids.shape[1]) - 1)
     ids, valid = target.ids[:, tokens], target.valid[:, tokens]
     if ids.shape[1] == 0:
@@ -88,11 +89,15 @@ def score_text(agent: Agent, target: Targets, states: jax.Array) -> TextScore:
 def token_losses(agent: Agent, states: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of tokens [B, W] under the states [B, W, D] before them, and greedy hits.
 
-    At most `LOGITS_AT_ONCE` logits exist at a time, also in the backward pass: a scan handles
-    longer texts in chunks of positions, and recomputes a chunk's logits for its gradient.
+    At most `LOGITS_AT_ONCE` logits exist at a time on a device, also in the backward pass: a scan
+    handles longer texts in chunks of positions, and recomputes a chunk's logits for its gradient.
+    Logits stay split over rows and vocabulary.
     """
+    agent = agent.during("reading").with_unembedding()
     batch, width = ids.shape
-    chunk = min(width, max(1, LOGITS_AT_ONCE // (batch * agent.config.vocab_size)))
+    vocab, on = agent.config.vocab_size, agent.partition
+    at_once = batch // on.parts("rows", batch) * (vocab // on.parts("vocab", vocab))
+    chunk = min(width, max(1, LOGITS_AT_ONCE // at_once))
 
     def of_chunk(_: None, scanned: Any) -> tuple[None, tuple[jax.Array, jax.Array]]:
         states, ids = scanned

@@ -37,7 +37,13 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import dated, with_date
 from rmas_jax.runs.identity import agent_sources, contents, weights_digest
-from rmas_jax.runs.resources import build_toolbox, load_run_team, mesh_of, use_compilation_cache
+from rmas_jax.runs.resources import (
+    build_toolbox,
+    load_run_team,
+    mesh_of,
+    policies_of,
+    use_compilation_cache,
+)
 from rmas_jax.team import (
     Team,
     TeamTexts,
@@ -222,6 +228,7 @@ def find_loop_lm(
         dtype=runtime.dtype,
         mesh=mesh_of(config),
         weights=runtime.weights,
+        policies=policies_of(config),
     )
 
 

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from rmas_jax.config import ConfigError, RunConfig
-from rmas_jax.sharding import make_mesh
+from rmas_jax.sharding import Policies, make_mesh
 from rmas_jax.team import Team, TeamTexts, load_team
 from rmas_jax.tools import (
     PythonLimits,
@@ -63,7 +63,13 @@ def load_run_team(config: RunConfig, texts: TeamTexts | None = None) -> Team:
         dtype=runtime.dtype,
         mesh=mesh_of(config),
         weights=runtime.weights,
+        policies=policies_of(config),
     )
+
+
+def policies_of(config: RunConfig) -> Policies:
+    """How weights meet activations in a run."""
+    return Policies(**dataclasses.asdict(config.runtime.policies))
 
 
 def mesh_of(config: RunConfig) -> Mesh:

@@ -116,4 +116,4 @@ def test_published_sizes_need_no_memory():
     _, abstract = abstract_agent(config, make_mesh(1, 4, 2), dtype="bfloat16")
     gate = abstract["layers"]["ffn"]["gate_kernel"]
     assert gate.shape == (126, 16384, 53248)
-    assert gate.sharding.shard_shape(gate.shape) == (126, 4096, 26624)
+    assert gate.sharding.shard_shape(gate.shape) == (126, 16384, 6656)

@@ -270,7 +270,7 @@ def test_eight_devices_equal_one(checkpoint, family):
                 scales.shape, halves(scales), halves(values), strict=True
             ):
                 assert parts == (1 if size == 1 else wanted)
-    assert halves(flat["embedding",].scale) == (2, 1)
+    assert halves(flat["embedding",].scale) == (4, 1)
 
     expected = outputs(model, single)
     assert_close(outputs(model, params), expected, 1e-4)

@@ -105,6 +105,9 @@ def outer_loss(
       not finite (`Rounds.finite`).
     """
     answerer = system.topology.answerer
+    agents = {role: agent.in_training() for role, agent in agents.items()}
+    # Sums over a batch then end at a loop, not in each of its steps.
+    links = agents[answerer].partition.whole(links)
     supervision = phase_supervision(phase, batch.targets, answerer=answerer)
     out = run_rounds(
         system,

@@ -58,6 +58,7 @@ def states_before(agent: Agent, ids: jax.Array, segments: jax.Array) -> jax.Arra
       ids: [B, T] dialogues, several in a row.
       segments: [B, T] int32, see `Decoder.read_packed`.
     """
+    agent = agent.during("reading")
     return agent.read_packed(agent.embed(ids), segments)[:, :-1]
 
 

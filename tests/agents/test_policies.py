@@ -1,0 +1,153 @@
+"""How weights meet activations changes where numbers are computed, not the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn import draw_config
+from flax.traverse_util import flatten_dict, unflatten_dict
+from systems import random_params
+
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
+from rmas_jax.agents.sampling import speak
+from rmas_jax.agents.thinking import think
+from rmas_jax.models import Decoder, DecoderConfig, config_from_hf
+from rmas_jax.models.cache import cached_heads
+from rmas_jax.models.weights import weight_table
+from rmas_jax.rounds.supervision import Targets, read_text, score_text
+from rmas_jax.sharding import POLICIES, Partition, Policies, make_mesh, put_batch, put_whole
+
+BATCH, PROMPT, SLOTS, TEXT, STEPS = 8, 5, 2, 4, 3
+DENSE = DecoderConfig(
+    model_type="qwen3",
+    vocab_size=64,
+    width=32,
+    ffn_width=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    rope_theta=100.0,
+    qk_norm=True,
+    qkv_bias=True,
+    tie_embeddings=True,
+)
+ODD = dataclasses.replace(  # no dimension divides
+    DENSE, vocab_size=61, width=33, ffn_width=45, num_heads=3, num_kv_heads=3, tie_embeddings=False
+)
+HYBRID = dataclasses.replace(config_from_hf(draw_config(6)), vocab_size=64)
+CONFIGS = {"dense": DENSE, "odd": ODD, "hybrid": HYBRID}
+
+
+def mesh_of(*sizes):
+    return make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+
+
+def placed(agent, mesh, policies):
+    """The agent with its weights split over a mesh."""
+    params = flatten_dict(agent.params)
+    for weight in weight_table(agent.config):
+        params[weight.path] = jax.device_put(params[weight.path], weight.sharding(mesh))
+    decoder = agent.decoder.clone(partition=Partition(mesh, policies))
+    return Agent(decoder, unflatten_dict(params))
+
+
+def batch_of(config, seed=0):
+    random = np.random.default_rng(seed)
+
+    def texts(width):
+        ids = random.integers(0, config.vocab_size, (BATCH, width)).astype(np.int32)
+        lengths = random.integers(1, width + 1, (BATCH, 1))
+        return ids, np.arange(width) >= width - lengths
+
+    text, there = texts(TEXT)
+    received = random.normal(size=(BATCH, SLOTS, config.width)).astype(np.float32)
+    return texts(PROMPT), texts(PROMPT), received, (text, there[:, ::-1])
+
+
+def turn(agent, link, received, batch):
+    """A turn: reads, thinks and scores a text; a scalar that depends on all of it."""
+    prefix, (ids, valid), _, text = batch
+    ids = jnp.concatenate([jnp.zeros((BATCH, SLOTS), jnp.int32), ids], axis=1)
+    valid = jnp.concatenate([jnp.ones((BATCH, SLOTS), bool), valid], axis=1)
+    index = (*range(SLOTS), *(-1,) * PROMPT)
+    prompt = PromptInput(read_prefix(agent, *prefix), ids, valid, received, index)
+    hidden, cache = read_body(agent, prompt, room=TEXT)
+    thoughts = think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=STEPS)
+    target = Targets(*text)
+    states, _ = read_text(agent, target, hidden[:, None], cache)
+    score = score_text(agent, target, states)
+    spoken = speak(agent, hidden, cache, end_tokens=(), max_tokens=TEXT)
+    return score.loss.mean() + 0.1 * jnp.square(thoughts).mean(), (thoughts, spoken.tokens)
+
+
+@pytest.fixture(scope="module")
+def agents():
+    # Smaller weights than elsewhere: a rollout magnifies rounding errors.
+    def params(config):
+        return jax.tree.map(lambda x: 0.5 * x, random_params(config, 1))
+
+    return {name: Agent(Decoder(config), params(config)) for name, config in CONFIGS.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(agents):
+    """Tokens, loss, thoughts and gradients of each agent on one device."""
+    return {name: run(agent) for name, agent in agents.items()}
+
+
+def run(agent, mesh=None, seed=0):
+    batch = batch_of(agent.config, seed)
+    link = np.random.default_rng(2).normal(size=(agent.width,) * 2).astype(np.float32) * 0.1
+    of = jax.jit(jax.value_and_grad(turn, argnums=(1, 2), has_aux=True))
+    batch = put_batch(batch, mesh)
+    (loss, (thoughts, tokens)), gradients = of(agent, put_whole(link, mesh), batch[2], batch)
+    return jax.device_get((tokens, (loss, thoughts, *gradients)))
+
+
+def differences(ours, expected):
+    """Whether tokens are the same, and the largest difference relative to the largest number."""
+    same = (ours[0] == expected[0]).all()
+    return same, max(
+        np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours[1], expected[1], strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "policy"),
+    [
+        *(("dense", (1, 8, 1), policy) for policy in POLICIES),
+        ("dense", (2, 2, 2), "gather"),
+        ("dense", (2, 2, 2), "stay"),
+        ("dense", (1, 2, 4), "stay"),  # key heads do not divide, query heads do
+        ("dense", (1, 1, 8), "gather"),  # no heads divide
+        ("odd", (2, 2, 2), "stay"),
+        ("hybrid", (2, 2, 2), "gather"),
+        ("hybrid", (2, 2, 2), "stay"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "x".join(map(str, x)),
+)
+def test_numbers_are_those_of_one_device(agents, alone, name, sizes, policy):
+    mesh = mesh_of(*sizes)
+    agent = placed(agents[name], mesh, Policies(*(policy,) * 4))
+    same, difference = differences(run(agent, mesh), alone[name])
+    assert same and difference < 1e-5
+
+
+def test_the_control_other_items_have_other_numbers(agents, alone):
+    same, difference = differences(run(agents["dense"], seed=1), alone["dense"])
+    assert not same and difference > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "model", "cached"),
+    [(4, 2, 1, 2), (4, 2, 2, 2), (4, 2, 4, 4), (4, 2, 8, 2), (6, 3, 2, 6), (12, 4, 6, 12)],
+)
+def test_heads_of_keys_are_repeated_where_only_queries_divide(heads, kv_heads, model, cached):
+    config = dataclasses.replace(DENSE, num_heads=heads, num_kv_heads=kv_heads)
+    assert cached_heads(config, Partition(mesh_of(1, 1, model))) == cached
