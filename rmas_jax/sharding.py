@@ -285,19 +285,43 @@ def batch_shards(mesh: Mesh | None) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def put_batch(tree: Any, mesh: Mesh | None) -> Any:
-    """Host arrays [B, ...], the same in every process, with their rows split over the devices.
+def batch_sharding(rows: int, mesh: Mesh) -> NamedSharding:
+    """The split of a batch over the devices; whole on every one if its rows do not divide."""
+    divides = rows % batch_shards(mesh) == 0
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
+
+
+def local_rows(rows: int, mesh: Mesh | None) -> np.ndarray:
+    """Numbers, ascending, of the rows of a batch that this process's devices hold."""
+    if mesh is None:
+        return np.arange(rows)
+    held = batch_sharding(rows, mesh).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in held.values()]))
+
+
+def put_batch(tree: Any, mesh: Mesh | None, *, rows: int | None = None) -> Any:
+    """Host arrays [B, ...] with their rows split over the devices of all processes.
 
     A batch that does not divide is whole on every device; without a mesh, on the default device.
+
+    Args:
+      tree: all rows, the same in every process, or the `local_rows` of each one.
+      mesh: of all processes.
+      rows: B; None where the arrays have all rows.
     """
     if mesh is None:
         return jax.device_put(tree)
 
     def put(array: np.ndarray) -> jax.Array:
-        divides = array.shape[0] % batch_shards(mesh) == 0
-        sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
-        # With the full shape, every process takes the rows of its devices from all rows.
-        return jax.make_array_from_process_local_data(sharding, array, array.shape)
+        count = len(array) if rows is None else rows
+        here = np.arange(count) if rows is None else local_rows(count, mesh)
+
+        def of_device(index: Any) -> np.ndarray:  # a slice per axis
+            first, stop, _ = index[0].indices(count)
+            return array[slice(*np.searchsorted(here, (first, stop)))]
+
+        shape, sharding = (count, *array.shape[1:]), batch_sharding(count, mesh)
+        return jax.make_array_from_callback(shape, sharding, of_device)
 
     return jax.tree.map(put, tree)
 

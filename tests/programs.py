@@ -74,7 +74,7 @@ def training_data(team: Team) -> TrainingData:
     roles = team.system.topology.order
     texts = dict.fromkeys(roles, (text, text))
     items = [Example(question, question, text, texts=texts) for question in QUESTIONS]
-    return encode_examples(team, items)
+    return encode_examples(team, items).batch()
 
 
 def programs() -> Mapping[str, Callable[[], Any]]:

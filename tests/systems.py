@@ -22,7 +22,14 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.member import Member
 from rmas_jax.links import INNER, OUTER, LinkConfig, Links, apply_link, link_shapes
 from rmas_jax.models import Decoder, DecoderConfig
-from rmas_jax.prompts import RolePrompt, StagePrompt, encode_stage, split_template
+from rmas_jax.prompts import (
+    RolePrompt,
+    StagePrompt,
+    StageTokens,
+    encode_stage,
+    split_template,
+    stage_tokens,
+)
 from rmas_jax.team import Team
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
@@ -114,6 +121,14 @@ class TinySystem:
         steps = self.system.latent_steps
         return {
             role: encode_stage(self.tokenizer, prompt, questions, slot_width=steps)
+            for role, prompt in self.role_prompts.items()
+        }
+
+    def prompt_tokens(self, questions: Sequence[str] = QUESTIONS) -> dict[str, StageTokens]:
+        """`prompts` without padding."""
+        steps = self.system.latent_steps
+        return {
+            role: stage_tokens(self.tokenizer, prompt, questions, slot_width=steps)
             for role, prompt in self.role_prompts.items()
         }
 

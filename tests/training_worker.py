@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,9 +66,9 @@ def train(
     random = np.random.default_rng(0)
     ids = random.integers(0, 37, (24, 2, 4)).astype(np.int32)
     target = Targets(ids=ids, valid=np.ones(ids.shape, bool))
-    data = TrainingData(
-        prompts=tiny.prompts(["where does it end" + " now" * (i % 5) for i in range(24)]),
-        targets={role: target for role in tiny.agents},
+    data = encoded_items(
+        tiny.prompt_tokens(["where does it end" + " now" * (i % 5) for i in range(24)]),
+        {role: target for role in tiny.agents},
     )
     phase = PhaseConfig(
         name="worker",

@@ -35,6 +35,7 @@ from experiments.benchmarks.decoding import llama_sizes
 from rmas_jax.agents.agent import Agent
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.models import Decoder, config_from_hf
+from rmas_jax.prompts import TokenRows
 from rmas_jax.training.data.batches import length_groups
 from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.packing import packed_batches
@@ -52,30 +53,29 @@ def draw_dialogues(distribution: str, count: int, mean: int, vocabulary: int) ->
     else:
         lengths = mean * random.uniform(0.3, 1.7, count)
     lengths = np.maximum(lengths.astype(int), 8)
-    from_end = np.arange(lengths.max(), 0, -1)[None]
-    valid = from_end <= lengths[:, None]
-    ids = np.where(valid, random.integers(1, vocabulary, valid.shape), 0).astype(np.int32)
-    return Dialogues(ids=ids, valid=valid, target=from_end <= lengths[:, None] // 2)
+    rows = [random.integers(1, vocabulary, length) for length in lengths]
+    return Dialogues(tokens=TokenRows.of(rows), text_lengths=lengths // 2)
 
 
 def padded_batches(
     dialogues: Dialogues, groups: list[np.ndarray], batch_tokens: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One dialogue per row, padded to the longest of its group; the last batch wraps."""
-    lengths = dialogues.valid.sum(axis=1)
+    lengths = dialogues.tokens.lengths
     for group in groups:
         length = lengths[group].max()
         size = min(BATCH_ROWS, max(1, batch_tokens // length), len(group))
         for start in range(0, len(group), size):
             rows = group[np.arange(start, start + size) % len(group)]
-            yield dialogues.ids[rows, -length:], dialogues.valid[rows, -length:].astype(np.int32)
+            ids, valid = dialogues.tokens.padded(rows, length, left=True)
+            yield ids, valid.astype(np.int32)
 
 
 def contenders(
     dialogues: Dialogues, width: int, heads: int, batch_tokens: int
 ) -> dict[str, Batches]:
     """Contender -> a function that makes its batches of ids and segments."""
-    lengths = dialogues.valid.sum(axis=1)
+    lengths = dialogues.tokens.lengths
 
     def packed() -> Iterator[tuple[Any, Any]]:
         for batch in packed_batches(
@@ -112,7 +112,7 @@ def measure(
         rows.append(
             {
                 "contender": name,
-                "padding": 1 - float(dialogues.valid.sum()) / sum(a * b for a, b in shapes),
+                "padding": 1 - len(dialogues.tokens.ids) / sum(a * b for a, b in shapes),
                 "programs": len(set(shapes)),
                 "first_seconds": seconds[name][0],
                 "first_ratio": ratios[0],

@@ -5,11 +5,12 @@ from rmas_jax.prompts.encoding import (
     FIRST,
     LATER,
     StagePrompt,
+    StageTokens,
     declared_width,
     encode_piece,
     encode_stage,
     exact_width,
-    left_pad,
+    stage_tokens,
     take,
 )
 from rmas_jax.prompts.method_prompts import load_method_prompts
@@ -22,6 +23,7 @@ from rmas_jax.prompts.templates import (
     load_prompts,
     task_types,
 )
+from rmas_jax.prompts.token_rows import TokenRows, left_pad
 
 __all__ = [
     "FIELD",
@@ -32,6 +34,8 @@ __all__ = [
     "PromptError",
     "RolePrompt",
     "StagePrompt",
+    "StageTokens",
+    "TokenRows",
     "declared_width",
     "encode_piece",
     "encode_stage",
@@ -41,6 +45,7 @@ __all__ = [
     "load_prompts",
     "render_chat",
     "split_template",
+    "stage_tokens",
     "take",
     "task_types",
     "template_of",

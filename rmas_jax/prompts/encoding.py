@@ -11,6 +11,7 @@ the body. Slots that the first round lacks are invalid there, so all rounds use 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,8 +24,10 @@ from rmas_jax.models.plain_text import encode, encode_plain, marker_ids
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.chat import SENTINEL, split_template
 from rmas_jax.prompts.templates import PromptError, RolePrompt
+from rmas_jax.prompts.token_rows import TokenRows
 
 FIRST, LATER = 0, 1  # round kinds, each with its own template
+TOKENISED_AT_ONCE = 4096  # questions; a list of ids takes several times their bytes
 
 
 class StagePrompt(struct.PyTreeNode):
@@ -36,6 +39,65 @@ class StagePrompt(struct.PyTreeNode):
     body_valid: Any  # [B, 2, T] bool; by round kind; False at slots that the kind lacks
     slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T] received vector, -1 a token
     senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageTokens:
+    """One role's prompts for N questions without padding: the blocks around the slots."""
+
+    prefix: TokenRows  # N rows
+    blocks: tuple[tuple[TokenRows, TokenRows], ...]  # by block, then by round kind; N rows each
+    has_slots: tuple[bool, bool]  # by round kind
+    slot_width: int  # vectors per slot (M)
+    senders: tuple[str, ...]  # roles, in the order of the slots; one fewer than blocks
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions of each prompt [N] without padding, of both round kinds together."""
+        slots = self.slot_width * len(self.senders) * sum(self.has_slots)
+        return self.prefix.lengths + slots + sum(x.lengths for block in self.blocks for x in block)
+
+    def take(self, rows: Any) -> StageTokens:
+        """The prompts of the given questions."""
+        return dataclasses.replace(
+            self,
+            prefix=self.prefix.take(rows),
+            blocks=tuple((first.take(rows), later.take(rows)) for first, later in self.blocks),
+        )
+
+    def widths(self, rows: Any) -> tuple[int, ...]:
+        """Tokens of the longest of the given rows, in the prefix and in each block."""
+        longest = [int(self.prefix.lengths[rows].max())]
+        for block in self.blocks:
+            longest.append(max(int(of_kind.lengths[rows].max()) for of_kind in block))
+        return tuple(longest)
+
+    def padded(self, rows: Any, widths: Sequence[int]) -> StagePrompt:
+        """The prompts of the given questions as arrays, with blocks of these widths."""
+        prefix_ids, prefix_valid = self.prefix.padded(rows, widths[0], left=True)
+        shape = (len(rows), 2, self.slot_width)
+        slot = np.zeros(shape, np.int32), np.broadcast_to(np.array(self.has_slots)[:, None], shape)
+        ids, valid, slot_index = [], [], []
+        for k, (block, width) in enumerate(zip(self.blocks, widths[1:], strict=True)):
+            padded = [of_kind.padded(rows, width, left=True) for of_kind in block]
+            ids.append(np.stack([p[0] for p in padded], axis=1))
+            valid.append(np.stack([p[1] for p in padded], axis=1))
+            slot_index += [-1] * width
+            if k < len(self.senders):
+                ids.append(slot[0])
+                valid.append(slot[1])
+                slot_index += range(k * self.slot_width, (k + 1) * self.slot_width)
+        return StagePrompt(
+            prefix_ids=prefix_ids,
+            prefix_valid=prefix_valid,
+            body_ids=np.concatenate(ids, axis=-1),
+            body_valid=np.concatenate(valid, axis=-1),
+            slot_index=tuple(slot_index),
+            senders=self.senders,
+        )
 
 
 def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> list[list[int]]:
@@ -76,18 +138,6 @@ def _encode_inside(tokenizer: Tokenizer, text: str, *, plain: bool = True) -> li
         if anchored[: len(before)] == before:
             return anchored[len(before) :]
     return alone
-
-
-def left_pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, ...]:
-    """Ragged token rows -> ids [B, W] int32 and valid [B, W] bool, padded on the left."""
-    width = max(map(len, rows), default=0) if width is None else width
-    ids = np.zeros((len(rows), width), np.int32)
-    valid = np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        if len(row):
-            ids[i, -len(row) :] = row
-            valid[i, -len(row) :] = True
-    return ids, valid
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
@@ -132,6 +182,15 @@ def encode_stage(
       block_width: tokens of the longest row of a block -> width of the block. With
         `declared_width`, single questions need few programs.
     """
+    tokens = stage_tokens(tokenizer, prompt, questions, slot_width=slot_width)
+    rows = np.arange(len(questions))
+    return tokens.padded(rows, [block_width(width) for width in tokens.widths(rows)])
+
+
+def stage_tokens(
+    tokenizer: Tokenizer, prompt: RolePrompt, questions: Sequence[str], *, slot_width: int
+) -> StageTokens:
+    """As `encode_stage`, without padding, for any number of questions."""
     templates = {FIRST: prompt.first, LATER: prompt.later}
     parts = {kind: split_template(tokenizer, prompt, text) for kind, text in templates.items()}
     senders = tuple(parts[LATER][1::2])
@@ -140,9 +199,29 @@ def encode_stage(
             f"slots of the first round must be none or those of later rounds, {list(senders)}, "
             f"got {parts[FIRST][1::2]}"
         )
+    pieces = {kind: of[0::2] for kind, of in parts.items()}
+    starts = range(0, len(questions), TOKENISED_AT_ONCE)
+    chunks = [
+        _tokenise(tokenizer, pieces, questions[start : start + TOKENISED_AT_ONCE])
+        for start in starts
+    ]
+    prefix, *blocks = (TokenRows.join(of_chunk) for of_chunk in zip(*chunks, strict=True))
+    return StageTokens(
+        prefix=prefix,
+        blocks=tuple(zip(blocks[0::2], blocks[1::2], strict=True)),
+        has_slots=(len(pieces[FIRST]) > 1, len(pieces[LATER]) > 1),
+        slot_width=slot_width,
+        senders=senders,
+    )
+
+
+def _tokenise(
+    tokenizer: Tokenizer, pieces: dict[int, list[str]], questions: Sequence[str]
+) -> list[TokenRows]:
+    """The prefix, and for each block its rows in the first round and in later ones."""
     texts = {
-        kind: [encode_piece(tokenizer, text, questions) for text in pieces[0::2]]
-        for kind, pieces in parts.items()
+        kind: [encode_piece(tokenizer, text, questions) for text in of]
+        for kind, of in pieces.items()
     }
     # The prefix is the common start of both prompts, the rest of each is its body. The prefix never
     # includes a prompt's last token, so a body always ends in a real token.
@@ -152,37 +231,18 @@ def encode_stage(
         else _common(a, b)
         for a, b in zip(texts[FIRST][0], texts[LATER][0], strict=True)
     ]
-    prefix_ids, prefix_valid = left_pad(
-        [row[:n] for row, n in zip(texts[LATER][0], shared, strict=True)], block_width(max(shared))
-    )
+    found = [TokenRows.of([row[:n] for row, n in zip(texts[LATER][0], shared, strict=True)])]
+    empty: list[list[int]] = [[] for _ in questions]
     blocks: dict[int, list[list[list[int]]]] = {}
     for kind, rows in texts.items():
         rest = [row[n:] for row, n in zip(rows[0], shared, strict=True)]
-        empty: list[list[int]] = [[] for _ in questions]
         if len(rows) == 1:  # no slot: the last block holds all
-            blocks[kind] = [empty] * len(senders) + [rest]
+            blocks[kind] = [empty] * (len(texts[LATER]) - 1) + [rest]
         else:
             blocks[kind] = [rest, *rows[1:]]
-    ids, valid, slot_index = [], [], []
-    for k in range(len(senders) + 1):
-        width = block_width(max(len(row) for kind in blocks for row in blocks[kind][k]))
-        padded = [left_pad(blocks[kind][k], width) for kind in (FIRST, LATER)]
-        ids.append(np.stack([p[0] for p in padded], axis=1))
-        valid.append(np.stack([p[1] for p in padded], axis=1))
-        slot_index += [-1] * width
-        if k < len(senders):
-            ids.append(np.zeros((len(questions), 2, slot_width), np.int32))
-            has_slot = np.array([len(texts[kind]) > 1 for kind in (FIRST, LATER)])
-            valid.append(np.broadcast_to(has_slot[:, None], ids[-1].shape))
-            slot_index += range(k * slot_width, (k + 1) * slot_width)
-    return StagePrompt(
-        prefix_ids=prefix_ids,
-        prefix_valid=prefix_valid,
-        body_ids=np.concatenate(ids, axis=-1),
-        body_valid=np.concatenate(valid, axis=-1),
-        slot_index=tuple(slot_index),
-        senders=senders,
-    )
+    for of_block in zip(blocks[FIRST], blocks[LATER], strict=True):
+        found += map(TokenRows.of, of_block)
+    return found
 
 
 def take(prompts: Any, rows: Any) -> Any:

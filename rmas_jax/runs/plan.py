@@ -15,7 +15,7 @@ from rmas_jax.links import LinkConfig, Links, count_parameters, init_link
 from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
 from rmas_jax.sharding import batch_shards, put_batch
 from rmas_jax.team import Team
-from rmas_jax.training.data.encoding import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues, EncodedItems, TrainingData
 from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
 from rmas_jax.training.outer.validation import validation_rows
 from rmas_jax.training.phases.loop import compile_step
@@ -95,8 +95,8 @@ def describe_states(
     for role, size in sizes.items():
         read = dialogues[role]
         yield (
-            f"  states of {role}: {int(read.target.sum()):,}, {size / GIBIBYTE:.2f} GiB, from "
-            f"{len(read.ids):,} texts of up to {read.ids.shape[1]:,} tokens, prompt included"
+            f"  states of {role}: {read.text_lengths.sum():,}, {size / GIBIBYTE:.2f} GiB, from "
+            f"{len(read.tokens):,} texts of up to {read.tokens.lengths.max():,} tokens"
         )
     check_room(sizes, int(cache_gib * GIBIBYTE))
 
@@ -104,8 +104,8 @@ def describe_states(
 def describe_phase(
     team: Team,
     phase: PhaseConfig,
-    data: TrainingData,
-    validation: TrainingData,
+    data: EncodedItems,
+    validation: EncodedItems,
     *,
     key: jax.Array,
 ) -> Iterator[str]:
@@ -144,7 +144,7 @@ def describe_phase(
 
 
 def describe_tuning(
-    team: Team, entry: TuningConfig, data: TrainingData, *, key: jax.Array
+    team: Team, entry: TuningConfig, data: EncodedItems, *, key: jax.Array
 ) -> Iterator[str]:
     """Yields the size of an adapter of the answerer, and the memory of a step that trains it."""
     adapter = new_adapter(team, entry, key)

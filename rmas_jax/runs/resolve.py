@@ -57,7 +57,7 @@ from rmas_jax.tools import Toolbox
 from rmas_jax.topology import Topology
 from rmas_jax.training.data.encoding import (
     Dialogues,
-    TrainingData,
+    EncodedItems,
     encode_dialogues,
     encode_examples,
 )
@@ -84,7 +84,7 @@ class Resolved:
     contents: dict[str, Any]  # digests of all inputs, beside the configuration
 
     @functools.cached_property
-    def training_data(self) -> TrainingData:
+    def training_data(self) -> EncodedItems:
         """The training items, encoded; for checks and for the outer loop."""
         return encode_examples(self.team, self.train)
 
@@ -312,7 +312,7 @@ def find_answering(
     )
 
 
-def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData | None]:
+def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], EncodedItems | None]:
     """Inputs of the inner loop: dialogues, empty without steps; data for later repeats."""
     config, team = resolved.config, resolved.team
     if config.inner.steps == 0:
@@ -330,7 +330,7 @@ def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], TrainingData
     return dialogues, encode_examples(team, items) if config.inner.repeats > 1 else None
 
 
-def encode_outer(resolved: Resolved) -> tuple[TrainingData, TrainingData] | None:
+def encode_outer(resolved: Resolved) -> tuple[EncodedItems, EncodedItems] | None:
     """Training and validation data of the outer loop; None without phases."""
     if not resolved.config.outer.phases:
         return None

@@ -258,7 +258,7 @@ def measure_gradients(resolved: Resolved, trained: Links) -> None:
     """Measures the norm of the answer's gradient at each edge; writes the norms."""
     config, team = resolved.config, resolved.team
     items = resolved.validation[: config.evaluation.gradient_batch_size]
-    data = encode_examples(team, items)
+    data = encode_examples(team, items).batch()
     norms = gradient_norms(
         team,
         trained,

@@ -18,8 +18,8 @@ from rmas_jax.rounds.supervision import Supervision
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System
-from rmas_jax.training.data.batches import length_groups, row_lengths, trim
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.data.batches import length_groups
+from rmas_jax.training.data.encoding import EncodedItems, TrainingData
 
 
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
@@ -38,7 +38,7 @@ def roll_out(
 
 
 def roll_outs(
-    team: Team, links: Links, data: TrainingData, *, rounds: int, batch_size: int
+    team: Team, links: Links, data: EncodedItems, *, rounds: int, batch_size: int
 ) -> Iterator[tuple[TrainingData, Rounds, np.ndarray]]:
     """Yields the batches of `even_batches` and their `Rounds`, on the host.
 
@@ -55,12 +55,12 @@ def roll_outs(
 
 
 def even_batches(
-    data: TrainingData, *, batch_size: int, shards: int = 1
+    data: EncodedItems, *, batch_size: int, shards: int = 1
 ) -> Iterator[tuple[TrainingData, np.ndarray]]:
     """Every row once, with rows of similar length, padded to the longest of its group.
 
     Args:
-      data: a split, on the host.
+      data: a split.
       batch_size: maximum rows of a batch, rounded up to a multiple of `shards`; the batches of a
         group have the same shape, so that each of a few groups compiles once.
       shards: divides the rows of every batch.
@@ -70,10 +70,10 @@ def even_batches(
       last batch of a group and do not count.
     """
     limit = shards * math.ceil(batch_size / shards)
-    for group in length_groups(row_lengths(data), min(limit, len(data))):
-        trimmed, count = trim(data.rows(group)), len(group)
+    for group in length_groups(data.lengths, min(limit, len(data))):
+        widths, count = data.widths(group), len(group)
         size = shards * math.ceil(count / math.ceil(count / limit) / shards)
         for start in range(0, count, size):
             members = np.arange(start, start + size)
             rows = np.where(members < count, group[members % count], -1)
-            yield trimmed.rows(members % count), rows
+            yield data.batch(group[members % count], widths), rows

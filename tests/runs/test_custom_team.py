@@ -120,14 +120,14 @@ def test_slots_of_senders_without_texts_stay_empty(tmp_path):
     texts = {"planner": ("w to a",), "solver": ("parcel",)}
     example = Example("0", "from a to b", "parcel", texts=texts)
     data = encode_examples(team, [example])
-    assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.targets) == set(texts)
+    assert set(data.prompts) == {"planner", "critic", "solver"} and set(data.texts) == set(texts)
 
     def read(role, texts):
         member, topology = team.members[role], team.system.topology
         dialogues = encode_dialogues(
             [dataclasses.replace(example, texts=texts)], member, topology=topology, rounds=1
         )
-        return member.tokenizer.decode(dialogues.ids[0][dialogues.valid[0]])
+        return member.tokenizer.decode(dialogues.tokens[0])
 
     assert "w to a" in read("critic", texts)  # what the planner wrote
     solver = read("solver", texts)

@@ -115,9 +115,9 @@ def test_a_run_stops_when_asked_ends_in_a_report_and_is_reused(
     folder = tmp_path / "runs" / "quickstart"
     original = phase_loop.put_batch
 
-    def ask_to_end(*args):
+    def ask_to_end(*args, **options):
         signal.raise_signal(signal.SIGTERM)
-        return original(*args)
+        return original(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(phase_loop, "put_batch", ask_to_end)

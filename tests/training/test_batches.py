@@ -2,6 +2,7 @@ import dataclasses
 import threading
 from typing import ClassVar
 
+import flat
 import jax
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from teams import build_team
 from rmas_jax.config import ConfigError, PhaseConfig
 from rmas_jax.data import Example
 from rmas_jax.rounds.supervision import Targets
-from rmas_jax.training.data.batches import BUCKETS, Batches, length_groups, row_lengths
+from rmas_jax.sharding import local_rows, make_mesh, put_batch
+from rmas_jax.training.data.batches import BUCKETS, Batches, length_groups
 from rmas_jax.training.data.encoding import (
-    TrainingData,
     encode_dialogues,
     encode_examples,
     encode_texts,
+    pad_texts,
 )
 from rmas_jax.training.outer.step import outer_loss
 
@@ -60,7 +62,7 @@ def ragged(tiny):
         targets[role] = Targets(
             ids=np.where(valid, random.integers(1, 37, shape), 0).astype(np.int32), valid=valid
         )
-    return TrainingData(prompts=tiny.prompts(questions), targets=targets)
+    return flat.encoded_items(tiny.prompt_tokens(questions), targets)
 
 
 def test_an_epoch_visits_every_row_once_and_epochs_differ(ragged):
@@ -158,13 +160,56 @@ def test_rows_of_like_length_are_read_together():
     assert len(length_groups(2 ** np.arange(20), 1)) == BUCKETS
 
 
+@pytest.mark.parametrize("text_width", [0, 16, 99])
+def test_batches_are_the_rows_of_a_rectangle_without_their_common_padding(ragged, text_width):
+    whole, group_of = ragged.batch(), {}
+    batches = Batches(ragged, batch_size=2, key=jax.random.key(0), text_width=text_width)
+    assert ragged.lengths.tolist() == flat.row_lengths(whole).tolist()
+    for step in range(12):
+        rows = batches.rows(step)
+        group = next(i for i, group in enumerate(batches.groups) if rows[0] in group)
+        trimmed = flat.trim(whole.rows(batches.groups[group]), text_width=text_width)
+        members = [batches.groups[group].tolist().index(row) for row in rows]
+        flat.check_same(batches[step], trimmed.rows(np.array(members)))
+        group_of[group] = trimmed
+    assert len(group_of) == len(batches.groups) > 1
+
+
+def test_a_long_item_takes_its_own_tokens_and_pads_no_other(ragged):
+    def held(items):
+        rows = [*items.texts.values()]
+        for prompt in items.prompts.values():
+            rows += [prompt.prefix, *(kind for block in prompt.blocks for kind in block)]
+        return sum(of.ids.nbytes for of in rows)
+
+    def padded(items):
+        return sum(array.nbytes for array in jax.tree.leaves(items.batch()))
+
+    short, long = ragged.rows([0] * 100), ragged.rows([0] * 99 + [6])
+    tokens = ragged.lengths[6] - ragged.lengths[0]
+    assert held(long) - held(short) == 4 * tokens
+    assert padded(long) - padded(short) > 100 * 4 * tokens  # the control
+
+
+def test_a_process_pads_and_puts_the_rows_of_its_devices_alone(ragged):
+    """Devices of another process are those beside the mesh of this one."""
+    mesh = make_mesh(4, 2)
+    batches = Batches(ragged, batch_size=8, key=jax.random.key(3), mesh=mesh)
+    assert len(batches[0]) == 8  # one process holds all devices
+    assert local_rows(8, mesh).tolist() == list(range(8))
+    assert local_rows(6, mesh).tolist() == list(range(6))  # does not divide: whole everywhere
+    on_mesh = put_batch(batches[0], mesh, rows=8)
+    flat.check_same(jax.device_get(on_mesh), ragged.batch(batches.rows(0), batches._widths[0]))
+
+
 def test_fewer_items_than_a_batch_are_refused(ragged):
     with pytest.raises(ValueError, match="at most the number of training items, 12, got 13"):
         Batches(ragged, batch_size=13, key=jax.random.key(0))
 
 
 def test_rows_with_short_texts_are_left_out_where_thoughts_are_taken_from_texts(ragged):
-    lengths = np.min([t.valid.sum(-1).min(-1) for t in ragged.targets.values()], axis=0)
+    whole = ragged.batch()
+    lengths = np.min([t.valid.sum(-1).min(-1) for t in whole.targets.values()], axis=0)
     least = int(np.median(lengths)) + 1
     options = {"batch_size": 2, "key": jax.random.key(0), "text_width": least}
     batches = Batches(ragged, **options, needs_texts=True)
@@ -173,7 +218,7 @@ def test_rows_with_short_texts_are_left_out_where_thoughts_are_taken_from_texts(
     assert read == set(np.flatnonzero(lengths >= least))
     np.testing.assert_array_equal(
         batches[0].prompts["expert"].prefix_valid.sum(1),
-        ragged.prompts["expert"].prefix_valid[batches.rows(0)].sum(1),
+        whole.prompts["expert"].prefix_valid[batches.rows(0)].sum(1),
     )
     assert Batches(ragged, **options).left_out == 0
     with pytest.raises(ConfigError, match="12 with texts of fewer than 99 tokens left out"):
@@ -195,21 +240,21 @@ def test_a_batch_is_worth_the_same_rows_padded_to_the_longest(tiny, ragged, late
     batches = Batches(ragged, batch_size=2, key=jax.random.key(0), text_width=width)
     assert len(batches.groups) > 1
     step = next(s for s in range(6) if batches.rows(s)[0] in batches.groups[-1])
-    rows, batch = batches.rows(step), batches[step]
-    assert row_lengths(batch).tolist() == row_lengths(ragged)[rows].tolist()
-    assert batch.prompts["learner"].body_ids.shape < ragged.prompts["learner"].body_ids.shape
+    rows, batch, whole = batches.rows(step), batches[step], ragged.batch()
+    assert batch.prompts["learner"].body_ids.shape < whole.prompts["learner"].body_ids.shape
 
     @jax.jit
     def loss(batch):
         return outer_loss(tiny.system, phase, tiny.agents, tiny.links, batch)[0]
 
-    np.testing.assert_allclose(loss(batch), loss(ragged.rows(rows)), rtol=1e-6, atol=1e-6)
-    assert abs(loss(ragged.rows(rows - 1)) - loss(batch)) > 1e-3  # the control
+    np.testing.assert_allclose(loss(batch), loss(whole.rows(rows)), rtol=1e-6, atol=1e-6)
+    assert abs(loss(whole.rows(rows - 1)) - loss(batch)) > 1e-3  # the control
 
 
 def test_role_texts_end_in_the_end_token_and_are_padded_on_the_right(team):
     tokenizer = team.members["planner"].tokenizer
-    targets = encode_texts(tokenizer, [["from a to b", "w"]], tokenizer.eos_token_id)
+    texts = encode_texts(tokenizer, [["from a to b", "w"]], tokenizer.eos_token_id)
+    targets = pad_texts(texts, np.arange(2), texts.lengths.max(), rounds=2)
     assert targets.ids.shape[:2] == (1, 2)
     for row, valid, text in zip(
         targets.ids[0], targets.valid[0], ["from a to b", "w"], strict=True
@@ -225,15 +270,16 @@ def test_every_role_has_prompts_and_texts_of_all_items(team):
         role: dataclasses.replace(member, end_tokens=(ends[role], 9))
         for role, member in team.members.items()
     }
-    data = encode_examples(dataclasses.replace(team, members=members), EXAMPLES)
+    items = encode_examples(dataclasses.replace(team, members=members), EXAMPLES)
+    data = items.batch()
     for role, target in data.targets.items():
         last = target.valid.sum(axis=-1, keepdims=True) - 1
         assert (np.take_along_axis(target.ids, last, axis=-1) == ends[role]).all()
-    assert len(data) == 2
+    assert len(items) == len(data) == 2
     assert set(data.prompts) == set(data.targets) == set(ROLES)
-    one = data.rows(np.array([1]))
+    one = items.rows(np.array([1]))
     assert len(one) == 1
-    np.testing.assert_array_equal(one.targets["critic"].ids[0], data.targets["critic"].ids[1])
+    flat.check_same(one.batch(), flat.trim(data.rows(np.array([1]))))
 
 
 @pytest.mark.parametrize(
@@ -249,11 +295,12 @@ def test_a_dialogue_holds_what_was_sent_and_ends_in_the_role_text(team, role, re
     tokenizer = member.tokenizer
     dialogues = encode_dialogues(EXAMPLES, member, topology=team.system.topology, rounds=3)
     assert dialogues.rows.tolist() == list(range(3 * len(EXAMPLES)))  # no two are the same
-    assert len(dialogues.ids) == 3 * len(EXAMPLES)
+    assert len(dialogues.tokens) == 3 * len(EXAMPLES)
     for r, message in enumerate(received):
         row = len(EXAMPLES) * r  # the first item
-        text = tokenizer.decode(dialogues.ids[row][dialogues.valid[row]])
-        wanted = tokenizer.decode(dialogues.ids[row][dialogues.target[row]])
+        ids = dialogues.tokens[row]
+        text = tokenizer.decode(ids)
+        wanted = tokenizer.decode(ids[-dialogues.text_lengths[row] :])
         assert wanted == EXAMPLES[0].texts[role][r] + tokenizer.eos_token
         assert "from a to b" in text
         others = {"draft one", "draft two", "draft three", "plan one", "plan two"} - {message}
@@ -281,11 +328,11 @@ def test_a_dialogue_that_rounds_share_is_there_once(team, role, rows):
         same = dataclasses.replace(member.template, first=member.template.later)
         member = dataclasses.replace(member, template=same)
     dialogues = encode_dialogues(examples, member, topology=team.system.topology, rounds=3)
-    assert len(dialogues.ids) == max(rows) + 1
+    assert len(dialogues.tokens) == max(rows) + 1
     assert dialogues.rows.tolist() == rows
     texts = [
-        tokenizer.decode(ids[target])
-        for ids, target in zip(dialogues.ids, dialogues.target, strict=True)
+        tokenizer.decode(ids[-length:])
+        for ids, length in zip(dialogues.tokens, dialogues.text_lengths, strict=True)
     ]
     for row, example in zip(rows, 3 * examples, strict=True):
         assert texts[row] == example.texts[role][0] + tokenizer.eos_token
@@ -301,6 +348,6 @@ def test_a_text_that_rounds_share_is_tokenised_once(team):
             read.extend(texts)
             return team.members["planner"].tokenizer(texts, **options)
 
-    targets = encode_texts(Noting(), [["from a to b"] * 3, ["w"] * 3], 0)
+    rows = [row.tolist() for row in encode_texts(Noting(), [["from a to b"] * 3, ["w"] * 3], 0)]
     assert read == ["from a to b", "w"]
-    assert (targets.ids == targets.ids[:, :1]).all() and targets.ids.shape[:2] == (2, 3)
+    assert rows == [rows[0]] * 3 + [rows[3]] * 3 and rows[0] != rows[3]

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import flat
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 from systems import QUESTIONS, build_pattern
 
 from rmas_jax.config import PhaseConfig
+from rmas_jax.prompts import TokenRows
 from rmas_jax.rounds import supervision
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import crossing_probes, run_rounds
 from rmas_jax.rounds.supervision import Targets, token_losses
 from rmas_jax.training.data.batches import Batches
-from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer.step import (
     outer_loss,
     outer_step,
@@ -42,7 +43,7 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def data(tiny):
+def items(tiny):
     rng = np.random.default_rng(5)
     targets = {
         role: Targets(
@@ -50,13 +51,18 @@ def data(tiny):
         )
         for role in tiny.agents
     }
-    return TrainingData(prompts=tiny.prompts(QUESTIONS), targets=targets)
+    return flat.encoded_items(tiny.prompt_tokens(QUESTIONS), targets)
 
 
-def take_steps(tiny, data, phase, count):
+@pytest.fixture(scope="module")
+def data(items):
+    return items.batch()
+
+
+def take_steps(tiny, items, phase, count):
     step = jax.jit(outer_step, static_argnums=(0, 1))
     state, metrics = start_phase(phase, tiny.links), None
-    batches = Batches(data, batch_size=phase.batch_size, key=jax.random.key(0))
+    batches = Batches(items, batch_size=phase.batch_size, key=jax.random.key(0))
     for i in range(count):
         state, metrics = step(tiny.system, phase, tiny.agents, batches[i], state)
     return state, metrics
@@ -66,14 +72,14 @@ def same(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def test_only_outer_links_move_unless_asked(tiny, data):
-    state, metrics = take_steps(tiny, data, PHASE, 3)
+def test_only_outer_links_move_unless_asked(tiny, items):
+    state, metrics = take_steps(tiny, items, PHASE, 3)
     assert same(state.params.inner, tiny.links.inner)
     for name, params in state.params.outer.items():
         assert not same(params, tiny.links.outer[name]), name
         assert metrics["link_grad_norm"][name] > 0
     phase = dataclasses.replace(PHASE, train_inner_links=True, latents="teacher_forced")
-    both, _ = take_steps(tiny, data, phase, 3)
+    both, _ = take_steps(tiny, items, phase, 3)
     assert not same(both.params.inner, tiny.links.inner)
 
 
@@ -118,10 +124,10 @@ def test_learning_rates(schedule, warmup_steps):
     np.testing.assert_allclose(moved, rising + after_warmup[schedule], atol=1e-6)
 
 
-def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
+def test_what_reaches_each_edge_in_each_round_is_measured(tiny, items, data):
     """Two rounds of two agents: a step's loss depends on three crossings, and not on the fourth."""
     norms = {
-        parts: take_steps(tiny, data.rows(np.arange(2)), phase, 1)[1]["edge_grad_norm"]
+        parts: take_steps(tiny, items.rows(np.arange(2)), phase, 1)[1]["edge_grad_norm"]
         for parts in (1, 2)
         for phase in [dataclasses.replace(PHASE, accumulation=parts)]
     }
@@ -139,32 +145,30 @@ def test_what_reaches_each_edge_in_each_round_is_measured(tiny, data):
         np.testing.assert_allclose(norms[2][edge], expected, rtol=1e-4)
 
 
-def test_faults_in_a_part_of_a_batch_are_those_of_the_batch(tiny, data):
+def test_faults_in_a_part_of_a_batch_are_those_of_the_batch(tiny, items):
     """The second item alone has a token whose embedding is NaN."""
     phase = dataclasses.replace(PHASE, accumulation=2)
-    batch = data.rows(np.arange(2))
-    unread, read = 36, batch.targets["learner"].ids
-    ids = np.where(read == unread, 0, read)
-    assert not any((p.body_ids == unread).any() for p in batch.prompts.values())
-    ids[1, :, 0] = unread
-    batch = batch.replace(
-        targets=batch.targets | {"learner": batch.targets["learner"].replace(ids=ids)}
-    )
+    two = items.rows(np.arange(2))
+    unread, read = 36, two.texts["learner"]
+    ids = np.where(read.ids == unread, 0, read.ids)
+    assert not any((p.body_ids == unread).any() for p in two.batch().prompts.values())
+    ids[read.starts[two.rounds : -1]] = unread  # the first of each text
+    two = dataclasses.replace(two, texts=two.texts | {"learner": TokenRows(ids, read.starts)})
     learner = tiny.agents["learner"]
     table = learner.params["embedding"].at[unread].set(np.nan)
     learner = learner.replace(params=learner.params | {"embedding": table})
     broken = dataclasses.replace(tiny, agents=tiny.agents | {"learner": learner})
-    np.testing.assert_array_equal(take_steps(tiny, batch, phase, 1)[1]["faults"], 0)
-    faults = take_steps(broken, batch, phase, 1)[1]["faults"]
+    np.testing.assert_array_equal(take_steps(tiny, two, phase, 1)[1]["faults"], 0)
+    faults = take_steps(broken, two, phase, 1)[1]["faults"]
     assert faults[-1].max() == 0.5 and faults[0].max() == 0
 
 
-def test_training_lowers_the_loss_on_its_own_items(tiny, data):
+def test_training_lowers_the_loss_on_its_own_items(tiny, items):
     phase = dataclasses.replace(
         FORCED, steps=40, batch_size=3, learning_rate=3e-3, role_text_weight=1.0
     )
-    _, first = take_steps(tiny, data, phase, 1)
-    _, last = take_steps(tiny, data, phase, 40)
+    _, first = take_steps(tiny, items, phase, 1)
+    _, last = take_steps(tiny, items, phase, 40)
     assert last["loss"] < first["loss"] - 0.1
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import signal
 
+import flat
 import jax
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from systems import QUESTIONS, build_pattern
 from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.prompts import TokenRows
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.data.batches import Batches
-from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.hooks import at_end, every, when
 from rmas_jax.training.outer.loop import TrainableLinks, run_phase
@@ -52,7 +53,7 @@ def data(tiny):
         )
         for role in tiny.agents
     }
-    return TrainingData(prompts=tiny.prompts(QUESTIONS), targets=targets)
+    return flat.encoded_items(tiny.prompt_tokens(QUESTIONS), targets)
 
 
 def same(a, b):
@@ -259,24 +260,25 @@ def test_the_agent_and_the_stage_that_are_not_finite_first_are_named(tiny, data,
 
 def test_a_validation_that_is_not_finite_names_agent_stage_and_items(tiny, data, tmp_path):
     """The learner's texts end in its last token, which only the second validated item has."""
-    ids = np.where(data.targets["learner"].ids == 36, 35, data.targets["learner"].ids)
-    prompts = data.prompts["learner"]
+    texts = data.texts["learner"]
+    ids = np.where(texts.ids == 36, 35, texts.ids)
+    prompts = data.batch().prompts["learner"]
     read = {*prompts.body_ids[prompts.body_valid].tolist(), *prompts.prefix_ids.ravel().tolist()}
     token = next(token for token in range(36, 0, -1) if token not in read)
     ids = np.where(ids == token, min(read), ids)
-    learned = data.targets | {"learner": data.targets["learner"].replace(ids=ids)}
+    learned = data.texts | {"learner": TokenRows(ids, texts.starts)}
     ids = ids.copy()
-    ids[1, 0, 0] = token
-    held_out = data.targets | {"learner": data.targets["learner"].replace(ids=ids)}
+    ids[texts.starts[data.rounds]] = token  # the first of item 1
+    held_out = data.texts | {"learner": TokenRows(ids, texts.starts)}
     message = (
         r"phase tiny, step 2: validation: latent rounds: agent learner, round 1: .*\(items 1\)"
     )
     with pytest.raises(DivergedError, match=message) as caught:
         run(
             broken(tiny, "learner", token=token),
-            data.replace(targets=learned),
+            dataclasses.replace(data, texts=learned),
             tmp_path,
-            validation=data.replace(targets=held_out),
+            validation=dataclasses.replace(data, texts=held_out),
         )
     assert str(caught.value).endswith(f"{tmp_path}/checkpoints/2")
 

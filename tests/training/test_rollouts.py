@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from types import SimpleNamespace
 
+import flat
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from rmas_jax.rounds.supervision import Targets, TextScore
 from rmas_jax.sharding import make_mesh, put_whole
 from rmas_jax.training import rollouts
 from rmas_jax.training.data.batches import BUCKETS
-from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.outer import validation
 from rmas_jax.training.rollouts import even_batches
 
@@ -38,7 +38,7 @@ def data(tiny):
     target = Targets(
         ids=np.where(valid, random.integers(1, 37, shape), 0).astype(np.int32), valid=valid
     )
-    return TrainingData(prompts=tiny.prompts(questions), targets=dict.fromkeys(tiny.agents, target))
+    return flat.encoded_items(tiny.prompt_tokens(questions), dict.fromkeys(tiny.agents, target))
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def test_short_items_are_not_padded_to_the_longest(data):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_every_row_counts_once_and_every_device_has_as_many(data, batch_size):
+    whole = data.batch()
     for shards in (1, 8):
         seen = []
         for batch, rows in even_batches(data, batch_size=batch_size, shards=shards):
@@ -89,7 +90,7 @@ def test_every_row_counts_once_and_every_device_has_as_many(data, batch_size):
             assert len(rows) % shards == 0
             for role, target in batch.targets.items():
                 width = target.ids.shape[-1]
-                same = target.ids == data.targets[role].ids[rows][..., :width]
+                same = target.ids == whole.targets[role].ids[rows][..., :width]
                 assert same[rows >= 0].all()
             seen += rows[rows >= 0].tolist()
         assert sorted(seen) == list(range(12))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 
+import flat
 import jax
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.encoding import Dialogues, TrainingData
 from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
 from rmas_jax.training.outer.step import outer_loss
@@ -66,9 +66,7 @@ def data(tiny):
     questions = [" ".join("where does it end"[: 3 + i].split()) for i in range(8)]
     ids = np.random.default_rng(5).integers(0, 37, (8, 2, 4)).astype(np.int32)
     target = Targets(ids=ids, valid=np.ones(ids.shape, bool))
-    return TrainingData(
-        prompts=tiny.prompts(questions), targets={role: target for role in tiny.agents}
-    )
+    return flat.encoded_items(tiny.prompt_tokens(questions), {role: target for role in tiny.agents})
 
 
 def train(team, links, data, directory):
@@ -107,7 +105,7 @@ def test_a_step_is_the_same_on_every_mesh(tiny, team_on, data, tmp_path, monkeyp
         for ours, one in zip(leaves[name], leaves["1x1x1"], strict=True):
             np.testing.assert_allclose(ours, one, atol=1e-5 * max(1, largest))
     # The control: with one of the eight items twice, the numbers are others.
-    other = jax.tree.map(lambda x: np.concatenate([x[:7], x[:1]]), data)
+    other = data.rows([*range(7), 0])
     losses_of_other, _ = train(team_on("1x1x1"), tiny.links, other, tmp_path / "other")
     assert abs(losses_of_other[0] - losses["1x1x1"][0]) > 1e-3
 
@@ -133,7 +131,8 @@ def test_gradients_of_rollouts_are_the_same_on_a_mesh(tiny, team_on, data, float
         def of(links, agents, batch):
             return outer_loss(tiny.system, phase, agents, links, batch)[0]
 
-        return jax.tree.leaves(of(links, float64(team.agents), put_batch(batch, team.mesh)))
+        on_mesh = put_batch(batch.batch(), team.mesh)
+        return jax.tree.leaves(of(links, float64(team.agents), on_mesh))
 
     one = gradient("1x1x1", data)
     assert min(np.abs(gradient).max() for gradient in one) > 1e-4
@@ -147,7 +146,7 @@ def test_the_inner_loop_reads_with_sharded_agents(tiny, team_on, data, tmp_path)
     config = InnerConfig(steps=3, batch_size=8, learning_rate=1e-2, warmup_steps=1)
     ids = np.random.default_rng(1).integers(0, 37, (6, 9)).astype(np.int32)  # six do not divide
     target = np.arange(9)[None] >= np.full((6, 1), 5)
-    dialogues = Dialogues(ids=ids, valid=np.ones((6, 9), bool), target=target)
+    dialogues = flat.dialogues_of(ids, np.ones((6, 9), bool), target)
     one, many = (
         run_inner_loop(
             team_on(name),
@@ -179,7 +178,7 @@ def test_answers_of_sharded_agents(tiny, team_on, data):
                 tiny.system,
                 agents,
                 channel,
-                data.prompts,
+                data.batch().prompts,
                 rounds=2,
                 end_tokens=(3,),
                 max_tokens=6,

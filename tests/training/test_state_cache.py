@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import logging
 import os
 import signal
 import threading
 
+import flat
 import jax
 import ml_dtypes
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 
 from rmas_jax.config import ConfigError
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
-from rmas_jax.training.data.encoding import Dialogues
+from rmas_jax.prompts import TokenRows
 from rmas_jax.training.states import cache as state_cache
 from rmas_jax.training.states.cache import GIBIBYTE, OVERHEAD, StateCache, check_room
 
@@ -25,7 +27,7 @@ AGENTS = {"planner": "digest a", "critic": "digest b", "solver": "digest b"}
 
 def dialogues_of(seed=0):
     ids = np.random.default_rng(seed).integers(0, 99, (4, 6)).astype(np.int32)
-    return Dialogues(ids=ids, valid=np.ones((4, 6), bool), target=np.ones((4, 6), bool))
+    return flat.dialogues_of(ids, np.ones((4, 6), bool), np.ones((4, 6), bool))
 
 
 def make(dtype=np.float32, seed=0):
@@ -85,10 +87,15 @@ def test_another_agent_dtype_or_text_is_another_entry(tmp_path):
     reader(dtype=np.float16)
     assert reader.reads == 3
     texts = dialogues_of()
-    for field in ("ids", "valid", "target"):
-        other = getattr(texts, field).copy()
-        other[2, 3] = not other[2, 3]
-        reader(dialogues=texts.replace(**{field: other}))
+    ids, starts = texts.tokens.ids.copy(), texts.tokens.starts.copy()
+    ids[15] += 1
+    starts[2] += 1  # the same tokens in other rows
+    for other in (
+        {"tokens": TokenRows(ids, texts.tokens.starts)},
+        {"tokens": TokenRows(texts.tokens.ids, starts)},
+        {"text_lengths": texts.text_lengths - (np.arange(4) == 2)},
+    ):
+        reader(dialogues=dataclasses.replace(texts, **other))
     assert reader.reads == 6
     retrained = Reader(tmp_path, agents={"planner": "digest c"})
     retrained()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import signal
 
-import jax
+import flat
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team
 
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
+from rmas_jax.prompts import stage_tokens
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.training import rollouts
 from rmas_jax.training.data import packing
-from rmas_jax.training.data.encoding import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.inner.loop import embedding_table, inner_pairs, outer_pairs
 from rmas_jax.training.states import token_states
 from rmas_jax.training.states.token_states import (
@@ -41,7 +43,7 @@ def dialogues():
     from_end = np.arange(64, 0, -1)[None]
     valid = from_end <= lengths
     ids = np.where(valid, random.integers(1, 30, valid.shape), 0).astype(np.int32)
-    return Dialogues(ids=ids, valid=valid, target=from_end <= texts)
+    return flat.dialogues_of(ids, valid, from_end <= texts)
 
 
 @pytest.fixture
@@ -64,13 +66,15 @@ def test_texts_are_worth_the_same_packed_as_alone(
 ):
     team, _ = team_and_links
     agent = team.agents[role]
-    alone = states_before(agent, dialogues.ids, dialogues.valid.astype(np.int32))
-    expected = np.asarray(alone)[dialogues.target[:, 1:]]
+    ids, valid = dialogues.tokens.padded(np.arange(len(dialogues.tokens)), 64, left=True)
+    target = np.arange(64, 0, -1) <= dialogues.text_lengths[:, None]
+    alone = states_before(agent, ids, valid.astype(np.int32))
+    expected = np.asarray(alone)[target[:, 1:]]
     few = functools.partial(packing.rows_at_once, batch_tokens=140)
     monkeypatch.setattr(packing, "rows_at_once", few)
     found = text_states(team, role, dialogues)
     assert noted == [(2, 64)] * 3  # 13 dialogues in 5 rows, and an empty one
-    np.testing.assert_array_equal(found.ids, dialogues.ids[dialogues.target])
+    np.testing.assert_array_equal(found.ids, ids[target])
     np.testing.assert_allclose(found.parts[0], expected, atol=1e-5)
     assert np.abs(np.diff(expected, axis=0)).min(axis=1).max() > 1e-2  # the control
 
@@ -81,13 +85,14 @@ def test_a_dialogue_that_occurs_several_times_is_read_once_and_learned_from_as_o
     """The pairs are those of reading it every time, in the same order."""
     team, _ = team_and_links
     rows = np.array([0, 1, 2, 3, 1, 12, 1, 4, 5, 6, 7, 8, 9, 10, 11, 0])
-    every_time = jax.tree.map(lambda array: array[rows], dialogues)
+    every_time = Dialogues(dialogues.tokens.take(rows), dialogues.text_lengths[rows])
     table = embedding_table(team, "critic")
     counterpart = np.where(np.arange(30) % 3, np.arange(30), -1)
     once, often = (
-        text_states(team, "critic", read) for read in (dialogues.replace(rows=rows), every_time)
+        text_states(team, "critic", read)
+        for read in (dataclasses.replace(dialogues, rows=rows), every_time)
     )
-    assert len(once.ids) == dialogues.target.sum() < len(often.ids) == len(once.learned)
+    assert len(once.ids) == dialogues.text_lengths.sum() < len(often.ids) == len(once.learned)
     for learn in (inner_pairs, functools.partial(outer_pairs, counterpart=counterpart)):
         ours, expected = learn(once, table=table), learn(often, table=table)
         np.testing.assert_array_equal(ours.ids, expected.ids)
@@ -134,10 +139,11 @@ def test_rollouts_count_every_item_once_however_they_are_batched(team_and_links,
     monkeypatch.setattr(rollouts, "roll_out", all_right)
     shape = (len(QUESTIONS), 2, LATENT_STEPS)
     targets = Targets(ids=np.ones(shape, np.int32), valid=np.ones(shape, bool))
-    data = TrainingData(
-        prompts=team.encode(QUESTIONS),
-        targets={role: targets for role in team.system.topology.order},
-    )
+    prompts = {
+        role: stage_tokens(member.tokenizer, member.template, QUESTIONS, slot_width=LATENT_STEPS)
+        for role, member in team.members.items()
+    }
+    data = flat.encoded_items(prompts, dict.fromkeys(prompts, targets))
     whole, wrapped = (
         rollout_states(team, links, data, rounds=2, batch_size=size) for size in (3, 2)
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 
+import flat
 import jax
 import numpy as np
 import pytest
@@ -18,12 +19,11 @@ from rmas_jax.config import OuterConfig, TrainingConfig, TuningConfig
 from rmas_jax.data.examples import Example
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.links import count_parameters
-from rmas_jax.prompts import encode_stage
+from rmas_jax.prompts import TokenRows, stage_tokens
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.rounds.text_channel import read_alone
 from rmas_jax.sharding import make_mesh
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.hooks import when
 from rmas_jax.training.phases.loop import run_steps
@@ -47,9 +47,10 @@ def tiny():
 def data(tiny):
     """The answer follows from the question, so that there is something to learn."""
     questions = ["where does it end"[: 3 + i % 4] for i in range(16)]
-    prompt = encode_stage(tiny.tokenizer, tiny.role_prompts["learner"], questions, slot_width=0)
+    prompt = stage_tokens(tiny.tokenizer, tiny.role_prompts["learner"], questions, slot_width=0)
     ids = (3 + np.arange(16)[:, None, None] % 4 + np.arange(4)).astype(np.int32)
-    return TrainingData({"learner": prompt}, {"learner": Targets(ids, np.ones(ids.shape, bool))})
+    target = Targets(ids, np.ones(ids.shape, bool))
+    return flat.encoded_items({"learner": prompt}, {"learner": target})
 
 
 def tune(team, kind, data, directory, *, config=TRAINING, validation=None, hooks=(), **options):
@@ -148,12 +149,13 @@ def test_an_answerer_that_is_not_finite_is_named(tiny, data, tmp_path):
     team = teams.with_agents(tiny.team(), {"learner": teams.broken(tiny.agents["learner"])})
     with pytest.raises(DivergedError, match=r"lora, step 0: loss nan .*agent learner, answer"):
         tune(team, "lora", data, tmp_path)
-    prompt = data.prompts["learner"]
+    prompt = data.batch().prompts["learner"]
     read = {*prompt.body_ids.ravel().tolist(), *prompt.prefix_ids.ravel().tolist()}
     token = next(token for token in range(36, 8, -1) if token not in read)
-    held_out = data.targets["learner"].ids.copy()
-    held_out[5, 0, 0] = token
-    validation = data.replace(targets={"learner": data.targets["learner"].replace(ids=held_out)})
+    held_out = data.texts["learner"].ids.copy()
+    held_out[4 * 5] = token  # the first of the four tokens of item 5
+    held_out = TokenRows(held_out, data.texts["learner"].starts)
+    validation = dataclasses.replace(data, texts={"learner": held_out})
     team = teams.with_agents(tiny.team(), {"learner": teams.broken(tiny.agents["learner"], token)})
     message = r"phase lora, step 2: validation: agent learner, answer: loss.*\(items 5\)"
     with pytest.raises(DivergedError, match=message):
@@ -173,7 +175,7 @@ def test_the_answerer_learns_from_the_prompt_that_it_reads_alone(tmp_path):
     team, _ = teams.build_team(tmp_path)
     texts = {"solver": ("a draft", "to b"), "planner": ("from a", "from a")}
     examples = [Example(q, q, "b", texts=texts) for q in teams.QUESTIONS]
-    data = encode_answers(team, examples)
+    data = encode_answers(team, examples).batch()
     member = team.members["solver"]
     alone = team.encode(teams.QUESTIONS, slot_width=0)["solver"]
     read = read_alone(member, alone)

@@ -11,37 +11,11 @@ import jax
 import numpy as np
 
 from rmas_jax.config import ConfigError
-from rmas_jax.rounds.supervision import Targets
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.sharding import local_rows
+from rmas_jax.training.data.encoding import EncodedItems, TrainingData
 
 BUCKETS = 4  # groups of rows by length, at most
 BATCHES_AHEAD = 2  # prefetched
-
-
-def trim(data: TrainingData, *, text_width: int = 0) -> TrainingData:
-    """Drops columns that are padding in every row, which changes no row's loss.
-
-    Args:
-      data: host arrays.
-      text_width: minimum columns of role texts to keep (teacher forcing needs M).
-    """
-    prompts = {}
-    for role, prompt in data.prompts.items():
-        slots = np.asarray(prompt.slot_index)
-        prefix = prompt.prefix_valid.any(axis=0)
-        body = prompt.body_valid.any(axis=(0, 1)) | (slots >= 0)
-        prompts[role] = prompt.replace(
-            prefix_ids=prompt.prefix_ids[:, prefix],
-            prefix_valid=prompt.prefix_valid[:, prefix],
-            body_ids=prompt.body_ids[..., body],
-            body_valid=prompt.body_valid[..., body],
-            slot_index=tuple(slots[body].tolist()),
-        )
-    targets = {}
-    for role, target in data.targets.items():
-        width = max(text_width, int(target.valid.sum(axis=-1).max()))
-        targets[role] = Targets(ids=target.ids[..., :width], valid=target.valid[..., :width])
-    return TrainingData(prompts=prompts, targets=targets)
 
 
 class Batches:
@@ -49,7 +23,8 @@ class Batches:
 
     A resumed run therefore reads the batches of an uninterrupted one, and iterators have no state
     to save. Rows of similar length are in at most `BUCKETS` groups, each up to half as long as the
-    previous one and padded to its longest row: little padding, one program per group.
+    previous one and padded to its longest row: little padding, one program per group. A row is
+    padded when a step reads it, in the processes whose devices read it.
 
     A group is a stream of epochs over its rows, each in a new order, cut into batches:
 
@@ -63,12 +38,13 @@ class Batches:
 
     def __init__(
         self,
-        data: TrainingData,
+        data: EncodedItems,
         *,
         batch_size: int,
         key: jax.Array,
         text_width: int = 0,
         needs_texts: bool = False,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         """Cuts a split into groups.
 
@@ -76,16 +52,17 @@ class Batches:
           data: the split.
           batch_size: rows of a batch.
           key: for the order.
-          text_width: see `trim`.
+          text_width: see `EncodedItems.widths`.
           needs_texts: leaves out rows with a text, of any role in any round, of fewer tokens than
             `text_width`.
+          mesh: devices of the steps.
 
         Raises:
           ConfigError: the rows do not fill a batch.
         """
         rows = np.arange(len(data))
         if needs_texts:
-            shortest = [target.valid.sum(axis=-1).min(axis=-1) for target in data.targets.values()]
+            shortest = [lengths.min(axis=1) for lengths in data.text_lengths.values()]
             rows = np.flatnonzero(np.min(shortest, axis=0) >= text_width)
         self.left_out = len(data) - len(rows)
         if len(rows) < batch_size:
@@ -94,9 +71,10 @@ class Batches:
                 f"batch_size must be at most the number of training items, {len(rows)}"
                 f"{why if self.left_out else ''}, got {batch_size}"
             )
-        lengths = row_lengths(data)[rows]
-        self.groups = [rows[group] for group in length_groups(lengths, batch_size)]
-        trimmed = [trim(data.rows(rows), text_width=text_width) for rows in self.groups]
+        self.groups = [rows[group] for group in length_groups(data.lengths[rows], batch_size)]
+        self._data = data
+        self._widths = [data.widths(group, text_width=text_width) for group in self.groups]
+        self._here = local_rows(batch_size, mesh)
         # Grain adds the epoch to a seed: adjacent seeds would share orders.
         random = np.random.default_rng(jax.random.key_data(key).tolist())
         seeds = random.integers(2**32, size=len(self.groups)).tolist()
@@ -111,8 +89,7 @@ class Batches:
         self.steps_per_epoch = math.ceil(len(rows) / batch_size)
         # Step -> group and member [batch_size, 2].
         self._members = grain.MapDataset.mix(streams, [len(rows) for rows in self.groups])
-        self._trimmed = trimmed
-        self._batches = self._members.map(lambda found: trimmed[found[0, 0]].rows(found[:, 1]))
+        self._batches = self._members.map(self._padded)
 
     def rows(self, step: int) -> np.ndarray:
         """Row numbers [batch_size] of a step in the split."""
@@ -120,12 +97,19 @@ class Batches:
         return self.groups[group[0]][members]
 
     def __getitem__(self, step: int) -> TrainingData:
-        """The batch of a step, on the host."""
+        """The rows of a step's batch that this process's devices read (`local_rows`)."""
         return self._batches[step]
 
+    def _padded(self, found: np.ndarray) -> TrainingData:
+        group, members = found[0, 0], found[self._here, 1]
+        return self._data.batch(self.groups[group][members], self._widths[group])
+
     def longest(self) -> TrainingData:
-        """A batch of the largest shapes that any step reads."""
-        batches = [rows.rows(np.arange(self.batch_size)) for rows in self._trimmed]
+        """A whole batch of the largest shapes that any step reads."""
+        batches = [
+            self._data.batch(group[: self.batch_size], widths)
+            for group, widths in zip(self.groups, self._widths, strict=True)
+        ]
         return max(batches, key=lambda batch: sum(x.size for x in jax.tree.leaves(batch)))
 
     @contextlib.contextmanager
@@ -137,13 +121,6 @@ class Batches:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
         with contextlib.closing(iter(self._batches[first:stop].to_iter_dataset(options))) as ahead:
             yield ahead
-
-
-def row_lengths(data: TrainingData) -> np.ndarray:
-    """Tokens of each row [N], summed over roles and rounds."""
-    marks = [valid for p in data.prompts.values() for valid in (p.prefix_valid, p.body_valid)]
-    marks += [target.valid for target in data.targets.values()]
-    return sum(valid.reshape(len(valid), -1).sum(axis=1) for valid in marks)
 
 
 def length_groups(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -1,9 +1,10 @@
-"""Tokenised questions and role texts as arrays on the host."""
+"""Tokenised questions and role texts on the host, and batches of them as arrays."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,20 +18,23 @@ from rmas_jax.prompts import (
     FIRST,
     LATER,
     StagePrompt,
+    StageTokens,
+    TokenRows,
     encode_piece,
-    left_pad,
     split_template,
+    stage_tokens,
 )
+from rmas_jax.prompts.encoding import TOKENISED_AT_ONCE
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.team import Team
 from rmas_jax.topology import Topology
 
 
 class TrainingData(struct.PyTreeNode):
-    """A split, or a batch of it; indexed by row."""
+    """A batch: padded arrays, indexed by row."""
 
-    prompts: dict[str, StagePrompt]  # by role, N rows
-    targets: dict[str, Targets]  # by role with texts, N rows, R rounds
+    prompts: dict[str, StagePrompt]  # by role, B rows
+    targets: dict[str, Targets]  # by role with texts, B rows, R rounds
 
     def __len__(self) -> int:
         return next(iter(self.targets.values())).ids.shape[0]
@@ -40,6 +44,87 @@ class TrainingData(struct.PyTreeNode):
         return jax.tree.map(lambda array: array[index], self)
 
 
+class Widths(NamedTuple):
+    """Columns of a batch."""
+
+    prompts: dict[str, tuple[int, ...]]  # by role: of the prefix and of each block
+    targets: dict[str, int]  # by role with texts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedItems:
+    """The items of a split as tokens without padding, in the memory of the host."""
+
+    prompts: dict[str, StageTokens]  # by role, N questions
+    texts: dict[str, TokenRows]  # by role with texts, N x R rows, item by item
+    rounds: int  # R
+
+    def __len__(self) -> int:
+        return len(next(iter(self.prompts.values())))
+
+    @property
+    def text_lengths(self) -> dict[str, np.ndarray]:
+        """Tokens of each text [N, R], by role with texts."""
+        return {role: rows.lengths.reshape(-1, self.rounds) for role, rows in self.texts.items()}
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each item [N], summed over roles and rounds."""
+        prompts = sum(prompt.lengths for prompt in self.prompts.values())
+        return prompts + sum(lengths.sum(axis=1) for lengths in self.text_lengths.values())
+
+    def rows(self, index: Any) -> EncodedItems:
+        """The given items."""
+        texts = self._text_rows(index)
+        return dataclasses.replace(
+            self,
+            prompts={role: prompt.take(index) for role, prompt in self.prompts.items()},
+            texts={role: rows.take(texts) for role, rows in self.texts.items()},
+        )
+
+    def widths(self, index: Any, *, text_width: int = 0) -> Widths:
+        """Of the longest of the given items.
+
+        Args:
+          index: numbers of the items.
+          text_width: minimum columns of texts (teacher forcing needs M), as far as the longest text
+            of all items reaches.
+        """
+        return Widths(
+            {role: prompt.widths(index) for role, prompt in self.prompts.items()},
+            {
+                role: max(int(lengths[index].max()), min(text_width, int(lengths.max())))
+                for role, lengths in self.text_lengths.items()
+            },
+        )
+
+    def batch(self, index: Any = None, widths: Widths | None = None) -> TrainingData:
+        """The given items as padded arrays, by default all and as wide as the longest of them."""
+        index = np.arange(len(self)) if index is None else np.asarray(index)
+        widths = self.widths(index) if widths is None else widths
+        texts = self._text_rows(index)
+        return TrainingData(
+            prompts={
+                role: prompt.padded(index, widths.prompts[role])
+                for role, prompt in self.prompts.items()
+            },
+            targets={
+                role: pad_texts(rows, texts, widths.targets[role], rounds=self.rounds)
+                for role, rows in self.texts.items()
+            },
+        )
+
+    def _text_rows(self, index: Any) -> np.ndarray:
+        first = self.rounds * np.asarray(index)
+        return (first[:, None] + np.arange(self.rounds)).ravel()
+
+
+def pad_texts(texts: TokenRows, rows: np.ndarray, width: int, *, rounds: int) -> Targets:
+    """The given rows of texts, those of an item together, as targets padded on the right."""
+    ids, valid = texts.padded(rows, width, left=False)
+    return Targets(ids.reshape(-1, rounds, width), valid.reshape(-1, rounds, width))
+
+
 def encode_once(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
     """Token ids of texts [N][R]; tokenises a text of several rounds once."""
     distinct = list(dict.fromkeys(text for item in texts for text in item))
@@ -47,20 +132,16 @@ def encode_once(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[li
     return [[ids[text] for text in item] for item in texts]
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], end: int) -> Targets:
-    """Role texts [N][R] -> ids and mask [N, R, W]; each ends in the token `end`, padded right."""
-    rows = [[*row, end] for item in encode_once(tokenizer, texts) for row in item]
-    width = max(map(len, rows))
-    ids = np.zeros((len(rows), width), np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    lengths = np.array([len(row) for row in rows])
-    valid = np.arange(width)[None, :] < lengths[:, None]
-    shape = (len(texts), len(texts[0]), width)
-    return Targets(ids=ids.reshape(shape), valid=valid.reshape(shape))
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], end: int) -> TokenRows:
+    """Role texts [N][R] -> N x R rows of tokens, item by item; each ends in the token `end`."""
+    starts = range(0, len(texts), TOKENISED_AT_ONCE)
+    return TokenRows.join(
+        TokenRows.of([[*row, end] for item in encode_once(tokenizer, chunk) for row in item])
+        for chunk in (texts[start : start + TOKENISED_AT_ONCE] for start in starts)
+    )
 
 
-def encode_examples(team: Team, examples: Sequence[Example]) -> TrainingData:
+def encode_examples(team: Team, examples: Sequence[Example]) -> EncodedItems:
     """Tokenises a split for every role of a team.
 
     Args:
@@ -68,9 +149,15 @@ def encode_examples(team: Team, examples: Sequence[Example]) -> TrainingData:
       examples: N, each with texts of the same roles, one per round. Roles without texts get no
         targets.
     """
-    return TrainingData(
-        prompts=team.encode([example.question for example in examples]),
-        targets={
+    questions = [example.question for example in examples]
+    return EncodedItems(
+        prompts={
+            role: stage_tokens(
+                member.tokenizer, member.template, questions, slot_width=team.system.latent_steps
+            )
+            for role, member in team.members.items()
+        },
+        texts={
             role: encode_texts(
                 team.members[role].tokenizer,
                 [example.texts[role] for example in examples],
@@ -78,16 +165,28 @@ def encode_examples(team: Team, examples: Sequence[Example]) -> TrainingData:
             )
             for role in examples[0].texts
         },
+        rounds=len(next(iter(examples[0].texts.values()))),
     )
 
 
-class Dialogues(struct.PyTreeNode):
-    """Whole exchanges, prompt and role text in one row, padded on the left."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dialogues:
+    """Whole exchanges: each row is a prompt and, at its end, the role text."""
 
-    ids: Any  # [n, T] int32
-    valid: Any  # [n, T] bool
-    target: Any  # [n, T] bool; tokens of the role text, its end token included
-    rows: Any = None  # [m] int; indices of rows to learn from, may repeat; None: each once
+    tokens: TokenRows  # n rows
+    text_lengths: np.ndarray  # [n] tokens of the role text, its end token included
+    rows: np.ndarray | None = None  # [m] indices of rows to learn from, may repeat; None: each once
+
+    @property
+    def in_text(self) -> np.ndarray:
+        """Whether each token of all rows is one of a role text [total]."""
+        text_starts = self.tokens.starts[1:] - self.text_lengths
+        return np.arange(len(self.tokens.ids)) >= np.repeat(text_starts, self.tokens.lengths)
+
+    @property
+    def text_ids(self) -> np.ndarray:
+        """The tokens of all role texts, in order."""
+        return self.tokens.ids[self.in_text]
 
 
 def encode_dialogues(
@@ -127,15 +226,16 @@ def encode_dialogues(
                 read += after[i]
             dialogue = tuple(read), (*wrote[role][i][r], member.end_tokens[0])
             rows.append(number.setdefault(dialogue, len(number)))
-    ids, valid = left_pad([[*read, *text] for read, text in number])
-    lengths = np.array([len(text) for _, text in number])
-    target = np.arange(ids.shape[1])[None, :] >= ids.shape[1] - lengths[:, None]
-    return Dialogues(ids=ids, valid=valid, target=target, rows=np.array(rows))
+    return Dialogues(
+        tokens=TokenRows.of([[*read, *text] for read, text in number]),
+        text_lengths=np.array([len(text) for _, text in number]),
+        rows=np.array(rows),
+    )
 
 
 def learned_tokens(dialogues: Dialogues) -> np.ndarray:
     """Indices [M] of the role-text tokens to learn from; repeated as often as their dialogue."""
-    counts = dialogues.target.sum(axis=1)
+    counts = dialogues.text_lengths
     if dialogues.rows is None:
         return np.arange(counts.sum())
     ends = np.cumsum(counts)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from rmas_jax.prompts import TokenRows
 from rmas_jax.training.data.batches import length_groups
 from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.limits import rows_at_once
@@ -35,15 +36,13 @@ def packed_batches(
       **limits: those of `rows_at_once`, for B rows of T tokens over all devices; every shard gets
         at least one row, even beyond the limits.
     """
-    lengths = dialogues.valid.sum(axis=1)
-    count = np.cumsum(dialogues.target, dtype=np.int32).reshape(dialogues.target.shape)
-    numbers = np.where(dialogues.target, count - 1, -1)
+    tokens, in_text = dialogues.tokens, dialogues.in_text
+    lengths = tokens.lengths
+    numbers = np.where(in_text, np.cumsum(in_text, dtype=np.int32) - 1, -1)
+    numbers = TokenRows(numbers, tokens.starts)
     for group in packing_groups(lengths, width):
         longest = int(lengths[group].max())
-        source = [
-            {"ids": dialogues.ids[i, -lengths[i] :], "numbers": numbers[i, -lengths[i] :]}
-            for i in group
-        ]
+        source = [{"ids": tokens[i], "numbers": numbers[i]} for i in group]
         packed = grain.experimental.BestFitPackIterDataset(
             grain.MapDataset.source(source).to_iter_dataset(),
             length_struct={"ids": longest, "numbers": longest},

@@ -19,7 +19,7 @@ from rmas_jax.sharding import to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import edge_name
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.encoding import Dialogues, TrainingData
+from rmas_jax.training.data.encoding import Dialogues, EncodedItems
 from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner.regression import Pairs, start_training, train_side_by_side
 from rmas_jax.training.inner.step import UpstreamLink
@@ -36,7 +36,7 @@ def run_inner_loop(
     team: Team,
     links: Links,
     dialogues: Mapping[str, Dialogues],
-    data: TrainingData | None,
+    data: EncodedItems | None,
     config: InnerConfig,
     *,
     rounds: int,

@@ -18,7 +18,7 @@ from rmas_jax.host.nonfinite import first_fault, gradient_fault
 from rmas_jax.links import Links
 from rmas_jax.team import Team
 from rmas_jax.training.data.batches import Batches
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.data.encoding import EncodedItems
 from rmas_jax.training.outer.step import outer_step, start_phase
 from rmas_jax.training.outer.validation import validate
 from rmas_jax.training.phases.loop import run_steps
@@ -63,7 +63,7 @@ class TrainableLinks:
     def start(self) -> TrainState:
         return start_phase(self.config, jax.tree.map(jnp.copy, self.links))
 
-    def batches(self, data: TrainingData, *, key: jax.Array) -> Batches:
+    def batches(self, data: EncodedItems, *, key: jax.Array) -> Batches:
         batches = phase_batches(self.team, self.config, data, key=key)
         if batches.left_out:
             log.warning(
@@ -75,7 +75,7 @@ class TrainableLinks:
             )
         return batches
 
-    def validate(self, params: Links, data: TrainingData) -> dict[str, Any]:
+    def validate(self, params: Links, data: EncodedItems) -> dict[str, Any]:
         return validate(self.team, params, data, self.config)
 
     def parts(self, params: Links) -> Mapping[str, Any]:
@@ -97,8 +97,8 @@ class TrainableLinks:
 def run_phase(
     team: Team,
     links: Links,
-    data: TrainingData,
-    validation: TrainingData,
+    data: EncodedItems,
+    validation: EncodedItems,
     config: OuterConfig,
     phase: PhaseConfig,
     **options: Any,
@@ -120,7 +120,7 @@ def run_phase(
     return run_steps(TrainableLinks(team, phase, links), data, validation, config, **options)
 
 
-def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: jax.Array) -> Batches:
+def phase_batches(team: Team, phase: PhaseConfig, data: EncodedItems, *, key: jax.Array) -> Batches:
     """The batches of a phase's steps."""
     return Batches(
         data,
@@ -128,4 +128,5 @@ def phase_batches(team: Team, phase: PhaseConfig, data: TrainingData, *, key: ja
         key=key,
         text_width=team.system.latent_steps,
         needs_texts=phase.latents == "teacher_forced",
+        mesh=team.mesh,
     )

@@ -11,11 +11,11 @@ from rmas_jax.config import PhaseConfig
 from rmas_jax.links import Links
 from rmas_jax.team import Team
 from rmas_jax.training.curves import as_values
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.data.encoding import EncodedItems
 from rmas_jax.training.rollouts import roll_outs
 
 
-def validate(team: Team, links: Links, data: TrainingData, phase: PhaseConfig) -> dict[str, Any]:
+def validate(team: Team, links: Links, data: EncodedItems, phase: PhaseConfig) -> dict[str, Any]:
     """Values for a row of the curves.
 
     Returns:

@@ -17,7 +17,7 @@ from rmas_jax.config import OuterConfig
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.training.curves import Curves, as_values
 from rmas_jax.training.data.batches import Batches
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.data.encoding import EncodedItems
 from rmas_jax.training.divergence import DivergedError, broken_parts
 from rmas_jax.training.hooks import Hook, StepEvent, when
 from rmas_jax.training.phases.trainable import Trainable
@@ -30,7 +30,7 @@ class PhaseHooks:
     trainable: Trainable
     config: OuterConfig
     batches: Batches  # of the steps; errors name the items
-    validation: TrainingData
+    validation: EncodedItems
     store: CheckpointStore
     curves: Curves
     unread: list[tuple[int, Any]] = dataclasses.field(default_factory=list)  # steps and metrics

@@ -15,7 +15,7 @@ from rmas_jax.host.preemption import PreemptedError, end_is_due
 from rmas_jax.host.processes import is_first
 from rmas_jax.sharding import put_batch, replicated, state_shardings
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.data.encoding import EncodedItems
 from rmas_jax.training.hooks import Hook, StepEvent
 from rmas_jax.training.phases.hooks import PhaseHooks
 from rmas_jax.training.phases.step import TrainState
@@ -24,8 +24,8 @@ from rmas_jax.training.phases.trainable import Trainable
 
 def run_steps(
     trainable: Trainable,
-    data: TrainingData,
-    validation: TrainingData,
+    data: EncodedItems,
+    validation: EncodedItems,
     config: OuterConfig,
     *,
     key: jax.Array,
@@ -76,7 +76,7 @@ def run_steps(
         ):
             after_step = (*own.hooks(), *hooks, _shown_in(bar))
             for step, batch in zip(range(first, steps), ahead, strict=False):
-                on_mesh = put_batch(batch, trainable.mesh)
+                on_mesh = put_batch(batch, trainable.mesh, rows=batches.batch_size)
                 state, metrics = step_fn(trainable.agents, on_mesh, state)
                 ends = step + 1 == steps or end_is_due()
                 event = StepEvent(step, steps, state, metrics, ends)

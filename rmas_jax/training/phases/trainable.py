@@ -9,7 +9,7 @@ import jax
 
 from rmas_jax.config import TrainingConfig
 from rmas_jax.training.data.batches import Batches
-from rmas_jax.training.data.encoding import TrainingData
+from rmas_jax.training.data.encoding import EncodedItems, TrainingData
 from rmas_jax.training.phases.step import TrainState
 
 
@@ -50,10 +50,10 @@ class Trainable(Protocol):
     def start(self) -> TrainState:
         """The state before the first step, of new arrays."""
 
-    def batches(self, data: TrainingData, *, key: jax.Array) -> Batches:
+    def batches(self, data: EncodedItems, *, key: jax.Array) -> Batches:
         """The batches of all steps."""
 
-    def validate(self, params: Any, data: TrainingData) -> dict[str, Any]:
+    def validate(self, params: Any, data: EncodedItems) -> dict[str, Any]:
         """Values for a row of the curves, with "loss"; raises NonFiniteError."""
 
     def parts(self, params: Any) -> Mapping[str, Any]:

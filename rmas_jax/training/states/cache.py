@@ -232,7 +232,7 @@ def physical_memory() -> int:
 def entry_key(agent: str, dialogues: Dialogues, like: jax.ShapeDtypeStruct) -> str:
     """A digest of all inputs of the states."""
     digest = hashlib.sha256(f"{__version__} {agent} {like.shape} {like.dtype}".encode())
-    for array in (dialogues.ids, dialogues.valid, dialogues.target):
+    for array in (dialogues.tokens.ids, dialogues.tokens.starts, dialogues.text_lengths):
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

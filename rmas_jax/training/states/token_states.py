@@ -14,7 +14,7 @@ from rmas_jax.host.preemption import end_if_due
 from rmas_jax.links import Links
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
-from rmas_jax.training.data.encoding import Dialogues, TrainingData, learned_tokens
+from rmas_jax.training.data.encoding import Dialogues, EncodedItems, learned_tokens
 from rmas_jax.training.data.limits import rows_at_once
 from rmas_jax.training.data.packing import packed_batches
 from rmas_jax.training.rollouts import roll_outs
@@ -66,7 +66,7 @@ def text_states(
     team: Team, role: str, dialogues: Dialogues, cache: StateCache | None = None
 ) -> TokenStates:
     """The tokens of a role's texts, in order, with states from the cache or else from the agent."""
-    ids = dialogues.ids[dialogues.target]
+    ids = dialogues.text_ids
     row = jax.ShapeDtypeStruct((1, 2), np.int32)
     one = jax.eval_shape(states_before, team.agents[role], row, row)
     like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
@@ -81,7 +81,7 @@ def text_states(
 def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
     """Bytes of the states of a role's texts."""
     agent = team.agents[role]
-    return int(dialogues.target.sum()) * agent.width * agent.dtype.itemsize
+    return int(dialogues.text_lengths.sum()) * agent.width * agent.dtype.itemsize
 
 
 def read_texts(
@@ -113,7 +113,7 @@ def read_texts(
 
 
 def rollout_states(
-    team: Team, links: Links, data: TrainingData, *, rounds: int, batch_size: int | None = None
+    team: Team, links: Links, data: EncodedItems, *, rounds: int, batch_size: int | None = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Runs the latent rounds and pairs every thought with the token it predicts.
 
@@ -136,7 +136,7 @@ def rollout_states(
     if batch_size is None:
         heads = max(agent.config.num_heads for agent in team.agents.values())
         batch_size = rows_at_once(_longest_item(data), heads)
-    found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.targets}
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.texts}
     for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
         for role, hidden in out.thoughts.items():  # [R, B, M, D]
             ids, valid = (
@@ -154,7 +154,8 @@ def rollout_states(
     return joined
 
 
-def _longest_item(data: TrainingData) -> int:
+def _longest_item(data: EncodedItems) -> int:
     """Columns of the longest item: for every role, one prompt and one text."""
-    prompts = [p.prefix_ids.shape[-1] + p.body_ids.shape[-1] for p in data.prompts.values()]
-    return sum(prompts) + sum(target.ids.shape[-1] for target in data.targets.values())
+    widths = data.widths(np.arange(len(data)))
+    slots = sum(prompt.slot_width * len(prompt.senders) for prompt in data.prompts.values())
+    return slots + sum(map(sum, widths.prompts.values())) + sum(widths.targets.values())

@@ -18,12 +18,12 @@ from rmas_jax.config import TrainingConfig, TuningConfig
 from rmas_jax.data.examples import Example
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.links import link_size
-from rmas_jax.prompts import encode_stage
+from rmas_jax.prompts import stage_tokens
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.training.curves import as_values
 from rmas_jax.training.data.batches import Batches
-from rmas_jax.training.data.encoding import TrainingData, encode_texts
+from rmas_jax.training.data.encoding import EncodedItems, encode_texts
 from rmas_jax.training.phases.step import TrainState, start_state
 from rmas_jax.training.rollouts import even_batches
 from rmas_jax.training.tuning.step import answer_scores, tuning_step
@@ -68,10 +68,10 @@ class TrainableAdapter:
         adapter = jax.tree.map(jnp.copy, self.adapter)
         return start_state(self.config, adapter, adapter)
 
-    def batches(self, data: TrainingData, *, key: jax.Array) -> Batches:
-        return Batches(data, batch_size=self.config.batch_size, key=key)
+    def batches(self, data: EncodedItems, *, key: jax.Array) -> Batches:
+        return Batches(data, batch_size=self.config.batch_size, key=key, mesh=self.mesh)
 
-    def validate(self, params: Adapter, data: TrainingData) -> dict[str, Any]:
+    def validate(self, params: Adapter, data: EncodedItems) -> dict[str, Any]:
         """ "loss", and by role "text_exact_match" [1], means over the items."""
         size = self.config.batch_size // self.config.accumulation
         losses, matches = np.zeros(len(data)), np.zeros(len(data))
@@ -108,7 +108,7 @@ def abstract_adapter(team: Team, entry: TuningConfig) -> Adapter:
     return jax.eval_shape(functools.partial(new_adapter, team, entry), jax.random.key(0))
 
 
-def encode_answers(team: Team, examples: Sequence[Example]) -> TrainingData:
+def encode_answers(team: Team, examples: Sequence[Example]) -> EncodedItems:
     """First-round prompts of the answerer alone and its final answers: one role, one round.
 
     As in the method `single_agents`, slots have no positions.
@@ -117,7 +117,8 @@ def encode_answers(team: Team, examples: Sequence[Example]) -> TrainingData:
     member = team.members[role]
     questions = [example.question for example in examples]
     answers = [example.texts[role][-1:] for example in examples]
-    return TrainingData(
-        prompts={role: encode_stage(member.tokenizer, member.template, questions, slot_width=0)},
-        targets={role: encode_texts(member.tokenizer, answers, member.end_tokens[0])},
+    return EncodedItems(
+        prompts={role: stage_tokens(member.tokenizer, member.template, questions, slot_width=0)},
+        texts={role: encode_texts(member.tokenizer, answers, member.end_tokens[0])},
+        rounds=1,
     )
