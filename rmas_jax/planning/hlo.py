@@ -37,6 +37,7 @@ FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "domain",
     "partition-id", "replica-id", "opt-barrier", "add-dependency", "iota", "get-dimension-size",
 }  # fmt: skip
+STARTS = "AsyncCollectiveStart"  # the target of a custom call, on TPUs
 SLICES = {"dynamic-slice", "slice", "gather"}  # read as much of operand 0 as they return
 
 
@@ -154,6 +155,8 @@ class _Walk:
         kind = opcode.removesuffix("-start")
         moved = self._moved_bytes(computation, x)
         if kind in LINK_BYTES:
+            if _is_continued(computation, x):
+                return Cost()
             return Cost(0.0, moved, (self._collective(computation, x, kind),))
         return Cost(_flops(computation, x), moved)
 
@@ -201,10 +204,9 @@ class _Walk:
 
     def _fusion_bytes(self, computation: Computation, x: Instruction) -> int:
         inner = self.module.computations[x.called("calls")[0]]
-        total = 0 if _on_chip(x) else self._written(inner, inner.root)
+        total = self._written(inner, inner.root) if x.main_bytes else 0
         for place in range(len(x.operands)):
-            operand = computation.operand(x, place)
-            if not _on_chip(operand):
+            if computation.operand(x, place).main_bytes:
                 total += self._read(inner, inner.parameters[place])
         return total
 
@@ -216,6 +218,8 @@ class _Walk:
                 total += user.bytes
             elif user.opcode == "dynamic-update-slice" and place == 0:
                 continue  # in place
+            elif user.opcode == "tuple" or _hands_on(computation, user):
+                continue
             elif user.opcode == "bitcast":
                 total += self._read(computation, user)
             elif user.opcode == "fusion":
@@ -229,6 +233,8 @@ class _Walk:
         """Bytes that a fused computation writes of a result."""
         if x.opcode == "tuple":
             return sum(self._written(computation, computation.instructions[n]) for n in x.operands)
+        if x.opcode == "parameter" or STARTS in x.attributes or _is_continued(computation, x):
+            return 0
         if x.opcode == "bitcast":
             return self._written(computation, computation.operand(x, 0))
         if x.opcode == "dynamic-update-slice":
@@ -236,11 +242,23 @@ class _Walk:
         if x.opcode == "fusion":
             inner = self.module.computations[x.called("calls")[0]]
             return self._written(inner, inner.root)
-        return x.bytes
+        return x.main_bytes
 
 
-def _on_chip(x: Instruction) -> bool:
-    return all(shape.is_on_chip for shape in x.shapes)
+def _is_continued(computation: Computation, x: Instruction) -> bool:
+    """Whether a collective has been counted where it starts.
+
+    Compilers for TPUs write an asynchronous one three times: in a fusion that starts it, in one
+    that computes meanwhile, and in one that ends it.
+    """
+    users = computation.users.get(x.name, ())
+    is_part = x.opcode in LINK_BYTES and "chain_id=" in x.attributes
+    return is_part and not any(STARTS in user.attributes for user, _ in users)
+
+
+def _hands_on(computation: Computation, x: Instruction) -> bool:
+    """Whether an instruction only hands on the operands of an asynchronous collective."""
+    return "AsyncCollective" in x.attributes or _is_continued(computation, x)
 
 
 def _is_scattered(computation: Computation, x: Instruction) -> bool:
@@ -251,6 +269,12 @@ def _is_scattered(computation: Computation, x: Instruction) -> bool:
 
 def _group_size(x: Instruction, devices: int) -> int:
     """Devices of a group of a collective, `devices` in all."""
+    if mesh := x.attribute(r"replica_groups=mesh\[(.*?)\] \{"):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh))
+        within = x.attribute(r"replica_groups=mesh\[.*?\] \{(.*?)\}") or ""
+        # An axis, or a part of one: 'axis_0', 'axis_1':(2)4, of size 4 behind parts of size 2.
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", within)
+        return math.prod(int(size or sizes[axis]) for axis, size in parts)
     if iota := x.attribute(r"replica_groups=\[([\d,]+)\]<="):
         return int(iota.split(",")[-1])
     if listed := x.attribute(r"replica_groups=\{\{([\d,]*)\}"):

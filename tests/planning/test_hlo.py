@@ -1,6 +1,7 @@
 """Counts of compiled programs against closed forms; XLA's own analysis is the control."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +153,54 @@ def test_rings_of_one_device_send_nothing():
         "collective-permute",
         "collective-broadcast",
     }
+
+
+ASYNCHRONOUS = """HloModule jit_f, num_partitions=8
+
+%start (p.0: f32[8]) -> (f32[8], f32[32]) {
+  %p.0 = f32[8]{0} parameter(0)
+  %all-gather.1 = f32[32]{0} all-gather(%p.0), replica_groups=GROUPS, CHAIN
+  ROOT %call.1 = (f32[8]{0}, f32[32]{0}) custom-call(%all-gather.1), START
+}
+
+%done (p.1: f32[8], p.2: f32[32]) -> f32[32] {
+  %p.1 = f32[8]{0} parameter(0)
+  %p.2 = f32[32]{0} parameter(1)
+  %all-gather.2 = f32[32]{0} all-gather(%p.1), replica_groups=GROUPS, CHAIN
+  ROOT %call.2 = f32[32]{0} custom-call(%p.1, %p.2, %all-gather.2), DONE
+}
+
+ENTRY %main (x: f32[8]) -> f32[32] {
+  %x = f32[8]{0:T(128)} parameter(0)
+  %fusion.1 = (f32[8]{0}, f32[32]{0}) fusion(%x), kind=kCustom, calls=%start
+  %get.0 = f32[8]{0} get-tuple-element(%fusion.1), index=0
+  %get.1 = f32[32]{0} get-tuple-element(%fusion.1), index=1
+  ROOT %fusion.2 = f32[32]{0} fusion(%get.0, %get.1), kind=kCustom, calls=%done
+}
+"""  # as a compiler for TPUs writes it
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
+        ("mesh['axis_0'=8] {'axis_0':(2)4}", 4),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("{{0,1},{2,3},{4,5},{6,7}}", 2),
+        ("{}", 8),
+    ],
+)
+def test_groups_of_all_notations_and_an_asynchronous_collective_counts_once(groups, devices):
+    attributes = {
+        "GROUPS": groups,
+        "CHAIN": 'dimensions={0}, frontend_attributes={chain_id="0"}',
+        "START": 'custom_call_target="AsyncCollectiveStart"',
+        "DONE": 'custom_call_target="AsyncCollectiveDone"',
+    }
+    text = re.sub("|".join(attributes), lambda match: attributes[match[0]], ASYNCHRONOUS)
+    cost = program_cost(text)
+    assert cost.by_kind == {"all-gather": (1, 8 * 4 * (devices - 1))}
+    assert cost.memory_bytes == (8 + 32) * 4
 
 
 def test_text_that_is_no_program_is_refused():
