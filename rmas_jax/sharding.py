@@ -145,6 +145,12 @@ def batch_shards(mesh: Mesh | None) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def batch_sharding(rows: int, mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays [B, ...]: whole on every device where B does not divide."""
+    divides = rows % batch_shards(mesh) == 0
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
+
+
 def put_batch(tree: Any, mesh: Mesh | None) -> Any:
     """Host arrays [B, ...], the same in every process, with their rows split over the devices.
 
@@ -154,12 +160,30 @@ def put_batch(tree: Any, mesh: Mesh | None) -> Any:
         return jax.device_put(tree)
 
     def put(array: np.ndarray) -> jax.Array:
-        divides = array.shape[0] % batch_shards(mesh) == 0
-        sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES)) if divides else replicated(mesh)
         # With the full shape, every process takes the rows of its devices from all rows.
+        sharding = batch_sharding(array.shape[0], mesh)
         return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
     return jax.tree.map(put, tree)
+
+
+def abstract_batch(tree: Any, mesh: Mesh | None) -> Any:
+    """`put_batch` with a `jax.ShapeDtypeStruct` for each array, of arrays or shapes."""
+
+    def shape(array: Any) -> jax.ShapeDtypeStruct:
+        sharding = None if mesh is None else batch_sharding(array.shape[0], mesh)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """The shapes of arrays, with the shardings of a tree like it; None: without any."""
+
+    def shape(array: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree, *(() if shardings is None else (shardings,)))
 
 
 def put_whole(tree: Any, mesh: Mesh | None) -> Any:

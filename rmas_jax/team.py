@@ -108,6 +108,7 @@ def load_team(
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     weights: str | None = None,
+    is_abstract: bool = False,
 ) -> Team:
     """Loads the team of a configuration.
 
@@ -115,6 +116,7 @@ def load_team(
       config: section `system`.
       texts: result of `load_team_texts`, if already loaded.
       dtype: see `load_pretrained`, as for `mesh` and `weights`.
+      is_abstract: see `load_agent`.
 
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
@@ -125,7 +127,9 @@ def load_team(
     members = {
         role: Member(
             role=role,
-            agent=load_agent(config.agents[role], dtype, mesh, weights=weights),
+            agent=load_agent(
+                config.agents[role], dtype, mesh, weights=weights, is_abstract=is_abstract
+            ),
             tokenizer=tokenizers[role],
             template=templates[role],
             end_tokens=end_tokens[role],

@@ -33,6 +33,7 @@ def load_loop_lm(
     dtype: str = "float32",
     mesh: Mesh | None = None,
     weights: str | None = None,
+    is_abstract: bool = False,
 ) -> Member:
     """A looped language model as member in a role.
 
@@ -42,6 +43,7 @@ def load_loop_lm(
       templates: of these prompts, by task type; the first is the member's own.
       date: of chat templates that contain one, YYYY-MM-DD; None: today.
       dtype: see `load_pretrained`, as for `mesh` and `weights`.
+      is_abstract: see `load_agent`.
 
     Raises:
       ConfigError: the model is not looped.
@@ -56,7 +58,7 @@ def load_loop_lm(
         )
     tokenizer = load_tokenizer(source, date=date or today())
     ends = [checked_ends(source, tokenizer, template) for template in templates]
-    agent = load_agent(source, dtype, mesh, weights=weights)
+    agent = load_agent(source, dtype, mesh, weights=weights, is_abstract=is_abstract)
     return Member(role, agent, tokenizer, templates[0], ends[0])
 
 
