@@ -326,6 +326,25 @@ def put_batch(tree: Any, mesh: Mesh | None, *, rows: int | None = None) -> Any:
     return jax.tree.map(put, tree)
 
 
+def abstract_batch(tree: Any, mesh: Mesh | None) -> Any:
+    """`put_batch` with a `jax.ShapeDtypeStruct` for each array, of arrays or shapes."""
+
+    def shape(array: Any) -> jax.ShapeDtypeStruct:
+        sharding = None if mesh is None else batch_sharding(array.shape[0], mesh)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """The shapes of arrays, with the shardings of a tree like it; None: without any."""
+
+    def shape(array: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree, *(() if shardings is None else (shardings,)))
+
+
 def put_whole(tree: Any, mesh: Mesh | None) -> Any:
     """Arrays, the same in every process, whole on every device; the default one without a mesh.
 

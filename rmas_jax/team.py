@@ -109,6 +109,7 @@ def load_team(
     mesh: jax.sharding.Mesh | None = None,
     weights: str | None = None,
     policies: Policies = DEFAULT_POLICIES,
+    is_abstract: bool = False,
 ) -> Team:
     """Loads the team of a configuration.
 
@@ -116,6 +117,7 @@ def load_team(
       config: section `system`.
       texts: result of `load_team_texts`, if already loaded.
       dtype: see `load_pretrained`, as for `mesh`, `weights` and `policies`.
+      is_abstract: see `load_agent`.
 
     Raises:
       ConfigError, TopologyError: topology, agents and rounds do not fit each other.
@@ -126,7 +128,14 @@ def load_team(
     members = {
         role: Member(
             role=role,
-            agent=load_agent(config.agents[role], dtype, mesh, weights=weights, policies=policies),
+            agent=load_agent(
+                config.agents[role],
+                dtype,
+                mesh,
+                weights=weights,
+                policies=policies,
+                is_abstract=is_abstract,
+            ),
             tokenizer=tokenizers[role],
             template=templates[role],
             end_tokens=end_tokens[role],

@@ -9,7 +9,15 @@ from typing import Any
 import jax
 from flax import struct
 
-from rmas_jax.models import Cache, Decoder, DecoderConfig, empty_cache, load_pretrained, seal
+from rmas_jax.models import (
+    Cache,
+    Decoder,
+    DecoderConfig,
+    abstract_agent,
+    empty_cache,
+    load_pretrained,
+    seal,
+)
 from rmas_jax.models.weights import gathered, used
 from rmas_jax.sharding import Partition
 
@@ -117,7 +125,18 @@ class Agent(struct.PyTreeNode):
 
 
 def load_agent(
-    source: str | os.PathLike[str], dtype: str = "float32", mesh: Any = None, **options: Any
+    source: str | os.PathLike[str],
+    dtype: str = "float32",
+    mesh: Any = None,
+    *,
+    is_abstract: bool = False,
+    **options: Any,
 ) -> Agent:
-    """A pretrained agent, from a directory or the hub; see `models.load_pretrained`."""
+    """A pretrained agent, from a directory or the hub; see `models.load_pretrained`.
+
+    If it is abstract, a `jax.ShapeDtypeStruct` takes the place of each array, and no weight is
+    read; see `models.abstract_agent`.
+    """
+    if is_abstract:
+        return Agent(*abstract_agent(source, mesh, dtype=dtype, **options))
     return Agent(*load_pretrained(source, dtype, mesh, **options))

@@ -6,18 +6,22 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from json import dumps
+from pathlib import Path
+from typing import Any
 
 from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import add_config_options, add_process_options, join_processes
-from rmas_jax.config import ConfigError, field_help, load_config
+from rmas_jax.config import ConfigError, RunConfig, field_help, load_config
+from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import BAD_INPUT, DIVERGED, PREEMPTED
 from rmas_jax.host.preemption import sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
+from rmas_jax.host.writing import check_output_file
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.tables import terminal_table
-from rmas_jax.runs.plan import describe_run
-from rmas_jax.runs.resolve import resolve
+from rmas_jax.runs.plan import plan_run
 from rmas_jax.runs.run import FinishedRun, run
 
 DESCRIPTION = """\
@@ -60,26 +64,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="print the plan of the run and stop, as `rmas plan`",
     )
     args = parser.parse_args(arguments)
-    return start(parser, args, dry=args.dry_run)
+    return start(parser, args, print_plan if args.dry_run else print_run)
 
 
-def start(parser: Parser, args: argparse.Namespace, *, dry: bool) -> int:
-    """Joins other processes, then runs or plans; returns the exit code."""
+def start(parser: Parser, args: argparse.Namespace, work: Callable[[RunConfig], None]) -> int:
+    """Joins other processes, then works on the configuration; returns the exit code."""
     try:
         join_processes(args)
     except ConfigError as error:
         parser.error(str(error))
 
-    def work() -> None:
-        config = on_all(lambda: load_config(args.config, args.overrides))
-        if dry:
-            plan = list(describe_run(resolve(config)))
-            broadcast_from_first(lambda: print("\n".join(plan)))
-        else:
-            finished = run(config)
-            broadcast_from_first(lambda: print_results(finished))
+    return exit_code(lambda: work(on_all(lambda: load_config(args.config, args.overrides))))
 
-    return exit_code(work)
+
+def print_run(config: RunConfig) -> None:
+    """Runs an experiment and prints its results."""
+    finished = run(config)
+    broadcast_from_first(lambda: print_results(finished))
+
+
+def print_plan(config: RunConfig, *, json: str | None = None, **options: Any) -> None:
+    """Prints the plan of a run, and writes it to a file of JSON; `options` are of `plan_run`."""
+    if json is not None:
+        check_output_file(json, option="--json", error=ConfigError)
+    plan = plan_run(config, **options)
+
+    def write() -> None:
+        print("\n".join(plan.lines()))
+        if json is not None:
+            write_atomic(Path(json), dumps(plan.as_json(), indent=2) + "\n")
+
+    broadcast_from_first(write)
 
 
 def print_results(finished: FinishedRun) -> None:

@@ -272,7 +272,7 @@ def with_answerer(team: Team, agent: Agent) -> Team:
 
 
 @functools.partial(jax.jit, static_argnames="system")
-def _listen(
+def listen_jitted(
     system: System,
     agents: Mapping[str, Agent],
     channel: Channel,
@@ -292,7 +292,7 @@ def _listen(
 def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Listened:
     """Only the answer is text; before it, each stage takes M steps."""
     team, order = answerer.team, answerer.system.topology.order
-    outcome = _listen(
+    outcome = listen_jitted(
         answerer.system,
         team.agents,
         channel,

@@ -35,6 +35,7 @@ def load_loop_lm(
     mesh: Mesh | None = None,
     weights: str | None = None,
     policies: Policies = DEFAULT_POLICIES,
+    is_abstract: bool = False,
 ) -> Member:
     """A looped language model as member in a role.
 
@@ -44,6 +45,7 @@ def load_loop_lm(
       templates: of these prompts, by task type; the first is the member's own.
       date: of chat templates that contain one, YYYY-MM-DD; None: today.
       dtype: see `load_pretrained`, as for `mesh`, `weights` and `policies`.
+      is_abstract: see `load_agent`.
 
     Raises:
       ConfigError: the model is not looped.
@@ -58,7 +60,8 @@ def load_loop_lm(
         )
     tokenizer = load_tokenizer(source, date=date or today())
     ends = [checked_ends(source, tokenizer, template) for template in templates]
-    agent = load_agent(source, dtype, mesh, weights=weights, policies=policies)
+    options = {"weights": weights, "policies": policies, "is_abstract": is_abstract}
+    agent = load_agent(source, dtype, mesh, **options)
     return Member(role, agent, tokenizer, templates[0], ends[0])
 
 

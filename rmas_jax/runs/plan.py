@@ -1,46 +1,138 @@
-"""The plan of a run, without running it: sizes, shapes, steps and device memory."""
+"""The plan of a run, without running it: sizes, shapes, steps, and what its programs need.
+
+Programs are compiled from shapes, for the devices of this process or for a slice that is not at
+hand; no weight is read.
+"""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from rmas_jax.config import ConfigError, PhaseConfig, TuningConfig, with_budgets
+from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.host.checksums import read_sealed
-from rmas_jax.links import LinkConfig, Links, count_parameters, init_link
-from rmas_jax.runs.resolve import Resolved, encode_inner, encode_outer
-from rmas_jax.sharding import batch_shards, put_batch
+from rmas_jax.host.errors import InputError
+from rmas_jax.links import count_parameters
+from rmas_jax.planning.chips import Slice
+from rmas_jax.planning.programs import Program, ProgramPlan, plan_program, tree_bytes
+from rmas_jax.planning.table import GIBIBYTE, plan_table
+from rmas_jax.runs.plan_inputs import (
+    PhaseInput,
+    RunInputs,
+    Widths,
+    inputs_of_data,
+    inputs_of_widths,
+)
+from rmas_jax.runs.plan_programs import abstract_links, plan_answers, plan_training
+from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
+from rmas_jax.runs.resources import mesh_of
+from rmas_jax.sharding import MESH_AXES
 from rmas_jax.team import Team
-from rmas_jax.training.data.encoding import Dialogues, EncodedItems, TrainingData
-from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
-from rmas_jax.training.outer.validation import validation_rows
-from rmas_jax.training.phases.loop import compile_step
-from rmas_jax.training.phases.step import TrainState
-from rmas_jax.training.phases.trainable import Trainable
-from rmas_jax.training.rollouts import even_batches, roll_out
-from rmas_jax.training.states.cache import GIBIBYTE, check_room
+from rmas_jax.training.data.encoding import Dialogues
+from rmas_jax.training.states.cache import check_room
 from rmas_jax.training.states.token_states import state_bytes
-from rmas_jax.training.tuning.loop import TrainableAdapter, encode_answers, new_adapter
+from rmas_jax.training.tuning.loop import abstract_adapter
 
 MEBIBYTE = 2**20
+log = logging.getLogger(__name__)
 
 
-def describe_run(resolved: Resolved) -> Iterator[str]:
-    """Yields the plan of a run, line by line.
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunPlan:
+    """The plan of a run."""
+
+    inputs: RunInputs
+    described: tuple[str, ...]  # lines on agents, links and data
+    programs: tuple[ProgramPlan, ...]
+    wanted: Slice | None  # None: the devices of this process
+
+    @property
+    def mesh(self) -> Mapping[str, int]:
+        """Axis -> devices."""
+        assert self.inputs.team.mesh is not None  # a run has one
+        return {axis: self.inputs.team.mesh.shape[axis] for axis in MESH_AXES}
+
+    def lines(self) -> Iterator[str]:
+        """Yields the plan as text."""
+        yield from self.described
+        yield from plan_table(self.programs, self.wanted, dtype=self.inputs.config.runtime.dtype)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as values of JSON; sizes in bytes, times in seconds."""
+        config = self.inputs.config
+        return {
+            "name": config.name,
+            "slice": None if self.wanted is None else str(self.wanted),
+            "mesh": dict(self.mesh),
+            "programs": [
+                program.as_json(self.wanted, dtype=config.runtime.dtype)
+                for program in self.programs
+            ],
+        }
+
+
+def plan_run(
+    config: RunConfig,
+    *,
+    mesh: Mesh | None = None,
+    wanted: Slice | None = None,
+    widths: Widths | None = None,
+) -> RunPlan:
+    """Plans a run: compiles its programs for their longest batches, without running them.
+
+    Args:
+      config: of the run.
+      mesh: its devices; None: those of this process.
+      wanted: the slice of these devices, for its limits and prices.
+      widths: assumed where tokenizers or data are not at hand; None: these must be.
+
+    Raises:
+      InputError: an input cannot be used; or states of the dialogues have no room.
+    """
+    mesh = mesh_of(config) if mesh is None else mesh
+    described: list[str] = []
+    try:
+        resolved = resolve(config, mesh=mesh, is_abstract=True)
+        inputs = inputs_of_data(resolved)
+        described += describe_run(resolved, inputs)
+    except InputError as error:
+        if widths is None:
+            raise
+        inputs = inputs_of_widths(config, mesh, widths)
+        described += describe_mesh(mesh)
+        described += describe_team(inputs.team)
+        described.append(
+            f"assumed, as tokenizers or data are not at hand: prompts of {widths.prompt} tokens "
+            f"and {widths.body} in every round besides the slots, texts of {widths.text}"
+        )
+        log.warning("planned with assumed widths: %s", error)
+    plans = []
+
+    def compile_(program: Program) -> Any:
+        plan, compiled = plan_program(program)
+        plans.append(plan)
+        return compiled
+
+    plan_training(inputs, compile_)
+    plan_answers(inputs, compile_)
+    return RunPlan(inputs, tuple(described), tuple(plans), wanted)
+
+
+def describe_run(resolved: Resolved, inputs: RunInputs) -> Iterator[str]:
+    """Yields lines on agents, data and steps of a run.
 
     Raises:
       ConfigError: states of the dialogues fit neither on the disk nor in memory.
     """
     config, team, files = resolved.config, resolved.team, resolved.files
-    mesh, devices = config.runtime.mesh, jax.devices()
-    yield (
-        f"mesh: data={mesh.data} x fsdp={mesh.fsdp} x model={mesh.model} of {len(devices)} "
-        f"{devices[0].device_kind} devices"
-    )
+    assert team.mesh is not None  # a run has one
+    yield from describe_mesh(team.mesh)
     yield from describe_team(team)
     inner, evaluation = config.inner, config.evaluation
     yield (
@@ -49,13 +141,13 @@ def describe_run(resolved: Resolved) -> Iterator[str]:
     )
     dialogues, _ = encode_inner(resolved)
     yield from describe_states(team, dialogues, inner.cache_gib)
-    if data := encode_outer(resolved):
-        for phase in config.outer.phases:
-            yield from describe_phase(team, phase, *data, key=jax.random.key(config.seed))
-    if config.tuning:
-        answers = encode_answers(team, resolved.train)
-        for entry in with_budgets(config.tuning, config.outer):
-            yield from describe_tuning(team, entry, answers, key=jax.random.key(config.seed))
+    for phase in inputs.phases:
+        yield from describe_phase(team, phase, items=len(resolved.train))
+    for entry, _ in inputs.tuning:
+        yield (
+            f"tuning {entry.name}: {count_parameters(abstract_adapter(team, entry)):,} parameters, "
+            f"{entry.steps} steps of {entry.batch_size} items (accumulation={entry.accumulation})"
+        )
     yield (
         f"evaluation: {', '.join(resolved.methods)} at rounds "
         f"{', '.join(map(str, evaluation.rounds))} on "
@@ -70,18 +162,24 @@ def describe_run(resolved: Resolved) -> Iterator[str]:
     yield f"finished there: {', '.join(done) or 'nothing'}"
 
 
+def describe_mesh(mesh: Mesh) -> Iterator[str]:
+    """Yields a line on the devices."""
+    devices = mesh.devices.flat
+    known = len(jax.devices()) if devices[0] in jax.devices() else len(devices)
+    sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in MESH_AXES)
+    yield f"mesh: {sizes} of {known} {devices[0].device_kind} devices"
+
+
 def describe_team(team: Team) -> Iterator[str]:
     """Yields a line per agent and per link."""
     for role in team.system.topology.order:
         agent = team.agents[role]
-        leaves = jax.tree.leaves(agent)
-        dtypes = " and ".join(sorted({leaf.dtype.name for leaf in leaves}))
-        held = _held(agent) / MEBIBYTE
+        dtypes = " and ".join(sorted({leaf.dtype.name for leaf in jax.tree.leaves(agent)}))
         yield (
             f"agent {role}: {agent.config.model_type}, {count_parameters(agent):,} "
-            f"parameters, {dtypes}, {held:.1f} MiB on each device"
+            f"parameters, {dtypes}, {tree_bytes(agent) / MEBIBYTE:.1f} MiB on each device"
         )
-    for part, links in vars(empty_links(team)).items():
+    for part, links in vars(abstract_links(team)).items():
         for name, params in links.items():
             variant = getattr(team.system, part)[name].variant
             yield f"{part} link {name}: {variant}, {count_parameters(params):,} parameters, float32"
@@ -95,97 +193,35 @@ def describe_states(
     for role, size in sizes.items():
         read = dialogues[role]
         yield (
-            f"  states of {role}: {read.text_lengths.sum():,}, {size / GIBIBYTE:.2f} GiB, from "
-            f"{len(read.tokens):,} texts of up to {read.tokens.lengths.max():,} tokens"
+            f"  states of {role}: {int(read.target.sum()):,}, {size / GIBIBYTE:.2f} GiB, from "
+            f"{len(read.ids):,} texts of up to {read.ids.shape[1]:,} tokens, prompt included"
         )
     check_room(sizes, int(cache_gib * GIBIBYTE))
 
 
-def describe_phase(
-    team: Team,
-    phase: PhaseConfig,
-    data: EncodedItems,
-    validation: EncodedItems,
-    *,
-    key: jax.Array,
-) -> Iterator[str]:
-    """Yields the shapes of a step of an outer-loop phase, and its memory.
-
-    Compiles the step and a validation for the longest batches, without running them.
-    """
-    batches = phase_batches(team, phase, data, key=key)
-    longest = batches.longest()
+def describe_phase(team: Team, phase: PhaseInput, *, items: int) -> Iterator[str]:
+    """Yields the shapes of a step of an outer-loop phase."""
+    config, batches = phase.config, phase.batches
+    assert batches is not None  # of data at hand
     yield (
-        f"phase {phase.name}: {phase.latents}, {phase.rounds} rounds, {phase.steps} steps of "
-        f"{phase.batch_size} items (accumulation={phase.accumulation}); {len(data)} items, "
+        f"phase {config.name}: {config.latents}, {config.rounds} rounds, {config.steps} steps of "
+        f"{config.batch_size} items (accumulation={config.accumulation}); {items} items, "
         f"{batches.steps_per_epoch} steps per epoch, groups by length: {len(batches.groups)}"
     )
     for role in team.system.topology.order:
-        prompt = longest.prompts[role]
+        prompt = phase.batch.prompts[role]
         read = f"prefix {prompt.prefix_ids.shape[1]}, body {prompt.body_ids.shape[2]}"
-        text = longest.targets.get(role)
+        text = phase.batch.targets.get(role)
         written = "no text" if text is None else f"text {text.ids.shape[2]}"
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
-    state, line = describe_step(TrainableLinks(team, phase, empty_links(team)), longest)
-    yield line
-    validated = even_batches(
-        validation, batch_size=validation_rows(phase), shards=batch_shards(team.mesh)
-    )
-    longest = max((batch for batch, _ in validated), key=_elements)
-    batch = put_batch(longest, team.mesh)
-    program = roll_out.lower(team.system, team.agents, state.params, batch, rounds=phase.rounds)
-    memory: Any = program.compile().memory_analysis()
-    needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    waiting = _held(state.optimizer)  # during validation
-    yield (
-        f"  memory per device of a validation, {len(longest)} items at once: "
-        f"{(needed + waiting) / MEBIBYTE:.1f} MiB"
-    )
 
 
-def describe_tuning(
-    team: Team, entry: TuningConfig, data: EncodedItems, *, key: jax.Array
-) -> Iterator[str]:
-    """Yields the size of an adapter of the answerer, and the memory of a step that trains it."""
-    adapter = new_adapter(team, entry, key)
-    trainable = TrainableAdapter(team, entry.name, entry, adapter)
-    yield (
-        f"tuning {entry.name}: {count_parameters(adapter):,} parameters, {entry.steps} steps of "
-        f"{entry.batch_size} items (accumulation={entry.accumulation})"
-    )
-    yield describe_step(trainable, trainable.batches(data, key=key).longest())[1]
+def mesh_sizes(config: RunConfig, chips: int) -> tuple[int, int, int]:
+    """A mesh of so many chips for a run whose own has another number.
 
-
-def describe_step(trainable: Trainable, longest: TrainingData) -> tuple[TrainState, str]:
-    """The state before a phase, and a line of the memory of its step on the longest batch."""
-    state, step = compile_step(trainable)
-    batch = put_batch(longest, trainable.mesh)
-    memory: Any = step.lower(trainable.agents, batch, state).compile().memory_analysis()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return state, (
-        f"  memory per device, by the compiler, longest batch: "
-        f"{(kept + memory.temp_size_in_bytes) / MEBIBYTE:.1f} MiB, of which "
-        f"{kept / MEBIBYTE:.1f} MiB agents, train state and batch"
-    )
-
-
-def empty_links(team: Team) -> Links:
-    """Zeros of the shapes of all links."""
-
-    def zeros(link: LinkConfig) -> Any:
-        shapes = jax.eval_shape(functools.partial(init_link, link), jax.random.key(0))
-        return jax.tree.map(jnp.zeros_like, shapes)
-
-    return Links(
-        inner={role: zeros(link) for role, link in team.system.inner.items()},
-        outer={edge: zeros(link) for edge, link in team.system.outer.items()},
-    )
-
-
-def _held(tree: Any) -> int:
-    """Bytes on each device."""
-    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def _elements(batch: TrainingData) -> int:
-    return sum(array.size for array in jax.tree.leaves(batch))
+    The batch is split over as many chips as divide all of its batch sizes, along `fsdp`; the rest
+    is `model`.
+    """
+    sizes = [phase.batch_size // phase.accumulation for phase in config.outer.phases]
+    batch = math.gcd(*sizes, config.evaluation.batch_size, chips)
+    return 1, batch, chips // batch

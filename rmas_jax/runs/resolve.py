@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.agents.member import Member
@@ -89,8 +90,13 @@ class Resolved:
         return encode_examples(self.team, self.train)
 
 
-def resolve(config: RunConfig) -> Resolved:
+def resolve(config: RunConfig, *, mesh: Mesh | None = None, is_abstract: bool = False) -> Resolved:
     """Reads and checks all inputs of a run; writes only prepared data, which runs share.
+
+    Args:
+      config: of the run.
+      mesh: devices of the team; None: those that `runtime` names.
+      is_abstract: whether the team has shapes in place of arrays; no weight is then loaded.
 
     Raises:
       InputError: an input cannot be used; raised before any weight is read, if possible.
@@ -108,7 +114,8 @@ def resolve(config: RunConfig) -> Resolved:
     benchmarks = first_then_others(
         lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data)
     )
-    return on_all(lambda: _read(config, files, texts, dataset, methods, benchmarks))
+    loaded = {"mesh": mesh_of(config) if mesh is None else mesh, "is_abstract": is_abstract}
+    return on_all(lambda: _read(config, files, texts, dataset, methods, benchmarks, loaded))
 
 
 def load_benchmarks(
@@ -167,6 +174,7 @@ def _read(
     dataset: Dataset,
     methods: tuple[str, ...],
     benchmarks: list[LoadedBenchmark],
+    loaded: Mapping[str, Any],
 ) -> Resolved:
     chosen = config.evaluation
     train = dataset.load("train")[: config.data.train_size]
@@ -181,8 +189,8 @@ def _read(
         chosen.gradient_batch_size if config.system.latent_steps else 0,
     )
     validation = dataset.load("validation")[:held_out] if held_out else []
-    loop_lm = find_loop_lm(config, texts, methods, benchmarks)
-    team = dataclasses.replace(load_run_team(config, texts), loop_lm=loop_lm)
+    loop_lm = find_loop_lm(config, texts, methods, benchmarks, **loaded)
+    team = dataclasses.replace(load_run_team(config, texts, **loaded), loop_lm=loop_lm)
     given = None if config.system.links is None else load_links_for(team, config.system)
     agents = agent_sources(config)
     resolved = Resolved(
@@ -215,8 +223,12 @@ def find_loop_lm(
     texts: TeamTexts,
     methods: Sequence[str],
     benchmarks: Sequence[LoadedBenchmark],
+    **loaded: Any,
 ) -> Member | None:
-    """The looped language model, in the answerer's role; None where no method uses it."""
+    """The looped language model, in the answerer's role; None where no method uses it.
+
+    `loaded` are `mesh` and `is_abstract`, as in `load_loop_lm`.
+    """
     source, runtime, role = config.evaluation.loop_lm, config.runtime, texts.topology.answerer
     if source is None or LOOP_LM not in methods:
         return None
@@ -226,9 +238,9 @@ def find_loop_lm(
         [texts.templates[role], *(benchmark.prompts[role] for benchmark in benchmarks)],
         date=config.system.date,
         dtype=runtime.dtype,
-        mesh=mesh_of(config),
         weights=runtime.weights,
         policies=policies_of(config),
+        **loaded,
     )
 
 

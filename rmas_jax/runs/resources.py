@@ -54,16 +54,26 @@ def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> 
     return Toolbox(python=PythonLimits() if python else None, search=provider)
 
 
-def load_run_team(config: RunConfig, texts: TeamTexts | None = None) -> Team:
-    """The team of a run, on devices according to `runtime`; `texts` as in `load_team`."""
+def load_run_team(
+    config: RunConfig,
+    texts: TeamTexts | None = None,
+    *,
+    mesh: Mesh | None = None,
+    is_abstract: bool = False,
+) -> Team:
+    """The team of a run; `texts` and `is_abstract` as in `load_team`.
+
+    `mesh` holds its devices; None: those that `runtime` names.
+    """
     runtime = config.runtime
     return load_team(
         config.system,
         texts=texts,
         dtype=runtime.dtype,
-        mesh=mesh_of(config),
+        mesh=mesh or mesh_of(config),
         weights=runtime.weights,
         policies=policies_of(config),
+        is_abstract=is_abstract,
     )
 
 

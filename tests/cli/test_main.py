@@ -11,6 +11,7 @@ import pytest
 from rmas_jax import __version__
 from rmas_jax.cli.__main__ import COMMANDS, main
 from rmas_jax.cli.command import MEANINGS, exit_code_of
+from rmas_jax.cli.run import print_plan, print_run
 from rmas_jax.host.errors import BAD_INPUT, DIVERGED, PREEMPTED, InputError
 from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.training.divergence import DivergedError
@@ -114,9 +115,11 @@ def test_a_plan_is_a_dry_run(monkeypatch):
     for name in ("run", "plan"):
         module = importlib.import_module(f"rmas_jax.cli.{name}")
         monkeypatch.setattr(
-            module, "start", lambda parser, args, *, dry: seen.append((args.overrides, dry)) or 0
+            module, "start", lambda parser, args, work: seen.append((args.overrides, work)) or 0
         )
     common = ["--config", "quickstart", "--set", "seed=1"]
     assert main(["run", *common, "--dry-run"]) == main(["plan", *common]) == 0
     assert main(["run", *common]) == 0
-    assert seen == [(["seed=1"], True), (["seed=1"], True), (["seed=1"], False)]
+    dry, plan, real = (work for _, work in seen)
+    assert dry is print_plan is plan.func and real is print_run
+    assert [overrides for overrides, _ in seen] == 3 * [["seed=1"]]

@@ -40,7 +40,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys):
         "phase on_policy: on_policy, 3 rounds, 2 steps of 2 items (accumulation=1); 16 items",
         "  states of planner: ",
         "memory per device, by the compiler",
-        "memory per device of a validation, 2 items at once: ",
+        "  step of on_policy, 2 items at once: ",
+        "  validation of on_policy, 2 items at once: ",
+        "  rounds, 2, 4 items at once: ",
         f"written to {tmp_path / 'runs' / 'quickstart'}",
     ):
         assert words in printed, words

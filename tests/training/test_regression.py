@@ -147,7 +147,7 @@ def test_a_link_compiles_once_whatever_number_of_pairs_there_are(pairs, monkeypa
         return regress_block(*args, **options)
 
     jitted = jax.jit(counted, static_argnums=(0, 1), donate_argnums=2)
-    monkeypatch.setattr(regression, "_regress", jitted)
+    monkeypatch.setattr(regression, "regress_jitted", jitted)
     train(pairs)
     fewer = pairs._replace(numbers=pairs.numbers[:20], ids=pairs.ids[:20])
     train(fewer)

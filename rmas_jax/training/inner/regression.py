@@ -18,7 +18,7 @@ from rmas_jax.training.inner.step import LinkState, UpstreamLink, regress_block,
 from rmas_jax.training.states.token_states import TokenStates
 
 BLOCK_BYTES = 2**26  # per transfer to a device
-_regress = jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2)
+regress_jitted = jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2)
 _send = jax.jit(apply_link, static_argnums=0)
 
 
@@ -109,7 +109,9 @@ def start_training(
         device=device,
         drawn=drawn,
         block=steps_per_block(config, pairs.bytes),
-        step=functools.partial(_regress, link, config, key=key, noise=noise, upstream=upstream),
+        step=functools.partial(
+            regress_jitted, link, config, key=key, noise=noise, upstream=upstream
+        ),
         state=jax.device_put(start_link(jax.tree.map(jnp.copy, params), config), device),
     )
 

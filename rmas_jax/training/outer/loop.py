@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import OuterConfig, PhaseConfig
@@ -33,7 +32,7 @@ class TrainableLinks:
 
     team: Team
     config: PhaseConfig
-    links: Links  # at the start; copied
+    initial: Links
 
     loop = "outer"
 
@@ -60,8 +59,8 @@ class TrainableLinks:
         of_texts = self.config.role_text_weight * sum(guessing.values()) / len(guessing)
         return 2 * (guessing[self.team.system.topology.answerer] + of_texts)
 
-    def start(self) -> TrainState:
-        return start_phase(self.config, jax.tree.map(jnp.copy, self.links))
+    def start(self, params: Links) -> TrainState:
+        return start_phase(self.config, params)
 
     def batches(self, data: EncodedItems, *, key: jax.Array) -> Batches:
         batches = phase_batches(self.team, self.config, data, key=key)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
 from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig
 from rmas_jax.host.preemption import PreemptedError, end_is_due
 from rmas_jax.host.processes import is_first
-from rmas_jax.sharding import put_batch, replicated, state_shardings
+from rmas_jax.sharding import put_batch, replicated, state_shardings, with_shardings
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.data.encoding import EncodedItems
 from rmas_jax.training.hooks import Hook, StepEvent
@@ -94,14 +95,28 @@ def run_steps(
 
 def compile_step(trainable: Trainable) -> tuple[TrainState, Any]:
     """The state before a phase, on the mesh, and the jitted step, which donates its state."""
-    state, mesh = trainable.start(), trainable.mesh
-    shardings = state_shardings(state, mesh)
-    step = jax.jit(
+    state = trainable.start(jax.tree.map(jnp.copy, trainable.initial))
+    shardings = state_shardings(state, trainable.mesh)
+    return jax.device_put(state, shardings), _jitted_step(trainable, shardings)
+
+
+def abstract_step(trainable: Trainable) -> tuple[TrainState, Any]:
+    """`compile_step` with a `jax.ShapeDtypeStruct` for each array of the state.
+
+    The agents and initial parameters of `trainable` may be such shapes, too.
+    """
+    state = jax.eval_shape(trainable.start, trainable.initial)
+    shardings = state_shardings(state, trainable.mesh)
+    return with_shardings(state, shardings), _jitted_step(trainable, shardings)
+
+
+def _jitted_step(trainable: Trainable, shardings: Any) -> Any:
+    """The step; `shardings` are those of the state, None without a mesh."""
+    return jax.jit(
         trainable.step,
         donate_argnums=2,
-        out_shardings=None if mesh is None else (shardings, replicated(mesh)),
+        out_shardings=None if trainable.mesh is None else (shardings, replicated(trainable.mesh)),
     )
-    return jax.device_put(state, shardings), step
 
 
 def _progress_bar(trainable: Trainable, first: int, *, is_shown: bool) -> tqdm:

@@ -47,8 +47,12 @@ class Trainable(Protocol):
     def largest_loss(self) -> float:
         """The default of `outer.max_loss`."""
 
-    def start(self) -> TrainState:
-        """The state before the first step, of new arrays."""
+    @property
+    def initial(self) -> Any:
+        """The parameters before the first step."""
+
+    def start(self, params: Any) -> TrainState:
+        """The state before the first step, of these parameters."""
 
     def batches(self, data: EncodedItems, *, key: jax.Array) -> Batches:
         """The batches of all steps."""

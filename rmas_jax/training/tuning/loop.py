@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents.adapters import Adapter, named_arrays, start_adapter
@@ -21,6 +20,7 @@ from rmas_jax.links import link_size
 from rmas_jax.prompts import stage_tokens
 from rmas_jax.sharding import batch_shards, put_batch, to_host
 from rmas_jax.team import Team
+from rmas_jax.topology import System
 from rmas_jax.training.curves import as_values
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import EncodedItems, encode_texts
@@ -38,7 +38,7 @@ class TrainableAdapter:
     team: Team
     name: str
     config: TrainingConfig
-    adapter: Adapter  # at the start; copied
+    initial: Adapter
 
     loop = "tuning"
 
@@ -64,9 +64,8 @@ class TrainableAdapter:
         """Twice the loss of uniform guessing."""
         return 2 * math.log(self.agents.config.vocab_size)
 
-    def start(self) -> TrainState:
-        adapter = jax.tree.map(jnp.copy, self.adapter)
-        return start_state(self.config, adapter, adapter)
+    def start(self, params: Adapter) -> TrainState:
+        return start_state(self.config, params, params)
 
     def batches(self, data: EncodedItems, *, key: jax.Array) -> Batches:
         return Batches(data, batch_size=self.config.batch_size, key=key, mesh=self.mesh)
@@ -97,15 +96,20 @@ def new_adapter(team: Team, entry: TuningConfig, key: jax.Array) -> Adapter:
 
     By default a soft prompt has as many parameters as all links of the system.
     """
-    agent = team.agents[team.system.topology.answerer]
-    links = [*team.system.inner.values(), *team.system.outer.values()]
-    vectors = round(sum(map(link_size, links)) / agent.width)
-    return start_adapter(agent, entry, key=key, vectors=vectors)
+    return _start(team.system, team.agents[team.system.topology.answerer], entry, key)
 
 
 def abstract_adapter(team: Team, entry: TuningConfig) -> Adapter:
-    """`new_adapter` with a `jax.ShapeDtypeStruct` for each array."""
-    return jax.eval_shape(functools.partial(new_adapter, team, entry), jax.random.key(0))
+    """`new_adapter` with a `jax.ShapeDtypeStruct` for each array, as those of agents may be."""
+    agent = team.agents[team.system.topology.answerer]
+    start = functools.partial(_start, team.system, entry=entry)
+    return jax.eval_shape(start, agent, key=jax.random.key(0))
+
+
+def _start(system: System, agent: Agent, entry: TuningConfig, key: jax.Array) -> Adapter:
+    links = [*system.inner.values(), *system.outer.values()]
+    vectors = round(sum(map(link_size, links)) / agent.width)
+    return start_adapter(agent, entry, key=key, vectors=vectors)
 
 
 def encode_answers(team: Team, examples: Sequence[Example]) -> EncodedItems:

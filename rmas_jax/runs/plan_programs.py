@@ -1,0 +1,328 @@
+"""The programs of a run, from shapes alone: what the loops and the driver call, lowered.
+
+    train    outer step, validation, tuning step, inner step
+    answer   rounds -> prompt -> first token -> a pool of rows, or one text a row
+
+A program's outputs are the next one's inputs, with the shardings that the compiler chose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmas_jax.agents import pool as pools
+from rmas_jax.agents.answers import write_jitted
+from rmas_jax.agents.sampling import row_keys
+from rmas_jax.evaluation.answerer import listen_jitted
+from rmas_jax.links import LinkConfig, Links, init_link, link_size
+from rmas_jax.planning.bounds import (
+    Bound,
+    bound_of_answer,
+    bound_of_rounds,
+    bound_of_step,
+    cache_bytes,
+    reading,
+    widths,
+)
+from rmas_jax.planning.programs import Program
+from rmas_jax.prompts import StagePrompt
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.runs.plan_inputs import PhaseInput, RunInputs
+from rmas_jax.sharding import abstract_batch, batch_shards, replicated, with_shardings
+from rmas_jax.team import Team
+from rmas_jax.topology import edge_name
+from rmas_jax.training.inner.regression import regress_jitted, steps_per_block
+from rmas_jax.training.inner.step import UpstreamLink, start_link
+from rmas_jax.training.outer.loop import TrainableLinks
+from rmas_jax.training.outer.step import phase_supervision
+from rmas_jax.training.phases.loop import abstract_step
+from rmas_jax.training.rollouts import roll_out
+from rmas_jax.training.tuning.loop import TrainableAdapter, abstract_adapter
+
+Compile = Callable[[Program], Any]  # -> the compiled program; None: it needs more memory
+
+
+def plan_training(inputs: RunInputs, compile_: Compile) -> None:
+    """Compiles the programs that train."""
+    if inputs.config.inner.steps:
+        compile_(inner_program(inputs))
+    for phase in inputs.phases:
+        for program in phase_programs(inputs.team, phase):
+            compile_(program)
+    for entry, batch in inputs.tuning:
+        trainable = TrainableAdapter(
+            inputs.team, entry.name, entry, abstract_adapter(inputs.team, entry)
+        )
+        state, step = abstract_step(trainable)
+        on_mesh = abstract_batch(batch, trainable.mesh)
+        compile_(
+            Program(
+                name=f"step of {entry.name}",
+                lower=functools.partial(step.lower, trainable.agents, on_mesh, state),
+                items=len(batch),
+                runs=entry.steps,
+                arguments={
+                    "weights": trainable.agents,
+                    "trained": state.params,
+                    "optimiser": (state.optimizer, state.step),
+                    "inputs": on_mesh,
+                },
+                beside={"weights": _others(inputs.team, trainable.role)},
+            )
+        )
+
+
+def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
+    """The step and the validation of a phase, for their longest batches."""
+    config = phase.config
+    trainable = TrainableLinks(team, config, abstract_links(team))
+    state, step = abstract_step(trainable)
+    batch, validation = (
+        abstract_batch(data, team.mesh) for data in (phase.batch, phase.validation)
+    )
+    supervision = jax.eval_shape(
+        lambda targets: phase_supervision(config, targets, answerer=team.system.topology.answerer),
+        batch.targets,
+    )
+    forced = {
+        role: supervision.forces(role, is_answerer=role == team.system.topology.answerer)
+        for role in team.system.topology.order
+    }
+    bound = bound_of_step(
+        team.system,
+        team.agents,
+        phase.batch.prompts,
+        {role: target.ids.shape[2] for role, target in phase.batch.targets.items()},
+        supervision.scored or {},
+        forced=forced,
+        rounds=config.rounds,
+    )
+    trained = Program(
+        name=f"step of {config.name}",
+        lower=functools.partial(step.lower, trainable.agents, batch, state),
+        items=len(phase.batch),
+        runs=config.steps,
+        arguments={
+            "weights": team.agents,
+            "trained": state.params,
+            "optimiser": (state.optimizer, state.step),
+            "inputs": batch,
+        },
+        beside={},
+        caches=_caches(team, phase.batch.prompts),
+        bound=bound,
+    )
+    validated = Program(
+        name=f"validation of {config.name}",
+        lower=functools.partial(
+            roll_out.lower, team.system, team.agents, state.params, validation, rounds=config.rounds
+        ),
+        items=len(phase.validation),
+        runs=None,
+        arguments={"weights": team.agents, "trained": state.params, "inputs": validation},
+        beside={"optimiser": state.optimizer},
+        caches=_caches(team, phase.validation.prompts),
+    )
+    return trained, validated
+
+
+def inner_program(inputs: RunInputs) -> Program:
+    """A block of steps of the largest link of the inner loop, on one device."""
+    team, config = inputs.team, inputs.config.inner
+    system = team.system
+    links: dict[str, LinkConfig] = {**system.inner, **system.outer}
+    name = max(links, key=lambda name: link_size(links[name]))
+    link = links[name]
+    sender, _, receiver = name.partition("->")
+    ends = team.agents[sender], team.agents[receiver or sender]
+    sizes = [agent.width * agent.dtype.itemsize for agent in ends]
+    block = steps_per_block(config, sum(sizes))
+    shape = (block, config.batch_size)
+    assert team.mesh is not None  # a run has one
+    device = jax.sharding.SingleDeviceSharding(team.mesh.devices.flat[0])
+    params = _link_shape(link)
+    upstream = None
+    if receiver and system.sent_vectors == "outer_of_inner":
+        upstream = UpstreamLink(system.inner[sender], _link_shape(system.inner[sender]))
+    state, upstream, hidden, target, key, noise = _on(
+        device,
+        (
+            jax.eval_shape(lambda params: start_link(params, config), params),
+            upstream,
+            jax.ShapeDtypeStruct((*shape, link.in_width), ends[0].dtype),
+            jax.ShapeDtypeStruct((*shape, link.out_width), ends[1].dtype),
+            jax.eval_shape(lambda: jax.random.key(0)),
+            jax.ShapeDtypeStruct((), np.float32),
+        ),
+    )
+    lower = functools.partial(
+        regress_jitted.lower, link, config, state, hidden, target,
+        key=key, noise=noise, upstream=upstream,
+    )  # fmt: skip
+    return Program(
+        name=f"inner steps of {name}, {block} at once",
+        lower=lower,
+        items=block * config.batch_size,
+        runs=-(-config.steps // block) * config.repeats * -(-len(links) // team.mesh.size),
+        arguments={
+            "trained": (state.params, upstream),
+            "optimiser": state.optimizer_state,
+            "inputs": (hidden, target),
+        },
+        beside={"weights": team.agents},
+        trips=block,
+    )
+
+
+def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
+    """Compiles the programs that answer questions by latent rounds, in their order."""
+    team, how = inputs.team, inputs.answering
+    system, role = team.system, team.system.topology.answerer
+    member, agent = team.members[role], team.members[role].agent
+    links = _on(replicated_on(team), abstract_links(team))
+    prompts = abstract_batch(inputs.prompts, team.mesh)
+    rounds = max(inputs.config.evaluation.rounds)
+    rows, prefix, body = widths(inputs.prompts[role])
+    listened = compile_(
+        Program(
+            name=f"rounds, {rounds}",
+            lower=functools.partial(
+                listen_jitted.lower,
+                system,
+                team.agents,
+                LatentChannel(system, links),
+                prompts,
+                rounds=jax.ShapeDtypeStruct((), np.int32),
+                shuffle=jax.ShapeDtypeStruct((), bool),
+            ),
+            items=rows,
+            runs=None,
+            arguments={"weights": team.agents, "links": links, "inputs": prompts},
+            beside={},
+            caches=_caches(team, inputs.prompts),
+            trips=rounds,
+            bound=bound_of_rounds(system, team.agents, inputs.prompts, rounds=rounds),
+        )
+    )
+    if listened is None:
+        return
+    prompt = _outputs(listened).prompt
+    settings = {
+        "end_tokens": member.end_tokens,
+        "max_tokens": how.max_tokens,
+        "sampling": how.sampling,
+    }
+    keys = None
+    if how.sampling.temperature:
+        keys = jax.eval_shape(lambda: row_keys(jax.random.key(0), jnp.arange(rows)))
+        keys = _on(replicated_on(team), keys)
+    # While one agent writes, the others and the links stay where they are.
+    answer = dataclasses.replace(
+        _ANSWER,
+        name=f"answer, {how.max_tokens} tokens",
+        items=rows,
+        beside={"weights": _others(team, role), "links": links},
+        trips=how.max_tokens,
+        bound=bound_of_answer(agent, rows, prefix + body, tokens=how.max_tokens),
+    )
+    if not how.refills:
+        limits = abstract_batch(np.zeros(rows, np.int32), team.mesh)
+        compile_(
+            dataclasses.replace(
+                answer,
+                lower=functools.partial(
+                    write_jitted.lower, agent, prompt, keys=keys, limits=limits, **settings
+                ),
+                arguments={"weights": agent, "caches": prompt},
+                caches=_positions(team, role, rows, body + how.max_tokens),
+            )
+        )
+        return
+    read = compile_(
+        dataclasses.replace(
+            answer,
+            name="answer, prompt",
+            lower=functools.partial(pools.read_prompts.lower, agent, prompt),
+            arguments={"weights": agent, "caches": prompt},
+            trips=None,
+            bound=Bound((reading(agent, rows, body, prefix),)),
+        )
+    )
+    if read is None:
+        return
+    begun = _outputs(pools.begin.lower(agent, *_outputs(read), keys=keys, **settings).compile())
+    pool = _outputs(pools.empty_pool.lower(agent.config, begun).compile())
+    source = jax.ShapeDtypeStruct((rows,), np.int32)
+    pool = _outputs(pools.fill.lower(pool, begun, source).compile())
+    ended = jax.ShapeDtypeStruct((), np.int32)
+    compile_(
+        dataclasses.replace(
+            answer,
+            lower=functools.partial(pools.run.lower, agent, pool, ended, **settings),
+            arguments={"weights": agent, "caches": pool},
+        )
+    )
+
+
+_ANSWER = Program("answer", lambda: None, items=0, arguments={}, beside={})  # type: ignore[arg-type,return-value]
+
+
+def abstract_links(team: Team) -> Links:
+    """Shapes of all links."""
+    system = team.system
+    return Links(
+        inner={role: _link_shape(link) for role, link in system.inner.items()},
+        outer={edge_name(edge): _link_shape(system.outer[edge_name(edge)])
+               for edge in system.topology.edges},
+    )  # fmt: skip
+
+
+def replicated_on(team: Team) -> jax.sharding.Sharding | None:
+    """A whole copy on every device of a team."""
+    return None if team.mesh is None else replicated(team.mesh)
+
+
+def _link_shape(link: LinkConfig) -> Any:
+    return jax.eval_shape(functools.partial(init_link, link), jax.random.key(0))
+
+
+def _on(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
+    """Shapes with one sharding for all."""
+    return with_shardings(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def _outputs(compiled: Any) -> Any:
+    """The results of a compiled program, as shapes with shardings."""
+    return with_shardings(compiled.out_info, compiled.output_shardings)
+
+
+def _others(team: Team, role: str) -> Any:
+    """The agents of the other roles."""
+    return {other: agent for other, agent in team.agents.items() if other != role}
+
+
+def _caches(team: Team, prompts: Mapping[str, StagePrompt]) -> int:
+    """Bytes on each device: all prefixes, and the longest turn of an agent."""
+    prefixes, turns = 0, [0]
+    for role, prompt in prompts.items():
+        rows, prefix, body = widths(prompt)
+        prefixes += _positions(team, role, rows, prefix)
+        turns.append(_positions(team, role, rows, body + team.system.latent_steps))
+    return prefixes + max(turns)
+
+
+def _positions(team: Team, role: str, rows: int, positions: int) -> int:
+    """Bytes on each device of an agent's keys and values."""
+    shards = batch_shards(team.mesh)
+    return (
+        -(-rows // (shards if rows % shards == 0 else 1))
+        * positions
+        * cache_bytes(team.agents[role])
+    )

@@ -1,0 +1,183 @@
+"""Plans: the programs that would run, compiled from shapes, here and for slices not at hand."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from quickstart_runs import TINY
+
+from rmas_jax.cli.plan import main
+from rmas_jax.config import load_config
+from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.links import Links, count_parameters, init_link
+from rmas_jax.models import abstract_agent
+from rmas_jax.models.directories import local_directory
+from rmas_jax.models.flops import read_flops
+from rmas_jax.planning.chips import parse_slice
+from rmas_jax.runs.plan import mesh_sizes, plan_run
+from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
+from rmas_jax.runs.plan_programs import phase_programs
+from rmas_jax.runs.resolve import encode_outer, resolve
+from rmas_jax.sharding import make_mesh, put_batch
+from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
+from rmas_jax.training.phases.loop import compile_step
+
+ROLES = ("planner", "critic", "solver")
+
+
+@pytest.fixture
+def config(tmp_path):
+    return load_config("quickstart", [*TINY, f"output_dir={tmp_path}"])
+
+
+def test_the_planned_step_is_the_step_that_runs(config):
+    abstract = inputs_of_data(resolve(config, is_abstract=True))
+    planned, _ = phase_programs(abstract.team, abstract.phases[0])
+    leaves = jax.tree.leaves((planned.arguments, abstract.team.agents))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+    real = resolve(config)
+    system, phase = real.team.system, config.outer.phases[0]
+    keys = iter(jax.random.split(jax.random.key(0), 6))
+    links = Links(
+        {name: init_link(link, next(keys)) for name, link in system.inner.items()},
+        {name: init_link(link, next(keys)) for name, link in system.outer.items()},
+    )
+    trainable = TrainableLinks(real.team, phase, links)
+    state, step = compile_step(trainable)
+    data, _ = encode_outer(real)
+    batch = phase_batches(real.team, phase, data, key=jax.random.key(config.seed)).longest()
+    lowered = step.lower(trainable.agents, put_batch(batch, real.team.mesh), state)
+    assert planned.lower().as_text() == lowered.as_text()
+    # The control: a batch of other rows is another program.
+    other = put_batch(jax.tree.map(lambda x: x[:1], batch), real.team.mesh)
+    assert planned.lower().as_text() != step.lower(trainable.agents, other, state).as_text()
+
+
+@pytest.fixture
+def without_weights(tmp_path):
+    """Overrides that name directories of `config.json` alone."""
+    overrides = []
+    for role in ROLES:
+        folder = tmp_path / role
+        folder.mkdir()
+        source = local_directory(f"embedded/{role}", patterns=())
+        shutil.copy(source / "config.json", folder)
+        overrides.append(f"system.agents.{role}={folder}")
+    return overrides
+
+
+SMALL = [*TINY, "outer.phases.0.batch_size=8", "evaluation.batch_size=8", "data.train_size=8"]
+
+
+def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
+    without_weights, tmp_path, capsys
+):
+    changes = [part for item in [*SMALL, *without_weights] for part in ("--set", item)]
+    file = tmp_path / "plan.json"
+    options = ["--slice", "H100:8", "--mesh", "2,4,1", "--json", str(file)]
+    widths = ["--prompt-tokens", "16", "--body-tokens", "4", "--text-tokens", "8"]
+    assert main(["--config", "quickstart", *changes, *options, *widths]) == 0
+    printed = capsys.readouterr().out
+    assert "prompts of 16 tokens and 4 in every round besides the slots, texts of 8" in printed
+    assert "least times on H100:8, estimated from the compiled programs:" in printed
+    plan = json.loads(file.read_text())
+    assert plan["mesh"] == {"data": 2, "fsdp": 4, "model": 1}
+    programs = {program["program"]: program for program in plan["programs"]}
+    assert list(programs)[1:] == [
+        "step of on_policy",
+        "validation of on_policy",
+        "rounds, 2",
+        "answer, 16 tokens",
+    ]
+    for program in programs.values():
+        assert program["total_memory"] == sum(program["memory"].values())
+        assert program["seconds"] == max(
+            program["compute_s"], program["memory_s"], program["link_s"] + program["latency_s"]
+        )
+    assert programs["step of on_policy"]["link_bytes"] > 0
+
+    # With whole weights on every device, a device has an eighth of the rows and of the FLOPs.
+    assert main(["--config", "quickstart", *changes, *options[:2], "--mesh", "8,1,1",
+                 "--json", str(file), *widths]) == 0  # fmt: skip
+    rounds = json.loads(file.read_text())["programs"][3]
+    agents = {role: abstract_agent(f"embedded/{role}") for role in ROLES}
+    count = sum(count_parameters(params) for _, params in agents.values())
+    assert rounds["memory"]["weights"] == 4 * count
+    steps, slots = 4, 4
+    body, expected = slots + 4, 0.0
+    for model, _ in agents.values():
+        expected += float(read_flops(model.config, 16))
+        for _ in range(2):  # the answerer's turn of the last round counts too
+            expected += float(read_flops(model.config, body + steps - 1, 16))
+    assert expected < rounds["flops"] < 1.5 * expected  # masked keys and links count in a program
+
+
+def test_a_mesh_is_found_for_the_chips():
+    config = load_config("quickstart", SMALL)
+    assert mesh_sizes(config, 4) == (1, 4, 1)
+    assert mesh_sizes(config, 64) == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--slice", "v5e"], "a slice must be CHIP:SIZES"),
+        (["--slice", "H100:8", "--mesh", "8"], "--mesh must be DATA,FSDP,MODEL"),
+        (["--slice", "H100:8", "--mesh", "2,2,1"], "must be the number of devices (8)"),
+        (["--slice", "H100:9"], "at most 8 devices, got H100:9"),
+        (["--slice", "H100:8", "--text-tokens", "0"], "--text-tokens must be at least 1"),
+    ],
+)
+def test_what_is_no_slice_is_refused(options, message, capsys):
+    assert main(["--config", "quickstart", *options]) == BAD_INPUT
+    assert message in capsys.readouterr().err
+
+
+def test_options_of_a_slice_need_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["--config", "quickstart", "--mesh", "1,1,1"])
+    assert "--mesh must be unset without --slice" in capsys.readouterr().err
+
+
+def test_a_program_that_does_not_fit_says_what_would(without_weights):
+    config = load_config("quickstart", [*SMALL, *without_weights, "outer.phases=[]"])
+    plan = plan_run(
+        config,
+        mesh=make_mesh(8, 1, 1),
+        wanted=parse_slice("H100:8"),
+        widths=Widths(prompt=16, body=4, text=8),
+    )
+    assert not any("does not fit" in line for line in plan.lines())
+    small = parse_slice("H100:8")
+    chip = small.chip.__class__(**{**vars(small.chip), "memory": 2.5e6})
+    plan = plan.__class__(**{**vars(plan), "wanted": small.__class__(chip, small.sizes)})
+    told = [line for line in plan.lines() if "does not fit" in line]
+    assert told and all("would fit" in line or "split them" in line for line in told)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu (extra: tpu)")
+def test_a_slice_of_tpus(without_weights, tmp_path):
+    """In a process of its own: the backend must not have started."""
+    import subprocess
+    import sys
+
+    changes = [part for item in [*SMALL, *without_weights] for part in ("--set", item)]
+    file = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "rmas_jax.cli", "plan", "--config", "quickstart", *changes]
+    command += ["--slice", "v5e:2x4", "--mesh", "1,8,1", "--json", str(file)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    programs = json.loads(file.read_text())["programs"]
+    assert all(program["flops"] > 0 and program["memory"]["code"] > 0 for program in programs)
+
+
+def test_assumed_and_real_inputs_have_one_form(config):
+    real = inputs_of_data(resolve(config, is_abstract=True))
+    assumed = inputs_of_widths(config, real.team.mesh, Widths())
+    assert jax.tree.structure(assumed.team.agents) == jax.tree.structure(real.team.agents)
+    assert set(assumed.prompts) == set(real.prompts) == set(ROLES)
+    assert [p.config for p in assumed.phases] == [p.config for p in real.phases]
