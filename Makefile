@@ -25,11 +25,12 @@ quickstart: $(installed) ## train and evaluate the small system; ends with the p
 test: $(installed_test) ## run the tests
 	@$(bin)/python -m pytest $(ARGS)
 
-lint: $(installed_test) ## check style, formatting, the direction of imports and types
+lint: $(installed_test) ## check style, formatting, the direction of imports, types and shell scripts
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 	@$(bin)/lint-imports
 	@$(bin)/mypy
+	@$(bin)/shellcheck tpu/*.sh
 
 docs: $(installed_docs) ## build the documentation site into site/, strictly and without network
 	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build
