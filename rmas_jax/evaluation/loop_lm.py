@@ -60,8 +60,8 @@ def load_loop_lm(
         )
     tokenizer = load_tokenizer(source, date=date or today())
     ends = [checked_ends(source, tokenizer, template) for template in templates]
-    options = {"weights": weights, "policies": policies, "is_abstract": is_abstract}
-    agent = load_agent(source, dtype, mesh, **options)
+    options = {"weights": weights, "policies": policies}
+    agent = load_agent(source, dtype, mesh, is_abstract=is_abstract, **options)
     return Member(role, agent, tokenizer, templates[0], ends[0])
 
 

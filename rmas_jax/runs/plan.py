@@ -193,8 +193,8 @@ def describe_states(
     for role, size in sizes.items():
         read = dialogues[role]
         yield (
-            f"  states of {role}: {int(read.target.sum()):,}, {size / GIBIBYTE:.2f} GiB, from "
-            f"{len(read.ids):,} texts of up to {read.ids.shape[1]:,} tokens, prompt included"
+            f"  states of {role}: {read.text_lengths.sum():,}, {size / GIBIBYTE:.2f} GiB, from "
+            f"{len(read.tokens):,} texts of up to {read.tokens.lengths.max():,} tokens"
         )
     check_room(sizes, int(cache_gib * GIBIBYTE))
 
