@@ -38,9 +38,10 @@ def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
       A cache whose finished blocks are the soft prompt, if the agent has one, and the prefix.
     """
     agent = agent.during("reading")
+    embeds = agent.embed(ids)
     cache = _start(agent, *ids.shape)
     if ids.shape[1]:  # else the first and later prompts have no common start
-        _, cache = agent.read(agent.embed(ids), valid, cache)
+        _, cache = agent.read(embeds, valid, cache)
     return agent.seal(cache, 0)
 
 
