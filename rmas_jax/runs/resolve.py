@@ -37,7 +37,13 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.folder import dated, with_date
 from rmas_jax.runs.identity import agent_sources, contents, weights_digest
-from rmas_jax.runs.resources import build_toolbox, load_run_team, mesh_of, use_compilation_cache
+from rmas_jax.runs.resources import (
+    build_toolbox,
+    load_run_team,
+    mesh_of,
+    use_compilation_cache,
+    with_mesh,
+)
 from rmas_jax.team import (
     Team,
     TeamTexts,
@@ -91,7 +97,7 @@ def resolve(config: RunConfig) -> Resolved:
     """
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    config, methods, chosen = on_all(lambda: with_defaults(config))
+    config, methods, chosen = on_all(lambda: with_defaults(with_mesh(config)))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
     files = RunFiles(Path(config.output_dir) / config.name)
     texts = on_all(lambda: load_team_texts(config.system))
