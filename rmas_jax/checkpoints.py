@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal, unseal
 from rmas_jax.host.errors import clipped, shown
-from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
+from rmas_jax.host.processes import broadcast_from_first, is_first, lost_process, on_all
 from rmas_jax.host.reading import MEBIBYTE, parse_json, read_bytes, read_json
 from rmas_jax.models import CheckpointError
 from rmas_jax.sharding import to_host
@@ -281,6 +281,8 @@ class CheckpointStore:
             broadcast_from_first(lambda: self._check(step))
             state = on_all(lambda: self.checkpointer.load(step, abstract))
         except Exception as error:  # readers raise any exception for a damaged file
+            if lost_process(error):
+                raise
             reason = clipped((str(error).splitlines() or [type(error).__name__])[0], 300)
             raise CheckpointError(
                 f"{self.directory}: checkpoint {step} cannot be read ({reason})"

@@ -19,20 +19,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from flat import encoded_items
 from jax.sharding import NamedSharding, PartitionSpec
+from processes import environment
 from systems import TinySystem, build_pattern
 
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
-from rmas_jax.host.processes import broadcast_from_first
+from rmas_jax.host.processes import broadcast_from_first, join
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.models import save_pretrained
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import make_mesh, to_host
 from rmas_jax.training.curves import Curves
-from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.hooks import Hook, when
 from rmas_jax.training.outer.loop import run_phase
 
@@ -100,6 +101,24 @@ def train(
     return links
 
 
+def start(agents: Path, folder: Path, sizes: Sequence[int], steps: int, *rest: int) -> Any:
+    """A process of this program, started; see its arguments."""
+    command = [sys.executable, __file__, agents, folder, ",".join(map(str, sizes)), steps, *rest]
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=Path(__file__).parents[1],
+        env=environment(cache=agents / "compiled"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def lines(file: Path) -> int:
+    """Lines of a file that may not exist yet."""
+    return len(file.read_text().splitlines()) if file.is_file() else 0
+
+
 def go_back(folder: Path, sizes: tuple[int, int, int]) -> None:
     """Restores after damage to what the last process has written of the newest checkpoint."""
     mesh = make_mesh(*sizes)
@@ -139,8 +158,7 @@ def main() -> int:
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
+        join(f"127.0.0.1:{port}", processes, process)
     sizes = tuple(int(size) for size in sizes.split(","))
     if int(steps) == 0:
         go_back(Path(folder), sizes)

@@ -26,7 +26,7 @@ MEANINGS = {
     0: "done",
     BAD_INPUT: "bad input: standard error names it and the allowed values",
     DIVERGED: "training diverged",
-    PREEMPTED: "ended by SIGTERM: the same command resumes",
+    PREEMPTED: "ended by SIGTERM, or another process was lost: the same command resumes",
 }
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
-
-import jax
 
 from rmas_jax.config import ConfigError
 from rmas_jax.config.files import MAX_OVERRIDES
 from rmas_jax.config.paths import shipped_configs
 from rmas_jax.host.errors import shown
+from rmas_jax.host.processes import join
 
 
 class Collect(argparse.Action):
@@ -107,14 +104,11 @@ def join_processes(args: argparse.Namespace) -> None:
         return
     else:
         _check_processes(missing, **given)
-    # The CPU backend for several processes; accelerators have their own.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(*given.values())
+        join(**given)
     except (ValueError, RuntimeError) as error:
         how = "--distributed" if args.distributed else f"--coordinator {args.coordinator}"
         raise ConfigError(f"{how}: cannot join the other processes: {error}") from None
-    sys.excepthook = _end_at_once
 
 
 def _check_processes(missing: list[str], coordinator: str, processes: int, process: int) -> None:
@@ -134,10 +128,3 @@ def _check_processes(missing: list[str], coordinator: str, processes: int, proce
         raise ConfigError(
             f"--process must be at least 0 and below --processes {processes}, got {process}"
         )
-
-
-def _end_at_once(*error: Any) -> None:
-    """Ends a failed process without waiting for the others, which fail after it."""
-    sys.__excepthook__(*error)
-    sys.stdout.flush()
-    os._exit(1)

@@ -172,21 +172,35 @@ class EvaluationConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(Section):
-    """Sizes of the mesh axes; their product is the number of devices."""
+    """Sizes of the mesh axes; their product is the number of devices.
 
-    data: int = option("devices that split a batch", 1, at_least=1, at_most=MAX_DEVICES)
-    fsdp: int = option(
+    One size may be null: as many devices as the other sizes leave.
+    """
+
+    data: int | None = option("devices that split a batch", 1, at_least=1, at_most=MAX_DEVICES)
+    fsdp: int | None = option(
         "devices that split a batch and the weights",
         1,
         at_least=1,
         at_most=MAX_DEVICES,
     )
-    model: int = option(
+    model: int | None = option(
         "devices that split the weights along heads, feed-forward and vocabulary",
         1,
         at_least=1,
         at_most=MAX_DEVICES,
     )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """One size at most is open."""
+        if len(self.open_axes) > 1:
+            yield self.open_axes[1], f"must be a size, as {self.open_axes[0]} is null, got null"
+
+    @property
+    def open_axes(self) -> tuple[str, ...]:
+        """The axes whose size is null."""
+        sizes = dataclasses.asdict(self)
+        return tuple(axis for axis, size in sizes.items() if size is None)
 
 
 def policy_option(phase: str, default: str) -> Any:
@@ -273,7 +287,8 @@ class RunConfig(Section):
             if self.inner.repeats > 1:
                 yield "inner.repeats", why.format(1, self.inner.repeats)
         yield from tuning_conflicts(self.tuning, self.outer)
-        devices = self.runtime.mesh.data * self.runtime.mesh.fsdp
+        mesh = self.runtime.mesh
+        devices = (mesh.data or 1) * (mesh.fsdp or 1)  # an open size is checked when it is known
         for where, training in trainings(self):
             if training.batch_size % (devices * training.accumulation):
                 yield (

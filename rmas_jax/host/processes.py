@@ -9,8 +9,12 @@ single process they only call their argument.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import re
+import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import jax
@@ -18,10 +22,62 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from rmas_jax.host.errors import PREEMPTED
+
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 24 * 3600  # while another process prepares data or runs tools
+# Without a sign of life of a process, until JAX ends all others. Threads of C++ send the signs, so
+# that compiling, tracing and waiting do not delay them; a process that is stopped does.
+HEARTBEAT_S = 40
+# Of errors of collectives and barriers in which another process was lost.
+LOST = re.compile(
+    r"gloo|heartbeat|coordination service|connection (closed|reset|refused)|task.*(died|unhealthy)",
+    re.IGNORECASE,
+)
 _exchanges = itertools.count()
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins the other processes; must precede all JAX calls. None lets JAX detect the values.
+
+    A process that ends without the others, or gives no sign of life for `HEARTBEAT_S`, ends all
+    of them, each with a message.
+
+    Raises:
+      ValueError, RuntimeError: JAX cannot detect the processes, or one is missing after five
+        minutes.
+    """
+    # The CPU backend for several processes; accelerators have their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_S
+    )
+    sys.excepthook = _end_at_once
+
+
+def lost_process(error: BaseException) -> str | None:
+    """The message of an error that comes from the loss of another process; None for any other."""
+    if not isinstance(error, jax.errors.JaxRuntimeError) or not LOST.search(str(error)):
+        return None
+    reason = str(error).splitlines()[0]
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} lost another one, whose log may "
+        f"name the cause ({reason}); start all again to resume"
+    )
+
+
+def _end_at_once(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Ends a failed process without waiting for the others, which fail after it."""
+    if message := lost_process(error):
+        print("stopped:", message, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(PREEMPTED if message else 1)
 
 
 def is_first() -> bool:

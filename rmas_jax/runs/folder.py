@@ -29,9 +29,9 @@ from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.identity import environment
 
 # Settings that a resumed run may change: the choice of measurements, each kept under its own name,
-# and settings without effect on numbers.
+# and settings without effect on numbers, those of the mesh up to rounding.
 MEASURED = ("methods", "rounds", "benchmarks", "seeds")
-WITHOUT_EFFECT = ("progress", "tensorboard", "compilation_cache")
+WITHOUT_EFFECT = ("mesh", "progress", "tensorboard", "compilation_cache")
 MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (
     "put back a copy, or delete it and run again: the outer loop then continues from its "

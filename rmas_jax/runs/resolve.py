@@ -44,6 +44,7 @@ from rmas_jax.runs.resources import (
     mesh_of,
     policies_of,
     use_compilation_cache,
+    with_mesh,
 )
 from rmas_jax.team import (
     Team,
@@ -103,7 +104,7 @@ def resolve(config: RunConfig, *, mesh: Mesh | None = None, is_abstract: bool = 
     """
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    config, methods, chosen = on_all(lambda: with_defaults(config))
+    config, methods, chosen = on_all(lambda: with_defaults(with_mesh(config)))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
     files = RunFiles(Path(config.output_dir) / config.name)
     texts = on_all(lambda: load_team_texts(config.system))

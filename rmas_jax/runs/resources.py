@@ -82,8 +82,30 @@ def policies_of(config: RunConfig) -> Policies:
     return Policies(**dataclasses.asdict(config.runtime.policies))
 
 
+def with_mesh(config: RunConfig) -> RunConfig:
+    """The configuration with an open size of the mesh filled in: all devices that are left.
+
+    Raises:
+      ConfigError: the other sizes do not divide the devices, or a batch does not divide over them.
+    """
+    mesh, devices = config.runtime.mesh, jax.device_count()
+    if not mesh.open_axes:
+        return config
+    others = math.prod(size for size in dataclasses.asdict(mesh).values() if size)
+    if devices % others:
+        raise ConfigError(
+            f"runtime.mesh: the product of sizes must divide the {devices} devices, got {others}"
+        )
+    mesh = dataclasses.replace(mesh, **{mesh.open_axes[0]: devices // others})
+    runtime = dataclasses.replace(config.runtime, mesh=mesh)
+    config = dataclasses.replace(config, runtime=runtime)
+    for field, message in config.conflicts():
+        raise ConfigError(f"{field} {message}")
+    return config
+
+
 def mesh_of(config: RunConfig) -> Mesh:
-    """The mesh of a run: one process may use only the first devices, several use all.
+    """The mesh of a run, without open sizes: one process may use only the first devices.
 
     Raises:
       ConfigError: the sizes do not fit the number of devices.

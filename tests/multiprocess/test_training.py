@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import training_worker
-from processes import ended, environment, free_port, wait_until
+from processes import ended, free_port, wait_until
 from systems import build_pattern
+from training_worker import lines, start
 
 from rmas_jax.interop.link_files import load_links
-
-WORKER = Path(training_worker.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +21,6 @@ def agents(tmp_path_factory):
     folder = tmp_path_factory.mktemp("agents")
     training_worker.write_agents(folder)
     return folder
-
-
-def start(agents, folder, sizes, steps, *rest):
-    command = [sys.executable, WORKER, agents, folder, ",".join(map(str, sizes)), steps, *rest]
-    return subprocess.Popen(
-        list(map(str, command)),
-        cwd=WORKER.parents[1],
-        env=environment(cache=agents / "compiled"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def lines(file):
-    return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
 def kill_at(step, folder, workers):
