@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 from rmas_jax.cli.command import command_parser
@@ -15,6 +17,7 @@ from rmas_jax.planning.chips import Slice, parse_slice
 from rmas_jax.planning.slices import slice_devices
 from rmas_jax.runs.plan import mesh_sizes
 from rmas_jax.runs.plan_inputs import Widths
+from rmas_jax.runs.resources import with_mesh
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
 DESCRIPTION = """\
@@ -96,7 +99,6 @@ def chosen_sizes(option: str | None, config: RunConfig, wanted: Slice) -> tuple[
                 f"--mesh must be DATA,FSDP,MODEL, such as 1,16,1, got {shown(option)}"
             )
         return tuple(map(int, sizes))
-    own = config.runtime.mesh
-    if own.data * own.fsdp * own.model == wanted.chips:
-        return own.data, own.fsdp, own.model
-    return mesh_sizes(config, wanted.chips)
+    own = with_mesh(config, devices=wanted.chips).runtime.mesh
+    filled = tuple(size for size in dataclasses.astuple(own) if size is not None)
+    return filled if math.prod(filled) == wanted.chips else mesh_sizes(config, wanted.chips)

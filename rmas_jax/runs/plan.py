@@ -31,7 +31,7 @@ from rmas_jax.runs.plan_inputs import (
 )
 from rmas_jax.runs.plan_programs import abstract_links, plan_answers, plan_training
 from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
-from rmas_jax.runs.resources import mesh_of
+from rmas_jax.runs.resources import mesh_of, with_mesh
 from rmas_jax.sharding import MESH_AXES
 from rmas_jax.team import Team
 from rmas_jax.training.data.encoding import Dialogues
@@ -95,7 +95,9 @@ def plan_run(
     Raises:
       InputError: an input cannot be used; or states of the dialogues have no room.
     """
-    mesh = mesh_of(config) if mesh is None else mesh
+    if mesh is None:
+        config = with_mesh(config)
+        mesh = mesh_of(config)
     described: list[str] = []
     try:
         resolved = resolve(config, mesh=mesh, is_abstract=True)

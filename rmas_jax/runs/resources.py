@@ -82,15 +82,20 @@ def policies_of(config: RunConfig) -> Policies:
     return Policies(**dataclasses.asdict(config.runtime.policies))
 
 
-def with_mesh(config: RunConfig) -> RunConfig:
+def with_mesh(config: RunConfig, *, devices: int | None = None) -> RunConfig:
     """The configuration with an open size of the mesh filled in: all devices that are left.
+
+    Args:
+      config: of the run.
+      devices: number of all; None: those of all processes.
 
     Raises:
       ConfigError: the other sizes do not divide the devices, or a batch does not divide over them.
     """
-    mesh, devices = config.runtime.mesh, jax.device_count()
+    mesh = config.runtime.mesh
     if not mesh.open_axes:
         return config
+    devices = jax.device_count() if devices is None else devices
     others = math.prod(size for size in dataclasses.asdict(mesh).values() if size)
     if devices % others:
         raise ConfigError(
