@@ -14,6 +14,7 @@ from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig
 from rmas_jax.host.preemption import PreemptedError, end_is_due
 from rmas_jax.host.processes import is_first
+from rmas_jax.planning.executables import ahead_of_time
 from rmas_jax.sharding import put_batch, replicated, state_shardings, with_shardings
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.data.encoding import EncodedItems
@@ -94,10 +95,14 @@ def run_steps(
 
 
 def compile_step(trainable: Trainable) -> tuple[TrainState, Any]:
-    """The state before a phase, on the mesh, and the jitted step, which donates its state."""
+    """The state before a phase, on the mesh, and the jitted step, which donates its state.
+
+    The step may come from a file of executables, see `rmas_jax.planning.executables`.
+    """
     state = trainable.start(jax.tree.map(jnp.copy, trainable.initial))
     shardings = state_shardings(state, trainable.mesh)
-    return jax.device_put(state, shardings), _jitted_step(trainable, shardings)
+    step = ahead_of_time(_jitted_step(trainable, shardings), mesh=trainable.mesh)
+    return jax.device_put(state, shardings), step
 
 
 def abstract_step(trainable: Trainable) -> tuple[TrainState, Any]:
