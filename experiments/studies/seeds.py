@@ -1,8 +1,8 @@
 """One configuration with several seeds, pooled into one report.
 
-    python -m experiments.studies.seeds --out docs/first-result --set evaluation.rounds=[1,2,3,4]
+    python -m experiments.studies.seeds --out docs/comparison --config experiments/configs/comparison.yaml
 
-Every seed is a separate run (`runs/first-result-SEED`); finished runs are reused. The seed
+Every seed is a separate run (`runs/comparison-SEED`); finished runs are reused. The seed
 determines the links' start and the order of the batches; agents and questions are the same.
 """
 
