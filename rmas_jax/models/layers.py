@@ -176,7 +176,7 @@ class Layer(nn.Module):
             return on.constrain(x, "rows", None, None)
 
         x = by_rows(x)
-        mixed = normed(self, "attention_norm", x)
+        mixed = by_rows(normed(self, "attention_norm", x))  # whole before its parts are used
         if self.linear:
             mixed, state = GatedDeltaNet(c, on, name="linear")(
                 mixed, context.valid, state, context.fresh
