@@ -112,6 +112,8 @@ def partition_spec(
     logical_axes: Sequence[str | None],
     mesh: Mesh,
     rules: Mapping[str, tuple[str, ...]] = RULES,
+    *,
+    full_shape: Sequence[int] | None = None,
 ) -> PartitionSpec:
     """The split of an array by rules, where the mesh has an axis and its size divides.
 
@@ -120,10 +122,16 @@ def partition_spec(
       logical_axes: a name or None per dimension.
       mesh: with any axes; those without a rule hold copies.
       rules: see `RULES`.
+      full_shape: of an array that shares its split with this one; dimensions of another size, as
+        of int8 scales, are whole.
     """
     if len(shape) != len(logical_axes):
         raise ValueError(f"shape must have the axes {tuple(logical_axes)}, got {tuple(shape)}")
-    return PartitionSpec(*(axes or None for axes in _axes(shape, logical_axes, mesh, rules)))
+    full = tuple(shape if full_shape is None else full_shape)
+    split = _axes(full, logical_axes, mesh, rules)
+    return PartitionSpec(
+        *(axes or None if n == m else None for axes, n, m in zip(split, shape, full, strict=True))
+    )
 
 
 def _axes(
@@ -141,27 +149,35 @@ def _axes(
                 continue
             rest = shape[place]
             for axis in axes:
-                if axis in mesh.shape and axis not in taken and not rest % mesh.shape[axis]:
-                    rest //= mesh.shape[axis]
+                devices = mesh.shape.get(axis, 1)
+                if devices > 1 and axis not in taken and not rest % devices:
+                    rest //= devices
                     split[place] += (axis,)
                     taken.add(axis)
     return split
 
 
 def named_sharding(
-    shape: Sequence[int], logical_axes: Sequence[str | None], mesh: Mesh
+    shape: Sequence[int],
+    logical_axes: Sequence[str | None],
+    mesh: Mesh,
+    *,
+    full_shape: Sequence[int] | None = None,
 ) -> NamedSharding:
-    """The sharding of a weight. Warns, once for each kind, of a mesh axis that divides none of its
-    dimensions with a rule.
+    """The sharding of a weight, or by `full_shape` of its int8 scales, see `partition_spec`.
+
+    Warns, once for each kind, of a mesh axis that divides none of its dimensions with a rule.
     """
+    spec = partition_spec(shape, logical_axes, mesh, full_shape=full_shape)
+    shape = shape if full_shape is None else full_shape
     taken = {axis for axes in _axes(shape, logical_axes, mesh, RULES) for axis in axes}
     sizes = dict(zip(logical_axes, shape, strict=True))
     # The last rule is the last that could have split: one warning for each mesh axis.
     wanted = {axis: name for name, axes in RULES.items() if name in sizes for axis in axes}
     for axis, name in wanted.items():
-        if axis in mesh.shape and axis not in taken:
+        if mesh.shape.get(axis, 1) > 1 and axis not in taken:
             _warn_not_divided(name, sizes[name], axis, mesh.shape[axis])
-    return NamedSharding(mesh, partition_spec(shape, logical_axes, mesh))
+    return NamedSharding(mesh, spec)
 
 
 class Policy(NamedTuple):
@@ -246,14 +262,16 @@ class Partition:
         """The same in another phase."""
         return dataclasses.replace(self, phase=phase)
 
-    def constrain(self, x: jax.Array, *logical_axes: str | None) -> jax.Array:
+    def constrain(
+        self, x: jax.Array, *logical_axes: str | None, full_shape: Sequence[int] | None = None
+    ) -> jax.Array:
         """`x`, split along its logical axes, a name or None per dimension; `x` without a mesh.
 
-        A dimension that does not divide is whole.
+        A dimension that does not divide is whole; `full_shape`: see `partition_spec`.
         """
         if self.mesh is None or self.is_one_device or not x.size:
             return x
-        spec = partition_spec(x.shape, logical_axes, self.mesh, self.rules)
+        spec = partition_spec(x.shape, logical_axes, self.mesh, self.rules, full_shape=full_shape)
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def whole(self, tree: Any) -> Any:

@@ -52,7 +52,7 @@ def think(
             carry = jax.tree.map(lambda x: jnp.where(is_cut, jax.lax.stop_gradient(x), x), carry)
         hidden, now = carry
         out, now = agent.read(feed(hidden[:, None]), valid, now.replace(past=cache.past))
-        return (out[:, 0], now.replace(past=())), thought
+        return (on.constrain(out[:, 0], "rows", None), now.replace(past=())), thought
 
     # The finished blocks are closed over: only the tail of M positions is carried.
     start = (hidden, cache.replace(past=()))

@@ -155,9 +155,10 @@ class Decoder(nn.Module):
         """
         c, on = self.config, self.partition
         time = embeds.shape[1]
-        embeds, valid = on.constrain(embeds, "rows", None, None), on.constrain(valid, "batch", None)
+        valid = on.constrain(valid, "batch", None)
         # An attention weight of 0 does not remove NaN or infinity on padding: 0 x NaN is NaN.
-        embeds = jnp.where(valid[:, :, None], embeds, 0)
+        embeds = on.constrain(embeds, "rows", None, None)
+        embeds = on.constrain(jnp.where(valid[:, :, None], embeds, 0), "rows", None, None)
         # A linear layer needs adjacent tokens: real tokens move to the right end.
         moved = any(c.linear_layers) and time > 1
         if moved:

@@ -172,8 +172,11 @@ class Layer(nn.Module):
         c, on = self.config, self.partition
         past, tail, state, sliding = of_layer
 
-        x = on.constrain(x, "rows", None, None)
-        mixed = normed(self, "attention_norm", x)
+        def by_rows(x: jax.Array) -> jax.Array:
+            return on.constrain(x, "rows", None, None)
+
+        x = by_rows(x)
+        mixed = by_rows(normed(self, "attention_norm", x))  # whole before its parts are used
         if self.linear:
             mixed, state = GatedDeltaNet(c, on, name="linear")(
                 mixed, context.valid, state, context.fresh
@@ -188,11 +191,9 @@ class Layer(nn.Module):
             mixed, tail = Attention(c, on, name="attention")(
                 mixed, rope, past, tail, context, visible
             )
-        mixed = on.constrain(mixed, "rows", None, None)
-        x = x + normed(self, "attention_out_norm", mixed)
-        out = FeedForward(c, on, name="ffn")(normed(self, "ffn_norm", x))
-        out = on.constrain(out, "rows", None, None)
-        return x + normed(self, "ffn_out_norm", out), (tail, state)
+        x = by_rows(x + normed(self, "attention_out_norm", by_rows(mixed)))
+        out = by_rows(FeedForward(c, on, name="ffn")(normed(self, "ffn_norm", x)))
+        return by_rows(x + normed(self, "ffn_out_norm", out)), (tail, state)
 
     def _rope(self, sliding: jax.Array) -> Rope:
         """Rotary frequencies and the factor on sine and cosine of this layer."""

@@ -231,13 +231,9 @@ class Weight:
         """
         if mesh is None:
             return None
-        whole = self.shape
-        shape = whole if shape is None else shape
-        axes = [
-            axis if size == full else None
-            for axis, size, full in zip(self.logical_axes, shape, whole, strict=True)
-        ]
-        return named_sharding(shape, axes, mesh)
+        return named_sharding(
+            self.shape if shape is None else shape, self.logical_axes, mesh, full_shape=self.shape
+        )
 
     def abstract(self, dtype: Any, mesh: Mesh | None = None) -> jax.ShapeDtypeStruct:
         """The parameter without its values."""
@@ -314,10 +310,5 @@ def gathered(params: Any, config: DecoderConfig, partition: Partition) -> Any:
 def _placed(
     param: Any, axes: Sequence[str | None], shape: Sequence[int], partition: Partition
 ) -> Any:
-    """A parameter by its logical axes; dimensions of another size, as of int8 scales, are whole."""
-
-    def place(x: jax.Array) -> jax.Array:
-        own = (a if n == full else None for a, n, full in zip(axes, x.shape, shape, strict=True))
-        return partition.constrain(x, *own)
-
-    return jax.tree.map(place, param)
+    """A parameter by its logical axes."""
+    return jax.tree.map(lambda x: partition.constrain(x, *axes, full_shape=shape), param)
