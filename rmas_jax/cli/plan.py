@@ -9,7 +9,12 @@ import math
 from collections.abc import Sequence
 
 from rmas_jax.cli.command import command_parser
-from rmas_jax.cli.options import add_config_options, add_process_options, check_limits
+from rmas_jax.cli.options import (
+    add_config_options,
+    add_process_options,
+    check_limits,
+    option_name,
+)
 from rmas_jax.cli.run import exit_code, print_plan, start
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.host.errors import shown
@@ -17,6 +22,7 @@ from rmas_jax.planning.chips import Slice, parse_slice
 from rmas_jax.planning.slices import slice_devices
 from rmas_jax.runs.plan import mesh_sizes
 from rmas_jax.runs.plan_inputs import Widths
+from rmas_jax.runs.plan_search import ranking, search
 from rmas_jax.runs.resources import with_mesh
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
@@ -48,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_options(parser)
     add_process_options(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the plan there")
+    parser.add_argument(
+        "--executable",
+        metavar="FILE",
+        help="also write the compiled programs there, for `rmas run --executable`",
+    )
     group = parser.add_argument_group("chips that are not at hand")
     group.add_argument("--slice", metavar="CHIP:SIZES", help="such as v5e:4x4, v5p:4x4x4 or H100:8")
     group.add_argument(
@@ -59,25 +70,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for option, field in ASSUMED.items():
         default = getattr(Widths(), field)
         group.add_argument(
-            f"--{option.replace('_', '-')}",
+            option_name(option),
             type=int,
             metavar="N",
             help=f"assumed where texts are not at hand: {MEANINGS[option]} ({default})",
         )
+    group.add_argument(
+        "--search",
+        type=int,
+        metavar="N",
+        help="rank meshes and batch sizes by estimated throughput: compile at most N of them",
+    )
     args = parser.parse_args(arguments)
     if args.slice is None:
-        for option in ("mesh", *ASSUMED):
+        for option in ("mesh", "search", *ASSUMED):
             if getattr(args, option) is not None:
-                parser.error(f"--{option.replace('_', '-')} must be unset without --slice")
-        return start(parser, args, functools.partial(print_plan, json=args.json))
+                parser.error(f"{option_name(option)} must be unset without --slice")
+        written = {"json": args.json, "executable": args.executable}
+        return start(parser, args, functools.partial(print_plan, **written))
     return exit_code(functools.partial(plan_slice, args))
 
 
 def plan_slice(args: argparse.Namespace) -> None:
     """Plans for a slice; to be called before JAX starts a backend."""
-    check_limits(args, dict.fromkeys(ASSUMED, (1, 1_000_000)))
+    check_limits(args, {**dict.fromkeys(ASSUMED, (1, 1_000_000)), "search": (1, 1000)})
     wanted = parse_slice(args.slice)
+    given = {field: getattr(args, option) for option, field in ASSUMED.items()}
+    widths = Widths(**{field: value for field, value in given.items() if value is not None})
     config = load_config(args.config, args.overrides)
+    if args.search is not None:
+        found = search(config, slice_devices(wanted), wanted, most=args.search, widths=widths)
+        print("\n".join(ranking(found)))
+        return
     sizes = chosen_sizes(args.mesh, config, wanted)
     fields = [f"runtime.mesh.{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True)]
     config = load_config(args.config, [*args.overrides, *fields])
@@ -85,9 +109,8 @@ def plan_slice(args: argparse.Namespace) -> None:
         mesh = make_mesh(*sizes, devices=slice_devices(wanted))
     except ValueError as error:
         raise ConfigError(f"--mesh: {error}") from None
-    given = {field: getattr(args, option) for option, field in ASSUMED.items()}
-    widths = Widths(**{field: value for field, value in given.items() if value is not None})
-    print_plan(config, json=args.json, mesh=mesh, wanted=wanted, widths=widths)
+    written = {"json": args.json, "executable": args.executable}
+    print_plan(config, **written, mesh=mesh, wanted=wanted, widths=widths)
 
 
 def chosen_sizes(option: str | None, config: RunConfig, wanted: Slice) -> tuple[int, ...]:
@@ -99,6 +122,6 @@ def chosen_sizes(option: str | None, config: RunConfig, wanted: Slice) -> tuple[
                 f"--mesh must be DATA,FSDP,MODEL, such as 1,16,1, got {shown(option)}"
             )
         return tuple(map(int, sizes))
-    own = with_mesh(config, devices=wanted.chips).runtime.mesh
+    own = with_mesh(config, devices=wanted.devices).runtime.mesh
     filled = tuple(size for size in dataclasses.astuple(own) if size is not None)
-    return filled if math.prod(filled) == wanted.chips else mesh_sizes(config, wanted.chips)
+    return filled if math.prod(filled) == wanted.devices else mesh_sizes(config, wanted.devices)

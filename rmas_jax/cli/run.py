@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from rmas_jax.host.errors import BAD_INPUT, DIVERGED, PREEMPTED
 from rmas_jax.host.preemption import sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
 from rmas_jax.host.writing import check_output_file
+from rmas_jax.planning.executables import save_executables, use_executables, without_cache
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.tables import terminal_table
 from rmas_jax.runs.plan import plan_run
@@ -63,8 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="print the plan of the run and stop, as `rmas plan`",
     )
+    parser.add_argument(
+        "--executable",
+        metavar="FILE",
+        help="training steps that `rmas plan --executable` has compiled for these devices; a file "
+        "of your own, as it holds machine code",
+    )
     args = parser.parse_args(arguments)
-    return start(parser, args, print_plan if args.dry_run else print_run)
+    running = functools.partial(print_run, executable=args.executable)
+    return start(parser, args, print_plan if args.dry_run else running)
 
 
 def start(parser: Parser, args: argparse.Namespace, work: Callable[[RunConfig], None]) -> int:
@@ -77,22 +87,32 @@ def start(parser: Parser, args: argparse.Namespace, work: Callable[[RunConfig], 
     return exit_code(lambda: work(on_all(lambda: load_config(args.config, args.overrides))))
 
 
-def print_run(config: RunConfig) -> None:
-    """Runs an experiment and prints its results."""
+def print_run(config: RunConfig, *, executable: str | None = None) -> None:
+    """Runs an experiment, with programs of a file of executables, and prints its results."""
+    on_all(lambda: use_executables(executable))
     finished = run(config)
     broadcast_from_first(lambda: print_results(finished))
 
 
-def print_plan(config: RunConfig, *, json: str | None = None, **options: Any) -> None:
-    """Prints the plan of a run, and writes it to a file of JSON; `options` are of `plan_run`."""
-    if json is not None:
-        check_output_file(json, option="--json", error=ConfigError)
-    plan = plan_run(config, **options)
+def print_plan(
+    config: RunConfig, *, json: str | None = None, executable: str | None = None, **options: Any
+) -> None:
+    """Prints the plan of a run; `options` are of `plan_run`.
+
+    Also writes it to a file of JSON, and its programs to a file of executables.
+    """
+    for option, path in (("--json", json), ("--executable", executable)):
+        if path is not None:
+            check_output_file(path, option=option, error=ConfigError)
+    with contextlib.nullcontext() if executable is None else without_cache():
+        plan = plan_run(config, **options)
 
     def write() -> None:
         print("\n".join(plan.lines()))
         if json is not None:
             write_atomic(Path(json), dumps(plan.as_json(), indent=2) + "\n")
+        if executable is not None:
+            save_executables(executable, plan.compiled)
 
     broadcast_from_first(write)
 

@@ -1,7 +1,7 @@
 """Least times of reading, thinking, writing and training, from sizes alone.
 
 Of every part, the longer of its arithmetic at peak rate and of one read of its weights and caches,
-both shared by all chips; parts that wait for each other add up. Widths are those of the padded
+both shared by all devices; parts that wait for each other add up. Widths are those of the padded
 arrays. What a compiled program needs beyond this, its partition and its compiler add.
 """
 
@@ -38,16 +38,16 @@ class Bound:
 
     parts: tuple[Part, ...]
 
-    def seconds(self, chip: Chip, chips: int, *, dtype: str) -> float:
-        """The least seconds on a number of chips, with products of a dtype."""
-        peak, bandwidth = chips * chip.peak[dtype], chips * chip.bandwidth
+    def seconds(self, chip: Chip, devices: int, *, dtype: str) -> float:
+        """The least seconds on a number of devices, with products of a dtype."""
+        peak, bandwidth = devices * chip.peak(dtype), devices * chip.bandwidth
         return sum(
             part.repeats * max(part.flops / peak, part.bytes / bandwidth) for part in self.parts
         )
 
     @property
     def flops(self) -> float:
-        """Model FLOPs of all chips together."""
+        """Model FLOPs of all devices together."""
         return sum(part.repeats * part.flops for part in self.parts)
 
 

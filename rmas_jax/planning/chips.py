@@ -26,21 +26,36 @@ class SliceError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Limits of a chip."""
+    """Limits of a chip, and of a device: JAX divides some chips into two."""
 
     name: str
-    memory: float  # bytes of main memory
-    bandwidth: float  # bytes/s of main memory
-    peak: Mapping[str, float]  # FLOP/s by dtype
+    chip_memory: float  # bytes of main memory
+    chip_bandwidth: float  # bytes/s of main memory
+    chip_peak: Mapping[str, float]  # FLOP/s by dtype
+    devices: int
     links: int  # to other chips
     link: float  # bytes/s, one way, of a link
     topology: str | None  # prefix of a slice's name in libtpu; None: no compiler at hand
     price: float | None = None  # dollars per hour; None: unknown
 
     @property
+    def memory(self) -> float:
+        """Bytes of main memory of a device."""
+        return self.chip_memory / self.devices
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes/s of main memory of a device."""
+        return self.chip_bandwidth / self.devices
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of a device."""
+        return self.chip_peak[dtype] / self.devices
+
+    @property
     def link_bandwidth(self) -> float:
-        """Bytes/s that a chip sends over all its links at once."""
-        return self.links * self.link
+        """Bytes/s that a device sends over its share of all links at once."""
+        return self.links * self.link / self.devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +70,11 @@ class Slice:
         """Their number."""
         return math.prod(self.sizes)
 
+    @property
+    def devices(self) -> int:
+        """The number of JAX's devices."""
+        return self.chips * self.chip.devices
+
     def __str__(self) -> str:
         return f"{self.chip.name}:{'x'.join(map(str, self.sizes))}"
 
@@ -64,8 +84,8 @@ def chips() -> dict[str, Chip]:
     """All chips by name, with their prices."""
     prices = price_list()["prices"]
     return {
-        name: Chip(name, price=prices[name], **fields)
-        for name, fields in read_yaml(FOLDER / "chips.yaml", error=SliceError).items()
+        name: Chip(name=name, price=prices[name], **row)
+        for name, row in read_yaml(FOLDER / "chips.yaml", error=SliceError).items()
     }
 
 
@@ -94,7 +114,7 @@ def parse_slice(text: str) -> Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """The least seconds of a program on a chip, if its resources work side by side."""
+    """The least seconds of a program on a device, if its resources work side by side."""
 
     compute_s: float  # products at the peak rate
     memory_s: float  # main memory
@@ -118,15 +138,15 @@ class Roofline:
 
 
 def roofline(cost: Cost, chip: Chip, *, dtype: str) -> Roofline:
-    """The least time of a program on each of its chips.
+    """The least time of a program on each of its devices.
 
     Args:
-      cost: of one chip.
-      chip: its limits.
+      cost: of one device.
+      chip: of the devices.
       dtype: of the products.
     """
     return Roofline(
-        compute_s=cost.flops / chip.peak[dtype],
+        compute_s=cost.flops / chip.peak(dtype),
         memory_s=cost.memory_bytes / chip.bandwidth,
         link_s=cost.link_bytes / chip.link_bandwidth,
         latency_s=cost.count() * COLLECTIVE_LATENCY_S,

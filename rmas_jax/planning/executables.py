@@ -35,7 +35,7 @@ class ExecutableError(InputError):
 @contextlib.contextmanager
 def without_cache() -> Iterator[None]:
     """Compiles anew inside, as programs out of JAX's cache on disk cannot be saved (on CPUs)."""
-    was_enabled = jax.config.jax_enable_compilation_cache
+    was_enabled = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:

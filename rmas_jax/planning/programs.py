@@ -15,9 +15,9 @@ from rmas_jax.planning.bounds import Bound
 from rmas_jax.planning.chips import Slice, roofline
 from rmas_jax.planning.hlo import Cost, program_cost
 
-# What the compiler says where a program's memory exceeds a chip's.
-OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+# What the compiler says where a program's memory exceeds a device's.
+OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*?HLO temporaries \(([\d.]+)([KMGT])\)", re.DOTALL)
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +33,8 @@ class Program:
     runs: int | None = None  # in the run; None: as often as there are batches
     trips: int | None = None  # runs of its loops whose number is data
     bound: Bound | None = None
+    is_answer: bool = False  # whether every answer needs it
+    is_throughput: bool = True  # whether the throughput of a run depends on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ProgramPlan:
     cost: Cost | None  # None: the compiler refused it, for lack of memory
     bound: Bound | None
     compile_s: float
+    is_answer: bool = False
 
     @property
     def total_memory(self) -> int:
@@ -62,7 +65,7 @@ class ProgramPlan:
         """Estimated seconds in units of the bound of `planning.bounds`; None without a bound."""
         if self.bound is None:
             return None
-        least = self.bound.seconds(wanted.chip, wanted.chips, dtype=dtype)
+        least = self.bound.seconds(wanted.chip, wanted.devices, dtype=dtype)
         return self.seconds(wanted, dtype=dtype) / least if least else None
 
     def as_json(self, wanted: Slice | None, *, dtype: str) -> dict[str, Any]:
@@ -95,24 +98,24 @@ class ProgramPlan:
         return out
 
 
-def plan_program(program: Program) -> tuple[ProgramPlan, Any]:
-    """Compiles a program; returns what it needs, and the compiled program.
+def plan_program(program: Program) -> tuple[ProgramPlan, Any, Any]:
+    """Compiles a program; returns what it needs, and the program as lowered and as compiled.
 
-    The second is None where the compiler finds that the memory of the chip is too small.
+    The last is None where the compiler finds that the memory of the chip is too small.
     """
     started = time.perf_counter()
     held = {name: tree_bytes(tree) for name, tree in program.arguments.items()}
     beside = {name: tree_bytes(tree) for name, tree in program.beside.items()}
     classes = dict.fromkeys((*beside, *held))
     memory = {name: held.get(name, 0) + beside.get(name, 0) for name in classes}
+    lowered = program.lower()
     try:
-        compiled = program.lower().compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if (found := OUT_OF_MEMORY.search(str(error))) is None:
             raise
-        needed = int(float(found[1]) * UNITS[found[2]])
-        memory["temporaries"] = max(0, needed - sum(held.values()))
-        return _planned(program, memory, None, started), None
+        memory["temporaries"] = int(float(found[1]) * UNITS[found[2]])
+        return _planned(program, memory, None, started), lowered, None
     stats: Any = compiled.memory_analysis()
     memory["inputs"] = memory.get("inputs", 0) + max(
         0, stats.argument_size_in_bytes - sum(held.values())
@@ -123,7 +126,7 @@ def plan_program(program: Program) -> tuple[ProgramPlan, Any]:
     memory["temporaries"] = stats.temp_size_in_bytes - caches
     memory["code"] = stats.generated_code_size_in_bytes
     cost = program_cost(compiled.as_text() or "", unknown_trips=program.trips)
-    return _planned(program, memory, cost, started), compiled
+    return _planned(program, memory, cost, started), lowered, compiled
 
 
 def _planned(
@@ -137,6 +140,7 @@ def _planned(
         cost,
         program.bound,
         time.perf_counter() - started,
+        program.is_answer,
     )
 
 

@@ -11,7 +11,7 @@ from rmas_jax.planning.chips import Slice, SliceError
 
 
 def slice_devices(wanted: Slice) -> list[jax.Device]:
-    """The devices of a slice, one for each chip.
+    """The devices of a slice.
 
     Those of a TPU are libtpu's, which compile and do not run. Programs for other chips are compiled
     for CPU devices, which differ in fusions and temporaries. To be called before JAX starts a
@@ -42,12 +42,12 @@ def slice_devices(wanted: Slice) -> list[jax.Device]:
 def _cpu_devices(wanted: Slice) -> list[jax.Device]:
     try:
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", wanted.chips)
+        jax.config.update("jax_num_cpu_devices", wanted.devices)
     except RuntimeError:  # a backend has started: its devices may be enough
         pass
     devices = jax.devices("cpu")
-    if len(devices) < wanted.chips:
+    if len(devices) < wanted.devices:
         raise SliceError(
             f"a slice of this process must have at most {len(devices)} devices, got {wanted}"
         )
-    return devices[: wanted.chips]
+    return devices[: wanted.devices]

@@ -9,6 +9,7 @@ from rmas_jax.planning.programs import ProgramPlan
 
 GIBIBYTE = 2**30
 MEBIBYTE = 2**20
+GROW_WITH_BATCH = ("inputs", "outputs", "caches", "temporaries")
 
 
 def plan_table(
@@ -66,20 +67,23 @@ def _fits(programs: Sequence[ProgramPlan], wanted: Slice) -> Iterator[str]:
 def remedy(plan: ProgramPlan, wanted: Slice) -> str:
     """What would make a program fit."""
     capacity, memory = wanted.chip.memory, plan.memory
-    by_batch = sum(memory.get(name, 0) for name in ("caches", "temporaries", "inputs", "outputs"))
+    by_batch = sum(memory.get(name, 0) for name in GROW_WITH_BATCH)
     fixed = plan.total_memory - by_batch
     largest = max(memory, key=lambda name: memory[name])
-    if fixed < capacity:
-        share = (capacity - fixed) / by_batch
-        items = int(plan.items * share)
-        smaller = f"at most {items:,} items at once" if items else "longer remat or shorter texts"
-        parts = -(-plan.items // items) if items else None
-        by_parts = f" (accumulation={parts}, where it trains)" if parts else ""
-        return f"{largest} take most: {smaller}{by_parts}, remat, or more chips would fit"
-    times = -(-fixed // int(capacity))
+    if fixed >= capacity:
+        times = 1 + int(fixed // capacity)
+        largest = max(memory.keys() - set(GROW_WITH_BATCH), key=lambda name: memory[name])
+        return (
+            f"{largest} take most, whatever the batch: runtime.mesh must split them over fsdp or "
+            f"model, at least {times} times as far"
+        )
+    items = int(plan.items * (capacity - fixed) / by_batch)
+    if not items:
+        return f"{largest} take most: remat, shorter texts or a split over model would fit"
+    parts = -(-plan.items // items)
     return (
-        f"{largest} take most, whatever the batch: split them over {times} times as many chips "
-        "(runtime.mesh: fsdp or model)"
+        f"{largest} take most: {items:,} items at once (accumulation={parts} where it trains), or "
+        f"{parts} times as many devices, would fit"
     )
 
 
@@ -88,7 +92,7 @@ def _costs(programs: Sequence[ProgramPlan], wanted: Slice, dtype: str) -> Iterat
     price, known = wanted.chip.price, [plan for plan in programs if plan.cost is not None]
     seconds = {plan.name: plan.seconds(wanted, dtype=dtype) for plan in known}
     trained = sum(plan.runs * seconds[plan.name] for plan in known if plan.runs)
-    answers = [p for p in known if p.name.startswith(("rounds", "answer"))]
+    answers = [plan for plan in known if plan.is_answer]
     per_thousand = sum(1000 / plan.items * seconds[plan.name] for plan in answers)
     for what, needed in (("training", trained), ("1,000 answers", per_thousand)):
         if needed:

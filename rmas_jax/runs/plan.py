@@ -51,6 +51,7 @@ class RunPlan:
     described: tuple[str, ...]  # lines on agents, links and data
     programs: tuple[ProgramPlan, ...]
     wanted: Slice | None  # None: the devices of this process
+    compiled: tuple[tuple[Any, Any], ...] = ()  # programs as lowered and as compiled
 
     @property
     def mesh(self) -> Mapping[str, int]:
@@ -83,6 +84,7 @@ def plan_run(
     mesh: Mesh | None = None,
     wanted: Slice | None = None,
     widths: Widths | None = None,
+    only_throughput: bool = False,
 ) -> RunPlan:
     """Plans a run: compiles its programs for their longest batches, without running them.
 
@@ -91,6 +93,7 @@ def plan_run(
       mesh: its devices; None: those of this process.
       wanted: the slice of these devices, for its limits and prices.
       widths: assumed where tokenizers or data are not at hand; None: these must be.
+      only_throughput: leaves out programs on which the throughput does not depend.
 
     Raises:
       InputError: an input cannot be used; or states of the dialogues have no room.
@@ -114,16 +117,21 @@ def plan_run(
             f"and {widths.body} in every round besides the slots, texts of {widths.text}"
         )
         log.warning("planned with assumed widths: %s", error)
-    plans = []
+    plans, programs = [], []
 
     def compile_(program: Program) -> Any:
-        plan, compiled = plan_program(program)
+        if only_throughput and not program.is_throughput:
+            return None
+        plan, lowered, compiled = plan_program(program)
         plans.append(plan)
+        if compiled is not None:
+            programs.append((lowered, compiled))
         return compiled
 
     plan_training(inputs, compile_)
-    plan_answers(inputs, compile_)
-    return RunPlan(inputs, tuple(described), tuple(plans), wanted)
+    if not (only_throughput and inputs.phases):
+        plan_answers(inputs, compile_)
+    return RunPlan(inputs, tuple(described), tuple(plans), wanted, tuple(programs))
 
 
 def describe_run(resolved: Resolved, inputs: RunInputs) -> Iterator[str]:
@@ -218,12 +226,12 @@ def describe_phase(team: Team, phase: PhaseInput, *, items: int) -> Iterator[str
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
 
 
-def mesh_sizes(config: RunConfig, chips: int) -> tuple[int, int, int]:
-    """A mesh of so many chips for a run whose own has another number.
+def mesh_sizes(config: RunConfig, devices: int) -> tuple[int, int, int]:
+    """A mesh of so many devices for a run whose own has another number.
 
-    The batch is split over as many chips as divide all of its batch sizes, along `fsdp`; the rest
+    The batch is split over as many of them as divide all of its batch sizes, along `fsdp`; the rest
     is `model`.
     """
     sizes = [phase.batch_size // phase.accumulation for phase in config.outer.phases]
-    batch = math.gcd(*sizes, config.evaluation.batch_size, chips)
-    return 1, batch, chips // batch
+    batch = math.gcd(*sizes, config.evaluation.batch_size, devices)
+    return 1, batch, devices // batch

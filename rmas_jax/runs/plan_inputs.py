@@ -10,8 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rmas_jax.agents.agent import load_agent
-from rmas_jax.agents.member import Member
 from rmas_jax.config import PhaseConfig, RunConfig, TuningConfig, with_budgets
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.batches import batches, running_order
@@ -20,9 +18,9 @@ from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.runs.resolve import Resolved, encode_outer, find_answering
-from rmas_jax.runs.resources import policies_of
+from rmas_jax.runs.resources import load_run_team
 from rmas_jax.sharding import batch_shards
-from rmas_jax.team import Team, build_system, checked_topology
+from rmas_jax.team import Team, TeamTexts, checked_topology
 from rmas_jax.topology import Topology
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import TrainingData
@@ -115,27 +113,11 @@ def inputs_of_widths(config: RunConfig, mesh: Mesh, widths: Widths) -> RunInputs
         of an agent is unusable.
     """
     config, _, benchmarks = with_defaults(config)
-    runtime, topology = config.runtime, checked_topology(config.system)
+    topology = checked_topology(config.system)
     # Nothing is encoded: a member needs neither a tokenizer nor a template.
-    members = {
-        role: Member(
-            role,
-            load_agent(
-                config.system.agents[role],
-                runtime.dtype,
-                mesh,
-                weights=runtime.weights,
-                policies=policies_of(config),
-                is_abstract=True,
-            ),
-            cast(Any, None),
-            cast(Any, None),
-            end_tokens=(0,),
-        )
-        for role in topology.order
-    }
-    width = {role: member.agent.width for role, member in members.items()}
-    team = Team(build_system(config.system, topology, width), members, mesh)
+    nothing = dict.fromkeys(topology.order, cast(Any, None))
+    texts = TeamTexts(topology, nothing, nothing, dict.fromkeys(topology.order, (0,)))
+    team = load_run_team(config, texts, mesh=mesh, is_abstract=True)
     steps, rounds = config.system.latent_steps, config.system.rounds
     phases = []
     for phase in config.outer.phases:

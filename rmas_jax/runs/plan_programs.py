@@ -129,6 +129,7 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
         arguments={"weights": team.agents, "trained": state.params, "inputs": validation},
         beside={"optimiser": state.optimizer},
         caches=_caches(team, phase.validation.prompts),
+        is_throughput=False,
     )
     return trained, validated
 
@@ -178,6 +179,7 @@ def inner_program(inputs: RunInputs) -> Program:
         },
         beside={"weights": team.agents},
         trips=block,
+        is_throughput=False,
     )
 
 
@@ -209,6 +211,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
             caches=_caches(team, inputs.prompts),
             trips=rounds,
             bound=bound_of_rounds(system, team.agents, inputs.prompts, rounds=rounds),
+            is_answer=True,
         )
     )
     if listened is None:
@@ -231,6 +234,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
         beside={"weights": _others(team, role), "links": links},
         trips=how.max_tokens,
         bound=bound_of_answer(agent, rows, prefix + body, tokens=how.max_tokens),
+        is_answer=True,
     )
     if not how.refills:
         limits = abstract_batch(np.zeros(rows, np.int32), team.mesh)

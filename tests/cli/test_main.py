@@ -121,5 +121,5 @@ def test_a_plan_is_a_dry_run(monkeypatch):
     assert main(["run", *common, "--dry-run"]) == main(["plan", *common]) == 0
     assert main(["run", *common]) == 0
     dry, plan, real = (work for _, work in seen)
-    assert dry is print_plan is plan.func and real is print_run
+    assert dry is print_plan is plan.func and real.func is print_run
     assert [overrides for overrides, _ in seen] == 3 * [["seed=1"]]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rmas_jax.planning.chips import parse_slice
 from rmas_jax.runs.plan import mesh_sizes, plan_run
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
 from rmas_jax.runs.plan_programs import phase_programs
+from rmas_jax.runs.plan_search import candidates
 from rmas_jax.runs.resolve import encode_outer, resolve
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
@@ -153,10 +155,33 @@ def test_a_program_that_does_not_fit_says_what_would(without_weights):
     )
     assert not any("does not fit" in line for line in plan.lines())
     small = parse_slice("H100:8")
-    chip = small.chip.__class__(**{**vars(small.chip), "memory": 2.5e6})
+    chip = small.chip.__class__(**{**vars(small.chip), "chip_memory": 2.5e6})
     plan = plan.__class__(**{**vars(plan), "wanted": small.__class__(chip, small.sizes)})
     told = [line for line in plan.lines() if "does not fit" in line]
     assert told and all("would fit" in line or "split them" in line for line in told)
+
+
+def test_candidates_divide_the_batch_and_the_chips():
+    config = load_config("quickstart", ["outer.phases=[]", "evaluation.batch_size=2"])
+    found = list(candidates(config, 4))
+    assert found[0] == ((2, 1, 2), 1) and ((1, 4, 1), 1) not in found and ((1, 4, 1), 2) in found
+    for (data, fsdp, model), scale in found:
+        assert data * fsdp * model == 4 and 2 * scale % (data * fsdp) == 0
+    assert len(set(found)) == len(found)
+
+
+def test_a_search_ranks_by_throughput(without_weights, capsys):
+    overrides = [*SMALL, *without_weights, "outer.phases=[]", "evaluation.batch_size=4"]
+    overrides += ["evaluation.rounds=[1]", "system.latent_steps=2"]
+    changes = [part for item in overrides for part in ("--set", item)]
+    options = ["--slice", "H100:4", "--search", "2", "--prompt-tokens", "8", "--body-tokens", "2"]
+    assert main(["--config", "quickstart", *changes, *options]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()[-3:]
+    assert first == "meshes and batch sizes by estimated throughput:"
+    rates = [float(re.search(r"([\d.e+]+) items/s", line)[1]) for line in lines]
+    assert rates[0] >= rates[1] > 0
+    # Whole weights on every device, without a collective, before weights that are gathered.
+    assert "data=4 x fsdp=1 x model=1" in lines[0] and "data=2 x fsdp=2" in lines[1]
 
 
 @pytest.mark.slow

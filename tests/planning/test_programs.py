@@ -1,0 +1,65 @@
+"""Plans of single programs against closed forms, and where the compiler finds too little memory."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rmas_jax.planning.bounds import Bound, Part
+from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.programs import Program, plan_program
+from rmas_jax.sharding import batch_sharding, make_mesh, replicated
+
+
+def test_memory_and_counts_of_a_product_on_eight_devices():
+    mesh = make_mesh(8, 1, 1)
+    x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=batch_sharding(64, mesh))
+    w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=replicated(mesh))
+    program = Program(
+        "product",
+        lambda: jax.jit(jnp.matmul).lower(x, w),
+        items=64,
+        arguments={"inputs": x, "weights": w},
+        beside={"weights": w},
+        bound=Bound((Part(2.0 * 64 * 32 * 16, 8 * 4.0 * 32 * 16),)),
+    )
+    plan, _, compiled = plan_program(program)
+    assert plan.memory["inputs"] == 8 * 32 * 4 and plan.memory["weights"] == 2 * 32 * 16 * 4
+    assert plan.memory["outputs"] == 8 * 16 * 4
+    assert plan.total_memory >= compiled.memory_analysis().argument_size_in_bytes
+    assert plan.cost.flops == 2 * 8 * 32 * 16 and plan.cost.count() == 0
+    # The program's traffic is that of the bound, and of inputs and outputs.
+    moved = 4 * (8 * 32 + 32 * 16 + 8 * 16)
+    assert plan.cost.memory_bytes == moved
+    distance = plan.distance(parse_slice("H100:8"), dtype="bfloat16")
+    assert distance == pytest.approx(moved / (4 * 32 * 16))
+
+
+TOO_LARGE = """
+import jax, jax.numpy as jnp
+from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.programs import Program, plan_program
+from rmas_jax.planning.slices import slice_devices
+
+device = slice_devices(parse_slice("v5e:2x2"))[0]
+sharding = jax.sharding.SingleDeviceSharding(device)
+x = jax.ShapeDtypeStruct((100_000, 100_000), jnp.float32, sharding=sharding)
+lower = lambda: jax.jit(lambda x: jnp.sort(x) @ x).lower(x)
+plan, _, compiled = plan_program(Program("large", lower, 1, {"inputs": x}, {}))
+assert compiled is None and plan.cost is None
+assert plan.memory["inputs"] == 4 * 100_000**2 and plan.memory["temporaries"] > 100 * 2**30
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu (extra: tpu)")
+def test_a_compiler_that_refuses_says_how_much_memory_is_missing():
+    """In a process of its own, whose backend has not started."""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    subprocess.run([sys.executable, "-c", TOO_LARGE], check=True, cwd=root, env=environment)
