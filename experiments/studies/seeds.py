@@ -1,6 +1,7 @@
 """One configuration with several seeds, pooled into one report.
 
-    python -m experiments.studies.seeds --out docs/comparison --config experiments/configs/comparison.yaml
+    python -m experiments.studies.seeds --out docs/comparison \\
+        --config experiments/configs/comparison.yaml
 
 Every seed is a separate run (`runs/comparison-SEED`); finished runs are reused. The seed
 determines the links' start and the order of the batches; agents and questions are the same.
