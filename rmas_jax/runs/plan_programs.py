@@ -262,7 +262,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     if read is None:
         return
     begun = _outputs(pools.begin.lower(agent, *_outputs(read), keys=keys, **settings).compile())
-    pool = _outputs(pools.empty_pool.lower(agent.config, begun).compile())
+    pool = _outputs(pools.empty_pool.lower(agent.decoder, begun).compile())
     source = jax.ShapeDtypeStruct((rows,), np.int32)
     pool = _outputs(pools.fill.lower(pool, begun, source).compile())
     ended = jax.ShapeDtypeStruct((), np.int32)
