@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import overload
 
+from rmas_jax.host.storage import Mirror, child, is_remote, local_copy, open_mirror
+
 SHARED_FOLDERS = DATA, STATES = "data", "states"  # of OUTPUT_DIR, beside the folders of runs
 
 
@@ -30,7 +32,8 @@ class Name:
 class RunFiles:
     """Paths of the files of a run; creates none of them."""
 
-    root: Path  # OUTPUT_DIR/NAME
+    root: Path  # OUTPUT_DIR/NAME or, on object storage, this process's copy of it
+    url: str | None = None  # on object storage
 
     # Identity and progress.
     config = Name("config.yaml")
@@ -59,6 +62,40 @@ class RunFiles:
     markdown = Name("report.md")
     figures = Name("figures")
     tables = Name("tables")
+
+    @classmethod
+    def at(cls, path: str) -> RunFiles:
+        """The files of the folder at a path or a URL."""
+        return cls(local_copy(path), path if is_remote(path) else None)
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The folder on object storage; its checkpoints have a mirror for each phase."""
+        apart = (RunFiles.checkpoints, RunFiles.lock)
+        return None if self.url is None else open_mirror(self.url, apart=apart)
+
+    def pull(self) -> None:
+        """Updates this process's copy, if the folder is on object storage."""
+        if self.mirror is not None:
+            self.mirror.pull()
+
+    def shared_mirror(self, name: str) -> Mirror | None:
+        """One of the `SHARED_FOLDERS` on object storage."""
+        if self.url is None:
+            return None
+        return open_mirror(child(self.url.rpartition("/")[0], name))
+
+    def checkpoint_mirror(self, phase: str) -> Mirror | None:
+        """The checkpoints of a phase on object storage; see `checkpoints_of`."""
+        if self.url is None:
+            return None
+        return open_mirror(child(self.url, RunFiles.checkpoints, phase))
+
+    def address(self, path: Path) -> str:
+        """A path of the run, for users: a URL on object storage."""
+        if self.url is None:
+            return str(path)
+        return child(self.url, path.relative_to(self.root).as_posix())
 
     @property
     def data(self) -> Path:

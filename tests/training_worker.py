@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from fake_storage import ROOT
 from flat import encoded_items
 from jax.sharding import NamedSharding, PartitionSpec
 from processes import environment
@@ -29,6 +30,7 @@ from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig, PhaseConfig
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first, join
+from rmas_jax.host.storage import Mirror, open_mirror
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.models import save_pretrained
 from rmas_jax.rounds.supervision import Targets
@@ -38,6 +40,7 @@ from rmas_jax.training.hooks import Hook, when
 from rmas_jax.training.outer.loop import run_phase
 
 PREEMPTED = 75
+CHECKPOINTS = "fake://bucket/checkpoints"  # used where there is a folder for the fake storage
 
 
 def write_agents(folder: Path) -> None:
@@ -59,8 +62,12 @@ def train(
     *,
     optimizer: str = "sgd",  # Adam would make a step of every rounding error where a gradient is 0
     hooks: Sequence[Hook] = (),
+    mirror: Mirror | None = None,
 ) -> Any:
-    """Trains, or goes on training, on a mesh over all devices or the first; writes the links."""
+    """Trains, or goes on training, on a mesh over all devices or the first; writes the links.
+
+    The checkpoints are in the folder or, with a mirror, on object storage.
+    """
     tiny = build_pattern("distillation")
     needed = int(np.prod(sizes))
     mesh = make_mesh(*sizes, devices=jax.devices()[:needed])
@@ -90,7 +97,8 @@ def train(
         OuterConfig(phases=(phase,), checkpoint_every=4, log_every=1, validation_every=steps),
         phase,
         key=jax.random.key(7),
-        directory=folder / "checkpoints",
+        directory=folder / "checkpoints" if mirror is None else mirror.local,
+        mirror=mirror,
         curves=Curves(folder / "metrics.jsonl"),
         hooks=hooks,
         progress=False,
@@ -165,7 +173,9 @@ def main() -> int:
         return 0
     try:
         with sigterm_noted():
-            train(Path(agents), Path(folder), sizes, int(steps), hooks=[ask_at(ask)])
+            mirror = open_mirror(CHECKPOINTS) if ROOT in os.environ else None
+            hooks = [ask_at(ask)]
+            train(Path(agents), Path(folder), sizes, int(steps), hooks=hooks, mirror=mirror)
     except PreemptedError as error:
         print(error)
         return PREEMPTED

@@ -12,6 +12,7 @@ from rmas_jax.host.writing import check_output_file
 from rmas_jax.reporting.compare import compare_runs
 from rmas_jax.reporting.run_directory import read_run
 from rmas_jax.reporting.table import Table
+from rmas_jax.run_files import RunFiles
 
 DESCRIPTION = """\
 Compare runs with the first one, on every benchmark, split, method and number of rounds that they
@@ -30,7 +31,11 @@ def show(directories: Sequence[str], markdown: str | None, *, any_sampling: bool
     """Prints the comparison; also writes it as Markdown, if asked."""
     if markdown is not None:
         check_output_file(markdown, option="--markdown", error=ConfigError)
-    runs = [read_run(directory) for directory in directories]
+    runs = []
+    for directory in directories:
+        files = RunFiles.at(directory)
+        files.pull()
+        runs.append(read_run(files.root))
     found = list(compare_runs(runs, any_sampling=any_sampling))
     print("\n\n".join(part.to_text(200) if isinstance(part, Table) else part for part in found))
     if markdown is not None:

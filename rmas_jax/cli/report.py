@@ -30,13 +30,18 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 def rewrite(run_dir: str, *, quiet: bool) -> None:
     """Writes the report of a run folder; with `quiet`, prints only its path."""
     try:
-        run = read_run(run_dir)
+        files = RunFiles.at(run_dir)
+        files.pull()
+        run = read_run(files.root)
         if not quiet:
             if run.results:
                 print(terminal_table(Results(run.results, run.items)), end="\n\n")
             for note in run.notes:
                 print(note)
-        print(write(run))
+        path = write(run)
+        if files.mirror is not None:
+            files.mirror.push()
+        print(files.address(path))
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise

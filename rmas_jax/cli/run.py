@@ -121,7 +121,7 @@ def print_results(finished: FinishedRun) -> None:
     """Prints the main table of a run and the path of its report."""
     measured = finished.measured
     print(terminal_table(Results(measured.results, measured.items)))
-    print(f"\nreport: {finished.files.report}")
+    print(f"\nreport: {finished.files.address(finished.files.report)}")
 
 
 def exit_code(work: Callable[[], None]) -> int:

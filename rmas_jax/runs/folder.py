@@ -22,7 +22,8 @@ from rmas_jax.host.atomic import PARTIAL, write_atomic
 from rmas_jax.host.checksums import read_sealed, seal_yaml, write_sealed
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.preemption import end_if_due
-from rmas_jax.host.processes import broadcast_from_first, on_all
+from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
+from rmas_jax.host.storage import child, flush, written
 from rmas_jax.host.yaml_files import parse_yaml
 from rmas_jax.prompts import today
 from rmas_jax.run_files import RunFiles
@@ -60,6 +61,11 @@ def missing(*paths: Path) -> str | None:
     return None
 
 
+def files_of(config: RunConfig) -> RunFiles:
+    """The files of the run of a configuration."""
+    return RunFiles.at(child(config.output_dir, config.name))
+
+
 @contextlib.contextmanager
 def open_folder(
     config: RunConfig, contents: Mapping[str, Any], steps: Sequence[RunStep] = ()
@@ -68,7 +74,8 @@ def open_folder(
 
     The first process writes. A finished run is only read, without a lock, so that it may be on a
     read-only disk. If bad input ends this start before any step is finished, a folder that it made
-    is removed.
+    is removed. On object storage, a lease stands for the lock, and the first process uploads
+    changes after each step and once a minute.
 
     Args:
       config: of the run.
@@ -80,7 +87,7 @@ def open_folder(
       ConfigError: the folder holds something else, one of its files is damaged, or another start of
         the run is active; or processes do not share it or run something else.
     """
-    files = RunFiles(Path(config.output_dir) / config.name)
+    files = files_of(config)
     whole = {"config": _tree(config), **contents}
     with contextlib.ExitStack() as stack:
         firsts, is_finished, found = broadcast_from_first(
@@ -125,6 +132,8 @@ class RunFolder:
         settings[name] = step.settings
         broadcast_from_first(lambda: write_sealed(self.files.steps, settings))
         broadcast_from_first(lambda: write_sealed(self.files.timings, done))
+        broadcast_from_first(flush)
+        on_all(lambda: None if is_first() else self.files.pull())
 
 
 def _claim(
@@ -151,16 +160,22 @@ def _claim(
         for name in names:
             del fixed[section][name]
     identity = _as_json({**whole, "config": fixed})
+    files.pull()
     # Before any write into a folder of something else.
     if _holds(files, identity) and steps and all(_is_done(files, step) for step in steps):
         return True, _environment(files)
     files.root.mkdir(parents=True, exist_ok=True)
-    _lock(files, stack)
+    if files.mirror is None:
+        _lock(files, stack)
+    else:
+        stack.enter_context(written(files.mirror))
+        files.pull()  # another start may just have ended
     if not _holds(files, identity):  # another start may just have made it
         write_sealed(files.identity, identity)
         stack.push(lambda kind, error, trace: _remove_if_refused(files, error))
     write_atomic(files.config, seal_yaml(dump_config(config)))
     write_sealed(files.environment, environment())
+    flush()
     return False, _environment(files)
 
 
@@ -205,6 +220,8 @@ def _check_shared(
     files: RunFiles, whole: dict[str, Any], firsts: dict[str, Any], found: str
 ) -> None:
     """Checks that this process has the first one's run and sees its files."""
+    if not is_first():
+        files.pull()
     if whole != firsts:
         raise ConfigError(
             "the processes were started for different runs; they differ in "
@@ -272,7 +289,9 @@ def dated(config: RunConfig) -> RunConfig:
     """The configuration with a date for chat templates: as set, of the first start, or today."""
     if config.system.date is not None:
         return config
-    identity = read_identity(RunFiles(Path(config.output_dir) / config.name))
+    files = files_of(config)
+    files.pull()
+    identity = read_identity(files)
     return with_date(config, value_at(identity, "config", "system", "date"))
 
 
@@ -295,7 +314,8 @@ def find_trained_links(config: RunConfig) -> Path | None:
     Raises:
       ConfigError: they belong to a system that differs in more than rounds, latent steps and date.
     """
-    files = RunFiles(Path(config.output_dir) / config.name)
+    files = files_of(config)
+    files.pull()
     links = files.trained_links
     if not links.is_file():
         return None

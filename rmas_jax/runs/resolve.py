@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -32,11 +32,16 @@ from rmas_jax.evaluation.graders import check_golds, with_legacy
 from rmas_jax.evaluation.loop_lm import load_loop_lm
 from rmas_jax.evaluation.methods import LOOP_LM, METHODS
 from rmas_jax.evaluation.settings import with_defaults
-from rmas_jax.host.processes import broadcast_from_first, first_then_others, on_all
+from rmas_jax.host.processes import (
+    broadcast_from_first,
+    first_then_others,
+    is_first,
+    on_all,
+)
 from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.run_files import RunFiles
-from rmas_jax.runs.folder import dated, with_date
+from rmas_jax.run_files import DATA, RunFiles
+from rmas_jax.runs.folder import dated, files_of, with_date
 from rmas_jax.runs.identity import agent_sources, contents, weights_digest
 from rmas_jax.runs.resources import (
     build_toolbox,
@@ -66,6 +71,7 @@ from rmas_jax.training.data.encoding import (
 from rmas_jax.training.outer.loop import phase_batches
 from rmas_jax.training.tuning.loop import abstract_adapter
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -106,17 +112,30 @@ def resolve(config: RunConfig, *, mesh: Mesh | None = None, is_abstract: bool = 
         use_compilation_cache()
     config, methods, chosen = on_all(lambda: with_defaults(with_mesh(config)))
     config = with_date(config, broadcast_from_first(lambda: dated(config).system.date))
-    files = RunFiles(Path(config.output_dir) / config.name)
+    files = files_of(config)
     texts = on_all(lambda: load_team_texts(config.system))
-    first_then_others(lambda: make_output_dir(config.output_dir))
-    dataset = first_then_others(  # the first process prepares it
-        lambda: find_data(config, texts.topology, files.data)
-    )
-    benchmarks = first_then_others(
-        lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data)
+    first_then_others(lambda: make_output_dir(files))
+    dataset = prepared(files, lambda: find_data(config, texts.topology, files.data))
+    benchmarks = prepared(
+        files, lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data)
     )
     loaded = {"mesh": mesh_of(config) if mesh is None else mesh, "is_abstract": is_abstract}
     return on_all(lambda: _read(config, files, texts, dataset, methods, benchmarks, loaded))
+
+
+def prepared(files: RunFiles, load: Callable[[], T]) -> T:
+    """Calls in every process, in the first one first, which prepares data for all runs."""
+    mirror = files.shared_mirror(DATA)
+
+    def work() -> T:
+        if mirror is not None:
+            mirror.pull()
+        found = load()
+        if mirror is not None and is_first():
+            mirror.push()
+        return found
+
+    return first_then_others(work)
 
 
 def load_benchmarks(
@@ -267,10 +286,11 @@ def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[st
     return splits
 
 
-def make_output_dir(path: str) -> None:
-    """Makes the output folder."""
+def make_output_dir(files: RunFiles) -> None:
+    """Makes the output folder, or its copy."""
+    path = files.root.parent
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output_dir={path}: cannot be made: {error.strerror}") from None
 

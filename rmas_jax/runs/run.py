@@ -35,7 +35,7 @@ from rmas_jax.models import CheckpointError
 from rmas_jax.reporting import report
 from rmas_jax.reporting.audit import write_audit
 from rmas_jax.reporting.run_directory import Run, read_run
-from rmas_jax.run_files import AuditFiles, RunFiles
+from rmas_jax.run_files import STATES, AuditFiles, RunFiles
 from rmas_jax.runs.folder import MEASURED, TRAINED_WAY_OUT, RunStep, missing, open_folder
 from rmas_jax.runs.resolve import (
     Resolved,
@@ -177,6 +177,7 @@ def align_links(resolved: Resolved) -> None:
 
     cache = StateCache(
         resolved.files.states,
+        mirror=resolved.files.shared_mirror(STATES),
         limit_gib=config.inner.cache_gib,
         agents={role: str(agent["digest"]) for role, agent in resolved.agents.items()},
     )
@@ -213,6 +214,7 @@ def train_links(resolved: Resolved, links: Links, hooks: Sequence[Hook] = ()) ->
                 phase,
                 key=jax.random.fold_in(key, i),
                 directory=files.checkpoints_of(phase.name),
+                mirror=files.checkpoint_mirror(phase.name),
                 curves=curves,
                 sources=resolved.agents,
                 hooks=hooks,

@@ -51,6 +51,7 @@ def tune_answerer(
             config.outer,
             key=order,
             directory=files.checkpoints_of(entry.name),
+            mirror=files.checkpoint_mirror(entry.name),
             curves=curves,
             sources=resolved.agents,
             hooks=hooks,

@@ -79,7 +79,8 @@ def test_a_lost_or_stopped_process_ends_the_others_with_a_message(tmp_path, work
             assert own in text or "JAX distributed service detected fatal errors" in text
             assert (worker.returncode == PREEMPTED) == (own in text)
             named = rf"heartbeats\):(\n\d+)*\n{victim}\n|Task {victim} heartbeat timeout"
-            assert victim == 0 or re.search(named, text), text  # the first has no other to say so
+            if how == signal.SIGSTOP and victim != 0:  # else a broken connection may come first
+                assert re.search(named, text), text
 
 
 def test_the_limit_leaves_room_within_a_minute_and_for_a_slow_machine():

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import training_worker
+from fake_storage import ROOT
 from processes import ended, free_port, wait_until
 from systems import build_pattern
 from training_worker import lines, start
@@ -54,3 +55,27 @@ def test_four_hosts_are_lost_one_at_a_time_and_two_end_with_the_same_losses(tmp_
     for ours, one in zip(found, jax.tree.leaves(links), strict=True):
         np.testing.assert_allclose(ours, one, atol=1e-4)
     assert max(np.abs(a - b).max() for a, b in zip(found, begun, strict=True)) > 0.01
+
+
+@pytest.mark.slow  # two minutes; `.ci/run` runs it
+def test_hosts_that_share_no_folder_go_on_from_object_storage(tmp_path, monkeypatch):
+    """Two are stopped, and go on as one with other devices; each has its own copy."""
+    monkeypatch.setenv(ROOT, str(tmp_path / "storage"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    agents, folder = tmp_path / "agents", tmp_path / "curves"
+    training_worker.write_agents(agents)
+    port = free_port()
+    asked = ((), (5,))  # the second gets SIGTERM
+    workers = [start(agents, folder, (2, 2, 1), STEPS, 2, i, 2, port, *asked[i]) for i in range(2)]
+    codes, outputs = ended(workers)
+    assert codes == [training_worker.PREEMPTED] * 2, outputs
+    saved = [f.stem for f in (tmp_path / "storage/bucket/checkpoints").glob("[0-9]*")]
+    assert max(map(int, saved)) >= 5 and not (folder / "checkpoints").exists()
+    codes, outputs = ended([start(agents, folder, (1, 2, 1), STEPS, 2)])
+    assert codes == [0], outputs
+    assert not list((tmp_path / "cache/rmas_jax/storage").iterdir())  # the copies are gone
+    monkeypatch.delenv(ROOT)
+    training_worker.train(agents, tmp_path / "whole", (1, 1, 1), STEPS)
+    ours, expected = losses(folder), losses(tmp_path / "whole")
+    assert ours.keys() == expected.keys()
+    np.testing.assert_allclose([*ours.values()], [*expected.values()], rtol=1e-4)

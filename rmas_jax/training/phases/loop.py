@@ -14,6 +14,7 @@ from rmas_jax.checkpoints import open_checkpoints
 from rmas_jax.config import OuterConfig
 from rmas_jax.host.preemption import PreemptedError, end_is_due
 from rmas_jax.host.processes import is_first
+from rmas_jax.host.storage import Mirror
 from rmas_jax.planning.executables import ahead_of_time
 from rmas_jax.sharding import put_batch, replicated, state_shardings, with_shardings
 from rmas_jax.training.curves import Curves
@@ -32,6 +33,7 @@ def run_steps(
     *,
     key: jax.Array,
     directory: Path,
+    mirror: Mirror | None = None,
     curves: Curves,
     sources: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
@@ -49,6 +51,7 @@ def run_steps(
       config: checkpoints, logs and validations.
       key: for the order of the batches.
       directory: of the checkpoints.
+      mirror: the same folder on object storage.
       curves: receives losses and gradient norms, throughput and memory.
       sources: role -> source of its agent; recorded beside the checkpoints.
       hooks: called after every step and after those of `PhaseHooks`; see `rmas_jax.training.hooks`.
@@ -66,7 +69,9 @@ def run_steps(
     batches = trainable.batches(data, key=key)
     state, step_fn = compile_step(trainable)
     made_with = {"key": jax.random.key_data(key).tolist(), "agents": dict(sources or {})}
-    with open_checkpoints(directory, keep=config.keep_checkpoints, made_with=made_with) as store:
+    with open_checkpoints(
+        directory, keep=config.keep_checkpoints, made_with=made_with, mirror=mirror
+    ) as store:
         if found := store.restore_newest(state):
             _, state = found
         first = int(state.step)

@@ -32,6 +32,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.preemption import end_if_due
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
 from rmas_jax.host.reading import check_regular, read_json
+from rmas_jax.host.storage import Mirror
 from rmas_jax.training.data.encoding import Dialogues
 
 GIBIBYTE = 2**30
@@ -59,6 +60,7 @@ class StateCache:
     # this object has returned. States beyond it stay in memory; 0 disables the cache.
     limit_gib: float
     agents: Mapping[str, str]  # role -> digest of the agent with its weights
+    mirror: Mirror | None = None  # the folder on object storage, from which nothing is removed
     used: set[str] = dataclasses.field(default_factory=set)  # keys of returned entries
     in_memory: dict[str, int] = dataclasses.field(default_factory=dict)  # role -> bytes not on disk
 
@@ -106,7 +108,7 @@ class StateCache:
                 broadcast_from_first(lambda: self._finish(key))
             self.used.add(key)
             # Open before the lock is released: after that, other runs may remove the entry.
-            return on_all(lambda: _open(self.folder / key, like))
+            return on_all(lambda: self._open(key, like))
 
     def _plan(
         self, stack: contextlib.ExitStack, key: str, role: str, like: jax.ShapeDtypeStruct
@@ -132,6 +134,8 @@ class StateCache:
             stack.close()
             return WAIT
         partial, entry = self.folder / PARTIAL, self.folder / key
+        if self.mirror is not None:
+            self.mirror.fetch(key)
         shutil.rmtree(partial, ignore_errors=True)  # of a killed run, as this one has the lock
         if entry.exists():
             if (reason := _damage(entry, like)) is None:
@@ -173,6 +177,11 @@ class StateCache:
                 total -= sizes[entry]
         return True
 
+    def _open(self, key: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
+        if self.mirror is not None:
+            self.mirror.fetch(key)  # other processes than the first have their own copies
+        return _open(self.folder / key, like)
+
     def _read(
         self, like: jax.ShapeDtypeStruct, chunks: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> None:
@@ -190,6 +199,8 @@ class StateCache:
         write_atomic(partial / RECORD, json.dumps({"crc32": checksum}))
         _note_use(partial)
         partial.rename(self.folder / key)
+        if self.mirror is not None:
+            self.mirror.publish(key)
 
 
 def fill(out: np.ndarray, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

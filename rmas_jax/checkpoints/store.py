@@ -6,23 +6,25 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorstore
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from rmas_jax.checkpoints.digests import state_digest
+from rmas_jax.checkpoints.retention import LoneCheckpointer, Retention
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal, unseal
 from rmas_jax.host.errors import clipped, shown
 from rmas_jax.host.processes import broadcast_from_first, is_first, lost_process, on_all
 from rmas_jax.host.reading import MEBIBYTE, parse_json, read_bytes, read_json
+from rmas_jax.host.storage import Mirror, flush
 from rmas_jax.models import CheckpointError
 from rmas_jax.sharding import to_host
 
@@ -32,40 +34,25 @@ STATE, ARRAY = "state", "/zarr.json"  # orbax's folder of a state; an array's de
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Retention:
-    """Rule of which checkpoints to keep: the newest `keep`, and the one of lowest validation loss.
-
-    Orbax's own rule for the best one reads a file of every checkpoint when it opens a directory,
-    and a damaged checkpoint would make the whole directory unreadable.
-    """
-
-    keep: int
-    losses: dict[int, float]  # step -> validation loss; updated by the store
-
-    def best(self, steps: Iterable[int]) -> int | None:
-        """The step of lowest loss among `steps`; None if no loss is finite."""
-        validated = [step for step in steps if math.isfinite(self.losses.get(step, math.nan))]
-        return min(validated, key=self.losses.__getitem__, default=None)
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Whether to keep each checkpoint; orbax calls this after every save."""
-        steps = sorted(found.step for found in checkpoints)
-        kept = {*steps[-self.keep :], self.best(steps)}
-        return [found.step in kept for found in checkpoints]
-
-
 @contextlib.contextmanager
 def open_checkpoints(
-    directory: str | Path, *, keep: int, made_with: Mapping[str, Any] | None = None
+    directory: str | Path,
+    *,
+    keep: int,
+    made_with: Mapping[str, Any] | None = None,
+    mirror: Mirror | None = None,
 ) -> Iterator[CheckpointStore]:
     """Opens or makes a directory of checkpoints; at the end, waits until all are written.
+
+    All processes share the directory and write their parts. Of object storage, only the first
+    process has a copy: it gathers a state, writes and uploads it, and sends it to all.
 
     Args:
       directory: one per phase.
       keep: newest checkpoints to keep.
       made_with: JSON values outside the state that a resumed run must share (the key, the agents'
         sources); written beside the checkpoints.
+      mirror: the directory on object storage.
 
     Raises:
       CheckpointError: the directory has checkpoints of another `made_with`, or their record is
@@ -76,17 +63,27 @@ def open_checkpoints(
     losses: dict[int, float] = {}
     digests: dict[int, list[list[int]]] = {}
     # Before orbax, whose errors do not name the file.
+    if mirror is not None:
+        broadcast_from_first(mirror.pull)
     if is_new := broadcast_from_first(lambda: not (directory / RECORD).exists()):
         broadcast_from_first(lambda: _check_new(directory))
     else:
-        losses, digests = on_all(lambda: _read_record(directory, made_with))
+        read = on_all if mirror is None else broadcast_from_first
+        losses, digests = read(lambda: _read_record(directory, made_with))
     broadcast_from_first(lambda: _check_files(directory))
     retention = Retention(keep, losses)
-    checkpointer = ocp.training.Checkpointer(
-        directory, preservation_policy=retention, cleanup_tmp_directories=True
-    )
-    store = CheckpointStore(directory, retention, checkpointer, made_with, digests)
-    with contextlib.closing(checkpointer):
+    with contextlib.ExitStack() as stack:
+        checkpointer = None
+        if mirror is None:
+            checkpointer = stack.enter_context(
+                ocp.training.Checkpointer(
+                    directory, preservation_policy=retention, cleanup_tmp_directories=True
+                )
+            )
+        elif is_first():
+            directory.mkdir(parents=True, exist_ok=True)
+            checkpointer = LoneCheckpointer(directory, retention)
+        store = CheckpointStore(directory, retention, checkpointer, made_with, digests, mirror)
         if is_new:
             store.write_record()
         yield store
@@ -104,7 +101,7 @@ def _check_files(directory: Path) -> None:
 
 def _check_new(directory: Path) -> None:
     """Refuses checkpoints without their record, which names the run they belong to."""
-    if directory.is_dir() and any(file.name.isdecimal() for file in directory.iterdir()):
+    if directory.is_dir() and any(file.stem.isdecimal() for file in directory.iterdir()):
         raise CheckpointError(f"{directory / RECORD}: no such file; {_way_out(directory)}")
 
 
@@ -146,9 +143,10 @@ class CheckpointStore:
 
     directory: Path
     retention: Retention
-    checkpointer: ocp.training.Checkpointer
+    checkpointer: Any  # orbax's; None in other processes than the first, with a mirror
     made_with: Mapping[str, Any]
     digests: dict[int, list[list[int]]]  # step -> digest of its state
+    mirror: Mirror | None = None
 
     @property
     def losses(self) -> dict[int, float]:
@@ -166,24 +164,41 @@ class CheckpointStore:
             write_atomic(self.directory / RECORD, json.dumps(seal(record), indent=2))
 
     def save(self, step: int, state: Any, *, validation_loss: float | None = None) -> None:
-        """Starts to write a state; waits only for an earlier save.
+        """Starts to write a state; waits only for an earlier save, or for the upload to a mirror.
 
         Atomic: a checkpoint is complete or missing. The state may be donated immediately.
         """
         if validation_loss is not None:
             self.losses[step] = validation_loss
         # Digests of existing checkpoints, and of newer ones that may still be in the making.
-        existing = {found.step for found in self.checkpointer.checkpoints}
+        existing = set(self._saved())
         newest = max(existing, default=0)
         self.digests = {s: d for s, d in self.digests.items() if s in existing or s > newest}
         self.digests[step] = state_digest(state)
         self.write_record()  # before the checkpoint, which needs its digest
-        self.checkpointer.save_async(step, state, overwrite=True, force=True)
+        if self.mirror is None:
+            self.checkpointer.save_async(step, state, overwrite=True, force=True)
+        else:
+            whole = to_host(state)
+            broadcast_from_first(lambda: self._upload(step, whole))
+
+    def _upload(self, step: int, whole: Any) -> None:
+        flush()  # the curves up to this step
+        self.checkpointer.save(step, whole)
+        assert self.mirror is not None
+        self.mirror.push()
 
     def steps(self) -> tuple[int, ...]:
         """Steps of existing checkpoints, in order; waits until all are written."""
-        self.checkpointer.wait()
-        return tuple(found.step for found in self.checkpointer.checkpoints)
+        if self.checkpointer is not None:
+            self.checkpointer.wait()
+        return self._saved()
+
+    def _saved(self) -> tuple[int, ...]:
+        def saved() -> tuple[int, ...]:
+            return tuple(found.step for found in self.checkpointer.checkpoints)
+
+        return saved() if self.mirror is None else broadcast_from_first(saved)
 
     def best_step(self) -> int | None:
         """The existing step of lowest validation loss; None if none has a finite loss."""
@@ -243,11 +258,15 @@ class CheckpointStore:
                 del self.losses[other]
             broadcast_from_first(lambda: self._delete(newer))
             self.write_record()
-            self.checkpointer.reload()  # orbax' own deletion may read damaged files
+            if self.checkpointer is not None:
+                self.checkpointer.reload()  # orbax' own deletion may read damaged files
 
     def _delete(self, steps: Sequence[int]) -> None:
         for step in steps:
-            shutil.rmtree(self.directory / str(step))
+            if self.mirror is None:
+                shutil.rmtree(self.directory / str(step))
+            else:
+                self.checkpointer.delete(step)
 
     def restore_best(self, like: Any) -> Any:
         """The state of lowest validation loss; see `restore`."""
@@ -274,12 +293,8 @@ class CheckpointStore:
         Raises:
           CheckpointError: the checkpoint cannot be read, or its numbers differ from the saved ones.
         """
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
         try:
-            broadcast_from_first(lambda: self._check(step))
-            state = on_all(lambda: self.checkpointer.load(step, abstract))
+            state = self._load(step, like)
         except Exception as error:  # readers raise any exception for a damaged file
             if lost_process(error):
                 raise
@@ -294,32 +309,22 @@ class CheckpointStore:
             )
         return state
 
+    def _load(self, step: int, like: Any) -> Any:
+        if self.mirror is None:
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+            )
+            broadcast_from_first(lambda: self._check(step))
+            return on_all(lambda: self.checkpointer.load(step, abstract))
+        found = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)]
 
-def state_digest(state: Any) -> list[list[int]]:
-    """Two 32-bit checksums per array: any flipped bit changes at least one of them.
+        def load() -> None:
+            found[0] = self.checkpointer.load(step, like)
 
-    Independent of the arrays' sharding, and computed on their devices.
-    """
-    return to_host(_leaf_sums(state)).tolist()
-
-
-@jax.jit
-def _leaf_sums(state: Any) -> jax.Array:
-    """Sums [leaves, 2] of all words, weighted by odd numbers that depend on place, modulo 2^32."""
-    return jnp.stack([_sums(leaf) for leaf in jax.tree.leaves(state)])
-
-
-def _sums(leaf: jax.Array) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    if leaf.dtype == jnp.bool_:
-        leaf = leaf.astype(jnp.uint8)
-    bits = 8 * min(leaf.dtype.itemsize, 4)  # words of 8 bytes get an axis of two
-    words = jax.lax.bitcast_convert_type(leaf, f"uint{bits}").astype(jnp.uint32)
-    place = jnp.zeros((), jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        place = place * np.uint32(size % 2**32) + jax.lax.broadcasted_iota(
-            jnp.uint32, words.shape, axis
+        broadcast_from_first(load)
+        whole = multihost_utils.broadcast_one_to_all(found[0])
+        return jax.tree.map(
+            lambda x, value: jax.make_array_from_callback(x.shape, x.sharding, value.__getitem__),
+            like,
+            jax.tree.map(np.asarray, whole),
         )
-    weights = (2 * place + 1, (place * np.uint32(0x9E3779B1)) | np.uint32(1))
-    return jnp.stack([(words * weight).sum(dtype=jnp.uint32) for weight in weights])
