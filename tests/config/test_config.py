@@ -111,6 +111,7 @@ def test_values_out_of_range_are_refused(path, override, allowed):
         ("system.outer_link=ln2", "one of linear, linear_res, mlp, mlp_res, ln, ln_res"),
         ("runtime.dtype=float16", "one of float32, bfloat16"),
         ("runtime.weights=int4", "one of int8 or null"),
+        ("runtime.policies.thinking=move", "one of gather, stay, replicate"),
     ],
 )
 def test_choices_are_listed_when_missed(path, override, allowed):
