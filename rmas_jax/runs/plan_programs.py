@@ -262,7 +262,8 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     if read is None:
         return
     begun = _outputs(pools.begin.lower(agent, *_outputs(read), keys=keys, **settings).compile())
-    pool = _outputs(pools.empty_pool.lower(agent.decoder, begun).compile())
+    # An empty pool depends on no array, so it is on no device before it is filled.
+    pool = jax.eval_shape(functools.partial(pools.empty_pool, agent.decoder), begun)
     source = jax.ShapeDtypeStruct((rows,), np.int32)
     pool = _outputs(pools.fill.lower(pool, begun, source).compile())
     ended = jax.ShapeDtypeStruct((), np.int32)

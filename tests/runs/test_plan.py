@@ -7,17 +7,20 @@ import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from quickstart_runs import TINY
 
 from rmas_jax.cli.plan import main
 from rmas_jax.config import load_config
+from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.links import Links, count_parameters, init_link
 from rmas_jax.models import abstract_agent
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.flops import read_flops
 from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.executables import save_executables, use_executables, without_cache
 from rmas_jax.runs.plan import mesh_sizes, plan_run
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
 from rmas_jax.runs.plan_programs import phase_programs
@@ -35,7 +38,7 @@ def config(tmp_path):
     return load_config("quickstart", [*TINY, f"output_dir={tmp_path}"])
 
 
-def test_the_planned_step_is_the_step_that_runs(config):
+def test_the_planned_step_is_the_step_that_runs(config, tmp_path):
     abstract = inputs_of_data(resolve(config, is_abstract=True))
     planned, _ = phase_programs(abstract.team, abstract.phases[0])
     leaves = jax.tree.leaves((planned.arguments, abstract.team.agents))
@@ -57,6 +60,22 @@ def test_the_planned_step_is_the_step_that_runs(config):
     # The control: a batch of other rows is another program.
     other = put_batch(jax.tree.map(lambda x: x[:1], batch), real.team.mesh)
     assert planned.lower().as_text() != step.lower(trainable.agents, other, state).as_text()
+
+    # Compiled ahead of time from shapes, it runs on the arrays and compiles nothing.
+    placed = put_batch(batch, real.team.mesh)
+    with without_cache():
+        lowered = planned.lower()
+        save_executables(tmp_path / "programs", [(lowered, lowered.compile())])
+    use_executables(tmp_path / "programs")
+    try:
+        same, ahead = compile_step(trainable)
+        known = compilations()
+        _, metrics = ahead(trainable.agents, placed, same)
+        assert compilations() == known
+    finally:
+        use_executables(None)
+    _, expected = step(trainable.agents, placed, state)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
 
 
 @pytest.fixture
@@ -103,9 +122,10 @@ def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
     assert programs["step of on_policy"]["link_bytes"] > 0
 
     # With whole weights on every device, a device has an eighth of the rows and of the FLOPs.
-    assert main(["--config", "quickstart", *changes, *options[:2], "--mesh", "8,1,1",
-                 "--json", str(file), *widths]) == 0  # fmt: skip
-    rounds = json.loads(file.read_text())["programs"][3]
+    changes += ["--set", "inner.steps=0", "--set", "outer.phases=[]"]
+    options = ["--slice", "H100:8", "--mesh", "8,1,1", "--json", str(file)]
+    assert main(["--config", "quickstart", *changes, *options, *widths]) == 0
+    rounds, _ = json.loads(file.read_text())["programs"]
     agents = {role: abstract_agent(f"embedded/{role}") for role in ROLES}
     count = sum(count_parameters(params) for _, params in agents.values())
     assert rounds["memory"]["weights"] == 4 * count
@@ -146,7 +166,8 @@ def test_options_of_a_slice_need_one(capsys):
 
 
 def test_a_program_that_does_not_fit_says_what_would(without_weights):
-    config = load_config("quickstart", [*SMALL, *without_weights, "outer.phases=[]"])
+    untrained = ["inner.steps=0", "outer.phases=[]", "evaluation.refill_from=1"]
+    config = load_config("quickstart", [*SMALL, *without_weights, *untrained])
     plan = plan_run(
         config,
         mesh=make_mesh(8, 1, 1),
@@ -154,6 +175,8 @@ def test_a_program_that_does_not_fit_says_what_would(without_weights):
         widths=Widths(prompt=16, body=4, text=8),
     )
     assert not any("does not fit" in line for line in plan.lines())
+    names = [program.name for program in plan.programs]
+    assert names == ["rounds, 2", "answer, prompt", "answer, 16 tokens"]  # in a pool of rows
     small = parse_slice("H100:8")
     chip = small.chip.__class__(**{**vars(small.chip), "chip_memory": 2.5e6})
     plan = plan.__class__(**{**vars(plan), "wanted": small.__class__(chip, small.sizes)})
