@@ -16,6 +16,7 @@ from rmas_jax.host.errors import BAD_INPUT, PREEMPTED
 from rmas_jax.training.phases import loop as phase_loop
 
 URL = "fake://bucket/runs"
+SHORT = [*ONE_ROUND, "evaluation.methods=[recursive_mas]", "evaluation.gradient_batch_size=0"]
 
 
 @pytest.fixture
@@ -40,10 +41,11 @@ def another_host(tmp_path, monkeypatch):
 
 
 def run(*overrides):
-    settings = [f"output_dir={URL}", *ONE_ROUND, "outer.phases.0.steps=3", *overrides]
+    settings = [f"output_dir={URL}", *SHORT, "outer.phases.0.steps=3", *overrides]
     return main(["--config", CONFIG, *(part for item in settings for part in ("--set", item))])
 
 
+@pytest.mark.slow  # half a minute on idle cores; `.ci/run` runs it
 def test_a_run_is_preempted_on_one_host_and_finished_on_another(
     bucket, another_host, monkeypatch, capsys, caplog
 ):
