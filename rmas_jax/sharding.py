@@ -269,7 +269,7 @@ class Partition:
 
         A dimension that does not divide is whole; `full_shape`: see `partition_spec`.
         """
-        if self.is_one_device or not x.size:
+        if self.mesh is None or self.is_one_device or not x.size:
             return x
         spec = partition_spec(x.shape, logical_axes, self.mesh, self.rules, full_shape=full_shape)
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
