@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 
-from rmas_jax.evaluation.metrics import Interval
+from rmas_jax.evaluation.metrics import Interval, wilson_interval
 
 BATCH = 10**6  # numbers of bootstrap samples in memory at once
 MIN_SEEDS = 3  # of a random effect: two values say next to nothing of a variance
@@ -132,9 +132,12 @@ def seed_effect(
     question, one of its seed, and a rest. The variance of the mean over S seeds and N questions is
     (MS_seeds + MS_questions - MS_rest) / (S N), its degrees of freedom are Satterthwaite's, and the
     interval is Student's (Searle, Casella and McCulloch, *Variance Components*, 1992, chapter 4).
+    It is within -1 and 1, and reaches at least as far to each side as Wilson's of 0 in N: that
+    nothing varied in a sample does not show that nothing could.
 
     Args:
-      differences: [S, N] score of one system minus that of the other, per seed and question.
+      differences: [S, N] score in 0 to 1 of one system minus that of the other, per seed and
+        question.
       confidence: of the interval.
 
     Raises:
@@ -160,16 +163,16 @@ def seed_effect(
     of_seeds, of_questions, of_rest = mean_squares = squares / freedom
     # A negative estimate of a component is none: at least the larger of the two main ones counts.
     total = max(of_seeds + of_questions - of_rest, of_seeds, of_questions)
-    half = 0.0
+    half = wilson_interval(0, questions, confidence).high
     if total > 0:
         satterthwaite = total**2 / (mean_squares**2 / freedom).sum()
         error = math.sqrt(total / (seeds * questions))
-        half = float(stats.t.ppf((1 + confidence) / 2, satterthwaite)) * error
+        half = max(half, float(stats.t.ppf((1 + confidence) / 2, satterthwaite)) * error)
     return SeedEffect(
         questions=questions,
         seeds=seeds,
         difference=float(mean),
-        interval=Interval(float(mean) - half, float(mean) + half),
+        interval=Interval(max(-1.0, float(mean) - half), min(1.0, float(mean) + half)),
         by_seed=tuple(by_seed.tolist()),
         seed_deviation=math.sqrt(max(of_seeds - of_rest, 0.0) / questions),
     )

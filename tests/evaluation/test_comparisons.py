@@ -12,7 +12,7 @@ from rmas_jax.evaluation.comparisons import (
     seed_effect,
     smallest_difference,
 )
-from rmas_jax.evaluation.metrics import paired_difference
+from rmas_jax.evaluation.metrics import paired_difference, wilson_interval
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -116,7 +116,13 @@ def test_a_seed_effect_of_equal_seeds_is_over_questions():
     expected = stats.t.interval(0.95, 49, values.mean(), error)
     assert effect.interval == pytest.approx(expected) and effect.seed_deviation == 0
     assert effect.by_seed == pytest.approx((values.mean(),) * 3)
-    assert seed_effect(np.zeros((3, 5))).interval == (0, 0)
+
+
+def test_a_seed_effect_of_differences_that_do_not_vary_has_an_interval():
+    low, high = seed_effect(np.zeros((3, 500))).interval
+    assert -low == high == wilson_interval(0, 500).high > 0.007
+    low, high = seed_effect(np.ones((3, 500))).interval
+    assert high == 1 and 1 - low == pytest.approx(wilson_interval(0, 500).high)
 
 
 @pytest.mark.parametrize("shape", [(2, 10), (3, 1), (3,)])
