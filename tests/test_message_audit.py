@@ -85,8 +85,8 @@ def test_the_summary_tells_use_from_accuracy(tmp_path):
     records = {name: [record(seed, rights[name]) for seed in (0, 1, 2)] for name in CLAIMS}
     lines = {line.split(" | ")[0]: line for line in summary(records).splitlines()}
     assert "| 3 | 90.0 | +90.0" in lines["| trained"]
-    assert "| 3 | 0.0 | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] |" in lines["| constant"]
-    assert "| 3 | 90.0 | +0.0 [+0.0, +0.0] | +0.0 [+0.0, +0.0] |" in lines["| lone"]
+    assert "| 3 | 0.0 | +0.0 [-27.8, +27.8] | +0.0 [-27.8, +27.8] |" in lines["| constant"]
+    assert "| 3 | 90.0 | +0.0 [-27.8, +27.8] | +0.0 [-27.8, +27.8] |" in lines["| lone"]
     write(records["lone"], tmp_path / "lone")
     assert "No use of content was found" in (tmp_path / "lone" / "README.md").read_text()
     assert len(json.loads((tmp_path / "lone" / "protocol.json").read_text())) == 3

@@ -38,6 +38,7 @@ def config(tmp_path):
     return load_config("quickstart", [*TINY, f"output_dir={tmp_path}"])
 
 
+@pytest.mark.slow
 def test_the_planned_step_is_the_step_that_runs(config, tmp_path):
     abstract = inputs_of_data(resolve(config, is_abstract=True))
     planned, _ = phase_programs(abstract.team, abstract.phases[0])

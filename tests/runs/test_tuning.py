@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from quickstart_runs import run
 
 from rmas_jax.evaluation.methods import METHODS
@@ -33,6 +34,7 @@ def refused_by(tmp_path, capsys, *overrides):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_three_tuned_answerers_in_one_run(tmp_path, capsys):
     """Their rows, curves and labels; files that are lost come back from checkpoints."""
     message = refused_by(tmp_path, capsys, "tuning=[]")
