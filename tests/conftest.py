@@ -42,6 +42,7 @@ gc.set_threshold(100_000, 50, 50)
 # processes at once stand apart.
 LONGEST = (
     "multiprocess/test_run.py",
+    "multiprocess/test_slices.py",
     "test_fuzz.py",
     "test_notebooks.py",
     "training/test_outer.py",
@@ -52,7 +53,9 @@ LONGEST = (
     "training/test_sharded_training.py",
     "training/test_another_mesh.py",
     "runs/test_custom_team.py",
-    "rounds/test_stages.py",
+    "runs/test_plan.py",
+    "agents/test_policies.py",
+    "evaluation/test_kills.py",
 )
 
 

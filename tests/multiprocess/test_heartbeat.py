@@ -55,16 +55,15 @@ def others_end(workers, victim, *, within_s):
             worker.wait()
 
 
-@pytest.mark.slow  # half a minute each; `.ci/run` runs them
 @pytest.mark.parametrize(
     ("work", "victim", "how"),
     [
-        ("sums", 1, signal.SIGKILL),
-        ("sums", 1, signal.SIGSTOP),
-        ("waits", 1, signal.SIGKILL),
-        ("waits", 1, signal.SIGSTOP),
-        ("sums", 0, signal.SIGKILL),  # the coordinator
-        ("sums", 0, signal.SIGSTOP),
+        pytest.param("sums", 1, signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param("sums", 1, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param("waits", 1, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("waits", 1, signal.SIGSTOP, marks=pytest.mark.long),
+        pytest.param("sums", 0, signal.SIGKILL, marks=pytest.mark.slow),  # the coordinator
+        pytest.param("sums", 0, signal.SIGSTOP, marks=pytest.mark.long),
     ],
 )
 def test_a_lost_or_stopped_process_ends_the_others_with_a_message(tmp_path, work, victim, how):

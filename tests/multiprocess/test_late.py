@@ -10,7 +10,7 @@ import pytest
 from processes import ended, environment, free_port
 
 
-@pytest.mark.slow  # it waits longer than Gloo does, three times
+@pytest.mark.long  # it waits longer than Gloo does, three times
 def test_processes_of_a_mesh_wait_for_each_other(tmp_path):
     late_s = mesh_worker.GLOO_WAIT_S + 10
 

@@ -58,7 +58,7 @@ def two_processes(agents, folder, sizes, steps, ask=()):
     ]
 
 
-@pytest.mark.slow  # two minutes
+@pytest.mark.long
 def test_two_processes_stop_together_are_killed_go_on_and_equal_one(agents, tmp_path):
     sizes, steps, two = (4, 2, 1), 20, tmp_path / "two"
     codes, outputs = ended(
