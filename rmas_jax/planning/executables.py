@@ -65,14 +65,18 @@ def use_executables(path: str | Path | None) -> None:
     """Loads a file for all later programs of `ahead_of_time` in this process; None: no file.
 
     Raises:
-      ExecutableError: the file is of another format or of another version of JAX.
+      ExecutableError: the file cannot be read, or is of another format or version of JAX.
     """
     _loaded.clear()
     if path is None:
         return
     try:
         content = pickle.loads(Path(path).read_bytes())
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError):
+    except OSError as error:
+        raise ExecutableError(f"{path}: cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise
+    except Exception:  # bytes that are no pickle raise errors of many kinds
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ExecutableError(f"{path}: must be a file of rmas plan --executable")

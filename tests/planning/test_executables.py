@@ -80,7 +80,10 @@ def test_without_a_file_the_function_is_unchanged(mesh):
 
 def test_files_that_are_none_are_refused(file, tmp_path):
     other = tmp_path / "other"
-    for content in (b"", b"nothing", pickle.dumps([1])):
+    with pytest.raises(ExecutableError, match="other: cannot be read: No such file"):
+        use_executables(other)
+    # The last ones end in a KeyError and a ValueError.
+    for content in (b"", b"nothing", pickle.dumps([1]), b"h\xff.", b"\x80\xff"):
         other.write_bytes(content)
         with pytest.raises(ExecutableError, match="must be a file of rmas plan --executable"):
             use_executables(other)
