@@ -1,24 +1,18 @@
-"""Meshes, the mesh axes that split each logical axis of an array, and how weights meet activations.
+"""Meshes, the mesh axes that split each logical axis of an array, and the split of batches.
 
 A mesh has three axes. The batch is split over `data` and `fsdp`, weights over `model` (heads,
 feed-forward, vocabulary) and `fsdp`. Trained arrays, the links and their optimiser state, are split
-over `fsdp` where they are large. Model code states where its activations lie by logical axes, which
-a `Partition` resolves; without a mesh it states nothing.
-
-The axes are `Auto`, with a constraint wherever a layer, a scan carry or a stage begins: explicit
-axes would need an `out_sharding` in every gather and contraction, also in flax and qwix, and would
-change the programs without a mesh.
+over `fsdp` where they are large. Where activations lie, `rmas_jax.partition` says.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -128,13 +122,13 @@ def partition_spec(
     if len(shape) != len(logical_axes):
         raise ValueError(f"shape must have the axes {tuple(logical_axes)}, got {tuple(shape)}")
     full = tuple(shape if full_shape is None else full_shape)
-    split = _axes(full, logical_axes, mesh, rules)
+    split = split_axes(full, logical_axes, mesh, rules)
     return PartitionSpec(
         *(axes or None if n == m else None for axes, n, m in zip(split, shape, full, strict=True))
     )
 
 
-def _axes(
+def split_axes(
     shape: Sequence[int],
     logical_axes: Sequence[str | None],
     mesh: Mesh,
@@ -170,7 +164,7 @@ def named_sharding(
     """
     spec = partition_spec(shape, logical_axes, mesh, full_shape=full_shape)
     shape = shape if full_shape is None else full_shape
-    taken = {axis for axes in _axes(shape, logical_axes, mesh, RULES) for axis in axes}
+    taken = {axis for axes in split_axes(shape, logical_axes, mesh, RULES) for axis in axes}
     sizes = dict(zip(logical_axes, shape, strict=True))
     # The last rule is the last that could have split: one warning for each mesh axis.
     wanted = {axis: name for name, axes in RULES.items() if name in sizes for axis in axes}
@@ -178,119 +172,6 @@ def named_sharding(
         if mesh.shape.get(axis, 1) > 1 and axis not in taken:
             _warn_not_divided(name, sizes[name], axis, mesh.shape[axis])
     return NamedSharding(mesh, spec)
-
-
-class Policy(NamedTuple):
-    """How weights meet activations."""
-
-    meaning: str
-    rows: tuple[str, ...]  # mesh axes that split the rows of a batch between layers
-    weights: tuple[str, ...]  # mesh axes that split weights where they are used
-    at_start: bool = False  # weights take this place when a phase begins, not in each layer
-
-
-POLICIES = {
-    "gather": Policy(
-        "each layer's weights are gathered over fsdp at their use", BATCH_AXES, ("model",)
-    ),
-    "stay": Policy("weights stay, activations move to them", ("data",), ("model", "fsdp")),
-    "replicate": Policy(
-        "all weights are gathered over fsdp once, when a phase begins", BATCH_AXES, ("model",), True
-    ),
-}
-
-
-class Policies(NamedTuple):
-    """The policy of each phase, a name in `POLICIES`."""
-
-    reading: str = "gather"  # prompts and texts, without a gradient
-    thinking: str = "stay"  # latent steps
-    writing: str = "stay"  # tokens
-    training: str = "gather"  # prompts and texts, with a gradient
-
-
-DEFAULT_POLICIES = Policies()
-
-
-@dataclasses.dataclass(frozen=True)
-class Partition:
-    """The place of a model's arrays: a mesh, and how weights meet activations in a phase.
-
-    Hashable, so that it is a static part of a decoder. Logical axes of activations:
-
-    | axis | split over |
-    |---|---|
-    | batch | `data` and `fsdp`: caches, latents, tokens |
-    | rows | `Policy.rows`: activations between layers |
-    | samples | all mesh axes: logits that a sampler reads |
-    | lookups | `data`: ids, while each device looks up its columns of the embedding |
-    | columns | `fsdp`: those columns |
-    | heads, ffn, vocab, embed | as weights where they are used, `Policy.weights` |
-    """
-
-    mesh: Mesh | None = None
-    policies: Policies = DEFAULT_POLICIES
-    phase: str = "reading"
-
-    @property
-    def is_one_device(self) -> bool:
-        """Whether nothing is split."""
-        return self.mesh is None or self.mesh.size == 1
-
-    @property
-    def policy(self) -> Policy:
-        """The policy of the phase."""
-        return POLICIES[getattr(self.policies, self.phase)]
-
-    @functools.cached_property
-    def rules(self) -> dict[str, tuple[str, ...]]:
-        """As `RULES`, for weights and activations where they are used."""
-        policy = self.policy
-        weights = {
-            name: tuple(axis for axis in axes if axis in policy.weights)
-            for name, axes in RULES.items()
-        }
-        return weights | {
-            "batch": BATCH_AXES,
-            "rows": policy.rows,
-            "samples": MESH_AXES,
-            "lookups": ("data",),
-            "columns": ("fsdp",),
-        }
-
-    def during(self, phase: str) -> Partition:
-        """The same in another phase."""
-        return dataclasses.replace(self, phase=phase)
-
-    def constrain(
-        self, x: jax.Array, *logical_axes: str | None, full_shape: Sequence[int] | None = None
-    ) -> jax.Array:
-        """`x`, split along its logical axes, a name or None per dimension; `x` without a mesh.
-
-        A dimension that does not divide is whole; `full_shape`: see `partition_spec`.
-        """
-        if self.mesh is None or self.is_one_device or not x.size:
-            return x
-        spec = partition_spec(x.shape, logical_axes, self.mesh, self.rules, full_shape=full_shape)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
-
-    def whole(self, tree: Any) -> Any:
-        """Arrays, whole on every device."""
-        return jax.tree.map(lambda x: self.constrain(x, *(None,) * x.ndim), tree)
-
-    def parts(self, logical: str, size: int) -> int:
-        """Parts into which a dimension of this size is split."""
-        if self.mesh is None:
-            return 1
-        return math.prod(self.mesh.shape[axis] for axis in self.axes((size,), logical)[0])
-
-    def axes(self, shape: Sequence[int], *logical_axes: str | None) -> list[tuple[str, ...]]:
-        """The mesh axes that split each dimension of an array on a mesh."""
-        assert self.mesh is not None
-        return _axes(shape, logical_axes, self.mesh, self.rules)
-
-
-ONE_DEVICE = Partition()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

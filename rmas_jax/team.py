@@ -30,6 +30,7 @@ from rmas_jax.models.hf import read_config
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import Tokenizer, shared_tokens
 from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
+from rmas_jax.partition import DEFAULT_POLICIES, Policies
 from rmas_jax.prompts import (
     RolePrompt,
     StagePrompt,
@@ -41,7 +42,7 @@ from rmas_jax.prompts import (
     turn_end,
 )
 from rmas_jax.rounds.schedules import RECURSION, SCHEDULES, edges_of
-from rmas_jax.sharding import DEFAULT_POLICIES, Policies, to_host
+from rmas_jax.sharding import to_host
 from rmas_jax.topology import System, Topology, edge_name, load_topology
 
 

@@ -19,7 +19,7 @@ from rmas_jax.models import (
     seal,
 )
 from rmas_jax.models.weights import gathered, used
-from rmas_jax.sharding import Partition
+from rmas_jax.partition import Partition
 
 
 class Agent(struct.PyTreeNode):

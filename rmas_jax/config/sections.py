@@ -29,8 +29,8 @@ from rmas_jax.config.training import (
     with_budgets,
 )
 from rmas_jax.links import INNER, OUTER, VARIANTS
+from rmas_jax.partition import DEFAULT_POLICIES, POLICIES
 from rmas_jax.run_files import SHARED_FOLDERS
-from rmas_jax.sharding import DEFAULT_POLICIES, POLICIES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from flax import struct
 from jax.typing import DTypeLike
 
 from rmas_jax.models.config import DecoderConfig
-from rmas_jax.sharding import ONE_DEVICE, Partition
+from rmas_jax.partition import ONE_DEVICE, Partition
 
 
 class Block(struct.PyTreeNode):

@@ -21,7 +21,7 @@ from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.models.weights import parameter, used
-from rmas_jax.sharding import ONE_DEVICE, Partition
+from rmas_jax.partition import ONE_DEVICE, Partition
 
 
 class Decoder(nn.Module):

@@ -23,7 +23,7 @@ from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.weights import used_parameter
-from rmas_jax.sharding import ONE_DEVICE, Partition
+from rmas_jax.partition import ONE_DEVICE, Partition
 
 CHUNK = 64  # tokens, as in the published kernels
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rmas_jax.sharding import Partition
+from rmas_jax.partition import Partition
 
 
 def look_up(table: Any, ids: jax.Array, partition: Partition) -> Any:

@@ -25,7 +25,7 @@ from rmas_jax.models.directories import (
 )
 from rmas_jax.models.errors import CheckpointError
 from rmas_jax.models.int8 import abstract_quantised, quantised, require_qwix
-from rmas_jax.models.partition import Index, closed, read_shard
+from rmas_jax.models.shards import Index, closed, read_shard
 from rmas_jax.models.stored import StoredTensors, find_tensors, open_safetensors, weight_files
 from rmas_jax.models.stored_names import (
     EMBEDDING,
@@ -36,7 +36,8 @@ from rmas_jax.models.stored_names import (
     with_prefix,
 )
 from rmas_jax.models.weights import Weight, weight_table
-from rmas_jax.sharding import DEFAULT_POLICIES, Partition, Policies, auto_mesh
+from rmas_jax.partition import DEFAULT_POLICIES, Partition, Policies
+from rmas_jax.sharding import auto_mesh
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)

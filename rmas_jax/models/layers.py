@@ -16,7 +16,7 @@ from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
 from rmas_jax.models.rope import rotary_frequencies
 from rmas_jax.models.weights import ROWS, used_parameter
-from rmas_jax.sharding import ONE_DEVICE, Partition
+from rmas_jax.partition import ONE_DEVICE, Partition
 
 KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine

@@ -26,7 +26,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from rmas_jax.models.architecture import DecoderConfig
 from rmas_jax.models.stored_names import PREFIX, with_prefix
-from rmas_jax.sharding import Partition, named_sharding
+from rmas_jax.partition import Partition
+from rmas_jax.sharding import named_sharding
 
 # --- The table ------------------------------------------------------------------------------------
 

@@ -18,10 +18,11 @@ from rmas_jax.agents.sampling import speak
 from rmas_jax.agents.thinking import think
 from rmas_jax.models import DecoderConfig, abstract_agent
 from rmas_jax.models.weights import weight_table
+from rmas_jax.partition import DEFAULT_POLICIES
 from rmas_jax.planning.hlo import program_cost
 from rmas_jax.planning.hlo_text import parse
 from rmas_jax.rounds.supervision import Targets, score_text
-from rmas_jax.sharding import BATCH_AXES, DEFAULT_POLICIES, make_mesh, replicated
+from rmas_jax.sharding import BATCH_AXES, make_mesh, replicated
 
 TEXT = 64
 CONFIG = DecoderConfig(

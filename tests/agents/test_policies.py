@@ -19,8 +19,9 @@ from rmas_jax.agents.thinking import think
 from rmas_jax.models import Decoder, DecoderConfig, config_from_hf
 from rmas_jax.models.cache import cached_heads
 from rmas_jax.models.weights import weight_table
+from rmas_jax.partition import POLICIES, Partition, Policies
 from rmas_jax.rounds.supervision import Targets, read_text, score_text
-from rmas_jax.sharding import POLICIES, Partition, Policies, make_mesh, put_batch, put_whole
+from rmas_jax.sharding import make_mesh, put_batch, put_whole
 
 BATCH, PROMPT, SLOTS, TEXT, STEPS = 8, 5, 2, 4, 3
 DENSE = DecoderConfig(

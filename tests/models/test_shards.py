@@ -14,7 +14,7 @@ from systems import CONFIGS
 
 from rmas_jax import sharding
 from rmas_jax.models import Decoder, hf, load_pretrained, save_pretrained
-from rmas_jax.models.partition import closed, read_part
+from rmas_jax.models.shards import closed, read_part
 from rmas_jax.models.weights import weight_table
 from rmas_jax.sharding import make_mesh
 
