@@ -181,14 +181,14 @@ def align_link(config: LinkConfig, params: Any, source: jax.Array, target: jax.A
         )
     center, mean = source.mean(0), target.mean(0)
     kernel = jnp.linalg.lstsq(source - center[None], target - mean[None])[0]
-    bias = mean - center @ kernel
+    bias = mean - _product(center, kernel)
     out = dict(params) | {"residual_proj": {"kernel": kernel, "bias": bias}}
     branch = "proj2" if config.has_mlp else "proj1"
     out[branch] = jax.tree.map(lambda p: 0.01 * p, params[branch])
     if config.has_norms:
         normed = _layer_norm(
             {"scale": jnp.ones_like(mean), "bias": jnp.zeros_like(mean)},
-            source @ kernel + bias[None],
+            _product(source, kernel) + bias[None],
         )
         spread = normed - normed.mean(0)[None]
         total = (spread**2).sum(0)
@@ -203,8 +203,13 @@ def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A product in float32; by default, a TPU rounds its factors to bfloat16, a GPU to TF32."""
+    return jnp.matmul(x, kernel, precision="highest")
+
+
 def _affine(params: Any, x: jax.Array) -> jax.Array:
-    return x @ params["kernel"] + _along_last(params["bias"], x)
+    return _product(x, params["kernel"]) + _along_last(params["bias"], x)
 
 
 def _layer_norm(params: Any, x: jax.Array) -> jax.Array:

@@ -43,7 +43,9 @@ class LoRA(struct.PyTreeNode):
         params, table = flatten_dict(agent.params, sep="/"), linear_weights(agent)
         for path, down in self.down.items():
             frozen = dequantised(params[path])
-            update = self.scale * jnp.einsum("lor,lri->loi", self.up[path], down)
+            update = self.scale * jnp.einsum(
+                "lor,lri->loi", self.up[path], down, precision="highest"
+            )
             merged = frozen.astype(jnp.float32) + table[path].from_stored(update)
             params[path] = merged.astype(frozen.dtype)
         return agent.replace(params=unflatten_dict(params, sep="/"))

@@ -26,7 +26,8 @@ def nearest_tokens(agent: Agent, vectors: jax.Array, *, count: int) -> tuple[jax
     Returns:
       Token ids [..., k] int32, nearest first, and their cosines [..., k] float32.
     """
-    cosine = _unit(vectors) @ _unit(agent.embedding_table()).T
+    table = _unit(agent.embedding_table())
+    cosine = jnp.matmul(_unit(vectors), table.T, precision="highest")
     # A token without a finite embedding ranks last; top_k would rank NaN first.
     cosine = jnp.where(jnp.isnan(cosine), -jnp.inf, cosine)
     nearness, ids = jax.lax.top_k(cosine, count)

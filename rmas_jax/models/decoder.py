@@ -130,7 +130,7 @@ class Decoder(nn.Module):
         cache = self._empty_cache(embeds)
         hidden, _ = self._read(embeds, valid, cache)
         kernel, bias = self.exit_kernel.astype(jnp.float32), self.exit_bias.astype(jnp.float32)
-        gate = (hidden.astype(jnp.float32) @ kernel)[..., 0] + bias[0]
+        gate = jnp.matmul(hidden.astype(jnp.float32), kernel, precision="highest")[..., 0] + bias[0]
         stops = jax.nn.sigmoid(gate[:-1])
         remaining = jnp.cumprod(1 - stops, axis=0)
         first = jnp.ones_like(gate[:1])

@@ -8,11 +8,12 @@ the token's key, and reads it with the token's query:
     out = query^T M
 
 Many tokens are processed in chunks, whose corrections solve one triangular system; a single token
-takes the step above. Both are float32 and differentiable.
+takes the step above. Both are float32, also in their products, and differentiable.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import jax
@@ -26,6 +27,8 @@ from rmas_jax.models.weights import used_parameter
 from rmas_jax.partition import ONE_DEVICE, Partition
 
 CHUNK = 64  # tokens, as in the published kernels
+# By default, a TPU rounds the factors of a float32 product to bfloat16.
+product = functools.partial(jnp.matmul, precision="highest")
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -42,10 +45,14 @@ def delta_step(
     memory: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The delta rule for a single token: shapes of `delta_chunks` without the time axis."""
+
+    def read(at: jax.Array) -> jax.Array:
+        return jnp.einsum("bnk,bnkv->bnv", at, memory, precision="highest")
+
     memory = memory * jnp.exp(decay)[..., None, None]
-    wrong = value - jnp.einsum("bnk,bnkv->bnv", key, memory)
+    wrong = value - read(key)
     memory = memory + key[..., None] * (rate[..., None] * wrong)[..., None, :]
-    return jnp.einsum("bnk,bnkv->bnv", query, memory), memory
+    return read(query), memory
 
 
 def delta_chunks(
@@ -102,19 +109,21 @@ def delta_chunks(
     transposed = jnp.swapaxes(key, -1, -2)
     rated_key = key * rate[..., None]
     # A token's correction depends on those of earlier tokens of its chunk with similar keys.
-    system = (rated_key @ transposed) * left  # below the diagonal; the diagonal of ones is implicit
+    system = (
+        product(rated_key, transposed) * left
+    )  # below the diagonal; the diagonal of ones is implicit
     wanted = jnp.concatenate([value * rate[..., None], rated_key * since_start[..., None]], axis=-1)
     solved = jax.lax.linalg.triangular_solve(
         system, wanted, left_side=True, lower=True, unit_diagonal=True
     )
     written, corrected = jnp.split(solved, (value.shape[-1],), axis=-1)
-    within = (query @ transposed) * left
+    within = product(query, transposed) * left
 
     def read(memory: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         query, key, within, written, corrected, kept = x
-        fresh = written - corrected @ memory
-        out = query @ memory + within @ fresh
-        return kept[..., None, None] * memory + jnp.swapaxes(key, -1, -2) @ fresh, out
+        fresh = written - product(corrected, memory)
+        out = product(query, memory) + product(within, fresh)
+        return kept[..., None, None] * memory + product(jnp.swapaxes(key, -1, -2), fresh), out
 
     xs = (
         query * since_start[..., None],
