@@ -25,6 +25,14 @@ class PromptInput(struct.PyTreeNode):
     received: jax.Array  # [B, S, D] latents of all slots; S is 0 where the slots hold tokens
     slot_index: tuple[int, ...] = struct.field(pytree_node=False)  # [T], see `place`
 
+    def followed_by(self, ids: jax.Array, valid: jax.Array) -> PromptInput:
+        """The same with tokens [B, W] after the body."""
+        return self.replace(
+            ids=jnp.concatenate([self.ids, ids], axis=1),
+            valid=jnp.concatenate([self.valid, valid], axis=1),
+            slot_index=self.slot_index + (-1,) * ids.shape[1],
+        )
+
 
 def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
     """Reads the part of a prompt that is the same in every round.
@@ -91,10 +99,14 @@ def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Arra
     Returns:
       The last hidden state [B, D] and a cache with room for `room` positions.
     """
+    hidden, cache = read_positions(agent, prompt, room=room)
+    return hidden[:, -1], cache
+
+
+def read_positions(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Array, Cache]:
+    """As `read_body`, with the hidden states at all positions of the body [B, T, D]."""
     agent = agent.during("reading")
     embeds = place(agent.embed(prompt.ids), prompt.received, prompt.slot_index)
-    cache = prompt.prefix.replace(
-        tail=agent.empty_cache(*prompt.ids.shape).tail, used=jnp.zeros((), jnp.int32)
-    )
+    cache = agent.with_room(prompt.prefix, prompt.ids.shape[1])
     hidden, cache = agent.read(embeds, prompt.valid, cache)
-    return hidden[:, -1], agent.seal(cache, room)
+    return hidden, agent.seal(cache, room)

@@ -22,7 +22,7 @@ from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.conditional import cond_or_zeros
 from rmas_jax.rounds.interventions import Intervention
-from rmas_jax.rounds.supervision import Targets, TextScore, read_text, score_text
+from rmas_jax.rounds.supervision import Targets, TextScore, read_text, read_with_text, score_text
 from rmas_jax.topology import System, edge_name
 
 
@@ -207,21 +207,21 @@ def scored_turn(
       is_forced: whether thoughts are the states over the text, instead of a rollout.
     """
     agent, steps, width = stages.agents[role], stages.system.latent_steps, target.ids.shape[1]
-    hidden, cache = _read(stages, role, arrived, kind=kind, room=max(steps, width) - 1)
-    needed = width if is_scored is True else steps if is_forced else 1
-    states, after = read_text(agent, target, hidden[:, None], cache, upto=needed)
+    if is_forced:
+        prompt = prompt_input(stages.prompts[role], stages.prefixes[role], arrived, kind=kind)
+        upto = width if is_scored is True else steps
+        states, cache = read_with_text(agent, prompt, target, upto=upto)
+        thoughts = states[:, :steps]
+    else:
+        hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
+        states, thoughts = hidden[:, None], _think(stages, role, hidden, cache)
 
     def score() -> TextScore:
-        return score_text(agent, target, read_text(agent, target, states, after)[0])
+        return score_text(agent, target, read_text(agent, target, states, cache))
 
-    found = None
     if is_scored is True:
-        found = score()
-    elif is_scored is not False:
-        found = cond_or_zeros(is_scored, score)
-    if is_forced:
-        return Turn(states[:, :steps], found)
-    return Turn(_think(stages, role, hidden, cache), found)
+        return Turn(thoughts, score())
+    return Turn(thoughts, None if is_scored is False else cond_or_zeros(is_scored, score))
 
 
 def _read(

@@ -12,6 +12,7 @@ from flax import struct
 from flax.core import FrozenDict
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import PromptInput, read_positions
 from rmas_jax.models import Cache
 
 LOGITS_AT_ONCE = 2**26  # on a device, of [B, C, V] in float32: 256 MiB
@@ -55,28 +56,45 @@ class TextScore(struct.PyTreeNode):
     exact_match: jax.Array  # [B] bool; greedy decoding writes the text
 
 
-def read_text(
-    agent: Agent, target: Targets, states: jax.Array, cache: Cache, *, upto: int | None = None
+def read_with_text(
+    agent: Agent, prompt: PromptInput, target: Targets, *, upto: int
 ) -> tuple[jax.Array, Cache]:
-    """Continues to read a given text, after its prompt or from where reading stopped.
+    """Reads a prompt and the start of a given text in one pass.
+
+    Args:
+      agent: the reader.
+      prompt: before the text.
+      target: the text, [B, W].
+      upto: number of tokens to have states of, from 1 to W.
+
+    Returns:
+      States [B, upto, D] that predict the first tokens, the first that of the last prompt token;
+      and the cache, without room.
+    """
+    start = prompt.followed_by(target.ids[:, : upto - 1], target.valid[:, : upto - 1])
+    hidden, cache = read_positions(agent, start, room=0)
+    return hidden[:, -upto:], cache
+
+
+def read_text(agent: Agent, target: Targets, states: jax.Array, cache: Cache) -> jax.Array:
+    """Reads the rest of a given text, after its prompt or from where reading stopped.
 
     Args:
       agent: the reader.
       target: the text, [B, W].
       states: [B, w, D] that predict its first w tokens; the first is that of the last prompt token.
-      cache: includes the w - 1 tokens already read.
-      upto: number of tokens to have states of, at least w; None is W.
+      cache: of the prompt and the w - 1 tokens already read; its tail is empty.
 
     Returns:
-      States [B, upto, D], and the cache.
+      States [B, W, D] that predict all tokens.
     """
-    agent = agent.during("reading")
-    tokens = slice(states.shape[1] - 1, (upto or target.ids.shape[1]) - 1)
-    ids, valid = target.ids[:, tokens], target.valid[:, tokens]
+    rest = slice(states.shape[1] - 1, target.ids.shape[1] - 1)
+    ids, valid = target.ids[:, rest], target.valid[:, rest]
     if ids.shape[1] == 0:
-        return states, cache
-    read, cache = agent.read(agent.embed(ids), valid, cache)
-    return jnp.concatenate([states, read], axis=1), cache
+        return states
+    agent = agent.during("reading")
+    read, _ = agent.read(agent.embed(ids), valid, agent.with_room(cache, ids.shape[1]))
+    return jnp.concatenate([states, read], axis=1)
 
 
 def score_text(agent: Agent, target: Targets, states: jax.Array) -> TextScore:

@@ -81,7 +81,7 @@ def turn(agent, link, received, batch):
     hidden, cache = read_body(agent, prompt, room=TEXT)
     thoughts = think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=STEPS)
     target = Targets(*text)
-    states, _ = read_text(agent, target, hidden[:, None], cache)
+    states = read_text(agent, target, hidden[:, None], cache)
     score = score_text(agent, target, states)
     spoken = speak(agent, hidden, cache, end_tokens=(), max_tokens=TEXT)
     return score.loss.mean() + 0.1 * jnp.square(thoughts).mean(), (thoughts, spoken.tokens)

@@ -14,6 +14,7 @@ from systems import LATENT_STEPS, QUESTIONS, build_pattern, build_tiny_system
 from rmas_jax.prompts import encode_stage
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, listen, run_rounds
+from rmas_jax.rounds.stages import arrivals, begin, scored_turn
 from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.rounds.trace import trace_rounds
 
@@ -154,3 +155,22 @@ def test_unread_text_is_not_in_the_program(tiny, targets):
         return compiled.cost_analysis()["flops"]
 
     assert flops(FrozenDict({ANSWERER: (True,) * ROUNDS})) < 0.8 * flops()
+
+
+def test_a_forced_turn_reads_prompt_and_text_in_one_pass(tiny, targets):
+    stages = begin(tiny.system, tiny.agents, LatentChannel(tiny.system, tiny.links), tiny.prompts())
+    inbox = {
+        name: jnp.zeros((len(QUESTIONS), LATENT_STEPS, tiny.system.width(name.split("->")[1])))
+        for name in tiny.system.outer
+    }
+    target = jax.tree.map(lambda x: x[:, 0], targets[ANSWERER])
+
+    def scans(**options):
+        def turn(inbox):
+            arrived = arrivals(stages, inbox, ANSWERER, index=1)
+            return scored_turn(stages, ANSWERER, arrived, target, kind=1, **options)
+
+        return str(jax.make_jaxpr(turn)(inbox)).count(" scan[")
+
+    assert scans(is_forced=True) == scans(is_forced=True, is_scored=False) == 1  # over the layers
+    assert scans() == 4  # body, text, thoughts, and the layers of a thought

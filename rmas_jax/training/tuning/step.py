@@ -10,11 +10,11 @@ import optax
 
 from rmas_jax.agents.adapters import Adapter
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.reading import read_body, read_prefix
+from rmas_jax.agents.reading import read_prefix
 from rmas_jax.config import TrainingConfig
 from rmas_jax.prompts import FIRST
 from rmas_jax.rounds.stages import prompt_input
-from rmas_jax.rounds.supervision import TextScore, read_text, score_text
+from rmas_jax.rounds.supervision import TextScore, read_with_text, score_text
 from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.phases.step import TrainState, make_optimizer, mean_over_parts
 
@@ -34,8 +34,7 @@ def answer_scores(adapter: Adapter, agent: Agent, batch: TrainingData) -> TextSc
     prefix = read_prefix(tuned, prompt.prefix_ids, prompt.prefix_valid)
     nothing = jnp.zeros((count, 0, agent.width), agent.dtype)
     read = prompt_input(prompt, prefix, nothing, kind=FIRST)
-    hidden, cache = read_body(tuned, read, room=width - 1)
-    states, _ = read_text(tuned, answer, hidden[:, None], cache)
+    states, _ = read_with_text(tuned, read, answer, upto=width)
     return score_text(tuned, answer, states)
 
 
