@@ -34,8 +34,8 @@ if jax.__version_info__[:2] == (0, 10):  # XLA stops at flags that it does not k
         ]
     )
 
-# A thread of XLA's pool waits in each collective, and a device may run several at once: with as many
-# threads as devices, the default, all may wait for a device that has none left.
+# A thread of XLA's pool waits in each collective, and a device may run several at once: with as
+# many threads as devices, the default, all may wait for a device that has none left.
 os.environ.setdefault("NPROC", "32")
 
 # Tracing makes many objects that live on: looking for garbage after every 700 takes a quarter of
