@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.partition import DEFAULT_POLICIES, POLICIES
 from rmas_jax.runs.folder import open_folder
-from rmas_jax.runs.resources import mesh_of, with_mesh
+from rmas_jax.runs.resources import load_run_team, mesh_of, with_mesh
 
 CONFIG = "quickstart"
 
@@ -54,3 +55,11 @@ def test_a_run_goes_on_on_another_mesh_and_under_no_other_dtype(tmp_path):
     other = load_config(CONFIG, [f"output_dir={tmp_path}", batch, "runtime.dtype=bfloat16"])
     with pytest.raises(ConfigError, match=r"differs in runtime\.dtype"), open_folder(other, {}):
         pass
+
+
+def test_policies_reach_every_agent():
+    assert DEFAULT_POLICIES.thinking == DEFAULT_POLICIES.writing == "stay"
+    _, config = sizes("runtime.mesh.fsdp=null", "runtime.policies.thinking=gather")
+    for agent in load_run_team(config, is_abstract=True).agents.values():
+        assert agent.during("thinking").partition.policy == POLICIES["gather"]
+        assert agent.during("writing").partition.policy == POLICIES["stay"]
