@@ -38,7 +38,7 @@ import rmas_jax.cli.report
 import rmas_jax.cli.topology
 from rmas_jax.config import load_config
 from rmas_jax.evaluation.benchmarks import shipped
-from rmas_jax.team import load_team_texts
+from rmas_jax.team_texts import load_team_texts
 
 ROOT = Path(__file__).parent.parent
 ADDRESSES = 4 * 2**30  # bytes that a child may map, beside what this process has

@@ -20,7 +20,8 @@ from rmas_jax.models.directories import local_directory
 from rmas_jax.models.hf import read_config
 from rmas_jax.partition import DEFAULT_POLICIES, Policies
 from rmas_jax.prompts import RolePrompt, today
-from rmas_jax.team import Team, checked_ends
+from rmas_jax.team import Team
+from rmas_jax.team_texts import checked_ends
 
 FIELD = "evaluation.loop_lm"
 

@@ -22,7 +22,7 @@ from rmas_jax.config.paths import relative_path
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.stored import weight_files
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
-from rmas_jax.team import TeamTexts, load_method_templates
+from rmas_jax.team_texts import TeamTexts, load_method_templates
 
 
 def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:

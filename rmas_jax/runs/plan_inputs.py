@@ -20,7 +20,8 @@ from rmas_jax.rounds.supervision import Targets
 from rmas_jax.runs.resolve import Resolved, encode_outer, find_answering
 from rmas_jax.runs.resources import load_run_team
 from rmas_jax.sharding import batch_shards
-from rmas_jax.team import Team, TeamTexts, checked_topology
+from rmas_jax.team import Team
+from rmas_jax.team_texts import TeamTexts, checked_topology
 from rmas_jax.topology import Topology
 from rmas_jax.training.data.batches import Batches
 from rmas_jax.training.data.encoding import TrainingData

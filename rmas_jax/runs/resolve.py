@@ -51,11 +51,10 @@ from rmas_jax.runs.resources import (
     use_compilation_cache,
     with_mesh,
 )
-from rmas_jax.team import (
-    Team,
+from rmas_jax.team import Team, load_links_for
+from rmas_jax.team_texts import (
     TeamTexts,
     check_templates,
-    load_links_for,
     load_method_templates,
     load_team_texts,
     load_templates,

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.partition import Policies
 from rmas_jax.sharding import make_mesh
-from rmas_jax.team import Team, TeamTexts, load_team
+from rmas_jax.team import Team, load_team
+from rmas_jax.team_texts import TeamTexts
 from rmas_jax.tools import (
     PythonLimits,
     Toolbox,

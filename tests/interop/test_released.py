@@ -28,7 +28,8 @@ from rmas_jax.models import CheckpointError, config_from_hf
 from rmas_jax.prompts import load_prompts, render_chat
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, run_rounds
-from rmas_jax.team import Team, build_system, checked_topology, load_links_for, load_team
+from rmas_jax.team import Team, build_system, load_links_for, load_team
+from rmas_jax.team_texts import checked_topology
 from rmas_jax.topology import load_topology
 
 FOLDER = Path(__file__).parents[2] / "experiments/configs/released"

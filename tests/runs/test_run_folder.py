@@ -17,7 +17,7 @@ from rmas_jax.runs import folder as run_folder
 from rmas_jax.runs import identity as run_identity
 from rmas_jax.runs.folder import dated, missing, open_folder
 from rmas_jax.runs.identity import agent_sources, weights_digest
-from rmas_jax.team import load_team_texts
+from rmas_jax.team_texts import load_team_texts
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "quickstart"

@@ -1,0 +1,160 @@
+"""The texts of a team: tokenizers, prompt templates and end tokens, loaded before any weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from rmas_jax.config import ConfigError, SystemConfig
+from rmas_jax.models import load_tokenizer
+from rmas_jax.models.directories import local_directory
+from rmas_jax.models.generation import sampling_defaults
+from rmas_jax.models.hf import read_config
+from rmas_jax.models.tokenizer import Tokenizer
+from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
+from rmas_jax.prompts import (
+    RolePrompt,
+    encode_stage,
+    load_method_prompts,
+    load_prompts,
+    today,
+    turn_end,
+)
+from rmas_jax.rounds.schedules import RECURSION, SCHEDULES, edges_of
+from rmas_jax.topology import Topology, load_topology
+
+
+class TeamTexts(NamedTuple):
+    """The parts of a team that read and write texts: all but weights and links."""
+
+    topology: Topology
+    templates: dict[str, RolePrompt]  # by role; they fit the chat templates
+    tokenizers: dict[str, Tokenizer]  # by role
+    end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
+
+
+def load_team_texts(config: SystemConfig) -> TeamTexts:
+    """Loads the parts of a team that read and write texts, and renders every prompt once.
+
+    A faulty prompt therefore raises before any weight is read.
+
+    Raises:
+      ConfigError, TopologyError, CheckpointError, PromptError: as `load_team`.
+    """
+    topology = checked_topology(config)
+    templates = load_prompts(config.prompts, topology.edges, config.task_type)
+    date = config.date or today()
+    tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
+    ends = {
+        role: checked_ends(config.agents[role], tokenizer, templates[role])
+        for role, tokenizer in tokenizers.items()
+    }
+    return TeamTexts(topology, templates, tokenizers, ends)
+
+
+def load_templates(
+    config: SystemConfig, texts: TeamTexts, task_type: str | None
+) -> dict[str, RolePrompt]:
+    """The prompt templates for a task type, which may differ from that of training.
+
+    Raises:
+      PromptError, CheckpointError: they do not fit the agents' chat templates.
+    """
+    if task_type == config.task_type:
+        return texts.templates
+    templates = load_prompts(config.prompts, texts.topology.edges, task_type)
+    check_templates(config, texts, templates)
+    return templates
+
+
+def load_method_templates(
+    config: SystemConfig,
+    topology: Topology,
+    own: Mapping[str, RolePrompt],
+    task_type: str | None,
+) -> dict[str, dict[str, RolePrompt]]:
+    """The prompt templates of text methods with edges of their own, by schedule and role.
+
+    `own` are those of the roles, for this task type.
+
+    Raises:
+      PromptError: see `load_method_prompts`.
+    """
+    edges = {
+        name: edges_of(schedule, topology)
+        for name, schedule in SCHEDULES.items()
+        if name != RECURSION
+    }
+    return load_method_prompts(
+        config.prompts, edges, own, answerer=topology.answerer, task_type=task_type
+    )
+
+
+def check_templates(
+    config: SystemConfig, texts: TeamTexts, templates: Mapping[str, RolePrompt]
+) -> None:
+    """Renders and encodes prompts once.
+
+    Raises:
+      PromptError, CheckpointError: they do not fit the agents' chat templates.
+    """
+    for role, template in templates.items():
+        checked_ends(config.agents[role], texts.tokenizers[role], template)
+
+
+def text_ends(source: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that end an agent's text; the first ends its turn, and its training texts.
+
+    They are the end tokens of its generation configuration and of its tokenizer. Upstream uses the
+    tokenizer's alone, which for Gemma does not end a turn.
+
+    Raises:
+      PromptError: there is none.
+    """
+    _, ends = sampling_defaults(source)
+    own = tokenizer.eos_token_id
+    ends = (*ends, *(() if own is None else (own,)))
+    return tuple(dict.fromkeys((turn_end(tokenizer, ends), *ends)))
+
+
+def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple[int, ...]:
+    """The end tokens of an agent; checks that all ids of its run have a row of the embedding.
+
+    The ids are those of any text, of the prompt in its chat template, and of the end of a turn; see
+    `rmas_jax.models.vocabulary`.
+
+    Raises:
+      CheckpointError: an id has no row; or config, tokenizer or end tokens are unusable.
+      PromptError: see `text_ends` and `encode_stage`.
+    """
+    rows = read_config(local_directory(source, patterns=("*.json",))).vocab_size
+    check_tokenizer(tokenizer, rows, source=source)
+    read = encode_stage(tokenizer, prompt, ["?"], slot_width=1)
+    ids = np.concatenate([read.prefix_ids.ravel(), read.body_ids.ravel()])
+    check_ids(ids, rows, tokenizer=tokenizer, what=f"{source}: the prompt in its chat template")
+    ends = text_ends(source, tokenizer)
+    check_ids(ends[:1], rows, tokenizer=tokenizer, what=f"{source}: the end of a turn")
+    return usable_ends(ends, rows, tokenizer=tokenizer, source=source)
+
+
+def checked_topology(config: SystemConfig) -> Topology:
+    """The topology of section `system`.
+
+    Raises:
+      ConfigError, TopologyError: its roles are not those of `system.agents`, or there are several
+        rounds and no feedback edge.
+    """
+    topology = load_topology(config.topology)
+    if set(config.agents) != set(topology.order):
+        raise ConfigError(
+            f"system.agents must have the roles of the {topology.name} topology, "
+            f"{', '.join(topology.order)}, got {', '.join(config.agents) or 'none'}"
+        )
+    if config.rounds > 1 and not topology.feedback_edges:
+        raise ConfigError(
+            f"system.rounds must be 1, as the {topology.name} topology has no feedback edge (to an "
+            f"earlier role), got {config.rounds}"
+        )
+    return topology
