@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,7 @@ from rmas_jax.config import TuningConfig
 from rmas_jax.links import VARIANTS, LinkConfig, align_link, apply_link, init_link
 from rmas_jax.models.deltanet import delta_chunks, delta_step
 
+ROOT = Path(__file__).parents[1]
 PRODUCT = re.compile(r"stablehlo\.dot_general .*")
 FLOAT32 = re.compile(r": \(tensor<[\dx]*f32>, tensor<[\dx]*f32>\)")
 
@@ -34,6 +40,30 @@ def gradient(function):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(function(*inputs)))
 
     return jax.grad(total)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu (extra: tpu)")
+def test_compiled_for_a_tpu_they_are_so():
+    """Also the triangular system of the delta rule; float32 products are convolutions there."""
+    code = """
+import jax, jax.numpy as jnp
+from rmas_jax.models.deltanet import delta_chunks
+from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.slices import slice_devices
+sharding = jax.sharding.SingleDeviceSharding(slice_devices(parse_slice("v5e:2x2"))[0])
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+wide = (array(2, 256, 8, 128),) * 3
+lowered = jax.jit(delta_chunks).lower(*wide, *(array(2, 256, 8),) * 2, array(2, 8, 128, 128))
+lines = lowered.compile().as_text().splitlines()
+lines = [line for line in lines if " convolution(" in line]
+assert len(lines) > 5 and all("operand_precision={highest,highest}" in line for line in lines)
+"""
+    # libtpu refuses flags of the CPU's compiler.
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
 
 
 KINDS = [(kind, variant) for kind, variants in VARIANTS.items() for variant in variants]

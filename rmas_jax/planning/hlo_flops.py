@@ -11,6 +11,9 @@ import numpy as np
 
 from rmas_jax.planning.hlo_text import Computation, Instruction, Shape
 
+# Passes of a TPU's bfloat16 units for a product of float32 arrays, by its precision.
+PASSES = {"default": 1, "high": 3, "highest": 6}
+
 
 def instruction_flops(computation: Computation, x: Instruction) -> float:
     """FLOPs of a dot or a convolution; 0 of others."""
@@ -37,7 +40,8 @@ def _numbers(x: Instruction, key: str) -> list[int]:
 def _convolution_flops(computation: Computation, x: Instruction) -> float:
     """FLOPs of a convolution, without those on padding and between dilated entries.
 
-    Compilers for TPUs write dots as convolutions, with batches as dilated dimensions.
+    Compilers for TPUs write dots as convolutions, with batches as dilated dimensions, and multiply
+    float32 arrays in passes over parts of them in bfloat16, which are counted.
     """
     labels = x.attribute(r"dim_labels=(\S+?)(?:,|$)")
     assert labels is not None  # every convolution has them
@@ -68,7 +72,10 @@ def _convolution_flops(computation: Computation, x: Instruction) -> float:
     outputs = size(out, out_labels, "b") * size(out, out_labels, "f")
     summed = size(right, right_labels, "i")
     groups = int(x.attribute(r"batch_group_count=(\d+)") or 1)
-    return 2.0 * outputs * summed * pairs * (1 / groups if groups > 1 else 1)
+    is_float32 = left.dtype == right.dtype == "f32"
+    precision = x.attribute(r"operand_precision=\{(\w+)") or "default"
+    passes = PASSES[precision] if is_float32 else 1
+    return 2.0 * passes * outputs * summed * pairs / groups
 
 
 @functools.cache

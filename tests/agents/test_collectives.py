@@ -155,6 +155,7 @@ def test_a_slice_of_tpus_has_the_same_collectives(monkeypatch, optimised):
     pytest.importorskip("libtpu")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    monkeypatch.setenv("XLA_FLAGS", "")  # libtpu refuses flags of the CPU's compiler
     slice_ = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4")
     mesh, given = make_mesh(fsdp=16, devices=slice_.devices), {"rows": 16, "config": WIDE}
     cost = program_cost(compiled_text(jax.grad(loss), mesh, **given))

@@ -66,6 +66,20 @@ def test_convolutions_without_their_padding(padding, outputs):
     assert program_cost(program.as_text()).flops == 2 * (2 * 4 * 5) * outputs
 
 
+@pytest.mark.parametrize(("precision", "passes"), [("default", 1), ("highest", 6)])
+def test_passes_of_a_float32_product(precision, passes):
+    def convolve(x, kernel):
+        numbers = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1,), "VALID", dimension_numbers=numbers, precision=precision
+        )
+
+    text = compiled(convolve, (2, 8, 4), (3, 4, 5)).as_text()
+    flops = 2 * (2 * 4 * 5) * 6 * 3
+    assert program_cost(text).flops == passes * flops
+    assert program_cost(text.replace("f32", "bf16")).flops == flops  # the control
+
+
 def test_a_loop_whose_condition_names_its_bound():
     def doubled(x, limit):
         def running(carry):
