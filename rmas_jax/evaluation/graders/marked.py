@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rmas_jax.agents.thinking_tags import after_thinking
+from rmas_jax.evaluation.graders.hedges import is_hedged
 
 
 class Found(NamedTuple):
@@ -14,16 +15,11 @@ class Found(NamedTuple):
 
     answer: str
     is_marked: bool  # in a box or after ####; else it is the whole text
-    is_hedged: bool = False  # its box is negated, or one of several
+    is_hedged: bool = False  # see `hedges`
 
 
 _BRACE = re.compile(r"\\boxed\s*\{|[{}]")
 HASHES = "####"  # before the answer in GSM8K's last line
-JOIN_WIDTH = 40  # characters around a box that may hold a negation or a further answer
-_BETWEEN = re.compile(
-    r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*|(?:[ $*]|\\[,;:! ()])*", re.IGNORECASE
-)
-_DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNORECASE)
 FONT = (  # commands of LaTeX for fonts, and others that leave their argument as it is
     r"\\(?:(?:text|math|[fhm])?(?:bf|box|it|rm|sf|tt|sc|cal|bb|frak|normal|up|md)"
     r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right)(?![A-Za-z])"
@@ -64,26 +60,11 @@ def find_answer(text: str) -> Found | None:
     if final is None:
         return None
     last_line = after_hashes(final)
-    inside = boxed(last_line or final)
-    if inside is None:
-        inside = last_line
+    text = last_line or final
+    found = sorted(boxes(text))
+    inside = text[found[-1][1] : found[-1][2]] if found else last_line
     answer = " ".join((final if inside is None else inside).split())
-    return Found(answer, inside is not None, _is_hedged(last_line or final)) if answer else None
-
-
-def _is_hedged(text: str) -> bool:
-    r"""Whether the last box is negated, or joined to a different one: \boxed{A} or \boxed{B}."""
-    last = sorted(boxes(text))[-2:]
-    if not last:
-        return False
-    start, inside, end = last[-1]
-    if _DENIED.search(text, max(0, start - JOIN_WIDTH), start):
-        return True
-    _, other, other_end = last[0]
-    if not other_end < start < other_end + JOIN_WIDTH:
-        return False
-    is_joined = _BETWEEN.fullmatch(text, other_end + 1, start) is not None
-    return is_joined and text[other:other_end] != text[inside:end]
+    return Found(answer, inside is not None, is_hedged(text, found)) if answer else None
 
 
 def without_markup(text: str) -> str:

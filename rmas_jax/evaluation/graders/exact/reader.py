@@ -37,6 +37,7 @@ from .values import (
     UnreadableError,
     Value,
     Words,
+    is_expression,
 )
 
 _CLOSING = {"(": (")", "]"), "[": (")", "]"), r"\{": (r"\}",), "langle": ("rangle",)}
@@ -255,10 +256,10 @@ class _AnswerReader(CommandReader):
             items = list(self.nested(lambda: Collection(",", tuple(self.plain_items()))).items)
         if opening == r"\{" and len(items) == 1 and self.at("mid", "|", ":"):
             self.position += 1
-            items = [self.answer()]
+            condition = self.answer()
             self.expect(r"\}")
             self.in_set = outer
-            return _condition(items[0])
+            return _set_of(items[0], condition)
         self.in_set = outer
         token = self.take()
         if token.text not in closing:
@@ -317,10 +318,27 @@ class _AnswerReader(CommandReader):
         return value if base == 10 else Numeral(digits, base)
 
 
-def _condition(value: Value) -> Value:
-    """The condition of a set {x | condition}."""
-    if isinstance(value, Relation) and value.operators == ("=",):
-        return Collection("{}", (value.sides[1],))
-    if isinstance(value, Relation | SetOperation):
-        return value
-    raise UnreadableError("a set must be of values or of a condition")
+def _set_of(element: Value, condition: Value) -> Value:
+    """The set {element | condition}; the element is a letter, perhaps with its domain: x \\in D."""
+    domain: Value = None
+    if isinstance(element, Relation) and element.operators == ("in",):
+        element, domain = element.sides
+    if not isinstance(element, sympy.Symbol) or element not in _letters_of(condition):
+        raise UnreadableError("a set must be of values, or of a letter with a condition on it")
+    if isinstance(condition, Relation) and condition.operators == ("=",):
+        name, value = condition.sides
+        if name != element:
+            raise UnreadableError("a set's equation must be solved")
+        condition = Collection("{}", (value,))
+    if domain is None or domain == Collection("R", ()):
+        return condition
+    return SetOperation("intersection", (domain, condition))
+
+
+def _letters_of(condition: Value) -> set[sympy.Symbol]:
+    """The letters in the expressions of a condition."""
+    if isinstance(condition, SetOperation):
+        return set().union(*map(_letters_of, condition.items))
+    if not isinstance(condition, Relation):
+        return set()
+    return set().union(*(side.free_symbols for side in condition.sides if is_expression(side)))
