@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,8 +23,14 @@ _BRACE = re.compile(r"\\boxed\s*\{|[{}]")
 HASHES = "####"  # before the answer in GSM8K's last line
 FONT = (  # commands of LaTeX for fonts, and others that leave their argument as it is
     r"\\(?:(?:text|math|[fhm])?(?:bf|box|it|rm|sf|tt|sc|cal|bb|frak|normal|up|md)"
-    r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right)(?![A-Za-z])"
+    r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right|[lL]arge|LARGE|[hH]uge)"
+    r"(?![A-Za-z])"
 )
+# Single and double quotes, dashes and the minus sign, and the full stop of Chinese.
+_TYPOGRAPHIC = str.maketrans(
+    "\u2018\u2019\u201c\u201d\u2010\u2011\u2013\u2014\u2212\u3002", "''\"\"-----."
+)
+_VARIANTS = re.compile(r"[^\x00-\xff]")
 _MARKUP = re.compile(
     rf"{FONT}|\\(?:[,;:! ]|q?quad(?![A-Za-z])|\\)|(?<=\S)~(?=\S)"  # spaces of LaTeX
     r"|</?(?i:answer|b|strong|em|i)>"
@@ -65,6 +72,18 @@ def find_answer(text: str) -> Found | None:
     inside = text[found[-1][1] : found[-1][2]] if found else last_line
     answer = " ".join((final if inside is None else inside).split())
     return Found(answer, inside is not None, is_hedged(text, found)) if answer else None
+
+
+def plain_typography(text: str) -> str:
+    """A text with typewriter's quotes and dashes, composed accents, and no fonts or widths."""
+    text = _VARIANTS.sub(lambda match: _variant(match[0]), text.translate(_TYPOGRAPHIC))
+    return unicodedata.normalize("NFC", text)
+
+
+def _variant(char: str) -> str:
+    """The ordinary form of a wide or bold letter; an exponent is no digit."""
+    is_variant = unicodedata.decomposition(char).startswith(("<wide>", "<narrow>", "<font>"))
+    return unicodedata.normalize("NFKC", char) if is_variant else char
 
 
 def without_markup(text: str) -> str:

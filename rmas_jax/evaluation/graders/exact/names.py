@@ -7,7 +7,9 @@ import re
 import sympy
 
 from .proofs import are_equal
-from .values import Collection, Relation, Residue, Value, Words, is_expression
+from .values import Collection, Relation, Residue, Value, Words, is_expression, words_of
+
+_DENIALS = words_of("not no never isn't except without")
 
 
 def without_name(gold: Value, given: Value) -> tuple[Value, Value]:
@@ -134,7 +136,7 @@ def _has_symbols(relation: Relation, sides: tuple[Value, ...]) -> bool:
 
 def _is_name(side: Value, names_only: bool) -> bool:
     if isinstance(side, Words):
-        return True
+        return not _DENIALS & {*side.text.split()}
     if isinstance(side, Collection):  # (x, y) = (1, 2)
         return bool(side.items) and all(isinstance(item, sympy.Symbol) for item in side.items)
     if not is_expression(side):

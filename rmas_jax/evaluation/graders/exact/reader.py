@@ -42,6 +42,10 @@ from .values import (
 
 _CLOSING = {"(": (")", "]"), "[": (")", "]"), r"\{": (r"\}",), "langle": ("rangle",)}
 _MONEY = ("$", "€", "£", "¥")
+_SETS_IN_WORDS = {
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), "R"),
+    **dict.fromkeys(("empty set", "no solution", "no solutions"), "{}"),
+}
 _BASES = {**NUMBERS, "binary": 2, "hex": 16, "octal": 8}
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
 
@@ -97,6 +101,8 @@ class _AnswerReader(CommandReader):
             for word, operator in (("or", "union"), ("and", "intersection")):
                 if {*separators} == {word}:
                     return SetOperation(operator, tuple(items))
+            if sum(item.operators != ("!=",) for item in items) <= 1:  # x > 0, x != 1
+                return SetOperation("intersection", tuple(items))
         if {*separators} == {"or"} and len(conditions) == len(items) and _have_names(conditions):
             return SetOperation("union", tuple(items))  # x = 1 or y = 2 is no pair
         return Collection(",", tuple(items))
@@ -125,8 +131,8 @@ class _AnswerReader(CommandReader):
     def item(self) -> Value:
         """A relation, or sets joined by operators, from left to right."""
         value = self.relation()
-        while self.at(*SETS):
-            operator = SETS[self.take().text]
+        while self.at(*SETS, "-"):
+            operator = SETS.get(self.take().text, "minus")
             value = SetOperation(operator, (value, self.relation()))
         return value
 
@@ -136,8 +142,9 @@ class _AnswerReader(CommandReader):
             operators.append(self.take().text)
             sides.append(self.side())
         if operators and operators[-1] == "in":
-            while self.at(*SETS):
-                sides[-1] = SetOperation(SETS[self.take().text], (sides[-1], self.side()))
+            while self.at(*SETS, "-"):
+                operator = SETS.get(self.take().text, "minus")
+                sides[-1] = SetOperation(operator, (sides[-1], self.side()))
         return Relation(tuple(sides), tuple(operators)) if operators else sides[0]
 
     def side(self) -> Value:
@@ -178,7 +185,11 @@ class _AnswerReader(CommandReader):
         words = []
         while (token := self.next) is not None and token.kind in ("word", "letter", "number"):
             words.append(self.take().text.casefold())
+        if len(words) > 1 and words[0] in ("a", "an", "the") and len(words[1]) > 1:
+            del words[0]
         text = " ".join(words)
+        if text in _SETS_IN_WORDS:
+            return Collection(_SETS_IN_WORDS[text], ())
         return sympy.Integer(NUMBERS[text]) if text in NUMBERS else Words(text)
 
     def unit(self, value: Value) -> tuple[Value, tuple[tuple[str, int], ...]]:
@@ -209,9 +220,8 @@ class _AnswerReader(CommandReader):
                 parts.append(self.take().text)
             else:
                 break
-        if parts == ["degrees"] or parts == ["degree"]:
-            return expression(value) * DEGREE, ()
-        return value, unit_of(parts) if parts else ()
+        unit = unit_of(parts) if parts else ()
+        return (expression(value) * DEGREE, ()) if unit == (("degree", 1),) else (value, unit)
 
     def group(self) -> Value:
         """An expression in braces, which are not seen."""
@@ -304,8 +314,10 @@ class _AnswerReader(CommandReader):
         if self.at("{"):
             self.position += 1
             token = self.take()
-            if token.kind == "word" and token.text.lower() == "base":
+            if (token.kind == "word" and token.text.lower() == "base") or token.text == "(":
                 token = self.take()
+            if self.at(")"):
+                self.position += 1
             self.expect("}")
         else:
             token = self.take()
