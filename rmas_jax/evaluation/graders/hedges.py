@@ -35,7 +35,7 @@ _INTO = re.compile(  # before a box that is a part of a formula: -\boxed{5}, \sq
 )
 _OUT_OF = re.compile(  # after such a box: \boxed{5}^2, \boxed{16}_8, \boxed{5} \text{ million}
     rf"""\ *\\(?:{_OPERATORS}|(?:pi|sqrt|[dtc]?frac)(?![A-Za-z]))
-    | \^\s*(?!\s|\{{?\s*(?:\\circ|°)) | _\s*[{{\d] | [-\u2212]\d | \s*[+/]\s*\d | [xyzni](?!\w)
+    | \^\s*(?!\s|\{{?\s*(?:\\circ|°)) | _\s*[{{\d] | [-\u2212]\d | \s*[+/]\s*\d | \d | [xyzni](?!\w)
     | (?:[\s$~]|\\[,;: ])*(?:\\(?:text|mathrm|mbox)\s*\{{\s*)?
         (?:hundred|thousand|million|billion|trillion|dozen)s?\b""",
     re.VERBOSE,

@@ -36,6 +36,7 @@ class ExpressionReader:
         self.sign, self.met_sign = 1, False
         self.depth = 0
         self.in_bars = self.in_set = False
+        self.raised_to = -1  # where the last exponent ends
         self.has_operation = False  # on this side of a relation, so far
 
     @property
@@ -116,9 +117,11 @@ class ExpressionReader:
         token = self.next
         if token is None:
             return False
-        if token.kind == "number":
+        if token.kind == "number":  # 2^n 3, x 3^n and 2!3!, but not x 3
             before = self.tokens[self.position - 1].kind
-            return before != "number" and (before != "letter" or token.is_spaced)
+            is_apart = before != "number" and (before != "letter" or token.is_spaced)
+            is_raised = self.raised_to == self.position or self.is_raised(self.position + 1)
+            return is_raised and is_apart
         if token.kind == "letter":
             return True
         if token.kind == "word":
@@ -171,6 +174,7 @@ class ExpressionReader:
                 return self.postfix(expression(value) * DEGREE)
             value = power(operand(value), expression(self.argument(is_exponent=True)))
             value = self.postfix(value)
+            self.raised_to = self.position
         return value
 
     def is_degree(self) -> bool:

@@ -108,7 +108,7 @@ def _assigned(relation: Relation, *, names_only: bool) -> Value:
         return relation
     if operators == ("=",) and _is_name(sides[1], True) and not _is_name(sides[0], True):
         return sides[0]
-    if _is_name(sides[0], names_only) and len(sides) > 1:
+    if _is_name(sides[0], names_only or "in" in operators) and len(sides) > 1:
         sides = sides[1:]
     return sides[-1] if _is_chain(sides) and not _has_symbols(relation, sides) else relation
 

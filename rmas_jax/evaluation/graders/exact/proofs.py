@@ -28,10 +28,9 @@ def are_equal(a: sympy.Expr, b: sympy.Expr) -> bool | None:
         return False
     if a.has(DEGREE) != b.has(DEGREE):  # an angle in degrees: in radians, or its number
         in_degrees, other = (a, b) if a.has(DEGREE) else (b, a)
-        found = [
-            are_equal(in_degrees.subs(DEGREE, unit), other)
-            for unit in (sympy.pi / 180, sympy.Integer(1))
-        ]
+        is_angle = not sympy.expand(in_degrees / DEGREE).has(DEGREE)
+        units = (sympy.pi / 180, sympy.Integer(1)) if is_angle else (sympy.pi / 180,)
+        found = [are_equal(in_degrees.subs(DEGREE, unit), other) for unit in units]
         return True if True in found else None if None in found else False
     if a.is_Rational and b.is_Rational:
         return False
@@ -64,13 +63,14 @@ def is_proved_zero(difference: sympy.Expr) -> bool:
 
 
 def points(symbols: set[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
-    """Values of both signs, the same in every process; positive ones first."""
+    """Values of both signs, some below 1, the same in every process; positive ones first."""
     chosen = random.Random(0)
     names = sorted(symbols, key=lambda symbol: symbol.name)
     for number in range(POINTS):
         point = {}
         for symbol in names:
-            value = sympy.Rational(chosen.randint(20, 400), 1 if symbol.is_integer else 101)
+            size = chosen.randint(20, 400)
+            value = sympy.Rational(size, 1 if symbol.is_integer else 101 if number % 3 else 503)
             is_signed = not (symbol.is_positive or symbol.is_integer)
             negative = number % 2 and is_signed and chosen.random() < 0.7
             point[symbol] = -value if negative else value

@@ -126,7 +126,16 @@ class _AnswerReader(CommandReader):
                 found.append(self.take().text)
             if not found:
                 return items, separators
+            if len(found) > 1 and not {*found[1:]} <= {"and", "or"}:  # "3, 4, and 5"
+                raise UnreadableError("two commas with nothing between them")
             separators.append(found[-1])
+
+    def listed(self) -> list[Value]:
+        """Values in brackets, which commas separate: [1, 2] is no [1 or 2]."""
+        items, separators = self.items()
+        if "or" in separators:
+            raise UnreadableError("one of several values in brackets")
+        return items
 
     def item(self) -> Value:
         """A relation, or sets joined by operators, from left to right."""
@@ -221,6 +230,8 @@ class _AnswerReader(CommandReader):
             else:
                 break
         unit = unit_of(parts) if parts else ()
+        if unit and is_expression(value) and value.has(DEGREE) and unit[0][0] not in ("C", "F"):
+            raise UnreadableError("two units")
         return (expression(value) * DEGREE, ()) if unit == (("degree", 1),) else (value, unit)
 
     def group(self) -> Value:
@@ -261,7 +272,7 @@ class _AnswerReader(CommandReader):
         if self.at(*closing):
             items: list[Value] = []
         elif opening in (r"\{",) or not self.has_sign():
-            items = list(self.nested(lambda: Collection(",", tuple(self.items()[0]))).items)
+            items = list(self.nested(lambda: Collection(",", tuple(self.listed()))).items)
         else:
             items = list(self.nested(lambda: Collection(",", tuple(self.plain_items()))).items)
         if opening == r"\{" and len(items) == 1 and self.at("mid", "|", ":"):

@@ -71,7 +71,7 @@ def _set_of_collection(value: Collection) -> sympy.Set | None:
 
 def _set_of_relation(value: Relation) -> sympy.Set | None:
     sides, operators = value.sides, value.operators
-    if operators[-1] == "in" and len(sides) == 2:
+    if operators == ("in",) and isinstance(sides[0], sympy.Symbol):
         return real_set(sides[1])
     if not {*operators} <= _INEQUALITIES:
         return None

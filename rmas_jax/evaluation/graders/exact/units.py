@@ -154,7 +154,7 @@ def unit_of(parts: list[str | int]) -> tuple[tuple[str, int], ...]:
             for name, side in zip(_COMPOUND.get(last, (last,)), (1, -1), strict=False):
                 exponents[name] = exponents.get(name, 0) + sign * side * power
             power, sign = 1, 1
-    if not exponents:
+    if not exponents or sign < 0:
         raise UnreadableError("words after a number that are no unit")
     return tuple(sorted(exponents.items()))
 
