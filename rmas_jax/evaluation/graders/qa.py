@@ -30,7 +30,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?!\d))")
 _COUNTS = re.compile(  # numbers with their inner signs, signs, bounds, per cent; C++, C#
-    r"\d+|(?<=\d)[^\w\s](?=\d)|(?<![\w.])[-.](?=\d)|[<>](?=\s*\d)|%|(?<=\w)[+#]+"
+    r"\d+|(?<=\d)[^\w\s](?=\d)|(?<![\w.])[-.](?=\d)|[<>~](?=\s*\d)|%|(?<=\w)[+#]+"
 )
 
 

@@ -86,6 +86,8 @@ class CommandReader(ExpressionReader):
         while self.at("_", "^"):
             if self.take().text == "_":
                 base = expression(self.argument(is_exponent=self.is_whole_base()))
+            elif self.next is not None and len(self.next.text) > 1 and self.next.text.isdigit():
+                raise UnreadableError("an exponent of several digits must be in braces")
             else:
                 exponent = expression(self.argument(is_exponent=True))
         is_enclosed = self.at("(", "{", "[")

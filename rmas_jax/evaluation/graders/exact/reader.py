@@ -17,6 +17,9 @@ The letters e and i are numbers; k, m and n are integers; \log is to the base 10
 
 from __future__ import annotations
 
+import re
+import string
+
 import sympy
 
 from .arithmetic import binomial, checked, expression, power
@@ -47,6 +50,8 @@ _SETS_IN_WORDS = {
     **dict.fromkeys(("empty set", "no solution", "no solutions"), "{}"),
 }
 _BASES = {**NUMBERS, "binary": 2, "hex": 16, "octal": 8}
+_DIGITS = string.digits + string.ascii_uppercase
+_NUMERAL = re.compile(r"(?=.*[A-Z].*_)([0-9A-Z]{2,})_\{?([1-3][0-9])\}?")  # 1F_{16}
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
 
 
@@ -60,6 +65,8 @@ def read(text: str) -> Value:
     tokens = tokens_of(text)
     if len(tokens) > 1 and all(map(_continues_names, tokens[1:])) and tokens[0].text.isupper():
         return Words("".join(token.text for token in tokens).casefold())
+    if (numeral := _NUMERAL.fullmatch("".join(token.text for token in tokens))) is not None:
+        return _numeral(numeral[1], int(numeral[2]))
     reader = _AnswerReader(tokens)
     try:
         value = reader.answer()
@@ -335,10 +342,15 @@ class _AnswerReader(CommandReader):
         base = whole(token) if token.kind == "number" else _BASES.get(token.text.lower())
         if base is None or base < 2:
             raise UnreadableError("a base must be a whole number above 1")
-        digits = (digits or str(value)).lstrip("0") or "0"
-        if not digits.isdigit() or any(int(digit) >= base for digit in digits):
-            raise UnreadableError(f"{digits} is no number in base {base}")
-        return value if base == 10 else Numeral(digits, base)
+        return value if base == 10 else _numeral(digits or str(value), base)
+
+
+def _numeral(digits: str, base: int) -> Numeral:
+    """A number's digits in a base."""
+    digits = digits.lstrip("0") or "0"
+    if any(_DIGITS.find(digit, 0, base) < 0 for digit in digits):
+        raise UnreadableError(f"{digits} is no number in base {base}")
+    return Numeral(digits, base)
 
 
 def _set_of(element: Value, condition: Value) -> Value:
