@@ -204,7 +204,7 @@ def tokens_of(text: str) -> list[Token]:
       TooLargeError: a number with an enormous exponent.
     """
     for sign, run in (("^", _SUPERSCRIPTS), ("_", _SUBSCRIPTS)):
-        text = run.sub(lambda match, sign=sign: f"{sign}{{{match[0]}}}", text)
+        text = run.sub(rf"{sign}{{\g<0>}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_TRANSLATED)).translate(_TRANSLATED)
     text = text.strip(" \n\t`").removeprefix("**").removesuffix("**")
     text = re.sub(r"(?<!\.)[.,;:](?=[\s$]*$)|(?<!\\)\\$", "", text)

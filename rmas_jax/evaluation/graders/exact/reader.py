@@ -108,7 +108,7 @@ class _AnswerReader(CommandReader):
             for word, operator in (("or", "union"), ("and", "intersection")):
                 if {*separators} == {word}:
                     return SetOperation(operator, tuple(items))
-            if sum(item.operators != ("!=",) for item in items) <= 1:  # x > 0, x != 1
+            if sum(item.operators != ("!=",) for item in conditions) <= 1:  # x > 0, x != 1
                 return SetOperation("intersection", tuple(items))
         if {*separators} == {"or"} and len(conditions) == len(items) and _have_names(conditions):
             return SetOperation("union", tuple(items))  # x = 1 or y = 2 is no pair
