@@ -14,17 +14,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rmas_jax.evaluation.graders.marked import without_markup
+from rmas_jax.evaluation.graders.marked import plain_typography, without_markup
 
-# Single and double quotes, dashes, and the full stop of Chinese.
-_TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u3002", "''\"\"--.")
 _LEAD = re.compile(
     r"""(?:(?:so|thus|therefore|hence)\b,?\s*)?
     (?:
         (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best|selected|chosen)\s+)*
         (?:ans(?:wer)?|option|choice)\b
         (?:\s+(?:is|would\ be|should\ be)\b)?\s*[:=]?\s*
-      | i(?:\s+would|\s+will|'ll)?\s+(?:choose|pick|select|go\ with)\s+
+      | i(?:\s+would|\s+will|'ll|'d)?\s+(?:choose|pick|select|go\ with)\s+
       | (?:正确)?答案\s*(?:应?[是为选])?\s*:?\s*
       | [故应]?选[项择]?\s*:?\s*
     ){0,2}""",
@@ -54,7 +52,7 @@ _STATEMENT = re.compile(
         (?:(?:final|correct|right|best)\s+)*
         (?:ans(?:wer)?|(?:final|correct|right|best)\s+(?:option|choice))
         (?:\s+(?:is|would\ be|should\ be)\b|\s*[:=]|\ *\n)
-      | i(?:\ would|\ will|'ll)?\ (?:choose|pick|select|go\ with)\b
+      | i(?:\ would|\ will|'ll|'d)?\ (?:choose|pick|select|go\ with)\b
     ) | (?:\A|\n|(?<=[.!?]\s))(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:option\s+)?\(?[A-Z]\)?
         \s+(?:is|would\ be)\s+(?:the|my)\s+(?:(?:final|correct|right|best)\s+)+
         (?:answer|option|choice)\b
@@ -134,7 +132,7 @@ def _is_option(text: str, letter: str, *, is_marked: bool) -> bool:
 
 def _plain(answer: str) -> str:
     """An answer without markup: fonts and spaces of LaTeX, Markdown, tags, quotes."""
-    text = unicodedata.normalize("NFKC", answer).translate(_TYPOGRAPHIC)
+    text = plain_typography(unicodedata.normalize("NFKC", answer))
     text = without_markup(text)
     text = re.sub(r"\\[()\[\]]|[{}]", " ", text)
     text = re.sub(r"[*_`$\"]", "", text)

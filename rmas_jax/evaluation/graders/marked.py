@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from rmas_jax.agents.thinking_tags import after_thinking
+from rmas_jax.evaluation.graders.hedges import is_hedged
 
 
 class Found(NamedTuple):
@@ -14,20 +16,21 @@ class Found(NamedTuple):
 
     answer: str
     is_marked: bool  # in a box or after ####; else it is the whole text
-    is_hedged: bool = False  # its box is negated, or one of several
+    is_hedged: bool = False  # see `hedges`
 
 
 _BRACE = re.compile(r"\\boxed\s*\{|[{}]")
 HASHES = "####"  # before the answer in GSM8K's last line
-JOIN_WIDTH = 40  # characters around a box that may hold a negation or a further answer
-_BETWEEN = re.compile(
-    r"[\s$.*]*(?:[,;/&]|,?\s*(?:or|and)\b)[\s$*]*|(?:[ $*]|\\[,;:! ()])*", re.IGNORECASE
-)
-_DENIED = re.compile(r"(?:\bnot|n['\u2019]t)(?:\s+option)?[\s$*:(]*\Z", re.IGNORECASE)
 FONT = (  # commands of LaTeX for fonts, and others that leave their argument as it is
     r"\\(?:(?:text|math|[fhm])?(?:bf|box|it|rm|sf|tt|sc|cal|bb|frak|normal|up|md)"
-    r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right)(?![A-Za-z])"
+    r"|text|boldsymbol|bm|pmb|operatorname|emph|underline|left|right|[lL]arge|LARGE|[hH]uge)"
+    r"(?![A-Za-z])"
 )
+# Single and double quotes, dashes and the minus sign, and the full stop of Chinese.
+_TYPOGRAPHIC = str.maketrans(
+    "\u2018\u2019\u201c\u201d\u2010\u2011\u2013\u2014\u2212\u3002", "''\"\"-----."
+)
+_VARIANTS = re.compile(r"[^\x00-\xff]")
 _MARKUP = re.compile(
     rf"{FONT}|\\(?:[,;:! ]|q?quad(?![A-Za-z])|\\)|(?<=\S)~(?=\S)"  # spaces of LaTeX
     r"|</?(?i:answer|b|strong|em|i)>"
@@ -64,26 +67,23 @@ def find_answer(text: str) -> Found | None:
     if final is None:
         return None
     last_line = after_hashes(final)
-    inside = boxed(last_line or final)
-    if inside is None:
-        inside = last_line
+    text = last_line or final
+    found = sorted(boxes(text))
+    inside = text[found[-1][1] : found[-1][2]] if found else last_line
     answer = " ".join((final if inside is None else inside).split())
-    return Found(answer, inside is not None, _is_hedged(last_line or final)) if answer else None
+    return Found(answer, inside is not None, is_hedged(text, found)) if answer else None
 
 
-def _is_hedged(text: str) -> bool:
-    r"""Whether the last box is negated, or joined to a different one: \boxed{A} or \boxed{B}."""
-    last = sorted(boxes(text))[-2:]
-    if not last:
-        return False
-    start, inside, end = last[-1]
-    if _DENIED.search(text, max(0, start - JOIN_WIDTH), start):
-        return True
-    _, other, other_end = last[0]
-    if not other_end < start < other_end + JOIN_WIDTH:
-        return False
-    is_joined = _BETWEEN.fullmatch(text, other_end + 1, start) is not None
-    return is_joined and text[other:other_end] != text[inside:end]
+def plain_typography(text: str) -> str:
+    """A text with typewriter's quotes and dashes, composed accents, and no fonts or widths."""
+    text = _VARIANTS.sub(lambda match: _variant(match[0]), text.translate(_TYPOGRAPHIC))
+    return unicodedata.normalize("NFC", text)
+
+
+def _variant(char: str) -> str:
+    """The ordinary form of a wide or bold letter; an exponent is no digit."""
+    is_variant = unicodedata.decomposition(char).startswith(("<wide>", "<narrow>", "<font>"))
+    return unicodedata.normalize("NFKC", char) if is_variant else char
 
 
 def without_markup(text: str) -> str:

@@ -4,7 +4,8 @@ Reference: hotpot_evaluate_v1.py, whose normal form is SQuAD's. It drops all pun
 takes 1.5 for 15, -5 for 5, 5% for 5, C++ for C and "The" for "a"; here, exact match alone does not
 make an answer correct: numbers, per cent, bounds (<5) and the signs at a word's end (C#, A+) must
 agree too, and an answer of nothing but articles and punctuation must equal the gold answer itself.
-A dollar sign may be missing. `Verdict.scores` holds the reference's two measures, unchanged.
+A dollar sign may be missing, and the typography of quotes, dashes and accents may differ, which the
+reference counts. `Verdict.scores` holds the reference's two measures, unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import re
 import string
 
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.graders.marked import find_answer, without_markup
+from rmas_jax.evaluation.graders.marked import (
+    find_answer,
+    plain_typography,
+    without_markup,
+)
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict, compared
 from rmas_jax.host.errors import InputError, shown
 
@@ -25,7 +30,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?!\d))")
 _COUNTS = re.compile(  # numbers with their inner signs, signs, bounds, per cent; C++, C#
-    r"\d+|(?<=\d)[^\w\s](?=\d)|(?<![\w.])[-.](?=\d)|[<>](?=\s*\d)|%|(?<=\w)[+#]+"
+    r"\d+|(?<=\d)[^\w\s](?=\d)|(?<![\w.])[-.](?=\d)|[<>~](?=\s*\d)|%|(?<=\w)[+#]+"
 )
 
 
@@ -79,10 +84,11 @@ def grade_qa(text: str, example: Example) -> Verdict:
     if found is None or found.is_hedged:
         return Verdict(None, Outcome.UNPARSED, scores={"exact_match": 0.0, "f1": 0.0})
     given = without_markup(found.answer)
-    matched = [gold for gold in golds if exact_match(given, gold)]
-    is_correct = any(_kept(given) == _kept(gold) for gold in matched)
+    plain, plain_golds = plain_typography(given), map(plain_typography, golds)
+    matched = [gold for gold in plain_golds if exact_match(plain, gold)]
+    is_correct = any(_kept(plain) == _kept(gold) for gold in matched)
     scores = {
-        "exact_match": float(bool(matched)),
+        "exact_match": float(any(exact_match(given, gold) for gold in golds)),
         "f1": max((f1(given, gold) for gold in golds), default=0.0),
     }
     reason = "differs in punctuation that counts" if matched and not is_correct else ""

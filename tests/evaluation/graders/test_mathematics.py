@@ -42,7 +42,7 @@ def hasty(monkeypatch):
 
 
 def test_correct_and_wrong_pairs_alternate():
-    assert len(PAIRS) >= 220
+    assert len(PAIRS) >= 550
     assert [pair["verdict"] for pair in PAIRS] == ["correct", "wrong"] * (len(PAIRS) // 2)
     assert all(pair["why"] for pair in PAIRS)
 
@@ -73,6 +73,9 @@ HOSTILE = {
     "long sum": r"\sum_{k=1}^{10^9} \frac{\sin k}{k}",
     "long product": r"\prod_{k=1}^{10^9} (k^2+1)",
     "integral": r"\int_0^1 \frac{\sin(x^x)}{\ln(x^2+1)} dx",
+    "huge floor": r"\lfloor 10^{1000} \pi \rfloor",
+    "nested cis": r"\operatorname{cis}" * 100 + "2",
+    "many angles": "+".join(rf"\arctan\frac{{1}}{{{k}}}" for k in range(2, 40)),
     "expansion": "(a+b+c+x)^{400}-(a+b+c+x)^{399}(a+b+c+x+1)",
     "no end of simplification": r"\sqrt{x+\sqrt{x+\sqrt{x+\sqrt{x+\sin(x^x)}}}}",
     "many roots": "+".join(rf"\sqrt{{{p}}}" for p in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)),
@@ -102,6 +105,7 @@ HOSTILE = {
     "megabyte of digits": "7" * 2**20,
     "megabyte of boxes": r"\boxed{" * 150_000,
     "megabyte of text": r"\text{" * 170_000 + "7",
+    "megabyte of joined boxes": r"\boxed{8} or " * 87_000,
     "megabyte of brackets": "(" * 2**20,
     "megabyte of dollars": "$" * 2**20,
 }

@@ -39,6 +39,14 @@ QA = [
     ("Beyoncé", "BEYONCÉ", "Beyonce"),
     ("Who's Next", r"\boxed{Whos next}", r"\boxed{Who is next}"),
     ("Jean-Luc Godard", "jean-luc godard", "Jean Luc Godard"),
+    ("Guns N' Roses", "Guns N\u2019 Roses", "Guns and Roses"),
+    ("1990\u20131995", "1990-1995", "19901995"),
+    ("Beyonc\u00e9", "Beyonce\u0301", "Beyonce\u0300"),
+    ("-40", "\u221240", "40"),
+    ("106", "\uff11\uff10\uff16", "10\u2076"),
+    ("Paris", r"It is not Rome but \boxed{Paris}", r"It is anything but \boxed{Paris}"),
+    ("Paris", r"\boxed{Paris} is the answer.", r"\boxed{Paris} is not the answer."),
+    ("5", r"\boxed{5} people", r"\boxed{5} million"),
 ]
 CHOICE = [
     ("B", "(B)", "(C)"),
@@ -69,6 +77,10 @@ CHOICE = [
     ("B", "<answer>B</answer>", "<answer>2</answer>"),
     ("B", r"\boxed{B}, as A or C are too dear", r"\boxed{B} or C"),
     ("E", r"\boxed{\textbf{(E)}\ \text{none of these}}", r"\boxed{\text{none of these}}"),
+    ("B", "I'd go with B.", "I'd go with Bob."),
+    ("B", r"\boxed{\large B}", r"\boxed{\large B_1}"),
+    ("B", r"It cannot be A, so \boxed{B}", r"It cannot be \boxed{B}"),
+    ("B", r"\boxed{B}: A is wrong", r"\boxed{B} is wrong"),
 ]
 TEXT = [
     ("Paris", "paris", "Paris."),
@@ -99,6 +111,7 @@ TEXT = [
     ("7", r"\boxed{7} and \boxed{cut off", r"\boxed{7"),
     ("7", r"\[ \boxed{7} \]", r"\[ 7 \]"),
     ("def", "DEF", "d e f"),
+    ("5", r"$x=\boxed{5}$", r"$x=-\boxed{5}$"),
 ]
 PAIRS = [
     (grader, gold, text, is_right)

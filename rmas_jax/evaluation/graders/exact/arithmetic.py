@@ -55,7 +55,6 @@ def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 def factorial(value: sympy.Expr) -> sympy.Expr:
     """The factorial of a whole number or a symbol."""
-    """The factorial of a whole number or a symbol."""
     if value.is_number and not (value.is_Integer and value >= 0):
         raise UnreadableError("the factorial of a number that is not whole")
     if value.is_number and value > MOST_FACTORIAL:
@@ -64,7 +63,6 @@ def factorial(value: sympy.Expr) -> sympy.Expr:
 
 
 def binomial(top: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
-    """The binomial of whole numbers or symbols."""
     """The binomial of whole numbers or symbols."""
     if any(part.is_number and not part.is_Integer for part in (top, bottom)):
         raise UnreadableError("a binomial of numbers that are not whole")
@@ -95,8 +93,13 @@ def applied(name: str, values: list[sympy.Expr], base: sympy.Expr | None) -> sym
         raise UnreadableError(f"{name} with a subscript")
     if name.startswith("arc"):
         name = "a" + name[3:]
-    functions = {"abs": sympy.Abs, "ceil": sympy.ceiling, "floor": sympy.floor}
+    functions = {"abs": sympy.Abs, "ceil": sympy.ceiling, "floor": sympy.floor, "cis": _cis}
     function = functions.get(name) or getattr(sympy, name, None)
     if function is None or name == "det":
         raise UnreadableError(f"unknown function {name}")
     return checked(function(value))
+
+
+def _cis(angle: sympy.Expr) -> sympy.Expr:
+    """The point of the unit circle at an angle."""
+    return sympy.cos(angle) + sympy.I * sympy.sin(angle)

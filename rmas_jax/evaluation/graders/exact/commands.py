@@ -7,7 +7,7 @@ import sympy
 from .arithmetic import applied, binomial, checked, expression, operand, power
 from .expressions import ExpressionReader
 from .notation import FUNCTIONS, GREEK
-from .values import DEGREE, Collection, UnreadableError, Value, words_of
+from .values import DEGREE, NUMBER_SETS, Collection, UnreadableError, Value, words_of
 
 _SYMBOLS = {*GREEK, *words_of("varepsilon vartheta varrho varphi Upsilon ell hbar")} - {"pi"}
 _ACCENTS = words_of("vec hat bar overline tilde widehat overrightarrow dot angle triangle")
@@ -46,7 +46,7 @@ class CommandReader(ExpressionReader):
             return Collection("{}", ())
         if name == "mathbb":
             letters = self.subscript() if self.at("{") else self.take().text
-            if letters not in ("R", "Z", "N", "Q", "C"):
+            if letters not in NUMBER_SETS:
                 raise UnreadableError("a set of numbers must be R, Z, N, Q or C")
             return Collection(letters, ())
         if name == "begin":
@@ -86,6 +86,8 @@ class CommandReader(ExpressionReader):
         while self.at("_", "^"):
             if self.take().text == "_":
                 base = expression(self.argument(is_exponent=self.is_whole_base()))
+            elif self.next is not None and len(self.next.text) > 1 and self.next.text.isdigit():
+                raise UnreadableError("an exponent of several digits must be in braces")
             else:
                 exponent = expression(self.argument(is_exponent=True))
         is_enclosed = self.at("(", "{", "[")

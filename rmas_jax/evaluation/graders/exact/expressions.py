@@ -10,7 +10,15 @@ import sympy
 
 from .arithmetic import checked, expression, factorial, operand, power
 from .notation import Token
-from .values import DEGREE, Collection, UnreadableError, Value, symbol_of, words_of
+from .values import (
+    DEGREE,
+    NUMBER_SETS,
+    Collection,
+    UnreadableError,
+    Value,
+    symbol_of,
+    words_of,
+)
 
 MOST_DEPTH = 60
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~", "in", "equiv")
@@ -28,6 +36,7 @@ class ExpressionReader:
         self.sign, self.met_sign = 1, False
         self.depth = 0
         self.in_bars = self.in_set = False
+        self.raised_to = -1  # where the last exponent ends
         self.has_operation = False  # on this side of a relation, so far
 
     @property
@@ -66,7 +75,7 @@ class ExpressionReader:
 
     def sum(self) -> Value:
         value = self.product()
-        while self.at("+", "-", "pm", "mp"):
+        while self.at("+", "-", "pm", "mp") and not is_set(value):
             sign = self.sign_of(self.take().text)
             self.has_operation = True
             value = checked(operand(value) + sign * operand(self.product()))
@@ -98,10 +107,8 @@ class ExpressionReader:
 
     def factors(self) -> Value:
         """Factors without signs between them."""
-        if (mixed := self.mixed_number()) is not None:
-            value: Value = mixed
-        else:
-            value = self.power()
+        mixed = self.mixed_number()
+        value = self.power() if mixed is None else self.raised(mixed)
         while self.is_factor():
             value = checked(operand(value) * operand(self.power()))
         return value
@@ -110,9 +117,11 @@ class ExpressionReader:
         token = self.next
         if token is None:
             return False
-        if token.kind == "number":
+        if token.kind == "number":  # 2^n 3, x 3^n and 2!3!, but not x 3
             before = self.tokens[self.position - 1].kind
-            return before != "number" and (before != "letter" or token.is_spaced)
+            is_apart = before != "number" and (before != "letter" or token.is_spaced)
+            is_raised = self.raised_to == self.position or self.is_raised(self.position + 1)
+            return is_raised and is_apart
         if token.kind == "letter":
             return True
         if token.kind == "word":
@@ -132,31 +141,40 @@ class ExpressionReader:
         texts = [token.text for token in ahead[1:]]
         if _PLAIN_FRACTION.match("".join(texts)):
             start, self.position = self.position, self.position + 1
-            fraction = self.power()
-            if fraction.is_Rational and 0 < fraction < 1:
+            fraction = expression(self.primary())
+            if 0 < fraction < 1 and not self.is_raised(self.position):
                 return whole_number + fraction
             self.position = start
             return None
         if len(texts) >= 3 and texts[1] == "/" and ahead[1].is_spaced:
             top, bottom = whole(ahead[1]), whole(ahead[3])
-            if top is not None and bottom and 0 < top < bottom:
+            if top and bottom and top < bottom and not self.is_raised(self.position + 4):
                 self.position += 4
                 return whole_number + sympy.Rational(top, bottom)
-        if len(texts) >= 2 and texts[0] == "/" and whole(ahead[2]):
-            following = texts[2] if len(texts) > 2 else ""
-            if following not in ("^", "!", "_"):
-                self.position += 3
-                return sympy.Rational(whole_number, whole(ahead[2]))
+        is_fraction = len(texts) >= 2 and texts[0] == "/" and whole(ahead[2])
+        if is_fraction and not self.is_raised(self.position + 3):
+            self.position += 3
+            return sympy.Rational(whole_number, whole(ahead[2]))
         return None
 
+    def is_raised(self, position: int) -> bool:
+        """Whether an exponent, a factorial or a base follows, and not the sign of degrees."""
+        texts = [token.text for token in self.tokens[position : position + 3]]
+        return texts[:1] in (["!"], ["_"]) or (texts[:1] == ["^"] and "circ" not in texts)
+
     def power(self) -> Value:
-        value = self.postfix(self.primary())
+        return self.raised(self.primary())
+
+    def raised(self, value: Value) -> Value:
+        """A value with the exponents and signs that follow it."""
+        value = self.postfix(value)
         if self.at("^"):
             self.position += 1
             if self.is_degree():
                 return self.postfix(expression(value) * DEGREE)
             value = power(operand(value), expression(self.argument(is_exponent=True)))
             value = self.postfix(value)
+            self.raised_to = self.position
         return value
 
     def is_degree(self) -> bool:
@@ -237,6 +255,10 @@ class ExpressionReader:
             return sympy.E
         elif letter == "i":
             return sympy.I
+        texts = [token.text for token in self.tokens[self.position : self.position + 6]]
+        if letter in "fgh" and texts == [*"^{-1}("]:  # an inverse function, no power
+            self.position += 5
+            name += "^-1"
         if self.at("(") and (letter in "fgh" or self.is_applied(letter)):
             arguments = self.primary()
             items = arguments.items if isinstance(arguments, Collection) else (arguments,)
@@ -276,7 +298,11 @@ class ExpressionReader:
             self.in_bars = bars
             self.expect(opening)
             return value
-        return self.collection(opening)
+        value = self.collection(opening)
+        if isinstance(value, sympy.Integer) and self.at("_"):  # (101)_2
+            self.position += 1
+            return self.in_base(value)
+        return value
 
     # Of commands, and of the whole answer.
 
@@ -301,3 +327,8 @@ def whole(token: Token) -> int | None:
     """The whole number that a token is, if it is one."""
     is_whole = token.value is not None and token.value.denominator == 1 and "." not in token.text
     return int(token.value) if is_whole else None  # type: ignore[arg-type]
+
+
+def is_set(value: Value) -> bool:
+    """Whether a value is a set, from which another one can be taken: \\mathbb{R} - \\{0\\}."""
+    return isinstance(value, Collection) and value.brackets in ("{}", *NUMBER_SETS)

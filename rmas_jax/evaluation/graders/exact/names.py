@@ -7,7 +7,9 @@ import re
 import sympy
 
 from .proofs import are_equal
-from .values import Collection, Relation, Residue, Value, Words, is_expression
+from .values import Collection, Relation, Residue, Value, Words, is_expression, words_of
+
+_DENIALS = words_of("not no never isn't except without")
 
 
 def without_name(gold: Value, given: Value) -> tuple[Value, Value]:
@@ -106,7 +108,7 @@ def _assigned(relation: Relation, *, names_only: bool) -> Value:
         return relation
     if operators == ("=",) and _is_name(sides[1], True) and not _is_name(sides[0], True):
         return sides[0]
-    if _is_name(sides[0], names_only) and len(sides) > 1:
+    if _is_name(sides[0], names_only or "in" in operators) and len(sides) > 1:
         sides = sides[1:]
     return sides[-1] if _is_chain(sides) and not _has_symbols(relation, sides) else relation
 
@@ -134,7 +136,7 @@ def _has_symbols(relation: Relation, sides: tuple[Value, ...]) -> bool:
 
 def _is_name(side: Value, names_only: bool) -> bool:
     if isinstance(side, Words):
-        return True
+        return not _DENIALS & {*side.text.split()}
     if isinstance(side, Collection):  # (x, y) = (1, 2)
         return bool(side.items) and all(isinstance(item, sympy.Symbol) for item in side.items)
     if not is_expression(side):

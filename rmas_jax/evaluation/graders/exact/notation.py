@@ -46,14 +46,14 @@ _UNICODE = {
     **dict.fromkeys("·⋅∙•", r"\cdot "),
     **dict.fromkeys("…⋯", r"\ldots "),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
+    **dict.fromkeys("\u200e\u202a\u202c\u2066\u2069", ""),  # from left to right
+    "¢": r"\text{ cents}",
     **dict.fromkeys("°º˚", r"^\circ "),
     **dict.fromkeys("∅⌀", r"\emptyset "),
     **dict.fromkeys("⟨〈", r"\langle "),
     **dict.fromkeys("⟩〉", r"\rangle "),
     **dict.fromkeys("‘’", "'"),
     **dict.fromkeys("“”", '"'),
-    **{char: f"^{{{power}}}" for power, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    **{char: f"_{{{index}}}" for index, char in enumerate("₀₁₂₃₄₅₆₇₈₉")},
     **{
         chr(code): rf"\frac{{{top}}}{{{bottom}}}"
         for code, top, bottom in (
@@ -105,6 +105,9 @@ _UNICODE = {
     "⌉": r"\rceil ",
     **{unicodedata.lookup(name): rf"\{command} " for name, command in _greek()},
 }
+_SUPERSCRIPTS, _SUBSCRIPTS = (
+    re.compile(f"[{signs}]+") for signs in ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱˣ", "₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ")
+)
 _TRANSLATED = str.maketrans(_UNICODE)
 _SIZE = re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?")
 _BAR = re.compile(r"\\(left|right)\s*\|")
@@ -118,6 +121,9 @@ _MODULO = re.compile(
     r"\\(?:text|mathrm|mbox|operatorname)\s*\{([^{}]*\bmod(?:ulo)?\b[^{}]*)\}"  # in a font
     r"|(\\[bp]?mod|(?<![A-Za-z\\])mod(?:ulo)?)(?![A-Za-z])"
 )
+_BASE = re.compile(r"\(\s*(?:in\s+)?(base\s*\w+)\s*\)|\bin\s+(?=base\b)")  # 16 (base 8)
+_WORDS = r"\{\s*\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}\s*"
+_UNIT_FRACTION = re.compile(rf"\\[dt]?frac\s*{_WORDS}\}}\s*{_WORDS}((?:\^\s*\{{?[0-9]\}}?)?)\s*\}}")
 _IN_BRACKETS = re.compile(r"\(\s*\\pmod\s*(\{[^{}]*\}|[^(){}]*)\s*\)")  # (mod 5)
 _FONT = words_of(
     "mathbf mathit mathsf mathtt mathcal mathfrak boldsymbol bm pmb bf it rm sf tt cal bfseries"
@@ -158,17 +164,18 @@ SAME = {
     "acos": "arccos",
     "gets": "gets",
     "varphi": "varphi",
+    "Bbb": "mathbb",
     "&": "and",
     "epsilon": "varepsilon",
     "|": "||",
 }
 FUNCTIONS = words_of(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc"
-    " ln log lg exp gcd lcm max min floor ceil abs det"
+    " ln log lg exp gcd lcm max min floor ceil abs det cis"
 )
 _WITHOUT_BACKSLASH = FUNCTIONS | {"sqrt", "pi", "infinity", "inf", "infty", "theta"}
 _ALSO_WORDS = {"min", "max", "det", "sec"}  # unless they are called
-_SEPARATOR = r"(?:\{\s*,\s*\}|,?\\,|,\\!\s?|\\!,|\\ | |~)"  # of thousands, beyond the comma
+_SEPARATOR = r"(?:\{\s*,\s*\}(?:\\!)?|,?\\,|,\\!\s?|\\!,)"  # of thousands, beyond the comma
 _NUMBER = re.compile(
     rf"""(?P<dotted>[0-9]*\.[0-9]*\\dot\s*\{{?[0-9]\}}?[0-9]*\\dot\s*\{{?[0-9]\}}?)
     | (?P<start>[0-9]*\.[0-9]*)(?:\\(?:overline|bar|dot)\s*
@@ -177,6 +184,7 @@ _NUMBER = re.compile(
     | (?P<start3>[0-9]*\.[0-9]*?)(?:(?P<block3>[0-9])(?P=block3){{2,}}
         |(?P<block4>[0-9]{{2,8}}?)(?P=block4)+)(?:\.\.\.|\\l?dots(?![a-z])|\\cdots)
     | (?P<grouped>[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+(?![0-9])(?:\.[0-9]+)?)
+    | (?P<spaced>[0-9]{{1,3}}(?:(?:\\?[ ]|~)[0-9]{{3}})+(?![0-9]|\s*/)(?:\.[0-9]+)?)
     | (?P<commas>[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9]|,[0-9])(?:\.[0-9]+)?)
     | (?P<scientific>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE][+-]?[0-9]+(?![\w.]))
     | (?P<plain>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)""",
@@ -195,16 +203,20 @@ def tokens_of(text: str) -> list[Token]:
       UnreadableError: a sign that no answer has.
       TooLargeError: a number with an enormous exponent.
     """
+    for sign, run in (("^", _SUPERSCRIPTS), ("_", _SUBSCRIPTS)):
+        text = run.sub(rf"{sign}{{\g<0>}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_TRANSLATED)).translate(_TRANSLATED)
     text = text.strip(" \n\t`").removeprefix("**").removesuffix("**")
-    text = re.sub(r"(?<!\.)[.,;:](?=[\s$]*$)", "", text)
+    text = re.sub(r"(?<!\.)[.,;:](?=[\s$]*$)|(?<!\\)\\$", "", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$+", " ", text)  # delimiters, not money
     text = _BAR.sub(lambda match: r"\lvert " if match[1] == "left" else r"\rvert ", text)
     text = _COLOR.sub("", _SIZE.sub("", text))
     text = _MODULO.sub(lambda match: match[1] or r"\pmod ", text)
     text = _IN_BRACKETS.sub(r"\\pmod{\1}", _MODULO.sub(r"\\pmod ", text)).replace("+/-", r"\pm ")
-    text = _OLD_FONT.sub(r"\\mathrm{\1}", text)
+    text = _UNIT_FRACTION.sub(r"\\text{\1}/\\text{\2}\3", _OLD_FONT.sub(r"\\mathrm{\1}", text))
+    text = _BASE.sub(lambda match: match[1] or "", re.sub(r"\bper cent\b", "percent", text))
+    text = re.sub(r"\{\s*([-+:])\s*\}", r"\1", text)
     return list(_lexed(text, depth=0, is_text=False))
 
 

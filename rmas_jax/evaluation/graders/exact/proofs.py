@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import sympy
+from sympy.core.evalf import PrecisionExhausted
 
 from .values import DEGREE
 
@@ -27,10 +28,9 @@ def are_equal(a: sympy.Expr, b: sympy.Expr) -> bool | None:
         return False
     if a.has(DEGREE) != b.has(DEGREE):  # an angle in degrees: in radians, or its number
         in_degrees, other = (a, b) if a.has(DEGREE) else (b, a)
-        found = [
-            are_equal(in_degrees.subs(DEGREE, unit), other)
-            for unit in (sympy.pi / 180, sympy.Integer(1))
-        ]
+        is_angle = not sympy.expand(in_degrees / DEGREE).has(DEGREE)
+        units = (sympy.pi / 180, sympy.Integer(1)) if is_angle else (sympy.pi / 180,)
+        found = [are_equal(in_degrees.subs(DEGREE, unit), other) for unit in units]
         return True if True in found else None if None in found else False
     if a.is_Rational and b.is_Rational:
         return False
@@ -49,7 +49,7 @@ def is_refuted(a: sympy.Expr, b: sympy.Expr, difference: sympy.Expr) -> bool:
         return _is_not_zero(difference)
     is_complex = difference.has(sympy.I)
     for point in points(symbols):
-        with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
+        with contextlib.suppress(TypeError, ValueError, ArithmeticError):
             if not is_complex and not all(_is_real(side.subs(point)) for side in (a, b)):
                 continue
             if _is_not_zero(difference.subs(point)):
@@ -63,13 +63,14 @@ def is_proved_zero(difference: sympy.Expr) -> bool:
 
 
 def points(symbols: set[sympy.Symbol]) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
-    """Values of both signs, the same in every process; positive ones first."""
+    """Values of both signs, some below 1, the same in every process; positive ones first."""
     chosen = random.Random(0)
     names = sorted(symbols, key=lambda symbol: symbol.name)
     for number in range(POINTS):
         point = {}
         for symbol in names:
-            value = sympy.Rational(chosen.randint(20, 400), 1 if symbol.is_integer else 101)
+            size = chosen.randint(20, 400)
+            value = sympy.Rational(size, 1 if symbol.is_integer else 101 if number % 3 else 503)
             is_signed = not (symbol.is_positive or symbol.is_integer)
             negative = number % 2 and is_signed and chosen.random() < 0.7
             point[symbol] = -value if negative else value
@@ -85,7 +86,10 @@ def _is_not_zero(value: sympy.Expr) -> bool:
     """Whether a constant is not zero for certain."""
     if value.is_Rational:
         return value != 0
-    number = value.evalf(PRECISION, maxn=MOST_PRECISION)
+    try:
+        number = value.evalf(PRECISION, maxn=MOST_PRECISION)
+    except PrecisionExhausted:  # of the floor of an enormous number
+        return False
     parts = number.as_real_imag() if number.is_number else ()
     return any(part.is_Float and part._prec > 1 and part != 0 for part in parts)
 
@@ -107,10 +111,28 @@ def _minimal_polynomial(difference: sympy.Expr) -> sympy.Expr:
     return sympy.minimal_polynomial(difference, x) - x
 
 
+def _angles(difference: sympy.Expr) -> sympy.Expr:
+    """Zero if a sum of angles, such as arctan 1/2 + arctan 1/3 - pi/4, is a multiple of 2 pi.
+
+    It is then zero, as its digits are.
+    """
+    terms = difference.as_coefficients_dict()
+    n = sympy.ilcm(1, *(coefficient.q for coefficient in terms.values()))
+    turn = sympy.exp(sympy.I * sympy.pi * n * terms.pop(sympy.pi, 0))
+    for angle, coefficient in terms.items():
+        turn *= _DIRECTIONS[type(angle)](angle.args[0]) ** (n * coefficient)
+    return _minimal_polynomial(sympy.radsimp(sympy.expand(turn - 1)))
+
+
 def _logarithms(difference: sympy.Expr) -> sympy.Expr:
     return sympy.simplify(sympy.expand_log(difference, force=True))
 
 
+_DIRECTIONS: dict[type, Callable[[sympy.Expr], sympy.Expr]] = {  # e^(i angle)
+    sympy.asin: lambda sine: sympy.sqrt(1 - sine**2) + sympy.I * sine,
+    sympy.acos: lambda cosine: cosine + sympy.I * sympy.sqrt(1 - cosine**2),
+    sympy.atan: lambda slope: (1 + sympy.I * slope) / sympy.sqrt(1 + slope**2),
+}
 _PROOFS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
     sympy.expand,
     lambda difference: sympy.expand(sympy.together(difference).as_numer_denom()[0]),
@@ -120,6 +142,7 @@ _PROOFS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
     sympy.trigsimp,
     lambda difference: sympy.gammasimp(sympy.expand_func(difference)),
     _minimal_polynomial,
+    _angles,
     sympy.simplify,
     _logarithms,
     lambda difference: sympy.simplify(difference.rewrite(sympy.exp)),

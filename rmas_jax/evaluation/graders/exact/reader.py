@@ -17,6 +17,9 @@ The letters e and i are numbers; k, m and n are integers; \log is to the base 10
 
 from __future__ import annotations
 
+import re
+import string
+
 import sympy
 
 from .arithmetic import binomial, checked, expression, power
@@ -37,11 +40,18 @@ from .values import (
     UnreadableError,
     Value,
     Words,
+    is_expression,
 )
 
 _CLOSING = {"(": (")", "]"), "[": (")", "]"), r"\{": (r"\}",), "langle": ("rangle",)}
 _MONEY = ("$", "€", "£", "¥")
+_SETS_IN_WORDS = {
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), "R"),
+    **dict.fromkeys(("empty set", "no solution", "no solutions"), "{}"),
+}
 _BASES = {**NUMBERS, "binary": 2, "hex": 16, "octal": 8}
+_DIGITS = string.digits + string.ascii_uppercase
+_NUMERAL = re.compile(r"(?=.*[A-Z].*_)([0-9A-Z]{2,})_\{?([1-3][0-9])\}?")  # 1F_{16}
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
 
 
@@ -55,6 +65,8 @@ def read(text: str) -> Value:
     tokens = tokens_of(text)
     if len(tokens) > 1 and all(map(_continues_names, tokens[1:])) and tokens[0].text.isupper():
         return Words("".join(token.text for token in tokens).casefold())
+    if (numeral := _NUMERAL.fullmatch("".join(token.text for token in tokens))) is not None:
+        return _numeral(numeral[1], int(numeral[2]))
     reader = _AnswerReader(tokens)
     try:
         value = reader.answer()
@@ -96,6 +108,8 @@ class _AnswerReader(CommandReader):
             for word, operator in (("or", "union"), ("and", "intersection")):
                 if {*separators} == {word}:
                     return SetOperation(operator, tuple(items))
+            if sum(item.operators != ("!=",) for item in conditions) <= 1:  # x > 0, x != 1
+                return SetOperation("intersection", tuple(items))
         if {*separators} == {"or"} and len(conditions) == len(items) and _have_names(conditions):
             return SetOperation("union", tuple(items))  # x = 1 or y = 2 is no pair
         return Collection(",", tuple(items))
@@ -119,13 +133,22 @@ class _AnswerReader(CommandReader):
                 found.append(self.take().text)
             if not found:
                 return items, separators
+            if len(found) > 1 and not {*found[1:]} <= {"and", "or"}:  # "3, 4, and 5"
+                raise UnreadableError("two commas with nothing between them")
             separators.append(found[-1])
+
+    def listed(self) -> list[Value]:
+        """Values in brackets, which commas separate: [1, 2] is no [1 or 2]."""
+        items, separators = self.items()
+        if "or" in separators:
+            raise UnreadableError("one of several values in brackets")
+        return items
 
     def item(self) -> Value:
         """A relation, or sets joined by operators, from left to right."""
         value = self.relation()
-        while self.at(*SETS):
-            operator = SETS[self.take().text]
+        while self.at(*SETS, "-"):
+            operator = SETS.get(self.take().text, "minus")
             value = SetOperation(operator, (value, self.relation()))
         return value
 
@@ -135,8 +158,9 @@ class _AnswerReader(CommandReader):
             operators.append(self.take().text)
             sides.append(self.side())
         if operators and operators[-1] == "in":
-            while self.at(*SETS):
-                sides[-1] = SetOperation(SETS[self.take().text], (sides[-1], self.side()))
+            while self.at(*SETS, "-"):
+                operator = SETS.get(self.take().text, "minus")
+                sides[-1] = SetOperation(operator, (sides[-1], self.side()))
         return Relation(tuple(sides), tuple(operators)) if operators else sides[0]
 
     def side(self) -> Value:
@@ -177,7 +201,11 @@ class _AnswerReader(CommandReader):
         words = []
         while (token := self.next) is not None and token.kind in ("word", "letter", "number"):
             words.append(self.take().text.casefold())
+        if len(words) > 1 and words[0] in ("a", "an", "the") and len(words[1]) > 1:
+            del words[0]
         text = " ".join(words)
+        if text in _SETS_IN_WORDS:
+            return Collection(_SETS_IN_WORDS[text], ())
         return sympy.Integer(NUMBERS[text]) if text in NUMBERS else Words(text)
 
     def unit(self, value: Value) -> tuple[Value, tuple[tuple[str, int], ...]]:
@@ -208,9 +236,10 @@ class _AnswerReader(CommandReader):
                 parts.append(self.take().text)
             else:
                 break
-        if parts == ["degrees"] or parts == ["degree"]:
-            return expression(value) * DEGREE, ()
-        return value, unit_of(parts) if parts else ()
+        unit = unit_of(parts) if parts else ()
+        if unit and is_expression(value) and value.has(DEGREE) and unit[0][0] not in ("C", "F"):
+            raise UnreadableError("two units")
+        return (expression(value) * DEGREE, ()) if unit == (("degree", 1),) else (value, unit)
 
     def group(self) -> Value:
         """An expression in braces, which are not seen."""
@@ -250,15 +279,15 @@ class _AnswerReader(CommandReader):
         if self.at(*closing):
             items: list[Value] = []
         elif opening in (r"\{",) or not self.has_sign():
-            items = list(self.nested(lambda: Collection(",", tuple(self.items()[0]))).items)
+            items = list(self.nested(lambda: Collection(",", tuple(self.listed()))).items)
         else:
             items = list(self.nested(lambda: Collection(",", tuple(self.plain_items()))).items)
         if opening == r"\{" and len(items) == 1 and self.at("mid", "|", ":"):
             self.position += 1
-            items = [self.answer()]
+            condition = self.answer()
             self.expect(r"\}")
             self.in_set = outer
-            return _condition(items[0])
+            return _set_of(items[0], condition)
         self.in_set = outer
         token = self.take()
         if token.text not in closing:
@@ -303,24 +332,48 @@ class _AnswerReader(CommandReader):
         if self.at("{"):
             self.position += 1
             token = self.take()
-            if token.kind == "word" and token.text.lower() == "base":
+            if (token.kind == "word" and token.text.lower() == "base") or token.text == "(":
                 token = self.take()
+            if self.at(")"):
+                self.position += 1
             self.expect("}")
         else:
             token = self.take()
         base = whole(token) if token.kind == "number" else _BASES.get(token.text.lower())
         if base is None or base < 2:
             raise UnreadableError("a base must be a whole number above 1")
-        digits = (digits or str(value)).lstrip("0") or "0"
-        if not digits.isdigit() or any(int(digit) >= base for digit in digits):
-            raise UnreadableError(f"{digits} is no number in base {base}")
-        return value if base == 10 else Numeral(digits, base)
+        return value if base == 10 else _numeral(digits or str(value), base)
 
 
-def _condition(value: Value) -> Value:
-    """The condition of a set {x | condition}."""
-    if isinstance(value, Relation) and value.operators == ("=",):
-        return Collection("{}", (value.sides[1],))
-    if isinstance(value, Relation | SetOperation):
-        return value
-    raise UnreadableError("a set must be of values or of a condition")
+def _numeral(digits: str, base: int) -> Numeral:
+    """A number's digits in a base."""
+    digits = digits.lstrip("0") or "0"
+    if any(_DIGITS.find(digit, 0, base) < 0 for digit in digits):
+        raise UnreadableError(f"{digits} is no number in base {base}")
+    return Numeral(digits, base)
+
+
+def _set_of(element: Value, condition: Value) -> Value:
+    """The set {element | condition}; the element is a letter, perhaps with its domain: x \\in D."""
+    domain: Value = None
+    if isinstance(element, Relation) and element.operators == ("in",):
+        element, domain = element.sides
+    if not isinstance(element, sympy.Symbol) or element not in _letters_of(condition):
+        raise UnreadableError("a set must be of values, or of a letter with a condition on it")
+    if isinstance(condition, Relation) and condition.operators == ("=",):
+        name, value = condition.sides
+        if name != element:
+            raise UnreadableError("a set's equation must be solved")
+        condition = Collection("{}", (value,))
+    if domain is None or domain == Collection("R", ()):
+        return condition
+    return SetOperation("intersection", (domain, condition))
+
+
+def _letters_of(condition: Value) -> set[sympy.Symbol]:
+    """The letters in the expressions of a condition."""
+    if isinstance(condition, SetOperation):
+        return set().union(*map(_letters_of, condition.items))
+    if not isinstance(condition, Relation):
+        return set()
+    return set().union(*(side.free_symbols for side in condition.sides if is_expression(side)))

@@ -10,6 +10,7 @@ import sympy
 from .values import Collection, Relation, SetOperation, Value
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
+MOST_LISTED = 64  # members of a set
 _INEQUALITIES = frozenset({"<", ">", "<=", ">=", "!="})
 _SETS = {
     "R": sympy.S.Reals,
@@ -32,7 +33,7 @@ def real_set(value: Value) -> sympy.Set | None:
             if value.operator == "minus":
                 return parts[0] - parts[1]
             join = sympy.Union if value.operator == "union" else sympy.Intersection
-            return join(*parts)
+            return _listed(join(*parts))
         if isinstance(value, Relation):
             return _set_of_relation(value)
     return None
@@ -45,6 +46,14 @@ def unknowns(value: Value) -> set[sympy.Symbol]:
     if not isinstance(value, Relation) or value.operators[-1] == "in":
         return set()
     return {side for side in value.sides if isinstance(side, sympy.Symbol)}
+
+
+def _listed(value: sympy.Set) -> sympy.Set:
+    """A short range of whole numbers as its members."""
+    is_short = (
+        isinstance(value, sympy.Range) and value.size.is_Integer and value.size <= MOST_LISTED
+    )
+    return sympy.FiniteSet(*value) if is_short else value
 
 
 def _set_of_collection(value: Collection) -> sympy.Set | None:
@@ -62,7 +71,7 @@ def _set_of_collection(value: Collection) -> sympy.Set | None:
 
 def _set_of_relation(value: Relation) -> sympy.Set | None:
     sides, operators = value.sides, value.operators
-    if operators[-1] == "in" and len(sides) == 2:
+    if operators == ("in",) and isinstance(sides[0], sympy.Symbol):
         return real_set(sides[1])
     if not {*operators} <= _INEQUALITIES:
         return None

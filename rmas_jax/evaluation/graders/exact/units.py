@@ -79,14 +79,17 @@ FACTORS = {
     "crore": 10**7,
     "dozen": 12,
 }
-NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        (
-            *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-            *("ten", "eleven", "twelve"),
-        )
-    )
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+NUMBERS = {word: number for number, word in enumerate(_ONES)}
+NUMBERS |= {
+    f"{tens}-{ones}" if number else tens: 10 * (i + 2) + number
+    for i, tens in enumerate(_TENS)
+    for number, ones in enumerate(_ONES[:10])
 }
 # Words of up to three letters that are words wherever they stand; other short runs of letters are
 # products: xy.
@@ -107,8 +110,9 @@ _NO_UNITS = words_of(
     other others another answer unknown squared cubed i we it cannot can't don't hundred thousand
     million billion trillion quadrillion lakh crore k bn mn mio mln tn dozen score gross mille
     permille tens ones inverse reciprocal opposite
-    conjugate complement i'm mixed both either neither"""
+    conjugate complement i'm mixed both either neither grand mil bil remainder"""
 )
+_FILLERS = words_of("the old long tall wide high deep")  # after a unit, they change nothing
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 MOST_WORDS = 6
@@ -124,7 +128,7 @@ def unit_of(parts: list[str | int]) -> tuple[tuple[str, int], ...]:
         raise UnreadableError("too many words after a number")
     exponents: dict[str, int] = {}
     sign, power, last = 1, 1, ""
-    for part in parts:
+    for i, part in enumerate(parts):
         if isinstance(part, int):
             if not last:
                 raise UnreadableError("an exponent without a unit")
@@ -139,16 +143,18 @@ def unit_of(parts: list[str | int]) -> tuple[tuple[str, int], ...]:
             power = _POWERS[word]
         elif word in _POWERS_AFTER and last:
             exponents[last] *= _POWERS_AFTER[word]
-        elif word == "of" and last:  # cups of flour are cups
+        elif word == "of" and last:  # cups of flour are cups, but pairs of three are no pairs
+            if {str(other).lower() for other in parts[i:]} & ({*NUMBERS} | _NO_UNITS - {"a", "an"}):
+                raise UnreadableError("a number of groups")
             break
         elif word in _NO_UNITS or word in NUMBERS or not word:
             raise UnreadableError(f"{part!r} after a number is no unit")
-        elif word != "the":
+        elif word not in _FILLERS:
             last = _canonical(word)
             for name, side in zip(_COMPOUND.get(last, (last,)), (1, -1), strict=False):
                 exponents[name] = exponents.get(name, 0) + sign * side * power
             power, sign = 1, 1
-    if not exponents:
+    if not exponents or sign < 0:
         raise UnreadableError("words after a number that are no unit")
     return tuple(sorted(exponents.items()))
 

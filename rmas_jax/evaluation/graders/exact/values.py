@@ -10,6 +10,7 @@ import sympy
 DEGREE = sympy.Symbol("degree", positive=True)  # a unit of angles, pi/180 inside functions
 
 
+NUMBER_SETS = ("R", "Z", "N", "Q", "C")
 _INTEGERS, _COMPLEX = ("k", "m", "n"), ("z", "w")
 
 
