@@ -95,6 +95,11 @@ class Agent(struct.PyTreeNode):
         """Completes the tail of a cache and opens one with room for `positions`."""
         return seal(cache, self.config, positions, partition=self.partition)
 
+    def with_room(self, cache: Cache, positions: int) -> Cache:
+        """The same cache with another tail, of `positions` free slots; its own must be empty."""
+        batch = cache.next_position.shape[0]
+        return cache.replace(tail=self.empty_cache(batch, positions).tail)
+
     def during(self, phase: str) -> Agent:
         """The agent in a phase, a field of `Policies`; its weights where the policy has them."""
         return self._on(self.partition.during(phase))
