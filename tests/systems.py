@@ -78,6 +78,26 @@ CONFIGS = {
         **BASE,
     ),
 }
+LINEAR = DecoderConfig(
+    model_type="qwen3_5_text",
+    vocab_size=20,
+    width=12,
+    ffn_width=16,
+    num_layers=4,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    rope_theta=50.0,
+    rotary_fraction=0.5,
+    qk_norm=True,
+    gated_attention=True,
+    linear_layers=(True, False) * 2,
+    linear_key_heads=1,
+    linear_value_heads=2,
+    linear_key_dim=4,
+    linear_value_dim=3,
+    conv_width=4,
+)
 ROLE_PROMPTS = {
     "planner": RolePrompt("you plan", "{question} plan it", "{question} seen : {solver} go on"),
     "critic": RolePrompt("", "about {question} plan : {planner} refine", "{planner} of {question}"),

@@ -34,7 +34,7 @@ class Begun(struct.PyTreeNode):
     """B prompts that have been read, and the first tokens of their texts."""
 
     past: tuple[Block, ...]  # the prompts
-    text: DecodeState  # its cache has no past, and a tail of one slot
+    text: DecodeState  # its cache has neither past nor tail
     keys: jax.Array | None  # [B] PRNG keys
 
 
@@ -48,7 +48,7 @@ class Pool(struct.PyTreeNode):
 @jax.jit
 def read_prompts(agent: Agent, prompt: PromptInput) -> tuple[jax.Array, Cache]:
     """The last hidden state [B, D] and the cache of prompts; rollouts share them."""
-    return read_body(agent, prompt, room=1)
+    return read_body(agent, prompt)
 
 
 @functools.partial(jax.jit, static_argnames=("end_tokens", "max_tokens", "sampling"))
@@ -87,10 +87,10 @@ def empty_pool(decoder: Decoder, like: Begun) -> Pool:
     """A pool of free rows, for prompts of these shapes."""
     batch, width = like.text.tokens.shape
     dtype = like.text.cache.tail.keys.dtype
-    # A text's last token is not read, and the one before it is in the tail when the last is chosen.
-    ring = empty_block(
-        decoder.config, batch, max(1, width - 2), dtype=dtype, partition=decoder.partition
-    )
+    # A text's last token is not read, and the one before it takes the slot of the first one once
+    # that has been read for the last time. A tail of a single slot would count as empty.
+    slots = max(2, width - 2)
+    ring = empty_block(decoder.config, batch, slots, dtype=dtype, partition=decoder.partition)
     empty = jax.tree.map(jnp.zeros_like, like)
     free = empty.text.replace(done=jnp.ones(batch, bool))
     return Pool(empty.replace(text=free), ring)
@@ -163,13 +163,14 @@ def run(
         text, ring = carry
         last = jnp.maximum(text.lengths - 1, 0)[:, None]
         embeds = agent.embed(jnp.take_along_axis(text.tokens, last, axis=1))
-        cache = text.cache.replace(past=(*past, ring), used=jnp.zeros((), jnp.int32))
+        cache = text.cache.replace(past=past, tail=ring, used=text.step % slots)
         # A row that has ended reads padding, which no position attends to.
         hidden, cache = agent.read(embeds, ~text.done[:, None], cache)
-        ring = _put(ring, cache.tail, text.step % slots)
-        text = text.replace(cache=cache.replace(past=(), used=jnp.zeros((), jnp.int32)))
+        text = text.replace(
+            cache=text.cache.replace(next_position=cache.next_position, state=cache.state)
+        )
         text = _write(agent, hidden[:, 0], text, sampling=sampling, keys=keys, ending=ending)
-        return text, ring
+        return text, cache.tail
 
     text, ring = jax.lax.while_loop(running, step, (pool.begun.text, pool.ring))
     return Pool(Begun(past, text, keys), ring)
@@ -189,14 +190,3 @@ def _write(agent: Agent, hidden: jax.Array, text: DecodeState, **settings: Any) 
     after, token = advance(agent, hidden, text, text.lengths, **settings)
     tokens = text.tokens.at[jnp.arange(len(place)), place].set(token, mode="drop")
     return after.replace(tokens=tokens, step=text.step + 1)
-
-
-def _put(ring: Block, tail: Block, slot: jax.Array) -> Block:
-    """The ring with the only slot of a tail at this one."""
-    write = jax.lax.dynamic_update_slice_in_dim
-    return Block(
-        keys=write(ring.keys, tail.keys, slot, 2),
-        values=write(ring.values, tail.values, slot, 2),
-        valid=write(ring.valid, tail.valid, slot, 1),
-        positions=write(ring.positions, tail.positions, slot, 1),
-    )

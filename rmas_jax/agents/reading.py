@@ -87,14 +87,14 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
     return jnp.where((index >= 0)[None, :, None], vectors, embeds)
 
 
-def read_body(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Array, Cache]:
+def read_body(agent: Agent, prompt: PromptInput, *, room: int = 0) -> tuple[jax.Array, Cache]:
     """Reads the body after the prefix: `[lead | slots | suffix]`.
 
     Args:
       agent: the reader.
       prompt: the body's last position is valid in every row; the prefix is not changed, so that
         every round can start from it.
-      room: number of single steps to follow.
+      room: of the cache; `think` and `speak` make their own.
 
     Returns:
       The last hidden state [B, D] and a cache with room for `room` positions.

@@ -100,7 +100,7 @@ class DecodeState(struct.PyTreeNode):
     lengths: jax.Array  # [B] int32; tokens written, the end token included
     done: jax.Array  # [B] bool; the row has ended
     step: jax.Array  # [] int32; columns of `tokens` written; each but the first cost a model step
-    cache: Cache  # its tail has room for W - 1 positions
+    cache: Cache  # without finished blocks; its tail has the text
     finite: jax.Array  # [B] bool; the logits of all tokens are finite; a row ends where they fail
     seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if penalised
     stop_state: jax.Array | None = None  # [B] int32; row of `stops` that the text has reached
@@ -175,7 +175,7 @@ def speak(
     Args:
       agent: the writer.
       hidden: [B, D] state at the last position read.
-      cache: of all positions read, with room for `max_tokens` - 1 more.
+      cache: of all positions read; its tail is empty.
       end_tokens: ids that end a row; may be empty.
       max_tokens: W, maximum number of tokens; at least 1.
       sampling: sampling rules; default greedy.
@@ -227,7 +227,8 @@ def speak(
         lengths=jnp.zeros(batch, jnp.int32),
         done=jnp.zeros(batch, bool) if limits is None else limits <= 0,
         step=jnp.zeros((), jnp.int32),
-        cache=cache.replace(past=()),  # finished blocks are closed over, not carried
+        # Finished blocks are closed over, not carried.
+        cache=agent.with_room(cache, max_tokens - 1).replace(past=()),
         finite=jnp.ones(batch, bool),
         seen=seen,
         stop_state=None if stops is None else jnp.zeros(batch, jnp.int32),

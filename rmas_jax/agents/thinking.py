@@ -30,7 +30,7 @@ def think(
       agent: the thinker.
       feed: hidden states [B, T, D] -> input embeddings [B, T, D]; the inner link.
       hidden: [B, D] state at the last position read.
-      cache: of all positions read, with room for `steps` - 1 more.
+      cache: of all positions read; its tail is empty.
       steps: M, at least 1.
       truncate_steps: length of truncated backpropagation, in thoughts: gradients stop at state and
         cache after each such number. None: no truncation.
@@ -54,8 +54,8 @@ def think(
         out, now = agent.read(feed(hidden[:, None]), valid, now.replace(past=cache.past))
         return (on.constrain(out[:, 0], "rows", None), now.replace(past=())), thought
 
-    # The finished blocks are closed over: only the tail of M positions is carried.
-    start = (hidden, cache.replace(past=()))
+    # The finished blocks are closed over: only a tail for the steps is carried.
+    start = (hidden, agent.with_room(cache, steps - 1).replace(past=()))
     (last, _), thoughts = jax.lax.scan(step, start, jnp.arange(steps - 1))
     made = jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
     return on.constrain(made, "batch", None, None)

@@ -42,7 +42,7 @@ def write(
             valid=jnp.concatenate([prompt.valid, continuation_valid], 1),
             slot_index=prompt.slot_index + (-1,) * continuation_ids.shape[1],
         )
-    hidden, cache = read_body(agent, prompt, room=max_tokens - 1)
+    hidden, cache = read_body(agent, prompt)
     return speak(
         agent,
         hidden,

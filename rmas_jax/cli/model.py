@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import functools
 import math
 import time
 from collections.abc import Sequence
@@ -132,8 +131,8 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, *, raw: bool) -> list[int]:
     return ids
 
 
-def read(agent: Agent, ids: jax.Array, *, room: int) -> tuple[jax.Array, Cache]:
-    """The state at the last token of ids [B, T], and a cache with room for `room` more."""
+def read(agent: Agent, ids: jax.Array) -> tuple[jax.Array, Cache]:
+    """The state at the last token of ids [B, T], and the cache."""
     batch, time = ids.shape
     prompt = PromptInput(
         prefix=agent.empty_cache(batch, 0),
@@ -142,7 +141,7 @@ def read(agent: Agent, ids: jax.Array, *, room: int) -> tuple[jax.Array, Cache]:
         received=jnp.zeros((batch, 0, agent.width)),
         slot_index=(-1,) * time,
     )
-    return read_body(agent, prompt, room=room)
+    return read_body(agent, prompt)
 
 
 def timed(function: Any, *args: Any) -> tuple[Any, float, float]:
@@ -169,9 +168,7 @@ def generate(
     seen = None
     if sampling.repetition_penalty != 1:
         seen = seen_tokens(row, jnp.ones(row.shape, bool), agent.config.vocab_size)
-    (hidden, cache), compile_read, run_read = timed(
-        functools.partial(read, room=max_tokens - 1), agent, row
-    )
+    (hidden, cache), compile_read, run_read = timed(read, agent, row)
 
     def write(
         agent: Agent, hidden: jax.Array, cache: Cache, keys: Any, seen: Any

@@ -7,7 +7,10 @@ A cache is a tuple of complete, read-only blocks and one block to write:
 
 Complete blocks never change, so a `lax.scan` closes over them and carries only the rest
 (`cache.replace(past=())`): a differentiated scan stores its carry once per step, and the tail is
-small. A linear layer has no positions, only a state of fixed size, which every call replaces.
+small. Layers only read the tail, as it was before a call, and return the keys and values of the
+call's positions; one update after all layers writes these, so that a loop that carries the tail
+writes them in place. A linear layer has no positions, only a state of fixed size, which every call
+replaces.
 
 On a mesh rows lie where their batch does, and heads over `model`, see `cached_heads`.
 """
@@ -134,6 +137,41 @@ def seal(
         config, old.valid.shape[0], capacity, dtype=old.keys.dtype, partition=partition
     )
     return cache.replace(past=(*cache.past, old), tail=tail, used=jnp.zeros((), jnp.int32))
+
+
+def read_blocks(cache: Cache, time: int) -> tuple[Block, ...]:
+    """The blocks that a call of `time` positions reads: all that may have content.
+
+    A tail with room for this call and no more is empty.
+    """
+    return cache.past if cache.tail.valid.shape[1] == time else (*cache.past, cache.tail)
+
+
+def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Cache:
+    """Writes the positions of a call into the next free slots.
+
+    tail  t t _ _ _   new  n n   ->   tail  t t n n _
+    """
+    tail = cache.tail
+
+    def write(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        new = new.astype(old.dtype)
+        if old.shape == new.shape:
+            return new
+        return jax.lax.dynamic_update_slice_in_dim(old, new, cache.used, axis)
+
+    def by_heads(x: jax.Array) -> jax.Array:
+        return partition.constrain(x, None, "batch", None, "heads", None)
+
+    return cache.replace(
+        tail=Block(
+            keys=by_heads(write(tail.keys, by_heads(new.keys), 2)),
+            values=by_heads(write(tail.values, by_heads(new.values), 2)),
+            valid=write(tail.valid, new.valid, 1),
+            positions=write(tail.positions, new.positions, 1),
+        ),
+        used=cache.used + new.valid.shape[1],
+    )
 
 
 def repeat_rows(cache: Cache, batch: int, *, partition: Partition = ONE_DEVICE) -> Cache:

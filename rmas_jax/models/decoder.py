@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rmas_jax.models.cache import Block, Cache, LinearState, empty_cache
+from rmas_jax.models.cache import Block, Cache, LinearState, append, empty_cache, read_blocks
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
@@ -172,46 +172,35 @@ class Decoder(nn.Module):
         if segments is not None:
             fresh = segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
             positions -= jax.lax.cummax(jnp.where(fresh, positions, 0), axis=1)
-        tail = cache.tail.replace(
-            valid=jax.lax.dynamic_update_slice_in_dim(cache.tail.valid, valid, cache.used, axis=1),
-            positions=jax.lax.dynamic_update_slice_in_dim(
-                cache.tail.positions, positions, cache.used, axis=1
-            ),
-        )
-        # Query t of this call is in slot used + t of the tail and sees the slots up to its own.
-        blocks = (*cache.past, tail)
-        self._check_positions(sum(b.valid.shape[1] for b in blocks))
-        slots = jnp.arange(tail.valid.shape[1])
-        causal = slots[None, :] <= cache.used + jnp.arange(time)[:, None]  # [T, S]
-        seen = [
-            jnp.broadcast_to(b.valid[:, None, :], (b.valid.shape[0], time, b.valid.shape[1]))
-            for b in blocks
-        ]
-        seen[-1] &= causal[None]
+        self._check_positions(sum(b.valid.shape[1] for b in (*cache.past, cache.tail)))
+        # A position sees all that was written before this call, and of the call what is up to it.
+        blocks = read_blocks(cache, time)
+        keys_valid = (*(b.valid for b in blocks), valid)
+        keys_at = (*(b.positions for b in blocks), positions)
+        seen = [jnp.broadcast_to(v[:, None], (v.shape[0], time, v.shape[1])) for v in keys_valid]
+        seen[-1] &= jnp.tri(time, dtype=bool)[None]
         if segments is not None:
             seen[-1] &= segments[:, :, None] == segments[:, None, :]
         visible = near = tuple(seen)
         if c.sliding_layers and c.window is not None:
             near = tuple(
-                see & (positions[:, :, None] - b.positions[:, None, :] < c.window)
-                for see, b in zip(visible, blocks, strict=True)
+                see & (positions[:, :, None] - at[:, None, :] < c.window)
+                for see, at in zip(visible, keys_at, strict=True)
             )
         hidden, ((keys, values), state) = self._run_loops(
             embeds,
             (
-                tuple((b.keys, b.values) for b in cache.past),
-                (tail.keys, tail.values),
+                tuple((b.keys, b.values) for b in blocks),
                 cache.state and (cache.state.conv, cache.state.memory),
             ),
-            CallContext(cache.used, positions, valid, visible, near, fresh),
+            CallContext(positions, valid, visible, near, fresh),
         )
         if moved:
             back = jnp.argsort(order, axis=1)[None, :, :, None]
             hidden = jnp.take_along_axis(hidden, back, axis=2)
         hidden = on.constrain(hidden, None, "rows", None, None)
-        return hidden, cache.replace(
-            tail=Block(keys, values, tail.valid, tail.positions),
-            used=cache.used + time,
+        after = append(cache, Block(keys, values, valid, positions), partition=on)
+        return hidden, after.replace(
             next_position=cache.next_position + counted[:, -1],
             state=state and LinearState(*state),
         )
@@ -229,17 +218,17 @@ class Decoder(nn.Module):
             )
 
     def _run_loops(
-        self, x: jax.Array, of_layers: tuple[Any, Any, Any], context: CallContext
+        self, x: jax.Array, of_layers: tuple[Any, Any], context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
         """Runs the layers once per loop.
 
         Args:
           x: [B, T, D].
-          of_layers: the cache's past, tail and linear states; layers are the leading axis.
+          of_layers: blocks and linear states of the cache; layers are the leading axis.
           context: see `CallContext`.
 
         Returns:
-          Outputs of the final norm [loops, B, T, D], and the new tail and states.
+          Outputs of the final norm [loops, B, T, D], and new keys and values and states.
         """
         c = self.config
         periods = (c.num_layers // c.period,) if c.period > 1 else ()

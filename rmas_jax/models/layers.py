@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from rmas_jax.models.activations import ACTIVATIONS
 from rmas_jax.models.attention import attend, rotary
+from rmas_jax.models.cache import cached_heads
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
 from rmas_jax.models.int8 import as_array
@@ -20,18 +21,18 @@ from rmas_jax.partition import ONE_DEVICE, Partition
 
 KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
-# A layer's share of the cache: complete blocks, tail and linear state, each None or empty if its
-# kind of layer has none; and whether the layer slides.
-OfLayer = tuple[Any, Any, Any, jax.Array]
+# A layer's share of the cache: blocks and linear state, each None if its kind of layer has none;
+# and whether the layer slides.
+OfLayer = tuple[Any, Any, jax.Array]
 
 
 class CallContext(NamedTuple):
     """Inputs that all layers of a call share."""
 
-    start: jax.Array  # [] int32; slot of the first position in the tail
     positions: jax.Array  # [B, T] int32
     valid: jax.Array  # [B, T] bool
-    visible: tuple[jax.Array, ...]  # per block [B, T, S] bool; keys visible to each position
+    # Keys visible to each position: per block of the cache [B, T, S] bool, and of the call itself.
+    visible: tuple[jax.Array, ...]
     near: tuple[jax.Array, ...]  # the same, in a sliding layer
     fresh: jax.Array | None  # [B, T] bool; first positions of packed texts
 
@@ -71,7 +72,7 @@ def biased(module: Any, path: str, out: jax.Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over complete blocks and the tail, which this call extends."""
+    """Grouped-query attention over blocks of the cache and the positions of the call."""
 
     config: DecoderConfig
     partition: Partition = ONE_DEVICE
@@ -81,14 +82,23 @@ class Attention(nn.Module):
         self,
         x: jax.Array,
         rope: Rope,
-        past: tuple[KeysValues, ...],
-        tail: KeysValues,
-        context: CallContext,
+        blocks: tuple[KeysValues, ...],
+        positions: jax.Array,
         visible: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, KeysValues]:
-        """Attends from the positions [B, T, D] of this call; returns output and new tail."""
+        """Attends from the positions of this call.
+
+        Args:
+          x: [B, T, D].
+          rope: see `Rope`.
+          blocks: of the cache.
+          positions: [B, T] int32.
+          visible: see `CallContext`.
+
+        Returns:
+          [B, T, D], and the keys and values of these positions, of `cached_heads` heads.
+        """
         c, on = self.config, self.partition
-        start, positions = context.start, context.positions
         x = on.constrain(x, "rows", None, "embed")
 
         def project(name: str) -> jax.Array:
@@ -103,33 +113,22 @@ class Attention(nn.Module):
             query, gate = jnp.split(project("q"), 2, axis=-1)
         else:
             query = project("q")
-        key, value = (repeated(project(name), tail[0].shape[2]) for name in ("k", "v"))
+        key, value = (repeated(project(name), cached_heads(c, on)) for name in ("k", "v"))
         key, value = by_heads(key), by_heads(value)
         query = normed(self, "attention/q_norm", query)
         key = normed(self, "attention/k_norm", key)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         # Scaled in float32: a scale rounded to bfloat16 would bias all logits.
         query = (rotary(query.astype(jnp.float32), positions, *rope) * scale).astype(x.dtype)
-        key = rotary(key, positions, *rope)
-
-        keys = jax.lax.dynamic_update_slice_in_dim(
-            tail[0], key.astype(tail[0].dtype), start, axis=1
-        )
-        values = jax.lax.dynamic_update_slice_in_dim(
-            tail[1], value.astype(tail[1].dtype), start, axis=1
-        )
-        mixed = attend(
-            query,
-            (*(block[0] for block in past), keys),
-            (*(block[1] for block in past), values),
-            visible,
-        )
+        key = by_heads(rotary(key, positions, *rope))
+        keys, values = zip(*blocks, (key, value), strict=True)
+        mixed = attend(query, keys, values, visible)
         if c.gated_attention:
             mixed = mixed * jax.nn.sigmoid(gate)
         mixed = on.constrain(by_heads(mixed), "rows", None, "heads", None)
         kernel = as_array(used_parameter(self, "attention/o_kernel"), x)
         out = jnp.einsum("btnh,nhd->btd", mixed, kernel)
-        return biased(self, "attention/o_bias", out), (by_heads(keys), by_heads(values))
+        return biased(self, "attention/o_bias", out), (key, value)
 
 
 def repeated(x: jax.Array, heads: int) -> jax.Array:
@@ -168,9 +167,10 @@ class Layer(nn.Module):
     def __call__(
         self, x: jax.Array, of_layer: OfLayer, context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
-        """Returns the next layer's input, and the layer's new tail and linear state."""
+        """Returns the next layer's input, and the layer's new keys and values and linear state."""
         c, on = self.config, self.partition
-        past, tail, state, sliding = of_layer
+        blocks, state, sliding = of_layer
+        new = None
 
         def by_rows(x: jax.Array) -> jax.Array:
             return on.constrain(x, "rows", None, None)
@@ -188,12 +188,12 @@ class Layer(nn.Module):
                     jnp.where(sliding, near, all_)
                     for near, all_ in zip(context.near, visible, strict=True)
                 )
-            mixed, tail = Attention(c, on, name="attention")(
-                mixed, rope, past, tail, context, visible
+            mixed, new = Attention(c, on, name="attention")(
+                mixed, rope, blocks, context.positions, visible
             )
         x = by_rows(x + normed(self, "attention_out_norm", by_rows(mixed)))
         out = by_rows(FeedForward(c, on, name="ffn")(normed(self, "ffn_norm", x)))
-        return by_rows(x + normed(self, "ffn_out_norm", out)), (tail, state)
+        return by_rows(x + normed(self, "ffn_out_norm", out)), (new, state)
 
     def _rope(self, sliding: jax.Array) -> Rope:
         """Rotary frequencies and the factor on sine and cosine of this layer."""
@@ -224,21 +224,21 @@ class Period(nn.Module):
         self, x: jax.Array, of_period: OfLayer, context: CallContext
     ) -> tuple[jax.Array, tuple[Any, Any]]:
         """As `Layer`, with a leading axis of layers; attention and linear layers are separate."""
-        past, tail, state, sliding = of_period
-        tails: list[KeysValues] = []
+        blocks, state, sliding = of_period
+        news: list[KeysValues] = []
         states: list[tuple[jax.Array, jax.Array]] = []
         for place, linear in enumerate(self.config.linear_layers[: self.config.period]):
             layer = Layer(self.config, linear, self.partition, name=f"place_{place}")
             if linear:
-                mine = (None, None, _at(state, len(states)), sliding[place])
+                mine = (None, _at(state, len(states)), sliding[place])
             else:
-                mine = (_at(past, len(tails)), _at(tail, len(tails)), None, sliding[place])
-            x, (new_tail, new_state) = layer(x, mine, context)
+                mine = (_at(blocks, len(news)), None, sliding[place])
+            x, (new, new_state) = layer(x, mine, context)
             if linear:
                 states.append(new_state)
             else:
-                tails.append(new_tail)
-        return x, tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *kind) for kind in (tails, states))
+                news.append(new)
+        return x, tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *kind) for kind in (news, states))
 
 
 def _at(tree: Any, index: int) -> Any:

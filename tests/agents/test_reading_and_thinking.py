@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from systems import CONFIGS, naive_thoughts, random_agent
+from systems import CONFIGS, LINEAR, naive_thoughts, random_agent
 
 from rmas_jax.agents.reading import PromptInput, place, read_body, read_prefix
 from rmas_jax.agents.thinking import think
 from rmas_jax.links import apply_link
-from rmas_jax.models import DecoderConfig
 from rmas_jax.models.cache import empty_state
 from rmas_jax.prompts import left_pad
 
@@ -111,28 +110,6 @@ def test_batch_of_one_equals_batch_of_many(tiny_system, role):
     many = run(tiny_system, role, blocks(), vectors, steps=3)
     alone = run(tiny_system, role, blocks(ROWS[2:]), vectors[2:], steps=3)
     np.testing.assert_allclose(alone[0], many[2], rtol=TOLERANCE, atol=TOLERANCE)
-
-
-LINEAR = DecoderConfig(
-    model_type="qwen3_5_text",
-    vocab_size=20,
-    width=12,
-    ffn_width=16,
-    num_layers=4,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    rope_theta=50.0,
-    rotary_fraction=0.5,
-    qk_norm=True,
-    gated_attention=True,
-    linear_layers=(True, False) * 2,
-    linear_key_heads=1,
-    linear_value_heads=2,
-    linear_key_dim=4,
-    linear_value_dim=3,
-    conv_width=4,
-)
 
 
 def test_linear_layers_carry_their_state_from_prefix_to_thoughts():

@@ -146,7 +146,7 @@ def test_tool_calls_of_texts_are_those_of_batches(team_and_links, tmp_path):
     assert any(called) and not all(called)
 
 
-@pytest.mark.parametrize("max_tokens", [1, 2])
+@pytest.mark.parametrize("max_tokens", [1, 2, 3])
 def test_the_shortest_texts(team_and_links, max_tokens):
     options = {"role": "critic", "sampling": HOT, "max_tokens": max_tokens}
     plain = all_of(written(write_batches, team_and_links, **options))
