@@ -84,6 +84,13 @@ class Partition:
         """The policy of the phase."""
         return POLICIES[getattr(self.policies, self.phase)]
 
+    @property
+    def gathers_at_use(self) -> bool:
+        """Whether each layer's weights are gathered when the layer runs."""
+        policy = self.policy
+        splits = self.mesh is not None and self.mesh.shape["fsdp"] > 1
+        return splits and not policy.at_start and "fsdp" not in policy.weights
+
     @functools.cached_property
     def rules(self) -> dict[str, tuple[str, ...]]:
         """As `RULES`, for weights and activations where they are used."""

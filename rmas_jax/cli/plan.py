@@ -59,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="also write the compiled programs there, for `rmas run --executable`",
     )
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="keep there what the compiler says of each program, and take it from there: an "
+        "interrupted plan goes on",
+    )
     group = parser.add_argument_group("chips that are not at hand")
     group.add_argument("--slice", metavar="CHIP:SIZES", help="such as v5e:4x4, v5p:4x4x4 or H100:8")
     group.add_argument(
@@ -79,14 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--search",
         type=int,
         metavar="N",
-        help="rank meshes and batch sizes by estimated throughput: compile at most N of them",
+        help="rank meshes, remat, policies and batch sizes by estimated throughput: compile at "
+        "most N settings",
     )
     args = parser.parse_args(arguments)
+    if args.executable is not None and args.cache is not None:
+        parser.error("--executable must be unset with --cache, which holds no executable programs")
     if args.slice is None:
         for option in ("mesh", "search", *ASSUMED):
             if getattr(args, option) is not None:
                 parser.error(f"{option_name(option)} must be unset without --slice")
-        written = {"json": args.json, "executable": args.executable}
+        written = {"json": args.json, "executable": args.executable, "cache": args.cache}
         return start(parser, args, functools.partial(print_plan, **written))
     return exit_code(functools.partial(plan_slice, args))
 
@@ -99,7 +108,14 @@ def plan_slice(args: argparse.Namespace) -> None:
     widths = Widths(**{field: value for field, value in given.items() if value is not None})
     config = load_config(args.config, args.overrides)
     if args.search is not None:
-        found = search(config, slice_devices(wanted), wanted, most=args.search, widths=widths)
+        found = search(
+            config,
+            slice_devices(wanted),
+            wanted,
+            most=args.search,
+            widths=widths,
+            cache=args.cache,
+        )
         print("\n".join(ranking(found)))
         return
     sizes = chosen_sizes(args.mesh, config, wanted)
@@ -109,7 +125,7 @@ def plan_slice(args: argparse.Namespace) -> None:
         mesh = make_mesh(*sizes, devices=slice_devices(wanted))
     except ValueError as error:
         raise ConfigError(f"--mesh: {error}") from None
-    written = {"json": args.json, "executable": args.executable}
+    written = {"json": args.json, "executable": args.executable, "cache": args.cache}
     print_plan(config, **written, mesh=mesh, wanted=wanted, widths=widths)
 
 

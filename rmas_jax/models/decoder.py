@@ -17,7 +17,7 @@ from rmas_jax.models.cache import Block, Cache, LinearState, append, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
-from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm
+from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm, late
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.models.weights import parameter, used
@@ -44,7 +44,7 @@ class Decoder(nn.Module):
         # The backward pass recomputes layers from their inputs: nested scans copy saved values at
         # every level, which took longer to compile and to run.
         self.layers = nn.scan(
-            nn.remat(Layer if c.period == 1 else Period, prevent_cse=False),
+            nn.remat(late(Layer if c.period == 1 else Period), prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

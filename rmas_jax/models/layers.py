@@ -241,6 +241,27 @@ class Period(nn.Module):
         return x, tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *kind) for kind in (news, states))
 
 
+def late(layer: type[Layer] | type[Period]) -> type[nn.Module]:
+    """The layer, with weights that wait for its input where they are gathered at their use.
+
+    A gather that depends on weights alone would leave every loop around the layers: a gradient
+    through several rounds kept all weights of all agents whole. Parameters and results are those of
+    `layer`.
+    """
+
+    class Late(layer):  # type: ignore[misc,valid-type]
+        def __call__(self, x: jax.Array, *rest: Any) -> Any:
+            if self.is_initializing() or not self.partition.gathers_at_use:
+                return super().__call__(x, *rest)
+            params, _ = jax.lax.optimization_barrier(
+                (self.variables["params"], jax.lax.stop_gradient(x))
+            )
+            now = layer(self.config, partition=self.partition, parent=None)
+            return now.apply({"params": params}, x, *rest)
+
+    return Late
+
+
 def _at(tree: Any, index: int) -> Any:
     """One element of the leading axis of every leaf."""
     return jax.tree.map(lambda a: a[index], tree)

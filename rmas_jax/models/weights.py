@@ -294,7 +294,13 @@ def used_parameter(module: Any, path: str) -> Any:
 
 
 def used(param: Any, path: str, config: DecoderConfig, partition: Partition) -> Any:
-    """A parameter of one layer, where the policy has weights at their use."""
+    """A parameter of one layer, where the policy has weights at their use.
+
+    Where they take their place as a phase begins (`gathered`), nothing is stated again: a scan
+    over rounds would store every layer's weights as values of their own.
+    """
+    if partition.policy.at_start:
+        return param
     row = ROWS[path]
     axes = tuple(DIMENSIONS[d].axis for d in row.dims)
     return _placed(param, axes, row.shape(config), partition)

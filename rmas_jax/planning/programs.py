@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from rmas_jax.planning.bounds import Bound
 from rmas_jax.planning.chips import Slice, roofline
+from rmas_jax.planning.compiling import compile_lowered
 from rmas_jax.planning.hlo import Cost, program_cost
 
-# What the compiler says where a program's memory exceeds a device's.
-OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED.*?HLO temporaries \(([\d.]+)([KMGT])\)", re.DOTALL)
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +47,7 @@ class ProgramPlan:
     memory: Mapping[str, int]  # bytes by class
     cost: Cost | None  # None: the compiler refused it, for lack of memory
     bound: Bound | None
+    lower_s: float
     compile_s: float
     is_answer: bool = False
 
@@ -76,6 +77,7 @@ class ProgramPlan:
             "runs": self.runs,
             "memory": dict(self.memory),
             "total_memory": self.total_memory,
+            "lower_s": self.lower_s,
             "compile_s": self.compile_s,
         }
         if self.cost is not None:
@@ -98,50 +100,68 @@ class ProgramPlan:
         return out
 
 
-def plan_program(program: Program) -> tuple[ProgramPlan, Any, Any]:
-    """Compiles a program; returns what it needs, and the program as lowered and as compiled.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planned:
+    """A program's plan, and the program."""
 
-    The last is None where the compiler finds that the memory of the chip is too small.
+    plan: ProgramPlan
+    outputs: Any  # tree of jax.ShapeDtypeStruct with shardings; None: it does not fit
+    lowered: Any
+    executable: Any  # None: it does not fit, or an earlier compilation was at hand
+
+
+def plan_program(program: Program, *, folder: str | Path | None = None) -> Planned:
+    """Compiles a program, and says what it needs.
+
+    Args:
+      program: to compile.
+      folder: of earlier compilations, see `compile_lowered`.
     """
     started = time.perf_counter()
+    lowered = program.lower()
+    lower_s = time.perf_counter() - started
+    sharding = next(
+        (x.sharding for x in jax.tree.leaves(program.arguments) if x.sharding is not None), None
+    )
+    compiled = compile_lowered(lowered, sharding, folder=folder)
+    cost, started = None, time.perf_counter()
+    if compiled.text is not None:
+        cost = program_cost(compiled.text, unknown_trips=program.trips)
+    count_s = time.perf_counter() - started
+    log.info(
+        "%s: lowered in %.0f s, compiled in %.0f s, counted in %.0f s",
+        program.name, lower_s, compiled.seconds, count_s,
+    )  # fmt: skip
+    plan = ProgramPlan(
+        program.name,
+        program.items,
+        program.runs,
+        _memory(program, compiled.sizes),
+        cost,
+        program.bound,
+        lower_s,
+        compiled.seconds,
+        program.is_answer,
+    )
+    return Planned(plan, compiled.outputs, lowered, compiled.executable)
+
+
+def _memory(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by class, of a program with these sizes."""
     held = {name: tree_bytes(tree) for name, tree in program.arguments.items()}
     beside = {name: tree_bytes(tree) for name, tree in program.beside.items()}
     classes = dict.fromkeys((*beside, *held))
     memory = {name: held.get(name, 0) + beside.get(name, 0) for name in classes}
-    lowered = program.lower()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if (found := OUT_OF_MEMORY.search(str(error))) is None:
-            raise
-        memory["temporaries"] = int(float(found[1]) * UNITS[found[2]])
-        return _planned(program, memory, None, started), lowered, None
-    stats: Any = compiled.memory_analysis()
-    memory["inputs"] = memory.get("inputs", 0) + max(
-        0, stats.argument_size_in_bytes - sum(held.values())
-    )
-    memory["outputs"] = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    caches = min(program.caches, stats.temp_size_in_bytes)
-    memory["caches"] = memory.get("caches", 0) + caches
-    memory["temporaries"] = stats.temp_size_in_bytes - caches
-    memory["code"] = stats.generated_code_size_in_bytes
-    cost = program_cost(compiled.as_text() or "", unknown_trips=program.trips)
-    return _planned(program, memory, cost, started), lowered, compiled
-
-
-def _planned(
-    program: Program, memory: Mapping[str, int], cost: Cost | None, started: float
-) -> ProgramPlan:
-    return ProgramPlan(
-        program.name,
-        program.items,
-        program.runs,
-        {name: size for name, size in memory.items() if size},
-        cost,
-        program.bound,
-        time.perf_counter() - started,
-        program.is_answer,
-    )
+    padding = max(0, sizes.get("argument", 0) - sum(held.values()))
+    caches = min(program.caches, sizes["temp"])
+    found = {
+        "inputs": memory.get("inputs", 0) + padding,
+        "outputs": sizes.get("output", 0) - sizes.get("alias", 0),
+        "caches": memory.get("caches", 0) + caches,
+        "temporaries": sizes["temp"] - caches,
+        "code": sizes.get("generated_code", 0),
+    }
+    return {name: size for name, size in (memory | found).items() if size}
 
 
 def tree_bytes(tree: Any) -> int:

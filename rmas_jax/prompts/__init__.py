@@ -12,6 +12,7 @@ from rmas_jax.prompts.encoding import (
     exact_width,
     stage_tokens,
     take,
+    tiled_width,
 )
 from rmas_jax.prompts.method_prompts import load_method_prompts
 from rmas_jax.prompts.rendering import today
@@ -49,6 +50,7 @@ __all__ = [
     "take",
     "task_types",
     "template_of",
+    "tiled_width",
     "today",
     "turn_end",
 ]

@@ -27,6 +27,8 @@ from rmas_jax.prompts.templates import PromptError, RolePrompt
 from rmas_jax.prompts.token_rows import TokenRows
 
 FIRST, LATER = 0, 1  # round kinds, each with its own template
+TILES = (64, 8), (128, 32), (512, 64)  # up to so many tokens, multiples of the tile
+LARGEST_TILE = 128  # lanes of a TPU
 TOKENISED_AT_ONCE = 4096  # questions; a list of ids takes several times their bytes
 
 
@@ -68,11 +70,16 @@ class StageTokens:
             blocks=tuple((first.take(rows), later.take(rows)) for first, later in self.blocks),
         )
 
-    def widths(self, rows: Any) -> tuple[int, ...]:
-        """Tokens of the longest of the given rows, in the prefix and in each block."""
-        longest = [int(self.prefix.lengths[rows].max())]
-        for block in self.blocks:
-            longest.append(max(int(of_kind.lengths[rows].max()) for of_kind in block))
+    def widths(self, rows: Any, *, is_tiled: bool = False) -> tuple[int, ...]:
+        """Tokens of the longest of the given rows, in the prefix and in each block.
+
+        With `is_tiled`, `tiled_width` of them, but in blocks that are alike in all questions.
+        """
+        longest = []
+        for parts in ((self.prefix,), *self.blocks):
+            width = max(int(part.lengths[rows].max()) for part in parts)
+            differs = any(np.ptp(part.lengths) for part in parts)
+            longest.append(tiled_width(width) if is_tiled and differs else width)
         return tuple(longest)
 
     def padded(self, rows: Any, widths: Sequence[int]) -> StagePrompt:
@@ -157,6 +164,15 @@ def declared_width(tokens: int) -> int:
         return -(-tokens // 8) * 8
     power = 1 << (tokens - 1).bit_length()
     return 3 * power // 4 if tokens <= 3 * power // 4 else power
+
+
+def tiled_width(tokens: int) -> int:
+    """The padded width of a block of a training batch: whole tiles of a TPU, and few programs.
+
+    Multiples of 8 up to 64, of 32 up to 128, of 64 up to 512, then of 128.
+    """
+    tile = next((tile for most, tile in TILES if tokens <= most), LARGEST_TILE)
+    return -(-tokens // tile) * tile
 
 
 def exact_width(tokens: int) -> int:

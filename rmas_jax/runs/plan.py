@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -85,6 +86,7 @@ def plan_run(
     wanted: Slice | None = None,
     widths: Widths | None = None,
     only_throughput: bool = False,
+    cache: str | Path | None = None,
 ) -> RunPlan:
     """Plans a run: compiles its programs for their longest batches, without running them.
 
@@ -94,6 +96,7 @@ def plan_run(
       wanted: the slice of these devices, for its limits and prices.
       widths: assumed where tokenizers or data are not at hand; None: these must be.
       only_throughput: leaves out programs on which the throughput does not depend.
+      cache: folder of earlier compilations, see `planning.compiling`.
 
     Raises:
       InputError: an input cannot be used; or states of the dialogues have no room.
@@ -122,11 +125,11 @@ def plan_run(
     def compile_(program: Program) -> Any:
         if only_throughput and not program.is_throughput:
             return None
-        plan, lowered, compiled = plan_program(program)
-        plans.append(plan)
-        if compiled is not None:
-            programs.append((lowered, compiled))
-        return compiled
+        found = plan_program(program, folder=cache)
+        plans.append(found.plan)
+        if found.executable is not None:
+            programs.append((found.lowered, found.executable))
+        return found.outputs
 
     plan_training(inputs, compile_)
     if not (only_throughput and inputs.phases):

@@ -46,7 +46,7 @@ from rmas_jax.training.phases.loop import abstract_step
 from rmas_jax.training.rollouts import roll_out
 from rmas_jax.training.tuning.loop import TrainableAdapter, abstract_adapter
 
-Compile = Callable[[Program], Any]  # -> the compiled program; None: it needs more memory
+Compile = Callable[[Program], Any]  # -> shapes of the results; None: it needs more memory
 
 
 def plan_training(inputs: RunInputs, compile_: Compile) -> None:
@@ -216,7 +216,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     )
     if listened is None:
         return
-    prompt = _outputs(listened).prompt
+    prompt = listened.prompt
     settings = {
         "end_tokens": member.end_tokens,
         "max_tokens": how.max_tokens,
@@ -261,11 +261,34 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     )
     if read is None:
         return
-    begun = _outputs(pools.begin.lower(agent, *_outputs(read), keys=keys, **settings).compile())
+    begun = compile_(
+        dataclasses.replace(
+            answer,
+            name="answer, first token",
+            lower=functools.partial(pools.begin.lower, agent, *read, keys=keys, **settings),
+            arguments={"weights": agent, "caches": read},
+            trips=None,
+            bound=None,
+        )
+    )
+    if begun is None:
+        return
     # An empty pool depends on no array, so it is on no device before it is filled.
     pool = jax.eval_shape(functools.partial(pools.empty_pool, agent.decoder), begun)
     source = jax.ShapeDtypeStruct((rows,), np.int32)
-    pool = _outputs(pools.fill.lower(pool, begun, source).compile())
+    pool = compile_(
+        dataclasses.replace(
+            answer,
+            name="answer, rows of the pool",
+            lower=functools.partial(pools.fill.lower, pool, begun, source),
+            arguments={"caches": (begun, pool)},
+            beside={"weights": team.agents, "links": links},
+            trips=None,
+            bound=None,
+        )
+    )
+    if pool is None:
+        return
     ended = jax.ShapeDtypeStruct((), np.int32)
     compile_(
         dataclasses.replace(
@@ -301,11 +324,6 @@ def _link_shape(link: LinkConfig) -> Any:
 def _on(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
     """Shapes with one sharding for all."""
     return with_shardings(tree, jax.tree.map(lambda _: sharding, tree))
-
-
-def _outputs(compiled: Any) -> Any:
-    """The results of a compiled program, as shapes with shardings."""
-    return with_shardings(compiled.out_info, compiled.output_shardings)
 
 
 def _others(team: Team, role: str) -> Any:

@@ -57,7 +57,7 @@ def roll_outs(
 def even_batches(
     data: EncodedItems, *, batch_size: int, shards: int = 1
 ) -> Iterator[tuple[TrainingData, np.ndarray]]:
-    """Every row once, with rows of similar length, padded to the longest of its group.
+    """Every row once, with rows of similar length, padded to the tiled widths of their group.
 
     Args:
       data: a split.
@@ -71,7 +71,7 @@ def even_batches(
     """
     limit = shards * math.ceil(batch_size / shards)
     for group in length_groups(data.lengths, min(limit, len(data))):
-        widths, count = data.widths(group), len(group)
+        widths, count = data.widths(group, is_tiled=True), len(group)
         size = shards * math.ceil(count / math.ceil(count / limit) / shards)
         for start in range(0, count, size):
             members = np.arange(start, start + size)

@@ -20,8 +20,9 @@ from rmas_jax.models import Decoder, DecoderConfig, config_from_hf
 from rmas_jax.models.cache import cached_heads
 from rmas_jax.models.weights import weight_table
 from rmas_jax.partition import POLICIES, Partition, Policies
+from rmas_jax.planning.hlo import program_cost
 from rmas_jax.rounds.supervision import Targets, read_text, score_text
-from rmas_jax.sharding import make_mesh, put_batch, put_whole
+from rmas_jax.sharding import batch_sharding, make_mesh, put_batch, put_whole
 
 BATCH, PROMPT, SLOTS, TEXT, STEPS = 8, 5, 2, 4, 3
 DENSE = DecoderConfig(
@@ -152,3 +153,44 @@ def test_the_control_other_items_have_other_numbers(agents, alone):
 def test_heads_of_keys_are_repeated_where_only_queries_divide(heads, kv_heads, model, cached):
     config = dataclasses.replace(DENSE, num_heads=heads, num_kv_heads=kv_heads)
     assert cached_heads(config, Partition(mesh_of(1, 1, model))) == cached
+
+
+@pytest.mark.parametrize("policy", ["gather", "replicate"])
+def test_a_gradient_through_rounds_keeps_one_layer_whole_or_all(policy):
+    """What is gathered at its use is not kept; a gather of weights alone would leave all loops."""
+    config = dataclasses.replace(DENSE, width=128, ffn_width=512, num_layers=4)
+    mesh = mesh_of(1, 8, 1)
+    partition = Partition(mesh, Policies(reading=policy))
+    shapes = jax.eval_shape(lambda: random_params(config, 1))
+    flat = flatten_dict(shapes)
+    for weight in weight_table(config):
+        flat[weight.path] = jax.ShapeDtypeStruct(
+            weight.shape, jnp.float32, sharding=weight.sharding(mesh)
+        )
+    agent = Agent(Decoder(config, partition=partition), unflatten_dict(flat))
+    inputs = jax.ShapeDtypeStruct(
+        (BATCH, 4, config.width), jnp.float32, sharding=batch_sharding(BATCH, mesh)
+    )
+    rounds = 3
+
+    def loss(link, agent, inputs):
+        agent = agent.during("reading")
+
+        def body(x, _):
+            hidden, _ = agent.read(x @ link, jnp.ones(x.shape[:2], bool))
+            return jnp.tanh(hidden), None
+
+        last, _ = jax.lax.scan(body, inputs, None, length=rounds)
+        return jnp.square(last).mean()
+
+    link = jax.ShapeDtypeStruct((config.width, config.width), jnp.float32)
+    compiled = jax.jit(jax.grad(loss)).lower(link, agent, inputs).compile()
+    layers = 4 * sum(x.size for path, x in flat.items() if path[0] == "layers")
+    gathers = program_cost(compiled.as_text()).count("all-gather")
+    if policy == "gather":
+        assert compiled.memory_analysis().temp_size_in_bytes < layers / 2
+        kernels = 7  # of a layer: q, k, v, o, gate, up, down
+        assert gathers == rounds * config.num_layers * kernels * 2  # forward and backward
+    else:
+        assert compiled.memory_analysis().temp_size_in_bytes > layers
+        assert gathers < config.num_layers * rounds

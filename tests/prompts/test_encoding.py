@@ -10,7 +10,7 @@ from tokenizer_shapes import PLAIN, SPECIAL, byte_level, sentencepiece_bpe
 
 from rmas_jax.models import load_tokenizer
 from rmas_jax.models.plain_text import TextError, encode
-from rmas_jax.prompts import FIRST, LATER, RolePrompt, declared_width, encode_stage
+from rmas_jax.prompts import FIRST, LATER, RolePrompt, declared_width, encode_stage, tiled_width
 
 PROMPT = RolePrompt("You help.", "{question}\nGo.", "{question}\nPlan: {a}.\nGo.")
 M = 3
@@ -98,6 +98,16 @@ def test_declared_widths_are_few_and_at_most_half_as_wide_again():
     assert all(n <= width for n, width in enumerate(widths, 1))
     assert all(width <= 1.5 * n for n, width in enumerate(widths, 1) if n > 16)
     assert len(set(widths)) == 18 and declared_width(0) == 0
+
+
+def test_tiled_widths_are_whole_tiles_and_little_wider():
+    widths = [tiled_width(n) for n in range(1, 2049)]
+    assert all(n <= width for n, width in enumerate(widths, 1))
+    assert all(width < n + max(8, n / 2) for n, width in enumerate(widths, 1))
+    assert all(width % 64 == 0 for width in widths[96:]) and tiled_width(0) == 0
+    assert {tiled_width(width) for width in widths} == set(widths)
+    # Exact widths of four splits of one data set, and the one that serves all.
+    assert {tiled_width(n) for n in (451, 480, 503, 511)} == {512}
 
 
 def test_questions_that_come_one_by_one_have_few_shapes_and_the_same_tokens(r1):

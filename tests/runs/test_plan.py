@@ -1,5 +1,6 @@
 """Plans: the programs that would run, compiled from shapes, here and for slices not at hand."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -24,7 +25,7 @@ from rmas_jax.planning.executables import save_executables, use_executables, wit
 from rmas_jax.runs.plan import mesh_sizes, plan_run
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
 from rmas_jax.runs.plan_programs import phase_programs
-from rmas_jax.runs.plan_search import candidates
+from rmas_jax.runs.plan_search import candidates, changed_config
 from rmas_jax.runs.resolve import encode_outer, resolve
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
@@ -177,7 +178,13 @@ def test_a_program_that_does_not_fit_says_what_would(without_weights):
     )
     assert not any("does not fit" in line for line in plan.lines())
     names = [program.name for program in plan.programs]
-    assert names == ["rounds, 2", "answer, prompt", "answer, 16 tokens"]  # in a pool of rows
+    assert names == [
+        "rounds, 2",
+        "answer, prompt",
+        "answer, first token",
+        "answer, rows of the pool",
+        "answer, 16 tokens",
+    ]
     small = parse_slice("H100:8")
     chip = small.chip.__class__(**{**vars(small.chip), "chip_memory": 2.5e6})
     plan = plan.__class__(**{**vars(plan), "wanted": small.__class__(chip, small.sizes)})
@@ -188,10 +195,30 @@ def test_a_program_that_does_not_fit_says_what_would(without_weights):
 def test_candidates_divide_the_batch_and_the_chips():
     config = load_config("quickstart", ["outer.phases=[]", "evaluation.batch_size=2"])
     found = list(candidates(config, 4))
-    assert found[0] == ((2, 1, 2), 1) and ((1, 4, 1), 1) not in found and ((1, 4, 1), 2) in found
-    for (data, fsdp, model), scale in found:
+    meshes = [(settings.mesh, settings.scale) for settings in found]
+    assert meshes[0] == ((2, 1, 2), 1)
+    assert ((1, 4, 1), 1) not in meshes and ((1, 4, 1), 2) in meshes
+    for (data, fsdp, model), scale in meshes:
         assert data * fsdp * model == 4 and 2 * scale % (data * fsdp) == 0
     assert len(set(found)) == len(found)
+
+
+def test_candidates_change_one_thing_at_a_time():
+    config = load_config("quickstart", SMALL)
+    own = config.runtime.policies
+    found = list(candidates(config, 4))
+    (remat,) = {phase.remat for phase in config.outer.phases}
+    for settings in found:
+        policies = dataclasses.asdict(settings.policies)
+        changed = [phase for phase, policy in policies.items() if policy != getattr(own, phase)]
+        assert len(changed) + (settings.scale > 1) + (settings.remat != (remat,)) <= 1
+        assert not changed or settings.mesh[1] > 1  # nothing to gather on another mesh
+        made = changed_config(config, settings)
+        assert made.runtime.policies == settings.policies
+        assert made.outer.phases[0].remat is settings.remat[0]
+    assert {settings.remat for settings in found} == {(True,), (False,)}
+    varied = {dataclasses.astuple(settings.policies) for settings in found}
+    assert len(varied) == 1 + 4 * 2  # one phase of four takes another of three policies
 
 
 def test_a_search_ranks_by_throughput(without_weights, capsys):
@@ -201,7 +228,7 @@ def test_a_search_ranks_by_throughput(without_weights, capsys):
     options = ["--slice", "H100:4", "--search", "2", "--prompt-tokens", "8", "--body-tokens", "2"]
     assert main(["--config", "quickstart", *changes, *options]) == 0
     first, *lines = capsys.readouterr().out.splitlines()[-3:]
-    assert first == "meshes and batch sizes by estimated throughput:"
+    assert first == "settings by estimated throughput:"
     rates = [float(re.search(r"([\d.e+]+) items/s", line)[1]) for line in lines]
     assert rates[0] >= rates[1] > 0
     # Whole weights on every device, without a collective, before weights that are gathered.

@@ -11,6 +11,7 @@ from teams import build_team
 
 from rmas_jax.config import ConfigError, PhaseConfig
 from rmas_jax.data import Example
+from rmas_jax.prompts import tiled_width
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.sharding import local_rows, make_mesh, put_batch
 from rmas_jax.training.data.batches import BUCKETS, Batches, length_groups
@@ -161,18 +162,33 @@ def test_rows_of_like_length_are_read_together():
 
 
 @pytest.mark.parametrize("text_width", [0, 16, 99])
-def test_batches_are_the_rows_of_a_rectangle_without_their_common_padding(ragged, text_width):
-    whole, group_of = ragged.batch(), {}
+def test_batches_are_the_rows_of_a_rectangle_in_the_tiled_widths_of_their_group(ragged, text_width):
+    whole, seen = ragged.batch(), set()
     batches = Batches(ragged, batch_size=2, key=jax.random.key(0), text_width=text_width)
     assert ragged.lengths.tolist() == flat.row_lengths(whole).tolist()
     for step in range(12):
-        rows = batches.rows(step)
+        rows, batch = batches.rows(step), batches[step]
         group = next(i for i, group in enumerate(batches.groups) if rows[0] in group)
-        trimmed = flat.trim(whole.rows(batches.groups[group]), text_width=text_width)
-        members = [batches.groups[group].tolist().index(row) for row in rows]
-        flat.check_same(batches[step], trimmed.rows(np.array(members)))
-        group_of[group] = trimmed
-    assert len(group_of) == len(batches.groups) > 1
+        flat.check_same(flat.trim(batch), flat.trim(whole.rows(rows)))
+        longest = flat.trim(whole.rows(batches.groups[group]), text_width=text_width)
+        for role, prompt in batch.prompts.items():
+            width = longest.prompts[role].prefix_ids.shape[1]
+            assert prompt.prefix_ids.shape[1] == tiled_width(width)
+            width = longest.targets[role].ids.shape[2]
+            assert batch.targets[role].ids.shape[2] == tiled_width(width)
+        seen.add(group)
+    assert len(seen) == len(batches.groups) > 1
+
+
+def test_other_splits_of_like_items_need_few_other_programs(ragged):
+    """Every group of rows has its shapes, and a step one program for each."""
+    exact, tiled = set(), set()
+    splits = [ragged.rows(np.delete(np.arange(12), left_out)) for left_out in range(12)]
+    for split in splits:
+        groups = Batches(split, batch_size=2, key=jax.random.key(0)).groups
+        exact |= {repr(split.widths(group)) for group in groups}
+        tiled |= {repr(split.widths(group, is_tiled=True)) for group in groups}
+    assert len(tiled) == 5 and len(exact) == 8
 
 
 def test_a_long_item_takes_its_own_tokens_and_pads_no_other(ragged):

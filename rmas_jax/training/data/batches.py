@@ -23,8 +23,8 @@ class Batches:
 
     A resumed run therefore reads the batches of an uninterrupted one, and iterators have no state
     to save. Rows of similar length are in at most `BUCKETS` groups, each up to half as long as the
-    previous one and padded to its longest row: little padding, one program per group. A row is
-    padded when a step reads it, in the processes whose devices read it.
+    previous one and padded to the tiled widths of its longest row: little padding, one program per
+    group. A row is padded when a step reads it, in the processes whose devices read it.
 
     A group is a stream of epochs over its rows, each in a new order, cut into batches:
 
@@ -73,7 +73,9 @@ class Batches:
             )
         self.groups = [rows[group] for group in length_groups(data.lengths[rows], batch_size)]
         self._data = data
-        self._widths = [data.widths(group, text_width=text_width) for group in self.groups]
+        self._widths = [
+            data.widths(group, text_width=text_width, is_tiled=True) for group in self.groups
+        ]
         self._here = local_rows(batch_size, mesh)
         # Grain adds the epoch to a seed: adjacent seeds would share orders.
         random = np.random.default_rng(jax.random.key_data(key).tolist())

@@ -23,6 +23,7 @@ from rmas_jax.prompts import (
     encode_piece,
     split_template,
     stage_tokens,
+    tiled_width,
 )
 from rmas_jax.prompts.encoding import TOKENISED_AT_ONCE
 from rmas_jax.rounds.supervision import Targets
@@ -82,20 +83,23 @@ class EncodedItems:
             texts={role: rows.take(texts) for role, rows in self.texts.items()},
         )
 
-    def widths(self, index: Any, *, text_width: int = 0) -> Widths:
+    def widths(self, index: Any, *, text_width: int = 0, is_tiled: bool = False) -> Widths:
         """Of the longest of the given items.
 
         Args:
           index: numbers of the items.
           text_width: minimum columns of texts (teacher forcing needs M), as far as the longest text
             of all items reaches.
+          is_tiled: rounds widths up by `tiled_width` where items differ, so that other items of
+            like length have the same widths, and their steps the same programs.
         """
+        targets = {}
+        for role, lengths in self.text_lengths.items():
+            width = max(int(lengths[index].max()), min(text_width, int(lengths.max())))
+            targets[role] = tiled_width(width) if is_tiled and np.ptp(lengths) else width
+        prompts = self.prompts.items()
         return Widths(
-            {role: prompt.widths(index) for role, prompt in self.prompts.items()},
-            {
-                role: max(int(lengths[index].max()), min(text_width, int(lengths.max())))
-                for role, lengths in self.text_lengths.items()
-            },
+            {role: prompt.widths(index, is_tiled=is_tiled) for role, prompt in prompts}, targets
         )
 
     def batch(self, index: Any = None, widths: Widths | None = None) -> TrainingData:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from rmas_jax.prompts import TokenRows
+from rmas_jax.prompts import TokenRows, tiled_width
 from rmas_jax.training.data.batches import length_groups
 from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.data.limits import rows_at_once
@@ -26,7 +26,7 @@ class PackedBatch(NamedTuple):
 def packed_batches(
     dialogues: Dialogues, *, width: int, heads: int, shards: int = 1, **limits: int
 ) -> Iterator[PackedBatch]:
-    """Every dialogue once, in rows of the length of the longest of its group (best fit).
+    """Every dialogue once, in rows of the tiled width of the longest of its group (best fit).
 
     Args:
       dialogues: numbers of tokens run over all their role texts.
@@ -41,7 +41,7 @@ def packed_batches(
     numbers = np.where(in_text, np.cumsum(in_text, dtype=np.int32) - 1, -1)
     numbers = TokenRows(numbers, tokens.starts)
     for group in packing_groups(lengths, width):
-        longest = int(lengths[group].max())
+        longest = tiled_width(int(lengths[group].max()))
         source = [{"ids": tokens[i], "numbers": numbers[i]} for i in group]
         packed = grain.experimental.BestFitPackIterDataset(
             grain.MapDataset.source(source).to_iter_dataset(),

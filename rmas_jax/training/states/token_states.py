@@ -156,6 +156,6 @@ def rollout_states(
 
 def _longest_item(data: EncodedItems) -> int:
     """Columns of the longest item: for every role, one prompt and one text."""
-    widths = data.widths(np.arange(len(data)))
+    widths = data.widths(np.arange(len(data)), is_tiled=True)
     slots = sum(prompt.slot_width * len(prompt.senders) for prompt in data.prompts.values())
     return slots + sum(map(sum, widths.prompts.values())) + sum(widths.targets.values())
