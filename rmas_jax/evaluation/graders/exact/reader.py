@@ -194,13 +194,13 @@ class _AnswerReader(CommandReader):
             unit = ((money, 1),)
         if not unit:
             return value
-        parts: tuple[Value, ...] = (Quantity(value, unit),)
+        quantities: tuple[Value, ...] = (Quantity(value, unit),)
         if self.next is not None and self.next.kind == "number":  # 5 ft 3 in
             rest = self.side()
-            parts += rest.items if isinstance(rest, Collection) else (rest,)
-        if not all(isinstance(part, Quantity) for part in parts):
+            quantities += rest.items if isinstance(rest, Collection) else (rest,)
+        if not all(isinstance(part, Quantity) for part in quantities):
             raise UnreadableError("a number behind a unit must have one, too")
-        return parts[0] if len(parts) == 1 else Collection("+", parts)
+        return quantities[0] if len(quantities) == 1 else Collection("+", quantities)
 
     def minutes(self, angle: sympy.Expr) -> sympy.Expr:
         """An angle with the minutes and seconds that follow its degrees: 10^\\circ 30' 15''."""
