@@ -10,7 +10,10 @@ from rmas_jax.evaluation.graders.letters import letter_of, stated_letter
 from rmas_jax.evaluation.graders.marked import boxes, find_answer
 from rmas_jax.evaluation.graders.verdict import Verdict, compared
 
-_FURTHER = re.compile(r"[\s$*]*(?i:or|and)[\s$*]+(?i:option\s+)?\(?[A-HJ-Z](?!\w|\s+[a-z])")
+_FURTHER = re.compile(
+    r"[\s$*]*(?:[/,;&]|(?:\\text\{\s*)?(?i:or|and)\b\s*\}?)[\s$*]*(?i:option\s+)?\(?"
+    r"[A-HJ-Z](?!\w|\s+[a-z])"
+)
 
 
 def choice_of(text: str) -> str | None:

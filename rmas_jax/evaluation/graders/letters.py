@@ -21,7 +21,7 @@ _LEAD = re.compile(
     (?:
         (?:(?:the|my)\b\s*)?(?:(?:final|correct|right|best|selected|chosen)\s+)*
         (?:ans(?:wer)?|option|choice)\b
-        (?:\s+(?:is|would\ be|should\ be)\b)?\s*[:=]?\s*
+        (?:\s+(?:is|(?:would|should|must)\ be)\b)?\s*[:=]?\s*
       | i(?:\s+would|\s+will|'ll|'d)?\s+(?:choose|pick|select|go\ with)\s+
       | (?:正确)?答案\s*(?:应?[是为选])?\s*:?\s*
       | [故应]?选[项择]?\s*:?\s*
@@ -39,7 +39,7 @@ _CONFIRMED = re.compile(
     re.IGNORECASE,
 )
 _COMMENT = re.compile(  # on the letter, or a further one; options rarely begin with it
-    r"\(?\s*(?:(?:or|and|nor|but\s+not|maybe|perhaps|vs|is|isn't|are|was|seems|(?:might|may"
+    r"\(?\s*(?:(?:or|and|nor|but\s+not|actually|wait|hmm|maybe|perhaps|vs|is|isn't|are|was|seems|(?:might|may"
     r"|could|would|cannot|can't)\s+be)\b|[&/|,;?→])",
     re.IGNORECASE,
 )
@@ -51,7 +51,7 @@ _STATEMENT = re.compile(
     r"""(?<!\w)(?:
         (?:(?:final|correct|right|best)\s+)*
         (?:ans(?:wer)?|(?:final|correct|right|best)\s+(?:option|choice))
-        (?:\s+(?:is|would\ be|should\ be)\b|\s*[:=]|\ *\n)
+        (?:\s+(?:is|(?:would|should|must)\ be)\b|\s*[:=]|\ *\n)
       | i(?:\ would|\ will|'ll|'d)?\ (?:choose|pick|select|go\ with)\b
     ) | (?:\A|\n|(?<=[.!?]\s))(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:option\s+)?\(?[A-Z]\)?
         \s+(?:is|would\ be)\s+(?:the|my)\s+(?:(?:final|correct|right|best)\s+)+

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ def plain_typography(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+@functools.lru_cache(4096)
 def _variant(char: str) -> str:
     """The ordinary form of a wide or bold letter; an exponent is no digit."""
     is_variant = unicodedata.decomposition(char).startswith(("<wide>", "<narrow>", "<font>"))

@@ -52,7 +52,7 @@ _UNICODE = {
     **dict.fromkeys("∅⌀", r"\emptyset "),
     **dict.fromkeys("⟨〈", r"\langle "),
     **dict.fromkeys("⟩〉", r"\rangle "),
-    **dict.fromkeys("‘’", "'"),
+    **dict.fromkeys("‘’′", "'"),
     **dict.fromkeys("“”", '"'),
     **{
         chr(code): rf"\frac{{{top}}}{{{bottom}}}"
@@ -216,7 +216,7 @@ def tokens_of(text: str) -> list[Token]:
     text = _IN_BRACKETS.sub(r"\\pmod{\1}", _MODULO.sub(r"\\pmod ", text)).replace("+/-", r"\pm ")
     text = _UNIT_FRACTION.sub(r"\\text{\1}/\\text{\2}\3", _OLD_FONT.sub(r"\\mathrm{\1}", text))
     text = _BASE.sub(lambda match: match[1] or "", re.sub(r"\bper cent\b", "percent", text))
-    text = re.sub(r"\{\s*([-+:])\s*\}", r"\1", text)
+    text = re.sub(r"\{\s*([-+:])\s*\}", r"\1", re.sub(r"\^\{?\\prime\}?", "'", text))
     return list(_lexed(text, depth=0, is_text=False))
 
 

@@ -114,8 +114,10 @@ def _minimal_polynomial(difference: sympy.Expr) -> sympy.Expr:
 def _angles(difference: sympy.Expr) -> sympy.Expr:
     """Zero if a sum of angles, such as arctan 1/2 + arctan 1/3 - pi/4, is a multiple of 2 pi.
 
-    It is then zero, as its digits are.
+    It is then zero itself, as all its digits are.
     """
+    if difference.free_symbols:
+        return difference
     terms = difference.as_coefficients_dict()
     n = sympy.ilcm(1, *(coefficient.q for coefficient in terms.values()))
     turn = sympy.exp(sympy.I * sympy.pi * n * terms.pop(sympy.pi, 0))
@@ -143,6 +145,7 @@ _PROOFS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
     lambda difference: sympy.gammasimp(sympy.expand_func(difference)),
     _minimal_polynomial,
     _angles,
+    lambda difference: difference.replace(sympy.acos, lambda x: sympy.pi / 2 - sympy.asin(x)),
     sympy.simplify,
     _logarithms,
     lambda difference: sympy.simplify(difference.rewrite(sympy.exp)),

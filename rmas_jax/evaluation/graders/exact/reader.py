@@ -6,9 +6,11 @@ From loose to tight:
     A \cup B           sets, intervals, conditions
     a < x \le b        relations
     5 \text{ cm}^2     a unit; 3:4; 2 \pmod 5, also written 2 mod 5, which is no remainder
+    5 ft 3 in          several units; 10^\circ 30' 15''
     a + b, a \pm b     sums; \pm makes two answers of one
     a b, a / b         products; a product without a sign binds tighter: a / b c = a / (b c),
                        but a fraction of two whole numbers is one: 1/2 x = (1/2) x
+                       a number is no factor without a sign, but for powers: 2^3 5^2
     -a, a^b, a!        signs, powers
     2\frac{1}{2}       a whole number before a proper fraction is a mixed number
 
@@ -26,6 +28,7 @@ from .arithmetic import binomial, checked, expression, power
 from .commands import CommandReader
 from .expressions import RELATIONS, SETS, whole
 from .notation import Token, tokens_of
+from .sets import set_of
 from .units import FACTORS, NUMBERS, unit_of
 from .values import (
     DEGREE,
@@ -176,6 +179,8 @@ class _AnswerReader(CommandReader):
             self.tokens[self.position : following] = reversed(minus)  # -$5 is $-5
         money = self.take().text if self.at(*_MONEY) else None
         value = self.sum()
+        if is_expression(value) and value.has(DEGREE):
+            value = self.minutes(value)
         if self.at(":") and not self.in_set:
             parts = [expression(value)]
             while self.at(":"):
@@ -187,7 +192,25 @@ class _AnswerReader(CommandReader):
             raise UnreadableError("two units")
         if money is not None:
             unit = ((money, 1),)
-        return Quantity(value, unit) if unit else value
+        if not unit:
+            return value
+        quantities: tuple[Value, ...] = (Quantity(value, unit),)
+        if self.next is not None and self.next.kind == "number":  # 5 ft 3 in
+            rest = self.side()
+            quantities += rest.items if isinstance(rest, Collection) else (rest,)
+        if not all(isinstance(part, Quantity) for part in quantities):
+            raise UnreadableError("a number behind a unit must have one, too")
+        return quantities[0] if len(quantities) == 1 else Collection("+", quantities)
+
+    def minutes(self, angle: sympy.Expr) -> sympy.Expr:
+        """An angle with the minutes and seconds that follow its degrees: 10^\\circ 30' 15''."""
+        sign = -1 if (angle / DEGREE).is_negative else 1
+        for marks, size in ((1, 60), (2, 3600)):
+            ahead = self.tokens[self.position : self.position + marks + 1]
+            if [token.text for token in ahead[1:]] == ["'"] * marks and ahead[0].value is not None:
+                angle += sign * sympy.Rational(ahead[0].value) * DEGREE / size
+                self.position += marks + 1
+        return angle
 
     def is_symbol(self) -> bool:
         """Whether the next word is one letter of an expression: \\text{A}."""
@@ -287,7 +310,7 @@ class _AnswerReader(CommandReader):
             condition = self.answer()
             self.expect(r"\}")
             self.in_set = outer
-            return _set_of(items[0], condition)
+            return set_of(items[0], condition)
         self.in_set = outer
         token = self.take()
         if token.text not in closing:
@@ -351,29 +374,3 @@ def _numeral(digits: str, base: int) -> Numeral:
     if any(_DIGITS.find(digit, 0, base) < 0 for digit in digits):
         raise UnreadableError(f"{digits} is no number in base {base}")
     return Numeral(digits, base)
-
-
-def _set_of(element: Value, condition: Value) -> Value:
-    """The set {element | condition}; the element is a letter, perhaps with its domain: x \\in D."""
-    domain: Value = None
-    if isinstance(element, Relation) and element.operators == ("in",):
-        element, domain = element.sides
-    if not isinstance(element, sympy.Symbol) or element not in _letters_of(condition):
-        raise UnreadableError("a set must be of values, or of a letter with a condition on it")
-    if isinstance(condition, Relation) and condition.operators == ("=",):
-        name, value = condition.sides
-        if name != element:
-            raise UnreadableError("a set's equation must be solved")
-        condition = Collection("{}", (value,))
-    if domain is None or domain == Collection("R", ()):
-        return condition
-    return SetOperation("intersection", (domain, condition))
-
-
-def _letters_of(condition: Value) -> set[sympy.Symbol]:
-    """The letters in the expressions of a condition."""
-    if isinstance(condition, SetOperation):
-        return set().union(*map(_letters_of, condition.items))
-    if not isinstance(condition, Relation):
-        return set()
-    return set().union(*(side.free_symbols for side in condition.sides if is_expression(side)))

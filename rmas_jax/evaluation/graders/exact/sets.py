@@ -7,7 +7,7 @@ import itertools
 
 import sympy
 
-from .values import Collection, Relation, SetOperation, Value
+from .values import Collection, Relation, SetOperation, UnreadableError, Value, is_expression
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
 MOST_LISTED = 64  # members of a set
@@ -46,6 +46,32 @@ def unknowns(value: Value) -> set[sympy.Symbol]:
     if not isinstance(value, Relation) or value.operators[-1] == "in":
         return set()
     return {side for side in value.sides if isinstance(side, sympy.Symbol)}
+
+
+def set_of(element: Value, condition: Value) -> Value:
+    """The set {element | condition}; the element is a letter, perhaps with its domain: x \\in D."""
+    domain: Value = None
+    if isinstance(element, Relation) and element.operators == ("in",):
+        element, domain = element.sides
+    if not isinstance(element, sympy.Symbol) or element not in _letters_of(condition):
+        raise UnreadableError("a set must be of values, or of a letter with a condition on it")
+    if isinstance(condition, Relation) and condition.operators == ("=",):
+        name, value = condition.sides
+        if name != element:
+            raise UnreadableError("a set's equation must be solved")
+        condition = Collection("{}", (value,))
+    if domain is None or domain == Collection("R", ()):
+        return condition
+    return SetOperation("intersection", (domain, condition))
+
+
+def _letters_of(condition: Value) -> set[sympy.Symbol]:
+    """The letters in the expressions of a condition."""
+    if isinstance(condition, SetOperation):
+        return set().union(*map(_letters_of, condition.items))
+    if not isinstance(condition, Relation):
+        return set()
+    return set().union(*(side.free_symbols for side in condition.sides if is_expression(side)))
 
 
 def _listed(value: sympy.Set) -> sympy.Set:

@@ -110,7 +110,9 @@ _NO_UNITS = words_of(
     other others another answer unknown squared cubed i we it cannot can't don't hundred thousand
     million billion trillion quadrillion lakh crore k bn mn mio mln tn dozen score gross mille
     permille tens ones inverse reciprocal opposite
-    conjugate complement i'm mixed both either neither grand mil bil remainder"""
+    conjugate complement i'm mixed both either neither grand mil bil remainder doubled
+    tripled halved twice thrice fold tenfold hundredfold mega giga tera myriad milliard milliards
+    millionen milliarden millones"""
 )
 _FILLERS = words_of("the old long tall wide high deep")  # after a unit, they change nothing
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

@@ -80,7 +80,8 @@ class Collection:
 
     Attributes:
       brackets: `()` tuple or open interval, `[]`, `[)`, `(]`, `<>`, `{}` set, `,` values without
-        brackets, whose order does not count; a letter names a set of numbers: R, Z, ...
+        brackets, whose order does not count, `+` quantities in units of decreasing size; a letter
+        names a set of numbers: R, Z, ...
       items: in the order in which they are written.
     """
 
