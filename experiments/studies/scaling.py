@@ -1,0 +1,210 @@
+"""Released systems on slices of TPUs, by compiled programs: nothing runs.
+
+    python -m experiments.studies.scaling --out docs/scaling --cache ~/.cache/rmas_jax/plans
+
+Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice. Weights are split over
+16 chips (`fsdp`; further ones hold copies) and meet activations by the default policies; training
+gathers those of Light once a step. Decoders have the published sizes
+(`experiments/configs/published`); widths are those that `rmas plan` assumes.
+
+The study resumes: points that `results.json` has are not planned again, and the cache keeps what
+the compiler said. `--points` plans at most so many, in the order of the options; the page says what
+is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.studies.scaling_page import page, write_figures
+from rmas_jax.cli.run import exit_code
+from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
+from rmas_jax.planning.chips import Slice, parse_slice
+from rmas_jax.planning.slices import slice_devices
+from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.plan import plan_run
+from rmas_jax.runs.plan_inputs import Widths
+from rmas_jax.sharding import make_mesh
+
+CONFIGS = Path("experiments/configs")
+SYSTEMS = {  # configuration -> role -> published decoder
+    "sequential_light": {
+        "planner": "Qwen3-1.7B",
+        "critic": "Llama-3.2-1B",
+        "solver": "Qwen2.5-Math-1.5B",
+    },
+    "sequential_scaled": {
+        "planner": "gemma-3-4b-it",
+        "critic": "Llama-3.2-3B",
+        "solver": "Qwen3.5-4B",
+    },
+    "mixture": {
+        "math": "DeepSeek-R1-Distill-Qwen-1.5B",
+        "code": "Qwen2.5-Coder-3B",
+        "science": "BioMistral-7B",
+        "summarizer": "Qwen3.5-2B",
+    },
+    "distillation": {"expert": "Qwen3.5-9B", "learner": "Qwen3.5-4B"},
+    "deliberation": {"reflector": "Qwen3.5-4B", "toolcaller": "Qwen3.5-4B"},
+}
+# Systems whose weights fit whole on a chip: training gathers them once a step.
+WHOLE = ("sequential_light",)
+SIZES = {  # chip -> slices, by the number of their chips
+    "v5e": {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"},
+    "v6e": {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"},
+    "v5p": {4: "2x2x1", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8"},
+}
+WORK = ("teacher_forced", "on_policy", "answers")  # a step of training, or answers
+SCALING = ("weak", "strong")
+STRONG_ITEMS = 256
+FSDP = 16  # chips over which weights are split; further ones hold copies
+CHIPS = (16, 256, 64, 4)  # in this order
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A program, or those of answers, on a slice."""
+
+    system: str
+    work: str  # one of WORK
+    chip: str
+    chips: int
+    items: int
+
+    @property
+    def slice(self) -> Slice:
+        """The slice."""
+        return parse_slice(f"{self.chip}:{SIZES[self.chip][self.chips]}")
+
+    def config(self) -> RunConfig:
+        """The configuration of a run that does this work alone."""
+        path = CONFIGS / "released" / f"{self.system}.yaml"
+        overrides = [
+            f"system.agents.{role}={CONFIGS / 'published' / name}"
+            for role, name in SYSTEMS[self.system].items()
+        ]
+        overrides.append(f"evaluation.batch_size={self.items}")
+        if self.system in WHOLE:
+            overrides.append("runtime.policies.training=replicate")
+        config = load_config(path, overrides)
+        if self.work == "answers":
+            return config
+        phase = (
+            f"{{name: {self.work}, latents: {self.work}, rounds: {config.system.rounds}, "
+            f"steps: 1000, batch_size: {self.items}, learning_rate: 1e-4}}"
+        )
+        return load_config(path, [*overrides, f"outer.phases=[{phase}]"])
+
+
+def points(args: argparse.Namespace) -> Iterator[Point]:
+    """Yields the points of the study, in the order of the options."""
+    seen = set()
+    for system in args.systems:
+        for scaling in args.scaling:
+            for chip in args.slices:
+                for chips in args.chips:
+                    for work in args.work:
+                        items = chips if scaling == "weak" else STRONG_ITEMS
+                        point = Point(system, work, chip, chips, items)
+                        if point not in seen:
+                            seen.add(point)
+                            yield point
+
+
+def plan(point: Point, cache: Path | None) -> dict[str, Any]:
+    """Compiles the programs of a point; a row of the results."""
+    wanted = point.slice
+    fsdp = min(FSDP, wanted.devices)
+    mesh = make_mesh(wanted.devices // fsdp, fsdp, 1, devices=slice_devices(wanted))
+    found = plan_run(
+        point.config(),
+        mesh=mesh,
+        wanted=wanted,
+        widths=Widths(),
+        only_throughput=True,
+        cache=cache,
+    )
+    return dataclasses.asdict(point) | cost(found.as_json()["programs"], wanted) | found.as_json()
+
+
+def cost(programs: Sequence[Mapping[str, Any]], wanted: Slice) -> dict[str, Any]:
+    """Seconds of all programs of a point, and dollars for 1,000 items; None if one does not fit."""
+    memory = max(program["total_memory"] for program in programs)
+    seconds = dollars = None
+    if memory <= wanted.chip.memory and all("seconds" in program for program in programs):
+        seconds = math.fsum(program["seconds"] for program in programs)
+        if wanted.chip.price is not None:
+            each = seconds / programs[0]["items"] * wanted.chips
+            dollars = 1000 * each / 3600 * wanted.chip.price
+    return {"memory": memory, "seconds": seconds, "dollars_per_1000": dollars}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plans the points that are missing, and writes the page; returns an exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the page"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="see `rmas plan --cache`")
+    for option, choices, what in (
+        ("systems", tuple(SYSTEMS), "released configurations"),
+        ("slices", tuple(SIZES), "chips"),
+        ("work", WORK, "training steps, or answers"),
+        ("scaling", SCALING, "one item a chip, or 256 items"),
+    ):
+        parser.add_argument(
+            f"--{option}",
+            nargs="+",
+            default=choices,
+            choices=choices,
+            metavar="NAME",
+            help=f"{what} (default: {' '.join(choices)})",
+        )
+    parser.add_argument(
+        "--chips", nargs="+", type=int, default=CHIPS, choices=CHIPS, metavar="N", help="of a slice"
+    )
+    parser.add_argument("--points", type=int, metavar="N", help="plan at most so many more")
+    args = parser.parse_args(arguments)
+    return exit_code(lambda: study(args))
+
+
+def study(args: argparse.Namespace) -> None:
+    """Plans the missing points; writes results and page after each."""
+    check_output_folder(args.out, option="--out", error=ConfigError)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = RunFiles(args.out).results
+    rows = json.loads(path.read_text()) if path.exists() else []
+    known = {_point(row) for row in rows}
+    missing = [point for point in points(args) if point not in known]
+    for number, point in enumerate(missing[: args.points]):
+        log.info("%d of %d: %s", number + 1, len(missing), point)
+        rows.append(plan(point, args.cache))
+        write_atomic(path, json.dumps(rows, indent=1) + "\n")
+    everything = argparse.Namespace(
+        systems=SYSTEMS, scaling=SCALING, slices=SIZES, chips=CHIPS, work=WORK
+    )
+    wanted = list(points(everything))
+    known = {_point(row) for row in rows}
+    write_figures(rows, args.out)
+    write_atomic(args.out / "README.md", page(rows, [p for p in wanted if p not in known]))
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    return Point(**{field.name: row[field.name] for field in dataclasses.fields(Point)})
+
+
+log = logging.getLogger("rmas_jax.scaling")
+
+if __name__ == "__main__":
+    sys.exit(main())
