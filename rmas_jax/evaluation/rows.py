@@ -78,7 +78,8 @@ class ResultRow(TypedDict):
     trained_parameters: NotRequired[int]  # of links or of another adapter; 0: none
     seconds_per_item: float
     seed: int
-    benchmark_version: NotRequired[str]  # of the benchmark's questions, grader and metric
+    benchmark_version: NotRequired[str]  # of the split's questions, golds and strict grader
+    task_type: NotRequired[str]  # of the benchmark; "": none
     sampling: NotRequired[str]  # how answers were written
     description: NotRequired[str]  # of the benchmark
     metric: NotRequired[str]  # of the benchmark: the column with its headline number
