@@ -11,13 +11,17 @@ item (`rounds.schedules.longest_chain`); model FLOPs of useful work (prompts, th
 messages and answers of all agents; `models.flops`); and seconds: the wall time of whole batches
 over the rows of these batches, host work between agents included. Compile time is excluded: methods
 share programs, and the first would be charged for all (`rollouts`). Tokenisation of questions and
-prompts, the same for all methods, is excluded too. Where questions have several answers, accuracy,
-tokens, steps and FLOPs are those of the first one, seconds are of all; where the benchmark's metric
-is `pass_at_k`, it is the share of questions with a right one. An interrupted measurement resumes
-with its missing rollouts, and keeps the seconds of the others.
+prompts, the same for all methods, is excluded too. Where questions have several answers, accuracy
+is of the first one; where the benchmark's metric is `pass_at_k`, it is the share of questions with
+a right one. Tokens, steps and FLOPs are of the answers that the metric uses: with `pass_at_k`,
+tokens and FLOPs are summed over all of them, each of which reads the answering agent's prompt again
+after one set of thoughts or messages, and steps are the longest one's, as they do not wait for each
+other. Seconds are of all. An interrupted
+measurement resumes with its missing rollouts, and keeps the seconds of the others.
 
-Counts of first answers: without an answer (`unparsed`), not graded in time (`timeout`) or at all
-(`crashed`), cut off at the token limit (`at_limit`), completed by a retry (`answer_retry`).
+Counts of answers, of all rollouts: without an answer (`unparsed`), not graded in time (`timeout`)
+or at all (`crashed`), cut off at the token limit (`at_limit`), completed by a retry
+(`answer_retry`).
 """
 
 from __future__ import annotations
@@ -252,7 +256,7 @@ def measure(
         bar.update()
     finished = under_way.finished
     joined = [
-        join_rollouts([finished[items[place].id, k].item for k in rollouts])
+        join_rollouts([finished[items[place].id, k].item for k in rollouts], benchmark.metric)
         for place in running_order(items)
     ]
     seconds = sum(one.seconds for one in finished.values()) / len(items)
