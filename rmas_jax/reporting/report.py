@@ -178,8 +178,8 @@ def build_sections(run: Run) -> list[Section]:
         Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
         Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
         Section("What the messages carry", _audit(RunFiles(run.directory).audit)),
-        Section("Difficulty", _difficulty(items)),
-        Section("Seeds", _table(tables.seed_table, rows)),
+        Section("Difficulty", _difficulty(results, items)),
+        Section("Seeds", _table(functools.partial(tables.seed_table, results), rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
         Section("Gradients", _gradients(run.gradients)),
         Section("Environment", _mapping("Environment", run.environment)),
@@ -289,22 +289,11 @@ def _accuracy(rows: Sequence[ResultRow], items: Sequence[ItemRow], results: Resu
     return [
         *_picture("accuracy", figures.accuracy_figure, results),
         *map(TableBlock, tables.accuracy_tables(results)),
-        *_endings([row for row in rows if tables.ENDINGS.keys() <= row.keys()]),
-        *_table(tables.rollout_table, rows),
+        *_table(functools.partial(tables.rollout_table, results), rows),
         *_table(functools.partial(judge_table, rows), items),
         TableBlock(tables.benchmark_table(rows)),
         TableBlock(tables.method_table(rows)),
     ]
-
-
-def _endings(rows: Sequence[ResultRow]) -> list[Block]:
-    """How answers ended, of rows with these counts; older ones lack them."""
-    if not rows:
-        return []
-    table = tables.ending_table(rows)
-    if table is None:
-        return [Text("All answers could be read, needed no retry and ended by themselves.")]
-    return [TableBlock(table)]
 
 
 def _cost(rows: Sequence[ResultRow]) -> list[Block]:
@@ -321,13 +310,13 @@ def _audit(directory: Path) -> list[Block]:
     return [Text(part) if isinstance(part, str) else TableBlock(part) for part in parts]
 
 
-def _difficulty(items: Sequence[ItemRow]) -> list[Block]:
+def _difficulty(results: Results, items: Sequence[ItemRow]) -> list[Block]:
     """Empty if all items are equally difficult, as in data without difficulties."""
     if len({item["difficulty"] for item in items}) < 2:
         return []
     drawn = [item for item in items if item["method"] in (methods.LATENT, methods.TEXT)]
     picture = _picture("difficulty", figures.difficulty_figure, drawn)
-    return [*picture, *map(TableBlock, tables.difficulty_tables(items))]
+    return [*picture, *map(TableBlock, tables.difficulty_tables(results, items))]
 
 
 def _gradients(gradients: Sequence[GradientRow]) -> list[Block]:
