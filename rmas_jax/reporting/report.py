@@ -25,6 +25,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, paired, tables
 from rmas_jax.reporting.audit import audit_parts, read_audit
 from rmas_jax.reporting.claims import Claim, check_claims
+from rmas_jax.reporting.items import item_table, shown_items
 from rmas_jax.reporting.judged import judge_table
 from rmas_jax.reporting.results import (
     Result,
@@ -99,7 +100,25 @@ class Code:
     kind: str = "code"
 
 
-Block = Text | Bullets | Claims | TableBlock | Picture | Code
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Answers one by one: a file with all, and a part of them for the page, folded away."""
+
+    table: Table
+    shown: Table
+    kind: str = "items"
+
+    @property
+    def summary(self) -> str:
+        """What the file has."""
+        return (
+            f"{RunFiles(Path()).table(self.table.stem)} has {len(self.table.rows):,} answers, one "
+            "per line: hash of the prompt, what crossed the edges (where recorded), output, parsed "
+            "answer, verdict and reason. items.jsonl has them uncut."
+        )
+
+
+Block = Text | Bullets | Claims | TableBlock | Picture | Code | Items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +155,8 @@ def write(run: Run) -> Path:
         files.figures.mkdir(exist_ok=True)
     for picture in pictures:
         _put(files.figure(picture.name), picture.png)
-    tables = [b.table for section in sections for b in section.blocks if isinstance(b, TableBlock)]
+    blocks = [block for section in sections for block in section.blocks]
+    tables = [block.table for block in blocks if isinstance(block, TableBlock | Items)]
     if tables:
         files.tables.mkdir(exist_ok=True)
     for name, table in _named(tables).items():
@@ -182,6 +202,7 @@ def build_sections(run: Run) -> list[Section]:
         Section("Seeds", _table(functools.partial(tables.seed_table, results), rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
         Section("Gradients", _gradients(run.gradients)),
+        Section("Items", [Items(item_table(items), shown_items(items))] if items else []),
         Section("Environment", _mapping("Environment", run.environment)),
         Section("Configuration", _code(RunFiles.config, run.config)),
         Section("Timings", _timings(run.timings)),
@@ -223,6 +244,8 @@ def _markdown(block: Block) -> str:
             return "\n".join(lines)
         case TableBlock(table):
             return table.to_markdown()
+        case Items():
+            return block.summary
         case Picture(name, caption):
             return f"![{caption}]({RunFiles.figures}/{name}.png)\n\n{caption}"
         case Code(_, text, language):

@@ -41,7 +41,7 @@ class Sources(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.loaded += [v for name, v in attrs if name in ("src", "href", "data", "srcset")]
         assert tag not in ("script", "link", "iframe")
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
