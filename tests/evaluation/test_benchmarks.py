@@ -255,3 +255,12 @@ def test_a_checksum_is_of_questions_and_answers_and_not_of_training(tmp_path):
     for column, value in (("answer", "30"), ("question", "What is 30?"), ("id", "q30")):
         assert checksum_of(load([*rows[:3], rows[3] | {column: value}]).load("test")) != checksum
     assert checksum_of(load(rows, fields=("hint",)).load("test")) != checksum
+
+
+def test_programs_that_are_graded_as_texts_give_a_warning(caplog):
+    for name, benchmark in shipped().items():
+        caplog.clear()
+        if benchmark.data.grader in ("text", "code"):
+            grader_of(benchmark)
+            is_warned = "programs are graded as texts" in caplog.text
+            assert is_warned == (name in {"Sequential-Code", "Mixture-Code", "Distillation-Code"})
