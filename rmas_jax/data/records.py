@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -60,7 +61,8 @@ def prepare(folder: Path, make: Callable[[], Builder]) -> None:
         builder = make()
         tfds.disable_progress_bar()  # they would break up the bars of a run
         try:
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of a download
+                builder.download_and_prepare()
         except USER_ERRORS:
             raise
         except Exception as error:  # of the writer of array_record files

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 import numpy as np
 
 ROLES = ("planner", "critic", "solver")
-GATES = {"planner": "red", "critic": "green", "solver": "blue"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MAX_GATES = 9
 TEXT_ROUNDS = 4  # rounds with role texts; after the third nothing changes

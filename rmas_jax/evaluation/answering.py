@@ -69,15 +69,29 @@ class Listened(NamedTuple):
         """The answers after it, with their whole cost; see `BatchAnswers`."""
         first = [rollouts[0] for rollouts in by_agent.values()]
         tokens = np.stack([texts.tokens for texts in first])
+        own = Costs(
+            tokens.sum(0),
+            tokens.max(0),  # the agents do not wait for each other
+            sum((texts.flops for texts in first), np.zeros(1)),
+        )
         return BatchAnswers(
             by_agent,
-            self.tokens + tokens.sum(0),
-            self.steps + tokens.max(0),  # the agents do not wait for each other
-            self.flops + sum(texts.flops for texts in first),
+            self.tokens + own.tokens,
+            self.steps + own.steps,
+            self.flops + own.flops,
+            own,
             self.prompt_hashes,
             self.crossed,
             selection,
         )
+
+
+class Costs(NamedTuple):
+    """The costs of answers alone, without what precedes them."""
+
+    tokens: np.ndarray  # [B]
+    steps: np.ndarray  # [B] sequential model steps
+    flops: np.ndarray  # [B] model FLOPs
 
 
 class BatchAnswers(NamedTuple):
@@ -87,6 +101,7 @@ class BatchAnswers(NamedTuple):
     tokens: np.ndarray  # [B] tokens written, in the first rollout
     steps: np.ndarray  # [B] sequential model steps, in the first rollout
     flops: np.ndarray  # [B] model FLOPs of all agents, in the first rollout
+    own: Costs  # of the first rollout alone
     prompt_hashes: Sequence[str]  # [B], see `Listened`
     crossed: Callable[[], list[Crossed]] | None = None  # see `Listened`
     selection: str | None = None  # of `SELECTIONS`: which agent's answer counts

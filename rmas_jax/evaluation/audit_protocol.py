@@ -78,7 +78,7 @@ def protocol(
         "seed": seed,
         "links": links_digest,
         "benchmarks": {
-            b.name: {"version": b.version, "items": {s: len(i) for s, i in b.splits.items()}}
+            b.name: {"versions": b.versions, "items": {s: len(i) for s, i in b.splits.items()}}
             for b in benchmarks
         },
         "conditions": {str(c): c._asdict() for c in conditions(config, topology, rounds=rounds)},

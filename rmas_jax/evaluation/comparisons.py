@@ -111,6 +111,35 @@ def smallest_difference(
     return float(optimize.brentq(missing, 0.0, discordant))
 
 
+def student_interval(
+    mean: float,
+    error: float,
+    freedom: float,
+    *,
+    questions: int,
+    least: float = 0.0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Student's interval of a mean score of questions, with a variance estimated from few seeds.
+
+    It reaches at least as far to each side as Wilson's of 0 in N: that nothing varied in a sample
+    does not show that nothing could.
+
+    Args:
+      mean: between `least` and 1.
+      error: standard error of the mean.
+      freedom: degrees of freedom of the error.
+      questions: N.
+      least: -1 for differences, 0 for accuracies; the interval is within it and 1.
+      confidence: of the interval.
+    """
+    half = max(
+        wilson_interval(0, questions, confidence).high,
+        float(stats.t.ppf((1 + confidence) / 2, freedom)) * error,
+    )
+    return Interval(max(least, mean - half), min(1.0, mean + half))
+
+
 @dataclasses.dataclass(frozen=True)
 class SeedEffect:
     """A mean difference, with questions and seeds as random effects."""
@@ -131,9 +160,8 @@ def seed_effect(
     Questions and seeds are crossed random effects: a difference is the mean, an effect of its
     question, one of its seed, and a rest. The variance of the mean over S seeds and N questions is
     (MS_seeds + MS_questions - MS_rest) / (S N), its degrees of freedom are Satterthwaite's, and the
-    interval is Student's (Searle, Casella and McCulloch, *Variance Components*, 1992, chapter 4).
-    It is within -1 and 1, and reaches at least as far to each side as Wilson's of 0 in N: that
-    nothing varied in a sample does not show that nothing could.
+    interval is `student_interval` (Searle, Casella and McCulloch, *Variance Components*, 1992,
+    chapter 4).
 
     Args:
       differences: [S, N] score in 0 to 1 of one system minus that of the other, per seed and
@@ -163,16 +191,19 @@ def seed_effect(
     of_seeds, of_questions, of_rest = mean_squares = squares / freedom
     # A negative estimate of a component is none: at least the larger of the two main ones counts.
     total = max(of_seeds + of_questions - of_rest, of_seeds, of_questions)
-    half = wilson_interval(0, questions, confidence).high
-    if total > 0:
-        satterthwaite = total**2 / (mean_squares**2 / freedom).sum()
-        error = math.sqrt(total / (seeds * questions))
-        half = max(half, float(stats.t.ppf((1 + confidence) / 2, satterthwaite)) * error)
+    satterthwaite = total**2 / (mean_squares**2 / freedom).sum() if total > 0 else 1.0
     return SeedEffect(
         questions=questions,
         seeds=seeds,
         difference=float(mean),
-        interval=Interval(max(-1.0, float(mean) - half), min(1.0, float(mean) + half)),
+        interval=student_interval(
+            float(mean),
+            math.sqrt(total / (seeds * questions)),
+            satterthwaite,
+            questions=questions,
+            least=-1.0,
+            confidence=confidence,
+        ),
         by_seed=tuple(by_seed.tolist()),
         seed_deviation=math.sqrt(max(of_seeds - of_rest, 0.0) / questions),
     )

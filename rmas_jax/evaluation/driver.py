@@ -11,19 +11,24 @@ item (`rounds.schedules.longest_chain`); model FLOPs of useful work (prompts, th
 messages and answers of all agents; `models.flops`); and seconds: the wall time of whole batches
 over the rows of these batches, host work between agents included. Compile time is excluded: methods
 share programs, and the first would be charged for all (`rollouts`). Tokenisation of questions and
-prompts, the same for all methods, is excluded too. Where questions have several answers, accuracy,
-tokens, steps and FLOPs are those of the first one, seconds are of all; where the benchmark's metric
-is `pass_at_k`, it is the share of questions with a right one. An interrupted measurement resumes
-with its missing rollouts, and keeps the seconds of the others.
+prompts, the same for all methods, is excluded too. Where questions have several answers, accuracy
+is of the first one; where the benchmark's metric is `pass_at_k`, it is the share of questions with
+a right one. Tokens, steps and FLOPs are of the answers that the metric uses: with `pass_at_k`,
+tokens and FLOPs are summed over all of them, each of which reads the answering agent's prompt again
+after one set of thoughts or messages, and steps are the longest one's, as they do not wait for each
+other. Seconds are of all. An interrupted
+measurement resumes with its missing rollouts, and keeps the seconds of the others.
 
-Counts of first answers: without an answer (`unparsed`), not graded in time (`timeout`) or at all
-(`crashed`), cut off at the token limit (`at_limit`), completed by a retry (`answer_retry`).
+Counts of answers, of all rollouts: without an answer (`unparsed`), not graded in time (`timeout`)
+or at all (`crashed`), cut off at the token limit (`at_limit`), completed by a retry
+(`answer_retry`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +43,7 @@ from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import Answerer, answerers
 from rmas_jax.evaluation.answering import Answering, Listened, Prompts
 from rmas_jax.evaluation.batches import Batch, batches, check_neighbours, running_order
+from rmas_jax.evaluation.benchmarks.loading import checksum_of
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.grading import graded_rows, join_rollouts, result_row
 from rmas_jax.evaluation.methods import METHODS
@@ -62,7 +68,7 @@ class LoadedBenchmark:
     """A benchmark, ready to run."""
 
     name: str
-    version: str  # of its questions, grader and metric
+    version: str  # of its grading: the strict grader, with its settings
     grader: Grader
     splits: Mapping[str, Sequence[Example]]  # split, or part of one -> its examples
     prompts: Mapping[str, RolePrompt]  # by role, for its type of task
@@ -71,22 +77,34 @@ class LoadedBenchmark:
     metric: str = ACCURACY
     # Schedule -> prompts by role, of methods with prompts of their own.
     method_prompts: Mapping[str, Mapping[str, RolePrompt]] = dataclasses.field(default_factory=dict)
+    task_type: str | None = None
 
     @property
     def templates(self) -> dict[str, Mapping[str, RolePrompt]]:
         """All prompts, by schedule and role."""
         return {RECURSION: self.prompts, **self.method_prompts}
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The columns that all its results share."""
+    @functools.cached_property
+    def versions(self) -> dict[str, str]:
+        """Split -> a digest of its questions, their gold answers and the strict grader."""
         return {
-            "benchmark_version": self.version,
-            "sampling": self.answering.description,
-            "description": self.description,
-            "metric": self.metric,
-            "grader": self.grader.name,
+            split: hashlib.sha256(f"{self.version} {checksum_of(items)}".encode()).hexdigest()[:16]
+            for split, items in self.splits.items()
         }
+
+    def identity(self, split: str) -> dict[str, str]:
+        """The columns of a split's results on which a measured answer and its verdict depend."""
+        return {
+            "benchmark_version": self.versions[split],
+            "sampling": self.answering.description,
+            "metric": self.metric,
+            "task_type": self.task_type or "",
+        }
+
+    def columns(self, split: str) -> dict[str, str]:
+        """The columns that all results of a split share."""
+        shared = {"description": self.description, "grader": self.grader.name}
+        return {**self.identity(split), **shared}
 
     def batches(self, split: str, size: int) -> list[Batch]:
         """The batches of a split, of `size` rows each."""
@@ -156,7 +174,7 @@ def evaluate(
         for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
     ]
     record = open_record(Path(directory))
-    _check_versions(record, benchmarks)
+    _check_identity(record, benchmarks)
     pending = [work for work in measurements if not record.has(work[-1])]
 
     @functools.cache  # methods share prompts
@@ -215,7 +233,7 @@ def measure(
     """
     items, rollouts = benchmark.splits[key.split], range(answerer.answering.rollouts)
     found = benchmark.batches(key.split, batch_size)
-    under_way = record.begin(key, benchmark.version)
+    under_way = record.begin(key, benchmark.identity(key.split))
     works = list(missing_work(under_way, items, found, rollouts))
     bar.update(len(found) * len(rollouts) - sum(len(work.rollouts) for work in works))
     write = write_refilled if answerer.refills else write_batches
@@ -238,11 +256,11 @@ def measure(
         bar.update()
     finished = under_way.finished
     joined = [
-        join_rollouts([finished[items[place].id, k].item for k in rollouts])
+        join_rollouts([finished[items[place].id, k].item for k in rollouts], benchmark.metric)
         for place in running_order(items)
     ]
     seconds = sum(one.seconds for one in finished.values()) / len(items)
-    columns = {**benchmark.columns, **answerer.columns}
+    columns = {**benchmark.columns(key.split), **answerer.columns}
     record.finish(result_row(key, columns, joined, seconds), joined)
 
 
@@ -260,17 +278,22 @@ def missing_work(
             yield Work(batch, missing)
 
 
-def _check_versions(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
+def _check_identity(record: Record, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Checks that recorded measurements belong to the current benchmarks."""
-    current = {benchmark.name: benchmark.columns for benchmark in benchmarks}
+    current = {
+        (benchmark.name, split): benchmark.identity(split)
+        for benchmark in benchmarks
+        for split in benchmark.splits
+    }
     for row in record.rows:
-        now: Mapping[str, str] = current.get(row["benchmark"], {})
-        for column in ("benchmark_version", "sampling"):
-            if column in now and row.get(column, now[column]) != now[column]:
+        now = current.get((row["benchmark"], row["split"]), {})
+        for column, value in now.items():
+            if row.get(column, value) != value:
                 raise ConfigError(
-                    f"evaluation.benchmarks: {row['benchmark']} has changed since it was measured "
-                    f"in {record.results_path}: {column} must be {shown(row.get(column))}, got "
-                    f"{shown(now[column])}; choose another name for the run (--set name=...)"
+                    f"evaluation.benchmarks: {row['benchmark']} {row['split']} has changed since "
+                    f"it was measured in {record.results_path}: {column} must be "
+                    f"{shown(row.get(column))}, got {shown(value)}; choose another name for the "
+                    "run (--set name=...)"
                 )
 
 

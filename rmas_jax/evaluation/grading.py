@@ -17,7 +17,14 @@ from rmas_jax.evaluation.answering import BatchAnswers
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, Rollout, is_correct
+from rmas_jax.evaluation.rows import (
+    ItemRow,
+    Measurement,
+    ResultRow,
+    Rollout,
+    is_correct,
+    rollouts_of,
+)
 from rmas_jax.evaluation.selections import SELECTIONS
 
 MAX_REASON = 500  # characters kept
@@ -58,6 +65,11 @@ def graded_rows(
                 "id": example.id,
                 "question": example.question,
                 **rollout,
+                "cost": {
+                    "tokens": int(answers.own.tokens[i]),
+                    "steps": int(answers.own.steps[i]),
+                    "flops": float(answers.own.flops[i]),
+                },
                 "gold": example.answer,
                 "difficulty": example.difficulty,
                 "tokens": int(answers.tokens[i]),
@@ -71,13 +83,25 @@ def graded_rows(
     ]
 
 
-def join_rollouts(rows: Sequence[ItemRow]) -> ItemRow:
-    """The line of an item from those of its rollouts: the first one, with all, if several."""
+def join_rollouts(rows: Sequence[ItemRow], metric: str) -> ItemRow:
+    """The line of an item from those of its rollouts: the first one, with all, if several.
+
+    Its cost is that of the rollouts which the metric uses: the first one, or with pass@k all. These
+    share the thoughts or messages before them, and do not wait for each other.
+    """
     if len(rows) == 1:
         return rows[0]
     columns = get_type_hints(Rollout)
     rollouts = [{name: value for name, value in row.items() if name in columns} for row in rows]
-    return cast(ItemRow, {**rows[0], "rollouts": rollouts})
+    first, *others = [row["cost"] for row in rows]
+    used = others if metric == PASS_AT_K else []
+    longest = max(cost["steps"] for cost in (first, *used))
+    whole = {
+        "tokens": rows[0]["tokens"] + sum(cost["tokens"] for cost in used),
+        "steps": rows[0]["steps"] - first["steps"] + longest,
+        "flops": rows[0]["flops"] + sum(cost["flops"] for cost in used),
+    }
+    return cast(ItemRow, {**rows[0], **whole, "rollouts": rollouts})
 
 
 def _rollout(grader: Grader, example: Example, answers: BatchAnswers, i: int) -> dict[str, Any]:
@@ -146,6 +170,7 @@ def result_row(
     n, correct = len(items), sum(item["correct"] for item in items)
     interval = wilson_interval(correct, n)
     failures = (Outcome.UNPARSED, Outcome.TIMEOUT, Outcome.CRASHED)
+    answers = [rollout for item in items for rollout in rollouts_of(item)]
     row: dict[str, Any] = {
         **key._asdict(),
         **columns,
@@ -154,9 +179,9 @@ def result_row(
         "accuracy": correct / n,
         "ci_low": interval.low,
         "ci_high": interval.high,
-        **{str(kind): sum(item["outcome"] == kind for item in items) for kind in failures},
-        "at_limit": sum(item["at_limit"] for item in items),
-        "answer_retry": sum(item["answer_retry"] for item in items),
+        **{str(kind): sum(answer["outcome"] == kind for answer in answers) for kind in failures},
+        "at_limit": sum(answer["at_limit"] for answer in answers),
+        "answer_retry": sum(answer["answer_retry"] for answer in answers),
         "tokens_per_item": sum(item["tokens"] for item in items) / n,
         "steps_per_item": sum(item["steps"] for item in items) / n,
         "flops_per_item": sum(item["flops"] for item in items) / n,

@@ -61,9 +61,9 @@ class Record:
         """Whether a measurement is done."""
         return any(measurement(row) == key for row in self.rows)
 
-    def begin(self, key: Measurement, version: str) -> UnderWay:
-        """Starts or resumes a measurement of this version of its benchmark."""
-        return open_under_way(self.under_way_path, key, version)
+    def begin(self, key: Measurement, identity: Mapping[str, str]) -> UnderWay:
+        """Starts or resumes a measurement of a benchmark of this identity."""
+        return open_under_way(self.under_way_path, key, identity)
 
     def finish(self, row: ResultRow, items: Sequence[ItemRow]) -> None:
         """Adds a measurement: its items in order, then its row."""

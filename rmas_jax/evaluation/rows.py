@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from rmas_jax.config.benchmark import ACCURACY, PASS_AT_K
@@ -24,6 +24,14 @@ class Measurement(NamedTuple):
         )
 
 
+class Cost(TypedDict):
+    """The cost of an answer, without the thoughts or messages before it."""
+
+    tokens: int
+    steps: int
+    flops: float
+
+
 class Rollout(TypedDict):
     """One answer to a question."""
 
@@ -35,6 +43,7 @@ class Rollout(TypedDict):
     scores: NotRequired[dict[str, float]]  # further measures of the grader, 0 to 1
     at_limit: bool  # cut off at the token limit
     answer_retry: bool  # completed by a retry
+    cost: NotRequired[Cost]  # of this answer alone
     agents: NotRequired[dict[str, Any]]  # role -> its own `Rollout`, where each answers alone
     selected: NotRequired[str]  # the role whose answer this is
 
@@ -51,9 +60,9 @@ class ItemRow(Rollout):
     question: str
     gold: str
     difficulty: int
-    tokens: int  # written by all agents
-    steps: int  # sequential model steps
-    flops: float  # model FLOPs of all agents, see `models.flops`
+    tokens: int  # written by all agents, in the rollouts that the metric uses
+    steps: int  # sequential model steps: rollouts do not wait for each other
+    flops: float  # model FLOPs of all agents in these rollouts, see `models.flops`
     prompt_hash: str  # SHA-256 of the answering agent's prompt, see `prompt_hashes`
     crossed: NotRequired[Crossed]  # by edge and round, as nearest tokens, where asked for
     rollouts: NotRequired[list[Rollout]]  # if several
@@ -78,12 +87,13 @@ class ResultRow(TypedDict):
     trained_parameters: NotRequired[int]  # of links or of another adapter; 0: none
     seconds_per_item: float
     seed: int
-    benchmark_version: NotRequired[str]  # of the benchmark's questions, grader and metric
+    benchmark_version: NotRequired[str]  # of the split's questions, golds and strict grader
+    task_type: NotRequired[str]  # of the benchmark; "": none
     sampling: NotRequired[str]  # how answers were written
     description: NotRequired[str]  # of the benchmark
     metric: NotRequired[str]  # of the benchmark: the column with its headline number
     grader: NotRequired[str]  # with the settings of which its verdicts depend
-    unparsed: NotRequired[int]  # first answers by outcome
+    unparsed: NotRequired[int]  # answers by outcome, of all rollouts
     timeout: NotRequired[int]
     crashed: NotRequired[int]
     at_limit: NotRequired[int]
@@ -105,6 +115,11 @@ def is_correct(item: ItemRow, metric: str) -> bool:
 def metric_of(row: ResultRow) -> str:
     """The column with the headline number."""
     return row.get("metric") or ACCURACY
+
+
+def rollouts_of(item: ItemRow) -> Sequence[Rollout]:
+    """All answers to a question."""
+    return item.get("rollouts") or [item]
 
 
 def count_correct(row: ResultRow) -> int:

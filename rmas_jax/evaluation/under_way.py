@@ -1,7 +1,7 @@
 """The measurement under way on disk: a line for each rollout of an item, in the order they end.
 
 An interrupted measurement resumes from these lines. The first line names the measurement and the
-version of its benchmark; lines of another one do not count. Every line has its checksum, and one
+identity of its benchmark; lines of another one do not count. Every line has its checksum, and one
 that is damaged or cut off is written again.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -49,9 +49,9 @@ class UnderWay:
         broadcast_from_first(lambda: append(self.path, "".join(map(_line, new))))
 
 
-def open_under_way(path: Path, key: Measurement, version: str) -> UnderWay:
+def open_under_way(path: Path, key: Measurement, identity: Mapping[str, str]) -> UnderWay:
     """The finished rollouts of a measurement; starts a new file if this one is of another."""
-    header = {**key._asdict(), "benchmark_version": version}
+    header = {**key._asdict(), **identity}
 
     def read() -> list[Finished]:
         lines = list(_objects(path)) if path.exists() else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.comparisons import (
     MIN_SEEDS,
@@ -15,10 +17,14 @@ from rmas_jax.evaluation.comparisons import (
 )
 from rmas_jax.evaluation.metrics import PairedDifference
 from rmas_jax.reporting.results import (
+    ENDING_NOTE,
+    ENDINGS,
+    Differences,
     Result,
     Results,
     Split,
     count_rounds,
+    ending_cells,
     points,
     signed_points,
 )
@@ -27,6 +33,10 @@ from rmas_jax.reporting.table import ABSENT, Table
 MAIN = methods.LATENT
 MAIN_LABEL = methods.METHODS[MAIN].label
 FEW_QUESTIONS = 100  # fewer need a warning
+BOOTSTRAP_NOTE = (
+    "bias-corrected and accelerated 95 % interval, resampling questions; -: where all of them "
+    "differ alike."
+)
 
 
 class Comparison(NamedTuple):
@@ -85,15 +95,19 @@ def _paired_table(results: Results, split: Split, rounds: Sequence[int]) -> Tabl
             str(c.pair.only_a),
             str(c.pair.only_b),
             points(c.pair),
-            _p_value(c.pair.p_value),
-            _p_value(c.adjusted),
+            bootstrap_cell(differences := results.differences(c.main, c.other)),
+            p_cell(c.pair.p_value),
+            p_cell(c.adjusted),
             ABSENT if c.smallest is None else f"{100 * c.smallest:.1f}",
         )
-        lines.append((*line, *_over_seeds(results, c)) if has_seeds else line)
+        ended = ending_cells(c.other)
+        over_seeds = seed_cells(differences) if has_seeds else ()
+        lines.append((*line, *over_seeds, *ended))
     header = ("rounds", "against", "questions", "answers", "only latent", "only other", "points")
-    header += ("p", "p (Holm)", "smallest shown")
+    header += ("bootstrap", "p", "p (Holm)", "smallest shown")
     if has_seeds:
         header += ("points over seeds", "deviation of seeds")
+    header += tuple(f"other {ending}" for ending in ENDINGS.values())
     return Table(
         f"{split}: {MAIN_LABEL} minus another method, on the same questions",
         header,
@@ -112,6 +126,7 @@ def _note(split: Split, families: Sequence[Sequence[Comparison]], has_seeds: boo
         f"{sizes}). A method of one round alone is in each of them. Points: difference of the "
         "metric in percentage points with Newcombe's 95 % interval for pairs, over questions with "
         "the answers of all seeds. Only latent, only other: answers that one of the two got right. "
+        f"Bootstrap: {BOOTSTRAP_NOTE} "
         "p: exact randomisation test over questions (McNemar's, where there is one seed). Smallest "
         "shown: the difference that so many questions, of which so many are answered differently, "
         "show with a power of 80 % at a level of 5 %; -: none."
@@ -122,7 +137,8 @@ def _note(split: Split, families: Sequence[Sequence[Comparison]], has_seeds: boo
             "interval holds for new seeds, too; deviation of seeds: between them, beyond their "
             "questions, in points."
         )
-    return f"{note} {power_sentence(split, [c for found in families for c in found])}"
+    power = power_sentence(split, [c for found in families for c in found])
+    return f"{note} {ENDING_NOTE} {power}"
 
 
 def power_sentence(split: Split, compared: Sequence[Comparison]) -> str:
@@ -158,7 +174,8 @@ def score_tables(results: Results) -> list[Table]:
                 cells = [_score_cells(results, result, name) for name in names]
                 if any(mean != ABSENT for mean, _ in cells):
                     label = methods.describe(method).label
-                    lines.append((label, str(rounds), *(x for pair in cells for x in pair)))
+                    scores = (x for pair in cells for x in pair)
+                    lines.append((label, str(rounds), *scores, *ending_cells(result)))
         if not lines:
             continue
         columns = (
@@ -167,12 +184,12 @@ def score_tables(results: Results) -> list[Table]:
         tables.append(
             Table(
                 f"{split}: scores in %",
-                ("method", "rounds", *columns),
+                ("method", "rounds", *columns, *ENDINGS.values()),
                 tuple(lines),
                 note="Means over all answers. Differences are in percentage points at the same "
                 "number of rounds (of a method of one round alone: at the most rounds), with "
                 "bias-corrected and accelerated bootstrap intervals (95 %) over questions, each "
-                "with the answers of all seeds; not corrected for their number.",
+                f"with the answers of all seeds; not corrected for their number. {ENDING_NOTE}",
                 name=f"scores {split}",
             )
         )
@@ -191,16 +208,20 @@ def _score_cells(results: Results, result: Result, name: str) -> tuple[str, str]
     main = curve.get(rounds)
     if main is None or result.method == MAIN:
         return f"{100 * mean:.1f}", ABSENT
-    differences = results.differences(main, result, name)
+    return f"{100 * mean:.1f}", bootstrap_cell(results.differences(main, result, name))
+
+
+def bootstrap_cell(differences: Differences) -> str:
+    """The mean difference with its bootstrap interval; absent where no resample could differ."""
     by_question = differences.by_question()
-    if len(by_question) < 2:
-        return f"{100 * mean:.1f}", ABSENT
-    return f"{100 * mean:.1f}", signed_points(by_question.mean(), bootstrap_interval(by_question))
+    if len(by_question) < 2 or np.ptp(by_question) == 0:
+        return ABSENT
+    return signed_points(by_question.mean(), bootstrap_interval(by_question))
 
 
-def _over_seeds(results: Results, comparison: Comparison) -> tuple[str, str]:
+def seed_cells(differences: Differences) -> tuple[str, str]:
     """The difference with seeds as a random effect, and their deviation; absent for few seeds."""
-    crossed = results.differences(comparison.main, comparison.other).crossed()
+    crossed = differences.crossed()
     if crossed is None or crossed.shape[0] < MIN_SEEDS or crossed.shape[1] < 2:
         return ABSENT, ABSENT
     effect = seed_effect(crossed)
@@ -216,5 +237,6 @@ def _label(other: Result, rounds: int) -> str:
     return label if other.rounds == rounds else f"{label} ({count_rounds(other.rounds)})"
 
 
-def _p_value(value: float) -> str:
+def p_cell(value: float) -> str:
+    """A p-value as text."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"

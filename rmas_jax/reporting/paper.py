@@ -1,12 +1,14 @@
-"""Accuracies that the paper reports, with their source tables."""
+"""Values that the paper reports, with their source tables."""
 
 from __future__ import annotations
 
 import functools
 from importlib import resources
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
+
+Quantity = Literal["accuracy", "tokens", "seconds"]
 
 
 class PaperValue(NamedTuple):
@@ -14,22 +16,41 @@ class PaperValue(NamedTuple):
 
     source: str  # "Table 2"
     system: str  # "Sequential Light"
-    accuracy: float  # in %
+    value: float
 
 
 @functools.cache
-def _values() -> dict[tuple[str, str, int], list[PaperValue]]:
+def _values() -> dict[tuple[Quantity, str, str, int], list[PaperValue]]:
     text = resources.files(__package__).joinpath("paper.yaml").read_text(encoding="utf-8")
-    found: dict[tuple[str, str, int], list[PaperValue]] = {}
+    found: dict[tuple[Quantity, str, str, int], list[PaperValue]] = {}
     for table in yaml.safe_load(text):
-        for method, by_rounds in table["accuracies"].items():
-            for rounds, accuracies in by_rounds.items():
-                for benchmark, accuracy in zip(table["benchmarks"], accuracies, strict=True):
-                    value = PaperValue(table["source"], table["system"], accuracy)
-                    found.setdefault((benchmark, method, rounds), []).append(value)
+        source, system, benchmarks = (
+            table.pop(name) for name in ("source", "system", "benchmarks")
+        )
+        for quantity, by_method in table.items():
+            for method, by_rounds in by_method.items():
+                for rounds, values in by_rounds.items():
+                    for benchmark, value in zip(benchmarks, values, strict=True):
+                        key = (quantity, benchmark, method, rounds)
+                        found.setdefault(key, []).append(PaperValue(source, system, value))
     return found
 
 
-def paper_values(benchmark: str, method: str, rounds: int) -> list[PaperValue]:
-    """The paper's accuracies of a method on a benchmark, of all systems that have one."""
-    return _values().get((benchmark, method, rounds), [])
+def paper_values(
+    benchmark: str, method: str, rounds: int, quantity: Quantity = "accuracy"
+) -> list[PaperValue]:
+    """The paper's values of a method on a benchmark, of all systems that have one.
+
+    Args:
+      benchmark: its name.
+      method: its name in results.
+      rounds: R; 1 for an agent alone.
+      quantity: accuracy in %; tokens per question; seconds for all questions.
+    """
+    return _values().get((quantity, benchmark, method, rounds), [])
+
+
+def paper_cell(benchmark: str, method: str, rounds: int, quantity: Quantity = "accuracy") -> str:
+    """The paper's values as text, each with its system and source; "" without any."""
+    found = paper_values(benchmark, method, rounds, quantity)
+    return "; ".join(f"{v.value:,} ({v.system}, {v.source})" for v in found)

@@ -25,6 +25,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, paired, tables
 from rmas_jax.reporting.audit import audit_parts, read_audit
 from rmas_jax.reporting.claims import Claim, check_claims
+from rmas_jax.reporting.items import item_table, shown_items
 from rmas_jax.reporting.judged import judge_table
 from rmas_jax.reporting.results import (
     Result,
@@ -99,7 +100,25 @@ class Code:
     kind: str = "code"
 
 
-Block = Text | Bullets | Claims | TableBlock | Picture | Code
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Answers one by one: a file with all, and a part of them for the page, folded away."""
+
+    table: Table
+    shown: Table
+    kind: str = "items"
+
+    @property
+    def summary(self) -> str:
+        """What the file has."""
+        return (
+            f"{RunFiles(Path()).table(self.table.stem)} has {len(self.table.rows):,} answers, one "
+            "per line: hash of the prompt, what crossed the edges (where recorded), output, parsed "
+            "answer, verdict and reason. items.jsonl has them uncut."
+        )
+
+
+Block = Text | Bullets | Claims | TableBlock | Picture | Code | Items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +155,8 @@ def write(run: Run) -> Path:
         files.figures.mkdir(exist_ok=True)
     for picture in pictures:
         _put(files.figure(picture.name), picture.png)
-    tables = [b.table for section in sections for b in section.blocks if isinstance(b, TableBlock)]
+    blocks = [block for section in sections for block in section.blocks]
+    tables = [block.table for block in blocks if isinstance(block, TableBlock | Items)]
     if tables:
         files.tables.mkdir(exist_ok=True)
     for name, table in _named(tables).items():
@@ -178,10 +198,11 @@ def build_sections(run: Run) -> list[Section]:
         Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
         Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
         Section("What the messages carry", _audit(RunFiles(run.directory).audit)),
-        Section("Difficulty", _difficulty(items)),
-        Section("Seeds", _table(tables.seed_table, rows)),
+        Section("Difficulty", _difficulty(results, items)),
+        Section("Seeds", _table(functools.partial(tables.seed_table, results), rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
         Section("Gradients", _gradients(run.gradients)),
+        Section("Items", [Items(item_table(items), shown_items(items))] if items else []),
         Section("Environment", _mapping("Environment", run.environment)),
         Section("Configuration", _code(RunFiles.config, run.config)),
         Section("Timings", _timings(run.timings)),
@@ -223,6 +244,8 @@ def _markdown(block: Block) -> str:
             return "\n".join(lines)
         case TableBlock(table):
             return table.to_markdown()
+        case Items():
+            return block.summary
         case Picture(name, caption):
             return f"![{caption}]({RunFiles.figures}/{name}.png)\n\n{caption}"
         case Code(_, text, language):
@@ -289,22 +312,11 @@ def _accuracy(rows: Sequence[ResultRow], items: Sequence[ItemRow], results: Resu
     return [
         *_picture("accuracy", figures.accuracy_figure, results),
         *map(TableBlock, tables.accuracy_tables(results)),
-        *_endings([row for row in rows if tables.ENDINGS.keys() <= row.keys()]),
-        *_table(tables.rollout_table, rows),
+        *_table(functools.partial(tables.rollout_table, results), rows),
         *_table(functools.partial(judge_table, rows), items),
         TableBlock(tables.benchmark_table(rows)),
         TableBlock(tables.method_table(rows)),
     ]
-
-
-def _endings(rows: Sequence[ResultRow]) -> list[Block]:
-    """How answers ended, of rows with these counts; older ones lack them."""
-    if not rows:
-        return []
-    table = tables.ending_table(rows)
-    if table is None:
-        return [Text("All answers could be read, needed no retry and ended by themselves.")]
-    return [TableBlock(table)]
 
 
 def _cost(rows: Sequence[ResultRow]) -> list[Block]:
@@ -321,13 +333,13 @@ def _audit(directory: Path) -> list[Block]:
     return [Text(part) if isinstance(part, str) else TableBlock(part) for part in parts]
 
 
-def _difficulty(items: Sequence[ItemRow]) -> list[Block]:
+def _difficulty(results: Results, items: Sequence[ItemRow]) -> list[Block]:
     """Empty if all items are equally difficult, as in data without difficulties."""
     if len({item["difficulty"] for item in items}) < 2:
         return []
     drawn = [item for item in items if item["method"] in (methods.LATENT, methods.TEXT)]
     picture = _picture("difficulty", figures.difficulty_figure, drawn)
-    return [*picture, *map(TableBlock, tables.difficulty_tables(items))]
+    return [*picture, *map(TableBlock, tables.difficulty_tables(results, items))]
 
 
 def _gradients(gradients: Sequence[GradientRow]) -> list[Block]:

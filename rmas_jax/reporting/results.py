@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +24,21 @@ from rmas_jax.evaluation.metrics import (
     wilson_interval,
 )
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, count_correct, is_correct, metric_of
+from rmas_jax.reporting.table import ABSENT
 
+Ending = Literal["unparsed", "at_limit", "timeout", "crashed"]
+# Column of a row -> how an answer went wrong, apart from being wrong.
+ENDINGS: dict[Ending, str] = {
+    "unparsed": "unparsed",
+    "at_limit": "cut off",
+    "timeout": "timed out",
+    "crashed": "crashed",
+}
+ENDING_NOTE = (
+    "Unparsed: without an answer that can be read. Cut off: at the limit of tokens. Timed out, "
+    "crashed: while it was graded. Of all answers, all rollouts and seeds included; one may count "
+    "in several columns."
+)
 # (seed, id of the question) -> whether the answer is right
 Correctness = dict[tuple[int, str | int], bool]
 
@@ -62,6 +76,9 @@ class Result:
     seconds: float  # wall time per item
     gigaflops: float | None  # model GFLOP per item, see `models.flops`; None: not recorded
     trained_parameters: int | None  # 0: untrained; None: not recorded
+    answers: int  # to the questions, all rollouts included
+    endings: tuple[int | None, ...]  # answers by ENDINGS; None: not recorded
+    retried: int | None  # answers completed by a retry
 
     @property
     def accuracy(self) -> float:
@@ -74,6 +91,15 @@ class Differences:
     """A score of one result minus that of another, on all answers that both have."""
 
     values: dict[tuple[int, str | int], float]  # by seed and id of the question
+
+    @classmethod
+    def between(
+        cls,
+        ours: Mapping[tuple[int, str | int], float],
+        theirs: Mapping[tuple[int, str | int], float],
+    ) -> Differences:
+        """Differences of two scores, on the answers of both."""
+        return cls({at: float(ours[at]) - float(theirs[at]) for at in ours if at in theirs})
 
     def by_question(self) -> np.ndarray:
         """[N] means over seeds."""
@@ -115,6 +141,19 @@ class Results:
         """What `accuracy` is on a split, in words: accuracy, or pass@k."""
         return self._metrics[split]
 
+    @property
+    def all(self) -> list[Result]:
+        """All results, by split, method and rounds."""
+        rank = {name: place for place, name in enumerate(self.methods)}
+        return sorted(
+            self._results.values(),
+            key=lambda r: (self.splits.index(r.split), rank[r.method], r.rounds),
+        )
+
+    def answers(self, result: Result) -> Correctness:
+        """Whether each answer of a result is right; {} without answers by item."""
+        return self._answers.get((result.split, result.method, result.rounds), {})
+
     def get(self, split: Split, method: str, rounds: int) -> Result | None:
         """The result, or None if not measured."""
         return self._results.get((split, method, rounds))
@@ -153,7 +192,7 @@ class Results:
 
         None without such questions, or without answers by item.
         """
-        a, b = (self._answers.get((r.split, r.method, r.rounds), {}) for r in (ours, theirs))
+        a, b = self.answers(ours), self.answers(theirs)
         shared = [key for key in a if key in b]
         if not shared:
             return None
@@ -182,16 +221,15 @@ class Results:
           score: name of a further score; None: the headline metric.
         """
 
-        def values(result: Result) -> dict[tuple[int, str | int], float]:
-            key = (result.split, result.method, result.rounds)
+        def values(result: Result) -> Mapping[tuple[int, str | int], float]:
             if score is None:
-                return {at: float(right) for at, right in self._answers.get(key, {}).items()}
+                return self.answers(result)
+            key = (result.split, result.method, result.rounds)
             return {
                 at: by_name.get(score, 0.0) for at, by_name in self._scores.get(key, {}).items()
             }
 
-        a, b = values(ours), values(theirs)
-        return Differences({at: a[at] - b[at] for at in a if at in b})
+        return Differences.between(values(ours), values(theirs))
 
 
 def metric_label(row: ResultRow) -> str:
@@ -250,6 +288,9 @@ def _pool(
     ) -> float:
         return sum(row[column] * row["n"] for row in rows) / n
 
+    def count(column: Ending | Literal["answer_retry"]) -> int | None:
+        return sum(row[column] for row in rows) if all(column in row for row in rows) else None
+
     has_flops = all("flops_per_item" in row for row in rows)
 
     return Result(
@@ -267,6 +308,17 @@ def _pool(
         seconds=mean_per_item("seconds_per_item"),
         gigaflops=mean_per_item("flops_per_item") / 1e9 if has_flops else None,
         trained_parameters=rows[0].get("trained_parameters"),
+        answers=sum(row["n"] * row.get("rollouts", 1) for row in rows),
+        endings=tuple(count(column) for column in ENDINGS),
+        retried=count("answer_retry"),
+    )
+
+
+def ending_cells(*results: Result) -> tuple[str, ...]:
+    """The endings of the answers of all these results together, as text, in order of ENDINGS."""
+    columns = zip(*(result.endings for result in results), strict=True)
+    return tuple(
+        ABSENT if None in counts else f"{sum(filter(None, counts)):,}" for counts in columns
     )
 
 

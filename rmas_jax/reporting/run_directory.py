@@ -65,7 +65,11 @@ ITEM_COLUMNS = Columns(
         name: OF_ITEMS.required[name]
         for name in (*Measurement._fields, "id", "correct", "difficulty")
     },
-    {"outcome": OF_ITEMS.required["outcome"], "scores": OF_ITEMS.optional["scores"]},
+    {
+        **{name: str for name in ("outcome", "question", "prediction", "gold", "text", "reason")},
+        "prompt_hash": str,
+        "scores": OF_ITEMS.optional["scores"],
+    },
 )
 # Training may diverge and a gradient may overflow: the report shows it.
 LARGEST = 1e300  # beyond it, sums are infinite

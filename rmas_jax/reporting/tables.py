@@ -11,16 +11,19 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from scipy import stats
-
 from rmas_jax.evaluation import methods
+from rmas_jax.evaluation.comparisons import student_interval
 from rmas_jax.evaluation.metrics import Interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, count_correct
+from rmas_jax.reporting.paper import Quantity, paper_cell
 from rmas_jax.reporting.results import (
+    ENDING_NOTE,
+    ENDINGS,
     Result,
     Results,
     Split,
     count_rounds,
+    ending_cells,
     metric_label,
     split_of,
     three_digits,
@@ -55,79 +58,91 @@ def benchmark_table(rows: Sequence[ResultRow]) -> Table:
     return Table("Benchmarks", header, tuple(lines.values()), text_columns=4, name="benchmarks")
 
 
+PAPER_NOTE = "Paper: its value on that benchmark, of each of its systems that has one."
+
+
 def accuracy_tables(results: Results) -> list[Table]:
-    """One table per split: methods by rounds, accuracy in percent with its interval."""
+    """One table per split: the headline number of methods and rounds, in percent with its interval.
 
-    def cell(result: Result) -> str:
+    Beside it, how answers ended, and the paper's values if it has any.
+    """
+    return [_accuracy_table(results, split) for split in results.splits]
+
+
+def _accuracy_table(results: Results, split: Split, *, is_short: bool = False) -> Table:
+    """The table of a split; a short one has neither retries nor values of the paper."""
+    found = [result for result in results.all if result.split == split]
+    more: dict[str, list[str]] = {}
+    if not is_short:
+        more["retried"] = [ABSENT if r.retried is None else f"{r.retried:,}" for r in found]
+        paper = [paper_cell(split.benchmark, r.method, r.rounds) or ABSENT for r in found]
+        if set(paper) != {ABSENT}:
+            more["paper"] = paper
+    lines = []
+    for i, result in enumerate(found):
         low, high = result.interval
-        return f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        line = (
+            methods.describe(result.method).label,
+            str(result.rounds),
+            f"{100 * result.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+            f"{result.answers:,}",
+            *ending_cells(result),
+        )
+        lines.append((*line, *(column[i] for column in more.values())))
+    header = ("method", "rounds", "correct", "answers", *ENDINGS.values(), *more)
+    notes = [_conditions(results, split), ENDING_NOTE, *([PAPER_NOTE] if "paper" in more else [])]
+    return Table(
+        f"{split}: {results.metric(split)} in %, [95 % Wilson interval]",
+        header,
+        (*lines,),
+        note=" ".join(notes),
+        name=f"accuracy {split}",
+    )
 
-    return _by_rounds(results, cell, "in %, [95 % Wilson interval]")
 
-
-def rollout_table(rows: Sequence[ResultRow]) -> Table | None:
+def rollout_table(results: Results, rows: Sequence[ResultRow]) -> Table | None:
     """Questions with several answers, and pass@k where it is the metric; None without any."""
-    several = [row for row in rows if "rollouts" in row]
-    if not several:
+    groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
+    for row in rows:
+        if "rollouts" in row:
+            groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
+    if not groups:
         return None
     columns: dict[Literal["accuracy", "rollout_accuracy", "pass_at_k"], str] = {
         "accuracy": "first answer",
         "rollout_accuracy": "mean answer",
     }
-    if any("pass_at_k" in row for row in several):
+    if any("pass_at_k" in row for own in groups.values() for row in own):
         columns["pass_at_k"] = "pass@k"
-    order = methods.ordered(row["method"] for row in several)
-    several.sort(key=lambda row: (split_of(row), order.index(row["method"]), row["rounds"]))
     lines = [
         (
-            *split_of(row),
-            methods.describe(row["method"]).label,
-            str(row["rounds"]),
+            *result.split,
+            methods.describe(result.method).label,
+            str(result.rounds),
             str(row["seed"]),
             str(row["rollouts"]),
             *(f"{100 * row[c]:.1f}" if c in row else ABSENT for c in columns),
+            *(str(row[column]) if column in row else ABSENT for column in ENDINGS),
         )
-        for row in several
+        for result in results.all
+        for row in groups.get((result.split, result.method, result.rounds), ())
     ]
-    header = (*SPLIT, "method", "rounds", "seed", "k", *columns.values())
+    header = (*SPLIT, "method", "rounds", "seed", "k", *columns.values(), *ENDINGS.values())
     return Table(
         "Several answers to a question, correct in %",
         header,
         (*lines,),
         text_columns=3,
+        note=ENDING_NOTE,
         name="rollouts",
     )
 
 
-ENDINGS: dict[Literal["unparsed", "timeout", "crashed", "at_limit", "answer_retry"], str] = {
-    "unparsed": "no answer found",
-    "timeout": "not graded in time",
-    "crashed": "grading crashed",
-    "at_limit": "cut off at the limit of tokens",
-    "answer_retry": "completed by a retry",
+# Quantity -> column with the paper's values, where it has any.
+PAPER_COSTS: dict[Quantity, str] = {
+    "tokens": "paper: tokens",
+    "seconds": "paper: seconds for all items",
 }
-
-
-def ending_table(rows: Sequence[ResultRow]) -> Table | None:
-    """Answers that ended badly, of rows with these counts (older ones have fewer); None without."""
-    groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
-    for row in rows:
-        groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
-    splits = list(dict.fromkeys(map(split_of, rows)))
-    order = methods.ordered(row["method"] for row in rows)
-    lines = []
-    for key in sorted(groups, key=lambda k: (splits.index(k[0]), order.index(k[1]), k[2])):
-        split, method, rounds = key
-        counts = [sum(row.get(column, 0) for row in groups[key]) for column in ENDINGS]
-        if any(counts):
-            n = sum(row["n"] for row in groups[key])
-            label = methods.describe(method).label
-            lines.append((*split, label, str(rounds), str(n), *map(str, counts)))
-    if not lines:
-        return None
-    header = (*SPLIT, "method", "rounds", "answers", *ENDINGS.values())
-    note = "Methods and rounds that are not listed have none. An answer may count in each column."
-    return Table("How answers ended", header, (*lines,), text_columns=3, note=note, name="endings")
 
 
 def cost_tables(results: Results) -> list[Table]:
@@ -140,33 +155,43 @@ def cost_tables(results: Results) -> list[Table]:
     header = ("method", "rounds", *COSTS, *ratios, "trained parameters")
     tables = []
     for split in results.splits:
+        found = [result for result in results.all if result.split == split]
+        paper = {
+            header: [
+                paper_cell(split.benchmark, result.method, result.rounds, quantity) or ABSENT
+                for result in found
+            ]
+            for quantity, header in PAPER_COSTS.items()
+        }
+        paper = {header: cells for header, cells in paper.items() if set(cells) != {ABSENT}}
         lines = [
             (
-                methods.describe(method).label,
-                str(rounds),
+                methods.describe(result.method).label,
+                str(result.rounds),
                 *_costs(result),
                 *_ratios(result, results),
                 ABSENT if result.trained_parameters is None else f"{result.trained_parameters:,}",
+                *(cells[i] for cells in paper.values()),
             )
-            for method in results.methods
-            for rounds, result in results.over_rounds(split, method).items()
+            for i, result in enumerate(found)
         ]
         tables.append(
             Table(
                 f"{split}: cost per item, and ratio to text at the same rounds",
-                header,
+                (*header, *paper),
                 (*lines,),
                 note="Tokens: written by all agents. Steps: sequential model steps. GFLOP: 10^9 "
                 "model FLOPs of useful work, of all agents: prompts, thoughts, links, texts; "
                 "neither padding nor repeated reading counts. Seconds: wall time. Trained "
-                "parameters: those of the links, or of the adapter, that the method uses.",
+                "parameters: those of the links, or of the adapter, that the method uses. With "
+                "pass@k, tokens and GFLOP are of all k answers, steps of the longest.",
                 name=f"cost {split}",
             )
         )
     return tables
 
 
-def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
+def difficulty_tables(results: Results, items: Sequence[ItemRow]) -> list[Table]:
     """One table per split: methods and rounds by difficulty, accuracy in percent."""
     counts: dict[tuple[Split, str, int, int], list[bool]] = {}
     for item in items:
@@ -185,10 +210,13 @@ def difficulty_tables(items: Sequence[ItemRow]) -> list[Table]:
                     else ABSENT
                     for level in levels
                 )
-                lines.append((methods.describe(method).label, str(rounds), *cells))
+                result = results.get(split, method, rounds)
+                ended = ending_cells(result) if result else (ABSENT,) * len(ENDINGS)
+                lines.append((methods.describe(method).label, str(rounds), *cells, *ended))
         sizes = [len(answers) for answers in here.values()]
-        header = ("method", "rounds", *(f"difficulty {level}" for level in levels))
-        note = f"Answers per cell: {min(sizes)} to {max(sizes)}."
+        by_level = (f"difficulty {level}" for level in levels)
+        header = ("method", "rounds", *by_level, *ENDINGS.values())
+        note = f"Answers per cell: {min(sizes)} to {max(sizes)}. {ENDING_NOTE}"
         title, name = f"{split}: accuracy in % by difficulty", f"difficulty {split}"
         tables.append(Table(title, header, (*lines,), note=note, name=name))
     return tables
@@ -205,72 +233,66 @@ class SeedSpread:
     mean: float
     low: float  # least accurate seed
     high: float  # most accurate seed
-    interval: Interval | None  # 95 % t-interval of the mean; None with one seed
+    interval: Interval | None  # 95 %, of the mean over new seeds; None with one seed
 
 
 def across_seeds(rows: Sequence[ResultRow]) -> list[SeedSpread]:
-    """Variation of the headline number over seeds, with equal weights.
-
-    The t-interval treats seeds as draws from a normal distribution and is cut to [0, 1].
-    """
-    groups: dict[tuple[Split, str, int], list[float]] = {}
+    """Variation of the headline number over seeds, with equal weights; see `student_interval`."""
+    groups: dict[tuple[Split, str, int], list[ResultRow]] = {}
     for row in rows:
-        key = (split_of(row), row["method"], row["rounds"])
-        groups.setdefault(key, []).append(count_correct(row) / row["n"])
-    return [
-        SeedSpread(*key, len(values), statistics.fmean(values), min(values), max(values), interval)
-        for key, values in groups.items()
-        for interval in [_t_interval(values)]
-    ]
+        groups.setdefault((split_of(row), row["method"], row["rounds"]), []).append(row)
+    found = []
+    for key, own in groups.items():
+        values = [count_correct(row) / row["n"] for row in own]
+        mean, interval = statistics.fmean(values), None
+        if len(values) > 1:
+            interval = student_interval(
+                mean,
+                statistics.stdev(values) / math.sqrt(len(values)),
+                len(values) - 1,
+                questions=min(row["n"] for row in own),
+            )
+        found.append(SeedSpread(*key, len(values), mean, min(values), max(values), interval))
+    return found
 
 
-def seed_table(rows: Sequence[ResultRow]) -> Table | None:
+def seed_table(results: Results, rows: Sequence[ResultRow]) -> Table | None:
     """Accuracy over seeds; None if every measurement has one seed only."""
-    spreads = [spread for spread in across_seeds(rows) if spread.seeds > 1]
+    spreads = {(s.split, s.method, s.rounds): s for s in across_seeds(rows) if s.interval}
     if not spreads:
         return None
-    order = methods.ordered(spread.method for spread in spreads)
-    splits = list(dict.fromkeys(spread.split for spread in spreads))
-    spreads.sort(key=lambda s: (splits.index(s.split), order.index(s.method), s.rounds))
-    lines = [
-        (
-            *spread.split,
-            methods.describe(spread.method).label,
-            str(spread.rounds),
-            str(spread.seeds),
-            f"{100 * spread.mean:.1f}",
-            f"{100 * spread.low:.1f} to {100 * spread.high:.1f}",
-            f"[{100 * spread.interval.low:.1f}, {100 * spread.interval.high:.1f}]",
-        )
-        for spread in spreads
-        if spread.interval
-    ]
+    lines = []
+    for result in results.all:
+        spread = spreads.get((result.split, result.method, result.rounds))
+        if spread and spread.interval:
+            low, high = spread.interval
+            lines.append(
+                (
+                    *spread.split,
+                    methods.describe(spread.method).label,
+                    str(spread.rounds),
+                    str(spread.seeds),
+                    f"{100 * spread.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+                    f"{100 * spread.low:.1f} to {100 * spread.high:.1f}",
+                    *ending_cells(result),
+                )
+            )
     return Table(
         "Correct in % over seeds",
-        (*SPLIT, "method", "rounds", "seeds", "mean", "range", "95 % t-interval"),
+        (*SPLIT, "method", "rounds", "seeds", "mean", "range", *ENDINGS.values()),
         (*lines,),
         text_columns=3,
+        note="Mean with Student's 95 % interval over new seeds on the same questions, at least as "
+        f"wide as these questions allow where no seed differs. {ENDING_NOTE}",
         name="seeds",
     )
 
 
 def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
-    """Accuracy by rounds and cost at the last round, per split, in at most `width` columns."""
-
-    def cell(result: Result) -> str:
-        low, high = result.interval
-        return f"{100 * result.accuracy:.1f} ({100 * low:.0f}-{100 * high:.0f})"
-
+    """Accuracy and endings, and cost at the last round, per split, in at most `width` columns."""
     blocks = []
-    for split, table in zip(
-        results.splits, _by_rounds(results, cell, "in % (95 % interval)"), strict=True
-    ):
-        # Four rounds fit a line of 100 columns; more make another block.
-        for start in range(1, len(table.header), 4):
-            part = slice(start, start + 4)
-            lines = tuple((line[0], *line[part]) for line in table.rows)
-            header = (table.header[0], *table.header[part])
-            blocks.append(Table(table.title, header, lines).to_text(width))
+    for split in results.splits:
+        blocks.append(_accuracy_table(results, split, is_short=True).to_text(width))
         last = results.rounds(split)[-1]
         costs = [
             (
@@ -288,36 +310,14 @@ def terminal_table(results: Results, width: int = TERMINAL_WIDTH) -> str:
     return "\n\n".join(blocks)
 
 
-def _by_rounds(results: Results, cell: Callable[[Result], str], unit: str) -> list[Table]:
-    tables = []
-    for split in results.splits:
-        rounds = results.rounds(split)
-        lines = []
-        for method in results.methods:
-            curve = results.over_rounds(split, method)
-            if curve:
-                cells = (cell(curve[r]) if r in curve else ABSENT for r in rounds)
-                lines.append((methods.describe(method).label, *cells))
-        header = ("method", *map(count_rounds, rounds))
-        tables.append(
-            Table(
-                f"{split}: {results.metric(split)} {unit}",
-                header,
-                (*lines,),
-                note=_conditions(results, split),
-                name=f"accuracy {split}",
-            )
-        )
-    return tables
-
-
 def _conditions(results: Results, split: Split) -> str:
     """Numbers of answers, seeds and latent steps of a split's results."""
     here = [r for method in results.methods for r in results.over_rounds(split, method).values()]
     sizes = sorted({result.n for result in here})
     seeds = sorted({seed for result in here for seed in result.seeds})
     steps = sorted({r.latent_steps for r in here if r.method in (methods.LATENT, methods.ALIGNED)})
-    parts = [f"answers per cell: {' to '.join(map(str, (sizes[0], sizes[-1])[: len(sizes)]))}"]
+    span = " to ".join(map(str, (sizes[0], sizes[-1])[: len(sizes)]))
+    parts = [f"questions per cell, over all seeds: {span}"]
     parts.append(f"seed{'s' * (len(seeds) > 1)}: {', '.join(map(str, seeds))}")
     if steps:
         parts.append(f"latent steps: {', '.join(map(str, steps))}")
@@ -356,15 +356,6 @@ def _ratios(result: Result, results: Results) -> tuple[str, ...]:
     return tuple(
         f"{cost / base:.2f}x" if cost is not None and base else ABSENT for cost, base in pairs
     )
-
-
-def _t_interval(values: list[float], confidence: float = 0.95) -> Interval | None:
-    if len(values) < 2:
-        return None
-    mean = statistics.fmean(values)
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return Interval(max(0.0, mean - half), min(1.0, mean + half))
 
 
 def _percent(answers: Sequence[bool]) -> str:

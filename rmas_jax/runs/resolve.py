@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -151,6 +150,7 @@ def load_benchmarks(
     loaded = []
     for benchmark in benchmarks:
         grader, task_type = grader_of(benchmark), benchmark.task_type
+        version = grader.name
         if chosen.legacy:
             grader = with_legacy(grader, task_type)
         data, grading = dataset, benchmark.data.grader
@@ -158,15 +158,13 @@ def load_benchmarks(
             data = load_benchmark(benchmark, data_dir)
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
-        answered = (grader.name, task_type, benchmark.data.columns)
         prompts = load_templates(config.system, texts, task_type)
         method_prompts = load_method_templates(config.system, texts.topology, prompts, task_type)
         for schedule in {METHODS[name].schedule for name in methods} & set(method_prompts):
             check_templates(config.system, texts, method_prompts[schedule])
-        version = f"{answered} {benchmark.metric} {data.version}".encode()
         ready = LoadedBenchmark(
             benchmark.name,
-            hashlib.sha256(version).hexdigest()[:16],
+            version,
             grader,
             splits,
             prompts,
@@ -174,6 +172,7 @@ def load_benchmarks(
             benchmark.description,
             benchmark.metric,
             method_prompts,
+            task_type,
         )
         check_items(ready, methods=methods, batch_size=chosen.batch_size)
         loaded.append(ready)

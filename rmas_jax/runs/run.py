@@ -118,7 +118,7 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
     config, files, order = resolved.config, resolved.files, resolved.team.system.topology.order
     settings = dataclasses.asdict(config.evaluation)
     chosen = {name: settings[name] for name in MEASURED}
-    chosen["versions"] = {benchmark.name: benchmark.version for benchmark in resolved.benchmarks}
+    chosen["versions"] = {benchmark.name: benchmark.versions for benchmark in resolved.benchmarks}
     expected = [
         Measurement(*method, benchmark.name, split, seed)
         for method in planned_methods(

@@ -15,7 +15,7 @@ from rmas_jax.config import (
 )
 from rmas_jax.data import load_dataset
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of, own_name, shipped
-from rmas_jax.evaluation.benchmarks.loading import load_benchmark
+from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark
 from rmas_jax.evaluation.graders import GRADERS, check_golds
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts.templates import task_types
@@ -223,3 +223,44 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path, text, words):
             grader_of(benchmark)
     assert all(word in str(error.value) for word in words)
     assert "bad.yaml" in str(error.value) or "benchmark a" in str(error.value)
+
+
+def test_a_checksum_is_of_questions_and_answers_and_not_of_training(tmp_path):
+    rows = [
+        {
+            "id": f"q{i}",
+            "question": f"What is {i}?",
+            "answer": str(i),
+            "plan": "Count.",
+            "hint": "x",
+        }
+        for i in range(4)
+    ]
+
+    def load(rows, roles=("planner", "solver"), rounds=1, **fields):
+        for name, part in (("train", rows[:2]), ("test", rows[2:])):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in part))
+        files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+        config = DataConfig(
+            dataset="files", files=files, columns={"planner": "plan"}, validation_share=0, **fields
+        )
+        return load_dataset(config, roles=roles, rounds=rounds, data_dir=tmp_path / "data")
+
+    first, other = load(rows), load(rows, roles=("solver", "planner", "critic"), rounds=3)
+    assert first.version != other.version  # of the training data
+    checksum = checksum_of(first.load("test"))
+    assert checksum == checksum_of(other.load("test"))
+    assert checksum == checksum_of(first.load("test")[::-1])
+    # Each of these is another benchmark, in which other answers are right.
+    for column, value in (("answer", "30"), ("question", "What is 30?"), ("id", "q30")):
+        assert checksum_of(load([*rows[:3], rows[3] | {column: value}]).load("test")) != checksum
+    assert checksum_of(load(rows, fields=("hint",)).load("test")) != checksum
+
+
+def test_programs_that_are_graded_as_texts_give_a_warning(caplog):
+    for name, benchmark in shipped().items():
+        caplog.clear()
+        if benchmark.data.grader in ("text", "code"):
+            grader_of(benchmark)
+            is_warned = "programs are graded as texts" in caplog.text
+            assert is_warned == (name in {"Sequential-Code", "Mixture-Code", "Distillation-Code"})

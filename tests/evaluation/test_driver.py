@@ -66,7 +66,7 @@ def test_another_benchmark_is_added_and_a_changed_one_refused(contest, tmp_path)
     more, items = contest(tmp_path, ["no_latents"], name="others", **how)
     assert more[:1] == rows and [row["benchmark"] for row in more] == ["words", "others"]
     assert [item["benchmark"] for item in items] == ["words"] * 5 + ["others"] * 5
-    with pytest.raises(ConfigError, match="others has changed since it was measured"):
+    with pytest.raises(ConfigError, match="others test has changed since it was measured"):
         contest(tmp_path, ["no_latents"], name="others", version="2", **how)
     with pytest.raises(ConfigError, match=r"sampling must be '.*rollouts 1', got '.*rollouts 2'"):
         contest(tmp_path, ["no_latents"], rollouts=2, **how)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from rmas_jax.agents.answers import Texts
+from rmas_jax.config.benchmark import ACCURACY
 from rmas_jax.data import Example
-from rmas_jax.evaluation.answering import BatchAnswers
+from rmas_jax.evaluation.answering import BatchAnswers, Costs
 from rmas_jax.evaluation.graders import GRADERS, Grader
 from rmas_jax.evaluation.graders.verdict import Outcome, Verdict, compared
 from rmas_jax.evaluation.grading import graded_rows, join_rollouts
@@ -68,9 +69,10 @@ def rows_of(grader, golds, *rollouts, selection="majority"):
     graded = []
     for rollout in rollouts:
         by_agent = {role: [texts(*(row[i] for row in rollout))] for i, role in enumerate(ROLES)}
-        answers = BatchAnswers(by_agent, 4 * steps, steps, steps, hashes, selection=selection)
+        own = Costs(4 * steps, steps, steps)
+        answers = BatchAnswers(by_agent, *own, own, hashes, selection=selection)
         graded.append(graded_rows(KEY, examples, grader, answers))
-    return [join_rollouts(of_item) for of_item in zip(*graded, strict=True)]
+    return [join_rollouts(of_item, ACCURACY) for of_item in zip(*graded, strict=True)]
 
 
 def boxed(*answers):

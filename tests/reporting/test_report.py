@@ -21,7 +21,7 @@ from rmas_jax.cli.report import main
 from rmas_jax.evaluation.record import items_checksum
 from rmas_jax.host import atomic
 from rmas_jax.reporting.report import headline, write_report
-from rmas_jax.reporting.results import Results
+from rmas_jax.reporting.results import ENDINGS, Results
 from rmas_jax.reporting.run_directory import RunFileError, read_run
 
 
@@ -41,7 +41,7 @@ class Sources(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.loaded += [v for name, v in attrs if name in ("src", "href", "data", "srcset")]
         assert tag not in ("script", "link", "iframe")
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -214,7 +214,7 @@ def test_on_a_read_only_disk_the_command_prints_what_it_cannot_write(
     monkeypatch.setattr(atomic, "_opened", read_only)
     assert main([str(run)]) == 0
     printed = capsys.readouterr()
-    assert "30.0 (24-37)" in printed.out
+    assert "30.0 [24.1, 36.7]" in printed.out
     assert printed.err.startswith(f"report not written: {run}/")
     assert printed.err.endswith(": Read-only file system\n")
 
@@ -255,14 +255,12 @@ def test_without_difficulties_there_is_no_such_section(tmp_path, blank_figures):
 
 def test_the_report_says_how_answers_ended_where_the_run_does(tmp_path, blank_figures):
     run = write_run(tmp_path / "run")
-    assert "ended by themselves" not in write_report(run).read_text()  # a run of before
-    fine = {"unparsed": 0, "timeout": 0, "crashed": 0, "at_limit": 0, "answer_retry": 0}
-    rows = [row | fine for row in result_rows()]
-    (run / "results.json").write_text(json.dumps(rows))
-    assert "ended by themselves" in write_report(run).read_text()
-    rows[0]["at_limit"] = 7
-    (run / "results.json").write_text(json.dumps(rows))
-    assert "cut off at the limit of tokens" in write_report(run).read_text()
+    ended = {"unparsed": 11, "timeout": 12, "crashed": 13, "at_limit": 14, "answer_retry": 15}
+    (run / "results.json").write_text(json.dumps([row | ended for row in result_rows()]))
+    page = write_report(run).read_text()
+    assert all(f'<th class="number">{name}</th>' in page for name in ENDINGS.values())
+    rows = (run / "tables" / "accuracy-relay-test.csv").read_text().splitlines()
+    assert rows[1].endswith(",200,11,14,12,13,15")
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):
@@ -390,7 +388,7 @@ def test_command_writes_the_report_and_prints_the_table(tmp_path, capsys, blank_
     run = write_run(tmp_path / "run")
     assert main([str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "30.0 (24-37)" in printed and printed.endswith(f"{run / 'report.html'}\n")
+    assert "30.0 [24.1, 36.7]" in printed and printed.endswith(f"{run / 'report.html'}\n")
 
 
 def test_command_says_what_is_wrong(tmp_path, capsys):

@@ -17,6 +17,7 @@ from made_runs import (
     result_row,
     result_rows,
 )
+from scipy import stats
 
 from rmas_jax.reporting import figures, tables
 from rmas_jax.reporting.claims import FAILS, HOLDS, NOT_MEASURED, check_claims
@@ -158,22 +159,69 @@ def test_seeds_are_pooled():
 
 def test_accuracy_table_has_percentages_and_wilson_intervals():
     table = tables.accuracy_tables(Results(result_rows()))[0]
-    latent = dict(zip(table.header, table.rows[0], strict=True))
+    lines = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     # (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = 0.3, n = 200, z = 1.959964
-    assert latent["1 round"] == "30.0 [24.1, 36.7]"
-    assert latent["method"] == "latent, trained links"
-    assert dict(zip(table.header, table.rows[-1], strict=True))["2 rounds"] == tables.ABSENT
+    assert lines[0]["correct"] == "30.0 [24.1, 36.7]" and lines[0]["rounds"] == "1"
+    assert lines[0]["method"] == "latent, trained links" and lines[0]["answers"] == str(N)
+    assert lines[0]["crashed"] == tables.ABSENT  # these rows have no counts
+    assert [line["rounds"] for line in lines if line["method"] == "single solver"] == ["1"]
+
+
+def test_every_table_of_answers_counts_their_endings_apart():
+    ended = {"unparsed": 4, "at_limit": 3, "timeout": 2, "crashed": 1, "rollouts": 10}
+    ended["answer_retry"] = 5
+    ended |= {"rollout_accuracy": 0.1}
+    cells = (("recursive_mas", 2, 0), ("recursive_mas", 2, 1), ("no_latents", 1, 0))
+    rows = [result_row(m, r, "test", seed, 60, **ended) for m, r, seed in cells]
+    items = [item for row in rows for item in items_of(row)]
+    results = Results(rows, items)
+    endings = ("unparsed", "cut off", "timed out", "crashed")
+    built = [
+        *tables.accuracy_tables(results),
+        *tables.difficulty_tables(results, items),
+        tables.seed_table(results, rows),
+    ]
+    for table in built:
+        lines = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        (latent,) = [line for line in lines if line["method"] == "latent, trained links"]
+        assert [latent[name] for name in endings] == ["8", "6", "4", "2"]  # of both seeds
+    (accuracy,) = tables.accuracy_tables(results)
+    assert accuracy.rows[0][3] == f"{2 * 10 * N:,}"
+    several = tables.rollout_table(results, rows)
+    assert [row[-4:] for row in several.rows] == [("4", "3", "2", "1")] * 3
+    text = tables.terminal_table(results)
+    assert all(name in text.splitlines()[1] for name in endings)
+    csv = accuracy.to_csv().splitlines()
+    assert csv[0].endswith("answers,unparsed,cut off,timed out,crashed,retried")
+    assert csv[1].endswith("4000,8,6,4,2,10")
+
+
+def test_the_papers_values_stand_beside_ours():
+    rows = [
+        result_row("recursive_mas", 3, "test", 0, 60, benchmark="MATH-500"),
+        result_row("single_solver", 1, "test", 0, 60, benchmark="MATH-500"),
+    ]
+    accuracy, other = tables.accuracy_tables(Results([*rows, *result_rows()[:1]]))
+    assert "paper" not in other.header
+    ours, single = (dict(zip(accuracy.header, row, strict=True)) for row in accuracy.rows)
+    assert ours["paper"].startswith("77.8 (Sequential Light, Table 2); 88.2 (Sequential Scaled")
+    assert single["paper"] == tables.ABSENT
+    (cost,) = tables.cost_tables(Results(rows))
+    line = dict(zip(cost.header, cost.rows[0], strict=True))
+    assert line["paper: tokens"].startswith("519 (Sequential Light, Table 2); 893 (Seq")
+    assert line["paper: seconds for all items"].startswith("1,360 (")
 
 
 def test_rollout_table_has_pass_at_k_where_it_is_the_metric():
     drawn = {"rollouts": 4, "rollout_accuracy": 0.25}
     rows = [result_row("recursive_mas", r, "test", 3, 60, **drawn) for r in (2, 1)]
-    assert tables.rollout_table(rows).header[-2:] == ("first answer", "mean answer")
+    assert tables.rollout_table(Results(rows), rows).header[6:8] == ("first answer", "mean answer")
     rows = [row | {"metric": "pass_at_k", "pass_at_k": 0.5} for row in rows]
-    table = tables.rollout_table([*rows, result_row("no_latents", 1, "test", 3, 20)])
-    start = (*TEST, "latent, trained links")
-    assert table.rows == tuple((*start, r, "3", "4", "30.0", "25.0", "50.0") for r in "12")
-    assert tables.rollout_table(result_rows()) is None
+    rows.append(result_row("no_latents", 1, "test", 3, 20))
+    table = tables.rollout_table(Results(rows), rows)
+    start, end = (*TEST, "latent, trained links"), ("30.0", "25.0", "50.0", *["-"] * 4)
+    assert table.rows == tuple((*start, r, "3", "4", *end) for r in "12")
+    assert tables.rollout_table(Results(result_rows()), result_rows()) is None
 
 
 def test_tables_show_the_metric_of_each_benchmark():
@@ -185,23 +233,13 @@ def test_tables_show_the_metric_of_each_benchmark():
     *_, accuracy, table = tables.accuracy_tables(results)
     assert accuracy.title.endswith("test_unseen_entities: accuracy in %, [95 % Wilson interval]")
     assert table.title == "other test: pass@4 in %, [95 % Wilson interval]"
-    assert table.rows[0][1].startswith("50.0 [")
+    assert table.rows[0][2].startswith("50.0 [")
     assert tables.benchmark_table([*result_rows(), *other]).rows == (
         ("relay", "accuracy", "-", "-"),
         ("other", "pass@4", "qa", "Ten tries."),
     )
     (spread,) = tables.across_seeds(other)
     assert spread.mean == 0.5
-
-
-def test_ending_table_counts_over_seeds_what_went_wrong():
-    fine = {"unparsed": 0, "timeout": 0, "crashed": 0, "at_limit": 0, "answer_retry": 0}
-    rows = [result_row("recursive_text", 1, "test", seed, 60, **fine) for seed in (0, 1)]
-    assert tables.ending_table(rows) is None
-    wrong = {"unparsed": 3, "timeout": 0, "crashed": 1, "at_limit": 5, "answer_retry": 2}
-    rows += [result_row("recursive_mas", 2, "test", seed, 60, **wrong) for seed in (0, 1)]
-    (line,) = tables.ending_table(rows).rows
-    assert line == (*TEST, "latent, trained links", "2", str(2 * N), "6", "0", "2", "10", "4")
 
 
 def test_cost_table_has_ratios_to_text_at_the_same_rounds():
@@ -236,9 +274,10 @@ def test_pooled_costs_weigh_items_not_rows():
 
 
 def test_difficulty_table_counts_by_difficulty():
-    table = tables.difficulty_tables(item_rows())[0]
-    assert table.header == ("method", "rounds", *(f"difficulty {level}" for level in range(1, 6)))
-    assert table.rows[0] == ("latent, trained links", "1", "100.0", "50.0", *["0.0"] * 3)
+    table = tables.difficulty_tables(Results(result_rows()), item_rows())[0]
+    by_level = tuple(f"difficulty {level}" for level in range(1, 6))
+    assert table.header[:7] == ("method", "rounds", *by_level)
+    assert table.rows[0][:7] == ("latent, trained links", "1", "100.0", "50.0", *["0.0"] * 3)
     assert f"{ITEMS_PER_LEVEL} to {ITEMS_PER_LEVEL}" in table.note
 
 
@@ -308,11 +347,13 @@ def test_across_seeds_is_the_students_interval():
     assert spread.interval == pytest.approx((0.3 - half, 0.3 + half), abs=1e-6)
 
 
-def test_across_seeds_of_one_seed_has_no_interval_and_of_equal_seeds_no_width():
+def test_across_seeds_of_one_seed_has_no_interval_and_equal_seeds_are_no_certainty():
     assert tables.across_seeds(result_rows())[0].interval is None
-    rows = [result_row("recursive_mas", 1, "test", seed, 50) for seed in (0, 1)]
-    assert tables.across_seeds(rows)[0].interval == (0.25, 0.25)
-    assert tables.seed_table(result_rows()) is None
+    half = stats.norm.ppf(0.975) ** 2 / (N + stats.norm.ppf(0.975) ** 2)  # Wilson's, of 0 in N
+    for correct, interval in ((50, (0.25 - half, 0.25 + half)), (N, (1 - half, 1.0))):
+        rows = [result_row("recursive_mas", 1, "test", seed, correct) for seed in (0, 1)]
+        assert tables.across_seeds(rows)[0].interval == pytest.approx(interval)
+    assert tables.seed_table(Results(result_rows()), result_rows()) is None
 
 
 def test_terminal_table_is_aligned_and_fits():
@@ -321,10 +362,10 @@ def test_terminal_table_is_aligned_and_fits():
     rows += [result_row("recursive_mas", rounds, "test", 0, N) for rounds in range(5, 10)]
     text = tables.terminal_table(Results(rows))
     assert max(map(len, text.splitlines())) <= TERMINAL_WIDTH
-    assert "30.0 (24-37)" in text
-    assert "9 rounds" in text
+    assert "30.0 [24.1, 36.7]" in text
     _, *lines = text.split("\n\n")[0].splitlines()
     assert len(set(map(len, lines))) == 1  # numbers are aligned to the right
+    assert any("  9  " in line for line in lines)
 
 
 def test_markdown_and_html_escape_their_own_signs():

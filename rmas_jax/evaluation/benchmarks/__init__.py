@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ from rmas_jax.evaluation.graders import Grader, default_grader, find_grader
 from rmas_jax.host.errors import shown
 
 FOLDER = Path(str(resources.files(__package__)))
+log = logging.getLogger(__name__)
 OWN = "data"  # in `evaluation.benchmarks`: the questions of the run's own data
 
 
@@ -70,10 +72,18 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
 def grader_of(benchmark: BenchmarkConfig) -> Grader:
     """The grader of a benchmark, or the default of its task type.
 
+    Warns where it compares the texts of programs.
+
     Raises:
       ConfigError: see `find_grader`.
     """
     name = benchmark.data.grader or default_grader(benchmark.data.dataset, benchmark.task_type)
+    if benchmark.task_type == "code" and name == "text":
+        log.warning(
+            "%s: programs are graded as texts: a right one that is not the gold answer, but for "
+            "case and spaces, counts as wrong (data.grader: code runs rows with tests)",
+            benchmark.name,
+        )
     return find_grader(name, where=f"benchmark {benchmark.name}: data.grader")
 
 

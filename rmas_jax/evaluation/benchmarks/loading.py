@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
     """The data of a benchmark's splits, of which the others are neither read nor checked.
 
-    Warns of rows left out, and of questions that are not the defined.
+    Warns of rows left out, and of questions or gold answers that are not the defined.
 
     Raises:
       DataError: they cannot be had, and how they can; or there are fewer than `benchmark.items`.
@@ -58,13 +58,21 @@ def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
             continue
         if (checksum := checksum_of(data.load(split))) != wanted:
             log.warning(
-                "%s: %s has other questions than its definition: checksum must be %s, got %s",
+                "%s: %s has other questions or gold answers than its definition: checksum must "
+                "be %s, got %s",
                 *(benchmark.name, split, wanted, checksum),
             )
     return data
 
 
 def checksum_of(examples: Sequence[Example]) -> str:
-    """A digest of ids and questions, in the order of ids."""
-    pairs = sorted((example.id, example.question) for example in examples)
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+    """A digest of ids, questions, gold answers and further fields, such as tests, by ids.
+
+    Independent of the texts of roles, which are there for training.
+    """
+    digest = hashlib.sha256()
+    for example in sorted(examples, key=lambda example: example.id):
+        fields = sorted(example.fields.items())
+        row = (example.id, example.question, example.answer, fields)
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]

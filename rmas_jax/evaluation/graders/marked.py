@@ -91,9 +91,3 @@ def _variant(char: str) -> str:
 def without_markup(text: str) -> str:
     """A text with spaces for the fonts and spaces of LaTeX and for tags; braces stay."""
     return _MARKUP.sub(" ", text)
-
-
-def answer_of(text: str) -> str | None:
-    """The answer in a text, see `find_answer`."""
-    found = find_answer(text)
-    return found and found.answer

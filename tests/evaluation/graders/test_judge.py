@@ -29,7 +29,7 @@ from rmas_jax.evaluation.graders.judge import (
     prompt_of,
     verdict_of,
 )
-from rmas_jax.evaluation.graders.marked import answer_of
+from rmas_jax.evaluation.graders.marked import find_answer
 from rmas_jax.evaluation.graders.qa import exact_match
 from rmas_jax.evaluation.graders.verdict import Outcome
 
@@ -168,6 +168,11 @@ def test_a_text_without_an_answer_is_unparsed_without_a_request(server, text):
     verdict = judge_of(server).grade(text, PARIS)
     assert verdict.outcome is Outcome.UNPARSED and verdict.scores == {"exact_match": 0.0}
     assert not server.asked
+
+
+def answer_of(text):
+    found = find_answer(text)
+    return found and found.answer
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)

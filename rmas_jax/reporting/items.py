@@ -1,0 +1,83 @@
+"""Answers one by one: all of them in a file, a part of bounded size in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rmas_jax.evaluation.rows import ItemRow, Measurement, measurement, rollouts_of
+from rmas_jax.reporting.table import Table
+
+HEADER = (*("benchmark", "split", "method", "rounds", "seed", "id", "rollout", "question"),)
+HEADER += ("prompt hash", "crossed", "output", "parsed answer", "gold", "verdict", "reason")
+MAX_CELL = 4_000  # characters of a cell in the file; of longer ones, so many of both ends
+MAX_SHOWN = 300  # answers in the page
+MAX_SHOWN_CELL = 400  # characters of a cell there
+
+
+def item_table(items: Sequence[ItemRow]) -> Table:
+    """All answers, a line per rollout."""
+    lines = (line for item in items for line in _lines(item))
+    return _table(tuple(_ends(cell, MAX_CELL) for cell in line) for line in lines)
+
+
+def shown_items(items: Sequence[ItemRow]) -> Table:
+    """At most MAX_SHOWN answers: of each measurement the first questions, all rollouts of each."""
+    by_measurement: dict[Measurement, list[ItemRow]] = {}
+    for item in items:
+        by_measurement.setdefault(measurement(item), []).append(item)
+    share = max(MAX_SHOWN // max(len(by_measurement), 1), 1)
+    chosen = [
+        line
+        for own in by_measurement.values()
+        for line in [line for item in own[:share] for line in _lines(item)][:share]
+    ]
+    return _table(
+        tuple(_ends(cell, MAX_SHOWN_CELL) for cell in line) for line in chosen[:MAX_SHOWN]
+    )
+
+
+def _table(lines: Iterator[tuple[str, ...]]) -> Table:
+    return Table("Answers", HEADER, tuple(lines), text_columns=len(HEADER), name="items")
+
+
+def _lines(item: ItemRow) -> Iterator[tuple[str, ...]]:
+    """The cells of an item's answers; columns that the run did not record are empty."""
+    known: Mapping[str, Any] = {**item}
+    key = tuple(str(part) for part in measurement(item))
+    method, rounds, benchmark, split, seed = key
+    for number, rollout in enumerate(rollouts_of(item), 1):
+        answer: Mapping[str, Any] = {**rollout}
+        verdict = "correct" if answer["correct"] else "wrong"
+        yield (
+            *(benchmark, split, method, rounds, seed),
+            str(item["id"]),
+            str(number),
+            known.get("question", ""),
+            known.get("prompt_hash", ""),
+            _crossed(known.get("crossed") or {}),
+            answer.get("text", ""),
+            answer.get("prediction") or "",
+            known.get("gold", ""),
+            answer.get("outcome") or verdict,
+            answer.get("reason", ""),
+        )
+
+
+def _crossed(crossed: Mapping[str, Mapping[str, Sequence[Sequence[str]]]]) -> str:
+    """What crossed each edge: per position its nearest tokens, the nearest first."""
+    return "; ".join(
+        f"{edge}, round {number}: {' '.join('/'.join(nearest) for nearest in positions)}"
+        for edge, by_round in crossed.items()
+        for number, positions in by_round.items()
+    )
+
+
+def _ends(text: str, limit: int) -> str:
+    """A text that can be encoded, or both of its ends: answers stand at the end."""
+    text = text.encode(errors="replace").decode()
+    if len(text) <= limit:
+        return text
+    head = limit // 4
+    left_out = f" [... {len(text) - limit:,} characters ...] "
+    return text[:head] + left_out + text[len(text) - (limit - head) :]
