@@ -57,8 +57,9 @@ def record(seed, right):
     declared = {
         "question": "?",
         "rounds": 2,
-        "seed": seed,
-        "links": str(seed),
+        "seeds": {"b": [seed]},
+        "links_from": str(seed),
+        "benchmarks": {"b": {}},
         "margin": 0.0,
         "confidence": 0.95,
         "conditions": {
@@ -73,7 +74,7 @@ def record(seed, right):
         for name in declared["conditions"]
         for i in range(10)
     ]
-    return AuditRecord(declared, "d", rows, items)
+    return AuditRecord(declared, "d", "l", rows, items)
 
 
 def test_the_summary_tells_use_from_accuracy(tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmas_jax.evaluation.comparisons import SeedEffect
+from rmas_jax.evaluation.comparisons import MIN_SEEDS, SeedEffect
 from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects, seed_effects
 from rmas_jax.evaluation.metrics import PairedDifference, repeated_interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, is_correct, metric_of
@@ -42,6 +42,7 @@ class AuditRecord:
 
     declared: Mapping[str, Any]  # the protocol
     digest: str  # of its text
+    links: str  # digest of the links that were measured
     rows: Sequence[ResultRow]
     items: Sequence[ItemRow]
 
@@ -73,7 +74,8 @@ def read_audit(directory: Path) -> AuditRecord:
         parse_json(line, source=files.items, error=RunFileError)
         for line in _text(files.items).splitlines()
     ]
-    return AuditRecord(declared, hashlib.sha256(declared_text.encode()).hexdigest(), rows, items)
+    digest = hashlib.sha256(declared_text.encode()).hexdigest()
+    return AuditRecord(declared, digest, _text(files.links).strip(), rows, items)
 
 
 def _text(path: Path) -> str:
@@ -81,21 +83,25 @@ def _text(path: Path) -> str:
     return decode_text(raw, source=str(path), error=RunFileError)
 
 
-OF_A_SEED = ("seed", "links")  # parts of a protocol in which the seeds of one audit differ
+OF_A_TRAINING = ("seeds", "links_from")  # parts of a protocol in which pooled audits differ
 
 
 def render(records: Sequence[AuditRecord]) -> str:
-    """The report of an audit, or of several seeds of one, as Markdown.
+    """The report of an audit, or of the same one of several trainings, as Markdown.
 
     Raises:
-      ValueError: the audits differ in more than seeds and links.
+      ValueError: the audits differ in more than seeds and trainings, or share a seed.
     """
-    common = [{k: v for k, v in r.declared.items() if k not in OF_A_SEED} for r in records]
+    common = [{k: v for k, v in r.declared.items() if k not in OF_A_TRAINING} for r in records]
     if any(other != common[0] for other in common[1:]):
-        raise ValueError("audits to pool must declare the same, but for seed and links")
+        raise ValueError("audits to pool must declare the same, but for seeds and trainings")
+    for benchmark in common[0]["benchmarks"]:
+        seeds = [seed for record in records for seed in record.declared["seeds"][benchmark]]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"audits to pool must have seeds of their own, got {seeds}")
     declared = records[0].declared
     brief = dict(declared) | {"conditions": len(declared["conditions"])}
-    brief |= {name: [record.declared[name] for record in records] for name in OF_A_SEED}
+    brief |= {name: [record.declared[name] for record in records] for name in OF_A_TRAINING}
     parts = [
         "# Audit of the messages",
         *(part if isinstance(part, str) else part.to_markdown() for part in audit_parts(records)),
@@ -110,13 +116,12 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
     declared = records[0].declared
     rows = [row for record in records for row in record.rows]
     items = [item for record in records for item in record.items]
-    digests = ", ".join(record.digest for record in records)
-    seeds = ", ".join(str(record.declared["seed"]) for record in records)
+    digests = "; ".join(f"{record.digest}, of the links {record.links}" for record in records)
     yield (
         f"{declared['question']} Messages are replaced at the receiver's boundary, in "
         f"{count_rounds(declared['rounds'])}; senders stay as they are. The protocol was written "
-        f"before anything was measured (seed {seeds}: SHA-256 {digests}); all of it is in the "
-        f"audit's {AuditFiles.protocol}."
+        "before anything of the run was trained or measured, and all of it is in the audit's "
+        f"{AuditFiles.protocol} (SHA-256 {digests})."
     )
     for split in dict.fromkeys(map(split_of, rows)):
         own_rows = [row for row in rows if split_of(row) == split]
@@ -124,11 +129,12 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
         measured = own_items, declared["conditions"], declared["confidence"]
         found = effects(*measured, metric=metric_of(own_rows[0]))
         of_seeds = seed_effects(*measured, metric=metric_of(own_rows[0]))
-        yield f"{split}: {decision(found, declared, of_seeds)}"
+        seeds = sorted({item["seed"] for item in own_items})
+        yield f"{split}: {decision(found, declared, of_seeds)} {_seeds(seeds)}"
         tables = (
             _accuracies(own_rows, own_items, declared),
             overall_table(found),
-            seed_table(of_seeds, records),
+            seed_table(of_seeds, seeds),
             *place_tables(found),
             cell_table(found),
         )
@@ -136,6 +142,17 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
             yield dataclasses.replace(
                 table, title=f"{split}: {table.title}", name=f"audit {table.name} {split}"
             )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """The seeds of a split, and what its intervals are over."""
+    if len(seeds) >= MIN_SEEDS:
+        return f"Seeds {', '.join(map(str, seeds))} are a random effect."
+    return (
+        f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: intervals are over questions; "
+        f"seeds are a random effect from {MIN_SEEDS} on, and greedy answers of one training are "
+        "alike for all."
+    )
 
 
 def decision(
@@ -224,11 +241,10 @@ def overall_table(found: Sequence[Effect]) -> Table | None:
     )
 
 
-def seed_table(found: Mapping[str, SeedEffect], records: Sequence[AuditRecord]) -> Table | None:
+def seed_table(found: Mapping[str, SeedEffect], seeds: Sequence[int]) -> Table | None:
     """Effects on all edges in all rounds, by seed and over seeds; None with too few of them."""
     if not found:
         return None
-    seeds = sorted(record.declared["seed"] for record in records)
     return Table(
         "The same, with seeds as a random effect",
         ("effect", *(f"seed {seed}" for seed in seeds), "all", "deviation between seeds"),
