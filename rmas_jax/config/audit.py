@@ -31,8 +31,8 @@ class AuditConfig(Section):
     )
     draws: int = option("other items drawn for each item", 3, at_least=1, at_most=100)
     scopes: tuple[str, ...] = option(
-        "where it arrives: on all edges in all rounds, on one edge, in one round, or (other items' "
-        "messages alone) in each cell of edge and round",
+        "where it arrives: on all edges in all rounds, on one edge, in one round, or in one cell "
+        "of edge and round",
         SCOPES,
         choices=SCOPES,
         distinct=True,

@@ -64,8 +64,6 @@ def conditions(config: AuditConfig, topology: Topology, *, rounds: int) -> list[
     }
     found = [Condition(TRUE)]
     for scope, message in itertools.product(config.scopes, config.messages):
-        if scope == "cell" and message != OTHER:
-            continue
         for place in places[scope]:
             draws = config.draws if message == OTHER else 1
             found += [Condition(message, *place, draw) for draw in range(draws)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmas_jax.evaluation.comparisons import MIN_SEEDS, SeedEffect
-from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects, seed_effects
+from rmas_jax.evaluation.effects import CONTENT, EFFECTS, Effect, Place, effects, seed_effects
 from rmas_jax.evaluation.metrics import PairedDifference, repeated_interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, is_correct, metric_of
 from rmas_jax.host.atomic import write_atomic
@@ -136,7 +136,7 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
             overall_table(found),
             seed_table(of_seeds, seeds),
             *place_tables(found),
-            cell_table(found),
+            *cell_tables(found),
         )
         for table in filter(None, tables):
             yield dataclasses.replace(
@@ -287,6 +287,7 @@ def place_tables(found: Sequence[Effect]) -> list[Table]:
 
 
 STAR = "* p at most 0.05, by Holm's correction over the places of a column."
+STAR_OF_CELLS = "* p at most 0.05, by Holm's correction over this table."
 
 
 def _starred(effect: Effect) -> str:
@@ -297,22 +298,21 @@ def _place(place: Place) -> str:
     return place.edge or f"round {place.round}"
 
 
-def cell_table(found: Sequence[Effect]) -> Table | None:
-    """Content-attributable gain by edge and round of arrival; None if not measured."""
-    cells = {e.place: e for e in found if e.place.scope == "cell" and e.name == CONTENT}
-    if not cells:
-        return None
-    edges = list(dict.fromkeys(place.edge for place in cells))
-    rounds = sorted({place.round for place in cells if place.round})
-    lines = []
-    for edge in edges:
-        of_edge = [cells.get(Place(edge, number)) for number in rounds]
-        lines.append((str(edge), *("-" if e is None else _starred(e) for e in of_edge)))
-    return Table(
-        "Content-attributable gain by edge and round of arrival, in points",
-        ("edge", *(f"round {number}" for number in rounds)),
-        tuple(lines),
-        text_columns=1,
-        note="* p at most 0.05, by Holm's correction over this table.",
-        name="cells",
-    )
+def cell_tables(found: Sequence[Effect]) -> list[Table]:
+    """For each effect, a table of edges by rounds of arrival."""
+    tables = []
+    for name in EFFECTS:
+        cells = {e.place: e for e in found if e.place.scope == "cell" and e.name == name}
+        edges = list(dict.fromkeys(place.edge for place in cells))
+        rounds = sorted({place.round for place in cells if place.round})
+        lines = []
+        for edge in edges:
+            of_edge = [cells.get(Place(edge, number)) for number in rounds]
+            lines.append((str(edge), *("-" if e is None else _starred(e) for e in of_edge)))
+        if lines:
+            title = f"{name[0].upper()}{name[1:]} by edge and round of arrival, in points"
+            header = ("edge", *(f"round {number}" for number in rounds))
+            tables.append(
+                Table(title, header, tuple(lines), note=STAR_OF_CELLS, name=f"cells {name}")
+            )
+    return tables

@@ -52,7 +52,7 @@ def test_conditions_are_all_messages_at_all_places():
     of_other = [c for c in found if c.message == "other"]
     # Everywhere, 3 edges, 3 rounds, 8 cells (no feedback arrives in the first round); two draws.
     assert len(of_other) == 2 * (1 + 3 + 3 + 8)
-    assert len([c for c in found if c.message == "zeros"]) == 1 + 3 + 3
+    assert len([c for c in found if c.message == "zeros"]) == 1 + 3 + 3 + 8
     assert Condition("other", "solver->planner", 1) not in found
     few = conditions(AuditConfig(messages=("none",), scopes=("edge",)), topology, rounds=1)
     assert [str(c) for c in few] == ["true", "none planner->critic", "none critic->solver"]
@@ -213,7 +213,10 @@ def test_the_report_names_protocol_effects_and_decision(finished):
     text = write_audit(directory).read_text()
     for part in ("SHA-256", "content-attributable gain", "| own | the receiver's own M thoughts"):
         assert part in text
-    assert "by edge and round of arrival" in text and "solver->planner" in text
+    for effect in EFFECTS:
+        title = f"{effect.capitalize()} by edge and round of arrival"
+        table = text.split(title)[1].split("Holm's correction")[0]
+        assert table.count("->") == 3 and table.count("[") == 5  # no feedback in the first round
     assert write_audit(directory).read_text() == text
 
 
@@ -230,7 +233,8 @@ def test_the_report_of_a_run_has_the_audit_that_it_finished(finished, tmp_path):
         assert "What the messages carry" in text and "words test: Effects on all edges" in text
         assert "SHA-256" in text
     of_audit = {path.stem for path in (run / "tables").iterdir() if path.stem.startswith("audit")}
-    kinds = ("messages", "effects", "edge", "round", "cells")
+    cells = [f"cells-{effect.replace(' ', '-')}" for effect in EFFECTS]
+    kinds = ("messages", "effects", "edge", "round", *cells)
     assert of_audit == {f"audit-{kind}-words-test" for kind in kinds}
     own = (run / "audit" / "report.md").read_text()
     for table in re.findall(r"\*\*words test: .*\*\*", own):
