@@ -26,7 +26,7 @@ from rmas_jax.rounds.messages import other_items
 from rmas_jax.run_files import AuditFiles
 from rmas_jax.topology import Topology, edge_name
 
-TRUE, NONE, OTHER = "true", "none", "other"
+TRUE, NONE, OTHER, NOISE = "true", "none", "other", "noise"
 
 
 class Condition(NamedTuple):
@@ -155,19 +155,23 @@ def check_audit(
     """Checks that an audit can be run; before any training.
 
     Raises:
-      ConfigError: several processes, no latents, or an item without another one of other question
-        and gold answer.
+      ConfigError: several processes; no latents; an item without another one of other question and
+        gold answer; noise, and a single item.
     """
     if jax.process_count() > 1:
         raise ConfigError("evaluation.audit must be null in several processes")
     if not latent_steps:
         raise ConfigError("evaluation.audit must be null where system.latent_steps is 0")
-    for benchmark in benchmarks if OTHER in messages else ():
+    for benchmark in benchmarks:
         for split, items in benchmark.splits.items():
             try:
-                senders_of(items, seed=0, draw=0)
+                if OTHER in messages:
+                    senders_of(items, seed=0, draw=0)
+                if NOISE in messages and len(items) < 2:
+                    raise ValueError(f"items must be at least 2 for the moments of {NOISE}, got 1")
             except ValueError as error:
                 raise ConfigError(
-                    f"evaluation.audit: {benchmark.name} {split}: {error}; leave other out of "
-                    "evaluation.audit.messages, or take more items"
+                    f"evaluation.audit: {benchmark.name} {split}: {error}; choose splits with "
+                    f"other questions and answers, or leave {OTHER} and {NOISE} out of "
+                    "evaluation.audit.messages"
                 ) from None

@@ -105,7 +105,8 @@ def other_items(
 ) -> np.ndarray:
     """For each item a random other one [N], whose question and gold answer both differ.
 
-    Messages have M positions whatever the question, so lengths match by construction.
+    An item without a gold answer (a program, graded by tests) has one of another question. Messages
+    have M positions whatever the question, so lengths match by construction.
 
     Raises:
       ValueError: an item has no such other one.
@@ -114,7 +115,7 @@ def other_items(
     chosen = np.empty(len(questions), int)
     asked, gold = np.array(questions, object), np.array(answers, object)
     for i in range(len(questions)):
-        others = np.flatnonzero((asked != asked[i]) & (gold != gold[i]))
+        others = np.flatnonzero((asked != asked[i]) & ((gold != gold[i]) | (gold[i] == "")))
         if not others.size:
             raise ValueError(
                 f"items must differ in question and gold answer, got none other than {i}'s: "

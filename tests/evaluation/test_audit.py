@@ -206,6 +206,11 @@ def test_bad_audits_are_refused(audited):
     same = [Example(str(i), f"{i} ?", "x") for i in range(3)]
     with pytest.raises(ConfigError, match="differ in question and gold answer"):
         check_audit(("other",), [words(audited.team, items=same)], latent_steps=1)
+    with pytest.raises(ConfigError, match="at least 2 for the moments of noise"):
+        check_audit(("noise",), [words(audited.team, items=ITEMS[:1])], latent_steps=1)
+    programs = [Example(str(i), f"{i} ?", "") for i in range(3)]  # graded by tests
+    for messages, items in ((("own",), same), (("other", "noise"), programs)):
+        check_audit(messages, [words(audited.team, items=items)], latent_steps=1)
 
 
 def test_the_report_names_protocol_effects_and_decision(finished):
