@@ -70,7 +70,12 @@ def record(seed, right):
     common = {"benchmark": "b", "split": "test", "rounds": 2, "seed": seed}
     rows = [{**common, "method": name} for name in declared["conditions"]]
     items = [
-        {**common, "method": name, "id": i, "correct": i < right[name]}
+        {
+            **common,
+            **{"method": name, "id": i, "correct": i < right[name]},
+            **{"outcome": "wrong", "at_limit": False, "answer_retry": False},
+            **{"steps": 1, "flops": 1e9},
+        }
         for name in declared["conditions"]
         for i in range(10)
     ]

@@ -13,7 +13,7 @@ SCOPES = ("all", "edge", "round", "cell")
 class AuditConfig(Section):
     """A causal audit: messages are replaced at the receiver's boundary.
 
-    It is copied to the report, and hashed before anything is measured.
+    It is copied to the report, and hashed before anything is trained or measured.
     """
 
     question: str = option(
@@ -24,7 +24,7 @@ class AuditConfig(Section):
     messages: tuple[str, ...] = option(
         "what arrives instead: none (an empty slot), zeros, noise (with the true messages' mean "
         "and covariance per position), other (another item's), own (the receiver thinks M steps "
-        "itself: equal compute)",
+        "itself: the compute of one message)",
         MESSAGES,
         choices=MESSAGES,
         distinct=True,

@@ -2,7 +2,8 @@
 
 Messages are recorded once; then each condition answers every question again while other messages
 arrive, on all edges, on one edge, in one round, or in one round on one edge. Terms are those of
-Zhang and Emu (arXiv 2607.26773): with accuracies A,
+Zhang and Emu (arXiv 2607.26773), with zeros and moment-matched noise as in Cheng et al. (arXiv
+2608.04893): with accuracies A,
 
     total effect = A(true) - A(none) = effect of a message + content-attributable gain
     effect of a message       = A(other) - A(none)

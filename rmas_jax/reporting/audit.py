@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rmas_jax.evaluation.comparisons import MIN_SEEDS, SeedEffect
@@ -20,9 +21,11 @@ from rmas_jax.reporting.results import (
     metric_label,
     points,
     split_of,
+    three_digits,
 )
 from rmas_jax.reporting.run_directory import RunFileError
 from rmas_jax.reporting.table import Table
+from rmas_jax.reporting.tables import ENDINGS
 from rmas_jax.run_files import AuditFiles
 
 MEANINGS = {
@@ -31,7 +34,7 @@ MEANINGS = {
     "zeros": "zeros",
     "noise": "noise with the true messages' mean and covariance at each position",
     "other": "another item's message: another question, another gold answer, the same M positions",
-    "own": "the receiver's own M thoughts: equal compute",
+    "own": "the receiver's own M thoughts: the compute of one message",
 }
 FILE_LIMIT = 2 * GIBIBYTE
 
@@ -132,11 +135,12 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
         seeds = sorted({item["seed"] for item in own_items})
         yield f"{split}: {decision(found, declared, of_seeds)} {_seeds(seeds)}"
         tables = (
-            _accuracies(own_rows, own_items, declared),
+            messages_table(own_items, declared, own_rows[0]),
             overall_table(found),
             seed_table(of_seeds, seeds),
             *place_tables(found),
             *cell_tables(found),
+            ending_table(own_items, declared),
         )
         for table in filter(None, tables):
             yield dataclasses.replace(
@@ -186,37 +190,82 @@ def decision(
     return sentence
 
 
-def _accuracies(
-    rows: Sequence[ResultRow],
-    items: Sequence[ItemRow],
-    declared: Mapping[str, Any],
-) -> Table:
-    """Accuracy by message, where it arrives on all edges in all rounds."""
-    conditions = declared["conditions"]
-    names = {
-        name: f"{c['message']}" for name, c in conditions.items() if not (c["edge"] or c["round"])
+def messages_table(items: Sequence[ItemRow], declared: Mapping[str, Any], row: ResultRow) -> Table:
+    """Accuracy, endings and cost by message, where it arrives on all edges in all rounds.
+
+    Args:
+      items: of one split.
+      declared: the protocol.
+      row: one of the split's, for its metric.
+    """
+    answers = {
+        message: found
+        for (place, message), found in _by_condition(items, declared).items()
+        if place.scope == "all"
     }
-    # Draws of other items, and seeds, are repeated answers to a question.
-    answers: dict[str, dict[str | int, list[bool]]] = {}
-    for item in items:
-        if message := names.get(item["method"]):
-            of_question = answers.setdefault(message, {}).setdefault(item["id"], [])
-            of_question.append(is_correct(item, metric_of(rows[0])))
     lines = []
     for message, meaning in MEANINGS.items():
-        if message in answers:
-            right = [sum(given) for given in answers[message].values()]
-            counts = [len(given) for given in answers[message].values()]
-            low, high = repeated_interval(right, counts, declared["confidence"])
-            accuracy = f"{100 * sum(right) / sum(counts):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            lines.append((message, meaning, str(sum(counts)), accuracy))
+        if found := answers.get(message):
+            # Draws of other items, and seeds, are repeated answers to a question.
+            given: dict[str | int, list[bool]] = {}
+            for item in found:
+                given.setdefault(item["id"], []).append(is_correct(item, metric_of(row)))
+            right, counts = map(sum, given.values()), map(len, given.values())
+            low, high = repeated_interval([*right], [*counts], declared["confidence"])
+            share = fmean(is_right for of_item in given.values() for is_right in of_item)
+            accuracy = f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            steps = three_digits(fmean(item["steps"] for item in found))
+            gigaflops = three_digits(fmean(item["flops"] / 1e9 for item in found))
+            cells = (str(len(found)), accuracy, *_endings(found), steps, gigaflops)
+            lines.append((message, meaning, *cells))
+    label = metric_label(row)
     return Table(
-        f"{metric_label(rows[0]).capitalize()} by message, on all edges in all rounds",
-        ("message", "meaning", "answers", f"{metric_label(rows[0])} in %"),
+        f"{label.capitalize()} by message, on all edges in all rounds",
+        ("message", "meaning", "answers", f"{label} in %", *ENDINGS.values(), "steps", "GFLOP"),
         tuple(lines),
         text_columns=2,
+        note="Endings are of all rollouts. Steps and GFLOP are per item, of all that the answer "
+        "depends on: another item's message costs what the true one does, zeros and noise nothing, "
+        "and the receiver's own thoughts those of one message, without the senders before it.",
         name="messages",
     )
+
+
+def ending_table(items: Sequence[ItemRow], declared: Mapping[str, Any]) -> Table | None:
+    """How answers ended where messages arrived at single places; None if all ended well."""
+    lines = []
+    for (place, message), found in _by_condition(items, declared).items():
+        counts = _endings(found)
+        if place.scope != "all" and set(counts) != {"0"}:
+            lines.append((_place(place), message, str(len(found)), *counts))
+    if not lines:
+        return None
+    return Table(
+        "How answers ended with messages at single places",
+        ("where", "message", "answers", *ENDINGS.values()),
+        tuple(lines),
+        text_columns=2,
+        note="Endings are of all rollouts. Places and messages that are not listed have none.",
+        name="endings",
+    )
+
+
+def _by_condition(
+    items: Sequence[ItemRow], declared: Mapping[str, Any]
+) -> dict[tuple[Place, str], list[ItemRow]]:
+    """Items by place and message: all draws and seeds."""
+    found: dict[tuple[Place, str], list[ItemRow]] = {}
+    for item in items:
+        condition = declared["conditions"][item["method"]]
+        place = Place(condition["edge"], condition["round"])
+        found.setdefault((place, condition["message"]), []).append(item)
+    return found
+
+
+def _endings(items: Sequence[ItemRow]) -> list[str]:
+    """For each of `ENDINGS`, the number of rollouts that ended so."""
+    given: list[Mapping[str, Any]] = [r for item in items for r in item.get("rollouts", [item])]
+    return [str(sum(bool(r.get(name, r["outcome"] == name)) for r in given)) for name in ENDINGS]
 
 
 def overall_table(found: Sequence[Effect]) -> Table | None:
@@ -295,7 +344,9 @@ def _starred(effect: Effect) -> str:
 
 
 def _place(place: Place) -> str:
-    return place.edge or f"round {place.round}"
+    parts = [place.edge] if place.edge else []
+    parts += [f"round {place.round}"] if place.round else []
+    return " ".join(parts)
 
 
 def cell_tables(found: Sequence[Effect]) -> list[Table]:

@@ -37,7 +37,7 @@ def arrived_messages(
 
 
 def own_messages(stages: Stages, *, rounds: int) -> dict[str, jax.Array]:
-    """What each receiver would write into its slots itself: equal compute, no message.
+    """What each receiver would write into its slots itself: the compute of one message.
 
     The receiver reads its prompt with empty slots and thinks M steps, which return through its
     inner link. Edges into one receiver get the same vectors.
@@ -71,6 +71,8 @@ def zero_messages(messages: Messages) -> dict[str, np.ndarray]:
 
 def noise_messages(messages: Messages, *, seed: int) -> dict[str, np.ndarray]:
     """Gaussian noise with the mean and covariance that each position of a message has over items.
+
+    Moment-matched messages as in Cheng et al. (arXiv 2608.04893).
 
     Rounds and positions are independent of each other, as the moments are theirs. With X [N, D']
     the deviations from the mean at one of them, and X = Q T, the covariance is T' T / (N - 1): a

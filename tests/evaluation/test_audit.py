@@ -225,6 +225,33 @@ def test_the_report_names_protocol_effects_and_decision(finished):
     assert write_audit(directory).read_text() == text
 
 
+def test_endings_and_costs_are_beside_the_answers(finished):
+    directory, _ = finished
+    report = write_audit(directory).read_text()
+    tables = {
+        title: [
+            row.strip("| ").split(" | ")
+            for row in report.split(title)[1].split("\n\n")[1].splitlines()
+        ]
+        for title in ("by message, on all edges", "ended with messages at single places")
+    }
+    of_message, elsewhere = tables.values()
+    row = next(
+        dict(zip(of_message[0], cells, strict=True)) for cells in of_message if cells[0] == "other"
+    )
+    found = [i for i in lines(directory) if i["method"] in ("other.0", "other.1")]
+    assert row["answers"] == "10"
+    assert row["no answer found"] == str(sum(i["outcome"] == "unparsed" for i in found))
+    assert row["cut off at the limit of tokens"] == str(sum(i["at_limit"] for i in found)) != "0"
+    assert row["grading crashed"] == row["not graded in time"] == "0"
+    assert float(row["steps"]) == pytest.approx(np.mean([i["steps"] for i in found]), rel=0.01)
+    own = {cells[0]: cells for cells in of_message}["own"]
+    assert float(own[-1]) < float(row["GFLOP"])
+    cut = [i["at_limit"] for i in lines(directory) if i["method"] == "none critic->solver round 2"]
+    cells = {tuple(cells[:2]): cells for cells in elsewhere}["critic->solver round 2", "none"]
+    assert cells[2] == "5" and int(cells[-2]) == sum(cut) > 0
+
+
 def test_the_report_of_a_run_has_the_audit_that_it_finished(finished, tmp_path):
     run = write_run(tmp_path / "run")
     shutil.copytree(finished[0], run / "audit")
@@ -239,7 +266,7 @@ def test_the_report_of_a_run_has_the_audit_that_it_finished(finished, tmp_path):
         assert "SHA-256" in text
     of_audit = {path.stem for path in (run / "tables").iterdir() if path.stem.startswith("audit")}
     cells = [f"cells-{effect.replace(' ', '-')}" for effect in EFFECTS]
-    kinds = ("messages", "effects", "edge", "round", *cells)
+    kinds = ("messages", "effects", "edge", "round", *cells, "endings")
     assert of_audit == {f"audit-{kind}-words-test" for kind in kinds}
     own = (run / "audit" / "report.md").read_text()
     for table in re.findall(r"\*\*words test: .*\*\*", own):
