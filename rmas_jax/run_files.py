@@ -130,7 +130,8 @@ class AuditFiles:
 
     root: Path  # OUTPUT_DIR/NAME/audit
 
-    protocol = Name("protocol.json")  # declared before anything is measured
+    protocol = Name("protocol.json")  # declared before anything is trained or measured
+    links = Name("links.sha256")  # of the links that are measured
     results = Name(RunFiles.results)  # a row per condition
     items = Name(RunFiles.items)
     markdown = Name(RunFiles.markdown)

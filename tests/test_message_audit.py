@@ -57,8 +57,9 @@ def record(seed, right):
     declared = {
         "question": "?",
         "rounds": 2,
-        "seed": seed,
-        "links": str(seed),
+        "seeds": {"b": [seed]},
+        "links_from": str(seed),
+        "benchmarks": {"b": {}},
         "margin": 0.0,
         "confidence": 0.95,
         "conditions": {
@@ -69,11 +70,16 @@ def record(seed, right):
     common = {"benchmark": "b", "split": "test", "rounds": 2, "seed": seed}
     rows = [{**common, "method": name} for name in declared["conditions"]]
     items = [
-        {**common, "method": name, "id": i, "correct": i < right[name]}
+        {
+            **common,
+            **{"method": name, "id": i, "correct": i < right[name]},
+            **{"outcome": "wrong", "at_limit": False, "answer_retry": False},
+            **{"steps": 1, "flops": 1e9},
+        }
         for name in declared["conditions"]
         for i in range(10)
     ]
-    return AuditRecord(declared, "d", rows, items)
+    return AuditRecord(declared, "d", "l", rows, items)
 
 
 def test_the_summary_tells_use_from_accuracy(tmp_path):

@@ -200,7 +200,8 @@ def summary_lines(name: str, records: Sequence[AuditRecord]) -> list[tuple[str, 
         true = [is_correct(item, metric) for item in own if item["method"] == "true"]
         cells = [points(found[e]) if e in found else "-" for e in ("total effect", CONTENT)]
         accuracy = f"{100 * sum(true) / len(true):.1f}"
-        lines.append((name, str(split), str(len(records)), accuracy, *cells))
+        seeds = str(len({item["seed"] for item in own}))
+        lines.append((name, str(split), seeds, accuracy, *cells))
     return lines
 
 

@@ -13,7 +13,7 @@ SCOPES = ("all", "edge", "round", "cell")
 class AuditConfig(Section):
     """A causal audit: messages are replaced at the receiver's boundary.
 
-    It is copied to the report, and hashed before anything is measured.
+    It is copied to the report, and hashed before anything is trained or measured.
     """
 
     question: str = option(
@@ -24,15 +24,15 @@ class AuditConfig(Section):
     messages: tuple[str, ...] = option(
         "what arrives instead: none (an empty slot), zeros, noise (with the true messages' mean "
         "and covariance per position), other (another item's), own (the receiver thinks M steps "
-        "itself: equal compute)",
+        "itself: the compute of one message)",
         MESSAGES,
         choices=MESSAGES,
         distinct=True,
     )
     draws: int = option("other items drawn for each item", 3, at_least=1, at_most=100)
     scopes: tuple[str, ...] = option(
-        "where it arrives: on all edges in all rounds, on one edge, in one round, or (other items' "
-        "messages alone) in each cell of edge and round",
+        "where it arrives: on all edges in all rounds, on one edge, in one round, or in one cell "
+        "of edge and round",
         SCOPES,
         choices=SCOPES,
         distinct=True,

@@ -41,9 +41,9 @@ from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links, count_parameters
 from rmas_jax.prompts import RolePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
-from rmas_jax.rounds.budget import latent_flops, prefix_flops
+from rmas_jax.rounds.budget import latent_flops, prefix_flops, steps_before_answer
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
-from rmas_jax.rounds.schedules import SCHEDULES, longest_chain, steps_before_answer
+from rmas_jax.rounds.schedules import SCHEDULES, longest_chain
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team

@@ -2,15 +2,16 @@
 
 Messages are recorded once; then each condition answers every question again while other messages
 arrive, on all edges, on one edge, in one round, or in one round on one edge. Terms are those of
-Zhang and Emu (arXiv 2607.26773): with accuracies A,
+Zhang and Emu (arXiv 2607.26773), with zeros and moment-matched noise as in Cheng et al. (arXiv
+2608.04893): with accuracies A,
 
     total effect = A(true) - A(none) = effect of a message + content-attributable gain
     effect of a message       = A(other) - A(none)
     content-attributable gain = A(true) - A(other)
     own-message gap           = A(true) - A(own)
 
-The protocol (conditions, questions, sizes, seeds, decision rule) is written and hashed before
-anything is measured, and a folder keeps to the one it has.
+The protocol (conditions, questions, sizes, seeds, decision rule) is declared before anything is
+measured (`audit_protocol`), and what it declares is measured.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +28,17 @@ import numpy as np
 from tqdm import tqdm
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.config import AuditConfig
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Listened, Prompts
 from rmas_jax.evaluation.audit_protocol import (
     NONE,
+    OTHER,
     TRUE,
     Condition,
+    bind_links,
     check_audit,
-    conditions,
     declare,
-    protocol,
     senders_of,
 )
 from rmas_jax.evaluation.batches import Batch
@@ -49,7 +50,14 @@ from rmas_jax.evaluation.rows import Measurement, ResultRow
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links
 from rmas_jax.rounds import recursion
-from rmas_jax.rounds.budget import latent_flops
+from rmas_jax.rounds.budget import (
+    GIVEN,
+    NOTHING,
+    OWN,
+    SENT,
+    latent_flops,
+    steps_before_answer,
+)
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.interventions import Intervention
 from rmas_jax.rounds.messages import (
@@ -65,6 +73,16 @@ from rmas_jax.run_files import AuditFiles
 from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System, edge_name
+
+# Who makes a message. Another item's costs what the true one does.
+ORIGINS = {
+    TRUE: SENT,
+    OTHER: SENT,
+    "own": OWN,
+    "zeros": GIVEN,
+    "noise": GIVEN,
+    NONE: NOTHING,
+}
 
 
 @functools.partial(jax.jit, static_argnames="system")
@@ -101,56 +119,53 @@ def audit(
     links: Links,
     benchmarks: Sequence[LoadedBenchmark],
     directory: str | Path,
-    config: AuditConfig,
+    declared: Mapping[str, Any],
     *,
-    rounds: int,
     batch_size: int,
-    seed: int,
     links_digest: str = "",
     progress: bool = True,
 ) -> list[ResultRow]:
-    """Measures all conditions on all splits; skips those already in `directory`.
+    """Measures all declared conditions and seeds on all splits; skips those in `directory`.
 
     Args:
       team: the system, its agents and tokenizers; latent steps M of at least 1.
       links: parameters of the links.
       benchmarks: the questions.
       directory: of the audit's files.
-      config: of the audit.
-      rounds: R.
+      declared: the protocol, from `audit_protocol.protocol`.
       batch_size: B; items that do not count fill up the last batch.
-      seed: of draws and noise and, where answers are drawn, of their keys.
-      links_digest: identifies the links in the protocol.
+      links_digest: identifies the links.
       progress: whether to show a bar.
 
     Raises:
-      ConfigError: the folder holds another protocol; no latents; too few items; an item has no
-        other one with another question and answer.
+      ConfigError: the folder holds another protocol, or measurements of other links; see also
+        `check_audit`.
       PreemptedError: after SIGTERM; finished items stay.
       NonFiniteError: an agent's numbers are NaN or infinite.
     """
     system = team.system
-    check_audit(config, benchmarks, latent_steps=system.latent_steps, seed=seed)
+    check_audit(declared["messages"], benchmarks, latent_steps=system.latent_steps)
     links = put_whole(links, team.mesh)
     for benchmark in benchmarks:
         check_items(benchmark, methods=(), batch_size=batch_size)
     files = AuditFiles(Path(directory))
-    declared = protocol(
-        config, benchmarks, system.topology, rounds=rounds, seed=seed, links_digest=links_digest
-    )
     declare(files, declared)
+    bind_links(files, links_digest)
     record = open_record(files.root)
-    chosen = conditions(config, system.topology, rounds=rounds)
+    rounds = declared["rounds"]
+    chosen = [Condition(**condition) for condition in declared["conditions"].values()]
     pending = {
         (benchmark, split): missing
         for benchmark in benchmarks
         for split in benchmark.splits
         if (
-            missing := [
-                condition
+            missing := {
+                key: condition
+                for seed in declared["seeds"][benchmark.name]
                 for condition in chosen
-                if not record.has(Measurement(str(condition), rounds, benchmark.name, split, seed))
-            ]
+                for key in [Measurement(str(condition), rounds, benchmark.name, split, seed)]
+                if not record.has(key)
+            }
         )
     }
     total = sum(
@@ -168,9 +183,8 @@ def audit(
             bar.set_description(f"messages of {benchmark.name} {split}")
             recording = record_messages(answerer, prompts, benchmark.splits[split], found)
             bar.update(len(found))
-            for condition in missing:
-                messages = recording.messages(condition, seed=seed)
-                key = Measurement(str(condition), rounds, benchmark.name, split, seed)
+            for key, condition in missing.items():
+                messages = recording.messages(condition, seed=key.seed)
                 bar.set_description(str(key))
                 listen = functools.partial(_listened, answerer, prompts, messages, condition)
                 measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
@@ -257,17 +271,9 @@ def _listened(
     """The answerer's input for rows of a split, with their messages of a condition."""
     team, rounds = answerer.team, answerer.rounds
     system = team.system
-    order, steps = system.topology.order, system.latent_steps
     names = [edge_name(edge) for edge in system.topology.edges]
     here = {
-        name: jnp.array(
-            [
-                condition.message != TRUE
-                and condition.edge in (None, name)
-                and condition.round in (None, number)
-                for number in range(1, rounds + 1)
-            ]
-        )
+        name: jnp.array([condition.replaces(name, index) for index in range(rounds)])
         for name in names
     }
     nowhere = {name: jnp.zeros(rounds, bool) for name in names}
@@ -286,9 +292,13 @@ def _listened(
         intervention,
         rounds=rounds,
     )
-    if fault := earliest_fault(order, to_host(outcome.fault)):
+    if fault := earliest_fault(system.topology.order, to_host(outcome.fault)):
         raise fault.error()
-    flops = latent_flops(system, team.agents, batch, rounds=rounds)
+
+    def origin(edge: str, index: int) -> str:
+        return ORIGINS[condition.message] if condition.replaces(edge, index) else SENT
+
+    flops = latent_flops(system, team.agents, batch, rounds=rounds, origin=origin)
+    steps = steps_before_answer(system.topology, rounds, system.latent_steps, origin)
     hashes = prompt_hashes(batch[answerer.answers_as], outcome.prompt)
-    steps_taken = (len(order) * rounds - 1) * steps
-    return Listened(outcome.prompt, 0, steps_taken, flops, prompt_hashes=hashes)
+    return Listened(outcome.prompt, 0, steps, flops, prompt_hashes=hashes)

@@ -1,4 +1,7 @@
-"""What an audit measures, declared and hashed before anything is measured."""
+"""What an audit measures, declared and hashed before anything is trained or measured.
+
+declare (a run's start) --> training --> evaluation --> bind_links --> measurements, report
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +18,7 @@ import numpy as np
 
 from rmas_jax.config import AuditConfig, ConfigError
 from rmas_jax.data.examples import Example
+from rmas_jax.evaluation.comparisons import MIN_SEEDS
 from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.processes import broadcast_from_first
@@ -21,7 +26,7 @@ from rmas_jax.rounds.messages import other_items
 from rmas_jax.run_files import AuditFiles
 from rmas_jax.topology import Topology, edge_name
 
-TRUE, NONE, OTHER = "true", "none", "other"
+TRUE, NONE, OTHER, NOISE = "true", "none", "other", "noise"
 
 
 class Condition(NamedTuple):
@@ -39,6 +44,11 @@ class Condition(NamedTuple):
         parts += [f"round {self.round}"] if self.round else []
         return " ".join(parts)
 
+    def replaces(self, edge: str, index: int) -> bool:
+        """Whether another message than the true one arrives on an edge in a round, from 0."""
+        is_here = self.edge in (None, edge) and self.round in (None, index + 1)
+        return self.message != TRUE and is_here
+
 
 def conditions(config: AuditConfig, topology: Topology, *, rounds: int) -> list[Condition]:
     """The conditions of an audit; cells into which nothing arrives are left out."""
@@ -54,8 +64,6 @@ def conditions(config: AuditConfig, topology: Topology, *, rounds: int) -> list[
     }
     found = [Condition(TRUE)]
     for scope, message in itertools.product(config.scopes, config.messages):
-        if scope == "cell" and message != OTHER:
-            continue
         for place in places[scope]:
             draws = config.draws if message == OTHER else 1
             found += [Condition(message, *place, draw) for draw in range(draws)]
@@ -68,15 +76,25 @@ def protocol(
     topology: Topology,
     *,
     rounds: int,
-    seed: int,
-    links_digest: str,
+    seeds: Sequence[int],
+    links_from: str = "",
 ) -> dict[str, Any]:
-    """All that is fixed before anything is measured."""
+    """All that is fixed before anything is trained or measured.
+
+    Args:
+      config: of the audit.
+      benchmarks: the questions.
+      topology: of the team.
+      rounds: R.
+      seeds: of other items, noise and drawn answers; greedy answers are alike for all, so that
+        their benchmarks have the first one alone.
+      links_from: a digest of all that the links follow from.
+    """
     return {
         **dataclasses.asdict(config),
         "rounds": rounds,
-        "seed": seed,
-        "links": links_digest,
+        "links_from": links_from,
+        "seeds": {b.name: list(b.seeds(seeds)) for b in benchmarks},
         "benchmarks": {
             b.name: {"versions": b.versions, "items": {s: len(i) for s, i in b.splits.items()}}
             for b in benchmarks
@@ -84,33 +102,45 @@ def protocol(
         "conditions": {str(c): c._asdict() for c in conditions(config, topology, rounds=rounds)},
         "decision": (
             "Content is used on a split if the interval of the content-attributable gain, over all "
-            f"edges and rounds, lies above {config.margin}. Edges, rounds and cells are families: "
-            "their p-values are corrected by Holm's method."
+            f"edges and rounds, lies above {config.margin}. It is an interval over questions, and "
+            f"from {MIN_SEEDS} seeds on over questions and seeds. Edges, rounds and cells are "
+            "families: their p-values are corrected by Holm's method."
         ),
     }
 
 
 def declare(files: AuditFiles, declared: Mapping[str, Any]) -> str:
-    """Writes the protocol, before anything is measured; returns its SHA-256.
+    """Writes the protocol, if there is none; returns its SHA-256.
 
     Raises:
       ConfigError: the folder holds another protocol.
     """
     text = json.dumps(declared, indent=1, sort_keys=True) + "\n"
+    _write_once(files.protocol, text, "declares another audit (configuration, questions or seeds)")
+    return hashlib.sha256(text.encode()).hexdigest()
 
+
+def bind_links(files: AuditFiles, digest: str) -> None:
+    """Notes the links that are measured, if none are.
+
+    Raises:
+      ConfigError: conditions were measured with others.
+    """
+    _write_once(files.links, f"{digest}\n", "names other links than the present ones")
+
+
+def _write_once(path: Path, text: str, fault: str) -> None:
     def write() -> None:
-        files.root.mkdir(parents=True, exist_ok=True)
-        if not files.protocol.exists():
-            write_atomic(files.protocol, text)
-        elif files.protocol.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomic(path, text)
+        elif path.read_text(encoding="utf-8") != text:
             raise ConfigError(
-                f"evaluation.audit: {files.protocol} declares another audit (configuration, links "
-                "or questions), and was declared before its measurements; choose another name for "
-                "the run (--set name=...)"
+                f"evaluation.audit: {path} {fault}; choose another name for the run "
+                "(--set name=...)"
             )
 
     broadcast_from_first(write)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def senders_of(items: Sequence[Example], *, seed: int, draw: int) -> np.ndarray:
@@ -120,24 +150,28 @@ def senders_of(items: Sequence[Example], *, seed: int, draw: int) -> np.ndarray:
 
 
 def check_audit(
-    config: AuditConfig, benchmarks: Sequence[LoadedBenchmark], *, latent_steps: int, seed: int
+    messages: Collection[str], benchmarks: Sequence[LoadedBenchmark], *, latent_steps: int
 ) -> None:
     """Checks that an audit can be run; before any training.
 
     Raises:
-      ConfigError: several processes, no latents, or an item without another one of other question
-        and gold answer.
+      ConfigError: several processes; no latents; an item without another one of other question and
+        gold answer; noise, and a single item.
     """
     if jax.process_count() > 1:
         raise ConfigError("evaluation.audit must be null in several processes")
     if not latent_steps:
         raise ConfigError("evaluation.audit must be null where system.latent_steps is 0")
-    for benchmark in benchmarks if OTHER in config.messages else ():
+    for benchmark in benchmarks:
         for split, items in benchmark.splits.items():
             try:
-                senders_of(items, seed=seed, draw=0)
+                if OTHER in messages:
+                    senders_of(items, seed=0, draw=0)
+                if NOISE in messages and len(items) < 2:
+                    raise ValueError(f"items must be at least 2 for the moments of {NOISE}, got 1")
             except ValueError as error:
                 raise ConfigError(
-                    f"evaluation.audit: {benchmark.name} {split}: {error}; leave other out of "
-                    "evaluation.audit.messages, or take more items"
+                    f"evaluation.audit: {benchmark.name} {split}: {error}; choose splits with "
+                    f"other questions and answers, or leave {OTHER} and {NOISE} out of "
+                    "evaluation.audit.messages"
                 ) from None

@@ -7,10 +7,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from rmas_jax.evaluation.comparisons import SeedEffect
-from rmas_jax.evaluation.effects import CONTENT, Effect, Place, effects, seed_effects
+from rmas_jax.evaluation.comparisons import MIN_SEEDS, SeedEffect
+from rmas_jax.evaluation.effects import CONTENT, EFFECTS, Effect, Place, effects, seed_effects
 from rmas_jax.evaluation.metrics import PairedDifference, repeated_interval
 from rmas_jax.evaluation.rows import ItemRow, ResultRow, is_correct, metric_of
 from rmas_jax.host.atomic import write_atomic
@@ -20,9 +21,11 @@ from rmas_jax.reporting.results import (
     metric_label,
     points,
     split_of,
+    three_digits,
 )
 from rmas_jax.reporting.run_directory import RunFileError
 from rmas_jax.reporting.table import Table
+from rmas_jax.reporting.tables import ENDINGS
 from rmas_jax.run_files import AuditFiles
 
 MEANINGS = {
@@ -31,7 +34,7 @@ MEANINGS = {
     "zeros": "zeros",
     "noise": "noise with the true messages' mean and covariance at each position",
     "other": "another item's message: another question, another gold answer, the same M positions",
-    "own": "the receiver's own M thoughts: equal compute",
+    "own": "the receiver's own M thoughts: the compute of one message",
 }
 FILE_LIMIT = 2 * GIBIBYTE
 
@@ -42,6 +45,7 @@ class AuditRecord:
 
     declared: Mapping[str, Any]  # the protocol
     digest: str  # of its text
+    links: str  # digest of the links that were measured
     rows: Sequence[ResultRow]
     items: Sequence[ItemRow]
 
@@ -73,7 +77,8 @@ def read_audit(directory: Path) -> AuditRecord:
         parse_json(line, source=files.items, error=RunFileError)
         for line in _text(files.items).splitlines()
     ]
-    return AuditRecord(declared, hashlib.sha256(declared_text.encode()).hexdigest(), rows, items)
+    digest = hashlib.sha256(declared_text.encode()).hexdigest()
+    return AuditRecord(declared, digest, _text(files.links).strip(), rows, items)
 
 
 def _text(path: Path) -> str:
@@ -81,21 +86,25 @@ def _text(path: Path) -> str:
     return decode_text(raw, source=str(path), error=RunFileError)
 
 
-OF_A_SEED = ("seed", "links")  # parts of a protocol in which the seeds of one audit differ
+OF_A_TRAINING = ("seeds", "links_from")  # parts of a protocol in which pooled audits differ
 
 
 def render(records: Sequence[AuditRecord]) -> str:
-    """The report of an audit, or of several seeds of one, as Markdown.
+    """The report of an audit, or of the same one of several trainings, as Markdown.
 
     Raises:
-      ValueError: the audits differ in more than seeds and links.
+      ValueError: the audits differ in more than seeds and trainings, or share a seed.
     """
-    common = [{k: v for k, v in r.declared.items() if k not in OF_A_SEED} for r in records]
+    common = [{k: v for k, v in r.declared.items() if k not in OF_A_TRAINING} for r in records]
     if any(other != common[0] for other in common[1:]):
-        raise ValueError("audits to pool must declare the same, but for seed and links")
+        raise ValueError("audits to pool must declare the same, but for seeds and trainings")
+    for benchmark in common[0]["benchmarks"]:
+        seeds = [seed for record in records for seed in record.declared["seeds"][benchmark]]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"audits to pool must have seeds of their own, got {seeds}")
     declared = records[0].declared
     brief = dict(declared) | {"conditions": len(declared["conditions"])}
-    brief |= {name: [record.declared[name] for record in records] for name in OF_A_SEED}
+    brief |= {name: [record.declared[name] for record in records] for name in OF_A_TRAINING}
     parts = [
         "# Audit of the messages",
         *(part if isinstance(part, str) else part.to_markdown() for part in audit_parts(records)),
@@ -110,13 +119,12 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
     declared = records[0].declared
     rows = [row for record in records for row in record.rows]
     items = [item for record in records for item in record.items]
-    digests = ", ".join(record.digest for record in records)
-    seeds = ", ".join(str(record.declared["seed"]) for record in records)
+    digests = "; ".join(f"{record.digest}, of the links {record.links}" for record in records)
     yield (
         f"{declared['question']} Messages are replaced at the receiver's boundary, in "
         f"{count_rounds(declared['rounds'])}; senders stay as they are. The protocol was written "
-        f"before anything was measured (seed {seeds}: SHA-256 {digests}); all of it is in the "
-        f"audit's {AuditFiles.protocol}."
+        "before anything of the run was trained or measured, and all of it is in the audit's "
+        f"{AuditFiles.protocol} (SHA-256 {digests})."
     )
     for split in dict.fromkeys(map(split_of, rows)):
         own_rows = [row for row in rows if split_of(row) == split]
@@ -124,18 +132,31 @@ def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
         measured = own_items, declared["conditions"], declared["confidence"]
         found = effects(*measured, metric=metric_of(own_rows[0]))
         of_seeds = seed_effects(*measured, metric=metric_of(own_rows[0]))
-        yield f"{split}: {decision(found, declared, of_seeds)}"
+        seeds = sorted({item["seed"] for item in own_items})
+        yield f"{split}: {decision(found, declared, of_seeds)} {_seeds(seeds)}"
         tables = (
-            _accuracies(own_rows, own_items, declared),
+            messages_table(own_items, declared, own_rows[0]),
             overall_table(found),
-            seed_table(of_seeds, records),
+            seed_table(of_seeds, seeds),
             *place_tables(found),
-            cell_table(found),
+            *cell_tables(found),
+            ending_table(own_items, declared),
         )
         for table in filter(None, tables):
             yield dataclasses.replace(
                 table, title=f"{split}: {table.title}", name=f"audit {table.name} {split}"
             )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """The seeds of a split, and what its intervals are over."""
+    if len(seeds) >= MIN_SEEDS:
+        return f"Seeds {', '.join(map(str, seeds))} are a random effect."
+    return (
+        f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: intervals are over questions; "
+        f"seeds are a random effect from {MIN_SEEDS} on, and greedy answers of one training are "
+        "alike for all."
+    )
 
 
 def decision(
@@ -169,37 +190,82 @@ def decision(
     return sentence
 
 
-def _accuracies(
-    rows: Sequence[ResultRow],
-    items: Sequence[ItemRow],
-    declared: Mapping[str, Any],
-) -> Table:
-    """Accuracy by message, where it arrives on all edges in all rounds."""
-    conditions = declared["conditions"]
-    names = {
-        name: f"{c['message']}" for name, c in conditions.items() if not (c["edge"] or c["round"])
+def messages_table(items: Sequence[ItemRow], declared: Mapping[str, Any], row: ResultRow) -> Table:
+    """Accuracy, endings and cost by message, where it arrives on all edges in all rounds.
+
+    Args:
+      items: of one split.
+      declared: the protocol.
+      row: one of the split's, for its metric.
+    """
+    answers = {
+        message: found
+        for (place, message), found in _by_condition(items, declared).items()
+        if place.scope == "all"
     }
-    # Draws of other items, and seeds, are repeated answers to a question.
-    answers: dict[str, dict[str | int, list[bool]]] = {}
-    for item in items:
-        if message := names.get(item["method"]):
-            of_question = answers.setdefault(message, {}).setdefault(item["id"], [])
-            of_question.append(is_correct(item, metric_of(rows[0])))
     lines = []
     for message, meaning in MEANINGS.items():
-        if message in answers:
-            right = [sum(given) for given in answers[message].values()]
-            counts = [len(given) for given in answers[message].values()]
-            low, high = repeated_interval(right, counts, declared["confidence"])
-            accuracy = f"{100 * sum(right) / sum(counts):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            lines.append((message, meaning, str(sum(counts)), accuracy))
+        if found := answers.get(message):
+            # Draws of other items, and seeds, are repeated answers to a question.
+            given: dict[str | int, list[bool]] = {}
+            for item in found:
+                given.setdefault(item["id"], []).append(is_correct(item, metric_of(row)))
+            right, counts = map(sum, given.values()), map(len, given.values())
+            low, high = repeated_interval([*right], [*counts], declared["confidence"])
+            share = fmean(is_right for of_item in given.values() for is_right in of_item)
+            accuracy = f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            steps = three_digits(fmean(item["steps"] for item in found))
+            gigaflops = three_digits(fmean(item["flops"] / 1e9 for item in found))
+            cells = (str(len(found)), accuracy, *_endings(found), steps, gigaflops)
+            lines.append((message, meaning, *cells))
+    label = metric_label(row)
     return Table(
-        f"{metric_label(rows[0]).capitalize()} by message, on all edges in all rounds",
-        ("message", "meaning", "answers", f"{metric_label(rows[0])} in %"),
+        f"{label.capitalize()} by message, on all edges in all rounds",
+        ("message", "meaning", "answers", f"{label} in %", *ENDINGS.values(), "steps", "GFLOP"),
         tuple(lines),
         text_columns=2,
+        note="Endings are of all rollouts. Steps and GFLOP are per item, of all that the answer "
+        "depends on: another item's message costs what the true one does, zeros and noise nothing, "
+        "and the receiver's own thoughts those of one message, without the senders before it.",
         name="messages",
     )
+
+
+def ending_table(items: Sequence[ItemRow], declared: Mapping[str, Any]) -> Table | None:
+    """How answers ended where messages arrived at single places; None if all ended well."""
+    lines = []
+    for (place, message), found in _by_condition(items, declared).items():
+        counts = _endings(found)
+        if place.scope != "all" and set(counts) != {"0"}:
+            lines.append((_place(place), message, str(len(found)), *counts))
+    if not lines:
+        return None
+    return Table(
+        "How answers ended with messages at single places",
+        ("where", "message", "answers", *ENDINGS.values()),
+        tuple(lines),
+        text_columns=2,
+        note="Endings are of all rollouts. Places and messages that are not listed have none.",
+        name="endings",
+    )
+
+
+def _by_condition(
+    items: Sequence[ItemRow], declared: Mapping[str, Any]
+) -> dict[tuple[Place, str], list[ItemRow]]:
+    """Items by place and message: all draws and seeds."""
+    found: dict[tuple[Place, str], list[ItemRow]] = {}
+    for item in items:
+        condition = declared["conditions"][item["method"]]
+        place = Place(condition["edge"], condition["round"])
+        found.setdefault((place, condition["message"]), []).append(item)
+    return found
+
+
+def _endings(items: Sequence[ItemRow]) -> list[str]:
+    """For each of `ENDINGS`, the number of rollouts that ended so."""
+    given: list[Mapping[str, Any]] = [r for item in items for r in item.get("rollouts", [item])]
+    return [str(sum(bool(r.get(name, r["outcome"] == name)) for r in given)) for name in ENDINGS]
 
 
 def overall_table(found: Sequence[Effect]) -> Table | None:
@@ -224,11 +290,10 @@ def overall_table(found: Sequence[Effect]) -> Table | None:
     )
 
 
-def seed_table(found: Mapping[str, SeedEffect], records: Sequence[AuditRecord]) -> Table | None:
+def seed_table(found: Mapping[str, SeedEffect], seeds: Sequence[int]) -> Table | None:
     """Effects on all edges in all rounds, by seed and over seeds; None with too few of them."""
     if not found:
         return None
-    seeds = sorted(record.declared["seed"] for record in records)
     return Table(
         "The same, with seeds as a random effect",
         ("effect", *(f"seed {seed}" for seed in seeds), "all", "deviation between seeds"),
@@ -271,6 +336,7 @@ def place_tables(found: Sequence[Effect]) -> list[Table]:
 
 
 STAR = "* p at most 0.05, by Holm's correction over the places of a column."
+STAR_OF_CELLS = "* p at most 0.05, by Holm's correction over this table."
 
 
 def _starred(effect: Effect) -> str:
@@ -278,25 +344,26 @@ def _starred(effect: Effect) -> str:
 
 
 def _place(place: Place) -> str:
-    return place.edge or f"round {place.round}"
+    parts = [place.edge] if place.edge else []
+    parts += [f"round {place.round}"] if place.round else []
+    return " ".join(parts)
 
 
-def cell_table(found: Sequence[Effect]) -> Table | None:
-    """Content-attributable gain by edge and round of arrival; None if not measured."""
-    cells = {e.place: e for e in found if e.place.scope == "cell" and e.name == CONTENT}
-    if not cells:
-        return None
-    edges = list(dict.fromkeys(place.edge for place in cells))
-    rounds = sorted({place.round for place in cells if place.round})
-    lines = []
-    for edge in edges:
-        of_edge = [cells.get(Place(edge, number)) for number in rounds]
-        lines.append((str(edge), *("-" if e is None else _starred(e) for e in of_edge)))
-    return Table(
-        "Content-attributable gain by edge and round of arrival, in points",
-        ("edge", *(f"round {number}" for number in rounds)),
-        tuple(lines),
-        text_columns=1,
-        note="* p at most 0.05, by Holm's correction over this table.",
-        name="cells",
-    )
+def cell_tables(found: Sequence[Effect]) -> list[Table]:
+    """For each effect, a table of edges by rounds of arrival."""
+    tables = []
+    for name in EFFECTS:
+        cells = {e.place: e for e in found if e.place.scope == "cell" and e.name == name}
+        edges = list(dict.fromkeys(place.edge for place in cells))
+        rounds = sorted({place.round for place in cells if place.round})
+        lines = []
+        for edge in edges:
+            of_edge = [cells.get(Place(edge, number)) for number in rounds]
+            lines.append((str(edge), *("-" if e is None else _starred(e) for e in of_edge)))
+        if lines:
+            title = f"{name[0].upper()}{name[1:]} by edge and round of arrival, in points"
+            header = ("edge", *(f"round {number}" for number in rounds))
+            tables.append(
+                Table(title, header, tuple(lines), note=STAR_OF_CELLS, name=f"cells {name}")
+            )
+    return tables

@@ -37,7 +37,7 @@ def arrived_messages(
 
 
 def own_messages(stages: Stages, *, rounds: int) -> dict[str, jax.Array]:
-    """What each receiver would write into its slots itself: equal compute, no message.
+    """What each receiver would write into its slots itself: the compute of one message.
 
     The receiver reads its prompt with empty slots and thinks M steps, which return through its
     inner link. Edges into one receiver get the same vectors.
@@ -72,6 +72,8 @@ def zero_messages(messages: Messages) -> dict[str, np.ndarray]:
 def noise_messages(messages: Messages, *, seed: int) -> dict[str, np.ndarray]:
     """Gaussian noise with the mean and covariance that each position of a message has over items.
 
+    Moment-matched messages as in Cheng et al. (arXiv 2608.04893).
+
     Rounds and positions are independent of each other, as the moments are theirs. With X [N, D']
     the deviations from the mean at one of them, and X = Q T, the covariance is T' T / (N - 1): a
     sample is a random combination of the r = min(N, D') rows of T, so N x r numbers are drawn.
@@ -105,7 +107,8 @@ def other_items(
 ) -> np.ndarray:
     """For each item a random other one [N], whose question and gold answer both differ.
 
-    Messages have M positions whatever the question, so lengths match by construction.
+    An item without a gold answer (a program, graded by tests) has one of another question. Messages
+    have M positions whatever the question, so lengths match by construction.
 
     Raises:
       ValueError: an item has no such other one.
@@ -114,7 +117,7 @@ def other_items(
     chosen = np.empty(len(questions), int)
     asked, gold = np.array(questions, object), np.array(answers, object)
     for i in range(len(questions)):
-        others = np.flatnonzero((asked != asked[i]) & (gold != gold[i]))
+        others = np.flatnonzero((asked != asked[i]) & ((gold != gold[i]) | (gold[i] == "")))
         if not others.size:
             raise ValueError(
                 f"items must differ in question and gold answer, got none other than {i}'s: "

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -107,7 +107,15 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def longest_chain(stages: Sequence[TextStage], steps: Sequence[Any]) -> Any:
+class Reader(Protocol):
+    """A stage, of texts or latents."""
+
+    @property
+    def reads(self) -> Mapping[str, int]:
+        """Sender -> index of the stage that wrote."""
+
+
+def longest_chain(stages: Sequence[Reader], steps: Sequence[Any]) -> Any:
     """Sequential model steps up to the end of the last stage: the critical path.
 
     It is the longest chain of steps in which each needs the one before; stages that do not wait for
@@ -121,15 +129,6 @@ def longest_chain(stages: Sequence[TextStage], steps: Sequence[Any]) -> Any:
     for stage, own in zip(stages, steps, strict=True):
         ends.append(own + functools.reduce(np.maximum, (ends[i] for i in stage.reads.values()), 0))
     return ends[-1]
-
-
-def steps_before_answer(topology: Topology, rounds: int, latent_steps: int) -> int:
-    """Sequential steps of R rounds of recursion with M steps a stage, up to the answer.
-
-    Of N agents in a row: (N R - 1) M.
-    """
-    stages = recursion(topology, rounds)
-    return int(longest_chain(stages, [latent_steps] * (len(stages) - 1) + [0]))
 
 
 def edges_of(schedule: Schedule, topology: Topology) -> tuple[tuple[str, str], ...]:

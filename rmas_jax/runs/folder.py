@@ -88,7 +88,7 @@ def open_folder(
         the run is active; or processes do not share it or run something else.
     """
     files = files_of(config)
-    whole = {"config": _tree(config), **contents}
+    whole = {"config": config_tree(config), **contents}
     with contextlib.ExitStack() as stack:
         firsts, is_finished, found = broadcast_from_first(
             lambda: (whole, *_claim(files, config, whole, steps, stack))
@@ -155,7 +155,7 @@ def _claim(
     Returns:
       Whether all is finished; the environment as written.
     """
-    fixed = _tree(config)
+    fixed = config_tree(config)
     for section, names in (("evaluation", MEASURED), ("runtime", WITHOUT_EFFECT)):
         for name in names:
             del fixed[section][name]
@@ -319,7 +319,7 @@ def find_trained_links(config: RunConfig) -> Path | None:
     links = files.trained_links
     if not links.is_file():
         return None
-    wanted = _tree(config)["system"]
+    wanted = config_tree(config)["system"]
     trained = value_at(read_identity(files), "config", "system")
     if not isinstance(trained, dict):
         raise ConfigError(
@@ -337,8 +337,8 @@ def find_trained_links(config: RunConfig) -> Path | None:
     return links
 
 
-def _tree(config: RunConfig) -> dict[str, Any]:
-    """A configuration after a round trip through its file."""
+def config_tree(config: RunConfig) -> dict[str, Any]:
+    """A configuration after a round trip through its file, with relative paths."""
     tree = parse_yaml(dump_config(config), source=RunFiles.config, error=ConfigError)
     return relative_paths(tree)
 

@@ -71,13 +71,13 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
     agents, corpus = config.system.agents, config.evaluation.search
     loop_lm = config.evaluation.loop_lm
     return {
-        "topology": _text_digest(dataclasses.asdict(texts.topology)),
+        "topology": text_digest(dataclasses.asdict(texts.topology)),
         "prompts": {
-            role: _text_digest(dataclasses.asdict(prompt))
+            role: text_digest(dataclasses.asdict(prompt))
             for role, prompt in texts.templates.items()
         },
         "method_prompts": {
-            schedule: _text_digest([dataclasses.asdict(prompts[role]) for role in sorted(prompts)])
+            schedule: text_digest([dataclasses.asdict(prompts[role]) for role in sorted(prompts)])
             for schedule, prompts in load_method_templates(
                 config.system, texts.topology, texts.templates, config.system.task_type
             ).items()
@@ -90,7 +90,8 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
     }
 
 
-def _text_digest(tree: Any) -> str:
+def text_digest(tree: Any) -> str:
+    """A digest of a tree of settings."""
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
 
@@ -106,9 +107,9 @@ def _tokenizer_digest(source: str) -> str:
     """
     directory = local_directory(source, patterns=TOKENIZER_FILES)
     if _commit(directory) is not None:
-        return _text_digest(directory.name)
+        return text_digest(directory.name)
     files = {file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)}
-    return _text_digest(
+    return text_digest(
         [(f.name, _file_digest(f)) for f in sorted(files) if f.is_file() and f.name != CONFIG_FILE]
     )
 

@@ -23,7 +23,7 @@ from rmas_jax.config import (
 )
 from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answering import Answering
-from rmas_jax.evaluation.audit_protocol import check_audit
+from rmas_jax.evaluation.audit_protocol import check_audit, protocol
 from rmas_jax.evaluation.benchmarks import grader_of
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark
 from rmas_jax.evaluation.driver import LoadedBenchmark, check_items
@@ -40,8 +40,8 @@ from rmas_jax.host.processes import (
 from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.run_files import DATA, RunFiles
-from rmas_jax.runs.folder import dated, files_of, with_date
-from rmas_jax.runs.identity import agent_sources, contents, weights_digest
+from rmas_jax.runs.folder import config_tree, dated, files_of, with_date
+from rmas_jax.runs.identity import agent_sources, contents, text_digest, weights_digest
 from rmas_jax.runs.resources import (
     build_toolbox,
     load_run_team,
@@ -88,6 +88,7 @@ class Resolved:
     benchmarks: list[LoadedBenchmark]  # to evaluate them on
     bad_rows: Sequence[BadRow]  # left out
     contents: dict[str, Any]  # digests of all inputs, beside the configuration
+    declared: dict[str, Any] | None = None  # the protocol of the audit
 
     @functools.cached_property
     def training_data(self) -> EncodedItems:
@@ -181,7 +182,7 @@ def load_benchmarks(
             f"evaluation.nearest_tokens must be 0 in several processes, got {chosen.nearest_tokens}"
         )
     if chosen.audit is not None:
-        check_audit(chosen.audit, loaded, latent_steps=config.system.latent_steps, seed=config.seed)
+        check_audit(chosen.audit.messages, loaded, latent_steps=config.system.latent_steps)
     return loaded
 
 
@@ -211,6 +212,14 @@ def _read(
     team = dataclasses.replace(load_run_team(config, texts, **loaded), loop_lm=loop_lm)
     given = None if config.system.links is None else load_links_for(team, config.system)
     agents = agent_sources(config)
+    inputs = {
+        "weights": weights_digest(agents, given),
+        "data": dataset.version,
+        **contents(config, texts),
+    }
+    declared = declare_audit(config, benchmarks, texts.topology, inputs)
+    # Named in the folder's identity, so that a start that declares another audit is refused.
+    kept = None if declared is None else {k: v for k, v in declared.items() if k != "conditions"}
     resolved = Resolved(
         config=config,
         files=files,
@@ -222,11 +231,8 @@ def _read(
         methods=methods,
         benchmarks=benchmarks,
         bad_rows=dataset.bad_rows,
-        contents={
-            "weights": weights_digest(agents, given),
-            "data": dataset.version,
-            **contents(config, texts),
-        },
+        contents={**inputs, "audit": kept},
+        declared=declared,
     )
     for entry in config.tuning:
         abstract_adapter(team, entry)  # checks its matrices
@@ -234,6 +240,27 @@ def _read(
         if phase.latents == "teacher_forced":  # whether enough texts are long enough
             phase_batches(team, phase, resolved.training_data, key=jax.random.key(config.seed))
     return resolved
+
+
+def declare_audit(
+    config: RunConfig,
+    benchmarks: Sequence[LoadedBenchmark],
+    topology: Topology,
+    inputs: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """The protocol of a run's audit; None without one. `inputs` are digests of the run's inputs."""
+    if (chosen := config.evaluation.audit) is None:
+        return None
+    tree = config_tree(config)
+    training = {name: tree[name] for name in ("seed", "system", "data", "inner", "outer")}
+    return protocol(
+        chosen,
+        benchmarks,
+        topology,
+        rounds=chosen.rounds or config.system.rounds,
+        seeds=config.measured_seeds,
+        links_from=text_digest([training, inputs]),
+    )
 
 
 def find_loop_lm(

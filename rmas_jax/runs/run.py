@@ -1,10 +1,10 @@
 """A run: from its configuration to its report.
 
-Steps run in order, and finished ones are skipped: inner loop, outer loop (its phases resume from
-their checkpoints), tuning of the answerer (likewise), evaluation (resumes by rollout), gradient
-norms, audit, report. All files are under OUTPUT_DIR/NAME; a finished run is only read. If
-`system.links` names links, training starts from these, and the inner loop leaves the outer ones
-unchanged; without training they are evaluated as they are.
+An audit is declared first. Steps run in order, and finished ones are skipped: inner loop, outer
+loop (its phases resume from their checkpoints), tuning of the answerer (likewise), evaluation
+(resumes by rollout), gradient norms, audit, report. All files are under OUTPUT_DIR/NAME; a finished
+run is only read. If `system.links` names links, training starts from these, and the inner loop
+leaves the outer ones unchanged; without training they are evaluated as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax
 
 from rmas_jax.config import RunConfig
 from rmas_jax.evaluation.audit import audit
+from rmas_jax.evaluation.audit_protocol import declare
 from rmas_jax.evaluation.driver import evaluate
 from rmas_jax.evaluation.gradients import gradient_norms
 from rmas_jax.evaluation.methods import planned_methods
@@ -95,6 +96,7 @@ def run(config: RunConfig, *, hooks: Sequence[Hook] = ()) -> FinishedRun:
     with open_folder(resolved.config, resolved.contents, steps) as folder:
         if not folder.is_finished:
             broadcast_from_first(lambda: list_bad_rows(resolved))
+            declare_protocol(resolved)
         folder.do(INNER, lambda: align_links(resolved))
         aligned = own_links(files.aligned_links, ALIGNED_WAY_OUT)
         folder.do(OUTER, lambda: train_links(resolved, aligned, hooks))
@@ -141,7 +143,8 @@ def planned_steps(resolved: Resolved) -> list[RunStep]:
     if config.evaluation.gradient_batch_size and config.system.latent_steps:
         steps.append(RunStep(GRADIENTS, lambda: missing(files.gradients)))
     if config.evaluation.audit is not None:
-        steps.append(RunStep(AUDIT, lambda: missing(AuditFiles(files.audit).markdown), chosen))
+        of_audit = AuditFiles(files.audit)
+        steps.append(RunStep(AUDIT, lambda: missing(of_audit.protocol, of_audit.markdown), chosen))
     return [*steps, RunStep(report.STEP, lambda: missing(files.report, files.markdown), chosen)]
 
 
@@ -156,6 +159,14 @@ def list_bad_rows(resolved: Resolved) -> None:
             path,
             *bad[0],
         )
+
+
+def declare_protocol(resolved: Resolved) -> None:
+    """Writes the protocol of an audit, before any step, and logs its digest."""
+    if resolved.declared is not None:
+        audit_files = AuditFiles(resolved.files.audit)
+        digest = declare(audit_files, resolved.declared)
+        log.info("audit: declared in %s, SHA-256 %s", audit_files.protocol, digest)
 
 
 def align_links(resolved: Resolved) -> None:
@@ -275,16 +286,14 @@ def measure_gradients(resolved: Resolved, trained: Links) -> None:
 def audit_messages(resolved: Resolved, trained: Links) -> None:
     """Measures what the messages carry; writes the audit's files and its report."""
     config, files = resolved.config, resolved.files
-    assert config.evaluation.audit is not None
+    assert resolved.declared is not None
     audit(
         resolved.team,
         trained,
         resolved.benchmarks,
         files.audit,
-        config.evaluation.audit,
-        rounds=config.evaluation.audit.rounds or config.system.rounds,
+        resolved.declared,
         batch_size=config.evaluation.batch_size,
-        seed=config.seed,
         links_digest=hashlib.sha256(files.trained_links.read_bytes()).hexdigest(),
         progress=_shows_progress(config),
     )

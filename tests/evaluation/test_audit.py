@@ -1,5 +1,6 @@
 """An audit on a tiny team: conditions, protocol, resuming; and effects by their definition."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,16 +17,19 @@ from rmas_jax.evaluation import driver
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.audit import audit
-from rmas_jax.evaluation.audit_protocol import Condition, conditions
+from rmas_jax.evaluation.audit_protocol import Condition, check_audit, conditions, protocol
 from rmas_jax.evaluation.comparisons import seed_effect
 from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.evaluation.effects import EFFECTS, Place, effects, seed_effects
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared
+from rmas_jax.evaluation.methods import LATENT, METHODS, NO_LATENTS
 from rmas_jax.evaluation.metrics import paired_difference
 from rmas_jax.host.preemption import PreemptedError
+from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.reporting.audit import AuditRecord, read_audit, render, write_audit
 from rmas_jax.reporting.report import write_report
+from rmas_jax.reporting.tables import ENDINGS
 from rmas_jax.run_files import AuditFiles
 from rmas_jax.topology import load_topology
 
@@ -49,10 +53,22 @@ def test_conditions_are_all_messages_at_all_places():
     of_other = [c for c in found if c.message == "other"]
     # Everywhere, 3 edges, 3 rounds, 8 cells (no feedback arrives in the first round); two draws.
     assert len(of_other) == 2 * (1 + 3 + 3 + 8)
-    assert len([c for c in found if c.message == "zeros"]) == 1 + 3 + 3
+    assert len([c for c in found if c.message == "zeros"]) == 1 + 3 + 3 + 8
     assert Condition("other", "solver->planner", 1) not in found
     few = conditions(AuditConfig(messages=("none",), scopes=("edge",)), topology, rounds=1)
     assert [str(c) for c in few] == ["true", "none planner->critic", "none critic->solver"]
+
+
+def words(team, temperature=0.0, items=ITEMS):
+    """A benchmark of a word a question."""
+    return LoadedBenchmark(
+        "words",
+        "1",
+        Grader("lengths", "lengths of texts", compare_lengths),
+        {"test": items},
+        {role: member.template for role, member in team.members.items()},
+        Answering(max_tokens=3, sampling=SamplingConfig(temperature=temperature)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +76,20 @@ def audited(tmp_path_factory):
     """Function that audits the tiny team into a directory."""
     team, links = build_team(tmp_path_factory.mktemp("team"), LATENT_STEPS)
 
-    def run(directory, config=CONFIG, items=ITEMS, links=links, **options):
-        benchmark = LoadedBenchmark(
-            "words",
-            "1",
-            Grader("lengths", "lengths of texts", compare_lengths),
-            {"test": items},
-            {role: member.template for role, member in team.members.items()},
-            Answering(max_tokens=3),
+    def run(directory, config=CONFIG, *, temperature=0.0, seeds=(3,), links_digest="of links"):
+        benchmark = words(team, temperature)
+        declared = protocol(
+            config, [benchmark], team.system.topology, rounds=ROUNDS, seeds=seeds, links_from="x"
         )
         return audit(
             team,
             links,
             [benchmark],
             directory,
-            config,
-            rounds=ROUNDS,
+            declared,
             batch_size=BATCH,
-            seed=3,
+            links_digest=links_digest,
             progress=False,
-            **options,
         )
 
     run.team, run.links = team, links
@@ -123,10 +133,23 @@ def test_the_plain_evaluation_is_the_true_condition(finished, audited):
     assert found == texts(finished[0], Condition("true"))
 
 
+def test_conditions_cost_what_the_driver_counts(finished, audited):
+    team, links, how = audited.team, audited.links, Answering(max_tokens=3)
+    found = {(i["method"], i["id"]): i for i in lines(finished[0])}
+    for message, method in (("true", LATENT), ("none", NO_LATENTS)):
+        answer = Answerer(team, links, METHODS[method], ROUNDS, how)
+        for item in ITEMS:
+            (plain,), ours = answer([item.question]), found[message, item.id]
+            assert ours["text"] == plain.text
+            assert [ours[x] for x in ("steps", "flops")] == [plain.steps, plain.flops]
+    for item in ITEMS:
+        assert found["own", item.id]["steps"] == LATENT_STEPS + found["own", item.id]["tokens"]
+
+
 def test_the_protocol_is_declared_first_and_kept(audited, finished, tmp_path, monkeypatch):
     directory, _ = finished
-    protocol = json.loads(AuditFiles(directory).protocol.read_text())
-    assert protocol["margin"] == 0 and protocol["benchmarks"]["words"]["items"] == {"test": 5}
+    declared = json.loads(AuditFiles(directory).protocol.read_text())
+    assert declared["margin"] == 0 and declared["benchmarks"]["words"]["items"] == {"test": 5}
 
     def killed(*_, **__):
         raise PreemptedError("killed")
@@ -135,9 +158,34 @@ def test_the_protocol_is_declared_first_and_kept(audited, finished, tmp_path, mo
     with pytest.raises(PreemptedError):
         audited(tmp_path)
     assert AuditFiles(tmp_path).protocol.read_text() == AuditFiles(directory).protocol.read_text()
-    for other in ({"config": AuditConfig(draws=2, margin=0.1)}, {"links_digest": "other"}):
-        with pytest.raises(ConfigError, match="declares another audit"):
+    for other, fault in (
+        ({"config": AuditConfig(draws=2, margin=0.1)}, "declares another audit"),
+        ({"seeds": (4,)}, "declares another audit"),
+        ({"links_digest": "other"}, "names other links"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
             audited(directory, **other)
+
+
+def test_every_seed_is_audited_where_answers_are_drawn(audited, tmp_path):
+    config = AuditConfig(messages=("other",), scopes=("all",), draws=1)
+    drawn = audited(tmp_path / "drawn", config, temperature=1.0, seeds=(5, 6, 7))
+    expected = [(seed, name) for seed in (5, 6, 7) for name in ("true", "other.0")]
+    assert [(row["seed"], row["method"]) for row in drawn] == expected
+    texts_of = {
+        seed: [i["text"] for i in lines(tmp_path / "drawn") if i["seed"] == seed]
+        for seed in (5, 6, 7)
+    }
+    assert texts_of[5] != texts_of[6] != texts_of[7]
+    report = write_audit(tmp_path / "drawn").read_text()
+    assert "| effect | seed 5 | seed 6 | seed 7 | all |" in report
+    assert "on 5 questions and 3 seeds" in report
+    assert "Seeds 5, 6, 7 are a random effect." in report
+    greedy = audited(tmp_path / "greedy", config, seeds=(5, 6, 7))
+    assert [row["seed"] for row in greedy] == [5, 5]
+    report = write_audit(tmp_path / "greedy").read_text()
+    assert "Seed 5: intervals are over questions" in report
+    assert "greedy answers of one training are alike for all" in report
 
 
 def test_a_stopped_audit_resumes_to_the_same_files(audited, finished, tmp_path, monkeypatch):
@@ -155,10 +203,15 @@ def test_a_stopped_audit_resumes_to_the_same_files(audited, finished, tmp_path, 
     assert lines(tmp_path) == lines(finished[0])
 
 
-def test_bad_audits_are_refused(audited, tmp_path):
+def test_bad_audits_are_refused(audited):
     same = [Example(str(i), f"{i} ?", "x") for i in range(3)]
     with pytest.raises(ConfigError, match="differ in question and gold answer"):
-        audited(tmp_path / "same", items=same)
+        check_audit(("other",), [words(audited.team, items=same)], latent_steps=1)
+    with pytest.raises(ConfigError, match="at least 2 for the moments of noise"):
+        check_audit(("noise",), [words(audited.team, items=ITEMS[:1])], latent_steps=1)
+    programs = [Example(str(i), f"{i} ?", "") for i in range(3)]  # graded by tests
+    for messages, items in ((("own",), same), (("other", "noise"), programs)):
+        check_audit(messages, [words(audited.team, items=items)], latent_steps=1)
 
 
 def test_the_report_names_protocol_effects_and_decision(finished):
@@ -166,8 +219,39 @@ def test_the_report_names_protocol_effects_and_decision(finished):
     text = write_audit(directory).read_text()
     for part in ("SHA-256", "content-attributable gain", "| own | the receiver's own M thoughts"):
         assert part in text
-    assert "by edge and round of arrival" in text and "solver->planner" in text
+    for effect in EFFECTS:
+        title = f"{effect.capitalize()} by edge and round of arrival"
+        table = text.split(title)[1].split("Holm's correction")[0]
+        assert table.count("->") == 3 and table.count("[") == 5  # no feedback in the first round
     assert write_audit(directory).read_text() == text
+
+
+def test_endings_and_costs_are_beside_the_answers(finished):
+    directory, _ = finished
+    report = write_audit(directory).read_text()
+    tables = {
+        title: [
+            row.strip("| ").split(" | ")
+            for row in report.split(title)[1].split("\n\n")[1].splitlines()
+        ]
+        for title in ("by message, on all edges", "ended with messages at single places")
+    }
+    of_message, elsewhere = tables.values()
+    row = next(
+        dict(zip(of_message[0], cells, strict=True)) for cells in of_message if cells[0] == "other"
+    )
+    found = [i for i in lines(directory) if i["method"] in ("other.0", "other.1")]
+    assert row["answers"] == "10"
+    assert row[ENDINGS["unparsed"]] == str(sum(i["outcome"] == "unparsed" for i in found))
+    assert row[ENDINGS["at_limit"]] == str(sum(i["at_limit"] for i in found)) != "0"
+    assert row[ENDINGS["crashed"]] == row[ENDINGS["timeout"]] == "0"
+    assert float(row["steps"]) == pytest.approx(np.mean([i["steps"] for i in found]), rel=0.01)
+    own = {cells[0]: cells for cells in of_message}["own"]
+    assert float(own[-1]) < float(row["GFLOP"])
+    cut = [i["at_limit"] for i in lines(directory) if i["method"] == "none critic->solver round 2"]
+    cells = {tuple(cells[:2]): cells for cells in elsewhere}["critic->solver round 2", "none"]
+    named = dict(zip(elsewhere[0], cells, strict=True))
+    assert named["answers"] == "5" and int(named[ENDINGS["at_limit"]]) == sum(cut) > 0
 
 
 def test_the_report_of_a_run_has_the_audit_that_it_finished(finished, tmp_path):
@@ -183,7 +267,8 @@ def test_the_report_of_a_run_has_the_audit_that_it_finished(finished, tmp_path):
         assert "What the messages carry" in text and "words test: Effects on all edges" in text
         assert "SHA-256" in text
     of_audit = {path.stem for path in (run / "tables").iterdir() if path.stem.startswith("audit")}
-    kinds = ("messages", "effects", "edge", "round", "cells")
+    cells = [f"cells-{effect.replace(' ', '-')}" for effect in EFFECTS]
+    kinds = ("messages", "effects", "edge", "round", *cells, "endings")
     assert of_audit == {f"audit-{kind}-words-test" for kind in kinds}
     own = (run / "audit" / "report.md").read_text()
     for table in re.findall(r"\*\*words test: .*\*\*", own):
@@ -262,17 +347,17 @@ def test_the_report_pools_seeds_of_one_audit_and_no_others(finished):
     record = read_audit(directory)
 
     def of_seed(seed):
-        declared = dict(record.declared) | {"seed": seed, "links": f"links {seed}"}
+        declared = dict(record.declared) | {"seeds": {"words": [seed]}, "links_from": f"{seed}"}
         rows = [{**row, "seed": seed} for row in record.rows]
         # One more right answer to the true message with every seed.
         items = [
             {**item, "seed": seed, "correct": i < seed if item["method"] == "true" else False}
             for i, item in enumerate(record.items)
         ]
-        return AuditRecord(declared, f"digest {seed}", rows, items)
+        return AuditRecord(declared, f"digest {seed}", f"links {seed}", rows, items)
 
     text = render([of_seed(seed) for seed in (1, 2, 3)])
-    assert "(seed 1, 2, 3: SHA-256 digest 1, digest 2, digest 3)" in text
+    assert "(SHA-256 digest 1, of the links links 1; digest 2, of the links links 2; " in text
     assert "on 5 questions and 3 seeds" in text
     gain = next(x for x in text.splitlines() if x.startswith("| content-") and "+60.0" in x)
     assert "| +20.0 | +40.0 | +60.0 | +40.0 [" in gain
@@ -281,6 +366,8 @@ def test_the_report_pools_seeds_of_one_audit_and_no_others(finished):
     others = next(x for x in text.splitlines() if x.startswith("| other |"))
     assert "| 30 | 0.0 [" in others  # and with two draws each
     assert "seeds as a random effect" not in render([record])
-    more = AuditRecord(dict(record.declared) | {"draws": 9}, "", record.rows, record.items)
-    with pytest.raises(ValueError, match="must declare the same, but for seed and links"):
+    more = dataclasses.replace(record, declared=dict(record.declared) | {"draws": 9})
+    with pytest.raises(ValueError, match="must declare the same, but for seeds and trainings"):
         render([record, more])
+    with pytest.raises(ValueError, match=r"must have seeds of their own, got \[3, 3\]"):
+        render([record, record])

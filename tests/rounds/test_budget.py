@@ -9,6 +9,16 @@ from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.methods import METHODS
 from rmas_jax.models.flops import logit_flops, read_flops
 from rmas_jax.prompts import split_template, take
+from rmas_jax.rounds.budget import (
+    GIVEN,
+    NOTHING,
+    OWN,
+    SENT,
+    latent_flops,
+    latent_turns,
+    steps_before_answer,
+)
+from rmas_jax.topology import load_topology
 
 MAX_TOKENS = 5
 ORDER = ("planner", "critic", "solver")
@@ -79,6 +89,71 @@ def test_latent_rounds(team_and_links, rounds):
     silent = answerer_of(team_and_links, "no_latents", rounds)
     without = silent.answer(team.encode(QUESTIONS, slot_width=0), [None])
     assert (without.flops < found.flops).all()
+
+
+def test_work_that_reaches_no_answer_is_free(team_and_links):
+    """Messages replaced at the receiver's boundary, by hand."""
+    answerer = answerer_of(team_and_links, "recursive_mas", rounds=2)
+    team, m = answerer.team, LATENT_STEPS
+    system, prompts = team.system, team.encode(QUESTIONS, slot_width=m)
+
+    def flops(origin):
+        return latent_flops(system, team.agents, prompts, rounds=2, origin=origin)
+
+    sent, own, given, nothing = (
+        flops(lambda edge, index, origin=origin: origin) for origin in (SENT, OWN, GIVEN, NOTHING)
+    )
+    no_feedback = flops(lambda edge, index: NOTHING if edge == "solver->planner" else SENT)
+    for i, question in enumerate(QUESTIONS):
+        prefix = {role: int(prompts[role].prefix_valid[i].sum()) for role in ORDER}
+        reads = {role: float(read_flops(team.agents[role].config, prefix[role])) for role in ORDER}
+
+        def thinks(role, slots, question=question, prefix=prefix):
+            body = turn(team, role, question, prefix[role], later=True, slots=slots, more=m - 1)
+            return body + 2 * m * link_products(system.inner[role])
+
+        assert nothing[i] == given[i] == reads["solver"]
+        assert own[i] == reads["solver"] + thinks("solver", 0)
+        messages = (
+            2
+            * m
+            * sum(
+                link_products(system.outer[edge]) for edge in ("planner->critic", "critic->solver")
+            )
+        )
+        one_round = thinks("planner", 0) + thinks("critic", m) + messages
+        assert no_feedback[i] == sum(reads.values()) + one_round < sent[i]
+    # The driver's own accounting, at both ends.
+    assert (sent == answerer.listen(prompts).flops).all()
+    silent = answerer_of(team_and_links, "no_latents", rounds=2)
+    assert (nothing == silent.listen(team.encode(QUESTIONS, slot_width=0)).flops).all()
+
+
+@pytest.mark.parametrize("name", ["sequential", "mixture", "distillation", "deliberation"])
+def test_steps_of_replaced_messages(name):
+    topology = load_topology(name)
+    for rounds in (1, 2, 3):
+        assert len(latent_turns(topology, rounds)) == rounds * len(topology.order)
+        for origin, steps in ((OWN, 8), (GIVEN, 0), (NOTHING, 0)):
+            assert steps_before_answer(topology, rounds, 8, lambda *_, o=origin: o) == steps
+        # Agents side by side count once.
+        layers = 2 if name == "mixture" else len(topology.order)
+        assert steps_before_answer(topology, rounds, 8) == 8 * (layers * rounds - 1)
+
+
+def test_own_thoughts_run_beside_what_comes_before():
+    topology = load_topology("sequential")
+
+    def steps(edge, index):
+        def origin(*place):
+            return OWN if place == (edge, index) else SENT
+
+        return steps_before_answer(topology, 2, 8, origin)
+
+    assert steps("planner->critic", 0) == 5 * 8  # own thoughts, critic, solver, planner, critic
+    assert steps("planner->critic", 1) == 2 * 8  # own thoughts, critic
+    assert steps("critic->solver", 1) == 8
+    assert steps("solver->planner", 1) == 3 * 8
 
 
 def test_rounds_of_text(team_and_links):

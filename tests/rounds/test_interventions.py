@@ -214,3 +214,7 @@ def test_another_item_has_another_question_and_another_answer():
     assert len(drawn) > 3
     with pytest.raises(ValueError, match="got none other than 0's: 'a'"):
         other_items(["a", "b"], ["1", "1"], seed=0)
+    # Programs have tests for gold answers.
+    assert other_items(["a", "b"], ["", ""], seed=0).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="got none other than 0's: 'a'"):
+        other_items(["a", "a"], ["", ""], seed=0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rmas_jax.prompts import FIRST, LATER
+from rmas_jax.rounds.budget import steps_before_answer
 from rmas_jax.rounds.schedules import (
     SCHEDULES,
     edges_of,
@@ -11,7 +12,6 @@ from rmas_jax.rounds.schedules import (
     mixture_of_agents,
     recursion,
     self_refinement,
-    steps_before_answer,
     textgrad,
 )
 from rmas_jax.topology import Topology, load_topology
