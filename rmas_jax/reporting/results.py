@@ -289,7 +289,8 @@ def _pool(
         return sum(row[column] * row["n"] for row in rows) / n
 
     def count(column: Ending | Literal["answer_retry"]) -> int | None:
-        return sum(row[column] for row in rows) if all(column in row for row in rows) else None
+        known = [found for row in rows if (found := row.get(column)) is not None]
+        return sum(known) if len(known) == len(rows) else None
 
     has_flops = all("flops_per_item" in row for row in rows)
 
