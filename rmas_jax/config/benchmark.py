@@ -73,8 +73,8 @@ class BenchmarkConfig(Section):
         at_least=1,
     )
     checksum: dict[str, str] | None = option(
-        "split -> checksum of its ids and questions (rmas benchmarks NAME --load); other data give "
-        "a warning",
+        "split -> checksum of its ids, questions, gold answers and tests (rmas benchmarks NAME "
+        "--load); other data give a warning",
         None,
     )
     licence: str | None = option("of the data, in words", None)

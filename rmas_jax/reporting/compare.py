@@ -99,7 +99,7 @@ def shared_cells(
                 notes.append(f"{split}: compared although {differs}")
         else:
             notes.append(f"{split}: left out, as {differs} (--any-sampling compares it)")
-    both = tuple(Results(run.results, run.items) for run in (first, second))
+    both = Results(first.results, first.items), Results(second.results, second.items)
     found = _pairs(both, splits, choices)
     if not found and choices == (Choice(), Choice()):
         found = _pairs(both, splits, _only_choices(both, splits))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -289,7 +289,8 @@ def _pool(
         return sum(row[column] * row["n"] for row in rows) / n
 
     def count(column: Ending | Literal["answer_retry"]) -> int | None:
-        return sum(row[column] for row in rows) if all(column in row for row in rows) else None
+        found = [cast("int | None", row.get(column)) for row in rows]
+        return None if None in found else sum(filter(None, found))
 
     has_flops = all("flops_per_item" in row for row in rows)
 

@@ -37,7 +37,21 @@ def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
         assert [r["text"] for r in own] == [r["rollouts"][0]["text"] for r in own]
     assert len({x["text"] for x in items[0]["rollouts"]}) > 1
     again, same = contest(tmp_path / "b", methods, rounds=(1,), **drawn)
-    assert same == items
+    paid = ("tokens", "steps", "flops")
+    assert [{k: v for k, v in x.items() if k not in paid} for x in same] == [
+        {k: v for k, v in x.items() if k not in paid} for x in items
+    ]
+    for first, whole in zip(same, items, strict=True):
+        costs = [rollout["cost"] for rollout in whole["rollouts"]]
+        assert all(cost["tokens"] == cost["steps"] <= MAX_TOKENS for cost in costs)
+        words = [len(rollout["text"].split()) for rollout in whole["rollouts"]]
+        assert all(n <= cost["tokens"] for n, cost in zip(words, costs, strict=True))
+        assert first["tokens"] >= costs[0]["tokens"]
+        if whole["method"].startswith("single_"):  # nothing precedes the answers
+            assert whole["tokens"] == sum(cost["tokens"] for cost in costs)
+            assert whole["steps"] == max(cost["steps"] for cost in costs)
+        assert whole["tokens"] - first["tokens"] == sum(cost["tokens"] for cost in costs[1:])
+        assert whole["flops"] > 2 * costs[0]["flops"] and first["flops"] >= costs[0]["flops"]
     for row in again:  # rollouts alone are no other metric
         assert row["metric"] == "accuracy" and "pass_at_k" not in row and row["rollouts"] == 4
     assert contest(tmp_path / "c", methods, rounds=(1,), seeds=(8,), **drawn)[1] != items

@@ -1,11 +1,18 @@
 """What is evaluated: splits and parts of them."""
 
+import json
+
 import pytest
 
 from rmas_jax.config import ConfigError, DataConfig, load_config
 from rmas_jax.data import load_dataset
 from rmas_jax.host.errors import describe
 from rmas_jax.runs.resolve import read_splits, resolve
+
+CONFIG = "quickstart"
+OWN = ["data.dataset=files", "data.grader=text", "data.train_size=20", "inner.steps=0"]
+OWN += ["outer.phases=[]", "evaluation.gradient_batch_size=0", "evaluation.batch_size=2"]
+OWN += ["runtime.compilation_cache=false", "evaluation.benchmarks=[{name: data}]"]
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +72,31 @@ def test_an_audit_that_cannot_be_run_is_refused_before_training(tmp_path, settin
     changes += ["evaluation.methods=[recursive_mas]", "runtime.compilation_cache=false"]
     with pytest.raises(ConfigError, match=f"evaluation.audit.*{message}"):
         resolve(load_config("quickstart", changes))
+
+
+def identities(tmp_path, *settings):
+    """The versions of the splits of the user's own file, in a run with these settings."""
+    output, names = f"output_dir={tmp_path / 'runs'}", "system.task_type=null"
+    config = load_config(CONFIG, [*OWN, output, names, *settings])
+    (benchmark,) = resolve(config, is_abstract=True).benchmarks
+    return benchmark.versions
+
+
+def test_equal_questions_are_equal_whatever_is_trained(tmp_path):
+    rows = [
+        {"id": f"q{i}", "question": f"What is {i} and 1?", "answer": str(i + 1)} for i in range(40)
+    ]
+    for name, part in (("train", rows[:20]), ("test", rows[20:30]), ("validation", rows[30:])):
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    files = ", ".join(f"{n}: {tmp_path / n}.jsonl" for n in ("train", "test", "validation"))
+    data = f"data.files={{{files}}}"
+    first = identities(tmp_path, data)
+    assert set(first) == {"test"}
+    assert first == identities(tmp_path, data, "system.rounds=2", "evaluation.legacy=true")
+    # Other gold answers, or another strict grader, are another benchmark.
+    assert first != identities(tmp_path, data, "data.grader=qa")
+    rows[25]["answer"] = "0"
+    text = "".join(json.dumps(row) + "\n" for row in rows[20:30])
+    (tmp_path / "test.jsonl").write_text(text)
+    assert first != identities(tmp_path, data)
