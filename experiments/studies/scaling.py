@@ -19,6 +19,7 @@ import dataclasses
 import json
 import logging
 import math
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -135,7 +136,15 @@ def plan(point: Point, cache: Path | None) -> dict[str, Any]:
         only_throughput=True,
         cache=cache,
     )
-    return dataclasses.asdict(point) | cost(found.as_json()["programs"], wanted) | found.as_json()
+    made = found.as_json()
+    return dataclasses.asdict(point) | {"code": commit()} | cost(made["programs"], wanted) | made
+
+
+def commit() -> str | None:
+    """The commit of the code, short; None outside a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def cost(programs: Sequence[Mapping[str, Any]], wanted: Slice) -> dict[str, Any]:

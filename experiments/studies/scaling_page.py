@@ -20,7 +20,7 @@ WORDS = {
 }
 HEADER = (
     "| slice | items | GiB a chip | temporaries | compute ms | HBM ms | links ms | links GB "
-    "| estimate ms | bound by | x bound | items/s | weak efficiency | $ per 1,000 |"
+    "| estimate ms | bound by | x bound | items/s | weak efficiency | $ per 1,000 | code |"
 )
 Row = Mapping[str, Any]
 
@@ -49,7 +49,8 @@ def page(rows: Sequence[Row], missing: Sequence[Any]) -> str:
         "whole on a chip, once a step. Weak scaling has one item a chip, strong scaling 256 "
         "items. Weak efficiency is items per second and chip, relative to the smallest slice "
         "with as many items a chip. Memory is that of the largest program; times are sums over "
-        "a point's programs, and `bound by` is of the longest. "
+        "a point's programs, and `bound by` is of the longest. `code` is "
+        "the commit whose programs were compiled: compare rows of one commit. "
         f"Prices are of {prices['date']}: {prices['source']}.",
         "",
         "`python -m experiments.studies.scaling --out docs/scaling` makes this page and resumes "
@@ -60,7 +61,7 @@ def page(rows: Sequence[Row], missing: Sequence[Any]) -> str:
         for work in WORDS:
             of_work = [row for row in rows if (row["system"], row["work"]) == (system, work)]
             if of_work:
-                lines += ["", f"## {system}, {WORDS[work]}", "", HEADER, "|---" * 14 + "|"]
+                lines += ["", f"## {system}, {WORDS[work]}", "", HEADER, "|---" * 15 + "|"]
                 lines += [_line(row, of_work) for row in sorted(of_work, key=_order)]
     lines += ["", "## Figures", ""]
     names = [name for name, _ in figures(rows)]
@@ -94,7 +95,7 @@ def _line(row: Row, others: Sequence[Row]) -> str:
         f"{largest['memory'].get('temporaries', 0) / GIBIBYTE:.2f}",
     ]
     if row["seconds"] is None:
-        return "| " + " | ".join([*cells, "does not fit", *[""] * 9]) + " |"
+        return "| " + " | ".join([*cells, "does not fit", *[""] * 9, row["code"] or ""]) + " |"
     longest = max(programs, key=lambda program: program["seconds"])
     bounds = [p["seconds"] / p["times_the_bound"] for p in programs if p["times_the_bound"]]
     bounded = sum(p["seconds"] for p in programs if p["times_the_bound"])
@@ -110,6 +111,7 @@ def _line(row: Row, others: Sequence[Row]) -> str:
         f"{row['items'] / row['seconds']:.4g}",
         _efficiency(row, others),
         "" if dollars is None else f"{dollars:.4g}",
+        row["code"] or "",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -86,7 +86,7 @@ def _compile(lowered: Any) -> Compiled:
 
 
 def _digest(lowered: Any, sharding: Sharding | None) -> str:
-    devices = [] if sharding is None else sorted(sharding.device_set, key=lambda x: x.id)
+    devices: list[Any] = [] if sharding is None else sorted(sharding.device_set, key=lambda x: x.id)
     compiler = devices[0].client.platform_version if devices else ""
     made_of = (
         lowered.as_text(),

@@ -6,6 +6,7 @@ hand; no weight is read.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -21,6 +22,7 @@ from rmas_jax.host.checksums import read_sealed
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import count_parameters
 from rmas_jax.planning.chips import Slice
+from rmas_jax.planning.executables import without_cache
 from rmas_jax.planning.programs import Program, ProgramPlan, plan_program, tree_bytes
 from rmas_jax.planning.table import GIBIBYTE, plan_table
 from rmas_jax.runs.plan_inputs import (
@@ -131,9 +133,12 @@ def plan_run(
             programs.append((found.lowered, found.executable))
         return found.outputs
 
-    plan_training(inputs, compile_)
-    if not (only_throughput and inputs.phases):
-        plan_answers(inputs, compile_)
+    # JAX's cache on disk takes programs for TPUs that are not at hand, and fails to read them.
+    runs_here = wanted is None or wanted.chip.topology is None
+    with contextlib.nullcontext() if runs_here else without_cache():
+        plan_training(inputs, compile_)
+        if not (only_throughput and inputs.phases):
+            plan_answers(inputs, compile_)
     return RunPlan(inputs, tuple(described), tuple(plans), wanted, tuple(programs))
 
 
