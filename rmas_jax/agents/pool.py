@@ -26,8 +26,9 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body
 from rmas_jax.agents.sampling import DecodeState, Ending, advance
 from rmas_jax.models import Decoder
-from rmas_jax.models.cache import Block, Cache, empty_block
+from rmas_jax.models.cache import Block, Cache, empty_block, placed_block, placed_state
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.partition import Partition
 
 
 class Begun(struct.PyTreeNode):
@@ -93,12 +94,28 @@ def empty_pool(decoder: Decoder, like: Begun) -> Pool:
     ring = empty_block(decoder.config, batch, slots, dtype=dtype, partition=decoder.partition)
     empty = jax.tree.map(jnp.zeros_like, like)
     free = empty.text.replace(done=jnp.ones(batch, bool))
-    return Pool(empty.replace(text=free), ring)
+    return _placed(Pool(empty.replace(text=free), ring), decoder.partition)
 
 
-@functools.partial(jax.jit, donate_argnames="pool")
-def fill(pool: Pool, begun: Begun, source: jax.Array) -> Pool:
-    """Puts begun texts into rows of a pool: `source` [B] is a row of `begun`, or -1 to keep."""
+def _placed(pool: Pool, on: Partition) -> Pool:
+    """The pool with its rows where those of a batch lie."""
+    text = pool.begun.text
+    cache = text.cache.replace(state=placed_state(text.cache.state, on))
+    text = text.replace(
+        tokens=on.constrain(text.tokens, "batch", None),
+        cache=cache,
+        seen=None if text.seen is None else on.constrain(text.seen, "batch", None),
+    )
+    past = tuple(placed_block(block, on) for block in pool.begun.past)
+    return Pool(pool.begun.replace(past=past, text=text), placed_block(pool.ring, on))
+
+
+@functools.partial(jax.jit, static_argnames="decoder", donate_argnames="pool")
+def fill(decoder: Decoder, pool: Pool, begun: Begun, source: jax.Array) -> Pool:
+    """Puts begun texts into rows of a pool: `source` [B] is a row of `begun`, or -1 to keep.
+
+    Layer by layer: where rows are split, those of a whole layer meet on every device.
+    """
     takes = source >= 0
 
     def chosen(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
@@ -107,10 +124,16 @@ def fill(pool: Pool, begun: Begun, source: jax.Array) -> Pool:
         shape[axis] = len(source)
         return jnp.where(takes.reshape(shape), taken, old)
 
+    def by_layer(old: jax.Array, new: jax.Array) -> jax.Array:
+        def layer(i: jax.Array, old: jax.Array) -> jax.Array:
+            return old.at[i].set(chosen(old[i], new[i], 0))
+
+        return jax.lax.fori_loop(0, len(old), layer, old)
+
     def block(old: Block, new: Block) -> Block:
         return Block(
-            keys=chosen(old.keys, new.keys, 1),
-            values=chosen(old.values, new.values, 1),
+            keys=by_layer(old.keys, new.keys),
+            values=by_layer(old.values, new.values),
             valid=chosen(old.valid, new.valid, 0),
             positions=chosen(old.positions, new.positions, 0),
         )
@@ -134,7 +157,8 @@ def fill(pool: Pool, begun: Begun, source: jax.Array) -> Pool:
     )
     past = tuple(map(block, pool.begun.past, begun.past))
     ring = pool.ring.replace(valid=pool.ring.valid & ~takes[:, None])
-    return Pool(Begun(past, text, rows(pool.begun.keys, begun.keys)), ring)
+    filled = Pool(Begun(past, text, rows(pool.begun.keys, begun.keys)), ring)
+    return _placed(filled, decoder.partition)
 
 
 @functools.partial(

@@ -108,7 +108,7 @@ class _Rows:
                 source[at] = row = rollout.waiting.pop(0)
                 self.texts[at] = rollout, row
         assert self.pool is not None
-        fill = functools.partial(pools.fill, self.pool, rollout.begun, source)
+        fill = functools.partial(pools.fill, self.agent.decoder, self.pool, rollout.begun, source)
         self.pool = self.watch.once(_whole(fill))
 
     def _open(self, like: pools.Begun) -> None:
@@ -116,7 +116,7 @@ class _Rows:
         self.pool = None  # its memory is free
         pool = pools.empty_pool(self.agent.decoder, like)
         batch = len(like.text.done)
-        pool = pools.fill(pool, like, np.full(batch, -1, np.int32))
+        pool = pools.fill(self.agent.decoder, pool, like, np.full(batch, -1, np.int32))
         self.pool = jax.block_until_ready(self._run(pool, batch))
         self.texts = [None] * batch
 

@@ -67,6 +67,28 @@ def cached_heads(config: DecoderConfig, partition: Partition = ONE_DEVICE) -> in
     return math.lcm(config.num_kv_heads, partition.parts("heads", config.num_heads))
 
 
+def placed_block(block: Block, partition: Partition) -> Block:
+    """A block with its rows and heads where those of the batch lie."""
+
+    def by_heads(x: jax.Array) -> jax.Array:
+        return partition.constrain(x, None, "batch", None, "heads", None)
+
+    return Block(
+        keys=by_heads(block.keys),
+        values=by_heads(block.values),
+        valid=partition.constrain(block.valid, "batch", None),
+        positions=partition.constrain(block.positions, "batch", None),
+    )
+
+
+def placed_state(state: LinearState | None, partition: Partition) -> LinearState | None:
+    """The same for the states of linear layers."""
+    return state and LinearState(
+        conv=partition.constrain(state.conv, None, "batch", None, None),
+        memory=partition.constrain(state.memory, None, "batch", "heads", None, None),
+    )
+
+
 def empty_block(
     config: DecoderConfig,
     batch: int,
@@ -78,16 +100,13 @@ def empty_block(
     """A block with `capacity` free slots."""
     heads = cached_heads(config, partition)
     shape = (config.num_kv_caches, batch, capacity, heads, config.head_dim)
-
-    def zeros() -> jax.Array:
-        return partition.constrain(jnp.zeros(shape, dtype), None, "batch", None, "heads", None)
-
-    return Block(
-        keys=zeros(),
-        values=zeros(),
-        valid=partition.constrain(jnp.zeros((batch, capacity), bool), "batch", None),
-        positions=partition.constrain(jnp.zeros((batch, capacity), jnp.int32), "batch", None),
+    empty = Block(
+        keys=jnp.zeros(shape, dtype),
+        values=jnp.zeros(shape, dtype),
+        valid=jnp.zeros((batch, capacity), bool),
+        positions=jnp.zeros((batch, capacity), jnp.int32),
     )
+    return placed_block(empty, partition)
 
 
 def empty_state(
@@ -102,12 +121,11 @@ def empty_state(
     if not c.num_linear_states:
         return None
     heads = (c.linear_value_heads, c.linear_key_dim, c.linear_value_dim)
-    conv = jnp.zeros((c.num_linear_states, batch, c.conv_width - 1, c.linear_conv_dim), dtype)
-    memory = jnp.zeros((c.num_linear_states, batch, *heads), jnp.float32)
-    return LinearState(
-        conv=partition.constrain(conv, None, "batch", None, None),
-        memory=partition.constrain(memory, None, "batch", "heads", None, None),
+    empty = LinearState(
+        conv=jnp.zeros((c.num_linear_states, batch, c.conv_width - 1, c.linear_conv_dim), dtype),
+        memory=jnp.zeros((c.num_linear_states, batch, *heads), jnp.float32),
     )
+    return placed_state(empty, partition)
 
 
 def empty_cache(
@@ -152,7 +170,7 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
 
     tail  t t _ _ _   new  n n   ->   tail  t t n n _
     """
-    tail = cache.tail
+    tail, new = cache.tail, placed_block(new, partition)
 
     def write(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
         new = new.astype(old.dtype)
@@ -160,44 +178,37 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
             return new
         return jax.lax.dynamic_update_slice_in_dim(old, new, cache.used, axis)
 
-    def by_heads(x: jax.Array) -> jax.Array:
-        return partition.constrain(x, None, "batch", None, "heads", None)
-
+    written = Block(
+        keys=write(tail.keys, new.keys, 2),
+        values=write(tail.values, new.values, 2),
+        valid=write(tail.valid, new.valid, 1),
+        positions=write(tail.positions, new.positions, 1),
+    )
     return cache.replace(
-        tail=Block(
-            keys=by_heads(write(tail.keys, by_heads(new.keys), 2)),
-            values=by_heads(write(tail.values, by_heads(new.values), 2)),
-            valid=write(tail.valid, new.valid, 1),
-            positions=write(tail.positions, new.positions, 1),
-        ),
-        used=cache.used + new.valid.shape[1],
+        tail=placed_block(written, partition), used=cache.used + new.valid.shape[1]
     )
 
 
 def repeat_rows(cache: Cache, batch: int, *, partition: Partition = ONE_DEVICE) -> Cache:
     """What one row has read, for a batch of rows that all start with it."""
 
-    def repeat(x: jax.Array, *axes: str | None) -> jax.Array:
-        shape = [batch if axis == "batch" else x.shape[i] for i, axis in enumerate(axes)]
-        return partition.constrain(jnp.broadcast_to(x, shape), *axes)
+    def repeat(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.broadcast_to(x, (*x.shape[:axis], batch, *x.shape[axis + 1 :]))
 
     def of_block(block: Block) -> Block:
-        return Block(
-            keys=repeat(block.keys, None, "batch", None, "heads", None),
-            values=repeat(block.values, None, "batch", None, "heads", None),
-            valid=repeat(block.valid, "batch", None),
-            positions=repeat(block.positions, "batch", None),
+        repeated = Block(
+            keys=repeat(block.keys, 1),
+            values=repeat(block.values, 1),
+            valid=repeat(block.valid, 0),
+            positions=repeat(block.positions, 0),
         )
+        return placed_block(repeated, partition)
 
-    state = cache.state
+    state = jax.tree.map(lambda x: repeat(x, 1), cache.state)
     return Cache(
         past=tuple(of_block(block) for block in cache.past),
         tail=of_block(cache.tail),
         used=cache.used,
-        next_position=repeat(cache.next_position, "batch"),
-        state=state
-        and LinearState(
-            conv=repeat(state.conv, None, "batch", None, None),
-            memory=repeat(state.memory, None, "batch", "heads", None, None),
-        ),
+        next_position=partition.constrain(repeat(cache.next_position, 0), "batch"),
+        state=placed_state(state, partition),
     )

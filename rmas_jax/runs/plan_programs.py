@@ -273,14 +273,16 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     )
     if begun is None:
         return
-    # An empty pool depends on no array, so it is on no device before it is filled.
-    pool = jax.eval_shape(functools.partial(pools.empty_pool, agent.decoder), begun)
+    # An empty pool depends on no array, so that its shape names no device: its rows lie where those
+    # of begun texts do.
+    ring = jax.eval_shape(functools.partial(pools.empty_pool, agent.decoder), begun).ring
+    pool = pools.Pool(begun, with_shardings(ring, jax.tree.map(_sharding, begun.past[-1])))
     source = jax.ShapeDtypeStruct((rows,), np.int32)
     pool = compile_(
         dataclasses.replace(
             answer,
             name="answer, rows of the pool",
-            lower=functools.partial(pools.fill.lower, pool, begun, source),
+            lower=functools.partial(pools.fill.lower, agent.decoder, pool, begun, source),
             arguments={"caches": (begun, pool)},
             beside={"weights": team.agents, "links": links},
             trips=None,
@@ -324,6 +326,10 @@ def _link_shape(link: LinkConfig) -> Any:
 def _on(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
     """Shapes with one sharding for all."""
     return with_shardings(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def _sharding(array: Any) -> Any:
+    return array.sharding
 
 
 def _others(team: Team, role: str) -> Any:
