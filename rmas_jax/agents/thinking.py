@@ -20,6 +20,7 @@ def think(
     *,
     steps: int,
     truncate_steps: int | None = None,
+    recompute: bool = False,
 ) -> jax.Array:
     """Makes latent thoughts: each hidden state returns as the next input.
 
@@ -34,6 +35,7 @@ def think(
       steps: M, at least 1.
       truncate_steps: length of truncated backpropagation, in thoughts: gradients stop at state and
         cache after each such number. None: no truncation.
+      recompute: whether a gradient recomputes the steps in `segments`, which takes less memory.
 
     Returns:
       [B, M, D] hidden states.
@@ -56,6 +58,42 @@ def think(
 
     # The finished blocks are closed over: only a tail for the steps is carried.
     start = (hidden, agent.with_room(cache, steps - 1).replace(past=()))
-    (last, _), thoughts = jax.lax.scan(step, start, jnp.arange(steps - 1))
-    made = jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)
+    count, length = segments(steps - 1) if recompute else (1, steps - 1)
+    (last, _), thoughts = _scan_segments(step, start, count, length)
+    made = jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)[:, :steps]
     return on.constrain(made, "batch", None, None)
+
+
+def segments(steps: int) -> tuple[int, int]:
+    """Number and length of the segments in which a gradient recomputes steps.
+
+    It stores the carry at the start of each segment, and one of each step of the segment that it
+    recomputes: two square roots in place of all. Steps after the last one have no effect.
+
+        19 steps:  [0 1 2 3 4] [5 6 7 8 9] [10 11 12 13 14] [15 16 17 18 -]
+    """
+    if steps < 15:  # two square roots of fewer are more than half
+        return 1, steps
+
+    def number(length: int) -> int:
+        return -(-steps // length)
+
+    def cost(length: int) -> int:  # stored carries, and steps after the last one
+        return number(length) + length + number(length) * length - steps
+
+    length = min(range(1, steps + 1), key=cost)
+    return number(length), length
+
+
+def _scan_segments(step: Any, start: Any, count: int, length: int) -> tuple[Any, Any]:
+    """`lax.scan` over the indices of steps, in recomputed segments if there are several."""
+
+    def segment(carry: Any, indices: jax.Array) -> tuple[Any, Any]:
+        return jax.lax.scan(step, carry, indices)
+
+    indices = jnp.arange(count * length)
+    if count == 1:
+        return segment(start, indices)
+    recomputed = jax.checkpoint(segment, prevent_cse=False)
+    last, made = jax.lax.scan(recomputed, start, indices.reshape(count, length))
+    return last, made.reshape(count * length, *made.shape[2:])

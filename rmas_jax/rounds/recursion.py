@@ -118,7 +118,15 @@ def run_rounds(
     rounds = unroll.rounds
     if system.latent_steps == 0:
         return _nothing_passed(system, agents, prompts, rounds)
-    stages = begin(system, agents, channel, prompts, prefixes, truncate_steps=unroll.truncate_steps)
+    stages = begin(
+        system,
+        agents,
+        channel,
+        prompts,
+        prefixes,
+        truncate_steps=unroll.truncate_steps,
+        recompute=True,
+    )
     targets, scored = dict(supervision.targets), supervision.scored
     if scored is None:
         scored = FrozenDict(dict.fromkeys(targets, (True,) * rounds))

@@ -35,6 +35,7 @@ class Stages(struct.PyTreeNode):
     prompts: Mapping[str, StagePrompt]  # by role, batch B
     prefixes: Mapping[str, Cache]  # by role; serve all rounds and the answer
     truncate_steps: int | None = struct.field(pytree_node=False, default=None)  # see `think`
+    recompute: bool = struct.field(pytree_node=False, default=False)  # see `think`
     intervention: Intervention | None = None  # None: messages arrive as they are sent
 
 
@@ -53,12 +54,15 @@ def begin(
     prefixes: Mapping[str, Cache] | None = None,
     *,
     truncate_steps: int | None = None,
+    recompute: bool = False,
     intervention: Intervention | None = None,
 ) -> Stages:
     """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given."""
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
-    return Stages(system, agents, channel, prompts, prefixes, truncate_steps, intervention)
+    return Stages(
+        system, agents, channel, prompts, prefixes, truncate_steps, recompute, intervention
+    )
 
 
 def read_prefixes(
@@ -247,6 +251,7 @@ def _think(stages: Stages, role: str, hidden: jax.Array, cache: Cache) -> jax.Ar
         cache,
         steps=stages.system.latent_steps,
         truncate_steps=stages.truncate_steps,
+        recompute=stages.recompute,
     )
 
 
