@@ -49,10 +49,8 @@ def core(tiny_system):
             none = of((B, 0, self.D))
             return PromptInput(prefix, self.ids, self.valid, none, (-1,) * T)
 
-        def read(self, room):
-            return jax.eval_shape(
-                lambda a, p: read_body(a, p, room=room), self.agent, self.prompt()
-            )
+        def read(self):
+            return jax.eval_shape(read_body, self.agent, self.prompt())
 
         def stages(self):
             return jax.eval_shape(
@@ -83,13 +81,12 @@ def test_an_agent(core):
 
 
 def test_reading_thinking_writing(core):
-    hidden, cache = core.read(room=M - 1)
+    hidden, cache = core.read()
     assert hidden.shape == (B, core.D)
     thoughts = shape(
         lambda a, h, c: think(a, lambda x: x, h, c, steps=M), core.agent, hidden, cache
     )
     assert thoughts == (B, M, core.D)
-    hidden, cache = core.read(room=W - 1)
     ends = {"end_tokens": (1,), "max_tokens": W}
     state = jax.eval_shape(lambda a, h, c: speak(a, h, c, **ends), core.agent, hidden, cache)
     assert state.tokens.shape == (B, W) and state.lengths.shape == state.done.shape == (B,)

@@ -87,26 +87,25 @@ def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -
     return jnp.where((index >= 0)[None, :, None], vectors, embeds)
 
 
-def read_body(agent: Agent, prompt: PromptInput, *, room: int = 0) -> tuple[jax.Array, Cache]:
+def read_body(agent: Agent, prompt: PromptInput) -> tuple[jax.Array, Cache]:
     """Reads the body after the prefix: `[lead | slots | suffix]`.
 
     Args:
       agent: the reader.
       prompt: the body's last position is valid in every row; the prefix is not changed, so that
         every round can start from it.
-      room: of the cache; `think` and `speak` make their own.
 
     Returns:
-      The last hidden state [B, D] and a cache with room for `room` positions.
+      The last hidden state [B, D] and a cache with an empty tail, without room.
     """
-    hidden, cache = read_positions(agent, prompt, room=room)
+    hidden, cache = read_positions(agent, prompt)
     return hidden[:, -1], cache
 
 
-def read_positions(agent: Agent, prompt: PromptInput, *, room: int) -> tuple[jax.Array, Cache]:
+def read_positions(agent: Agent, prompt: PromptInput) -> tuple[jax.Array, Cache]:
     """As `read_body`, with the hidden states at all positions of the body [B, T, D]."""
     agent = agent.during("reading")
     embeds = place(agent.embed(prompt.ids), prompt.received, prompt.slot_index)
     cache = agent.with_room(prompt.prefix, prompt.ids.shape[1])
     hidden, cache = agent.read(embeds, prompt.valid, cache)
-    return hidden, agent.seal(cache, room)
+    return hidden, agent.seal(cache, 0)

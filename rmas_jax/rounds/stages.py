@@ -180,7 +180,7 @@ def think_turn(
     steps = stages.system.latent_steps
 
     def thoughts() -> jax.Array:
-        hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1, present=present)
+        hidden, cache = _read(stages, role, arrived, kind=kind, present=present)
         return _think(stages, role, hidden, cache)
 
     if is_needed is True:
@@ -217,7 +217,7 @@ def scored_turn(
         states, cache = read_with_text(agent, prompt, target, upto=upto)
         thoughts = states[:, :steps]
     else:
-        hidden, cache = _read(stages, role, arrived, kind=kind, room=steps - 1)
+        hidden, cache = _read(stages, role, arrived, kind=kind)
         states, thoughts = hidden[:, None], _think(stages, role, hidden, cache)
 
     def score() -> TextScore:
@@ -234,13 +234,12 @@ def _read(
     arrived: jax.Array,
     *,
     kind: jax.Array | int,
-    room: int,
     present: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     prompt = prompt_input(
         stages.prompts[role], stages.prefixes[role], arrived, kind=kind, present=present
     )
-    return read_body(stages.agents[role], prompt, room=room)
+    return read_body(stages.agents[role], prompt)
 
 
 def _think(stages: Stages, role: str, hidden: jax.Array, cache: Cache) -> jax.Array:

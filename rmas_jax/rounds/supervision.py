@@ -72,7 +72,7 @@ def read_with_text(
       and the cache, without room.
     """
     start = prompt.followed_by(target.ids[:, : upto - 1], target.valid[:, : upto - 1])
-    hidden, cache = read_positions(agent, start, room=0)
+    hidden, cache = read_positions(agent, start)
     return hidden[:, -upto:], cache
 
 

@@ -79,7 +79,7 @@ def turn(agent, link, received, batch):
     valid = jnp.concatenate([jnp.ones((BATCH, SLOTS), bool), valid], axis=1)
     index = (*range(SLOTS), *(-1,) * PROMPT)
     prompt = PromptInput(read_prefix(agent, *prefix), ids, valid, received, index)
-    hidden, cache = read_body(agent, prompt, room=TEXT)
+    hidden, cache = read_body(agent, prompt)
     thoughts = think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=STEPS)
     target = Targets(*text)
     states = read_text(agent, target, hidden[:, None], cache)

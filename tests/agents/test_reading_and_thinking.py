@@ -56,7 +56,7 @@ def prompt_of(agent, arrays, received, prefix=None):
 
 def rollout(config, agent, link, received, arrays, *, steps):
     """Thoughts [B, M, D] by the code under test."""
-    hidden, cache = read_body(agent, prompt_of(agent, arrays, received), room=steps - 1)
+    hidden, cache = read_body(agent, prompt_of(agent, arrays, received))
     feed = functools.partial(apply_link, config, link)
     return think(agent, feed, hidden, cache, steps=steps)
 
@@ -127,7 +127,7 @@ def test_linear_layers_carry_their_state_from_prefix_to_thoughts():
         if forgetful:
             state = empty_state(LINEAR, len(ROWS))
             prompt = prompt.replace(prefix=prompt.prefix.replace(state=state))
-        hidden, cache = read_body(agent, prompt, room=steps - 1)
+        hidden, cache = read_body(agent, prompt)
         return think(agent, feed, hidden, cache, steps=steps)
 
     table = np.asarray(agent.params["embedding"])
@@ -198,7 +198,7 @@ def test_a_prefix_serves_many_bodies(tiny_system):
         prefix = read_prefix(agent, arrays["prefix_ids"], arrays["prefix_valid"])
 
         def body(received):
-            hidden, cache = read_body(agent, prompt_of(agent, arrays, received, prefix), room=2)
+            hidden, cache = read_body(agent, prompt_of(agent, arrays, received, prefix))
             return hidden, cache.past[0], cache.used, cache.tail.valid
 
         return prefix.past[0], body(received), body(-received), body(received)

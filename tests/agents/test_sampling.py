@@ -46,7 +46,7 @@ def _write(agent, ids, valid, ends, *, max_tokens):
         received=jnp.zeros((len(ids), 0, agent.width)),
         slot_index=(-1,) * ids.shape[1],
     )
-    hidden, cache = read_body(agent, prompt, room=max_tokens - 1)
+    hidden, cache = read_body(agent, prompt)
     return speak(agent, hidden, cache, end_tokens=ends, max_tokens=max_tokens)
 
 

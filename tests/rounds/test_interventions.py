@@ -42,7 +42,7 @@ def last_state(system, agents, links, prompts, rounds, intervention):
     """The answerer's hidden states [B, D] at the end of its prompt."""
     channel = LatentChannel(system, links)
     outcome = listen(system, agents, channel, prompts, rounds=rounds, intervention=intervention)
-    return read_body(agents[system.topology.answerer], outcome.prompt, room=0)[0]
+    return read_body(agents[system.topology.answerer], outcome.prompt)[0]
 
 
 def intervention_of(tiny, *, replaced=(), absent=(), seed=0):
