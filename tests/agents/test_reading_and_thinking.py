@@ -207,7 +207,7 @@ def test_a_prefix_serves_many_bodies(tiny_system):
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert np.abs(first[0] - other[0]).max() > 0.1
     jax.tree.map(np.testing.assert_array_equal, first[1], before)
-    assert first[2] == 0 and first[3].shape == (len(ROWS), 2) and not np.any(first[3])
+    assert first[2] == 0 and first[3].shape == (len(ROWS), 0)  # nothing written, no room
 
 
 def scalar_of_thoughts(tiny, role, weights):
