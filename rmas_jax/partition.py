@@ -88,7 +88,7 @@ class Partition:
     def gathers_at_use(self) -> bool:
         """Whether each layer's weights are gathered when the layer runs."""
         policy = self.policy
-        splits = self.mesh is not None and self.mesh.shape["fsdp"] > 1
+        splits = self.mesh is not None and self.mesh.shape.get("fsdp", 1) > 1
         return splits and not policy.at_start and "fsdp" not in policy.weights
 
     @functools.cached_property

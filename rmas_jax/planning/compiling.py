@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from rmas_jax.host.atomic import write_atomic
@@ -93,7 +92,7 @@ def _digest(lowered: Any, sharding: Sharding | None) -> str:
         repr(sharding),
         repr(devices),
         compiler,
-        jaxlib.__version__,
+        jax.lib.__version__,
         [os.environ.get(name) for name in FLAGS],
     )
     return hashlib.sha256(repr(made_of).encode()).hexdigest()

@@ -114,7 +114,7 @@ class Items:
         return (
             f"{RunFiles(Path()).table(self.table.stem)} has {len(self.table.rows):,} answers, one "
             "per line: hash of the prompt, what crossed the edges (where recorded), output, parsed "
-            "answer, verdict and reason. items.jsonl has them uncut."
+            f"answer, verdict and reason. {RunFiles.items} has them uncut."
         )
 
 
