@@ -131,6 +131,7 @@ def test_latent_answers_are_those_of_recursion(contest, finished):
         assert said(of(finished[2], method, 2))["unseen", example.id] == text.strip()
 
 
+@pytest.mark.long  # tests/multiprocess/test_run.py evaluates on a mesh
 def test_on_a_mesh_batches_are_split_and_answers_stay(contest, finished, tmp_path, monkeypatch):
     mesh = make_mesh(BATCH, devices=jax.devices()[:BATCH])
     team = with_agents(contest.team, put_whole(contest.team.agents, mesh), mesh)

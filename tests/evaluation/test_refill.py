@@ -97,7 +97,8 @@ def all_of(rollouts):
         ("single_agents", "planner", HOT),
         ("single_agents", "critic", SamplingConfig()),
         ("single_agents", "solver", HOT),
-        ("recursive_mas", None, HOT),
+        # `test_driver_rollouts.py` draws refilled answers of a team.
+        pytest.param("recursive_mas", None, HOT, marks=pytest.mark.long),
     ],
     ids=["planner-drawn", "critic-greedy", "solver-drawn", "team-drawn"],
 )

@@ -63,6 +63,7 @@ def finished(tmp_path_factory):
     return folder / "runs" / "nine"
 
 
+@pytest.mark.slow  # a whole run
 def test_each_benchmark_has_a_row_by_its_own_grader_and_metric(finished):
     rows = {row["benchmark"]: row for row in json.loads((finished / "results.json").read_text())}
     assert tuple(rows) == tuple(NINE)

@@ -60,7 +60,7 @@ def others_end(workers, victim, *, within_s):
     [
         pytest.param("sums", 1, signal.SIGKILL, marks=pytest.mark.long),
         pytest.param("sums", 1, signal.SIGSTOP, marks=pytest.mark.slow),
-        pytest.param("waits", 1, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("waits", 1, signal.SIGKILL, marks=pytest.mark.long),
         pytest.param("waits", 1, signal.SIGSTOP, marks=pytest.mark.long),
         pytest.param("sums", 0, signal.SIGKILL, marks=pytest.mark.slow),  # the coordinator
         pytest.param("sums", 0, signal.SIGSTOP, marks=pytest.mark.long),

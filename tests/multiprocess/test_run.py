@@ -141,6 +141,7 @@ def test_an_error_that_one_process_finds_ends_both_with_one_message(cache, tmp_p
     assert not (tmp_path / "quickstart").exists()
 
 
+@pytest.mark.long  # as another error does
 def test_a_mesh_that_leaves_devices_out_ends_both_with_one_message(cache, tmp_path):
     codes, outputs = ended(start(cache, options(tmp_path, [])))
     assert codes == [BAD_INPUT] * 2, outputs

@@ -59,7 +59,7 @@ def test_four_hosts_are_lost_one_at_a_time_and_two_end_with_the_same_losses(tmp_
     assert max(np.abs(a - b).max() for a, b in zip(found, begun, strict=True)) > 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/runs/test_remote_run.py goes on from there in one process
 def test_hosts_that_share_no_folder_go_on_from_object_storage(tmp_path, monkeypatch):
     """Two are stopped, and go on as one with other devices; each has its own copy."""
     monkeypatch.setenv(ROOT, str(tmp_path / "storage"))

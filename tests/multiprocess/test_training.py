@@ -34,8 +34,13 @@ def kill_at(step, folder, workers):
     assert not (folder / "links.safetensors").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 2, 1)], ids=["one_device", "eight_devices"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((1, 1, 1), id="one_device", marks=pytest.mark.slow),
+        pytest.param((4, 2, 1), id="eight_devices", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(agents, tmp_path, sizes):
     steps, killed_at = 80, random.randrange(5, 50)
     broken = tmp_path / "broken"

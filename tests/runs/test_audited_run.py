@@ -31,6 +31,7 @@ def start(folder, *settings):
     return run(load_config(CONFIG, [*SETTINGS, QUESTIONS, f"output_dir={folder}", *settings]))
 
 
+@pytest.mark.slow  # several starts of a run
 def test_an_audit_is_declared_before_all_and_no_later_start_declares_another(tmp_path):
     finished = start(tmp_path)
     files, audit = finished.files, AuditFiles(finished.files.audit)

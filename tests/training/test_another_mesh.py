@@ -42,8 +42,14 @@ def undisturbed(folder):
     return trained(folder, "undisturbed", 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 1), (1, 4)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(4, 2, marks=pytest.mark.slow),
+        pytest.param(4, 1, marks=pytest.mark.long),
+        pytest.param(1, 4, marks=pytest.mark.long),
+    ],
+)
 def test_a_stopped_phase_ends_alike_on_another_mesh(folder, undisturbed, before, after):
     name = f"from-{before}-to-{after}"
     with sigterm_noted(), pytest.raises(PreemptedError, match=f"after step {ASKED_AFTER} of"):

@@ -139,6 +139,7 @@ def test_states_that_no_memory_holds_are_refused_before_any_are_read(
         train(team, links, tmp_path / "metrics")
 
 
+@pytest.mark.long  # tests/multiprocess/test_run.py trains on eight
 def test_links_are_the_same_on_one_device_and_on_eight(tmp_path):
     """From the same states bit for bit, and where those are read on eight devices, nearly."""
     config = dataclasses.replace(CONFIG, repeats=1)

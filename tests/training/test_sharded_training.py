@@ -110,6 +110,7 @@ def test_a_step_is_the_same_on_every_mesh(tiny, team_on, data, tmp_path, monkeyp
     assert abs(losses_of_other[0] - losses["1x1x1"][0]) > 1e-3
 
 
+@pytest.mark.long  # tests/agents/test_policies.py has those of a turn
 def test_gradients_of_rollouts_are_the_same_on_a_mesh(tiny, team_on, data, float64):
     """In float64: a rollout magnifies the rounding errors of float32, and then these differ."""
     links = float64(tiny.links)

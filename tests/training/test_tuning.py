@@ -109,6 +109,7 @@ def test_loss_falls(tiny, data, tmp_path, kind):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.long  # as other steps of training are
 def test_on_a_mesh_it_is_the_same(tiny, data, tmp_path, monkeypatch):
     """One step of plain descent moves an adapter by its gradient; validation comes after it."""
     monkeypatch.setattr(sharding, "SPLIT_STATE", 100)
