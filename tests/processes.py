@@ -21,10 +21,14 @@ def free_port() -> int:
 
 
 def environment(*, cache: Path) -> dict[str, str]:
-    """Of a process: that of this one, so that both compile alike; programs are kept."""
+    """Of a process: that of this one, so that both compile alike; programs are kept.
+
+    Collectives between processes must run in one order (Gloo), which more threads than devices
+    change.
+    """
     here = Path(__file__)
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "NPROC"},
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "PYTHONPATH": f"{here.parents[1]}:{here.parent}",
