@@ -109,9 +109,8 @@ def delta_chunks(
     transposed = jnp.swapaxes(key, -1, -2)
     rated_key = key * rate[..., None]
     # A token's correction depends on those of earlier tokens of its chunk with similar keys.
-    system = (
-        product(rated_key, transposed) * left
-    )  # below the diagonal; the diagonal of ones is implicit
+    # Entries below the diagonal; the diagonal of ones is implicit.
+    system = product(rated_key, transposed) * left
     wanted = jnp.concatenate([value * rate[..., None], rated_key * since_start[..., None]], axis=-1)
     solved = jax.lax.linalg.triangular_solve(
         system, wanted, left_side=True, lower=True, unit_diagonal=True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rmas_jax.evaluation.rows import ItemRow, Measurement, measurement, rollouts_of
 from rmas_jax.reporting.table import Table
 
-HEADER = (*("benchmark", "split", "method", "rounds", "seed", "id", "rollout", "question"),)
-HEADER += ("prompt hash", "crossed", "output", "parsed answer", "gold", "verdict", "reason")
+OF_QUESTION = ("benchmark", "split", "method", "rounds", "seed", "id", "rollout", "question")
+OF_ANSWER = ("prompt hash", "crossed", "output", "parsed answer", "gold", "verdict", "reason")
+HEADER = OF_QUESTION + OF_ANSWER
 MAX_CELL = 4_000  # characters of a cell in the file; of longer ones, so many of both ends
 MAX_SHOWN = 300  # answers in the page
 MAX_SHOWN_CELL = 400  # characters of a cell there
@@ -27,13 +29,13 @@ def shown_items(items: Sequence[ItemRow]) -> Table:
     for item in items:
         by_measurement.setdefault(measurement(item), []).append(item)
     share = max(MAX_SHOWN // max(len(by_measurement), 1), 1)
-    chosen = [
-        line
+    chosen = itertools.chain.from_iterable(
+        itertools.islice((line for item in own for line in _lines(item)), share)
         for own in by_measurement.values()
-        for line in [line for item in own[:share] for line in _lines(item)][:share]
-    ]
+    )
     return _table(
-        tuple(_ends(cell, MAX_SHOWN_CELL) for cell in line) for line in chosen[:MAX_SHOWN]
+        tuple(_ends(cell, MAX_SHOWN_CELL) for cell in line)
+        for line in itertools.islice(chosen, MAX_SHOWN)
     )
 
 
@@ -44,13 +46,16 @@ def _table(lines: Iterator[tuple[str, ...]]) -> Table:
 def _lines(item: ItemRow) -> Iterator[tuple[str, ...]]:
     """The cells of an item's answers; columns that the run did not record are empty."""
     known: Mapping[str, Any] = {**item}
-    key = tuple(str(part) for part in measurement(item))
-    method, rounds, benchmark, split, seed = key
+    method, rounds, benchmark, split, seed = map(str, measurement(item))
     for number, rollout in enumerate(rollouts_of(item), 1):
         answer: Mapping[str, Any] = {**rollout}
         verdict = "correct" if answer["correct"] else "wrong"
         yield (
-            *(benchmark, split, method, rounds, seed),
+            benchmark,
+            split,
+            method,
+            rounds,
+            seed,
             str(item["id"]),
             str(number),
             known.get("question", ""),
