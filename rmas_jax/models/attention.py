@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import cast
 
 import jax
@@ -54,20 +55,30 @@ def attend(
     # three times as fast on CPU as a contraction in the order of the arguments.
     grouped = query.reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, kv_heads, group * time, head_dim)  # [B, K, G * T, H]
-    logits = []
-    for key, see in zip(keys, visible, strict=True):
+    logits, used = [], []
+    for key, value, see in zip(keys, values, visible, strict=True):
+        if not key.shape[1]:  # of an empty prefix
+            continue
+        used.append(value)
         block = jnp.einsum("bkqh,bskh->bkqs", grouped, key, preferred_element_type=jnp.float32)
         block = block.reshape(batch, kv_heads, group, time, key.shape[1])
-        logits.append(jnp.where(see[:, None, None], block, MASKED))
-    weights = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(query.dtype)
-    weights = weights.reshape(batch, kv_heads, group * time, -1)
-    bounds = [0]
-    for key in keys:
-        bounds.append(bounds[-1] + key.shape[1])
+        block = jnp.where(see[:, None, None], block, MASKED)
+        logits.append(block.reshape(batch, kv_heads, group * time, key.shape[1]))
+    # The softmax block by block: joined logits would be written and read once more.
+    peaks = [jax.lax.stop_gradient(block.max(-1, keepdims=True)) for block in logits]
+    peak = functools.reduce(jnp.maximum, peaks)
+    weights = [jnp.exp(block - peak) for block in logits]
+    total = sum(block.sum(-1, keepdims=True) for block in weights)
     parts = (
-        jnp.einsum("bkqs,bskh->bkqh", weights[..., low:high], value)
-        for low, high, value in zip(bounds, bounds[1:], values, strict=False)
+        jnp.einsum(
+            "bkqs,bskh->bkqh",
+            block.astype(value.dtype),
+            value,
+            preferred_element_type=jnp.float32,
+        )
+        for block, value in zip(weights, used, strict=True)
     )
-    mixed = cast(jax.Array, sum(parts)).reshape(batch, kv_heads, group, time, head_dim)
+    mixed = (cast(jax.Array, sum(parts)) / total).astype(query.dtype)
+    mixed = mixed.reshape(batch, kv_heads, group, time, head_dim)
     mixed = mixed.transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, time, heads, head_dim)

@@ -101,9 +101,11 @@ class Attention(nn.Module):
         c, on = self.config, self.partition
         x = on.constrain(x, "rows", None, "embed")
 
+        # Matrices: for one row, XLA makes slower sums of other products on a GPU.
         def project(name: str) -> jax.Array:
             kernel = as_array(used_parameter(self, f"attention/{name}_kernel"), x)
-            out = jnp.einsum("btd,dnh->btnh", x, kernel)
+            out = x.reshape(-1, c.width) @ kernel.reshape(c.width, -1)
+            out = out.reshape(*x.shape[:2], *kernel.shape[1:])
             return by_heads(biased(self, f"attention/{name}_bias", out))
 
         def by_heads(x: jax.Array) -> jax.Array:
@@ -127,7 +129,8 @@ class Attention(nn.Module):
             mixed = mixed * jax.nn.sigmoid(gate)
         mixed = on.constrain(by_heads(mixed), "rows", None, "heads", None)
         kernel = as_array(used_parameter(self, "attention/o_kernel"), x)
-        out = jnp.einsum("btnh,nhd->btd", mixed, kernel)
+        flat = mixed.reshape(-1, kernel.shape[0] * kernel.shape[1])
+        out = (flat @ kernel.reshape(-1, c.width)).reshape(x.shape)
         return biased(self, "attention/o_bias", out), (key, value)
 
 
@@ -239,6 +242,29 @@ class Period(nn.Module):
             else:
                 news.append(new)
         return x, tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *kind) for kind in (news, states))
+
+
+class Unrolled(nn.Module):
+    """Layers or periods one after another, each with arrays of its own, see `weights.apart`.
+
+    A scan slices stacked weights, which copies them before a product on a GPU.
+    """
+
+    config: DecoderConfig
+    partition: Partition = ONE_DEVICE
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, of_layers: OfLayer, context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
+        """As a scan over `Layer` or `Period`."""
+        c, news = self.config, []
+        body = nn.remat(late(Layer if c.period == 1 else Period), prevent_cse=False)
+        for place in range(c.num_layers // c.period):
+            layer = body(c, partition=self.partition, name=f"{place}")
+            x, new = layer(x, _at(of_layers, place), context)
+            news.append(new)
+        return x, jax.tree.map(lambda *xs: jnp.stack(xs), *news)
 
 
 def late(layer: type[Layer] | type[Period]) -> type[nn.Module]:
