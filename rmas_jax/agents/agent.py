@@ -18,7 +18,7 @@ from rmas_jax.models import (
     load_pretrained,
     seal,
 )
-from rmas_jax.models.weights import gathered, used
+from rmas_jax.models.weights import apart, gathered, used
 from rmas_jax.partition import Partition
 
 
@@ -117,6 +117,12 @@ class Agent(struct.PyTreeNode):
         if partition.policy.at_start:
             params = gathered(params, self.config, partition)
         return self.replace(decoder=self.decoder.clone(partition=partition), params=params)
+
+    def unrolled(self) -> Agent:
+        """The agent with unrolled layers, see `Decoder`; their weights are copied."""
+        return self.replace(
+            decoder=self.decoder.clone(unroll_layers=True), params=jax.jit(apart)(self.params)
+        )
 
     def with_unembedding(self) -> Agent:
         """The agent with its unembedding where the policy has it, once for many calls."""

@@ -17,7 +17,7 @@ from rmas_jax.models.cache import Block, Cache, LinearState, append, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
-from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm, late
+from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm, Unrolled, late
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.models.weights import parameter, used
@@ -29,8 +29,9 @@ class Decoder(nn.Module):
 
     Parameters have the dtype they were loaded in, or are int8 (`rmas_jax.models.int8`); activations
     have the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning
-    them: longer compilation, the same numbers, not faster on a CPU (docs/benchmarks). `partition`
-    says where arrays lie on a mesh.
+    them, with parameters as `weights.apart` splits them: the same numbers, longer compilation,
+    faster single steps on a GPU but not on a CPU (docs/benchmarks). `partition` says where arrays
+    lie on a mesh.
     """
 
     config: DecoderConfig
@@ -40,17 +41,17 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.embedding = parameter(self, "embedding")
-        periods = c.num_layers // c.period
         # The backward pass recomputes layers from their inputs: nested scans copy saved values at
         # every level, which took longer to compile and to run.
-        self.layers = nn.scan(
+        scanned = nn.scan(
             nn.remat(late(Layer if c.period == 1 else Period), prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
-            length=periods,
-            unroll=periods if self.unroll_layers else 1,
-        )(c, partition=self.partition)
+            length=c.num_layers // c.period,
+        )
+        layers = Unrolled if self.unroll_layers else scanned
+        self.layers = layers(c, partition=self.partition)
         self.final_norm = RMSNorm(c, "final_norm/weight", self.partition)
         if c.has_unembedding:
             self.unembed_kernel = parameter(self, "unembed_kernel")

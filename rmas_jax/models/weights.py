@@ -314,6 +314,17 @@ def gathered(params: Any, config: DecoderConfig, partition: Partition) -> Any:
     return unflatten_dict(flat)
 
 
+def apart(params: Any) -> Any:
+    """Parameters of a decoder with each layer's in arrays of its own, "0", "1", ... of "layers".
+
+    A period of layers counts as one.
+    """
+    stacked = params["layers"]
+    number = jax.tree.leaves(stacked)[0].shape[0]
+    layers = {f"{place}": jax.tree.map(lambda x, i=place: x[i], stacked) for place in range(number)}
+    return {**params, "layers": layers}
+
+
 def _placed(
     param: Any, axes: Sequence[str | None], shape: Sequence[int], partition: Partition
 ) -> Any:

@@ -19,7 +19,7 @@ from rmas_jax.models import (
     seal,
 )
 from rmas_jax.models.rope import RopeScaling
-from rmas_jax.models.weights import weight_table
+from rmas_jax.models.weights import apart, weight_table
 
 TOLERANCE = 1e-4
 # Without windows; with them and two rotary bases; with linear layers; with several loops.
@@ -105,6 +105,7 @@ def test_unrolled_layers_equal_scanned_layers(oracle, case):
     results = []
     for unroll in (False, True):
         either = dataclasses.replace(model, unroll_layers=unroll)
+        params = apart(params) if unroll else params
         cache = empty_cache(model.config, 2, 10)
         first, cache = read(either, params, embeds, valid, cache)
         second, cache = read(either, params, embeds[:, -1:], valid[:, -1:], cache)
