@@ -8,7 +8,7 @@ tokens greedily, one cached step at a time. The contenders are
 
     torch       transformers, eager mode, DynamicCache, its default attention
     scanned     rmas_jax, layers in a loop: compiled once for all layers
-    unrolled    rmas_jax, Decoder(unroll_layers=True): layers one after another
+    unrolled    rmas_jax, `Agent.unrolled`: layers one after another, each with its own arrays
     int8        with --weights int8: as scanned, from matrices in int8
 
 Contenders run in turn in every repeat, so that changes in the machine's load affect all of them.
@@ -261,8 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
         theirs.save_pretrained(directory)
         agent = load_agent(directory)
         ours = {
-            name: agent.replace(decoder=agent.decoder.clone(unroll_layers=way))
-            for name, way in CONTENDERS.items()
+            name: agent.unrolled() if is_unrolled else agent
+            for name, is_unrolled in CONTENDERS.items()
         }
         if args.weights:
             ours[args.weights] = load_agent(directory, weights=args.weights)

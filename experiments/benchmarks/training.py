@@ -23,6 +23,7 @@ training.md into --out.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -38,17 +39,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.training_steps import (
-    LATENT_STEPS,
-    ROUNDS,
-    SIZES,
-    jax_steps,
-    make_agents,
-    torch_steps,
-)
+from experiments.benchmarks.team import ROLES, SHAPES, make_team
+from experiments.benchmarks.training_steps import jax_steps, torch_steps
 from rmas_jax.agents.agent import load_agent
 from rmas_jax.host.atomic import write_atomic
 
+SHAPE = SHAPES["training"]
 TORCH = "torch"
 # Contender -> fields of the phase, from the batch size.
 OURS: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -61,13 +57,14 @@ CONTENDERS = (TORCH, *OURS)
 
 def measure(contender: str, folder: Path, batch: int, text: int, steps: int) -> dict[str, Any]:
     """Runs one contender in this process."""
+    shape = dataclasses.replace(SHAPE, text=text)
     if contender == TORCH:
         import torch
 
         torch.set_num_threads(os.cpu_count() or 1)
-        take = torch_steps(folder, batch, text)
+        take = torch_steps(shape, folder, batch)
     else:
-        take = jax_steps(folder, batch, text, **OURS[contender](batch))
+        take = jax_steps(shape, folder, batch, **OURS[contender](batch))
     before = resident_mib("VmRSS")
     losses, seconds = [], []
     for _ in range(steps + 2):
@@ -96,8 +93,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Outer loop, teacher-forced",
         "",
-        f"Three Llamas of {sizes} parameters, {ROUNDS} rounds, {LATENT_STEPS} latents, batch "
-        f"{setting['batch']}, texts of up to {setting['text']} tokens, float32; "
+        f"Three Llamas of {sizes} parameters, {SHAPE.rounds} rounds, "
+        f"{SHAPE.latent_steps} latents, batch {setting['batch']}, "
+        f"texts of up to {setting['text']} tokens, float32; "
         f"{setting['repeats']} interleaved repeats of {setting['steps']} steps; "
         f"{setting['cores']} CPU cores ({setting['machine']}); torch {setting['torch']}, "
         f"jax {setting['jax']}.",
@@ -167,15 +165,15 @@ def main(arguments: list[str] | None = None) -> int:
     if args.out is None or min(args.batch, args.steps, args.repeats) < 1:
         print("error: --out must be given, and numbers must be at least 1", file=sys.stderr)
         return 2
-    if args.text * 3 // 4 < LATENT_STEPS:  # texts are up to a quarter shorter
-        least = -(-LATENT_STEPS * 4 // 3)
+    if args.text * 3 // 4 < SHAPE.latent_steps:  # texts are up to a quarter shorter
+        least = -(-SHAPE.latent_steps * 4 // 3)
         print(f"error: --text must be at least {least}, got {args.text}", file=sys.stderr)
         return 2
     import torch
 
     runs = []
     with tempfile.TemporaryDirectory() as directory:
-        make_agents(Path(directory))
+        make_team(SHAPE, Path(directory))
         for repeat in range(args.repeats):
             for contender in CONTENDERS[repeat % 4 :] + CONTENDERS[: repeat % 4]:
                 command = [sys.executable, "-m", "experiments.benchmarks.training"]
@@ -190,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{contender}: {runs[-1]['step_s']:.2f} s per step", file=sys.stderr)
         counts = [
             sum(x.size for x in jax.tree.leaves(load_agent(Path(directory) / role)))
-            for role in SIZES
+            for role in ROLES
         ]
     expected = np.array(next(run["losses"] for run in runs if run["contender"] == TORCH))
     gap = max(float(np.abs(np.array(run["losses"]) / expected - 1).max()) for run in runs)

@@ -60,7 +60,7 @@ def text_states(
     text = torch.tensor(sample.texts[index])
     embed = model.get_input_embeddings()
     parts = [embed(torch.tensor(sample.prefix))]
-    parts += [] if latents is None else [latents]
+    parts += [] if latents is None else [latents.to(parts[0].dtype)]
     parts += [embed(torch.tensor(sample.suffix)), embed(text[:-1])]
     hidden = model.model(inputs_embeds=torch.cat(parts)[None], use_cache=False).last_hidden_state[0]
     return hidden[-len(text) :], text
@@ -83,9 +83,9 @@ def sample_loss(
             with torch.set_grad_enabled(latents is not None):  # no link precedes the first stage
                 states, text = text_states(models[role], samples[role], latents, index)
             if index == rounds - 1 and place == len(order) - 1:
-                return functional.cross_entropy(models[role].lm_head(states), text)
+                return functional.cross_entropy(models[role].lm_head(states).float(), text)
             receiver = order[(place + 1) % len(order)]
-            latents = outer[f"{role}->{receiver}"](inner[role](states[:latent_steps]))
+            latents = outer[f"{role}->{receiver}"](inner[role](states[:latent_steps].float()))
     raise AssertionError("unreachable")
 
 
