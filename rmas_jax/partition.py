@@ -37,7 +37,7 @@ POLICIES = {
     ),
     "stay": Policy("weights stay, activations move to them", ("data",), ("model", "fsdp")),
     "replicate": Policy(
-        "all weights are gathered over fsdp once, when a phase begins", BATCH_AXES, ("model",), True
+        "layers are gathered over fsdp once, when a phase begins", BATCH_AXES, ("model",), True
     ),
 }
 

@@ -31,6 +31,8 @@ class Agent(struct.PyTreeNode):
     decoder: Decoder = struct.field(pytree_node=False)
     params: Any  # as `Decoder.init` lays them out; float32 or bfloat16, matrices also int8
     soft_prompt: jax.Array | None = None  # [K, D], read before every prompt; None: nothing
+    # The parameters of phases that gather them as they begin, see `gathered`; None: not yet.
+    whole: Any = None
 
     @property
     def config(self) -> DecoderConfig:
@@ -104,6 +106,13 @@ class Agent(struct.PyTreeNode):
         """The agent in a phase, a field of `Policies`; its weights where the policy has them."""
         return self._on(self.partition.during(phase))
 
+    def gathered(self, *phases: str) -> Agent:
+        """The agent with the weights that these phases gather as they begin, once for all."""
+        for partition in map(self.partition.during, phases):
+            if partition.mesh is not None and partition.policy.at_start:
+                return self.replace(whole=gathered(self.params, self.config, partition))
+        return self
+
     def in_training(self) -> Agent:
         """The agent that reads by the policy of training."""
         policies = self.partition.policies
@@ -115,7 +124,9 @@ class Agent(struct.PyTreeNode):
             return self
         params = self.params
         if partition.policy.at_start:
-            params = gathered(params, self.config, partition)
+            params = self.whole
+            if params is None:
+                params = gathered(self.params, self.config, partition)
         return self.replace(decoder=self.decoder.clone(partition=partition), params=params)
 
     def with_unembedding(self) -> Agent:
