@@ -59,9 +59,9 @@ def begin(
 ) -> Stages:
     """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given.
 
-    What agents gather as they begin to read or to think, they gather once for all rounds.
+    Where weights move as agents begin to read or to think, they move once for all rounds.
     """
-    agents = {role: agent.gathered("reading", "thinking") for role, agent in agents.items()}
+    agents = {role: agent.ahead("reading", "thinking") for role, agent in agents.items()}
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
     return Stages(
