@@ -124,6 +124,10 @@ class Agent(struct.PyTreeNode):
         partition = dataclasses.replace(self.partition, policies=policies)
         return self.replace(decoder=self.decoder.clone(partition=partition))
 
+    def storing_products(self) -> Agent:
+        """The agent whose layers store their products for a gradient; see `Decoder`."""
+        return self.replace(decoder=self.decoder.clone(store_products=True))
+
     def _with_placed(self, partition: Partition) -> Agent:
         name = partition.policy_name
         if partition.mesh is None or partition.gathers_at_use or name in self.placed:

@@ -29,22 +29,26 @@ class Decoder(nn.Module):
 
     Parameters have the dtype they were loaded in, or are int8 (`rmas_jax.models.int8`); activations
     have the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning
-    them: longer compilation, the same numbers, not faster on a CPU (docs/benchmarks). `partition`
-    says where arrays lie on a mesh.
+    them: longer compilation, the same numbers, not faster on a CPU (docs/benchmarks).
+    `store_products` stores the products of each layer for a gradient: more memory, and weights are
+    read once less. `partition` says where arrays lie on a mesh.
     """
 
     config: DecoderConfig
     unroll_layers: bool = False
+    store_products: bool = False
     partition: Partition = ONE_DEVICE
 
     def setup(self) -> None:
         c = self.config
         self.embedding = parameter(self, "embedding")
         periods = c.num_layers // c.period
-        # The backward pass recomputes layers from their inputs: nested scans copy saved values at
-        # every level, which took longer to compile and to run.
+        # The backward pass recomputes layers from their inputs, or from their products: nested
+        # scans copy saved values at every level, which took longer to compile and to run.
+        stored = jax.checkpoint_policies.dots_saveable if self.store_products else None
+        layer = late(Layer if c.period == 1 else Period)
         self.layers = nn.scan(
-            nn.remat(late(Layer if c.period == 1 else Period), prevent_cse=False),
+            nn.remat(layer, prevent_cse=False, policy=stored),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
