@@ -28,16 +28,16 @@ class Policy(NamedTuple):
     meaning: str
     rows: tuple[str, ...]  # mesh axes that split the rows of a batch between layers
     weights: tuple[str, ...]  # mesh axes that split weights where they are used
-    at_start: bool = False  # weights take this place when a phase begins, not in each layer
+    at_use: bool = False  # weights take this place in each layer, not when a phase begins
 
 
 POLICIES = {
     "gather": Policy(
-        "each layer's weights are gathered over fsdp at their use", BATCH_AXES, ("model",)
+        "each layer's weights are gathered over fsdp at their use", BATCH_AXES, ("model",), True
     ),
     "stay": Policy("weights stay, activations move to them", ("data",), ("model", "fsdp")),
     "replicate": Policy(
-        "all weights are gathered over fsdp once, when a phase begins", BATCH_AXES, ("model",), True
+        "layers are gathered over fsdp once, when a phase begins", BATCH_AXES, ("model",)
     ),
 }
 
@@ -82,14 +82,17 @@ class Partition:
     @property
     def policy(self) -> Policy:
         """The policy of the phase."""
-        return POLICIES[getattr(self.policies, self.phase)]
+        return POLICIES[self.policy_name]
+
+    @property
+    def policy_name(self) -> str:
+        """Its name."""
+        return getattr(self.policies, self.phase)
 
     @property
     def gathers_at_use(self) -> bool:
         """Whether each layer's weights are gathered when the layer runs."""
-        policy = self.policy
-        splits = self.mesh is not None and self.mesh.shape.get("fsdp", 1) > 1
-        return splits and not policy.at_start and "fsdp" not in policy.weights
+        return self.policy.at_use and self.mesh is not None and self.mesh.shape.get("fsdp", 1) > 1
 
     @functools.cached_property
     def rules(self) -> dict[str, tuple[str, ...]]:

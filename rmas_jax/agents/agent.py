@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +20,7 @@ from rmas_jax.models import (
     load_pretrained,
     seal,
 )
-from rmas_jax.models.weights import apart, gathered, used
+from rmas_jax.models.weights import apart, placed_layers, used
 from rmas_jax.partition import Partition
 
 
@@ -31,6 +33,8 @@ class Agent(struct.PyTreeNode):
     decoder: Decoder = struct.field(pytree_node=False)
     params: Any  # as `Decoder.init` lays them out; float32 or bfloat16, matrices also int8
     soft_prompt: jax.Array | None = None  # [K, D], read before every prompt; None: nothing
+    # By policy, the parameters where a phase has them; others are used as they are loaded.
+    placed: Mapping[str, Any] = struct.field(default_factory=dict)
 
     @property
     def config(self) -> DecoderConfig:
@@ -102,24 +106,48 @@ class Agent(struct.PyTreeNode):
 
     def during(self, phase: str) -> Agent:
         """The agent in a phase, a field of `Policies`; its weights where the policy has them."""
-        return self._on(self.partition.during(phase))
+        partition = self.partition.during(phase)
+        if partition.mesh is None:
+            return self
+        decoder = self.decoder.clone(partition=partition)
+        return self._with_placed(partition).replace(decoder=decoder)
+
+    def ahead(self, *phases: str) -> Agent:
+        """The agent with its weights where these phases have them as they begin, once for all."""
+        partitions = map(self.partition.during, phases)
+        return functools.reduce(Agent._with_placed, partitions, self)
 
     def in_training(self) -> Agent:
         """The agent that reads by the policy of training."""
         policies = self.partition.policies
         policies = policies._replace(reading=policies.training)
-        return self._on(dataclasses.replace(self.partition, policies=policies))
+        partition = dataclasses.replace(self.partition, policies=policies)
+        return self.replace(decoder=self.decoder.clone(partition=partition))
 
-    def _on(self, partition: Partition) -> Agent:
-        if partition.mesh is None:
+    def storing_products(self) -> Agent:
+        """The agent whose layers store their products for a gradient; see `Decoder`."""
+        return self.replace(decoder=self.decoder.clone(store_products=True))
+
+    def _with_placed(self, partition: Partition) -> Agent:
+        name = partition.policy_name
+        if partition.is_one_device or partition.gathers_at_use or name in self.placed:
             return self
-        params = self.params
-        if partition.policy.at_start:
-            params = gathered(params, self.config, partition)
-        return self.replace(decoder=self.decoder.clone(partition=partition), params=params)
+        params = placed_layers(self.params, self.config, partition)
+        return self.replace(placed={**self.placed, name: params})
+
+    @property
+    def _used(self) -> Any:
+        """The parameters of this phase."""
+        return self.placed.get(self.partition.policy_name, self.params)
 
     def unrolled(self) -> Agent:
-        """The agent with unrolled layers, see `Decoder`; their weights are copied."""
+        """The agent with unrolled layers, see `Decoder`; their weights are copied.
+
+        Raises:
+          ValueError: it is on several devices.
+        """
+        if not self.partition.is_one_device:
+            raise ValueError("an agent with unrolled layers must be on one device, got a mesh")
         return self.replace(
             decoder=self.decoder.clone(unroll_layers=True), params=jax.jit(apart)(self.params)
         )
@@ -127,12 +155,13 @@ class Agent(struct.PyTreeNode):
     def with_unembedding(self) -> Agent:
         """The agent with its unembedding where the policy has it, once for many calls."""
         path = "unembed_kernel" if self.config.has_unembedding else "embedding"
-        weight = used(self.params[path], path, self.config, self.partition)
-        return self.replace(params={**self.params, path: weight})
+        weight = used(self._used[path], path, self.config, self.partition)
+        name, params = self.partition.policy_name, {**self._used, path: weight}
+        return self.replace(placed={**self.placed, name: params})
 
     def _apply(self, *inputs: Any, method: str | None = None) -> Any:
         """Calls the decoder, or a method of it, with these parameters."""
-        return self.decoder.apply({"params": self.params}, *inputs, method=method)
+        return self.decoder.apply({"params": self._used}, *inputs, method=method)
 
 
 def load_agent(

@@ -65,7 +65,7 @@ def begin(
     stops: jax.Array | None = None,
 ) -> Begun:
     """Chooses the first tokens after prompts; see `sampling.speak` for the settings."""
-    agent = agent.during("writing")
+    agent = agent.during("writing").with_unembedding()
     batch = hidden.shape[0]
     penalises = sampling.repetition_penalty != 1
     text = DecodeState(
@@ -175,7 +175,7 @@ def run(
     stops: jax.Array | None = None,
 ) -> Pool:
     """Writes until this many rows [] have ended, or are free; settings as in `begin`."""
-    agent = agent.during("writing")
+    agent = agent.during("writing").with_unembedding()
     past, keys = pool.begun.past, pool.begun.keys
     ending = _ending(end_tokens, max_tokens, len(pool.begun.text.done), stops)
     slots = pool.ring.valid.shape[1]

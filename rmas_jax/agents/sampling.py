@@ -200,7 +200,7 @@ def speak(
         seen = None
     elif seen is None:
         seen = jnp.zeros((batch, agent.config.vocab_size), bool)
-    agent = agent.during("writing")
+    agent = agent.during("writing").with_unembedding()
     ending = Ending(jnp.asarray(end_tokens, jnp.int32), limits, stops)
     finished = cache.past
 

@@ -35,7 +35,8 @@ def think(
       steps: M, at least 1.
       truncate_steps: length of truncated backpropagation, in thoughts: gradients stop at state and
         cache after each such number. None: no truncation.
-      recompute: whether a gradient recomputes the steps in `segments`, which takes less memory.
+      recompute: whether a gradient recomputes the steps in `segments`, which takes less memory;
+        if not, it stores the products of every layer and step.
 
     Returns:
       [B, M, D] hidden states.
@@ -43,6 +44,8 @@ def think(
     if steps == 1:  # no step to compile: the tail has no room
         return hidden[:, None]
     agent = agent.during("thinking")
+    if not recompute:
+        agent = agent.storing_products()
     on = agent.partition
     valid = on.constrain(jnp.ones((hidden.shape[0], 1), bool), "batch", None)
     hidden = on.constrain(hidden, "rows", None)

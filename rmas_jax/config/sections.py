@@ -213,7 +213,8 @@ class PolicyConfig(Section):
     """How weights meet activations on several devices.
 
     gather: each layer's weights are gathered over fsdp at their use. stay: weights stay, and
-    activations move to them. replicate: all weights are gathered over fsdp once, as a phase begins.
+    activations move to them. replicate: layers are gathered over fsdp once, as a phase begins, or
+    once for all rounds.
     """
 
     reading: str = policy_option("prompts and texts, without a gradient", DEFAULT_POLICIES.reading)

@@ -17,7 +17,7 @@ from rmas_jax.models.cache import Block, Cache, LinearState, append, empty_cache
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
-from rmas_jax.models.layers import CallContext, Layer, Period, RMSNorm, Unrolled, late
+from rmas_jax.models.layers import CallContext, RMSNorm, Unrolled, recomputed_layer
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.models.weights import parameter, used
@@ -30,28 +30,29 @@ class Decoder(nn.Module):
     Parameters have the dtype they were loaded in, or are int8 (`rmas_jax.models.int8`); activations
     have the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning
     them, with parameters as `weights.apart` splits them: the same numbers, longer compilation,
-    faster single steps on a GPU but not on a CPU (docs/benchmarks). `partition` says where arrays
-    lie on a mesh.
+    faster single steps on a GPU but not on a CPU (docs/benchmarks). `store_products` stores the
+    products of each layer for a gradient: more memory, and weights are read once less. `partition`
+    says where arrays lie on a mesh.
     """
 
     config: DecoderConfig
     unroll_layers: bool = False
+    store_products: bool = False
     partition: Partition = ONE_DEVICE
 
     def setup(self) -> None:
         c = self.config
         self.embedding = parameter(self, "embedding")
-        # The backward pass recomputes layers from their inputs: nested scans copy saved values at
-        # every level, which took longer to compile and to run.
-        scanned = nn.scan(
-            nn.remat(late(Layer if c.period == 1 else Period), prevent_cse=False),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=c.num_layers // c.period,
-        )
-        layers = Unrolled if self.unroll_layers else scanned
-        self.layers = layers(c, partition=self.partition)
+        if self.unroll_layers:
+            self.layers = Unrolled(c, self.store_products, self.partition)
+        else:
+            self.layers = nn.scan(
+                recomputed_layer(c, store_products=self.store_products),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),
+                length=c.num_layers // c.period,
+            )(c, partition=self.partition)
         self.final_norm = RMSNorm(c, "final_norm/weight", self.partition)
         if c.has_unembedding:
             self.unembed_kernel = parameter(self, "unembed_kernel")

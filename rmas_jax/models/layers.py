@@ -244,29 +244,6 @@ class Period(nn.Module):
         return x, tuple(jax.tree.map(lambda *xs: jnp.stack(xs), *kind) for kind in (news, states))
 
 
-class Unrolled(nn.Module):
-    """Layers or periods one after another, each with arrays of its own, see `weights.apart`.
-
-    A scan slices stacked weights, which copies them before a product on a GPU.
-    """
-
-    config: DecoderConfig
-    partition: Partition = ONE_DEVICE
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, of_layers: OfLayer, context: CallContext
-    ) -> tuple[jax.Array, tuple[Any, Any]]:
-        """As a scan over `Layer` or `Period`."""
-        c, news = self.config, []
-        body = nn.remat(late(Layer if c.period == 1 else Period), prevent_cse=False)
-        for place in range(c.num_layers // c.period):
-            layer = body(c, partition=self.partition, name=f"{place}")
-            x, new = layer(x, _at(of_layers, place), context)
-            news.append(new)
-        return x, jax.tree.map(lambda *xs: jnp.stack(xs), *news)
-
-
 def late(layer: type[Layer] | type[Period]) -> type[nn.Module]:
     """The layer, with weights that wait for its input where they are gathered at their use.
 
@@ -286,6 +263,40 @@ def late(layer: type[Layer] | type[Period]) -> type[nn.Module]:
             return now.apply({"params": params}, x, *rest)
 
     return Late
+
+
+def recomputed_layer(config: DecoderConfig, *, store_products: bool) -> type[nn.Module]:
+    """A layer, or a period of layers, that a gradient recomputes from its input or its products.
+
+    Nested scans copy saved values at every level, which took longer to compile and to run.
+    """
+    policy = jax.checkpoint_policies.dots_saveable if store_products else None
+    layer = late(Layer if config.period == 1 else Period)
+    return nn.remat(layer, prevent_cse=False, policy=policy)
+
+
+class Unrolled(nn.Module):
+    """Layers or periods one after another, each with arrays of its own, see `weights.apart`.
+
+    A scan slices stacked weights, which copies them before a product on a GPU.
+    """
+
+    config: DecoderConfig
+    store_products: bool = False
+    partition: Partition = ONE_DEVICE
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, of_layers: OfLayer, context: CallContext
+    ) -> tuple[jax.Array, tuple[Any, Any]]:
+        """As a scan over `Layer` or `Period`."""
+        c, news = self.config, []
+        body = recomputed_layer(c, store_products=self.store_products)
+        for place in range(c.num_layers // c.period):
+            layer = body(c, partition=self.partition, name=f"{place}")
+            x, new = layer(x, _at(of_layers, place), context)
+            news.append(new)
+        return x, jax.tree.map(lambda *xs: jnp.stack(xs), *news)
 
 
 def _at(tree: Any, index: int) -> Any:

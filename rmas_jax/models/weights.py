@@ -294,23 +294,29 @@ def used_parameter(module: Any, path: str) -> Any:
 
 
 def used(param: Any, path: str, config: DecoderConfig, partition: Partition) -> Any:
-    """A parameter of one layer, where the policy has weights at their use.
+    """A parameter, of one layer or outside the layers, where the policy has weights at their use.
 
-    Where they take their place as a phase begins (`gathered`), nothing is stated again: a scan
-    over rounds would store every layer's weights as values of their own.
+    Where layers take their place as a phase begins (`placed_layers`), nothing is stated again: a
+    gradient through a loop would store every layer's weights as values of their own.
     """
-    if partition.policy.at_start:
-        return param
     row = ROWS[path]
+    if not partition.gathers_at_use and row not in DECODER:
+        return param
     axes = tuple(DIMENSIONS[d].axis for d in row.dims)
     return _placed(param, axes, row.shape(config), partition)
 
 
-def gathered(params: Any, config: DecoderConfig, partition: Partition) -> Any:
-    """All parameters of a decoder, where the policy has weights at their use."""
+def placed_layers(params: Any, config: DecoderConfig, partition: Partition) -> Any:
+    """The parameters of a decoder, with those of its layers where the policy has them at their use.
+
+    Tables of the vocabulary stay: a lookup gathers none, and `Agent.with_unembedding` the other.
+    """
     flat = flatten_dict(params)
     for weight in weight_table(config):
-        flat[weight.path] = _placed(flat[weight.path], weight.logical_axes, weight.shape, partition)
+        if weight.is_stacked:
+            flat[weight.path] = _placed(
+                flat[weight.path], weight.logical_axes, weight.shape, partition
+            )
     return unflatten_dict(flat)
 
 

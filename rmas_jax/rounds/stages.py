@@ -57,7 +57,11 @@ def begin(
     recompute: bool = False,
     intervention: Intervention | None = None,
 ) -> Stages:
-    """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given."""
+    """Collects the inputs of all turns; reads every role's prefix unless `prefixes` are given.
+
+    Where weights move as agents begin to read or to think, they move once for all rounds.
+    """
+    agents = {role: agent.ahead("reading", "thinking") for role, agent in agents.items()}
     if prefixes is None:
         prefixes = read_prefixes(system, agents, prompts)
     return Stages(

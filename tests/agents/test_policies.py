@@ -16,7 +16,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
 from rmas_jax.agents.sampling import speak
 from rmas_jax.agents.thinking import think
-from rmas_jax.models import Decoder, DecoderConfig, config_from_hf
+from rmas_jax.models import Decoder, DecoderConfig, abstract_agent, config_from_hf
 from rmas_jax.models.cache import cached_heads
 from rmas_jax.models.weights import weight_table
 from rmas_jax.partition import POLICIES, Partition, Policies
@@ -194,3 +194,32 @@ def test_a_gradient_through_rounds_keeps_one_layer_whole_or_all(policy):
     else:
         assert compiled.memory_analysis().temp_size_in_bytes > layers
         assert gathers < config.num_layers * rounds
+
+
+def test_phases_of_a_gradient_have_weights_of_their_own():
+    """Whole ones for reading, gathered once, and split ones for thinking: as many products."""
+    config, mesh = dataclasses.replace(DENSE, width=64, ffn_width=256), mesh_of(1, 8, 1)
+    link = jax.ShapeDtypeStruct((config.width, config.width), jnp.float32)
+    shape, split = (BATCH, 4, config.width), batch_sharding(BATCH, mesh)
+    inputs = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
+
+    def loss(link, agent, inputs):
+        agent = agent.in_training().ahead("reading", "thinking")
+
+        def body(x, _):
+            hidden, cache = agent.during("reading").read(x @ link, jnp.ones(x.shape[:2], bool))
+            cache = agent.seal(cache, 0)
+            return think(agent, lambda x: jnp.tanh(x @ link), hidden[:, -1], cache, steps=4), None
+
+        return jnp.square(jax.lax.scan(body, inputs, None, length=3)[0]).mean()
+
+    def cost(thinking):
+        policies = Policies(training="replicate", thinking=thinking)
+        agent = Agent(*abstract_agent(config, mesh, policies=policies))
+        return program_cost(jax.jit(jax.grad(loss)).lower(link, agent, inputs).compile().as_text())
+
+    whole, split_too = cost("replicate"), cost("stay")
+    assert split_too.flops == whole.flops
+    kernels = [w for w in weight_table(config) if w.is_linear]
+    gathered = 4 * sum(np.prod(weight.shape) for weight in kernels) * 7 / 8
+    assert whole.by_kind["all-gather"] == (len(kernels), gathered)

@@ -16,6 +16,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.thinking import segments, think
 from rmas_jax.models import abstract_agent
 from rmas_jax.models.cache import empty_state
+from rmas_jax.planning.hlo import program_cost
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Unroll, listen, run_rounds
 
@@ -87,6 +88,20 @@ def test_a_gradient_stores_two_square_roots_of_the_carries():
     plain, ours = temporaries(), temporaries(recompute=True)
     assert plain > (steps - 1) * carry
     assert sum(segments(steps - 1)) * carry < ours < 0.4 * plain
+
+
+def test_a_rollout_that_is_not_recomputed_multiplies_half_as_much():
+    """Forward and backward, in place of forward, two recomputations and backward."""
+    config = dataclasses.replace(CONFIGS["solver"], width=64, ffn_width=256)
+    agent, width, steps = Agent(*abstract_agent(config)), config.width, 32
+    shapes = ((width, width), (BATCH, 1, width), (BATCH, steps, width))
+    args = (agent, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+
+    def flops(**how):
+        return program_cost(gradients.lower(*args, steps=steps, **how).compile().as_text()).flops
+
+    stored, recomputed = flops(), flops(recompute=True)
+    assert stored == pytest.approx(recomputed / 2, rel=0.1)
 
 
 def scan_lengths(function):

@@ -41,6 +41,7 @@ def phase_unroll(phase: PhaseConfig) -> Unroll:
     return Unroll(
         rounds=phase.rounds,
         remat=phase.remat,
+        recompute_thoughts=phase.recompute_thoughts,
         truncate_rounds=phase.truncate_rounds,
         truncate_steps=phase.truncate_steps,
     )
