@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rmas_jax.config.fields import split_optional
@@ -62,6 +62,11 @@ def relative_paths(tree: Any, section: type = RunConfig) -> Any:
     The identity of a run then stays the same when the run and its files move.
     """
     return _with_paths(section, tree, lambda text, kind: relative_path(text))
+
+
+def without_folders(tree: Any, section: type = RunConfig) -> Any:
+    """A copy of a parsed section with the last name of each path alone: it may lie elsewhere."""
+    return _with_paths(section, tree, lambda text, kind: PurePath(text).name)
 
 
 def relative_path(text: str) -> str:
