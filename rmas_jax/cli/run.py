@@ -21,9 +21,15 @@ from rmas_jax.host.errors import BAD_INPUT, DIVERGED, PREEMPTED
 from rmas_jax.host.preemption import sigterm_noted
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
 from rmas_jax.host.writing import check_output_file
-from rmas_jax.planning.executables import save_executables, use_executables, without_cache
+from rmas_jax.planning.executables import (
+    in_use,
+    read_executables,
+    save_executables,
+    without_cache,
+)
 from rmas_jax.reporting.results import Results
 from rmas_jax.reporting.tables import terminal_table
+from rmas_jax.runs.executables import made_for, made_for_here
 from rmas_jax.runs.plan import plan_run
 from rmas_jax.runs.run import FinishedRun, run
 
@@ -69,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--executable",
         metavar="FILE",
-        help="training steps that `rmas plan --executable` has compiled for these devices; a file "
-        "of your own, as it holds machine code",
+        help="programs that `rmas plan --executable` has compiled for this configuration and these "
+        "devices; a file of your own, as it holds machine code",
     )
     args = parser.parse_args(arguments)
     running = functools.partial(print_run, executable=args.executable)
@@ -89,8 +95,12 @@ def start(parser: Parser, args: argparse.Namespace, work: Callable[[RunConfig], 
 
 def print_run(config: RunConfig, *, executable: str | None = None) -> None:
     """Runs an experiment, with programs of a file of executables, and prints its results."""
-    on_all(lambda: use_executables(executable))
-    finished = run(config)
+    with contextlib.ExitStack() as stack:
+        if executable is not None:
+            settings = on_all(lambda: made_for_here(config))
+            file = on_all(lambda: read_executables(executable, made_for=settings))
+            stack.enter_context(in_use(file))
+        finished = run(config)
     broadcast_from_first(lambda: print_results(finished))
 
 
@@ -112,7 +122,9 @@ def print_plan(
         if json is not None:
             write_atomic(Path(json), dumps(plan.as_json(), indent=2) + "\n")
         if executable is not None:
-            save_executables(executable, plan.compiled)
+            device = plan.inputs.team.mesh.devices.flat[0]
+            settings = made_for(config, plan.mesh, device)
+            save_executables(executable, plan.compiled, made_for=settings)
 
     broadcast_from_first(write)
 

@@ -22,6 +22,8 @@ from rmas_jax.config.fields import KINDS, MAX_ITEMS, Option, Section, split_opti
 from rmas_jax.config.paths import absolute_paths, find_config, shipped_configs
 from rmas_jax.config.sections import RunConfig
 from rmas_jax.host.errors import InputError, clipped, shown
+from rmas_jax.host.inputs import local_input
+from rmas_jax.host.storage import is_remote
 from rmas_jax.host.yaml_files import Dumper, parse_yaml, read_yaml
 
 MAX_OVERRIDES = 1000
@@ -37,8 +39,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run's configuration.
 
     Args:
-        path: a YAML file, or the name of a shipped configuration. `1e-3` is a number and `yes` is
-            text, as in YAML 1.2. Paths in it are relative to its folder.
+        path: a YAML file, its URL, or the name of a shipped configuration. `1e-3` is a number and
+            `yes` is text, as in YAML 1.2. Paths in it are relative to its folder.
         overrides: `section.field=value` strings, the value in YAML; later ones win. Items of lists
             have numbers: `outer.phases.0.steps=10`. Paths in them are relative to the current
             folder.
@@ -53,17 +55,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if len(overrides) > MAX_OVERRIDES:
         raise ConfigError(f"overrides must be at most {MAX_OVERRIDES}, got {len(overrides)}")
-    return _load(RunConfig, find_config(path), overrides)
+    return _load(RunConfig, path if is_remote(path) else find_config(path), overrides)
 
 
 def load_benchmark_config(path: str | Path) -> BenchmarkConfig:
     """Reads a benchmark's file; see `load_config`."""
-    return _load(BenchmarkConfig, Path(path), ())
+    return _load(BenchmarkConfig, path, ())
 
 
-def _load(kind: type, file: Path, overrides: Sequence[str]) -> Any:
-    """Reads a file whose root is the section `kind`."""
-    tree = absolute_paths(_read(file), file.parent, kind)
+def _load(kind: type, file: str | Path, overrides: Sequence[str]) -> Any:
+    """Reads a file, maybe at a URL, whose root is the section `kind`."""
+    tree = absolute_paths(_read(local_input(file)), os.path.dirname(file), kind)
     changed = {_apply(tree, override): override for override in overrides}
     tree = absolute_paths(tree, "", kind)
     found = _problems(kind, tree, Option("the whole file"), ())

@@ -1,4 +1,4 @@
-"""Paths in a configuration: relative to the file's folder, or else to the current one."""
+"""Paths in a configuration: relative to the file's folder, or else to the current one; or URLs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import re
 import typing
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rmas_jax.config.fields import split_optional
 from rmas_jax.config.sections import RunConfig
+from rmas_jax.host.storage import is_remote
 
 SHIPPED = Path(str(resources.files("rmas_jax.config")))
 # Kind of a path field (`Option.path`) -> texts that are names instead of paths. A hub id is a path
@@ -41,19 +42,28 @@ def absolute_paths(tree: Any, folder: str | os.PathLike[str], section: type = Ru
 
     Args:
       tree: unchecked; values of another type than their field's stay unchanged.
-      folder: base of relative paths.
+      folder: base of relative paths; may be a URL.
       section: type of the tree.
     """
 
     def absolute(text: str, kind: str) -> str:
-        if not text.strip():
+        if not text.strip() or is_remote(text):
             return text
-        path = os.path.abspath(os.path.join(folder, text))
+        path = _joined(os.fspath(folder), text)
         is_name = re.fullmatch(NAMES[kind], text) is not None
         may_be_path = kind == "hub" or "/" in text
         return text if is_name and not (may_be_path and os.path.lexists(path)) else path
 
     return _with_paths(section, tree, absolute)
+
+
+def _joined(folder: str, text: str) -> str:
+    """A path below a folder, or below a URL."""
+    scheme, separator, place = folder.partition("://") if is_remote(folder) else ("", "", folder)
+    path = os.path.join(place, text)
+    if not separator or os.path.isabs(text):
+        return os.path.abspath(path)
+    return scheme + separator + os.path.normpath(path)
 
 
 def relative_paths(tree: Any, section: type = RunConfig) -> Any:
@@ -62,6 +72,11 @@ def relative_paths(tree: Any, section: type = RunConfig) -> Any:
     The identity of a run then stays the same when the run and its files move.
     """
     return _with_paths(section, tree, lambda text, kind: relative_path(text))
+
+
+def without_folders(tree: Any, section: type = RunConfig) -> Any:
+    """A copy of a parsed section with the last name of each path alone: it may lie elsewhere."""
+    return _with_paths(section, tree, lambda text, kind: PurePath(text).name)
 
 
 def relative_path(text: str) -> str:

@@ -28,9 +28,18 @@ from rmas_jax.config.training import (
     tuning_conflicts,
     with_budgets,
 )
+from rmas_jax.host.errors import shown
+from rmas_jax.host.storage import is_remote
 from rmas_jax.links import INNER, OUTER, VARIANTS
 from rmas_jax.partition import DEFAULT_POLICIES, POLICIES
 from rmas_jax.run_files import SHARED_FOLDERS
+
+
+def _no_url(source: str) -> str:
+    return (
+        "must be a directory or a hub id, as models are not read from object storage: copy it to a "
+        f"disk of each host first (gcloud storage cp -r, aws s3 sync), got {shown(source, 300)}"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +99,12 @@ class SystemConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """The date is valid, links_task_type is for a release, only residual branches align."""
+        """Agents are no URLs, the date is valid, links_task_type is for a release, only residual
+        branches align.
+        """
+        for role, source in self.agents.items():
+            if is_remote(source):
+                yield f"agents.{role}", _no_url(source)
         if self.date is not None:
             try:
                 datetime.date.fromisoformat(self.date)
@@ -168,6 +182,11 @@ class EvaluationConfig(Section):
     audit: AuditConfig | None = option(
         "a causal audit of what the messages carry; null: none", None
     )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """The looped language model is at no URL."""
+        if self.loop_lm is not None and is_remote(self.loop_lm):
+            yield "loop_lm", _no_url(self.loop_lm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ from rmas_jax.data.files import (
 from rmas_jax.data.published import PUBLISHED, repository_of
 from rmas_jax.data.rows import DataError
 from rmas_jax.host.errors import clipped, shown
+from rmas_jax.host.inputs import local_input
+from rmas_jax.host.storage import StorageError
 
 LOCAL = "RMAS_DATA"  # environment variable: the folder of local copies, each called as its data set
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -48,8 +50,7 @@ def find_files(
     finders: dict[str, Callable[[], Files]]
     if config.files is not None:
         finders = {
-            split: functools.partial(files_of_one_split, Path(path))
-            for split, path in config.files.items()
+            split: functools.partial(_of_one_split, path) for split, path in config.files.items()
         }
     else:
         folder = _local(config) or _of_hub(config)
@@ -68,21 +69,27 @@ def find_files(
     )
 
 
+def _of_one_split(path: str) -> Files:
+    return files_of_one_split(local_input(path))
+
+
 def _or_none(find: Callable[[], Files]) -> Files:
     """The files of an unread split; none if they are not there, which is no fault."""
     try:
         return find()
-    except (OSError, DataError):
+    except (OSError, DataError, StorageError):
         return Files("unread", ())
 
 
 def _local(config: DataConfig) -> Path | None:
     """The path of a data set on this machine: where its name leads, or a copy below $RMAS_DATA.
 
+    Of a URL, it is a copy, too.
+
     Raises:
       DataError: it is no copy of a data set of the hub, and so has no revision.
     """
-    path, below = Path(config.dataset), os.environ.get(LOCAL)
+    path, below = local_input(config.dataset), os.environ.get(LOCAL)
     copy = Path(below) / path if below and not path.is_absolute() else None
     if os.path.lexists(path) and config.revision is None:
         return path

@@ -36,16 +36,18 @@ from rmas_jax.evaluation.methods import (
     Method,
     result_name,
 )
+from rmas_jax.evaluation.programs import write_first
 from rmas_jax.evaluation.prompt_hashes import prompt_hashes
 from rmas_jax.host.nonfinite import earliest_fault
 from rmas_jax.links import Links, count_parameters
+from rmas_jax.planning.executables import ahead_of_time
 from rmas_jax.prompts import RolePrompt, declared_width
 from rmas_jax.rounds import recursion, text_channel
 from rmas_jax.rounds.budget import latent_flops, prefix_flops, steps_before_answer
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
 from rmas_jax.rounds.schedules import SCHEDULES, longest_chain
 from rmas_jax.rounds.text_channel import Message
-from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.sharding import put_batch, put_whole, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System
 
@@ -113,7 +115,7 @@ class Answerer:
         """What crosses the edges; None: text, or nothing of an agent alone."""
         if (named := CHANNELS.get(self.method.channel or "")) is None:
             return None
-        links = Links({}, {}) if self.links is None else self.links
+        links = Links({}, {}) if self.links is None else put_whole(self.links, self.team.mesh)
         return named.make(self.system, links, self.team.members)
 
     @property
@@ -160,9 +162,11 @@ class Answerer:
         Raises:
           NonFiniteError: its logits are NaN or infinite.
         """
-        how = self.answering
+        how, member = self.answering, self.team.members[role or self.answers_as]
+        if first is None:
+            first = write_first(member, prompt, how, keys=keys, mesh=self.team.mesh)
         return write_texts(
-            self.team.members[role or self.answers_as],
+            member,
             prompt,
             max_tokens=how.max_tokens,
             sampling=how.sampling,
@@ -271,6 +275,7 @@ def with_answerer(team: Team, agent: Agent) -> Team:
     return dataclasses.replace(team, members={**team.members, role: member})
 
 
+@functools.partial(ahead_of_time, static=("system",))
 @functools.partial(jax.jit, static_argnames="system")
 def listen_jitted(
     system: System,

@@ -22,6 +22,7 @@ import numpy as np
 from rmas_jax.agents import pool as pools
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import Piece, tool_stops
+from rmas_jax.evaluation import programs
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Listened
 from rmas_jax.evaluation.batches import Batch
@@ -108,7 +109,9 @@ class _Rows:
                 source[at] = row = rollout.waiting.pop(0)
                 self.texts[at] = rollout, row
         assert self.pool is not None
-        fill = functools.partial(pools.fill, self.agent.decoder, self.pool, rollout.begun, source)
+        fill = functools.partial(
+            programs.fill, self.agent.decoder, self.pool, rollout.begun, source
+        )
         self.pool = self.watch.once(_whole(fill))
 
     def _open(self, like: pools.Begun) -> None:
@@ -116,12 +119,12 @@ class _Rows:
         self.pool = None  # its memory is free
         pool = pools.empty_pool(self.agent.decoder, like)
         batch = len(like.text.done)
-        pool = pools.fill(self.agent.decoder, pool, like, np.full(batch, -1, np.int32))
+        pool = programs.fill(self.agent.decoder, pool, like, np.full(batch, -1, np.int32))
         self.pool = jax.block_until_ready(self._run(pool, batch))
         self.texts = [None] * batch
 
     def _run(self, pool: pools.Pool, ended: int) -> pools.Pool:
-        return pools.run(self.agent, pool, np.int32(ended), **self.settings)
+        return programs.run(self.agent, pool, np.int32(ended), **self.settings)
 
     def run(self, *, is_awaited: bool) -> list[_Rollout]:
         """Writes until a share of the rows is free, if others wait for them, or all are.
@@ -199,11 +202,13 @@ def _begin(
     for batch, numbers in works:
         with _of_batch(batch):
             listened = watch.timed(functools.partial(listen, batch.rows))
-        read = functools.partial(pools.read_prompts, agent, listened.prompt)
+        read = functools.partial(programs.read_prompts, agent, listened.prompt)
         hidden, cache = watch.timed(_whole(read))
         keys = answerer.keys(seed, batch.rows)
         for k in numbers:
-            first = functools.partial(pools.begin, agent, hidden, cache, keys=keys[k], **settings)
+            first = functools.partial(
+                programs.begin, agent, hidden, cache, keys=keys[k], **settings
+            )
             begun = watch.timed(_whole(first))
             text = begun.text
             done, *parts = to_host((text.done, text.tokens, text.lengths, text.finite))

@@ -1,4 +1,4 @@
-"""Counts the programs that JAX compiles in this process, for example for new shapes."""
+"""Counts the programs that come into being in this process, for example for new shapes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ def _listen() -> None:
     jax.monitoring.register_event_duration_secs_listener(note)
 
 
+def note_loaded(seconds: float) -> None:
+    """Counts a program that was loaded from a file."""
+    _seen.append(seconds)
+
+
 def compilations() -> int:
-    """Programs compiled, or loaded from the compilation cache, since the first call.
+    """Programs compiled, or loaded from the compilation cache or a file, since the first call.
 
     Compare two calls: if their results are equal, the code between them compiled nothing.
     """

@@ -108,7 +108,7 @@ class Mirror:
 
     def pull(self) -> None:
         """Makes the copy equal to the folder; reads files that were changed here or there."""
-        with self.mutex, _errors_of(self.url):
+        with self.mutex, errors_of(self.url):
             found = self._found()
             for name in self._files().keys() - found.keys():
                 (self.local / name).unlink()
@@ -123,7 +123,7 @@ class Mirror:
 
         A file is never newer there than those written before it: the newest is read first.
         """
-        with self.mutex, _errors_of(self.url):
+        with self.mutex, errors_of(self.url):
             here = self._files()
             changed = [n for n, v in here.items() if self.known.get(n, (None, None))[1] != v]
             contents: dict[str, bytes] = {}
@@ -140,7 +140,7 @@ class Mirror:
 
     def fetch(self, name: str) -> bool:
         """Reads a file or folder that never changes, unless it is here; False if there is none."""
-        with self.mutex, _errors_of(self.url):
+        with self.mutex, errors_of(self.url):
             found = [other for other in self._found() if f"{other}/".startswith(f"{name}/")]
             for other in found:
                 if not (self.local / other).exists():
@@ -149,14 +149,14 @@ class Mirror:
 
     def publish(self, name: str) -> None:
         """Uploads a file or a folder that never changes."""
-        with self.mutex, _errors_of(self.url):
+        with self.mutex, errors_of(self.url):
             for other in sorted(self._files()):
                 if f"{other}/".startswith(f"{name}/"):
                     self.system.put_file(str(self.local / other), f"{self.root}/{other}")
 
     def remove(self) -> None:
         """Removes the folder there."""
-        with self.mutex, _errors_of(self.url):
+        with self.mutex, errors_of(self.url):
             if self._found():
                 self.system.rm(self.root, recursive=True)
 
@@ -198,6 +198,15 @@ def open_mirror(url: str, *, apart: tuple[str, ...] = ()) -> Mirror:
     """A folder on object storage and its copy, which `Mirror.pull` fills; one per process.
 
     Raises:
+      StorageError: see `file_system`.
+    """
+    return Mirror(url.rstrip("/"), local_copy(url), *file_system(url), apart)
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Raises:
       StorageError: the scheme is unknown, or its package is not installed.
     """
     try:
@@ -206,7 +215,7 @@ def open_mirror(url: str, *, apart: tuple[str, ...] = ()) -> Mirror:
         raise StorageError(f"{url}: {error}; pip install 'rmas_jax[storage]'") from None
     except ValueError as error:
         raise StorageError(f"{url}: {error}") from None
-    return Mirror(url.rstrip("/"), local_copy(url), system, root.rstrip("/"), apart)
+    return system, root.rstrip("/")
 
 
 @contextlib.contextmanager
@@ -276,7 +285,7 @@ class Lease:
         Raises:
           StorageError: another start holds it.
         """
-        with _errors_of(self.mirror.url):
+        with errors_of(self.mirror.url):
             if self._make():
                 return
             before, started = self._held(), time.monotonic()
@@ -291,12 +300,12 @@ class Lease:
     def renew(self) -> None:
         """Renews the lease; raises as `check`."""
         self.check()
-        with _errors_of(self.mirror.url):
+        with errors_of(self.mirror.url):
             self._write()
 
     def check(self) -> None:
         """Raises StorageError if another start has taken the lease."""
-        with _errors_of(self.mirror.url):
+        with errors_of(self.mirror.url):
             held = self._held()
         if held is None or held.get("token") != self.token:
             self.is_lost = True
@@ -309,7 +318,7 @@ class Lease:
 
     def release(self) -> None:
         """Removes the lease, unless another start has taken it."""
-        with _errors_of(self.mirror.url):
+        with errors_of(self.mirror.url):
             held = self._held()
             if held is not None and held.get("token") == self.token:
                 self.mirror.system.rm_file(self.path)
@@ -362,7 +371,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def _errors_of(url: str) -> Iterator[None]:
+def errors_of(url: str) -> Iterator[None]:
     """Storage errors as StorageError with the URL; libraries raise many kinds."""
     try:
         yield

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import clipped
+from rmas_jax.host.inputs import local_input
 from rmas_jax.links import INNER, OUTER, Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32, open_safetensors, read_tensors
@@ -58,10 +59,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: the file is missing or damaged, or not all its values are finite
         floating-point numbers.
+      StorageError: it is at a URL, and cannot be read there.
     """
-    path = Path(path)
     with contextlib.ExitStack() as stack:
-        file = open_safetensors(path, stack)
+        file = open_safetensors(local_input(path), stack)
         tensors, stored = read_tensors(file, source=path), (file.metadata() or {}).get(DIGEST)
     if stored is not None and stored != _content_digest(tensors):
         raise CheckpointError(f"{path}: is damaged: its checksum is not that of its content")

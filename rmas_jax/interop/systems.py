@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.host.errors import clipped, listed, shown
+from rmas_jax.host.inputs import local_input
 from rmas_jax.interop.link_files import read_arrays
 from rmas_jax.interop.released import (
     EDGES,
@@ -44,7 +45,7 @@ def read_released_links(
     """The links of a released system.
 
     Args:
-      outer: directory or hub id of its outer links.
+      outer: directory, its URL, or hub id of its outer links.
       roles: role -> directory or hub id of its agent, which holds its inner link.
       task: "math" or "code", if the release has links for each.
 
@@ -59,7 +60,7 @@ def read_released_links(
         except CheckpointError as error:
             problems.append(str(error))
     try:
-        links[OUTER] = read_outer_links(outer, task=task)
+        links[OUTER] = read_outer_links(local_input(outer), task=task)
     except CheckpointError as error:
         problems.append(str(error))
     if problems:

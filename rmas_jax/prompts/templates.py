@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from rmas_jax.host.errors import InputError, shown
+from rmas_jax.host.inputs import local_input
 from rmas_jax.host.yaml_files import read_yaml
 from rmas_jax.models.plain_text import check_text
 
@@ -85,7 +86,7 @@ def read_set(name_or_path: str) -> tuple[Path, Any]:
     Raises:
       PromptError: there is no such file, or it is no YAML.
     """
-    path = _shipped().get(name_or_path, Path(name_or_path))
+    path = _shipped().get(name_or_path) or local_input(name_or_path)
     if not os.path.exists(path):  # False for impossible paths too
         raise PromptError(
             f"prompts must be a path to a YAML file or one of {sorted(_shipped())}, got "

@@ -19,6 +19,7 @@ import numpy as np
 from rmas_jax import __version__
 from rmas_jax.config import RunConfig, RuntimeConfig
 from rmas_jax.config.paths import relative_path
+from rmas_jax.host.inputs import local_input
 from rmas_jax.models.hf import CONFIG_FILE, local_directory
 from rmas_jax.models.stored import weight_files
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
@@ -83,7 +84,7 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
             ).items()
         },
         "tokenizers": {role: _tokenizer_digest(source) for role, source in agents.items()},
-        "corpus": None if corpus is None else _file_digest(Path(corpus)),
+        "corpus": None if corpus is None else _file_digest(local_input(corpus)),
         "loop_lm": None
         if loop_lm is None
         else [_agent_source(loop_lm, config.runtime)["digest"], _tokenizer_digest(loop_lm)],

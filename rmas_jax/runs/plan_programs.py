@@ -147,7 +147,9 @@ def inner_program(inputs: RunInputs) -> Program:
     block = steps_per_block(config, sum(sizes))
     shape = (block, config.batch_size)
     assert team.mesh is not None  # a run has one
-    device = jax.sharding.SingleDeviceSharding(team.mesh.devices.flat[0])
+    # As in the run: the links of a part are on one device after the other.
+    place = [*(system.inner if name in system.inner else system.outer)].index(name)
+    device = jax.sharding.SingleDeviceSharding(team.mesh.devices.flat[place % team.mesh.size])
     params = _link_shape(link)
     upstream = None
     if receiver and system.sent_vectors == "outer_of_inner":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rmas_jax.host.inputs import local_input
 from rmas_jax.host.json_rows import read_json_rows
 from rmas_jax.tools.search import (
     MAX_RESULTS,
@@ -26,7 +27,7 @@ def read_corpus(path: str | Path) -> list[SearchResult]:
       SearchError: no documents, or another kind of line; names file and line.
     """
     documents = []
-    for number, row in read_json_rows(Path(path), error=SearchError):
+    for number, row in read_json_rows(local_input(path), error=SearchError):
         try:
             if isinstance(row, ValueError):
                 raise row

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from rmas_jax.host.errors import shown
+from rmas_jax.host.inputs import local_input
 from rmas_jax.host.yaml_files import read_yaml
 from rmas_jax.topology.graph import Topology, TopologyError
 
@@ -33,7 +34,7 @@ def load_topology(name_or_path: str | Path) -> Topology:
     Raises:
       TopologyError: names the file and the fault.
     """
-    path = Path(name_or_path)
+    path = local_input(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
     if not path.is_file():

@@ -12,6 +12,7 @@ import numpy as np
 from rmas_jax.agents.agent import Agent
 from rmas_jax.host.nonfinite import first_fault
 from rmas_jax.links import Links
+from rmas_jax.planning.executables import ahead_of_time
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.recursion import Rounds, Unroll, run_rounds
 from rmas_jax.rounds.supervision import Supervision
@@ -22,6 +23,7 @@ from rmas_jax.training.data.batches import length_groups
 from rmas_jax.training.data.encoding import EncodedItems, TrainingData
 
 
+@functools.partial(ahead_of_time, static=("system", "rounds"))
 @functools.partial(jax.jit, static_argnames=("system", "rounds"))
 def roll_out(
     system: System,

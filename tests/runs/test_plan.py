@@ -10,18 +10,23 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from executables_worker import compiled
 from quickstart_runs import TINY
 
 from rmas_jax.cli.plan import main
 from rmas_jax.config import load_config
-from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.links import Links, count_parameters, init_link
 from rmas_jax.models import abstract_agent
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.flops import read_flops
 from rmas_jax.planning.chips import parse_slice
-from rmas_jax.planning.executables import save_executables, use_executables, without_cache
+from rmas_jax.planning.executables import (
+    in_use,
+    read_executables,
+    save_executables,
+    without_cache,
+)
 from rmas_jax.runs.plan import mesh_sizes, plan_run
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
 from rmas_jax.runs.plan_programs import phase_programs
@@ -67,15 +72,12 @@ def test_the_planned_step_is_the_step_that_runs(config, tmp_path):
     placed = put_batch(batch, real.team.mesh)
     with without_cache():
         lowered = planned.lower()
-        save_executables(tmp_path / "programs", [(lowered, lowered.compile())])
-    use_executables(tmp_path / "programs")
-    try:
-        same, ahead = compile_step(trainable)
-        known = compilations()
+        save_executables(tmp_path / "programs", [(lowered, lowered.compile())], made_for={})
+    same, ahead = compile_step(trainable)
+    with in_use(read_executables(tmp_path / "programs", made_for={})):
+        known = len(compiled())
         _, metrics = ahead(trainable.agents, placed, same)
-        assert compilations() == known
-    finally:
-        use_executables(None)
+        assert len(compiled()) == known
     _, expected = step(trainable.agents, placed, state)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
 

@@ -21,6 +21,7 @@ from rmas_jax.config import (
 from rmas_jax.data.published import ORGANISATION
 from rmas_jax.evaluation.graders import Grader, default_grader, find_grader
 from rmas_jax.host.errors import shown
+from rmas_jax.host.inputs import local_input
 
 FOLDER = Path(str(resources.files(__package__)))
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def find_benchmark(name: str, *, where: str) -> BenchmarkConfig:
     """
     if name in shipped():
         return shipped()[name]
-    if not os.path.lexists(name):
+    if not os.path.lexists(local_input(name)):
         raise ConfigError(
             f"{where} must be one of {', '.join(shipped())}, the path of a YAML file, or in a run "
             f"{OWN}, got {shown(name, 300)}"

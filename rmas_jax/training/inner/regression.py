@@ -14,11 +14,14 @@ import numpy as np
 
 from rmas_jax.config import InnerConfig
 from rmas_jax.links import LinkConfig, apply_link
+from rmas_jax.planning.executables import ahead_of_time
 from rmas_jax.training.inner.step import LinkState, UpstreamLink, regress_block, start_link
 from rmas_jax.training.states.token_states import TokenStates
 
 BLOCK_BYTES = 2**26  # per transfer to a device
-regress_jitted = jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2)
+regress_jitted = ahead_of_time(
+    jax.jit(regress_block, static_argnums=(0, 1), donate_argnums=2), static=("link", "config")
+)
 _send = jax.jit(apply_link, static_argnums=0)
 
 

@@ -106,7 +106,7 @@ def compile_step(trainable: Trainable) -> tuple[TrainState, Any]:
     """
     state = trainable.start(jax.tree.map(jnp.copy, trainable.initial))
     shardings = state_shardings(state, trainable.mesh)
-    step = ahead_of_time(_jitted_step(trainable, shardings), mesh=trainable.mesh)
+    step = ahead_of_time(_jitted_step(trainable, shardings))
     return jax.device_put(state, shardings), step
 
 
