@@ -22,8 +22,9 @@ from rmas_jax.host.checksums import read_sealed
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import count_parameters
 from rmas_jax.planning.chips import Slice
+from rmas_jax.planning.compiling import Compilations
 from rmas_jax.planning.executables import without_cache
-from rmas_jax.planning.programs import Program, ProgramPlan, plan_program, tree_bytes
+from rmas_jax.planning.programs import ProgramPlan, plan_chains, tree_bytes
 from rmas_jax.planning.table import GIBIBYTE, plan_table
 from rmas_jax.runs.plan_inputs import (
     PhaseInput,
@@ -32,7 +33,7 @@ from rmas_jax.runs.plan_inputs import (
     inputs_of_data,
     inputs_of_widths,
 )
-from rmas_jax.runs.plan_programs import abstract_links, plan_answers, plan_training
+from rmas_jax.runs.plan_programs import abstract_links, program_chains
 from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
 from rmas_jax.runs.resources import mesh_of, with_mesh
 from rmas_jax.sharding import MESH_AXES
@@ -122,24 +123,14 @@ def plan_run(
             f"and {widths.body} in every round besides the slots, texts of {widths.text}"
         )
         log.warning("planned with assumed widths: %s", error)
-    plans, programs = [], []
-
-    def compile_(program: Program) -> Any:
-        if only_throughput and not program.is_throughput:
-            return None
-        found = plan_program(program, folder=cache)
-        plans.append(found.plan)
-        if found.executable is not None:
-            programs.append((found.lowered, found.executable))
-        return found.outputs
-
+    chains = program_chains(inputs, only_throughput=only_throughput)
     # JAX's cache on disk takes programs for TPUs that are not at hand, and fails to read them.
     runs_here = wanted is None or wanted.chip.topology is None
     with contextlib.nullcontext() if runs_here else without_cache():
-        plan_training(inputs, compile_)
-        if not (only_throughput and inputs.phases):
-            plan_answers(inputs, compile_)
-    return RunPlan(inputs, tuple(described), tuple(plans), wanted, tuple(programs))
+        found = plan_chains(chains, Compilations(cache))
+    compiled = [(x.lowered, x.executable) for x in found if x.executable is not None]
+    plans = tuple(x.plan for x in found)
+    return RunPlan(inputs, tuple(described), plans, wanted, tuple(compiled))
 
 
 def describe_run(resolved: Resolved, inputs: RunInputs) -> Iterator[str]:
