@@ -36,7 +36,7 @@ from rmas_jax.runs.plan_inputs import (
 from rmas_jax.runs.plan_programs import abstract_links, program_chains
 from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
 from rmas_jax.runs.resources import mesh_of, with_mesh
-from rmas_jax.sharding import MESH_AXES
+from rmas_jax.sharding import MESH_AXES, batch_shards
 from rmas_jax.team import Team
 from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.states.cache import check_room
@@ -66,7 +66,12 @@ class RunPlan:
     def lines(self) -> Iterator[str]:
         """Yields the plan as text."""
         yield from self.described
-        yield from plan_table(self.programs, self.wanted, dtype=self.inputs.config.runtime.dtype)
+        yield from plan_table(
+            self.programs,
+            self.wanted,
+            dtype=self.inputs.config.runtime.dtype,
+            shards=batch_shards(self.inputs.team.mesh),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The plan as values of JSON; sizes in bytes, times in seconds."""
