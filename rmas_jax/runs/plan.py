@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rmas_jax.agents.agent import load_agent
 from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.host.checksums import read_sealed
 from rmas_jax.host.errors import InputError
@@ -44,6 +45,10 @@ from rmas_jax.training.states.token_states import state_bytes
 from rmas_jax.training.tuning.loop import abstract_adapter
 
 MEBIBYTE = 2**20
+# Devices over which a mesh splits weights if they fit: over more, shards are thinner, groups of
+# collectives larger, and a step takes longer (docs/how-to/plan.md).
+FSDP = 16
+WEIGHTS_SHARE = 1 / 2  # of a device's memory, at most
 log = logging.getLogger(__name__)
 
 
@@ -230,12 +235,31 @@ def describe_phase(team: Team, phase: PhaseInput, *, items: int) -> Iterator[str
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
 
 
-def mesh_sizes(config: RunConfig, devices: int) -> tuple[int, int, int]:
-    """A mesh of so many devices for a run whose own has another number.
+def mesh_sizes(config: RunConfig, wanted: Slice) -> tuple[int, int, int]:
+    """Sizes of the mesh axes on a slice, for a run whose own mesh has another number of devices.
 
-    The batch is split over as many of them as divide all of its batch sizes, along `fsdp`; the rest
-    is `model`.
+    The batch is split over as many devices as divide all of its batch sizes; the rest is `model`.
+    Of the devices of the batch `fsdp` has at most `FSDP`, or as many as the agents' weights need to
+    fit; the rest is `data`.
     """
-    sizes = [phase.batch_size // phase.accumulation for phase in config.outer.phases]
-    batch = math.gcd(*sizes, config.evaluation.batch_size, devices)
-    return 1, batch, devices // batch
+    batches = [phase.batch_size // phase.accumulation for phase in config.outer.phases]
+    batch = math.gcd(*batches, config.evaluation.batch_size, wanted.devices)
+    model = wanted.devices // batch
+    divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+    preferred = max(n for n in divisors if n <= FSDP)
+    needed = weight_bytes(config) / (WEIGHTS_SHARE * model * wanted.chip.memory)
+    fsdp = min((n for n in divisors if n >= max(preferred, needed)), default=batch)
+    return batch // fsdp, fsdp, model
+
+
+def weight_bytes(config: RunConfig) -> int:
+    """Bytes of the agents' weights, all together; of each agent, only `config.json` is read.
+
+    Raises:
+      CheckpointError, UnsupportedModelError: the configuration of an agent is unusable.
+    """
+    runtime = config.runtime
+    return sum(
+        tree_bytes(load_agent(source, runtime.dtype, weights=runtime.weights, is_abstract=True))
+        for source in config.system.agents.values()
+    )

@@ -22,7 +22,7 @@ from rmas_jax.models.directories import local_directory
 from rmas_jax.models.flops import read_flops
 from rmas_jax.planning.chips import parse_slice
 from rmas_jax.planning.executables import save_executables, use_executables, without_cache
-from rmas_jax.runs.plan import mesh_sizes, plan_run
+from rmas_jax.runs.plan import mesh_sizes, plan_run, weight_bytes
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
 from rmas_jax.runs.plan_programs import phase_programs
 from rmas_jax.runs.plan_search import candidates, changed_config
@@ -140,10 +140,18 @@ def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
     assert expected < rounds["flops"] < 1.5 * expected  # masked keys and links count in a program
 
 
-def test_a_mesh_is_found_for_the_chips():
-    config = load_config("quickstart", SMALL)
-    assert mesh_sizes(config, 4) == (1, 4, 1)
-    assert mesh_sizes(config, 64) == (1, 8, 8)
+def test_a_mesh_is_found_for_the_chips(without_weights):
+    config = load_config("quickstart", [*SMALL, *without_weights])
+    assert mesh_sizes(config, parse_slice("v5e:2x2")) == (1, 4, 1)
+    assert mesh_sizes(config, parse_slice("v5e:8x8")) == (1, 8, 8)
+    many = ["outer.phases.0.batch_size=96", "evaluation.batch_size=96"]
+    config = load_config("quickstart", [*SMALL, *without_weights, *many])
+    wanted = parse_slice("H100:96")
+    assert mesh_sizes(config, wanted) == (6, 16, 1)
+    # Weights that take more than half of the memory of 16 devices, but not of 32.
+    memory = 2 * weight_bytes(config) / 24
+    chip = dataclasses.replace(wanted.chip, chip_memory=memory)
+    assert mesh_sizes(config, dataclasses.replace(wanted, chip=chip)) == (4, 24, 1)
 
 
 @pytest.mark.parametrize(
