@@ -42,7 +42,7 @@ def config(tmp_path):
 
 
 def check_memory(plan, executable, *, beside=0):
-    """A plan's memory is the compiler's and that of arrays beside the program, or up to 10% more."""
+    """A plan's memory is the compiler's and that of arrays beside it, or up to 10 % more."""
     stats = executable.memory_analysis()
     added = stats.output_size_in_bytes - stats.alias_size_in_bytes
     added += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
