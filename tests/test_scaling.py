@@ -13,20 +13,15 @@ from rmas_jax.models import config_from_hf
 from rmas_jax.planning.chips import parse_slice
 
 FOLDER = Path(scaling.__file__).parents[2] / "docs" / "scaling"
-ALL = argparse.Namespace(
-    systems=scaling.SYSTEMS,
-    scaling=scaling.SCALING,
-    slices=scaling.SIZES,
-    chips=scaling.CHIPS,
-    work=scaling.WORK,
-)
 
 
 def test_points_are_on_slices_of_their_chips_and_none_is_there_twice():
-    found = list(points(ALL))
-    # Four slices of three chips with one item a chip, and with 256: at 256 chips the same.
-    assert len(found) == len(set(found)) == 5 * 3 * 3 * (4 + 3)
+    found = list(points(scaling.EVERYTHING))
+    assert len(found) == len(set(found)) == 5 * 3 * len(scaling.SLICES)
     assert all(point.slice.chips == point.chips for point in found)
+    options = vars(scaling.EVERYTHING) | {"slices": ("v5p",), "work": ("answers",)}
+    few = argparse.Namespace(**options)
+    assert set(points(few)) == {x for x in found if (x.chip, x.work) == ("v5p", "answers")}
 
 
 def test_a_point_does_its_work_alone():
@@ -58,7 +53,7 @@ def test_cost_is_of_all_programs_and_of_what_fits():
 def test_the_committed_page_is_what_its_results_make():
     rows = json.loads((FOLDER / "results.json").read_text())
     known = {scaling._point(row) for row in rows}
-    text = page(rows, [point for point in points(ALL) if point not in known])
+    text = page(rows, [point for point in points(scaling.EVERYTHING) if point not in known])
     assert (FOLDER / "README.md").read_text() == text
     assert "Nothing has run on a TPU" in text
     for words, value, _ in checks(rows):

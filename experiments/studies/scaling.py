@@ -2,20 +2,25 @@
 
     python -m experiments.studies.scaling --out docs/scaling --cache ~/.cache/rmas_jax/plans
 
-Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice. Weights are split over
-16 chips (`fsdp`; further ones hold copies) and meet activations by the default policies; training
-gathers those of Light once a step. Decoders have the published sizes
-(`experiments/configs/published`); widths are those that `rmas plan` assumes.
+Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice, on chips whose memory
+has room for several items. The mesh is the default of `rmas plan`: weights are split over 16 chips
+(`fsdp`; further ones hold copies) and meet activations by the default policies; training gathers
+those of Light once a step. Decoders have the published sizes (`experiments/configs/published`);
+widths are those that `rmas plan` assumes.
+
+A point takes minutes of a processor. Slices of 64 chips with one item each are therefore left out:
+each chip does there what it does in one of 16, and in one of 256.
 
 The study resumes: points that `results.json` has are not planned again, and the cache keeps what
-the compiler said. `--points` plans at most so many, in the order of the options; the page says what
-is missing.
+the compiler said. `--points` plans at most so many, in the order of `SLICES`; the page says what is
+missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -34,7 +39,7 @@ from rmas_jax.host.writing import check_output_folder
 from rmas_jax.planning.chips import Slice, parse_slice
 from rmas_jax.planning.slices import slice_devices
 from rmas_jax.run_files import RunFiles
-from rmas_jax.runs.plan import plan_run
+from rmas_jax.runs.plan import mesh_sizes, plan_run
 from rmas_jax.runs.plan_inputs import Widths
 from rmas_jax.sharding import make_mesh
 
@@ -62,15 +67,24 @@ SYSTEMS = {  # configuration -> role -> published decoder
 # Systems whose weights fit whole on a chip: training gathers them once a step.
 WHOLE = ("sequential_light",)
 SIZES = {  # chip -> slices, by the number of their chips
-    "v5e": {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"},
-    "v6e": {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"},
-    "v5p": {4: "2x2x1", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8"},
+    "v5e": {4: "2x2", 16: "4x4", 256: "16x16"},
+    "v6e": {16: "4x4", 256: "16x16"},
+    "v5p": {16: "2x2x4", 64: "4x4x4", 256: "4x8x8"},
 }
+WEAK, STRONG = "weak", "strong"
+SLICES = (  # scaling, chip and chips: 256 chips with 256 items belong to both kinds of scaling
+    (WEAK, "v5e", 16),
+    (WEAK, "v5e", 256),
+    (WEAK, "v5p", 16),
+    (WEAK, "v6e", 16),
+    (STRONG, "v5p", 64),
+    (WEAK, "v5p", 256),
+    (WEAK, "v6e", 256),
+    (WEAK, "v5e", 4),
+    (STRONG, "v5p", 16),
+)
 WORK = ("teacher_forced", "on_policy", "answers")  # a step of training, or answers
-SCALING = ("weak", "strong")
 STRONG_ITEMS = 256
-FSDP = 16  # chips over which weights are split; further ones hold copies
-CHIPS = (16, 256, 64, 4)  # in this order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,28 +123,21 @@ class Point:
 
 
 def points(args: argparse.Namespace) -> Iterator[Point]:
-    """Yields the points of the study, in the order of the options."""
-    seen = set()
-    for system in args.systems:
-        for scaling in args.scaling:
-            for chip in args.slices:
-                for chips in args.chips:
-                    for work in args.work:
-                        items = chips if scaling == "weak" else STRONG_ITEMS
-                        point = Point(system, work, chip, chips, items)
-                        if point not in seen:
-                            seen.add(point)
-                            yield point
+    """Yields the points of the study that the options name, in the order of `SLICES`."""
+    for scaling, chip, chips in SLICES:
+        if scaling in args.scaling and chip in args.slices and chips in args.chips:
+            items = chips if scaling == WEAK else STRONG_ITEMS
+            for system, work in itertools.product(args.systems, args.work):
+                yield Point(system, work, chip, chips, items)
 
 
 def plan(point: Point, cache: Path | None) -> dict[str, Any]:
     """Compiles the programs of a point; a row of the results."""
-    wanted = point.slice
-    fsdp = min(FSDP, wanted.devices)
-    mesh = make_mesh(wanted.devices // fsdp, fsdp, 1, devices=slice_devices(wanted))
+    wanted, config = point.slice, point.config()
+    devices = slice_devices(wanted)
     found = plan_run(
-        point.config(),
-        mesh=mesh,
+        config,
+        mesh=make_mesh(*mesh_sizes(config, wanted), devices=devices),
         wanted=wanted,
         widths=Widths(),
         only_throughput=True,
@@ -170,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("systems", tuple(SYSTEMS), "released configurations"),
         ("slices", tuple(SIZES), "chips"),
         ("work", WORK, "training steps, or answers"),
-        ("scaling", SCALING, "one item a chip, or 256 items"),
+        ("scaling", (WEAK, STRONG), "one item a chip, or 256 items"),
     ):
         parser.add_argument(
             f"--{option}",
@@ -180,8 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             metavar="NAME",
             help=f"{what} (default: {' '.join(choices)})",
         )
+    sizes = tuple(dict.fromkeys(chips for _, _, chips in SLICES))
     parser.add_argument(
-        "--chips", nargs="+", type=int, default=CHIPS, choices=CHIPS, metavar="N", help="of a slice"
+        "--chips", nargs="+", type=int, default=sizes, choices=sizes, metavar="N", help="of a slice"
     )
     parser.add_argument("--points", type=int, metavar="N", help="plan at most so many more")
     args = parser.parse_args(arguments)
@@ -200,10 +208,7 @@ def study(args: argparse.Namespace) -> None:
         log.info("%d of %d: %s", number + 1, len(missing), point)
         rows.append(plan(point, args.cache))
         write_atomic(path, json.dumps(rows, indent=1) + "\n")
-    everything = argparse.Namespace(
-        systems=SYSTEMS, scaling=SCALING, slices=SIZES, chips=CHIPS, work=WORK
-    )
-    wanted = list(points(everything))
+    wanted = list(points(EVERYTHING))
     known = {_point(row) for row in rows}
     write_figures(rows, args.out)
     write_atomic(args.out / "README.md", page(rows, [p for p in wanted if p not in known]))
@@ -213,6 +218,13 @@ def _point(row: Mapping[str, Any]) -> Point:
     return Point(**{field.name: row[field.name] for field in dataclasses.fields(Point)})
 
 
+EVERYTHING = argparse.Namespace(
+    systems=tuple(SYSTEMS),
+    scaling=(WEAK, STRONG),
+    slices=tuple(SIZES),
+    chips=tuple(chips for _, _, chips in SLICES),
+    work=WORK,
+)
 log = logging.getLogger("rmas_jax.scaling")
 
 if __name__ == "__main__":

@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument(
         "--mesh",
         metavar="DATA,FSDP,MODEL",
-        help="of the slice; default: runtime.mesh where it has as many devices, else the batch "
-        "split over fsdp as far as it divides, and model for the rest",
+        help="of the slice; default: runtime.mesh where it has as many devices, else fsdp=16 (or "
+        "fewer, or as many as the weights need to fit), data for the rest of the devices that "
+        "divide the batch, and model for those that do not",
     )
     for option, field in ASSUMED.items():
         default = getattr(Widths(), field)
@@ -107,10 +108,11 @@ def plan_slice(args: argparse.Namespace) -> None:
     given = {field: getattr(args, option) for option, field in ASSUMED.items()}
     widths = Widths(**{field: value for field, value in given.items() if value is not None})
     config = load_config(args.config, args.overrides)
+    devices = slice_devices(wanted)
     if args.search is not None:
         found = search(
             config,
-            slice_devices(wanted),
+            devices,
             wanted,
             most=args.search,
             widths=widths,
@@ -122,7 +124,7 @@ def plan_slice(args: argparse.Namespace) -> None:
     fields = [f"runtime.mesh.{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True)]
     config = load_config(args.config, [*args.overrides, *fields])
     try:
-        mesh = make_mesh(*sizes, devices=slice_devices(wanted))
+        mesh = make_mesh(*sizes, devices=devices)
     except ValueError as error:
         raise ConfigError(f"--mesh: {error}") from None
     written = {"json": args.json, "executable": args.executable, "cache": args.cache}
@@ -140,4 +142,4 @@ def chosen_sizes(option: str | None, config: RunConfig, wanted: Slice) -> tuple[
         return tuple(map(int, sizes))
     own = with_mesh(config, devices=wanted.devices).runtime.mesh
     filled = tuple(size for size in dataclasses.astuple(own) if size is not None)
-    return filled if math.prod(filled) == wanted.devices else mesh_sizes(config, wanted.devices)
+    return filled if math.prod(filled) == wanted.devices else mesh_sizes(config, wanted)

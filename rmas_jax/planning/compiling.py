@@ -43,29 +43,38 @@ class Compiled:
     executable: Any = None  # None: refused, or from the folder
 
 
-def compile_lowered(
-    lowered: Any, sharding: Sharding | None, *, folder: str | Path | None = None
-) -> Compiled:
-    """Compiles a program, unless the folder has it.
+@dataclasses.dataclass(eq=False)
+class Compilations:
+    """Compilations of this process, and those of a folder, by the digests of their programs."""
 
-    Args:
-      lowered: of shapes with shardings.
-      sharding: of one of these, over all its devices.
-      folder: of earlier compilations, which gets this one; None: compiles in any case.
+    folder: str | Path | None = None  # gets each compilation; None: nothing is kept
+    known: dict[str, Compiled] = dataclasses.field(default_factory=dict)
 
-    Raises:
-      jax.errors.JaxRuntimeError: the compiler refuses the program for another reason than memory.
-    """
-    path = None
-    if folder is not None:
-        path = Path(folder) / f"{_digest(lowered, sharding)}.json.gz"
-        if (found := _read(path, lowered, sharding)) is not None:
-            return found
-    compiled = _compile(lowered)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, compiled)
-    return compiled
+    def compile(self, lowered: Any, sharding: Sharding | None) -> Compiled:
+        """Compiles a program, unless an earlier compilation is at hand.
+
+        Args:
+          lowered: of shapes with shardings.
+          sharding: of one of these, over all its devices.
+
+        Raises:
+          jax.errors.JaxRuntimeError: the compiler refuses the program for another reason than
+            memory.
+        """
+        digest = _digest(lowered, sharding)
+        if digest not in self.known:
+            self.known[digest] = self._compile(digest, lowered, sharding)
+        return self.known[digest]
+
+    def _compile(self, digest: str, lowered: Any, sharding: Sharding | None) -> Compiled:
+        if self.folder is None:
+            return _compile(lowered)
+        path = Path(self.folder) / f"{digest}.json.gz"
+        if (found := _read(path, lowered, sharding)) is None:
+            found = _compile(lowered)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, found)
+        return found
 
 
 def _compile(lowered: Any) -> Compiled:

@@ -36,6 +36,7 @@ FREE = {
     "partition-id", "replica-id", "opt-barrier", "add-dependency", "iota", "get-dimension-size",
 }  # fmt: skip
 STARTS = "AsyncCollectiveStart"  # the target of a custom call, on TPUs
+COPIED = {"copy-done", "slice-done", "dynamic-slice-done"}  # ends of copies that began before
 SLICES = {"dynamic-slice", "slice", "gather"}  # read as much of operand 0 as they return
 
 
@@ -148,8 +149,7 @@ class _Walk:
             inside = self.of_computation(name)
             return dataclasses.replace(inside, memory_bytes=self._fusion_bytes(computation, x))
         if opcode.endswith("-done") or opcode == "async-update":
-            is_copy = opcode == "copy-done"
-            return Cost(memory_bytes=x.main_bytes if is_copy else 0)
+            return Cost(memory_bytes=x.main_bytes if opcode in COPIED else 0)
         kind = opcode.removesuffix("-start")
         moved = self._moved_bytes(computation, x)
         if kind in LINK_BYTES:
@@ -187,7 +187,9 @@ class _Walk:
         """Bytes of main memory that an instruction outside fusions reads and writes."""
         kind, operands = x.opcode.removesuffix("-start"), x.operands
         sizes = [computation.instructions[name].main_bytes for name in operands]
-        if kind == "copy" and kind != x.opcode:  # its end counts what it writes
+        if f"{kind}-done" in COPIED and kind != x.opcode:  # its end counts what it writes
+            if kind in SLICES and sizes[0]:  # ((operands), slice, context)
+                sizes[0] = x.shapes[len(operands)].bytes
             return sum(sizes)
         if kind in LINK_BYTES:  # the result of a start is a tuple with its operands
             gathered = _group_size(x, self.module.devices) if kind == "all-gather" else 1

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 
 from rmas_jax.planning.bounds import Bound
 from rmas_jax.planning.chips import Slice, roofline
-from rmas_jax.planning.compiling import compile_lowered
+from rmas_jax.planning.compiling import Compilations
 from rmas_jax.planning.hlo import Cost, program_cost
 
 log = logging.getLogger(__name__)
@@ -110,20 +111,39 @@ class Planned:
     executable: Any  # None: it does not fit, or an earlier compilation was at hand
 
 
-def plan_program(program: Program, *, folder: str | Path | None = None) -> Planned:
-    """Compiles a program, and says what it needs.
+Compile = Callable[[Program], Any]  # -> shapes of the results; None: it needs more memory
+Chain = Callable[[Compile], None]  # compiles programs in their order
 
-    Args:
-      program: to compile.
-      folder: of earlier compilations, see `compile_lowered`.
+
+def plan_chains(chains: Sequence[Chain], compilations: Compilations) -> list[Planned]:
+    """Plans chains of programs, as many at once as there are cores: a compiler mostly uses one.
+
+    Programs of a chain follow each other. Results are in the order of the chains.
     """
+
+    def plan(chain: Chain) -> list[Planned]:
+        found: list[Planned] = []
+
+        def compile_(program: Program) -> Any:
+            found.append(plan_program(program, compilations))
+            return found[-1].outputs
+
+        chain(compile_)
+        return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return [planned for found in threads.map(plan, chains) for planned in found]
+
+
+def plan_program(program: Program, compilations: Compilations) -> Planned:
+    """Compiles a program, and says what it needs."""
     started = time.perf_counter()
     lowered = program.lower()
     lower_s = time.perf_counter() - started
     sharding = next(
         (x.sharding for x in jax.tree.leaves(program.arguments) if x.sharding is not None), None
     )
-    compiled = compile_lowered(lowered, sharding, folder=folder)
+    compiled = compilations.compile(lowered, sharding)
     cost, started = None, time.perf_counter()
     if compiled.text is not None:
         cost = program_cost(compiled.text, unknown_trips=program.trips)

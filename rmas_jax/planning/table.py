@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
-from rmas_jax.planning.chips import Slice, price_list, roofline
+from rmas_jax.planning.chips import Slice, chips, price_list, roofline
 from rmas_jax.planning.programs import ProgramPlan
 
 GIBIBYTE = 2**30
@@ -13,16 +14,23 @@ GROW_WITH_BATCH = ("inputs", "outputs", "caches", "temporaries")
 
 
 def plan_table(
-    programs: Sequence[ProgramPlan], wanted: Slice | None, *, dtype: str
+    programs: Sequence[ProgramPlan], wanted: Slice | None, *, dtype: str, shards: int
 ) -> Iterator[str]:
-    """Yields the memory of every program on each device and, on a known slice, its least times."""
+    """Yields the memory of every program on each device and, on a known slice, its least times.
+
+    Args:
+      programs: in their order.
+      wanted: the slice; None: unknown.
+      dtype: of products.
+      shards: parts into which a batch is split, each on other devices.
+    """
     yield "memory per device, by the compiler, in programs for their longest batches:"
     for plan in programs:
         parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.memory.items())
         yield f"  {plan.name}, {plan.items:,} items at once: {_size(plan.total_memory)}: {parts}"
     if wanted is None:
         return
-    yield from _fits(programs, wanted)
+    yield from _fits(programs, wanted, shards)
     yield f"least times on {wanted}, estimated from the compiled programs:"
     header = (
         "program", "TFLOP", "HBM GB", "links GB", "collectives",
@@ -54,36 +62,44 @@ def _times(plan: ProgramPlan, wanted: Slice, dtype: str) -> tuple[str, ...]:
     )
 
 
-def _fits(programs: Sequence[ProgramPlan], wanted: Slice) -> Iterator[str]:
+def _fits(programs: Sequence[ProgramPlan], wanted: Slice, shards: int) -> Iterator[str]:
     capacity = wanted.chip.memory
     for plan in programs:
         if plan.total_memory > capacity:
             yield (
                 f"{plan.name} does not fit: {_size(plan.total_memory)} of "
-                f"{_size(int(capacity))}. {remedy(plan, wanted)}"
+                f"{_size(int(capacity))}. {remedy(plan, wanted, shards)}"
             )
 
 
-def remedy(plan: ProgramPlan, wanted: Slice) -> str:
-    """What would make a program fit."""
+def remedy(plan: ProgramPlan, wanted: Slice, shards: int) -> str:
+    """What would make a program fit whose batch is split into so many parts."""
     capacity, memory = wanted.chip.memory, plan.memory
     by_batch = sum(memory.get(name, 0) for name in GROW_WITH_BATCH)
     fixed = plan.total_memory - by_batch
     largest = max(memory, key=lambda name: memory[name])
+    larger = [name for name, chip in chips().items() if chip.memory >= plan.total_memory]
+    other = f", or devices with more memory ({', '.join(larger)})" if larger else ""
     if fixed >= capacity:
         times = 1 + int(fixed // capacity)
         largest = max(memory.keys() - set(GROW_WITH_BATCH), key=lambda name: memory[name])
         return (
             f"{largest} take most, whatever the batch: runtime.mesh must split them over fsdp or "
-            f"model, at least {times} times as far"
+            f"model, at least {times} times as far{other}"
         )
-    items = int(plan.items * (capacity - fixed) / by_batch)
-    if not items:
-        return f"{largest} take most: remat, shorter texts or a split over model would fit"
-    parts = -(-plan.items // items)
+    rows = max(1, plan.items // shards)
+    times = by_batch / (capacity - fixed)
+    parts = next((n for n in range(1, rows + 1) if rows % n == 0 and n >= times), None)
+    if parts is None:
+        split = math.ceil(times / rows)
+        return (
+            f"{largest} take most, of one item a device: runtime.mesh.model={split} or more, fewer "
+            f"latent steps or rounds, shorter texts{other} would fit"
+        )
     return (
-        f"{largest} take most: {items:,} items at once (accumulation={parts} where it trains), or "
-        f"{parts} times as many devices, would fit"
+        f"{largest} take most: {rows // parts:,} items a device at once (accumulation={parts} where"
+        f" it trains, a smaller evaluation.batch_size where it answers), {parts} times as many "
+        f"devices{other} would fit"
     )
 
 

@@ -17,13 +17,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from rmas_jax.agents.agent import load_agent
 from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.host.checksums import read_sealed
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import count_parameters
 from rmas_jax.planning.chips import Slice
+from rmas_jax.planning.compiling import Compilations
 from rmas_jax.planning.executables import without_cache
-from rmas_jax.planning.programs import Program, ProgramPlan, plan_program, tree_bytes
+from rmas_jax.planning.programs import ProgramPlan, plan_chains, tree_bytes
 from rmas_jax.planning.table import GIBIBYTE, plan_table
 from rmas_jax.runs.plan_inputs import (
     PhaseInput,
@@ -32,10 +34,10 @@ from rmas_jax.runs.plan_inputs import (
     inputs_of_data,
     inputs_of_widths,
 )
-from rmas_jax.runs.plan_programs import abstract_links, plan_answers, plan_training
+from rmas_jax.runs.plan_programs import abstract_links, program_chains
 from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
 from rmas_jax.runs.resources import mesh_of, with_mesh
-from rmas_jax.sharding import MESH_AXES
+from rmas_jax.sharding import MESH_AXES, batch_shards
 from rmas_jax.team import Team
 from rmas_jax.training.data.encoding import Dialogues
 from rmas_jax.training.states.cache import check_room
@@ -43,6 +45,10 @@ from rmas_jax.training.states.token_states import state_bytes
 from rmas_jax.training.tuning.loop import abstract_adapter
 
 MEBIBYTE = 2**20
+# Devices over which a mesh splits weights if they fit: over more, shards are thinner, groups of
+# collectives larger, and a step takes longer (docs/how-to/plan.md).
+FSDP = 16
+WEIGHTS_SHARE = 1 / 2  # of a device's memory, at most
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +71,12 @@ class RunPlan:
     def lines(self) -> Iterator[str]:
         """Yields the plan as text."""
         yield from self.described
-        yield from plan_table(self.programs, self.wanted, dtype=self.inputs.config.runtime.dtype)
+        yield from plan_table(
+            self.programs,
+            self.wanted,
+            dtype=self.inputs.config.runtime.dtype,
+            shards=batch_shards(self.inputs.team.mesh),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The plan as values of JSON; sizes in bytes, times in seconds."""
@@ -122,24 +133,14 @@ def plan_run(
             f"and {widths.body} in every round besides the slots, texts of {widths.text}"
         )
         log.warning("planned with assumed widths: %s", error)
-    plans, programs = [], []
-
-    def compile_(program: Program) -> Any:
-        if only_throughput and not program.is_throughput:
-            return None
-        found = plan_program(program, folder=cache)
-        plans.append(found.plan)
-        if found.executable is not None:
-            programs.append((found.lowered, found.executable))
-        return found.outputs
-
+    chains = program_chains(inputs, only_throughput=only_throughput)
     # JAX's cache on disk takes programs for TPUs that are not at hand, and fails to read them.
     runs_here = wanted is None or wanted.chip.topology is None
     with contextlib.nullcontext() if runs_here else without_cache():
-        plan_training(inputs, compile_)
-        if not (only_throughput and inputs.phases):
-            plan_answers(inputs, compile_)
-    return RunPlan(inputs, tuple(described), tuple(plans), wanted, tuple(programs))
+        found = plan_chains(chains, Compilations(cache))
+    compiled = [(x.lowered, x.executable) for x in found if x.executable is not None]
+    plans = tuple(x.plan for x in found)
+    return RunPlan(inputs, tuple(described), plans, wanted, tuple(compiled))
 
 
 def describe_run(resolved: Resolved, inputs: RunInputs) -> Iterator[str]:
@@ -234,12 +235,31 @@ def describe_phase(team: Team, phase: PhaseInput, *, items: int) -> Iterator[str
         yield f"  longest batch, {role}: {read}, {written} tokens per item and round"
 
 
-def mesh_sizes(config: RunConfig, devices: int) -> tuple[int, int, int]:
-    """A mesh of so many devices for a run whose own has another number.
+def mesh_sizes(config: RunConfig, wanted: Slice) -> tuple[int, int, int]:
+    """Sizes of the mesh axes on a slice, for a run whose own mesh has another number of devices.
 
-    The batch is split over as many of them as divide all of its batch sizes, along `fsdp`; the rest
-    is `model`.
+    The batch is split over as many devices as divide all of its batch sizes; the rest is `model`.
+    Of the devices of the batch `fsdp` has at most `FSDP`, or as many as the agents' weights need to
+    fit; the rest is `data`.
     """
-    sizes = [phase.batch_size // phase.accumulation for phase in config.outer.phases]
-    batch = math.gcd(*sizes, config.evaluation.batch_size, devices)
-    return 1, batch, devices // batch
+    batches = [phase.batch_size // phase.accumulation for phase in config.outer.phases]
+    batch = math.gcd(*batches, config.evaluation.batch_size, wanted.devices)
+    model = wanted.devices // batch
+    divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+    preferred = max(n for n in divisors if n <= FSDP)
+    needed = weight_bytes(config) / (WEIGHTS_SHARE * model * wanted.chip.memory)
+    fsdp = min((n for n in divisors if n >= max(preferred, needed)), default=batch)
+    return batch // fsdp, fsdp, model
+
+
+def weight_bytes(config: RunConfig) -> int:
+    """Bytes of the agents' weights, all together; of each agent, only `config.json` is read.
+
+    Raises:
+      CheckpointError, UnsupportedModelError: the configuration of an agent is unusable.
+    """
+    runtime = config.runtime
+    return sum(
+        tree_bytes(load_agent(source, runtime.dtype, weights=runtime.weights, is_abstract=True))
+        for source in config.system.agents.values()
+    )

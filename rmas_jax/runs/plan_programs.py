@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 from rmas_jax.agents import pool as pools
 from rmas_jax.agents.answers import write_jitted
 from rmas_jax.agents.sampling import row_keys
+from rmas_jax.config import TuningConfig
 from rmas_jax.evaluation.answerer import listen_jitted
 from rmas_jax.links import LinkConfig, Links, init_link, link_size
 from rmas_jax.planning.bounds import (
@@ -31,13 +33,14 @@ from rmas_jax.planning.bounds import (
     reading,
     widths,
 )
-from rmas_jax.planning.programs import Program
+from rmas_jax.planning.programs import Chain, Compile, Program
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.runs.plan_inputs import PhaseInput, RunInputs
 from rmas_jax.sharding import abstract_batch, batch_shards, replicated, with_shardings
 from rmas_jax.team import Team
 from rmas_jax.topology import edge_name
+from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.inner.regression import regress_jitted, steps_per_block
 from rmas_jax.training.inner.step import UpstreamLink, start_link
 from rmas_jax.training.outer.loop import TrainableLinks
@@ -46,37 +49,50 @@ from rmas_jax.training.phases.loop import abstract_step
 from rmas_jax.training.rollouts import roll_out
 from rmas_jax.training.tuning.loop import TrainableAdapter, abstract_adapter
 
-Compile = Callable[[Program], Any]  # -> shapes of the results; None: it needs more memory
+
+def program_chains(inputs: RunInputs, *, only_throughput: bool = False) -> list[Chain]:
+    """The programs of a run in chains that do not depend on one another.
+
+    Phases with batches of one shape share their validation, which one chain compiles once.
+    `only_throughput` leaves out programs on which the throughput does not depend.
+    """
+    phases = [phase_programs(inputs.team, phase) for phase in inputs.phases]
+    programs = [
+        *([inner_program(inputs)] if inputs.config.inner.steps else []),
+        *(step for step, _ in phases),
+        *itertools.starmap(functools.partial(tuning_program, inputs.team), inputs.tuning),
+    ]
+    chains = [[program] for program in programs] + [[validation for _, validation in phases]]
+    if only_throughput:
+        chains = [[x for x in chain if x.is_throughput] for chain in chains]
+    trained = [functools.partial(_in_order, chain) for chain in chains if chain]
+    is_answered = not (only_throughput and phases)
+    return [*trained, *([functools.partial(plan_answers, inputs)] if is_answered else [])]
 
 
-def plan_training(inputs: RunInputs, compile_: Compile) -> None:
-    """Compiles the programs that train."""
-    if inputs.config.inner.steps:
-        compile_(inner_program(inputs))
-    for phase in inputs.phases:
-        for program in phase_programs(inputs.team, phase):
-            compile_(program)
-    for entry, batch in inputs.tuning:
-        trainable = TrainableAdapter(
-            inputs.team, entry.name, entry, abstract_adapter(inputs.team, entry)
-        )
-        state, step = abstract_step(trainable)
-        on_mesh = abstract_batch(batch, trainable.mesh)
-        compile_(
-            Program(
-                name=f"step of {entry.name}",
-                lower=functools.partial(step.lower, trainable.agents, on_mesh, state),
-                items=len(batch),
-                runs=entry.steps,
-                arguments={
-                    "weights": trainable.agents,
-                    "trained": state.params,
-                    "optimiser": (state.optimizer, state.step),
-                    "inputs": on_mesh,
-                },
-                beside={"weights": _others(inputs.team, trainable.role)},
-            )
-        )
+def _in_order(programs: Sequence[Program], compile_: Compile) -> None:
+    for program in programs:
+        compile_(program)
+
+
+def tuning_program(team: Team, entry: TuningConfig, batch: TrainingData) -> Program:
+    """The step of an adapter, for its longest batch."""
+    trainable = TrainableAdapter(team, entry.name, entry, abstract_adapter(team, entry))
+    state, step = abstract_step(trainable)
+    on_mesh = abstract_batch(batch, trainable.mesh)
+    return Program(
+        name=f"step of {entry.name}",
+        lower=functools.partial(step.lower, trainable.agents, on_mesh, state),
+        items=len(batch),
+        runs=entry.steps,
+        arguments={
+            "weights": trainable.agents,
+            "trained": state.params,
+            "optimiser": (state.optimizer, state.step),
+            "inputs": on_mesh,
+        },
+        beside={"weights": _others(team, trainable.role)},
+    )
 
 
 def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:

@@ -217,6 +217,24 @@ def test_groups_of_all_notations_and_an_asynchronous_collective_counts_once(grou
     assert cost.memory_bytes == (8 + 32) * 4
 
 
+ASYNCHRONOUS_SLICE = """HloModule sliced, num_partitions=1
+
+ENTRY %main (x: f32[28,64]) -> f32[7,64] {
+  %x = f32[28,64]{1,0} parameter(0)
+  %begun = ((f32[28,64]{1,0}), f32[7,64]{1,0PLACE}, s32[]) slice-start(%x), slice={[0:7], [0:64]}
+  %part = f32[7,64]{1,0PLACE} slice-done(%begun)
+  ROOT %out = f32[7,64]{1,0} negate(%part)
+}
+"""
+
+
+@pytest.mark.parametrize(("place", "passes"), [("", 4), (":S(1)", 2)])
+def test_an_asynchronous_slice_reads_its_part(place, passes):
+    """From main memory to main memory, or to the chip: as compilers for TPUs prefetch weights."""
+    cost = program_cost(ASYNCHRONOUS_SLICE.replace("PLACE", place))
+    assert cost.memory_bytes == passes * 7 * 64 * 4
+
+
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="text must be compiled HLO"):
         program_cost("nothing")

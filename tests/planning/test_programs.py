@@ -12,6 +12,7 @@ import pytest
 
 from rmas_jax.planning.bounds import Bound, Part
 from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.compiling import Compilations
 from rmas_jax.planning.programs import Program, plan_program
 from rmas_jax.sharding import batch_sharding, make_mesh, replicated
 
@@ -28,7 +29,7 @@ def test_memory_and_counts_of_a_product_on_eight_devices():
         beside={"weights": w},
         bound=Bound((Part(2.0 * 64 * 32 * 16, 8 * 4.0 * 32 * 16),)),
     )
-    found = plan_program(program)
+    found = plan_program(program, Compilations())
     plan, compiled = found.plan, found.executable
     assert plan.memory["inputs"] == 8 * 32 * 4 and plan.memory["weights"] == 2 * 32 * 16 * 4
     assert plan.memory["outputs"] == 8 * 16 * 4
@@ -48,6 +49,7 @@ def test_memory_and_counts_of_a_product_on_eight_devices():
 TOO_LARGE = """
 import jax, jax.numpy as jnp
 from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.compiling import Compilations
 from rmas_jax.planning.programs import Program, plan_program
 from rmas_jax.planning.slices import slice_devices
 
@@ -55,7 +57,7 @@ device = slice_devices(parse_slice("v5e:2x2"))[0]
 sharding = jax.sharding.SingleDeviceSharding(device)
 x = jax.ShapeDtypeStruct((100_000, 100_000), jnp.float32, sharding=sharding)
 lower = lambda: jax.jit(lambda x: jnp.sort(x) @ x).lower(x)
-found = plan_program(Program("large", lower, 1, {"inputs": x}, {}))
+found = plan_program(Program("large", lower, 1, {"inputs": x}, {}), Compilations())
 plan = found.plan
 assert found.executable is None and found.outputs is None and plan.cost is None
 assert plan.memory["inputs"] == 4 * 100_000**2 and plan.memory["temporaries"] > 100 * 2**30

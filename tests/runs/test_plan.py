@@ -21,15 +21,17 @@ from rmas_jax.models import abstract_agent
 from rmas_jax.models.directories import local_directory
 from rmas_jax.models.flops import read_flops
 from rmas_jax.planning.chips import parse_slice
+from rmas_jax.planning.compiling import Compilations
 from rmas_jax.planning.executables import (
     in_use,
     read_executables,
     save_executables,
     without_cache,
 )
-from rmas_jax.runs.plan import mesh_sizes, plan_run
+from rmas_jax.planning.programs import plan_program, tree_bytes
+from rmas_jax.runs.plan import mesh_sizes, plan_run, weight_bytes
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
-from rmas_jax.runs.plan_programs import phase_programs
+from rmas_jax.runs.plan_programs import abstract_links, phase_programs
 from rmas_jax.runs.plan_search import candidates, changed_config
 from rmas_jax.runs.resolve import encode_outer, resolve
 from rmas_jax.sharding import make_mesh, put_batch
@@ -42,6 +44,17 @@ ROLES = ("planner", "critic", "solver")
 @pytest.fixture
 def config(tmp_path):
     return load_config("quickstart", [*TINY, f"output_dir={tmp_path}"])
+
+
+def check_memory(plan, executable, *, beside=0):
+    """A plan's memory is the compiler's and that of arrays beside it, or up to 10 % more."""
+    stats = executable.memory_analysis()
+    added = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    added += stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    needed = stats.argument_size_in_bytes + added + beside
+    assert needed <= plan.total_memory <= 1.1 * needed
+    # The control: not without what the program adds to its arguments.
+    assert plan.total_memory - added < needed
 
 
 @pytest.mark.slow
@@ -71,8 +84,17 @@ def test_the_planned_step_is_the_step_that_runs(config, tmp_path):
     # Compiled ahead of time from shapes, it runs on the arrays and compiles nothing.
     placed = put_batch(batch, real.team.mesh)
     with without_cache():
-        lowered = planned.lower()
-        save_executables(tmp_path / "programs", [(lowered, lowered.compile())], made_for={})
+        found = plan_program(planned, Compilations())
+        programs = [(found.lowered, found.executable)]
+        save_executables(tmp_path / "programs", programs, made_for={})
+    # Its memory is that of the arrays on a device, and what the compiler adds for them.
+    device = real.team.mesh.devices.flat[0]
+    arrays = jax.tree.leaves((real.team.agents, state, placed))
+    parts = [part for array in arrays for part in array.addressable_shards if part.device == device]
+    held = sum(part.data.nbytes for part in parts)
+    executable = lowered.compile()
+    check_memory(found.plan, executable)
+    assert held == executable.memory_analysis().argument_size_in_bytes
     same, ahead = compile_step(trainable)
     with in_use(read_executables(tmp_path / "programs", made_for={})):
         known = len(compiled())
@@ -142,10 +164,18 @@ def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
     assert expected < rounds["flops"] < 1.5 * expected  # masked keys and links count in a program
 
 
-def test_a_mesh_is_found_for_the_chips():
-    config = load_config("quickstart", SMALL)
-    assert mesh_sizes(config, 4) == (1, 4, 1)
-    assert mesh_sizes(config, 64) == (1, 8, 8)
+def test_a_mesh_is_found_for_the_chips(without_weights):
+    config = load_config("quickstart", [*SMALL, *without_weights])
+    assert mesh_sizes(config, parse_slice("v5e:2x2")) == (1, 4, 1)
+    assert mesh_sizes(config, parse_slice("v5e:8x8")) == (1, 8, 8)
+    many = ["outer.phases.0.batch_size=96", "evaluation.batch_size=96"]
+    config = load_config("quickstart", [*SMALL, *without_weights, *many])
+    wanted = parse_slice("H100:96")
+    assert mesh_sizes(config, wanted) == (6, 16, 1)
+    # Weights that take more than half of the memory of 16 devices, but not of 32.
+    memory = 2 * weight_bytes(config) / 24
+    chip = dataclasses.replace(wanted.chip, chip_memory=memory)
+    assert mesh_sizes(config, dataclasses.replace(wanted, chip=chip)) == (4, 24, 1)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +217,12 @@ def test_a_program_that_does_not_fit_says_what_would(without_weights):
         "answer, rows of the pool",
         "answer, 16 tokens",
     ]
+    resident = tree_bytes((plan.inputs.team.agents, abstract_links(plan.inputs.team)))
+    solver = tree_bytes(plan.inputs.team.agents["solver"])
+    beside = {"rounds, 2": 0, "answer, 16 tokens": resident - solver}
+    for program, (_, executable) in zip(plan.programs, plan.compiled, strict=True):
+        if program.name in beside:  # which use all of their arguments
+            check_memory(program, executable, beside=beside[program.name])
     small = parse_slice("H100:8")
     chip = small.chip.__class__(**{**vars(small.chip), "chip_memory": 2.5e6})
     plan = plan.__class__(**{**vars(plan), "wanted": small.__class__(chip, small.sizes)})
