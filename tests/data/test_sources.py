@@ -219,18 +219,16 @@ def test_other_questions_are_refused_with_both_checksums_and_the_way_out(tmp_pat
     caplog.set_level(logging.INFO)
     benchmark = load_benchmark_config(write_benchmark("GSM8K", tmp_path))
     found = checksum_of(load(tmp_path, benchmark).load("test"))
-    pinned = f"evaluation.benchmarks: [{{name: GSM8K, checksum: {{test: '{found}'}}}}]"
+    pinned = f"checksum: {{test: '{found}'}}"
     # Without a checksum, the one to state is named.
-    assert f"GSM8K: test has no checksum to compare with; these data have {found}" in caplog.text
-    assert pinned in caplog.text
+    assert "GSM8K: test has no checksum to compare with" in caplog.text and pinned in caplog.text
     caplog.clear()
     load(tmp_path, dataclasses.replace(benchmark, checksum={"test": found}))
     assert "checksum" not in caplog.text
     message = refused(tmp_path, dataclasses.replace(benchmark, checksum={"test": "0" * 16}))
     assert f"the checksum of test must be {'0' * 16}, got {found}" in message
-    assert message.endswith(f"fetch its files again, or measure on these with {pinned}")
-    # The configuration in the message is one that a run takes.
-    config = load_config("quickstart", [pinned.replace(": [", "=[", 1)])
+    assert f"fetch its files again, or measure on these with {pinned} in its entry of" in message
+    config = load_config("quickstart", [f"evaluation.benchmarks=[{{name: GSM8K, {pinned}}}]"])
     (chosen,) = find_benchmarks(config)
     assert chosen.checksum == {"test": found}
     # One gold answer of 3 differs: the same number, another benchmark.

@@ -62,21 +62,18 @@ def check_data(benchmark: BenchmarkConfig, data: Dataset) -> None:
     for split in {**items, **checksums}:
         if split in data.unread:
             continue
-        found, wanted = checksum_of(data.load(split)), checksums.get(split)
-        pinned = (
-            f"evaluation.benchmarks: [{{name: {benchmark.name}, checksum: {{{split}: '{found}'}}}}]"
-        )
+        wanted, digest = checksums.get(split), checksum_of(data.load(split))
+        pinned = f"checksum: {{{split}: '{digest}'}} in its entry of evaluation.benchmarks"
         if wanted is None:
             log.info(
-                "%s: %s has no checksum to compare with; these data have %s, which later runs "
-                "require with %s",
-                *(benchmark.name, split, found, pinned),
+                "%s: %s has no checksum to compare with; later runs require these data with %s",
+                *(benchmark.name, split, pinned),
             )
-        elif found != wanted:
+        elif digest != wanted:
             raise DataError(
-                f"{benchmark.name}: the checksum of {split} must be {wanted}, got {found}: other "
-                "ids, questions, gold answers or tests than those of its definition; fetch its "
-                f"files again, or measure on these with {pinned}"
+                f"{benchmark.name}: the checksum of {split} must be {wanted}, got {digest}: other "
+                "ids, questions, gold answers or tests than expected; fetch its files "
+                f"again, or measure on these with {pinned}"
             )
 
 
