@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from experiments.embedded.lone_solver import ROLE, write_questions, write_solver
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import AuditConfig, BenchmarkChoice, ConfigError, RunConfig, load_config
+from rmas_jax.evaluation.audit_protocol import protocol_text
 from rmas_jax.evaluation.effects import CONTENT, effects, seed_effects
 from rmas_jax.evaluation.rows import is_correct, metric_of
 from rmas_jax.host.atomic import write_atomic
@@ -170,12 +171,13 @@ def constant_links(links: Links) -> Links:
 def write(records: Sequence[AuditRecord], out: Path) -> None:
     """Writes the pooled report of a team, its protocols and its results; items stay in the runs."""
     out.mkdir(parents=True, exist_ok=True)
-    files = AuditFiles(out)
     write_atomic(out / "README.md", render(records))
-    protocols = [record.declared for record in records]
-    write_atomic(files.protocol, json.dumps(protocols, indent=1, sort_keys=True) + "\n")
+    for record in records:
+        write_atomic(
+            out / f"protocol-{record.rows[0]['seed']}.json", protocol_text(record.declared)
+        )
     rows = [row for record in records for row in record.rows]
-    write_atomic(files.results, json.dumps(rows, indent=1) + "\n")
+    write_atomic(AuditFiles(out).results, json.dumps(rows, indent=1) + "\n")
 
 
 def summary(records: dict[str, list[AuditRecord]]) -> str:
@@ -189,7 +191,11 @@ def summary(records: dict[str, list[AuditRecord]]) -> str:
         note="Effects in points, with intervals over questions and, from three seeds on, seeds.",
     )
     claims = "\n".join(f"- [{name}]({name}/README.md) {text}" for name, text in CLAIMS.items())
-    return f"# Three teams under the same audit\n\n{table.to_markdown()}\n\n{claims}\n"
+    return (
+        f"# Three teams under the same audit\n\n{table.to_markdown()}\n\n{claims}\n\n"
+        "A team's folder has the protocol of each seed, protocol-SEED.json, as it was declared "
+        "before the training; its SHA-256 is in the team's report.\n"
+    )
 
 
 def summary_lines(name: str, records: Sequence[AuditRecord]) -> list[tuple[str, ...]]:
