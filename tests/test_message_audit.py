@@ -1,5 +1,6 @@
 """The study of messages: its controls."""
 
+import hashlib
 import json
 
 import jax
@@ -9,12 +10,14 @@ from teams import build_team
 
 from experiments.embedded import lone_solver
 from experiments.embedded.training import exact_share
-from experiments.studies.message_audit import CLAIMS, constant_links, summary, write
+from experiments.studies.message_audit import CLAIMS, constant_links, main, summary, write
 from rmas_jax.agents.agent import load_agent
 from rmas_jax.data import relay
+from rmas_jax.evaluation.audit_protocol import declare
 from rmas_jax.links import apply_link
 from rmas_jax.models import load_tokenizer
 from rmas_jax.reporting.audit import AuditRecord
+from rmas_jax.run_files import AuditFiles
 
 
 def test_constant_links_send_the_same_whatever_they_read(tmp_path):
@@ -82,17 +85,41 @@ def record(seed, right):
     return AuditRecord(declared, "d", "l", rows, items)
 
 
+RIGHTS = {
+    "trained": {"true": 9, "other.0": 0, "none": 0},
+    "constant": {"true": 0, "other.0": 0, "none": 0},
+    "lone": {"true": 9, "other.0": 9, "none": 9},
+}
+
+
 def test_the_summary_tells_use_from_accuracy(tmp_path):
-    rights = {
-        "trained": {"true": 9, "other.0": 0, "none": 0},
-        "constant": {"true": 0, "other.0": 0, "none": 0},
-        "lone": {"true": 9, "other.0": 9, "none": 9},
-    }
-    records = {name: [record(seed, rights[name]) for seed in (0, 1, 2)] for name in CLAIMS}
+    records = {name: [record(seed, RIGHTS[name]) for seed in (0, 1, 2)] for name in CLAIMS}
     lines = {line.split(" | ")[0]: line for line in summary(records).splitlines()}
     assert "| 3 | 90.0 | +90.0" in lines["| trained"]
     assert "| 3 | 0.0 | +0.0 [-27.8, +27.8] | +0.0 [-27.8, +27.8] |" in lines["| constant"]
     assert "| 3 | 90.0 | +0.0 [-27.8, +27.8] | +0.0 [-27.8, +27.8] |" in lines["| lone"]
     write(records["lone"], tmp_path / "lone")
     assert "No use of content was found" in (tmp_path / "lone" / "README.md").read_text()
-    assert len(json.loads((tmp_path / "lone" / "protocol.json").read_text())) == 3
+
+
+def test_the_report_alone_is_written_from_finished_audits(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seeds = (3, 4)
+    records = {name: [record(seed, RIGHTS[name]) for seed in seeds] for name in CLAIMS}
+    digests = {}
+    for name, of_team in records.items():
+        for seed, found in zip(seeds, of_team, strict=True):
+            files = AuditFiles(tmp_path / "runs" / f"study-{name}-{seed}" / "audit")
+            digests[f"{name}/protocol-{seed}.json"] = declare(files, found.declared)
+            files.links.write_text("l\n")
+            files.results.write_text(json.dumps(found.rows))
+            files.items.write_text("".join(json.dumps(item) + "\n" for item in found.items))
+    assert main(["--out", "study", "--seeds", "3", "4", "--report-only"]) == 0
+    assert (tmp_path / "study" / "README.md").read_text() == summary(records)
+    for path, digest in digests.items():
+        file = tmp_path / "study" / path
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+        assert digest in (file.parent / "README.md").read_text()
+    assert len(set(digests.values())) == len(seeds)  # the teams of this test declare the same
+    assert main(["--out", "study", "--seeds", "5", "--report-only"]) == 2
+    assert "study-trained-5" in capsys.readouterr().err

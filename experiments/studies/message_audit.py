@@ -10,6 +10,8 @@ Three teams are audited with each seed:
   read, so no message can carry anything; but nothing is answered either.
 - lone: links trained likewise, and an answerer that needs no message
   (`experiments.embedded.lone_solver`). It answers well, and messages that carry content arrive.
+
+With `--report-only`, finished audits are read as they are, and the report alone is written again.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import jax.numpy as jnp
 from experiments.embedded.lone_solver import ROLE, write_questions, write_solver
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import AuditConfig, BenchmarkChoice, ConfigError, RunConfig, load_config
+from rmas_jax.evaluation.audit_protocol import protocol_text
 from rmas_jax.evaluation.effects import CONTENT, effects, seed_effects
 from rmas_jax.evaluation.rows import is_correct, metric_of
 from rmas_jax.host.atomic import write_atomic
@@ -37,8 +40,8 @@ from rmas_jax.links import Links
 from rmas_jax.reporting.audit import AuditRecord, read_audit, render
 from rmas_jax.reporting.results import points, split_of
 from rmas_jax.reporting.table import Table
-from rmas_jax.run_files import AuditFiles
-from rmas_jax.runs.run import FinishedRun, run
+from rmas_jax.run_files import AuditFiles, RunFiles
+from rmas_jax.runs.run import run
 
 RUNS = Path("runs")
 CLAIMS = {
@@ -70,22 +73,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--lone-split", default="test", metavar="SPLIT", help="its questions: test, or test[:N]"
     )
+    parser.add_argument(
+        "--report-only", action="store_true", help="read the finished audits, and run nothing"
+    )
     args = parser.parse_args(arguments)
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
         study = args.out.name
-        config = load_config(args.config, args.set)
-        alone = with_lone_answerer(
-            config,
-            RUNS / f"{study}-lone-solver-{args.lone_steps}",
-            steps=args.lone_steps,
-            split=args.lone_split,
-        )
-        records: dict[str, list[AuditRecord]] = {name: [] for name in CLAIMS}
-        for seed in args.seeds:
-            for name, finished in audit_teams(config, alone, study, seed):
-                records[name].append(read_audit(finished.files.audit))
+        if not args.report_only:
+            config = load_config(args.config, args.set)
+            alone = with_lone_answerer(
+                config,
+                RUNS / f"{study}-lone-solver-{args.lone_steps}",
+                steps=args.lone_steps,
+                split=args.lone_split,
+            )
+            for seed in args.seeds:
+                audit_teams(config, alone, study, seed)
+        records = {
+            team: [
+                read_audit(RunFiles(RUNS / run_name(study, team, seed)).audit)
+                for seed in args.seeds
+            ]
+            for team in CLAIMS
+        }
         for name, of_team in records.items():
             write(of_team, args.out / name)
         write_atomic(args.out / "README.md", summary(records))
@@ -94,20 +106,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(work)
 
 
-def audit_teams(
-    config: RunConfig, alone: RunConfig, study: str, seed: int
-) -> list[tuple[str, FinishedRun]]:
+def run_name(study: str, team: str, seed: int) -> str:
+    """The name of the run of a team with one seed."""
+    return f"{study}-{team}-{seed}"
+
+
+def audit_teams(config: RunConfig, alone: RunConfig, study: str, seed: int) -> None:
     """Runs the three teams with one seed; finished runs are reused."""
-
-    def name_of(team: str) -> str:
-        return f"{study}-{team}-{seed}"
-
-    trained = run(audited(config, name_of("trained"), seed))
-    path = RUNS / f"{name_of('constant')}.safetensors"
+    names = {team: run_name(study, team, seed) for team in CLAIMS}
+    trained = run(audited(config, names["trained"], seed))
+    path = RUNS / f"{names['constant']}.safetensors"
     save_links(path, constant_links(trained.links))
-    constant = run(untrained(trained.config, path, name_of("constant")))
-    lone = run(audited(alone, name_of("lone"), seed))
-    return [("trained", trained), ("constant", constant), ("lone", lone)]
+    run(untrained(trained.config, path, names["constant"]))
+    run(audited(alone, names["lone"], seed))
 
 
 def audited(config: RunConfig, name: str, seed: int) -> RunConfig:
@@ -160,12 +171,13 @@ def constant_links(links: Links) -> Links:
 def write(records: Sequence[AuditRecord], out: Path) -> None:
     """Writes the pooled report of a team, its protocols and its results; items stay in the runs."""
     out.mkdir(parents=True, exist_ok=True)
-    files = AuditFiles(out)
     write_atomic(out / "README.md", render(records))
-    protocols = [record.declared for record in records]
-    write_atomic(files.protocol, json.dumps(protocols, indent=1, sort_keys=True) + "\n")
+    for record in records:
+        write_atomic(
+            out / f"protocol-{record.rows[0]['seed']}.json", protocol_text(record.declared)
+        )
     rows = [row for record in records for row in record.rows]
-    write_atomic(files.results, json.dumps(rows, indent=1) + "\n")
+    write_atomic(AuditFiles(out).results, json.dumps(rows, indent=1) + "\n")
 
 
 def summary(records: dict[str, list[AuditRecord]]) -> str:
@@ -179,7 +191,11 @@ def summary(records: dict[str, list[AuditRecord]]) -> str:
         note="Effects in points, with intervals over questions and, from three seeds on, seeds.",
     )
     claims = "\n".join(f"- [{name}]({name}/README.md) {text}" for name, text in CLAIMS.items())
-    return f"# Three teams under the same audit\n\n{table.to_markdown()}\n\n{claims}\n"
+    return (
+        f"# Three teams under the same audit\n\n{table.to_markdown()}\n\n{claims}\n\n"
+        "A team's folder has the protocol of each seed, protocol-SEED.json, as it was declared "
+        "before the training; its SHA-256 is in the team's report.\n"
+    )
 
 
 def summary_lines(name: str, records: Sequence[AuditRecord]) -> list[tuple[str, ...]]:

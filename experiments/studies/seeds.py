@@ -4,7 +4,8 @@
         --config experiments/configs/comparison.yaml
 
 Every seed is a separate run (`runs/comparison-SEED`); finished runs are reused. The seed
-determines the links' start and the order of the batches; agents and questions are the same.
+determines the links' start and the order of the batches; agents and questions are the same. With
+`--report-only`, finished runs are read as they are, and the report alone is written again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rmas_jax.host.checksums import seal
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting import report
-from rmas_jax.reporting.run_directory import Run
+from rmas_jax.reporting.run_directory import Run, read_run
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.run import FinishedRun, run
 
@@ -42,41 +43,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
     )
+    parser.add_argument(
+        "--report-only", action="store_true", help="read the finished runs, and run nothing"
+    )
     args = parser.parse_args(arguments)
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        finished = run_seeds(load_config(args.config, args.set), args.out.name, args.seeds)
-        write(pool(finished, RUNS / args.out.name), args.out)
+        study = args.out.name
+        if args.report_only:
+            runs = [read_run(RUNS / run_name(study, seed)) for seed in args.seeds]
+        else:
+            finished = run_seeds(load_config(args.config, args.set), study, args.seeds)
+            runs = [one.measured for one in finished]
+        write(pool(runs, RUNS / study), args.out)
 
     return exit_code(work)
+
+
+def run_name(study: str, seed: int) -> str:
+    """The name of a study's run with one seed."""
+    return f"{study}-{seed}"
 
 
 def run_seeds(config: RunConfig, study: str, seeds: Sequence[int]) -> list[FinishedRun]:
     """Runs a configuration with each seed; finished runs are reused."""
     finished = []
     for seed in seeds:
+        name = run_name(study, seed)
         finished.append(
-            run(
-                dataclasses.replace(config, name=f"{study}-{seed}", seed=seed, output_dir=str(RUNS))
-            )
+            run(dataclasses.replace(config, name=name, seed=seed, output_dir=str(RUNS)))
         )
         print_results(finished[-1])
     return finished
 
 
-def pool(runs: Sequence[FinishedRun], directory: Path) -> Run:
+def pool(runs: Sequence[Run], directory: Path) -> Run:
     """One run with the rows of several; curves and gradients are the first run's."""
-    measured = [finished.measured for finished in runs]
-    steps = [step for step in measured[0].timings if step != report.STEP]
+    steps = [step for step in runs[0].timings if step != report.STEP]
     return dataclasses.replace(
-        measured[0],
+        runs[0],
         directory=directory,
-        results=[row for of_run in measured for row in of_run.results],
-        items=[item for of_run in measured for item in of_run.items],
-        timings={
-            step: sum(of_run.timings[step] for of_run in measured) / len(measured) for step in steps
-        },
+        results=[row for of_run in runs for row in of_run.results],
+        items=[item for of_run in runs for item in of_run.items],
+        timings={step: sum(of_run.timings[step] for of_run in runs) / len(runs) for step in steps},
     )
 
 

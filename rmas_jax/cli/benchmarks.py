@@ -23,8 +23,8 @@ from rmas_jax.reporting.table import Table
 DESCRIPTION = f"""\
 List the benchmarks that `evaluation.benchmarks` can name; or, with a name, print all of its
 definition. With --load, read its questions: from a folder called as its source below ${LOCAL}, or
-else from the hub; print their number and checksum, and the first one; and check that the grader can
-read the gold answers, as a run does.
+else from the hub; print their number and checksum, and the first one; and check that they are those
+of the definition and that the grader can read the gold answers, as a run does.
 """
 EXAMPLES = """\
 rmas benchmarks
@@ -67,8 +67,8 @@ def show(name: str, *, load: bool) -> None:
     """Prints a benchmark's definition; with `load`, its questions' number and checksum.
 
     Raises:
-      InputError: there is no such benchmark, its questions cannot be had, or its grader cannot be
-        used or reads none of the gold answers of a split.
+      InputError: there is no such benchmark, its questions cannot be had or are not those of its
+        checksum, or its grader cannot be used or reads none of the gold answers of a split.
     """
     benchmark = find_benchmark(name, where="NAME")
     tree = _set(dataclasses.asdict(benchmark))
@@ -79,7 +79,10 @@ def show(name: str, *, load: bool) -> None:
             splits = {split: data.load(split) for split in benchmark.splits}
             for split, examples in splits.items():
                 checksum, first = checksum_of(examples), min(examples, key=lambda item: item.id)
-                print(f"\n{split}: {len(examples)} items, checksum {checksum}; the first:")
+                compared = " as defined" if split in (benchmark.checksum or {}) else ""
+                print(
+                    f"\n{split}: {len(examples)} items, checksum {checksum}{compared}; the first:"
+                )
                 print(first.question, f"gold answer: {first.answer}", sep="\n")
         check_golds(grader_of(benchmark), splits)
 

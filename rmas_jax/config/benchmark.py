@@ -68,13 +68,14 @@ class BenchmarkConfig(Section):
     description: str = option("one sentence for the reader of a list", "one's own questions")
     data: DataConfig = option("its questions and how answers are compared, as in a run's data")
     items: dict[str, int] | None = option(
-        "split -> number of its questions; data with fewer are refused, null: any number",
+        "split -> number of its questions; data with another number are refused, null: any number",
         None,
         at_least=1,
     )
     checksum: dict[str, str] | None = option(
-        "split -> checksum of its ids, questions, gold answers and tests (rmas benchmarks NAME "
-        "--load); other data give a warning",
+        "split -> checksum of its ids, questions, gold answers and tests; other data are refused, "
+        "null: any data of that number, whose checksum a run logs (and rmas benchmarks NAME --load "
+        "prints)",
         None,
     )
     licence: str | None = option("of the data, in words", None)
@@ -114,4 +115,9 @@ class BenchmarkChoice(Section):
     )
     metric: str | None = option(
         "its headline number; null: that of the benchmark", None, choices=METRICS
+    )
+    checksum: dict[str, str] | None = option(
+        "split -> checksum that its data must have, in place of the benchmark's; null: the "
+        "benchmark's",
+        None,
     )

@@ -109,13 +109,18 @@ def protocol(
     }
 
 
+def protocol_text(declared: Mapping[str, Any]) -> str:
+    """The file of a protocol, whose SHA-256 reports name."""
+    return json.dumps(declared, indent=1, sort_keys=True) + "\n"
+
+
 def declare(files: AuditFiles, declared: Mapping[str, Any]) -> str:
     """Writes the protocol, if there is none; returns its SHA-256.
 
     Raises:
       ConfigError: the folder holds another protocol.
     """
-    text = json.dumps(declared, indent=1, sort_keys=True) + "\n"
+    text = protocol_text(declared)
     _write_once(files.protocol, text, "declares another audit (configuration, questions or seeds)")
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -145,6 +145,17 @@ PAPER_COSTS: dict[Quantity, str] = {
 }
 
 
+COST_NOTE = (
+    "Tokens: written by all agents. Steps: the longest chain of model steps in which each needs "
+    "the one before; agents, and answers to one question, that do not wait for each other count as "
+    "the longest of them. GFLOP: 10^9 model FLOPs of useful work, of all agents: prompts, "
+    "thoughts, links, texts; neither padding nor repeated reading counts. Of several answers to a "
+    "question, accuracy has the cost of the first. pass@k has that of all k: tokens and GFLOP are "
+    "sums; steps are those of the longest. Seconds: wall time, of all answers. Trained parameters: "
+    "those of the links, or of the adapter, that the method uses."
+)
+
+
 def cost_tables(results: Results) -> list[Table]:
     """One table per split: tokens, steps, GFLOP and seconds per item, their ratios to text, and the
     parameters that were trained.
@@ -180,11 +191,7 @@ def cost_tables(results: Results) -> list[Table]:
                 f"{split}: cost per item, and ratio to text at the same rounds",
                 (*header, *paper),
                 (*lines,),
-                note="Tokens: written by all agents. Steps: sequential model steps. GFLOP: 10^9 "
-                "model FLOPs of useful work, of all agents: prompts, thoughts, links, texts; "
-                "neither padding nor repeated reading counts. Seconds: wall time. Trained "
-                "parameters: those of the links, or of the adapter, that the method uses. With "
-                "pass@k, tokens and GFLOP are of all k answers, steps of the longest.",
+                note=COST_NOTE,
                 name=f"cost {split}",
             )
         )

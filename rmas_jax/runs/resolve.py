@@ -25,7 +25,7 @@ from rmas_jax.data import BadRow, Dataset, Example, load_dataset
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.audit_protocol import check_audit, protocol
 from rmas_jax.evaluation.benchmarks import grader_of
-from rmas_jax.evaluation.benchmarks.loading import load_benchmark
+from rmas_jax.evaluation.benchmarks.loading import check_data, load_benchmark
 from rmas_jax.evaluation.driver import LoadedBenchmark, check_items
 from rmas_jax.evaluation.graders import check_golds, with_legacy
 from rmas_jax.evaluation.loop_lm import load_loop_lm
@@ -157,6 +157,8 @@ def load_benchmarks(
         data, grading = dataset, benchmark.data.grader
         if benchmark.data != dataclasses.replace(config.data, grader=grading):
             data = load_benchmark(benchmark, data_dir)
+        else:
+            check_data(benchmark, data)
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
         prompts = load_templates(config.system, texts, task_type)

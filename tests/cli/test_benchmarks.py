@@ -1,6 +1,7 @@
 """`rmas benchmarks`: the list, one definition, and its questions."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -28,10 +29,23 @@ def test_a_definition_is_printed_and_its_questions_are_loaded(tmp_path, capsys):
     file = write_benchmark("GPQA-Diamond", tmp_path)
     assert main(["benchmarks", str(file), "--load"]) == 0
     out = capsys.readouterr().out
-    assert "test: 3 items, checksum " in out and "\nA. " in out
+    assert "test: 3 items, checksum " in out and " as defined" not in out and "\nA. " in out
     assert out.endswith(
         ("gold answer: A\n", "gold answer: B\n", "gold answer: C\n", "gold answer: D\n")
     )
+
+
+def test_a_printed_checksum_can_be_put_into_the_definition(tmp_path, capsys):
+    file = write_benchmark("AIME-2025", tmp_path)
+    assert main(["benchmarks", str(file), "--load"]) == 0
+    checksum = re.search(r"checksum (\w+);", capsys.readouterr().out)[1]
+    tree = yaml.safe_load(file.read_text())
+    for stated, status in ((checksum, 0), (checksum[::-1], BAD_INPUT)):
+        file.write_text(yaml.safe_dump(tree | {"checksum": {"test": stated}}))
+        assert main(["benchmarks", str(file), "--load"]) == status
+        captured = capsys.readouterr()
+        assert (f"checksum {checksum} as defined;" in captured.out) == (status == 0)
+        assert (f"must be {stated}, got {checksum}" in captured.err) == (status == BAD_INPUT)
 
 
 @pytest.mark.parametrize(

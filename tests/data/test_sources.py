@@ -3,18 +3,26 @@
 import csv
 import dataclasses
 import json
+import logging
 
 import httpx2
 import huggingface_hub
+import pyarrow.parquet
 import pytest
 from benchmark_files import FILES, write_benchmark, write_data
 from huggingface_hub import errors
 
-from rmas_jax.config import BenchmarkConfig, ConfigError, DataConfig, load_benchmark_config
+from rmas_jax.config import (
+    BenchmarkConfig,
+    ConfigError,
+    DataConfig,
+    load_benchmark_config,
+    load_config,
+)
 from rmas_jax.data import DataError, load_dataset
 from rmas_jax.data.reading import read_csv_rows
-from rmas_jax.evaluation.benchmarks import shipped
-from rmas_jax.evaluation.benchmarks.loading import load_benchmark
+from rmas_jax.evaluation.benchmarks import find_benchmarks, shipped
+from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark
 
 GPQA = shipped()["GPQA-Diamond"]
 
@@ -139,6 +147,12 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def one_gold_changed(path):
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    rows[1]["answer"] += "0"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
 def without_last_line(path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
@@ -195,11 +209,31 @@ def test_damaged_files_are_refused(tmp_path, name, change, words):
     assert all(word in message for word in words), message
 
 
-def test_more_items_and_other_questions_give_a_warning(tmp_path, caplog):
+def test_more_items_are_refused(tmp_path):
     benchmark = load_benchmark_config(write_benchmark("GSM8K", tmp_path))
-    load(tmp_path, dataclasses.replace(benchmark, items={"test": 2}, checksum={"test": "0" * 16}))
-    assert "GSM8K: test must have 2 items, got 3" in caplog.text
-    assert "GSM8K: test has other questions or gold answers than its definition" in caplog.text
+    message = refused(tmp_path, dataclasses.replace(benchmark, items={"test": 2}))
+    assert "test must have 2 items, got 3; its files may be cut off or of another v" in message
+
+
+def test_other_questions_are_refused_with_both_checksums_and_the_way_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    benchmark = load_benchmark_config(write_benchmark("GSM8K", tmp_path))
+    found = checksum_of(load(tmp_path, benchmark).load("test"))
+    pinned = f"checksum: {{test: '{found}'}}"
+    # Without a checksum, the one to state is named.
+    assert "GSM8K: test has no checksum to compare with" in caplog.text and pinned in caplog.text
+    caplog.clear()
+    load(tmp_path, dataclasses.replace(benchmark, checksum={"test": found}))
+    assert "checksum" not in caplog.text
+    message = refused(tmp_path, dataclasses.replace(benchmark, checksum={"test": "0" * 16}))
+    assert f"the checksum of test must be {'0' * 16}, got {found}" in message
+    assert f"fetch its files again, or measure on these with {pinned} in its entry of" in message
+    config = load_config("quickstart", [f"evaluation.benchmarks=[{{name: GSM8K, {pinned}}}]"])
+    (chosen,) = find_benchmarks(config)
+    assert chosen.checksum == {"test": found}
+    # One gold answer of 3 differs: the same number, another benchmark.
+    other = changed("GSM8K", tmp_path, one_gold_changed)
+    refused(tmp_path, dataclasses.replace(other, checksum={"test": found}))
 
 
 def test_seed_and_rule_make_other_data(tmp_path):

@@ -20,6 +20,7 @@ from rmas_jax.evaluation.graders import GRADERS, check_golds
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts.templates import task_types
 
+DEFINED = shipped()["reasoning-gym"]
 CONFIG = "experiments/configs/outer_gain.yaml"  # names no benchmarks
 
 
@@ -116,6 +117,17 @@ def test_a_run_that_names_none_evaluates_its_own_data():
     (own,) = found("data.dataset=my/rows.jsonl", "system.task_type=choice", "data.test_share=0.2")
     assert (own.name, own.splits, own.task_type) == ("rows.jsonl", ("test",), "choice")
     assert own.data.test_share == 0.2 and grader_of(own) is GRADERS["choice"]
+
+
+def test_data_of_a_run_need_not_be_those_of_the_definition_that_has_their_name():
+    own = ("data.dataset=reasoning-gym", "data.generators={chain_sum: 20}", "data.seed=1")
+    (gym,) = found(*own)
+    assert gym.data.grader == "reasoning" and gym.description == DEFINED.description
+    assert DEFINED.items and DEFINED.checksum and not gym.items and not gym.checksum
+    (gym,) = found(*own, "evaluation.benchmarks=[{name: data, checksum: {test: a}}]")
+    assert gym.checksum == {"test": "a"}
+    (gym,) = found(*own, "evaluation.benchmarks=[{name: reasoning-gym, checksum: {other: a}}]")
+    assert gym.checksum == {**DEFINED.checksum, "other": "a"} and gym.items == DEFINED.items
 
 
 def test_published_data_has_one_name_with_and_without_its_organisation():

@@ -28,7 +28,7 @@ def test_agreement_and_kappa_are_by_method_and_over_all():
     other_items[0]["outcome"] = "timeout"  # undecided: left out
     del other_items[1]["outcome"]  # of an older file: left out
     table = judge_table([first, second], [*its_items, *other_items])
-    cells = {line[3]: line[4:] for line in table.rows}
+    cells = {line[3]: line[-3:] for line in table.rows}
     assert cells["latent, trained links"] == ("20", "100.0", "1.00")
     # 18 answers: 8 right by both, 6 by the judge alone, 4 by neither; chance agrees on
     # (14 x 8 + 4 x 10) / 18^2 of them.
@@ -36,6 +36,24 @@ def test_agreement_and_kappa_are_by_method_and_over_all():
     assert cells["text"] == ("18", "66.7", f"{(12 / 18 - chance) / (1 - chance):.2f}")
     assert cells["all"][:2] == ("38", f"{100 * 32 / 38:.1f}")
     assert {line[:3] for line in table.rows} == {("relay", "test", "judge (a model)")}
+
+
+def test_answers_that_ended_badly_are_counted_apart_and_shown_where_none_was_decided():
+    """Two seeds of one method, and another one whose answers were all lost."""
+    ended = {"unparsed": 1, "at_limit": 2, "timeout": 0, "crashed": 3}
+    first, items = judged("recursive_mas", 20)
+    second = first | {"seed": 1} | ended
+    lost, lost_items = judged("recursive_text", 20)
+    for item in lost_items:
+        item |= {"outcome": "crashed", "correct": False}
+    lost |= {"unparsed": 0, "at_limit": 0, "timeout": 0, "crashed": N, "rollouts": 1}
+    rows = [first | dict.fromkeys(ended, 0), second, lost]
+    table = judge_table(rows, [*items, *(item | {"seed": 1} for item in items), *lost_items])
+    assert table.header[4:9] == ("answers", "unparsed", "cut off", "timed out", "crashed")
+    cells = {line[3]: line[4:] for line in table.rows}
+    assert cells["latent, trained links"] == ("40", "1", "2", "0", "3", "40", "100.0", "1.00")
+    assert cells["text"] == ("20", "0", "0", "0", "20", "0", "-", "-")
+    assert cells["all"] == ("60", "1", "2", "0", "23", "40", "100.0", "1.00")
 
 
 def test_a_judge_that_says_one_thing_has_no_kappa_and_other_graders_no_table():

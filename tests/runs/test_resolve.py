@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rmas_jax.config import ConfigError, DataConfig, load_config
-from rmas_jax.data import load_dataset
+from rmas_jax.data import DataError, load_dataset
 from rmas_jax.host.errors import describe
 from rmas_jax.runs.resolve import read_splits, resolve
 
@@ -71,6 +71,15 @@ def test_an_audit_that_cannot_be_run_is_refused_before_training(tmp_path, settin
     changes = [f"output_dir={tmp_path}", "evaluation.audit={}", *settings]
     changes += ["evaluation.methods=[recursive_mas]", "runtime.compilation_cache=false"]
     with pytest.raises(ConfigError, match=f"evaluation.audit.*{message}"):
+        resolve(load_config("quickstart", changes))
+
+
+@pytest.mark.parametrize("name", ["relay", "data"])
+def test_data_of_another_checksum_than_a_run_states_are_refused(tmp_path, name):
+    """Also where they are the run's own, which no definition describes."""
+    stated = f"evaluation.benchmarks=[{{name: {name}, checksum: {{test: '{'0' * 16}'}}}}]"
+    changes = [f"output_dir={tmp_path}", stated, "runtime.compilation_cache=false"]
+    with pytest.raises(DataError, match=r"relay: the checksum of test must be 0{16}, got 94d8d484"):
         resolve(load_config("quickstart", changes))
 
 

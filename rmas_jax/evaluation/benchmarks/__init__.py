@@ -63,6 +63,7 @@ def find_benchmarks(config: RunConfig) -> tuple[BenchmarkConfig, ...]:
             splits=choice.splits or benchmark.splits,
             sampling=sampling,
             metric=choice.metric or benchmark.metric,
+            checksum={**(benchmark.checksum or {}), **(choice.checksum or {})},
         )
         for field, message in benchmark.conflicts():
             raise ConfigError(f"{where}.{field} {message} ({benchmark.name})")
@@ -89,7 +90,10 @@ def grader_of(benchmark: BenchmarkConfig) -> Grader:
 
 
 def _own(config: RunConfig) -> BenchmarkConfig:
-    """The benchmark of the training data: a listed one of that data set, or one without a file."""
+    """The benchmark of the training data: a listed one of that data set, or one without a file.
+
+    What the definition says of its own files, their number of items and checksum, is left out.
+    """
     name = own_name(config.data)
     listed = {b.data.dataset: b for b in shipped().values()}.get(name)
     benchmark = listed or BenchmarkConfig(name=name, data=config.data)
@@ -98,6 +102,8 @@ def _own(config: RunConfig) -> BenchmarkConfig:
         benchmark,
         data=dataclasses.replace(config.data, grader=grader),
         task_type=config.system.task_type,
+        items=None,
+        checksum=None,
     )
 
 

@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
     """The data of a benchmark's splits, of which the others are neither read nor checked.
 
-    Warns of rows left out, and of questions or gold answers that are not the defined.
+    Warns of rows left out.
 
     Raises:
-      DataError: they cannot be had, and how they can; or there are fewer than `benchmark.items`.
+      DataError: they cannot be had, and how they can; see also `check_data`.
     """
     splits = {split.partition("[")[0] for split in benchmark.splits}
     try:
@@ -28,41 +28,64 @@ def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
     except DataError as error:
         access = f" (access: {benchmark.access})" if benchmark.access else ""
         raise DataError(f"{benchmark.name}: {error}{access}") from error
-    bad = ""
     if data.bad_rows:
-        bad = "{0} bad rows left out, the first: {1.file}, line {1.line}: {1.reason}".format(
-            len(data.bad_rows), data.bad_rows[0]
-        )
-        log.warning("%s: %s", benchmark.name, bad)
+        log.warning("%s: %s", benchmark.name, _bad_rows(data))
+    check_data(benchmark, data)
+    return data
+
+
+def check_data(benchmark: BenchmarkConfig, data: Dataset) -> None:
+    """Holds data against the numbers of items and the checksums of a benchmark.
+
+    Names the checksum of a split whose definition has a number of items, but no checksum.
+
+    Raises:
+      DataError: a split has another number or checksum; how to measure on it nevertheless.
+    """
+    items, checksums = benchmark.items or {}, benchmark.checksum or {}
     present = (*data.sizes, *data.unread)
-    for name in ("items", "checksum"):
-        if unknown := [s for s in getattr(benchmark, name) or {} if s not in present]:
+    for name, chosen in (("items", items), ("checksum", checksums)):
+        if unknown := [split for split in chosen if split not in present]:
             raise DataError(
                 f"{benchmark.name}: {name} must be of the splits {', '.join(present)}, got "
                 f"{unknown[0]}"
             )
-    for split, count in (benchmark.items or {}).items():
-        if split in data.unread:
-            continue
+    for split, count in items.items():
         found = data.sizes.get(split, 0)
-        if found < count:
+        if split not in data.unread and found != count:
             raise DataError(
                 f"{benchmark.name}: {split} must have {count} items, got {found}; "
-                f"{bad or 'its files may be cut off: fetch them again'} (a file of your own with "
-                "another number in `items`, and another name, measures on a part)"
+                f"{_bad_rows(data) or 'its files may be cut off or of another version'}: fetch "
+                "them again (a file of your own with another number in `items`, and another name, "
+                "measures on these)"
             )
-        if found > count:
-            log.warning("%s: %s must have %d items, got %d", benchmark.name, split, count, found)
-    for split, wanted in (benchmark.checksum or {}).items():
+    for split in {**items, **checksums}:
         if split in data.unread:
             continue
-        if (checksum := checksum_of(data.load(split))) != wanted:
-            log.warning(
-                "%s: %s has other questions or gold answers than its definition: checksum must "
-                "be %s, got %s",
-                *(benchmark.name, split, wanted, checksum),
+        wanted, digest = checksums.get(split), checksum_of(data.load(split))
+        pinned = f"checksum: {{{split}: '{digest}'}} in its entry of evaluation.benchmarks"
+        if wanted is None:
+            log.info(
+                "%s: %s has no checksum to compare with; later runs require these data with %s",
+                *(benchmark.name, split, pinned),
             )
-    return data
+        elif digest != wanted:
+            raise DataError(
+                f"{benchmark.name}: the checksum of {split} must be {wanted}, got {digest}: other "
+                "ids, questions, gold answers or tests than expected; fetch its files "
+                f"again, or measure on these with {pinned}"
+            )
+
+
+def _bad_rows(data: Dataset) -> str:
+    """The rows left out, in words; "": none."""
+    if not data.bad_rows:
+        return ""
+    first = data.bad_rows[0]
+    return (
+        f"{len(data.bad_rows)} bad rows left out, the first: {first.file}, line {first.line}: "
+        f"{first.reason}"
+    )
 
 
 def checksum_of(examples: Sequence[Example]) -> str:
