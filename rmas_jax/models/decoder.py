@@ -43,6 +43,7 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.embedding = parameter(self, "embedding")
+        self.layers: nn.Module
         if self.unroll_layers:
             self.layers = Unrolled(c, self.store_products, self.partition)
         else:
