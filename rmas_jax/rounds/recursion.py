@@ -52,7 +52,7 @@ class Unroll:
 
     rounds: int  # R, at least 1
     remat: bool = False  # recompute a round in the backward pass instead of storing it
-    recompute_thoughts: bool = True  # the same for the steps of a rollout, see `think`
+    recompute_thoughts: bool = True  # recompute the steps of a rollout, too; see `think`
     # Length of truncated backpropagation, in rounds: after each such number, counted from the last
     # round, feedback enters without a gradient. None: no truncation.
     truncate_rounds: int | None = None

@@ -44,6 +44,8 @@ ODD = dataclasses.replace(  # no dimension divides
 )
 HYBRID = dataclasses.replace(config_from_hf(draw_config(6)), vocab_size=64)
 CONFIGS = {"dense": DENSE, "odd": ODD, "hybrid": HYBRID}
+ALIKE = {policy: Policies(*(policy,) * 4) for policy in POLICIES}
+MIXED = {"mixed": Policies(reading="replicate", thinking="stay", writing="gather")}
 
 
 def mesh_of(*sizes):
@@ -123,7 +125,7 @@ def differences(ours, expected):
 @pytest.mark.parametrize(
     ("name", "sizes", "policy"),
     [
-        *(("dense", (1, 8, 1), policy) for policy in POLICIES),
+        *(("dense", (1, 8, 1), policy) for policy in ALIKE | MIXED),
         ("dense", (2, 2, 2), "gather"),
         ("dense", (2, 2, 2), "stay"),
         ("dense", (1, 2, 4), "stay"),  # key heads do not divide, query heads do
@@ -136,7 +138,7 @@ def differences(ours, expected):
 )
 def test_numbers_are_those_of_one_device(agents, alone, name, sizes, policy):
     mesh = mesh_of(*sizes)
-    agent = placed(agents[name], mesh, Policies(*(policy,) * 4))
+    agent = placed(agents[name], mesh, (ALIKE | MIXED)[policy])
     same, difference = differences(run(agent, mesh), alone[name])
     assert same and difference < 1e-5
 
