@@ -122,8 +122,9 @@ def print_plan(
         if json is not None:
             write_atomic(Path(json), dumps(plan.as_json(), indent=2) + "\n")
         if executable is not None:
-            device = plan.inputs.team.mesh.devices.flat[0]
-            settings = made_for(config, plan.mesh, device)
+            mesh = plan.inputs.team.mesh
+            assert mesh is not None  # a run has one
+            settings = made_for(config, plan.mesh, mesh.devices.flat[0])
             save_executables(executable, plan.compiled, made_for=settings)
 
     broadcast_from_first(write)
