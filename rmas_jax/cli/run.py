@@ -43,7 +43,9 @@ same command resumes it. Several processes, one per host, run as one: the first 
 receive the signal. With system.links, training starts from these links, and the inner loop keeps
 the outer ones; without training they are evaluated unchanged.
 
-Paths in the file are relative to its folder; output_dir and paths in --set, to the current one.
+Paths in the file are relative to its folder; output_dir and paths in --set, to the current one. A
+path may be a URL of object storage, such as gs://BUCKET/links.safetensors (extra: storage), except
+those of agents.
 """
 EXAMPLES = """\
 rmas run --config quickstart
