@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rmas_jax.host.errors import BAD_INPUT, DIVERGED, PREEMPTED
+
 TPU = Path(__file__).parents[1] / "tpu"
 SCRIPTS = sorted(TPU.glob("*.sh"))
 WHERE = ["--name", "pod", "--zone", "us-west4-a"]
@@ -167,6 +169,10 @@ def test_the_file_for_skypilot_starts_the_same_command():
     assert task["resources"]["use_spot"] is True
     assert set(re.findall(r"\$([A-Z]+)", task["setup"] + task["run"])) == set(task["envs"])
     assert "rmas run --distributed" in task["run"]
+    recovered = task["resources"]["job_recovery"]
+    assert recovered.keys() == {"recover_on_exit_codes"}  # bad input is not tried again
+    codes = recovered["recover_on_exit_codes"]
+    assert PREEMPTED in codes and not {BAD_INPUT, DIVERGED} & {*codes}
 
 
 GCLOUD = """\

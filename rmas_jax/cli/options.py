@@ -32,7 +32,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE",
-        help=f"YAML file of the run, or a shipped one: {', '.join(shipped_configs())}",
+        help=f"YAML file of the run, its URL, or a shipped one: {', '.join(shipped_configs())}",
     )
     parser.add_argument(
         "--set",

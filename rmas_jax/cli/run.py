@@ -43,7 +43,9 @@ same command resumes it. Several processes, one per host, run as one: the first 
 receive the signal. With system.links, training starts from these links, and the inner loop keeps
 the outer ones; without training they are evaluated unchanged.
 
-Paths in the file are relative to its folder; output_dir and paths in --set, to the current one.
+Paths in the file are relative to its folder; output_dir and paths in --set, to the current one. A
+path may be a URL of object storage, such as gs://BUCKET/links.safetensors (extra: storage), except
+those of agents.
 """
 EXAMPLES = """\
 rmas run --config quickstart
@@ -122,9 +124,9 @@ def print_plan(
         if json is not None:
             write_atomic(Path(json), dumps(plan.as_json(), indent=2) + "\n")
         if executable is not None:
-            devices = plan.inputs.team.mesh
-            assert devices is not None  # a run has a mesh
-            settings = made_for(config, plan.mesh, devices.devices.flat[0])
+            mesh = plan.inputs.team.mesh
+            assert mesh is not None  # a run has one
+            settings = made_for(config, plan.mesh, mesh.devices.flat[0])
             save_executables(executable, plan.compiled, made_for=settings)
 
     broadcast_from_first(write)

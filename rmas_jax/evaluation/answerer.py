@@ -47,7 +47,7 @@ from rmas_jax.rounds.budget import latent_flops, prefix_flops, steps_before_answ
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
 from rmas_jax.rounds.schedules import SCHEDULES, longest_chain
 from rmas_jax.rounds.text_channel import Message
-from rmas_jax.sharding import put_batch, put_whole, to_host
+from rmas_jax.sharding import put_batch, to_host
 from rmas_jax.team import Team
 from rmas_jax.topology import System
 
@@ -115,7 +115,7 @@ class Answerer:
         """What crosses the edges; None: text, or nothing of an agent alone."""
         if (named := CHANNELS.get(self.method.channel or "")) is None:
             return None
-        links = Links({}, {}) if self.links is None else put_whole(self.links, self.team.mesh)
+        links = Links({}, {}) if self.links is None else self.links
         return named.make(self.system, links, self.team.members)
 
     @property
@@ -302,7 +302,7 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
         team.agents,
         channel,
         put_batch(prompts, team.mesh),
-        rounds=answerer.rounds,
+        rounds=np.int32(answerer.rounds),  # as it is planned: a Python integer has a weak type
         shuffle=answerer.method.is_shuffled,
     )
     if fault := earliest_fault(order, to_host(outcome.fault)):

@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.compilations import note_loaded
 from rmas_jax.host.errors import InputError, listed, shown
+from rmas_jax.host.inputs import local_input
 
 FORMAT = b"executables of rmas, 2 | "
 WAY_OUT = "make it again with rmas plan --executable"
@@ -97,14 +98,15 @@ def save_executables(
 
 
 def read_executables(path: str | Path, *, made_for: Mapping[str, Any]) -> Executables:
-    """Reads a file of `save_executables`.
+    """Reads a file of `save_executables`, maybe at a URL.
 
     Raises:
+      StorageError: it is at a URL, and cannot be read there.
       ExecutableError: the file cannot be read, is of another format or damaged, or was made for
         other settings or with another version of JAX.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = local_input(path).read_bytes()
     except OSError as error:
         raise ExecutableError(f"{path}: cannot be read: {error.strerror}") from None
     first, _, content = raw.partition(b"\n")

@@ -62,17 +62,35 @@ class SoftmaxChannel(struct.PyTreeNode):
 
     def feed(self, role: str, hidden: jax.Array) -> jax.Array:
         """The agent's own expected embedding."""
-        return self._probabilities(role, hidden) @ self.agents[role].embedding_table()
+        vocabulary = jnp.arange(self.agents[role].config.vocab_size)
+        return self._expected(role, hidden, self._embedded(role, vocabulary))
 
     def send(self, edge: tuple[str, str], thoughts: jax.Array) -> jax.Array:
         """The receiver's expected embedding."""
         sender, receiver = edge
         own, other = self.shared_tokens[edge_name(edge)]
-        embeddings = self.agents[receiver].embed(other[None])[0]
-        return self._probabilities(sender, thoughts)[..., own] @ embeddings
+        unshared = jnp.full(self.agents[sender].config.vocab_size, -1)
+        return self._expected(
+            sender, thoughts, self._embedded(receiver, unshared.at[own].set(other))
+        )
 
-    def _probabilities(self, role: str, hidden: jax.Array) -> jax.Array:
-        return jax.nn.softmax(self.agents[role].unembed(hidden), axis=-1)
+    def _expected(self, role: str, hidden: jax.Array, embedded: jax.Array) -> jax.Array:
+        """Hidden states [B, T, D] -> the mean of [V, D'] by the chances of the next token.
+
+        Chances lie as logits do, by rows and by vocabulary, and meet the embeddings there.
+        """
+        agent = self.agents[role].during("thinking")
+        on = agent.partition
+        chances = jax.nn.softmax(agent.unembed(hidden), axis=-1)
+        chances = on.constrain(chances, "rows", None, "vocab")
+        out = chances @ on.constrain(embedded, "vocab", None)
+        return on.constrain(out, "rows", None, None)
+
+    def _embedded(self, role: str, ids: jax.Array) -> jax.Array:
+        """An agent's embeddings [V, D'] of ids [V]; zero for -1."""
+        # Read as a batch of single tokens, whose rows are split: no device has them all.
+        embedded = self.agents[role].embed(jnp.maximum(ids, 0)[:, None])[:, 0]
+        return jnp.where(ids[:, None] >= 0, embedded, 0)
 
 
 class SelectChannel(struct.PyTreeNode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -36,7 +37,9 @@ def made_for(
     for section, names in FREE.items():
         for name in names:
             del (tree[section] if section else tree)[name]
-    return {"devices": device.device_kind, "mesh": dict(mesh), **tree}
+    # JAX's version is that of the compiler, except for TPUs.
+    compiler = {"libtpu": _libtpu()} if device.platform == "tpu" else {}
+    return {"devices": device.device_kind, **compiler, "mesh": dict(mesh), **tree}
 
 
 def made_for_here(config: RunConfig) -> dict[str, Any]:
@@ -47,3 +50,10 @@ def made_for_here(config: RunConfig) -> dict[str, Any]:
     """
     config = with_mesh(config)
     return made_for(config, dataclasses.asdict(config.runtime.mesh), jax.devices()[0])
+
+
+def _libtpu() -> str | None:
+    try:
+        return metadata.version("libtpu")
+    except metadata.PackageNotFoundError:  # it came with the machine
+        return None

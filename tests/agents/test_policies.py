@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from drawn import draw_config
 from flax.traverse_util import flatten_dict, unflatten_dict
+from placed import placed
 from systems import random_params
 
 from rmas_jax.agents.agent import Agent
@@ -50,15 +51,6 @@ MIXED = {"mixed": Policies(reading="replicate", thinking="stay", writing="gather
 
 def mesh_of(*sizes):
     return make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-
-
-def placed(agent, mesh, policies):
-    """The agent with its weights split over a mesh."""
-    params = flatten_dict(agent.params)
-    for weight in weight_table(agent.config):
-        params[weight.path] = jax.device_put(params[weight.path], weight.sharding(mesh))
-    decoder = agent.decoder.clone(partition=Partition(mesh, policies))
-    return Agent(decoder, unflatten_dict(params))
 
 
 def batch_of(config, seed=0):

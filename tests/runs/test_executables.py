@@ -18,61 +18,55 @@ from rmas_jax.config import load_config
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.planning.executables import save_executables
+from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.executables import made_for_here
 
 MESH = ["runtime.mesh.data=2", "runtime.mesh.fsdp=1", "runtime.mesh.model=1"]
 SETTINGS = [*ONE_ROUND, *MESH]
 
 
-@pytest.fixture(scope="module")
-def call(tmp_path_factory):
-    """Plans or runs in a process of its own, and gives its counts and its messages."""
-    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    environment = processes.environment(cache=cache)
-    folder = tmp_path_factory.mktemp("runs")
+def call(command, folder, *options, seed=0):
+    """Plans or runs in a process of its own; returns how much it compiled, and its messages.
 
-    def start(command, *options, changes=()):
-        given = [f"output_dir={folder}", *SETTINGS, *changes]
-        overrides = [part for item in given for part in ("--set", item)]
-        worker = Path(__file__).parents[1] / "executables_worker.py"
-        done = subprocess.run(
-            [sys.executable, worker, command, "--config", CONFIG, *overrides, *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        return json.loads(done.stdout.splitlines()[-1]), done.stderr, folder
-
-    return start
+    Each folder has states of its own: those of an earlier run would not be computed again.
+    """
+    given = [f"output_dir={folder}", f"seed={seed}", *SETTINGS]
+    overrides = [part for item in given for part in ("--set", item)]
+    worker = Path(__file__).parents[1] / "executables_worker.py"
+    done = subprocess.run(
+        [sys.executable, worker, command, "--config", CONFIG, *overrides, *options],
+        env=processes.environment(cache=Path(os.environ["JAX_COMPILATION_CACHE_DIR"])),
+        capture_output=True,
+        text=True,
+    )
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["code"] == 0, done.stderr
+    return counts["compiled"], done.stderr
 
 
 def results(folder):
-    """All that a run has measured, without times."""
-    rows = json.loads((folder / "results.json").read_text())
-    losses = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "second", "memory")
+    """All that a run has measured, without times and memory, and checksums of these."""
+    files = RunFiles(folder / CONFIG)
+    rows = json.loads(files.results.read_text())
+    losses = [json.loads(line) for line in files.metrics.read_text().splitlines()]
     return [
-        {name: value for name, value in row.items() if not any(t in name for t in timed)}
+        {name: value for name, value in row.items() if not re.search("second|bytes|crc32", name)}
         for row in (*rows, *losses)
     ]
 
 
 @pytest.mark.slow
-def test_a_run_takes_the_programs_of_its_plan(call, tmp_path):
-    file = tmp_path / "programs"
-    counts, messages, _ = call("plan", "--executable", file)
-    assert counts["code"] == 0, messages
-    plain, messages, folder = call("run", changes=["name=plain"])
-    assert plain["code"] == 0, messages
-    ahead, messages, _ = call("run", "--executable", file, changes=["name=ahead"])
-    assert ahead["code"] == 0, messages
-    held = re.search(r"programs: (\d+) of its (\d+) programs were taken", messages)
-    assert held and held[1] == held[2] and int(held[1]) >= 5
-    # A program compiles once for its shapes, and these did not.
-    assert ahead["compiled"] == plain["compiled"] - int(held[1])
-    assert results(folder / "ahead") == results(folder / "plain")
-    control, messages, _ = call("run", changes=["name=control", "seed=1"])
-    assert control["code"] == 0 and results(folder / "control") != results(folder / "plain")
+def test_a_run_takes_the_programs_of_its_plan(tmp_path):
+    file, plain, ahead, control = (tmp_path / name for name in ("file", "a", "b", "c"))
+    call("plan", plain, "--executable", file)
+    compiled, _ = call("run", plain)
+    fewer, messages = call("run", ahead, "--executable", file)
+    taken = re.search(r"file: (\d+) of its (\d+) programs were taken", messages)
+    assert taken and taken[1] == taken[2] == "5"  # inner steps, step, validation, rounds, answer
+    assert fewer == compiled - 5
+    assert results(ahead) == results(plain)
+    call("run", control, seed=1)
+    assert results(control) != results(plain)
 
 
 @pytest.mark.parametrize(
