@@ -4,8 +4,9 @@
 
 Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice, on chips whose memory
 has room for several items. The mesh is the default of `rmas plan`: weights are split over 16 chips
-(`fsdp`; further ones hold copies) and meet activations by the default policies; training gathers
-those of Light once a step. Decoders have the published sizes (`experiments/configs/published`);
+(`fsdp`; further ones hold copies) and meet activations by the default policies. Light, whose layers
+fit whole, gathers them once a step of training, and once for all rounds of reading, and stores its
+rollouts instead of recomputing them. Decoders have the published sizes (`experiments/configs/published`);
 widths are those that `rmas plan` assumes.
 
 A point takes minutes of a processor. Slices of 64 chips with one item each are therefore left out:
@@ -64,7 +65,7 @@ SYSTEMS = {  # configuration -> role -> published decoder
     "distillation": {"expert": "Qwen3.5-9B", "learner": "Qwen3.5-4B"},
     "deliberation": {"reflector": "Qwen3.5-4B", "toolcaller": "Qwen3.5-4B"},
 }
-# Systems whose weights fit whole on a chip: training gathers them once a step.
+# Systems whose layers fit whole on a chip, beside stored rollouts.
 WHOLE = ("sequential_light",)
 SIZES = {  # chip -> slices, by the number of their chips
     "v5e": {4: "2x2", 16: "4x4", 256: "16x16"},
@@ -111,13 +112,14 @@ class Point:
         ]
         overrides.append(f"evaluation.batch_size={self.items}")
         if self.system in WHOLE:
-            overrides.append("runtime.policies.training=replicate")
+            overrides.append("runtime.policies={training: replicate, reading: replicate}")
         config = load_config(path, overrides)
         if self.work == "answers":
             return config
         phase = (
             f"{{name: {self.work}, latents: {self.work}, rounds: {config.system.rounds}, "
-            f"steps: 1000, batch_size: {self.items}, learning_rate: 1e-4}}"
+            f"steps: 1000, batch_size: {self.items}, learning_rate: 1e-4, "
+            f"recompute_thoughts: {str(self.system not in WHOLE).lower()}}}"
         )
         return load_config(path, [*overrides, f"outer.phases=[{phase}]"])
 

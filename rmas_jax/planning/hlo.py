@@ -2,7 +2,7 @@
 
 XLA's own `cost_analysis` counts the body of a loop once. Here a loop counts as often as it runs:
 the compiler's known trip count, or else the bound in the loop's condition. Of a conditional the
-most expensive branch counts.
+most expensive branch counts, by the share of the runs that take it.
 
     entry
       while  x 28 (layers)  ->  fusion: dot      28 x its FLOPs
@@ -48,7 +48,7 @@ class Collective:
     devices: int  # of a group
     operand_bytes: int  # of one device, for one run
     operation: str  # its place in the traced program; empty if the compiler made it
-    times: int = 1
+    times: float = 1  # with the share of the runs of a conditional
 
     @property
     def link_bytes(self) -> float:
@@ -71,7 +71,7 @@ class Cost:
 
     def count(self, kind: str | None = None) -> int:
         """How many collectives run, of a kind or of all kinds."""
-        return sum(c.times for c in self.collectives if kind in (None, c.kind))
+        return round(sum(c.times for c in self.collectives if kind in (None, c.kind)))
 
     @property
     def by_kind(self) -> dict[str, tuple[int, float]]:
@@ -92,23 +92,26 @@ class Cost:
             self.collectives + other.collectives,
         )
 
-    def __mul__(self, times: int) -> Cost:
+    def __mul__(self, times: float) -> Cost:
         repeated = (dataclasses.replace(c, times=c.times * times) for c in self.collectives)
         return Cost(self.flops * times, self.memory_bytes * times, tuple(repeated) if times else ())
 
+    __rmul__ = __mul__
 
-def program_cost(text: str, *, unknown_trips: int | None = None) -> Cost:
+
+def program_cost(text: str, *, unknown_trips: int | None = None, taken: float = 1.0) -> Cost:
     """The cost of a program on one device.
 
     Args:
       text: of `compiled.as_text()`.
       unknown_trips: runs of a loop whose number is data, such as that of rounds in `listen`.
+      taken: share of the runs of a conditional that take its most expensive branch.
 
     Raises:
       ValueError: a loop's number of runs is data, and `unknown_trips` is None.
     """
     module = parse(text)
-    return _Walk(module, unknown_trips).of_computation(module.entry)
+    return _Walk(module, unknown_trips, taken).of_computation(module.entry)
 
 
 @dataclasses.dataclass(eq=False)
@@ -117,6 +120,7 @@ class _Walk:
 
     module: Module
     unknown_trips: int | None
+    taken: float
 
     def __post_init__(self) -> None:
         self.of_computation = functools.cache(self._of_computation)
@@ -141,7 +145,7 @@ class _Walk:
         if opcode == "conditional":
             names = x.called("branch_computations", "true_computation", "false_computation")
             branches = [self.of_computation(name) for name in names]
-            return max(branches, key=lambda c: (c.flops, c.memory_bytes, c.link_bytes))
+            return self.taken * max(branches, key=lambda c: (c.flops, c.memory_bytes, c.link_bytes))
         if opcode in ("call", "async-start"):
             return self._all(x.called("to_apply", "calls"))
         if opcode == "fusion":

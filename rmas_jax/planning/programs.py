@@ -33,6 +33,7 @@ class Program:
     caches: int = 0  # bytes of caches that the program makes, on each device
     runs: int | None = None  # in the run; None: as often as there are batches
     trips: int | None = None  # runs of its loops whose number is data
+    taken: float = 1.0  # share of the runs of its conditionals that take the expensive branch
     bound: Bound | None = None
     is_answer: bool = False  # whether every answer needs it
     is_throughput: bool = True  # whether the throughput of a run depends on it
@@ -146,7 +147,7 @@ def plan_program(program: Program, compilations: Compilations) -> Planned:
     compiled = compilations.compile(lowered, sharding)
     cost, started = None, time.perf_counter()
     if compiled.text is not None:
-        cost = program_cost(compiled.text, unknown_trips=program.trips)
+        cost = program_cost(compiled.text, unknown_trips=program.trips, taken=program.taken)
     count_s = time.perf_counter() - started
     log.info(
         "%s: lowered in %.0f s, compiled in %.0f s, counted in %.0f s",

@@ -133,6 +133,7 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
         },
         beside={},
         caches=_caches(team, phase.batch.prompts),
+        taken=_scored_share(supervision.scored or {}),
         bound=bound,
     )
     validated = Program(
@@ -148,6 +149,12 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
         is_throughput=False,
     )
     return trained, validated
+
+
+def _scored_share(scored: Mapping[str, tuple[bool, ...]]) -> float:
+    """Share of the rounds that score a text, of roles that score some rounds and not others."""
+    some = [sum(rounds) / len(rounds) for rounds in scored.values() if len(set(rounds)) > 1]
+    return sum(some) / len(some) if some else 1.0
 
 
 def inner_program(inputs: RunInputs) -> Program:
@@ -228,6 +235,8 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
             beside={},
             caches=_caches(team, inputs.prompts),
             trips=rounds,
+            taken=(rounds - 1)
+            / rounds,  # in the last round the answerer writes, and does not think
             bound=bound_of_rounds(system, team.agents, inputs.prompts, rounds=rounds),
             is_answer=True,
         )

@@ -106,7 +106,9 @@ def test_of_a_conditional_the_expensive_branch_counts():
     def choose(x, flag):
         return jax.lax.cond(flag > 0, lambda: x @ x @ x, lambda: x @ x)
 
-    assert program_cost(compiled(choose, (D, D), ()).as_text()).flops == 2 * 2 * D**3
+    text = compiled(choose, (D, D), ()).as_text()
+    assert program_cost(text).flops == 2 * 2 * D**3
+    assert program_cost(text, taken=0.25).flops == 2 * 2 * D**3 / 4
 
 
 def test_bytes_of_a_loop_over_layers_are_their_weights():
