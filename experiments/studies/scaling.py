@@ -6,8 +6,8 @@ Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice, on
 has room for several items. The mesh is the default of `rmas plan`: weights are split over 16 chips
 (`fsdp`; further ones hold copies) and meet activations by the default policies. Light, whose layers
 fit whole, gathers them once a step of training, and once for all rounds of reading, and stores its
-rollouts instead of recomputing them. Decoders have the published sizes (`experiments/configs/published`);
-widths are those that `rmas plan` assumes.
+rollouts instead of recomputing them. Decoders have the published sizes
+(`experiments/configs/published`); widths are those that `rmas plan` assumes.
 
 A point takes minutes of a processor. Slices of 64 chips with one item each are therefore left out:
 each chip does there what it does in one of 16, and in one of 256.
