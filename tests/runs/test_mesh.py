@@ -61,5 +61,5 @@ def test_policies_reach_every_agent():
     assert DEFAULT_POLICIES.thinking == DEFAULT_POLICIES.writing == "stay"
     _, config = sizes("runtime.mesh.fsdp=null", "runtime.policies.thinking=gather")
     for agent in load_run_team(config, is_abstract=True).agents.values():
-        assert agent.during("thinking").partition.policy == POLICIES["gather"]
-        assert agent.during("writing").partition.policy == POLICIES["stay"]
+        assert agent.partition.during("thinking").policy == POLICIES["gather"]
+        assert agent.partition.during("writing").policy == POLICIES["stay"]
