@@ -50,7 +50,7 @@ def test_logits_of_a_long_text_never_exist_at_once(monkeypatch):
 def test_peak_of_a_step_with_and_without_what_saves_memory():
     """Distillation, agents of width 16 and 12, teacher-forced, 6 rounds, 16 texts of 64 tokens.
 
-    Measured with jax 0.10.2 on CPU: 6.4 MiB; rounds recomputed: 5.4; in four parts: 1.6.
+    Measured with jax 0.10.2 on CPU: 4.5 MiB; rounds recomputed: 3.6; in four parts: 1.2.
     """
     tiny = build_pattern("distillation")
     random = np.random.default_rng(0)
@@ -76,6 +76,6 @@ def test_peak_of_a_step_with_and_without_what_saves_memory():
         return peak(step, tiny.system, changed, tiny.agents, batch, state)
 
     plain = of()
-    assert plain == pytest.approx(6.4, rel=0.25)
+    assert plain == pytest.approx(4.5, rel=0.25)
     assert of(remat=True) < 0.9 * plain
     assert of(accumulation=4) < 0.35 * plain
