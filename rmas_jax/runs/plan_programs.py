@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents import pool as pools
+from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import write_jitted
 from rmas_jax.agents.sampling import row_keys
-from rmas_jax.config import TuningConfig
+from rmas_jax.config import PhaseConfig, TuningConfig
 from rmas_jax.evaluation.answerer import listen_jitted
 from rmas_jax.links import LinkConfig, Links, init_link, link_size
 from rmas_jax.planning.bounds import (
@@ -36,10 +37,11 @@ from rmas_jax.planning.bounds import (
 from rmas_jax.planning.programs import Chain, Compile, Program
 from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.supervision import Supervision
 from rmas_jax.runs.plan_inputs import PhaseInput, RunInputs
 from rmas_jax.sharding import abstract_batch, batch_shards, replicated, with_shardings
 from rmas_jax.team import Team
-from rmas_jax.topology import edge_name
+from rmas_jax.topology import System, edge_name
 from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.inner.regression import regress_jitted, steps_per_block
 from rmas_jax.training.inner.step import UpstreamLink, start_link
@@ -103,23 +105,7 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
     batch, validation = (
         abstract_batch(data, team.mesh) for data in (phase.batch, phase.validation)
     )
-    supervision = jax.eval_shape(
-        lambda targets: phase_supervision(config, targets, answerer=team.system.topology.answerer),
-        batch.targets,
-    )
-    forced = {
-        role: supervision.forces(role, is_answerer=role == team.system.topology.answerer)
-        for role in team.system.topology.order
-    }
-    bound = bound_of_step(
-        team.system,
-        team.agents,
-        phase.batch.prompts,
-        {role: target.ids.shape[2] for role, target in phase.batch.targets.items()},
-        supervision.scored or {},
-        forced=forced,
-        rounds=config.rounds,
-    )
+    system = team.system
     trained = Program(
         name=f"step of {config.name}",
         lower=functools.partial(step.lower, trainable.agents, batch, state),
@@ -133,8 +119,8 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
         },
         beside={},
         caches=_caches(team, phase.batch.prompts),
-        taken=_scored_share(supervision.scored or {}),
-        bound=bound,
+        taken=_scored_share(_supervision(system, config, phase.batch).scored or {}),
+        bound=phase_bound(system, team.agents, config, phase.batch),
     )
     validated = Program(
         name=f"validation of {config.name}",
@@ -149,6 +135,32 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
         is_throughput=False,
     )
     return trained, validated
+
+
+def phase_bound(
+    system: System, agents: Mapping[str, Agent], config: PhaseConfig, batch: TrainingData
+) -> Bound:
+    """The bound of a step of a phase on a batch; arrays, or their shapes."""
+    supervision, answerer = _supervision(system, config, batch), system.topology.answerer
+    return bound_of_step(
+        system,
+        agents,
+        batch.prompts,
+        {role: target.ids.shape[2] for role, target in batch.targets.items()},
+        supervision.scored or {},
+        forced={
+            role: supervision.forces(role, is_answerer=role == answerer)
+            for role in system.topology.order
+        },
+        rounds=config.rounds,
+    )
+
+
+def _supervision(system: System, config: PhaseConfig, batch: TrainingData) -> Supervision:
+    """The shapes of what a phase supervises."""
+    answerer = system.topology.answerer
+    of = functools.partial(phase_supervision, config, answerer=answerer)
+    return jax.eval_shape(of, batch.targets)
 
 
 def _scored_share(scored: Mapping[str, tuple[bool, ...]]) -> float:
