@@ -41,29 +41,29 @@ def attend(
 
     Args:
       query: [B, T, N, H], already scaled.
-      keys: per block [B, S, K, H]; query head n reads key head n // (N / K).
-      values: per block [B, S, K, H].
+      keys: per block [B, K, S, H]; query head n reads key head n // (N / K).
+      values: per block [B, K, S, H].
       visible: per block [B, T, S] bool.
 
     Returns:
       [B, T, N, H]; logits and softmax are float32.
     """
     batch, time, heads, head_dim = query.shape
-    kv_heads = keys[0].shape[2]
+    kv_heads = keys[0].shape[1]
     group = heads // kv_heads
-    # With heads first and a group's query heads next to time, there are two plain batched products:
-    # three times as fast on CPU as a contraction in the order of the arguments.
+    # With heads first, in the cache as well, and a group's query heads next to time, there are two
+    # plain batched products: other orders copy each block before its product.
     grouped = query.reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, kv_heads, group * time, head_dim)  # [B, K, G * T, H]
     logits, used = [], []
     for key, value, see in zip(keys, values, visible, strict=True):
-        if not key.shape[1]:  # of an empty prefix
+        if not key.shape[2]:  # of an empty prefix
             continue
         used.append(value)
-        block = jnp.einsum("bkqh,bskh->bkqs", grouped, key, preferred_element_type=jnp.float32)
-        block = block.reshape(batch, kv_heads, group, time, key.shape[1])
+        block = jnp.einsum("bkqh,bksh->bkqs", grouped, key, preferred_element_type=jnp.float32)
+        block = block.reshape(batch, kv_heads, group, time, key.shape[2])
         block = jnp.where(see[:, None, None], block, MASKED)
-        logits.append(block.reshape(batch, kv_heads, group * time, key.shape[1]))
+        logits.append(block.reshape(batch, kv_heads, group * time, key.shape[2]))
     # The softmax block by block: joined logits would be written and read once more.
     peaks = [jax.lax.stop_gradient(block.max(-1, keepdims=True)) for block in logits]
     peak = functools.reduce(jnp.maximum, peaks)
@@ -71,7 +71,7 @@ def attend(
     total = sum(block.sum(-1, keepdims=True) for block in weights)
     parts = (
         jnp.einsum(
-            "bkqs,bskh->bkqh",
+            "bkqs,bksh->bkqh",
             block.astype(value.dtype),
             value,
             preferred_element_type=jnp.float32,

@@ -34,8 +34,8 @@ class Block(struct.PyTreeNode):
     L counts the layers with attention, in a looped decoder once per loop.
     """
 
-    keys: jax.Array  # [L, B, S, K, H], rotated
-    values: jax.Array  # [L, B, S, K, H]
+    keys: jax.Array  # [L, B, K, S, H], rotated; heads first, as products read them
+    values: jax.Array  # [L, B, K, S, H]
     valid: jax.Array  # [B, S] bool; False on padding and on slots not yet written
     positions: jax.Array  # [B, S] int32; index in the sequence without pads
 
@@ -71,7 +71,7 @@ def placed_block(block: Block, partition: Partition) -> Block:
     """A block with its rows and heads where those of the batch lie."""
 
     def by_heads(x: jax.Array) -> jax.Array:
-        return partition.constrain(x, None, "batch", None, "heads", None)
+        return partition.constrain(x, None, "batch", "heads", None, None)
 
     return Block(
         keys=by_heads(block.keys),
@@ -99,7 +99,7 @@ def empty_block(
 ) -> Block:
     """A block with `capacity` free slots."""
     heads = cached_heads(config, partition)
-    shape = (config.num_kv_caches, batch, capacity, heads, config.head_dim)
+    shape = (config.num_kv_caches, batch, heads, capacity, config.head_dim)
     empty = Block(
         keys=jnp.zeros(shape, dtype),
         values=jnp.zeros(shape, dtype),
@@ -179,8 +179,8 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
         return jax.lax.dynamic_update_slice_in_dim(old, new, cache.used, axis)
 
     written = Block(
-        keys=write(tail.keys, new.keys, 2),
-        values=write(tail.values, new.values, 2),
+        keys=write(tail.keys, new.keys, 3),
+        values=write(tail.values, new.values, 3),
         valid=write(tail.valid, new.valid, 1),
         positions=write(tail.positions, new.positions, 1),
     )

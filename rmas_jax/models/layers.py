@@ -19,7 +19,7 @@ from rmas_jax.models.rope import rotary_frequencies
 from rmas_jax.models.weights import ROWS, used_parameter
 from rmas_jax.partition import ONE_DEVICE, Partition
 
-KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, S, K, H]
+KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, K, S, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
 # A layer's share of the cache: blocks and linear state, each None if its kind of layer has none;
 # and whether the layer slides.
@@ -122,7 +122,10 @@ class Attention(nn.Module):
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         # Scaled in float32: a scale rounded to bfloat16 would bias all logits.
         query = (rotary(query.astype(jnp.float32), positions, *rope) * scale).astype(x.dtype)
-        key = by_heads(rotary(key, positions, *rope))
+        key, value = (
+            on.constrain(x.swapaxes(1, 2), "batch", "heads", None, None)
+            for x in (rotary(key, positions, *rope), value)
+        )
         keys, values = zip(*blocks, (key, value), strict=True)
         mixed = attend(query, keys, values, visible)
         if c.gated_attention:

@@ -41,7 +41,7 @@ def handed_on(agent, hidden, cache):
     tail = agent.with_room(cache, STEPS).tail.keys
 
     def layer(x, keys):
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, keys[:, :1] + x, 0, axis=1)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, keys[:, :, :1] + x, 0, axis=2)
         return x + keys.sum(), keys
 
     def step(carry, _):
@@ -81,8 +81,8 @@ def test_a_step_writes_one_row_of_a_tail(function, config, slots):
     hidden = jax.ShapeDtypeStruct((B, config.width), jnp.float32)
     cache = jax.eval_shape(lambda: agent.seal(agent.empty_cache(B, P), 0))
     program = jax.jit(functools.partial(function)).lower(agent, hidden, cache).compile().as_text()
-    row = (config.num_kv_caches, B, 1, config.num_kv_heads, config.head_dim)
-    tail = (*row[:2], slots, *row[3:])
+    row = (config.num_kv_caches, B, config.num_kv_heads, 1, config.head_dim)
+    tail = (*row[:3], slots, row[4])
     written = written_bytes(program, tail)
     row_bytes = 4 * jnp.zeros(row).size
     if function is handed_on:
