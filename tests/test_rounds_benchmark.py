@@ -12,22 +12,34 @@ from experiments.benchmarks import rounds
 
 def test_both_sides_agree_and_every_part_has_its_rows(tmp_path, capsys):
     arguments = ["--shape", "tiny", "--repeats", "1", "--batch", "2", "--tokens", "3"]
-    parts = ["--parts", "steps", "answer", "rounds", "--roles", "solver", "--unrolled"]
+    parts = [
+        "--parts",
+        "steps",
+        "answer",
+        "rounds",
+        "--roles",
+        "solver",
+        "--unrolled",
+        "--upstream",
+    ]
     assert rounds.main([*arguments, *parts, "--out", str(tmp_path)]) == 0
     gaps = re.findall(
-        r"of (\w+): relative differences to torch ([\d.e+-]+)", capsys.readouterr().err
+        r"of ([\w, ]+): relative differences to torch ([\d.e+-]+)", capsys.readouterr().err
     )
-    assert [name for name, _ in gaps] == ["torch", "scanned", "unrolled"] * 2
+    names = ["torch", "scanned", "unrolled"]
+    with_upstream = ["torch", "torch, no cache", *names[1:]]
+    assert [name for name, _ in gaps] == names + with_upstream
     assert max(float(gap) for _, gap in gaps) < 1e-5
     report = json.loads((tmp_path / "rounds.json").read_text())
     parts = [(row["part"], row["contender"]) for row in report["rows"]]
     assert parts == [
         (part, contender)
         for part in ("steps of the solver", "answer", "rounds")
-        for contender in ("torch", "scanned", "unrolled")
+        for contender in (with_upstream if part == "rounds" else names)
     ]
     assert report["setting"]["bandwidth"] > 0
     assert all(row["floor_s"] > 0 and row["flops"] > 0 for row in report["rows"])
+    assert all(row["practical_s"] >= row["floor_s"] for row in report["rows"])
     assert "| rounds | 2 | unrolled |" in (tmp_path / "rounds.md").read_text()
 
 
@@ -35,3 +47,20 @@ def test_both_sides_agree_and_every_part_has_its_rows(tmp_path, capsys):
 def test_numbers_out_of_range_are_one_message(tmp_path, capsys, wrong):
     assert rounds.main([*wrong, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: --tokens must be at least 2")
+
+
+def test_slopes_of_costs_are_those_of_a_line():
+    def row(rounds_, latents):
+        turns = 3 * rounds_ - 1
+        seconds = 0.01 + 0.002 * turns + 0.0005 * turns * (latents - 1)
+        return {
+            "batch": 1, "rounds": rounds_, "latents": latents,
+            "median_s": seconds, "floor_s": seconds / 2,
+        }  # fmt: skip
+
+    rows = [row(r, m) for r in (1, 2, 3) for m in (16, 32)]
+    text = " ".join(rounds.fitted(rows))
+    assert "2.00 ms a turn (floor 1.00) and 0.500 ms a latent step (floor 0.250)" in text
+    assert "more than 0.0% from it" in text
+    rows[-1]["median_s"] *= 2
+    assert "more than 0.0% from it" not in " ".join(rounds.fitted(rows))

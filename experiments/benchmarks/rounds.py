@@ -9,12 +9,15 @@ Both libraries load the same random agents and links (team.py). Contenders are
     scanned    rmas_jax, layers in a loop
     unrolled   rmas_jax, layers one after another, each with arrays of its own (`Agent.unrolled`)
 
-and run in turn. A floor is the time of `rmas_jax.planning.bounds` at the rates of this device: its
-copy bandwidth, or that of a sum if higher, and a product of large matrices, measured before. Parts:
+and run in turn; with --upstream rounds also as "torch, no cache", upstream's procedure. A floor is
+the time of `rmas_jax.planning.bounds` at the rates of this device: its copy bandwidth, or that of a
+sum if higher, and a product of large matrices, measured before. The practical floor reads weights
+at the rate of the fastest products of these shapes and rows (products.py). Parts:
 
     steps      M latent steps of each agent after its prompt
     answer     tokens of the solver after its prompt
     rounds     R rounds of all agents, up to the solver's prompt of the last one
+    costs      rounds of R = 1 to 4 and M = 16, 32, 64, and a line fitted to them
     training   a teacher-forced and an on-policy step of the outer loop
 
 Medians and ranges are without compilation. --profile names what takes longest on a GPU.
@@ -31,17 +34,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import harness
+import numpy as np
+
+from experiments.benchmarks import harness, products
 from experiments.benchmarks.rounds_parts import (
     Bench,
     answer_part,
+    costs_part,
     rounds_part,
     steps_part,
     training_part,
 )
 from experiments.benchmarks.team import ROLES, SHAPES, load_jax_team, make_team
 
-PARTS = ("steps", "answer", "rounds", "training")
+PARTS = ("steps", "answer", "rounds", "costs", "training")
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -57,8 +63,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"{setting['peak'] / 1e12:,.1f} TFLOP/s.",
         "",
     ]
-    columns = ("part", "batch", "contender", "s", "ms a step", "times the floor", "TFLOP/s",
-               "times torch (range)", "compile s")  # fmt: skip
+    columns = ("part", "batch", "contender", "s", "ms a step", "times the floor", "practical",
+               "TFLOP/s", "times torch (range)", "compile s")  # fmt: skip
     rows = []
     for row in report["rows"]:
         ratio = row["times_torch"]
@@ -70,6 +76,7 @@ def markdown(report: dict[str, Any]) -> str:
                 f"{row['median_s']:.4f}",
                 f"{1e3 * row['median_s'] / row['steps']:.3f}" if row["steps"] > 1 else "",
                 f"{row['times_floor']:.2f}",
+                f"{row['times_practical']:.2f}",
                 f"{row['flops'] / row['median_s'] / 1e12:.2f}",
                 f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
                 if ratio
@@ -77,7 +84,38 @@ def markdown(report: dict[str, Any]) -> str:
                 f"{row['lower_s'] + row['compile_s']:.1f}" if row["compile_s"] else "",
             )
         )
-    return "\n".join([*lines, *harness.markdown_table(columns, rows), ""])
+    lines += harness.markdown_table(columns, rows)
+    return "\n".join([*lines, "", *fitted(report["rows"]), *_products(setting), ""])
+
+
+def fitted(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What a turn and a latent step cost: a line through all R and M, and the floor's."""
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        costs = [row for row in rows if row["batch"] == batch and "latents" in row]
+        if not costs:
+            continue
+        turns = np.array([row["rounds"] * len(ROLES) - 1 for row in costs])  # the last one writes
+        steps = turns * np.array([row["latents"] - 1 for row in costs])
+        counts = np.stack([np.ones(len(costs)), turns, steps], axis=1)
+        seconds, floor = (np.array([row[of] for row in costs]) for of in ("median_s", "floor_s"))
+        ours, least = (np.linalg.lstsq(counts, of)[0] for of in (seconds, floor))
+        error = np.abs(counts @ ours / seconds - 1).max()
+        yield (
+            f"Batch {batch}: a line through these costs gives {1e3 * ours[1]:.2f} ms a turn (floor "
+            f"{1e3 * least[1]:.2f}) and {1e3 * ours[2]:.3f} ms a latent step (floor "
+            f"{1e3 * least[2]:.3f}); no time is more than {error:.1%} from it."
+        )
+        yield ""
+
+
+def _products(setting: dict[str, Any]) -> Iterator[str]:
+    """The rates behind the practical floors."""
+    for batch, of in setting["products"].items():
+        columns = ("matrices", "number", *of["ways"])
+        yield f"Products of {batch} rows, GB/s of weights; the fastest: {of['rate'] / 1e9:.1f}"
+        yield ""
+        yield from harness.markdown_table(columns, of["table"])
+        yield ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     number("--repeats", default=5, help="measured, after one to warm up (5)")
     add("--unrolled", action="store_true", help="adds agents with unrolled layers")
     add("--team", type=Path, metavar="DIR", help="keeps the team there, or takes it from there")
+    add("--upstream", action="store_true", help="adds rounds without a cache, in torch")
     add("--no-torch", action="store_true", help="rmas_jax alone")
     add("--profile", action="store_true", help="writes programs, and kernels by time")
     add("--out", type=Path, required=True, help="folder for the report")
@@ -134,9 +173,16 @@ def main(arguments: list[str] | None = None) -> int:
 
             torch.set_num_threads(os.cpu_count() or 1)
             team = load_torch_team(shape, folder, device)
+        rates, tables = {}, {}
+        for batch in sorted({*args.batch, *args.training_batch}):
+            of = products.measure(agents.values(), batch, torch_device=team and device)
+            rates[batch] = products.weight_rate(of, shape.dtype)
+            table = [list(row) for row in products.product_rows(of, shape.dtype)]
+            tables[batch] = {"rate": rates[batch], "ways": [*of[0].seconds], "table": table}
         bench = Bench(
-            shape, folder, system, ways, links, team, chip, args.repeats, args.out, args.profile
-        )
+            shape, folder, system, ways, links, team, chip, rates, args.upstream, args.repeats,
+            args.out, args.profile,
+        )  # fmt: skip
         report: dict[str, Any] = {
             "setting": machine
             | {
@@ -150,6 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "repeats": args.repeats,
                 "bandwidth": chip.chip_bandwidth,
                 "peak": chip.chip_peak[shape.dtype],
+                "products": tables,
                 "torch": None if team is None else torch.__version__,
             },
             "rows": [],
@@ -170,6 +217,8 @@ def _rows(bench: Bench, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield from answer_part(bench, batch, args.tokens)
         if "rounds" in args.parts:
             yield from rounds_part(bench, batch)
+        if "costs" in args.parts:
+            yield from costs_part(bench, batch)
     if "training" in args.parts:
         for batch in args.training_batch:
             for latents in args.latents:

@@ -31,7 +31,8 @@ from rmas_jax.runs.plan_programs import phase_bound
 from rmas_jax.topology import System
 from rmas_jax.training.outer.step import outer_step, start_phase
 
-TORCH = "torch"
+TORCH, UPSTREAM = "torch", "torch, no cache"
+ROUNDS, LATENT_STEPS = (1, 2, 3, 4), (16, 32, 64)  # of costs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class Bench:
     links: Links
     torch_team: Any  # None: without torch
     chip: Chip  # this device, by its own rates
+    weight_rates: dict[int, float]  # batch -> bytes/s of the fastest products, see `products`
+    upstream: bool  # whether rounds run as upstream, too
     repeats: int
     out: Path
     with_profile: bool
@@ -54,7 +57,7 @@ class Bench:
         """The agents, with layers in a loop."""
         return self.ways["scanned"]
 
-    def row(
+    def measured(
         self,
         part: str,
         batch: int,
@@ -66,7 +69,26 @@ class Bench:
     ) -> Iterator[dict[str, Any]]:
         """Measures contenders; yields a row for each."""
         seconds = harness.in_turn(contenders, repeats=self.repeats)
+        yield from self.rows(part, batch, seconds, programs, bound, steps=steps)
+        if self.with_profile:
+            for name, program in programs.items():
+                self._profile(f"{part}_{batch}_{name}".replace(" ", "_"), contenders[name], program)
+
+    def rows(
+        self,
+        part: str,
+        batch: int,
+        seconds: dict[str, list[float]],
+        programs: dict[str, harness.Compiled],
+        bound: bounds.Bound,
+        *,
+        steps: int = 1,
+    ) -> Iterator[dict[str, Any]]:
+        """A row for each contender's seconds."""
         floor = bound.seconds(self.chip, 1, dtype=self.shape.dtype)
+        practical = bound.seconds(
+            self.chip, 1, dtype=self.shape.dtype, weight_rate=self.weight_rates[batch]
+        )
         theirs = seconds.get(TORCH)
         for name, of in seconds.items():
             times = harness.summary(of)
@@ -81,6 +103,8 @@ class Bench:
                 "median_s": times.median,
                 "floor_s": floor,
                 "times_floor": times.median / floor,
+                "practical_s": practical,
+                "times_practical": times.median / practical,
                 "flops": bound.flops,
                 "times_torch": harness.summary(ratios)._asdict() if ratios else None,
                 "lower_s": program.lower_s if program else None,
@@ -89,9 +113,6 @@ class Bench:
             }
             print(f"{part} batch {batch} {name}: {times.median:.4f} s, {times.median / floor:.2f} "
                   f"times the floor", file=sys.stderr, flush=True)  # fmt: skip
-        if self.with_profile:
-            for name, program in programs.items():
-                self._profile(f"{part}_{batch}_{name}".replace(" ", "_"), contenders[name], program)
 
     def _profile(self, name: str, call: Callable[[], Any], program: harness.Compiled) -> None:
         """Writes the program, and what it spends its time on."""
@@ -157,7 +178,7 @@ def steps_part(bench: Bench, batch: int, roles: Sequence[str]) -> Iterator[dict[
             contenders = {TORCH: _torch_thinks(bench, role, ids)} | contenders
             _compare(contenders, f"{role}: thoughts")
         part = bounds.single_steps(bench.agents[role], batch, many - 1, ids.shape[1])
-        yield from bench.row(
+        yield from bench.measured(
             f"steps of the {role}",
             batch,
             contenders,
@@ -215,7 +236,7 @@ def answer_part(bench: Bench, batch: int, tokens: int) -> Iterator[dict[str, Any
 
         contenders = {TORCH: call} | contenders
     bound = bounds.bound_of_answer(bench.agents[role], batch, ids.shape[1], tokens=tokens)
-    yield from bench.row("answer", batch, contenders, programs, bound, steps=tokens - 1)
+    yield from bench.measured("answer", batch, contenders, programs, bound, steps=tokens - 1)
 
 
 def rounds_part(bench: Bench, batch: int) -> Iterator[dict[str, Any]]:
@@ -232,16 +253,45 @@ def rounds_part(bench: Bench, batch: int) -> Iterator[dict[str, Any]]:
     if bench.torch_team:
         rows = token_rows(bench.shape, batch)
 
-        def call() -> np.ndarray:
-            return torch_team.listen(bench.torch_team, rows, bench.shape)[0].float().cpu().numpy()
+        def call(*, cached: bool) -> np.ndarray:
+            received = torch_team.listen(bench.torch_team, rows, bench.shape, cached=cached)[0]
+            return received.float().cpu().numpy()
 
-        contenders = {TORCH: call} | contenders
+        theirs: dict[str, Callable[[], Any]] = {TORCH: functools.partial(call, cached=True)}
+        if bench.upstream:
+            theirs[UPSTREAM] = functools.partial(call, cached=False)
+        contenders = theirs | contenders
         _compare(contenders, "received")
-    bound = bounds.bound_of_rounds(bench.system, bench.agents, prompts, rounds=bench.shape.rounds)
+    bound = _listen_bound(bench.system, bench.agents, prompts, bench.shape.rounds)
+    yield from bench.measured("rounds", batch, contenders, programs, bound)
+
+
+def costs_part(bench: Bench, batch: int) -> Iterator[dict[str, Any]]:
+    """Rounds of several R and M, the rows with both; one program per M."""
+    calls, of = dict[str, Callable[[], Any]](), dict[str, tuple[int, int, bounds.Bound]]()
+    for many in LATENT_STEPS:
+        shape = dataclasses.replace(bench.shape, latent_steps=many)
+        system = dataclasses.replace(bench.system, latent_steps=many)
+        prompts = jax.device_put(training_data(shape, batch).prompts)
+        arguments = bench.agents, bench.links, prompts
+        program = harness.compiled(_listen, system, *arguments, jnp.asarray(1))
+        for rounds in ROUNDS:
+            name = f"{rounds} rounds, {many} latents"
+            calls[name] = functools.partial(program.call, *arguments, jnp.asarray(rounds))
+            of[name] = rounds, many, _listen_bound(system, bench.agents, prompts, rounds)
+    seconds = harness.in_turn(calls, repeats=bench.repeats)
+    for name, (rounds, many, bound) in of.items():
+        [row] = bench.rows(f"costs, {name}", batch, {"scanned": seconds[name]}, {}, bound)
+        yield row | {"rounds": rounds, "latents": many}
+
+
+def _listen_bound(system: System, agents: Any, prompts: Any, rounds: int) -> bounds.Bound:
+    """Of rounds and the answerer's last prompt."""
+    bound = bounds.bound_of_rounds(system, agents, prompts, rounds=rounds)
     role = ROLES[-1]
-    read = bounds.reading(bench.agents[role], batch, *bounds.widths(prompts[role])[:0:-1])
-    bound = bounds.Bound((*bound.parts, read))
-    yield from bench.row("rounds", batch, contenders, programs, bound)
+    rows, prefix, body = bounds.widths(prompts[role])
+    read = bounds.reading(agents[role], rows, body, prefix)
+    return bounds.Bound((*bound.parts, read))
 
 
 def _received(program: harness.Compiled, *arguments: Any) -> jax.Array:
@@ -269,7 +319,9 @@ def training_part(bench: Bench, batch: int, latents: str) -> Iterator[dict[str, 
             TORCH: torch_steps(bench.shape, bench.folder, batch, device=device)
         } | contenders
     bound = phase_bound(bench.system, bench.agents, phase, data)
-    yield from bench.row(f"training, {latents}", batch, contenders, {"scanned": program}, bound)
+    yield from bench.measured(
+        f"training, {latents}", batch, contenders, {"scanned": program}, bound
+    )
 
 
 def _compare(contenders: dict[str, Callable[[], Any]], what: str) -> None:

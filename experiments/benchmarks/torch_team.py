@@ -72,6 +72,18 @@ def think(
 
 
 @torch.inference_mode()
+def think_again(model: Any, link: nn.Module, embeds: torch.Tensor, steps: int) -> torch.Tensor:
+    """Thoughts [B, M, D] as upstream has them: a step reads everything, without a cache."""
+    thoughts: list[torch.Tensor] = []
+    for _ in range(steps):
+        out = model.model(inputs_embeds=embeds, use_cache=False)
+        thoughts.append(out.last_hidden_state[:, -1])
+        fed = link(thoughts[-1].float()).to(embeds.dtype)[:, None]
+        embeds = torch.cat([embeds, fed], dim=1)
+    return torch.stack(thoughts, dim=1)
+
+
+@torch.inference_mode()
 def write(model: Any, hidden: torch.Tensor, cache: Any, tokens: int) -> torch.Tensor:
     """Greedy tokens [B, W]; the cache grows."""
     text = [model.lm_head(hidden).argmax(-1)]
@@ -83,9 +95,13 @@ def write(model: Any, hidden: torch.Tensor, cache: Any, tokens: int) -> torch.Te
 
 @torch.inference_mode()
 def listen(
-    team: TorchTeam, rows: Mapping[str, list[Row]], shape: Shape
+    team: TorchTeam, rows: Mapping[str, list[Row]], shape: Shape, *, cached: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """R rounds up to the answerer's input in the last one, whole prompts read in every round.
+
+    Args:
+      team, rows, shape: see `team`.
+      cached: False: latent steps as upstream, see `think_again`.
 
     Returns:
       The vectors that the answerer received [B, M, D], its last state [B, D], and its cache.
@@ -100,10 +116,13 @@ def listen(
             model = team.models[role]
             before, after = (model.get_input_embeddings()(x) for x in ids[role])
             slot = [sent] if sent.ndim == 3 else []  # no slot in the first turn
-            hidden, cache = read(model, torch.cat([before, *slot, after], dim=1))
+            embeds, link = torch.cat([before, *slot, after], dim=1), team.links[role]
             if index == shape.rounds - 1 and role == ROLES[-1]:
-                return sent, hidden, cache
-            thoughts = think(model, team.links[role], hidden, cache, shape.latent_steps)
+                return sent, *read(model, embeds)
+            if cached:
+                thoughts = think(model, link, *read(model, embeds), shape.latent_steps)
+            else:
+                thoughts = think_again(model, link, embeds, shape.latent_steps)
             edge = next(edge for edge in EDGES if edge[0] == role)
             sent = team.links[edge_name(edge)](team.links[role](thoughts.float()))
             sent = sent.to(team.models[edge[1]].dtype)

@@ -28,7 +28,8 @@ class Part(NamedTuple):
     """Work that waits for the part before it."""
 
     flops: float
-    bytes: float  # of weights and caches, read at least once
+    weights: float  # bytes, read at least once
+    caches: float = 0.0  # bytes, read at least once
     repeats: int = 1
 
 
@@ -38,11 +39,22 @@ class Bound:
 
     parts: tuple[Part, ...]
 
-    def seconds(self, chip: Chip, devices: int, *, dtype: str) -> float:
-        """The least seconds on a number of devices, with products of a dtype."""
-        peak, bandwidth = devices * chip.peak(dtype), devices * chip.bandwidth
+    def seconds(
+        self, chip: Chip, devices: int, *, dtype: str, weight_rate: float | None = None
+    ) -> float:
+        """The least seconds on a number of devices.
+
+        Args:
+          chip: its peak and bandwidth.
+          devices: D.
+          dtype: of products.
+          weight_rate: bytes/s at which a device reads weights; None: its bandwidth.
+        """
+        peak, caches = devices * chip.peak(dtype), devices * chip.bandwidth
+        weights = caches if weight_rate is None else devices * weight_rate
         return sum(
-            part.repeats * max(part.flops / peak, part.bytes / bandwidth) for part in self.parts
+            part.repeats * max(part.flops / peak, part.weights / weights + part.caches / caches)
+            for part in self.parts
         )
 
     @property
@@ -54,7 +66,7 @@ class Bound:
 def reading(agent: Agent, rows: int, positions: int, context: int = 0, *, passes: int = 1) -> Part:
     """A pass over positions of B rows after a context, without logits."""
     flops = passes * rows * float(read_flops(agent.config, positions, context))
-    return Part(flops, _weight_bytes(agent), 1) if positions else Part(0.0, 0.0)
+    return Part(flops, _weight_bytes(agent)) if positions else Part(0.0, 0.0)
 
 
 def single_steps(
@@ -63,11 +75,11 @@ def single_steps(
     """Steps of one position of B rows; `writes` adds logits, `reads` repeats each for gradients."""
     middle = context + steps // 2  # the mean over the steps
     flops = rows * float(read_flops(agent.config, 1, middle))
-    size = _weight_bytes(agent) + rows * middle * cache_bytes(agent)
+    weights = _weight_bytes(agent)
     if writes:
         flops += rows * float(logit_flops(agent.config, 1))
-        size += agent.width * agent.config.vocab_size * agent.dtype.itemsize
-    return Part(flops, size, reads * steps)
+        weights += agent.width * agent.config.vocab_size * agent.dtype.itemsize
+    return Part(flops, weights, rows * middle * cache_bytes(agent), reads * steps)
 
 
 def cache_bytes(agent: Agent) -> int:
