@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rmas_jax.models import (
     Cache,
@@ -148,9 +149,21 @@ class Agent(struct.PyTreeNode):
         """
         if not self.partition.is_one_device:
             raise ValueError("an agent with unrolled layers must be on one device, got a mesh")
-        return self.replace(
-            decoder=self.decoder.clone(unroll_layers=True), params=jax.jit(apart)(self.params)
-        )
+        if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(self.params)):
+            place = self.partition.mesh and NamedSharding(self.partition.mesh, PartitionSpec())
+            params = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                jax.eval_shape(apart, self.params),
+            )
+        else:
+            params = jax.jit(apart)(self.params)
+        return self.replace(decoder=self.decoder.clone(unroll_layers=True), params=params)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the weights of a layer, or of a period of layers."""
+        stacked = jax.tree.leaves(self.params["layers"])
+        return sum(x.size * x.dtype.itemsize for x in stacked) // stacked[0].shape[0]
 
     def with_unembedding(self) -> Agent:
         """The agent with its unembedding where the policy has it, once for many calls."""

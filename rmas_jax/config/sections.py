@@ -258,6 +258,13 @@ class RuntimeConfig(Section):
         None,
         choices=("int8",),
     )
+    layers: str = option(
+        "of agents that answer in evaluations, on one device: scanned, a loop that compiles in a "
+        "third of the time; unrolled, each with weights of its own (a copy of all), which needs no "
+        "copies of them in a step; auto: unrolled where one layer has 16 MiB, or on a GPU",
+        "auto",
+        choices=("auto", "scanned", "unrolled"),
+    )
     compilation_cache: bool = option("whether to keep compiled programs between runs", True)
     progress: bool = option("whether to show progress bars", True)
     tensorboard: bool = option(
@@ -291,7 +298,9 @@ class RunConfig(Section):
         return self.evaluation.seeds or (self.seed,)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A run has its own folder and training data; batches divide over the devices."""
+        """A run has its own folder and training data; batches divide over the devices; unrolled
+        layers are on one device.
+        """
         if self.name in SHARED_FOLDERS:
             yield (
                 "name",
@@ -317,6 +326,11 @@ class RunConfig(Section):
                     f"x fsdp = {devices} devices; accumulation={training.accumulation}), "
                     f"got {training.batch_size}",
                 )
+        if self.runtime.layers == "unrolled" and (devices := devices * (mesh.model or 1)) > 1:
+            yield (
+                "runtime.layers",
+                f"must be auto or scanned on {devices} devices (runtime.mesh), got unrolled",
+            )
 
 
 def trainings(config: RunConfig) -> Iterator[tuple[str, TrainingConfig]]:

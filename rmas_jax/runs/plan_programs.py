@@ -39,6 +39,7 @@ from rmas_jax.prompts import StagePrompt
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.supervision import Supervision
 from rmas_jax.runs.plan_inputs import PhaseInput, RunInputs
+from rmas_jax.runs.resources import answering_team
 from rmas_jax.sharding import abstract_batch, batch_shards, replicated, with_shardings
 from rmas_jax.team import Team
 from rmas_jax.topology import System, edge_name
@@ -222,7 +223,7 @@ def inner_program(inputs: RunInputs) -> Program:
 
 def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     """Compiles the programs that answer questions by latent rounds, in their order."""
-    team, how = inputs.team, inputs.answering
+    team, how = answering_team(inputs.team, inputs.config), inputs.answering
     system, role = team.system, team.system.topology.answerer
     member, agent = team.members[role], team.members[role].agent
     links = _on(replicated_on(team), abstract_links(team))

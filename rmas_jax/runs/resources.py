@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.member import Member
 from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.partition import Policies
 from rmas_jax.sharding import make_mesh
@@ -27,6 +29,10 @@ from rmas_jax.tools import (
 from rmas_jax.tools.search import SearchProvider
 
 log = logging.getLogger(__name__)
+
+# Platform -> bytes of a layer from which unrolled layers are faster, see docs/benchmarks: a step
+# need not copy them, but their products wait for each other less well. Not measured on a TPU.
+UNROLLED = {"cpu": 2**24, "gpu": 0, "tpu": math.inf}
 
 
 def use_compilation_cache() -> None:
@@ -77,6 +83,27 @@ def load_run_team(
         policies=policies_of(config),
         is_abstract=is_abstract,
     )
+
+
+def answering_agent(agent: Agent, config: RunConfig) -> Agent:
+    """The agent as it answers in an evaluation: with the layers that `runtime.layers` names."""
+    layers = config.runtime.layers
+    if layers == "auto" and agent.partition.is_one_device:
+        mesh = agent.partition.mesh
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        layers = "unrolled" if agent.layer_bytes >= UNROLLED[device.platform] else "scanned"
+    return agent.unrolled() if layers == "unrolled" else agent
+
+
+def answering_team(team: Team, config: RunConfig) -> Team:
+    """The team as it answers in an evaluation, see `answering_agent`."""
+
+    def answering(member: Member) -> Member:
+        return dataclasses.replace(member, agent=answering_agent(member.agent, config))
+
+    members = {role: answering(member) for role, member in team.members.items()}
+    loop_lm = team.loop_lm and answering(team.loop_lm)
+    return dataclasses.replace(team, members=members, loop_lm=loop_lm)
 
 
 def policies_of(config: RunConfig) -> Policies:

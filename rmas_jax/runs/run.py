@@ -44,6 +44,7 @@ from rmas_jax.runs.resolve import (
     encode_outer,
     resolve,
 )
+from rmas_jax.runs.resources import answering_team
 from rmas_jax.runs.tuning import tune_answerer, tuned_answerers
 from rmas_jax.sharding import to_host
 from rmas_jax.team import start_links, write_release
@@ -253,7 +254,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
     """Evaluates the methods; writes results and items."""
     config = resolved.config
     evaluate(
-        resolved.team,
+        answering_team(resolved.team, config),
         trained,
         aligned,
         resolved.benchmarks,
@@ -288,7 +289,7 @@ def audit_messages(resolved: Resolved, trained: Links) -> None:
     config, files = resolved.config, resolved.files
     assert resolved.declared is not None
     audit(
-        resolved.team,
+        answering_team(resolved.team, config),
         trained,
         resolved.benchmarks,
         files.audit,

@@ -15,6 +15,7 @@ from rmas_jax.interop.adapter_files import load_adapter, save_adapter
 from rmas_jax.links import count_parameters
 from rmas_jax.models import CheckpointError
 from rmas_jax.runs.resolve import Resolved
+from rmas_jax.runs.resources import answering_agent
 from rmas_jax.sharding import to_host
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.hooks import Hook
@@ -75,7 +76,10 @@ def tuned_answerers(resolved: Resolved) -> dict[str, Tuned]:
         if entry.name in resolved.methods
     }
     return {
-        name: Tuned(tuned_agent(agent, adapter, team.mesh), count_parameters(adapter))
+        name: Tuned(
+            answering_agent(tuned_agent(agent, adapter, team.mesh), resolved.config),
+            count_parameters(adapter),
+        )
         for name, adapter in adapters.items()
     }
 
