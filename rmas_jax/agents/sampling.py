@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 
 GREEDY = SamplingConfig()
+BLOCK, LEAST_BLOCK = 1024, 32  # of `likeliest`, in tokens
 LEAST_TEMPERATURE = 1e-6  # equivalent to greedy; logits divided by less may overflow
 
 
@@ -93,6 +95,23 @@ def seen_tokens(ids: jax.Array, valid: jax.Array, vocab_size: int) -> jax.Array:
     return seen.at[jnp.arange(ids.shape[0])[:, None], places].set(True)[:, :vocab_size]
 
 
+def likeliest(logits: jax.Array) -> jax.Array:
+    """The first of the largest of each row [B, V], as `jnp.argmax`; NaN is as large as infinity.
+
+    First among the largest of each block of tokens, then within its block: over a whole vocabulary,
+    XLA's argmax takes 5 to 25 times as long on a CPU.
+    """
+    batch, vocabulary = logits.shape
+    width = math.gcd(vocabulary, BLOCK)
+    if width < LEAST_BLOCK:
+        return jnp.argmax(logits, axis=-1)
+    logits = jnp.where(jnp.isnan(logits), jnp.inf, logits)  # a maximum drops NaN on a CPU
+    blocks = logits.reshape(batch, vocabulary // width, width)
+    block = jnp.argmax(blocks.max(-1), axis=-1)
+    within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * width + jnp.argmax(within, axis=-1)
+
+
 class DecodeState(struct.PyTreeNode):
     """State of the decode loop."""
 
@@ -135,7 +154,7 @@ def advance(
     if sampling.temperature > 0 and keys is not None:
         token = draw(logits, keys, step)
     else:
-        token = jnp.argmax(logits, axis=-1)
+        token = likeliest(logits)
     # argmax prefers NaN and infinity to all other logits, so a bad row chooses one.
     chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
     finite = state.finite & (state.done | jnp.isfinite(chosen))
@@ -157,6 +176,7 @@ def advance(
     return state, token
 
 
+@jax.named_scope("speak")
 def speak(
     agent: Agent,
     hidden: jax.Array,

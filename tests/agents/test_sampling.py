@@ -22,6 +22,7 @@ from rmas_jax.agents.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    likeliest,
     row_keys,
     seen_tokens,
     speak,
@@ -298,3 +299,15 @@ def test_a_temperature_near_zero_takes_the_likeliest():
         scaled = apply_rules(logits, SamplingConfig(temperature=temperature, top_p=0.9))
         tokens = draw(scaled, row_keys(jax.random.key(0), jnp.arange(4)), jnp.zeros((), int))
         np.testing.assert_array_equal(tokens, np.argmax(logits, axis=-1))
+
+
+@pytest.mark.parametrize("vocabulary", [61, 64, 1000, 3 * 1024, 33 * 96])
+def test_the_likeliest_token_is_the_first_of_the_largest(vocabulary):
+    rng = np.random.default_rng(vocabulary)
+    few = rng.integers(0, 9, (5, vocabulary)).astype(np.float32)  # with many equal ones
+    few[1] = -np.inf
+    few[2, [vocabulary // 2, vocabulary - 1]] = np.inf
+    few[3, vocabulary // 3 :: 7] = np.nan
+    few[4] = rng.standard_normal(vocabulary)
+    expected = np.argmax(np.nan_to_num(few, nan=np.inf, posinf=np.inf, neginf=-np.inf), axis=-1)
+    np.testing.assert_array_equal(jax.jit(likeliest)(few), expected)
