@@ -221,6 +221,7 @@ def _layer_norm(params: Any, x: jax.Array) -> jax.Array:
     return normed * _along_last(params["scale"], x) + _along_last(params["bias"], x)
 
 
+@jax.named_scope("link")
 def apply_link(config: LinkConfig, params: Any, x: jax.Array) -> jax.Array:
     """Sends vectors through a link.
 

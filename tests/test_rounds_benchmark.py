@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments.benchmarks import rounds
+from experiments.benchmarks import rounds, scopes
+from rmas_jax.planning.hlo import program_cost
 
 
 def test_both_sides_agree_and_every_part_has_its_rows(tmp_path, capsys):
@@ -64,3 +67,17 @@ def test_slopes_of_costs_are_those_of_a_line():
     assert "more than 0.0% from it" in text
     rows[-1]["median_s"] *= 2
     assert "more than 0.0% from it" not in " ".join(rounds.fitted(rows))
+
+
+def test_scopes_have_all_of_a_program():
+    def program(x):
+        with jax.named_scope("think"):
+            x = x @ x
+            with jax.named_scope("link"):
+                x = x @ x
+        return x @ x
+
+    text = jax.jit(program).lower(jnp.ones((8, 8))).compile().as_text()
+    found = {of.name: of.flops for of in scopes.by_scope(text, (), trips=1)}
+    assert found["think"] == found["think/link"] == found[scopes.OTHER] == 2 * 8**3
+    assert sum(found.values()) == program_cost(text).flops

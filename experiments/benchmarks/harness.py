@@ -149,7 +149,10 @@ class Kernel:
 
 
 def profile(call: Callable[[], Any]) -> list[Kernel]:
-    """What ran on the device during a call, the longest first; nothing on a CPU."""
+    """What ran on the device during a call, the longest first.
+
+    On a CPU these are the instructions of XLA's threads; helpers of its products are not seen.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             call()
@@ -165,8 +168,9 @@ def profile(call: Callable[[], Any]) -> list[Kernel]:
             lines[event["pid"], event["tid"]] = event["args"]["name"]
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
-        if event.get("ph") == "X" and "/device:" in processes.get(event["pid"], ""):
-            line = lines.get((event["pid"], event["tid"]), "")
+        line = lines.get((event.get("pid"), event.get("tid")), "")
+        on_device = "/device:" in processes.get(event.get("pid"), "") or "XLAEigen" in line
+        if event.get("ph") == "X" and on_device:
             found[line, event["name"]].append(event.get("dur", 0) / 1e6)
     kernels = (Kernel(line, name, len(of), sum(of)) for (line, name), of in found.items())
     return sorted(kernels, key=lambda kernel: -kernel.seconds)

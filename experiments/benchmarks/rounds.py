@@ -20,7 +20,8 @@ at the rate of the fastest products of these shapes and rows (products.py). Part
     costs      rounds of R = 1 to 4 and M = 16, 32, 64, and a line fitted to them
     training   a teacher-forced and an on-policy step of the outer loop
 
-Medians and ranges are without compilation. --profile names what takes longest on a GPU.
+Medians and ranges are without compilation. --profile names what takes longest, by kernel and by
+scope (think, read, link, ...), with FLOPs and bytes beside the floor.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     add("--team", type=Path, metavar="DIR", help="keeps the team there, or takes it from there")
     add("--upstream", action="store_true", help="adds rounds without a cache, in torch")
     add("--no-torch", action="store_true", help="rmas_jax alone")
-    add("--profile", action="store_true", help="writes programs, and kernels by time")
+    add("--profile", action="store_true", help="writes programs, kernels by time, and scopes")
     add("--out", type=Path, required=True, help="folder for the report")
     return out
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import harness
+from experiments.benchmarks import harness, scopes
 from experiments.benchmarks.team import ROLES, Shape, token_rows, training_data
 from experiments.benchmarks.training_steps import phase_of, torch_steps
 from rmas_jax.agents.agent import Agent
@@ -72,7 +72,9 @@ class Bench:
         yield from self.rows(part, batch, seconds, programs, bound, steps=steps)
         if self.with_profile:
             for name, program in programs.items():
-                self._profile(f"{part}_{batch}_{name}".replace(" ", "_"), contenders[name], program)
+                file = f"{part}_{batch}_{name}".replace(" ", "_")
+                trips = max(steps, self.shape.rounds)  # of the loop over tokens, or rounds
+                self._profile(file, contenders[name], program, bound, trips)
 
     def rows(
         self,
@@ -114,14 +116,25 @@ class Bench:
             print(f"{part} batch {batch} {name}: {times.median:.4f} s, {times.median / floor:.2f} "
                   f"times the floor", file=sys.stderr, flush=True)  # fmt: skip
 
-    def _profile(self, name: str, call: Callable[[], Any], program: harness.Compiled) -> None:
-        """Writes the program, and what it spends its time on."""
+    def _profile(
+        self,
+        name: str,
+        call: Callable[[], Any],
+        program: harness.Compiled,
+        bound: bounds.Bound,
+        trips: int,
+    ) -> None:
+        """Writes the program, and what it spends its time on, by kernel and by scope."""
         self.out.mkdir(parents=True, exist_ok=True)
         text = program.executable.as_text() or ""
         (self.out / f"{name}.hlo.gz").write_bytes(gzip.compress(text.encode()))
         kernels = harness.profile(call)
         lines = [f"{k.seconds:.6f} s  {k.count:6d} x  {k.line}  {k.name}" for k in kernels]
         (self.out / f"{name}.kernels.txt").write_text("\n".join(lines) + "\n")
+        found = scopes.by_scope(text, kernels, trips=trips)
+        lines = scopes.table(found, bound, self.chip, self.shape.dtype)
+        (self.out / f"{name}.scopes.txt").write_text("\n".join(lines) + "\n")
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _temporaries(program: harness.Compiled) -> int:

@@ -174,7 +174,8 @@ class Agent(struct.PyTreeNode):
 
     def _apply(self, *inputs: Any, method: str | None = None) -> Any:
         """Calls the decoder, or a method of it, with these parameters."""
-        return self.decoder.apply({"params": self._used}, *inputs, method=method)
+        with jax.named_scope(method or "read"):  # names in profiles
+            return self.decoder.apply({"params": self._used}, *inputs, method=method)
 
 
 def load_agent(

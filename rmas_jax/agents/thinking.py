@@ -12,6 +12,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.models import Cache
 
 
+@jax.named_scope("think")
 def think(
     agent: Agent,
     feed: Callable[[jax.Array], jax.Array],

@@ -99,19 +99,26 @@ class Cost:
     __rmul__ = __mul__
 
 
-def program_cost(text: str, *, unknown_trips: int | None = None, taken: float = 1.0) -> Cost:
+def program_cost(
+    text: str,
+    *,
+    unknown_trips: int | None = None,
+    taken: float = 1.0,
+    counts: Callable[[Instruction], bool] | None = None,
+) -> Cost:
     """The cost of a program on one device.
 
     Args:
       text: of `compiled.as_text()`.
       unknown_trips: runs of a loop whose number is data, such as that of rounds in `listen`.
       taken: share of the runs of a conditional that take its most expensive branch.
+      counts: whether an instruction counts, a fusion as a whole; None: all do.
 
     Raises:
       ValueError: a loop's number of runs is data, and `unknown_trips` is None.
     """
     module = parse(text)
-    return _Walk(module, unknown_trips, taken).of_computation(module.entry)
+    return _Walk(module, unknown_trips, taken, counts).of_computation(module.entry)
 
 
 @dataclasses.dataclass(eq=False)
@@ -121,9 +128,15 @@ class _Walk:
     module: Module
     unknown_trips: int | None
     taken: float
+    counts: Callable[[Instruction], bool] | None
 
     def __post_init__(self) -> None:
         self.of_computation = functools.cache(self._of_computation)
+
+    @functools.cached_property
+    def whole(self) -> _Walk:
+        """The same, where all instructions count."""
+        return dataclasses.replace(self, counts=None) if self.counts else self
 
     def _of_computation(self, name: str) -> Cost:
         computation = self.module.computations[name]
@@ -148,9 +161,11 @@ class _Walk:
             return self.taken * max(branches, key=lambda c: (c.flops, c.memory_bytes, c.link_bytes))
         if opcode in ("call", "async-start"):
             return self._all(x.called("to_apply", "calls"))
+        if self.counts and not self.counts(x):
+            return Cost()
         if opcode == "fusion":
             (name,) = x.called("calls")
-            inside = self.of_computation(name)
+            inside = self.whole.of_computation(name)
             return dataclasses.replace(inside, memory_bytes=self._fusion_bytes(computation, x))
         if opcode.endswith("-done") or opcode == "async-update":
             return Cost(memory_bytes=x.main_bytes if opcode in COPIED else 0)

@@ -111,6 +111,25 @@ def test_of_a_conditional_the_expensive_branch_counts():
     assert program_cost(text, taken=0.25).flops == 2 * 2 * D**3 / 4
 
 
+def test_scopes_share_a_program():
+    def program(x):
+        def step(x, _):
+            with jax.named_scope("once"):
+                x = x @ x
+            with jax.named_scope("twice"):
+                return x @ x @ x, None
+
+        return jax.lax.scan(step, x, None, length=5)[0]
+
+    text = compiled(program, (D, D)).as_text()
+
+    def flops(scope):
+        return program_cost(text, counts=lambda x: f"/{scope}/" in x.attributes).flops
+
+    assert flops("twice") == 2 * flops("once") == 2 * 5 * 2 * D**3
+    assert flops("never") == 0
+
+
 def test_bytes_of_a_loop_over_layers_are_their_weights():
     """A layer reads its own slice of the stacked weights, not all of them."""
     cost = program_cost(compiled(layers, (1, 256), (6, 256, 256)).as_text())
