@@ -189,6 +189,16 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
     )
 
 
+def known_after(slot: jax.Array, result: jax.Array) -> jax.Array:
+    """The same slot [] int32, for a write that must follow all reads behind `result`.
+
+    XLA copies an array that may be written before it is read. Layers in a loop have read the tail
+    when the loop ends; of unrolled ones, nothing that is written depends on the last one's reads.
+    """
+    bits = jax.lax.bitcast_convert_type(result.ravel()[0].astype(jnp.float32), jnp.int32)
+    return slot + jax.lax.population_count(bits) // 64  # at most 32 bits: 0, unknown to XLA
+
+
 def repeat_rows(cache: Cache, batch: int, *, partition: Partition = ONE_DEVICE) -> Cache:
     """What one row has read, for a batch of rows that all start with it."""
 

@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rmas_jax.models.cache import Block, Cache, LinearState, append, empty_cache, read_blocks
+from rmas_jax.models.cache import (
+    Block,
+    Cache,
+    LinearState,
+    append,
+    empty_cache,
+    known_after,
+    read_blocks,
+)
 from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
@@ -202,6 +210,8 @@ class Decoder(nn.Module):
             back = jnp.argsort(order, axis=1)[None, :, :, None]
             hidden = jnp.take_along_axis(hidden, back, axis=2)
         hidden = on.constrain(hidden, None, "rows", None, None)
+        if self.unroll_layers:
+            cache = cache.replace(used=known_after(cache.used, hidden))
         after = append(cache, Block(keys, values, valid, positions), partition=on)
         return hidden, after.replace(
             next_position=cache.next_position + counted[:, -1],

@@ -30,6 +30,10 @@ def text(agent, hidden, cache):
     return speak(agent, hidden, cache, **ENDS).tokens
 
 
+def text_unrolled(agent, hidden, cache):
+    return text(agent.unrolled(), hidden, cache)
+
+
 def refilled(agent, hidden, cache):
     begun = pool.begin(agent, hidden, cache, sampling=GREEDY, **ENDS)
     rows = pool.empty_pool(agent.decoder, begun)
@@ -71,10 +75,18 @@ def written_bytes(program, shape):
         (text, CONFIGS["solver"], STEPS),
         (thoughts, LINEAR, STEPS),
         (text, LOOPED, STEPS),
+        (text_unrolled, CONFIGS["solver"], STEPS),
         (refilled, CONFIGS["planner"], STEPS - 1),
         (handed_on, CONFIGS["planner"], STEPS),
     ],
-    ids=["text", "thoughts, linear layers", "text, two loops", "pool", "the control"],
+    ids=[
+        "text",
+        "thoughts, linear layers",
+        "text, two loops",
+        "text, unrolled",
+        "pool",
+        "the control",
+    ],
 )
 def test_a_step_writes_one_row_of_a_tail(function, config, slots):
     agent = Agent(*abstract_agent(config))
