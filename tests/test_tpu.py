@@ -102,7 +102,11 @@ def test_a_dry_run_prints_the_commands(command, expected):
         ("slice.sh", ["start"], "must be create, setup, run, tail, resume or delete, got 'start'"),
         ("slice.sh", ["create", "--name", "a"], "--zone must be given"),
         ("slice.sh", ["create", *WHERE, "--type", "h100"], "v6e-N or tpu7x-N, got 'h100'"),
-        ("slice.sh", ["run", *WHERE, "--env", "NOT_SET", "--", "x"], "must name a variable of this"),
+        (
+            "slice.sh",
+            ["run", *WHERE, "--env", "NOT_SET", "--", "x"],
+            "must name a variable of this",
+        ),
         ("slice.sh", ["run", *WHERE, "--env", "A=b", "--", "x"], "environment, got 'A=b'"),
         ("slice.sh", ["create", *WHERE, "--type"], "--type must have a value"),
         ("slice.sh", ["run", *WHERE], "must have arguments of rmas run"),
