@@ -28,6 +28,8 @@ def no_cloud(tmp_path, monkeypatch):
         (tmp_path / name).write_text("#!/bin/sh\nexit 97\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
 
 
 def call(script, *arguments):
@@ -99,7 +101,13 @@ def test_a_dry_run_prints_the_commands(command, expected):
     [
         ("slice.sh", ["start"], "must be create, setup, run, tail, resume or delete, got 'start'"),
         ("slice.sh", ["create", "--name", "a"], "--zone must be given"),
-        ("slice.sh", ["create", *WHERE, "--type", "h100"], "v5p-N or v6e-N, got 'h100'"),
+        ("slice.sh", ["create", *WHERE, "--type", "h100"], "v6e-N or tpu7x-N, got 'h100'"),
+        (
+            "slice.sh",
+            ["run", *WHERE, "--env", "NOT_SET", "--", "x"],
+            "must name a variable of this",
+        ),
+        ("slice.sh", ["run", *WHERE, "--env", "A=b", "--", "x"], "environment, got 'A=b'"),
         ("slice.sh", ["create", *WHERE, "--type"], "--type must have a value"),
         ("slice.sh", ["run", *WHERE], "must have arguments of rmas run"),
         ("slice.sh", ["run", *WHERE, "--fast"], "--fast must be an option"),
@@ -122,6 +130,7 @@ def test_options_that_do_not_fit(script, arguments, words):
         ("v5e:4x4", "tpu-v5-lite-podslice"),
         ("v5p:4x4x8", "tpu-v5p-slice"),
         ("v6e:16x16", "tpu-v6e-slice"),
+        ("v7x:2x4x4", "tpu7x"),
     ],
 )
 def test_a_manifest_has_a_pod_for_each_host_of_the_slice(slice_, accelerator):
@@ -137,6 +146,8 @@ def test_a_manifest_has_a_pod_for_each_host_of_the_slice(slice_, accelerator):
         "eu.gcr.io/p/rmas:1",
         "--restarts",
         7,
+        "--secret",
+        "tokens",
         "--",
         *ARGUMENTS,
         'a "b" \\c',
@@ -159,8 +170,19 @@ def test_a_manifest_has_a_pod_for_each_host_of_the_slice(slice_, accelerator):
     }
     codes = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
     assert codes["values"] == [2, 3] and codes["containerName"] == container["name"]
+    assert container["envFrom"] == [{"secretRef": {"name": "tokens"}}]
     assert container["command"] == ["rmas", "run", "--distributed"]
     assert container["args"] == [*ARGUMENTS, 'a "b" \\c']
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_values_of_the_environment_are_not_printed(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_value")
+    options = [*WHERE, "--type", "tpu7x-16", "--env", "HF_TOKEN", "--", *ARGUMENTS]
+    done = call("slice.sh", command, "--dry_run", *options)
+    assert done.returncode == 0 and "export HF_TOKEN=[not shown]; kill" in done.stdout
+    assert "hf_value" not in done.stdout + done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"gcloud", "kubectl"}
 
 
 def test_the_file_for_skypilot_starts_the_same_command():
@@ -184,7 +206,9 @@ home = Path(os.environ["HOME"])
 with (home / "calls").open("a") as calls:
     print(*sys.argv[3:6], file=calls)
 state = home / "state"
-if "create" in sys.argv:
+if "scp" in sys.argv:
+    (home / "wheel").write_bytes(Path(sys.argv[5]).read_bytes())
+elif "create" in sys.argv:
     state.write_text("ACTIVE")
 elif "delete" in sys.argv:
     state.unlink()
@@ -192,13 +216,19 @@ elif "describe" in sys.argv:
     print(state.read_text() if state.exists() else "")
 elif "ssh" in sys.argv:
     command = next(a for a in sys.argv if a.startswith("--command=")).partition("=")[2]
+    if "export" in command and "CLOUDSDK_CORE_DISABLE_FILE_LOGGING" not in os.environ:
+        sys.exit("gcloud writes its arguments to its log")
     if "pip install" in command:
+        with (home / "installed").open("a") as installed:
+            print(command.split()[-1], (home / "wheel").read_text(), file=installed)
         rmas = home / "rmas" / "bin" / "rmas"
         rmas.parent.mkdir(parents=True, exist_ok=True)
         rmas.write_text((home / "program").read_text())
         rmas.chmod(0o755)
     else:
-        sys.exit(subprocess.run(["bash", "-c", command]).returncode)
+        worker = dict(os.environ)
+        worker.pop("HF_TOKEN")
+        sys.exit(subprocess.run(["bash", "-c", command], env=worker).returncode)
 """
 # Its first run is preempted with the slice, its second loses a worker, its third ends.
 PROGRAM = """\
@@ -207,7 +237,7 @@ import os, sys
 from pathlib import Path
 home = Path(os.environ["HOME"])
 with (home / "runs").open("a") as runs:
-    print(sys.argv[1:], file=runs)
+    print(sys.argv[1:], os.environ["HF_TOKEN"], file=runs)
 count = len((home / "runs").read_text().splitlines())
 if count == 1:
     (home / "state").write_text("SUSPENDED")
@@ -218,12 +248,25 @@ sys.exit((143, 1, 0)[count - 1])
 def test_a_run_is_resumed_through_a_preemption_and_a_lost_worker(tmp_path, monkeypatch):
     for name, text in (("gcloud", GCLOUD), ("program", PROGRAM)):
         (tmp_path / name).write_text(text.format(python=sys.executable))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    options = [*WHERE, "--type", "v5litepod-16", "--every", "0.2", "--", *ARGUMENTS]
-    done = call("slice.sh", "resume", *options)
+    token = "it's $HOME"
+    monkeypatch.setenv("HF_TOKEN", token)
+    wheel = tmp_path / "dist" / "rmas_jax-1-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.write_text("of the setup")
+    assert call("slice.sh", "setup", *WHERE, "--package", wheel).returncode == 0
+    wheel.write_text("built later")
+    options = ["--type", "v5litepod-16", "--every", "0.2", "--env", "HF_TOKEN", "--", *ARGUMENTS]
+    done = call("slice.sh", "resume", *WHERE, *options)
     assert done.returncode == 0, done.stderr
     assert "the run has ended with 0" in done.stdout
     runs = (tmp_path / "runs").read_text().splitlines()
-    assert runs == [str(["run", "--distributed", *ARGUMENTS])] * 3
+    assert runs == [f"{['run', '--distributed', *ARGUMENTS]} {token}"] * 3
+    installed = (tmp_path / "installed").read_text().splitlines()
+    # By the setup, at the start of `resume`, and after the preemption.
+    assert installed == [f"'{wheel.name}[tpu,storage]' of the setup"] * 3
     calls = (tmp_path / "calls").read_text()
     assert calls.count("queued-resources create") == 2  # at the start and after the preemption
+    kept = tmp_path / ".local/state/rmas_jax/slices/default/us-west4-a/pod"
+    assert (kept / wheel.name).read_text() == "of the setup"
+    assert call("slice.sh", "delete", *WHERE).returncode == 0
+    assert not kept.exists()

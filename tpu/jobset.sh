@@ -11,8 +11,10 @@ needs the JobSet controller, version 0.6 or newer, and a node pool of the slice.
 
 options:
   --name NAME        of the JobSet
-  --slice SLICE      generation and topology, such as v5e:4x4, v5p:4x4x4, v6e:8x8, v4:2x2x4
+  --slice SLICE      generation and topology, such as v5e:4x4, v5p:4x4x4, v6e:8x8, v4:2x2x4,
+                     v7x:2x2x2
   --image IMAGE      container with rmas_jax[tpu,storage]
+  --secret SECRET    Kubernetes secret whose keys become variables of the run, such as HF_TOKEN
   --account ACCOUNT  Kubernetes service account that may write to output_dir; default: default
   --restarts N       of all pods together, after a preemption or a lost worker; default: 100
   --spot             nodes that may be preempted
@@ -29,7 +31,7 @@ fail() {
   exit 2
 }
 
-name='' slice='' image='' account=default restarts=100 spot=false dry_run=false
+name='' slice='' image='' secret='' account=default restarts=100 spot=false dry_run=false
 arguments=()
 while (($#)); do
   case $1 in
@@ -41,7 +43,7 @@ while (($#)); do
       arguments=("$@")
       break
       ;;
-    --name | --slice | --image | --account | --restarts)
+    --name | --slice | --image | --secret | --account | --restarts)
       (($# > 1)) || fail "$1 must have a value, got none"
       printf -v "${1#--}" '%s' "$2"
       shift
@@ -55,13 +57,15 @@ for option in name slice image; do
 done
 ((${#arguments[@]})) || fail "arguments of rmas run must follow --, got none"
 
-# Node label of the generation (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus).
+# Node label of the generation (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus; of v7x,
+# Ironwood/ of Google's repository AI-Hypercomputer/accelerator-microbenchmarks).
 case $slice in
   v4:*) accelerator=tpu-v4-podslice ;;
   v5e:*) accelerator=tpu-v5-lite-podslice ;;
   v5p:*) accelerator=tpu-v5p-slice ;;
   v6e:*) accelerator=tpu-v6e-slice ;;
-  *) fail "--slice must be v4, v5e, v5p or v6e with a topology, such as v5e:4x4, got '$slice'" ;;
+  v7x:*) accelerator=tpu7x ;;
+  *) fail "--slice must be v4, v5e, v5p, v6e or v7x with a topology, such as v5e:4x4, got '$slice'" ;;
 esac
 topology=${slice#*:}
 [[ $topology =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] ||
@@ -122,6 +126,15 @@ TEXT
                   env:
                     - name: PYTHONUNBUFFERED
                       value: "1"
+TEXT
+  if [[ -n $secret ]]; then
+    cat <<TEXT
+                  envFrom:
+                    - secretRef:
+                        name: $secret
+TEXT
+  fi
+  cat <<TEXT
                   resources:
                     limits:
                       google.com/tpu: 4

@@ -19,11 +19,15 @@ options:
   --name NAME        of the queued resource and of its node
   --zone ZONE        such as us-west4-a
   --project PROJECT  default: that of gcloud's configuration
-  --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64, v4-32 (create, resume)
+  --type TYPE        accelerator type, such as v5litepod-16, v5p-128, v6e-64, v4-32, tpu7x-16
+                     (create, resume)
   --runtime VERSION  software version of the VMs; default: by type
   --spot             a Spot slice, which may be preempted (create, resume)
-  --package SPEC     requirement for pip, or a wheel on this machine (setup, resume);
-                     default: rmas_jax[tpu,storage]
+  --package SPEC     requirement for pip, or a wheel on this machine (setup, resume); default: that
+                     of the last setup of this slice, or rmas_jax[tpu,storage]
+  --env NAME         variable of this shell for the run, such as HF_TOKEN; may be repeated (run,
+                     resume). Its value is neither printed nor written to a file; lists of processes
+                     show it while the run starts
   --worker N         whose log to follow (tail); default: 0
   --every SECONDS    between looks at the run (resume); default: 60
   --dry_run          print the commands instead of running them
@@ -31,6 +35,7 @@ options:
 
 `rmas run` ends with 0 (finished), 2 (bad input), 3 (diverged) or another code, after which the same
 command resumes it: output_dir must therefore be on object storage, such as gs://BUCKET/runs.
+The package of a setup is kept in ~/.local/state/rmas_jax/slices, a wheel as a copy, until `delete`.
 TEXT
 }
 
@@ -39,9 +44,9 @@ fail() {
   exit 2
 }
 
-name='' zone='' project='' type='' runtime='' package='rmas_jax[tpu,storage]'
+name='' zone='' project='' type='' runtime='' package=''
 worker=0 every=60 spot=false dry_run=false
-arguments=()
+arguments=() variables=()
 
 parse() {
   while (($#)); do
@@ -54,9 +59,9 @@ parse() {
         arguments=("$@")
         return
         ;;
-      --name | --zone | --project | --type | --runtime | --package | --worker | --every)
+      --name | --zone | --project | --type | --runtime | --package | --env | --worker | --every)
         (($# > 1)) || fail "$1 must have a value, got none"
-        printf -v "${1#--}" '%s' "$2"
+        if [[ $1 == --env ]]; then variables+=("$2"); else printf -v "${1#--}" '%s' "$2"; fi
         shift
         ;;
       *) fail "$1 must be an option of tpu/slice.sh; see --help" ;;
@@ -85,14 +90,17 @@ run() {
   if $dry_run; then show "$@"; else "$@"; fi
 }
 
-# Software version of the VMs by generation (cloud.google.com/tpu/docs/runtimes).
+# Software version of the VMs by generation (cloud.google.com/tpu/docs/runtimes; of TPU7x, which
+# has two cores a chip, Ironwood/Ironwood_Microbenchmarks_readme.md of Google's repository
+# AI-Hypercomputer/accelerator-microbenchmarks).
 runtime_of() {
   case $1 in
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
     v4-*) echo tpu-ubuntu2204-base ;;
-    *) fail "--type must be v4-N, v5litepod-N, v5p-N or v6e-N, got '$1'" ;;
+    tpu7x-*) echo v2-alpha-tpu7-ubuntu2404 ;;
+    *) fail "--type must be v4-N, v5litepod-N, v5p-N, v6e-N or tpu7x-N, got '$1'" ;;
   esac
 }
 
@@ -133,16 +141,40 @@ create() {
   done
 }
 
+# The package to install: that of --package, which is kept; else the kept one; else the released.
+choose_package() {
+  if [[ -z $package ]]; then
+    package='rmas_jax[tpu,storage]'
+    if [[ -f $kept/package ]]; then package=$(<"$kept/package"); fi
+  elif ! $dry_run; then
+    mkdir -p "$kept"
+    if [[ $package == *.whl ]]; then
+      cp "$package" "$kept" # a later build does not change it
+      package=$kept/$(basename "$package")
+    fi
+    echo "$package" >"$kept/package"
+  fi
+}
+
 setup() {
   local spec=$package
   if [[ $package == *.whl ]]; then
     run gcloud compute tpus tpu-vm scp "$package" "$name:" "${place[@]}" --worker=all
     spec="$(basename "$package")[tpu,storage]"
   fi
-  # The VMs have Python 3.10; uv brings a newer one.
-  on_workers all "python3 -m pip install --user --quiet uv \
+  # uv brings a Python of its own; pip of Ubuntu 24.04 refuses to install beside the system's.
+  on_workers all "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --user --quiet uv \
 && ~/.local/bin/uv venv --quiet --clear --python 3.12 ~/rmas \
 && ~/.local/bin/uv pip install --quiet --python ~/rmas/bin/python $(show "$spec")"
+}
+
+# Commands that set the variables of the run.
+environment() {
+  local variable value
+  for variable in "${variables[@]}"; do
+    if $dry_run; then value='[not shown]'; else value=$(show "${!variable}"); fi
+    printf 'export %s=%s; ' "$variable" "$value"
+  done
 }
 
 start() {
@@ -151,7 +183,7 @@ start() {
   job="\$HOME/rmas/bin/rmas run --distributed $(show "${arguments[@]}") >> ~/rmas.log 2>&1; \
 echo \$? > ~/rmas.code"
   # A process of the run before may still be there, and hold the chips.
-  on_workers all "kill -9 -- -\$(cat ~/rmas.pid 2>/dev/null) 2>/dev/null; rm -f ~/rmas.code; \
+  on_workers all "$(environment)kill -9 -- -\$(cat ~/rmas.pid 2>/dev/null) 2>/dev/null; rm -f ~/rmas.code; \
 setsid nohup sh -c $(show "$job") < /dev/null > /dev/null 2>&1 & echo \$! > ~/rmas.pid"
 }
 
@@ -200,6 +232,7 @@ resume() {
 
 delete() {
   queued delete --force --quiet
+  if ! $dry_run; then rm -rf "$kept"; fi
 }
 
 (($#)) || { usage >&2 && exit 2; }
@@ -217,4 +250,11 @@ parse "$@"
 [[ -n $zone ]] || fail "--zone must be given"
 place=(--zone="$zone")
 if [[ -n $project ]]; then place+=(--project="$project"); fi
+for variable in "${variables[@]}"; do
+  [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*$ && -n ${!variable+set} ]] ||
+    fail "--env must name a variable of this shell's environment, got '$variable'"
+  export CLOUDSDK_CORE_DISABLE_FILE_LOGGING=true # gcloud's log has the arguments of its calls
+done
+kept=${XDG_STATE_HOME:-$HOME/.local/state}/rmas_jax/slices/${project:-default}/$zone/$name
+case $action in setup | resume) choose_package ;; esac
 "$action"

@@ -11,11 +11,15 @@ as many slots as a text can need; a row starts at any slot, as it sees only slot
 
 A text is that of `speak` for the same prompt, key and settings, up to rounding: sums over the cache
 have another order.
+
+On a mesh every array of a pool lies where those of begun texts do (`_placed`), so that each program
+takes the outputs of the others, planned or not, without compiling anew.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +33,7 @@ from rmas_jax.models import Decoder
 from rmas_jax.models.cache import Block, Cache, empty_block, placed_block, placed_state
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.partition import Partition
+from rmas_jax.sharding import with_shardings
 
 
 class Begun(struct.PyTreeNode):
@@ -80,34 +85,66 @@ def begin(
     )
     ending = _ending(end_tokens, max_tokens, batch, stops)
     text = _write(agent, hidden, text, sampling=sampling, keys=keys, ending=ending)
-    return Begun(cache.past, text, keys)
+    return _placed(Begun(cache.past, text, keys), agent.partition)
 
 
-@functools.partial(jax.jit, static_argnames="decoder")
-def empty_pool(decoder: Decoder, like: Begun) -> Pool:
-    """A pool of free rows, for prompts of these shapes."""
-    batch, width = like.text.tokens.shape
-    dtype = like.text.cache.tail.keys.dtype
+def pool_shapes(decoder: Decoder, begun: Begun) -> Pool:
+    """The shapes and places of a pool for prompts like these: arrays, or their shapes."""
+    batch, width = begun.text.tokens.shape
     # A text's last token is not read, and the one before it takes the slot of the first one once
     # that has been read for the last time. A tail of a single slot would count as empty.
-    slots = max(2, width - 2)
-    ring = empty_block(decoder.config, batch, slots, dtype=dtype, partition=decoder.partition)
-    empty = jax.tree.map(jnp.zeros_like, like)
-    free = empty.text.replace(done=jnp.ones(batch, bool))
-    return _placed(Pool(empty.replace(text=free), ring), decoder.partition)
-
-
-def _placed(pool: Pool, on: Partition) -> Pool:
-    """The pool with its rows where those of a batch lie."""
-    text = pool.begun.text
-    cache = text.cache.replace(state=placed_state(text.cache.state, on))
-    text = text.replace(
-        tokens=on.constrain(text.tokens, "batch", None),
-        cache=cache,
-        seen=None if text.seen is None else on.constrain(text.seen, "batch", None),
+    slots, block = max(2, width - 2), begun.past[-1]
+    empty = functools.partial(
+        empty_block,
+        decoder.config,
+        batch,
+        slots,
+        dtype=block.keys.dtype,
+        partition=decoder.partition,
     )
-    past = tuple(placed_block(block, on) for block in pool.begun.past)
-    return Pool(pool.begun.replace(past=past, text=text), placed_block(pool.ring, on))
+    ring = with_shardings(jax.eval_shape(empty), jax.tree.map(_sharding, block))
+    return Pool(with_shardings(begun, jax.tree.map(_sharding, begun)), ring)
+
+
+def empty_pool(decoder: Decoder, like: Begun) -> Pool:
+    """A pool of free rows, for prompts of these shapes."""
+    shapes, tree = jax.tree.flatten(pool_shapes(decoder, like))
+    return _empty(tuple(shapes), tree)()
+
+
+@functools.lru_cache(maxsize=8)
+def _empty(shapes: tuple[jax.ShapeDtypeStruct, ...], tree: Any) -> Callable[[], Pool]:
+    """A jitted function that makes a pool of free rows."""
+
+    def make() -> Pool:
+        pool = jax.tree.unflatten(tree, map(jnp.zeros_like, shapes))
+        text = pool.begun.text
+        free = text.replace(done=jnp.ones_like(text.done))
+        return pool.replace(begun=pool.begun.replace(text=free))
+
+    return jax.jit(make, out_shardings=jax.tree.unflatten(tree, map(_sharding, shapes)))
+
+
+def _sharding(array: Any) -> Any:
+    return array.sharding
+
+
+def _placed(begun: Begun, on: Partition) -> Begun:
+    """Begun texts with their rows where those of a batch lie."""
+
+    def by_row(x: jax.Array) -> jax.Array:
+        return on.constrain(x, *("batch", None)[: x.ndim])
+
+    cache = begun.text.cache
+    rows = jax.tree.map(by_row, begun.replace(past=(), text=begun.text.replace(cache=None)))
+    cache = cache.replace(
+        tail=placed_block(cache.tail, on),
+        used=on.constrain(cache.used),
+        next_position=by_row(cache.next_position),
+        state=placed_state(cache.state, on),
+    )
+    past = tuple(placed_block(block, on) for block in begun.past)
+    return rows.replace(past=past, text=rows.text.replace(cache=cache))
 
 
 @functools.partial(jax.jit, static_argnames="decoder", donate_argnames="pool")
@@ -157,8 +194,8 @@ def fill(decoder: Decoder, pool: Pool, begun: Begun, source: jax.Array) -> Pool:
     )
     past = tuple(map(block, pool.begun.past, begun.past))
     ring = pool.ring.replace(valid=pool.ring.valid & ~takes[:, None])
-    filled = Pool(Begun(past, text, rows(pool.begun.keys, begun.keys)), ring)
-    return _placed(filled, decoder.partition)
+    filled = Begun(past, text, rows(pool.begun.keys, begun.keys))
+    return Pool(_placed(filled, decoder.partition), placed_block(ring, decoder.partition))
 
 
 @functools.partial(
@@ -197,7 +234,7 @@ def run(
         return text, cache.tail
 
     text, ring = jax.lax.while_loop(running, step, (pool.begun.text, pool.ring))
-    return Pool(Begun(past, text, keys), ring)
+    return Pool(_placed(Begun(past, text, keys), agent.partition), ring)
 
 
 def _ending(

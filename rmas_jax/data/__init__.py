@@ -25,12 +25,17 @@ __all__ = ["BadRow", "DataError", "Dataset", "Example", "load_dataset"]
 class Dataset(NamedTuple):
     """A data set, prepared on disk."""
 
-    load: Callable[[str], list[Example]]  # of a split, or a part such as test[:500]
+    # Of a split, or a part such as test[:500]; each is read from the disk when it is used.
+    read: Callable[[str], Sequence[Example]]
     text_roles: tuple[str, ...]  # roles with texts in every training example, one per round
     version: str  # identifies the data
     sizes: Mapping[str, int]  # split -> number of its examples
     bad_rows: Sequence[BadRow] = ()  # rows left out
     unread: Sequence[str] = ()  # splits that were not asked for
+
+    def load(self, split: str) -> list[Example]:
+        """The same in memory."""
+        return list(self.read(split))
 
 
 def load_dataset(
@@ -107,13 +112,13 @@ def _role_texts(
     records.prepare(folder, lambda: RoleTexts(roles, *read(), **options))
     builder = RoleTexts(roles, **options)
 
-    def load(split: str) -> list[Example]:
-        return [example.in_rounds(rounds) for example in builder.read(split)]
+    def examples(split: str) -> Sequence[Example]:
+        return builder.read(split, rounds)
 
     # All training examples have texts of the same roles.
-    first = load("train[:1]")[0] if roles else Example("", "", "")
+    first = examples("train[:1]")[0] if roles else Example("", "", "")
     texts = tuple(role for role in roles if role in first.texts)
-    return Dataset(load, texts, version, records.sizes(builder), builder.bad_rows())
+    return Dataset(examples, texts, version, records.sizes(builder), builder.bad_rows())
 
 
 def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
@@ -136,12 +141,13 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
     records.prepare(records.folder_of(Relay, data_dir), make)
     builder = make()
 
-    def load(split: str) -> list[Example]:
-        rows = records.read_split(builder, split)
-        examples = (to_example(row, columns, place=row["id"], rounds=rounds) for row in rows)
-        return [example.in_rounds(rounds) for example in examples]
+    def example(row: dict[str, Any]) -> Example:
+        return to_example(row, columns, place=row["id"], rounds=rounds).in_rounds(rounds)
 
-    return Dataset(load, tuple(columns.texts), str(Relay.VERSION), records.sizes(builder))
+    def examples(split: str) -> Sequence[Example]:
+        return records.read_split(builder, split, example)
+
+    return Dataset(examples, tuple(columns.texts), str(Relay.VERSION), records.sizes(builder))
 
 
 def _shares(config: DataConfig, files: Mapping[str, Files]) -> dict[str, float]:

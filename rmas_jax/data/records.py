@@ -15,9 +15,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,6 +27,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.errors import USER_ERRORS, clipped, describe, shown
 from rmas_jax.host.reading import MEBIBYTE, open_regular, read_bytes
 
+T = TypeVar("T")
 Builder: TypeAlias = tfds.core.GeneratorBasedBuilder
 
 CHECKSUMS = "checksums.json"  # file -> its SHA-256
@@ -148,8 +149,34 @@ def sizes(builder: Builder) -> dict[str, int]:
     return {name: info.num_examples for name, info in builder.info.splits.items()}
 
 
-def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
+class StoredRows(Sequence[T]):
+    """Rows on the disk; one is read and made each time it is used."""
+
+    def __init__(self, source: Sequence[T], make: Callable[[Any], T], rows: range):
+        self.source, self.make, self.rows = source, make, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredRows[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | StoredRows[T]:
+        if isinstance(index, slice):
+            return StoredRows(self.source, self.make, self.rows[index])
+        return self.make(_decoded(self.source[self.rows[index]]))
+
+
+def read_split(builder: Builder, split: str, make: Callable[[dict[str, Any]], T]) -> Sequence[T]:
     """Rows of a split, or of a part of one such as `test[:500]`, `test[10%:20%]`, `test[-50:]`.
+
+    Args:
+      builder: of the data set, prepared.
+      split: its name.
+      make: of a row as it is stored.
 
     Raises:
       DataError: the split or part does not exist; the message lists the splits.
@@ -168,7 +195,8 @@ def read_split(builder: Builder, split: str) -> list[dict[str, Any]]:
     stop = _place(part[3], count, count, split)
     if start >= stop:
         return []
-    return [_decoded(row) for row in builder.as_data_source(split=f"{part[1]}[{start}:{stop}]")]
+    source = builder.as_data_source(split=f"{part[1]}[{start}:{stop}]")
+    return StoredRows(source, make, range(len(source)))
 
 
 def _place(text: str | None, count: int, default: int, split: str) -> int:

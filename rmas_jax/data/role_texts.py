@@ -319,9 +319,9 @@ class RoleTexts(tfds.core.GeneratorBasedBuilder):
             "fields": json.dumps(dict(example.fields)),
         }
 
-    def read(self, split: str) -> list[Example]:
+    def read(self, split: str, rounds: int) -> Sequence[Example]:
         """The examples of a split, or of a part of one; see `records.read_split`."""
-        return [_to_example(record) for record in records.read_split(self, split)]
+        return records.read_split(self, split, lambda row: _to_example(row).in_rounds(rounds))
 
     def _generate_examples(self) -> Iterator:
         raise NotImplementedError("splits are generators already")

@@ -164,7 +164,7 @@ class Answerer:
         """
         how, member = self.answering, self.team.members[role or self.answers_as]
         if first is None:
-            first = write_first(member, prompt, how, keys=keys, mesh=self.team.mesh)
+            first = write_first(member, prompt, how, keys=keys)
         return write_texts(
             member,
             prompt,

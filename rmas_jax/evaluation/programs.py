@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from rmas_jax.agents import pool
 from rmas_jax.agents.answers import Piece, tool_stops, write_jitted
@@ -12,7 +11,7 @@ from rmas_jax.agents.member import Member
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.planning.executables import ahead_of_time
-from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.sharding import to_host
 
 SETTINGS = ("end_tokens", "max_tokens", "sampling")  # static arguments
 read_prompts = ahead_of_time(pool.read_prompts)
@@ -28,10 +27,8 @@ def write_first(
     how: Answering,
     *,
     keys: jax.Array | None,
-    mesh: Mesh | None,
 ) -> Piece:
     """The texts of B prompts up to their first tool call or end, as `write_texts` takes them."""
-    limits = np.full(prompt.ids.shape[0], how.max_tokens, np.int32)
     state = _write(
         member.agent,
         prompt,
@@ -39,7 +36,7 @@ def write_first(
         max_tokens=how.max_tokens,
         sampling=how.sampling,
         keys=keys,
-        limits=put_batch(limits, mesh),
+        limits=np.full(prompt.ids.shape[0], how.max_tokens, np.int32),
         stops=tool_stops(member.tokenizer, how.toolbox),
     )
     return Piece(*to_host((state.tokens, state.lengths, state.finite)))

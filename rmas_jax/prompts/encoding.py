@@ -11,7 +11,6 @@ the body. Slots that the first round lacks are invalid there, so all rounds use 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +28,6 @@ from rmas_jax.prompts.token_rows import TokenRows
 FIRST, LATER = 0, 1  # round kinds, each with its own template
 TILES = (64, 8), (128, 32), (512, 64)  # up to so many tokens, multiples of the tile
 LARGEST_TILE = 128  # lanes of a TPU
-TOKENISED_AT_ONCE = 4096  # questions; a list of ids takes several times their bytes
 
 
 class StagePrompt(struct.PyTreeNode):
@@ -43,15 +41,18 @@ class StagePrompt(struct.PyTreeNode):
     senders: tuple[str, ...] = struct.field(pytree_node=False)  # roles, in the order of the slots
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StageTokens:
-    """One role's prompts for N questions without padding: the blocks around the slots."""
+class StageTokens(struct.PyTreeNode):
+    """One role's prompts for N questions without padding: the blocks around the slots.
 
-    prefix: TokenRows  # N rows
-    blocks: tuple[tuple[TokenRows, TokenRows], ...]  # by block, then by round kind; N rows each
-    has_slots: tuple[bool, bool]  # by round kind
-    slot_width: int  # vectors per slot (M)
-    senders: tuple[str, ...]  # roles, in the order of the slots; one fewer than blocks
+    A tree whose leaves are `TokenRows`, of N rows each.
+    """
+
+    prefix: TokenRows
+    blocks: tuple[tuple[TokenRows, TokenRows], ...]  # by block, then by round kind
+    has_slots: tuple[bool, bool] = struct.field(pytree_node=False)  # by round kind
+    slot_width: int = struct.field(pytree_node=False)  # vectors per slot (M)
+    # Roles, in the order of the slots; one fewer than blocks.
+    senders: tuple[str, ...] = struct.field(pytree_node=False)
 
     def __len__(self) -> int:
         return len(self.prefix)
@@ -64,11 +65,7 @@ class StageTokens:
 
     def take(self, rows: Any) -> StageTokens:
         """The prompts of the given questions."""
-        return dataclasses.replace(
-            self,
-            prefix=self.prefix.take(rows),
-            blocks=tuple((first.take(rows), later.take(rows)) for first, later in self.blocks),
-        )
+        return jax.tree.map(lambda part: part.take(rows), self)
 
     def widths(self, rows: Any, *, is_tiled: bool = False) -> tuple[int, ...]:
         """Tokens of the longest of the given rows, in the prefix and in each block.
@@ -216,12 +213,7 @@ def stage_tokens(
             f"got {parts[FIRST][1::2]}"
         )
     pieces = {kind: of[0::2] for kind, of in parts.items()}
-    starts = range(0, len(questions), TOKENISED_AT_ONCE)
-    chunks = [
-        _tokenise(tokenizer, pieces, questions[start : start + TOKENISED_AT_ONCE])
-        for start in starts
-    ]
-    prefix, *blocks = (TokenRows.join(of_chunk) for of_chunk in zip(*chunks, strict=True))
+    prefix, *blocks = _tokenise(tokenizer, pieces, questions)
     return StageTokens(
         prefix=prefix,
         blocks=tuple(zip(blocks[0::2], blocks[1::2], strict=True)),

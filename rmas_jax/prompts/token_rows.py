@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import IO, Any
 
 import numpy as np
 
@@ -27,13 +27,6 @@ class TokenRows:
         starts = _starts([len(row) for row in rows])
         ids = np.fromiter(itertools.chain.from_iterable(rows), np.int32, count=starts[-1])
         return cls(ids, starts)
-
-    @classmethod
-    def join(cls, parts: Iterable[TokenRows]) -> TokenRows:
-        """The rows of all parts, in order."""
-        parts = list(parts)
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(np.concatenate([part.ids for part in parts]), _starts(lengths))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -72,6 +65,27 @@ class TokenRows:
         ids = np.zeros(valid.shape, np.int32)
         ids[valid] = self.ids[place[valid]]
         return ids, valid
+
+
+class TokenFile:
+    """Rows of tokens in a file: written in parts, then mapped into memory."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.lengths: list[np.ndarray] = []
+
+    def add(self, rows: TokenRows) -> None:
+        """Appends rows; raises OSError where the disk is full."""
+        self.file.write(np.ascontiguousarray(rows.ids, np.int32).data)
+        self.lengths.append(rows.lengths)
+
+    def mapped(self) -> TokenRows:
+        """All rows, in order; the file may then be closed."""
+        starts = _starts(np.concatenate(self.lengths))
+        if not starts[-1]:  # an empty file cannot be mapped
+            return TokenRows(np.zeros(0, np.int32), starts)
+        self.file.flush()
+        return TokenRows(np.asarray(np.memmap(self.file, np.int32, mode="r")), starts)
 
 
 def left_pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, ...]:

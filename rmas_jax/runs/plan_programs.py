@@ -265,7 +265,6 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     keys = None
     if how.sampling.temperature:
         keys = jax.eval_shape(lambda: row_keys(jax.random.key(0), jnp.arange(rows)))
-        keys = _on(replicated_on(team), keys)
     # While one agent writes, the others and the links stay where they are.
     answer = dataclasses.replace(
         _ANSWER,
@@ -277,7 +276,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
         is_answer=True,
     )
     if not how.refills:
-        limits = abstract_batch(np.zeros(rows, np.int32), team.mesh)
+        limits = jax.ShapeDtypeStruct((rows,), np.int32)
         compile_(
             dataclasses.replace(
                 answer,
@@ -313,10 +312,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     )
     if begun is None:
         return
-    # An empty pool depends on no array, so that its shape names no device: its rows lie where those
-    # of begun texts do.
-    ring = jax.eval_shape(functools.partial(pools.empty_pool, agent.decoder), begun).ring
-    pool = pools.Pool(begun, with_shardings(ring, jax.tree.map(_sharding, begun.past[-1])))
+    pool = pools.pool_shapes(agent.decoder, begun)
     source = jax.ShapeDtypeStruct((rows,), np.int32)
     pool = compile_(
         dataclasses.replace(
@@ -366,10 +362,6 @@ def _link_shape(link: LinkConfig) -> Any:
 def _on(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
     """Shapes with one sharding for all."""
     return with_shardings(tree, jax.tree.map(lambda _: sharding, tree))
-
-
-def _sharding(array: Any) -> Any:
-    return array.sharding
 
 
 def _others(team: Team, role: str) -> Any:

@@ -82,7 +82,7 @@ class Resolved:
     team: Team
     agents: dict[str, dict[str, str | None]]  # of `agent_sources`
     given_links: Links | None  # to start from
-    train: list[Example]
+    train: Sequence[Example]  # read from the disk when they are used
     validation: list[Example]  # the used part
     methods: tuple[str, ...]  # to evaluate
     benchmarks: list[LoadedBenchmark]  # to evaluate them on
@@ -198,7 +198,7 @@ def _read(
     loaded: Mapping[str, Any],
 ) -> Resolved:
     chosen = config.evaluation
-    train = dataset.load("train")[: config.data.train_size]
+    train = dataset.read("train")[: config.data.train_size]
     for where, training in trainings(config):
         if len(train) < training.batch_size:
             raise ConfigError(
@@ -209,7 +209,7 @@ def _read(
         config.outer.validation_size if config.outer.phases or config.tuning else 0,
         chosen.gradient_batch_size if config.system.latent_steps else 0,
     )
-    validation = dataset.load("validation")[:held_out] if held_out else []
+    validation = list(dataset.read("validation")[:held_out]) if held_out else []
     loop_lm = find_loop_lm(config, texts, methods, benchmarks, **loaded)
     team = dataclasses.replace(load_run_team(config, texts, **loaded), loop_lm=loop_lm)
     given = None if config.system.links is None else load_links_for(team, config.system)
@@ -377,7 +377,7 @@ def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], EncodedItems
     config, team = resolved.config, resolved.team
     if config.inner.steps == 0:
         return {}, None
-    items = resolved.train[: config.inner.items]
+    items = list(resolved.train[: config.inner.items])
     dialogues = {
         role: encode_dialogues(
             items,

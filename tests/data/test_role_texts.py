@@ -142,6 +142,8 @@ def test_splits_are_disjoint_and_depend_on_the_question_alone(tmp_path):
 def test_a_part_of_a_split(tmp_path):
     task = load(tmp_path, dataset=write(tmp_path / "rows.jsonl", ROWS))
     assert task.load("train[:5]") == task.load("train")[:5]
+    assert list(task.read("train")[2:5]) == task.load("train")[2:5]
+    assert task.read("train")[2:][-1] == task.load("train")[-1]
     with pytest.raises(ValueError, match=r"'validation'.*'tset'"):
         task.load("tset")
 

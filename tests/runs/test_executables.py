@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import processes
 import pytest
+from placed import placed
 from quickstart_runs import CONFIG, ONE_ROUND
+from teams import build_team, with_agents
 
 from rmas_jax.cli.run import main
 from rmas_jax.config import load_config
+from rmas_jax.evaluation.answerer import Answerer
+from rmas_jax.evaluation.answering import Answering
+from rmas_jax.evaluation.batches import batches
+from rmas_jax.evaluation.refill import write_refilled
+from rmas_jax.evaluation.rollouts import Work, write_batches
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT
-from rmas_jax.planning.executables import save_executables
+from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.partition import Policies
+from rmas_jax.planning.compiling import Compilations
+from rmas_jax.planning.executables import (
+    in_use,
+    read_executables,
+    save_executables,
+    without_cache,
+)
+from rmas_jax.planning.programs import plan_program
+from rmas_jax.prompts import declared_width
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.executables import made_for_here
+from rmas_jax.runs.plan_inputs import RunInputs
+from rmas_jax.runs.plan_programs import plan_answers
+from rmas_jax.sharding import make_mesh, put_whole
 
 MESH = ["runtime.mesh.data=2", "runtime.mesh.fsdp=1", "runtime.mesh.model=1"]
-SETTINGS = [*ONE_ROUND, *MESH]
+SETTINGS = [*ONE_ROUND, *MESH, "evaluation.refill_from=1"]
 
 
 def call(command, folder, *options, seed=0):
@@ -62,11 +86,62 @@ def test_a_run_takes_the_programs_of_its_plan(tmp_path):
     compiled, _ = call("run", plain)
     fewer, messages = call("run", ahead, "--executable", file)
     taken = re.search(r"file: (\d+) of its (\d+) programs were taken", messages)
-    assert taken and taken[1] == taken[2] == "5"  # inner steps, step, validation, rounds, answer
-    assert fewer == compiled - 5
+    # Inner steps, step, validation, rounds, and the four programs of answers in a pool.
+    assert taken and taken[1] == taken[2] == "8"
+    assert fewer == compiled - 8
     assert results(ahead) == results(plain)
     call("run", control, seed=1)
     assert results(control) != results(plain)
+
+
+QUESTIONS = ["w a", "the from", "a b", "to a", "does where", "b the", "where b", "from to"]
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (1, 1, 1)], ids=["four_devices", "one_device"])
+@pytest.mark.parametrize("refills", [True, False], ids=["pool", "batches"])
+def test_answers_compile_none_of_their_planned_programs(refills, sizes, tmp_path):
+    team, links = build_team(tmp_path / "team")
+    mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
+    agents = {role: placed(agent, mesh, Policies()) for role, agent in team.agents.items()}
+    team = with_agents(team, agents, mesh)
+    how = Answering(8, SamplingConfig(temperature=2.0), rollouts=2, refills=refills)
+    found = list(batches(np.arange(len(QUESTIONS)), 4))
+    prompts = [
+        team.encode([QUESTIONS[row] for row in batch.rows], block_width=declared_width)
+        for batch in found
+    ]
+    config = load_config(CONFIG, ["evaluation.rounds=[2]"])
+    compilations = Compilations()
+
+    def compile_(program):
+        planned = plan_program(program, compilations)
+        programs.append((planned.lowered, planned.executable))
+        return planned.outputs
+
+    programs, file = [], tmp_path / "programs"
+    with without_cache():
+        plan_answers(RunInputs(config, team, (), (), prompts[0], how), compile_)
+        save_executables(file, programs, made_for={})
+    answerer = Answerer(team, put_whole(links, mesh), rounds=2, answering=how)
+    written = answers(answerer, found, prompts)
+    executables = read_executables(file, made_for={})
+    with in_use(executables):
+        assert answers(answerer, found, prompts) == written
+    # Every program of the kind is one of the file: none was compiled.
+    assert len(executables.ready) == len(executables.taken) == len(programs)
+    assert len(programs) == (5 if refills else 2)
+
+
+def answers(answerer, found, prompts):
+    """The texts of all rollouts, by batch and rollout."""
+    write = write_refilled if answerer.refills else write_batches
+    works = [Work(batch, range(answerer.answering.rollouts)) for batch in found]
+    of_batch = {int(batch.rows[0]): prompt for batch, prompt in zip(found, prompts, strict=True)}
+    listen = functools.cache(lambda row: answerer.listen(of_batch[row]))
+    return {
+        (int(one.batch.rows[0]), one.rollout): one.answers.rollouts[0].texts
+        for one in write(answerer, lambda rows: listen(int(rows[0])), works, seed=3)
+    }
 
 
 @pytest.mark.parametrize(

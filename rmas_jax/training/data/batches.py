@@ -81,7 +81,7 @@ class Batches:
         random = np.random.default_rng(jax.random.key_data(key).tolist())
         seeds = random.integers(2**32, size=len(self.groups)).tolist()
         streams = [
-            grain.MapDataset.source([(group, member) for member in range(len(rows))])
+            grain.MapDataset.source(np.stack([np.full(len(rows), group), np.arange(len(rows))], 1))
             .shuffle(seed)
             .repeat()
             .batch(batch_size, drop_remainder=True, batch_fn=np.array)

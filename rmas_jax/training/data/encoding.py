@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+import tempfile
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +28,12 @@ from rmas_jax.prompts import (
     stage_tokens,
     tiled_width,
 )
-from rmas_jax.prompts.encoding import TOKENISED_AT_ONCE
+from rmas_jax.prompts.token_rows import TokenFile
 from rmas_jax.rounds.supervision import Targets
 from rmas_jax.team import Team
 from rmas_jax.topology import Topology
+
+ENCODED_AT_ONCE = 4096  # items; a list of ids takes several times their bytes
 
 
 class TrainingData(struct.PyTreeNode):
@@ -52,13 +57,34 @@ class Widths(NamedTuple):
     targets: dict[str, int]  # by role with texts
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class EncodedItems:
-    """The items of a split as tokens without padding, in the memory of the host."""
+class EncodedItems(struct.PyTreeNode):
+    """The items of a split as tokens without padding: a tree whose leaves are `TokenRows`."""
 
     prompts: dict[str, StageTokens]  # by role, N questions
     texts: dict[str, TokenRows]  # by role with texts, N x R rows, item by item
-    rounds: int  # R
+    rounds: int = struct.field(pytree_node=False)  # R
+
+    @classmethod
+    def on_disk(
+        cls, examples: Sequence[Example], encode: Callable[[Sequence[Example]], EncodedItems]
+    ) -> EncodedItems:
+        """Encodes examples part by part; their tokens are in temporary files, mapped into memory.
+
+        A process holds the pages of the items that it reads, and 8 bytes for each row of tokens.
+        The files have no name: they end with the items.
+        """
+        files: list[TokenFile] = []
+        tree = None
+        with contextlib.ExitStack() as stack:
+            for start in range(0, len(examples), ENCODED_AT_ONCE):
+                part = encode(list(examples[start : start + ENCODED_AT_ONCE]))
+                leaves, tree = jax.tree.flatten(part)
+                files = files or [
+                    TokenFile(stack.enter_context(tempfile.TemporaryFile())) for _ in leaves
+                ]
+                for file, rows in zip(files, leaves, strict=True):
+                    file.add(rows)
+            return jax.tree.unflatten(tree, [file.mapped() for file in files])
 
     def __len__(self) -> int:
         return len(next(iter(self.prompts.values())))
@@ -77,8 +103,7 @@ class EncodedItems:
     def rows(self, index: Any) -> EncodedItems:
         """The given items."""
         texts = self._text_rows(index)
-        return dataclasses.replace(
-            self,
+        return self.replace(
             prompts={role: prompt.take(index) for role, prompt in self.prompts.items()},
             texts={role: rows.take(texts) for role, rows in self.texts.items()},
         )
@@ -138,11 +163,7 @@ def encode_once(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[li
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[Sequence[str]], end: int) -> TokenRows:
     """Role texts [N][R] -> N x R rows of tokens, item by item; each ends in the token `end`."""
-    starts = range(0, len(texts), TOKENISED_AT_ONCE)
-    return TokenRows.join(
-        TokenRows.of([[*row, end] for item in encode_once(tokenizer, chunk) for row in item])
-        for chunk in (texts[start : start + TOKENISED_AT_ONCE] for start in starts)
-    )
+    return TokenRows.of([[*row, end] for item in encode_once(tokenizer, texts) for row in item])
 
 
 def encode_examples(team: Team, examples: Sequence[Example]) -> EncodedItems:
@@ -153,6 +174,10 @@ def encode_examples(team: Team, examples: Sequence[Example]) -> EncodedItems:
       examples: N, each with texts of the same roles, one per round. Roles without texts get no
         targets.
     """
+    return EncodedItems.on_disk(examples, functools.partial(_encode, team))
+
+
+def _encode(team: Team, examples: Sequence[Example]) -> EncodedItems:
     questions = [example.question for example in examples]
     return EncodedItems(
         prompts={

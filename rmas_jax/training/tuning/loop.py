@@ -117,6 +117,10 @@ def encode_answers(team: Team, examples: Sequence[Example]) -> EncodedItems:
 
     As in the method `single_agents`, slots have no positions.
     """
+    return EncodedItems.on_disk(examples, functools.partial(_encode, team))
+
+
+def _encode(team: Team, examples: Sequence[Example]) -> EncodedItems:
     role = team.system.topology.answerer
     member = team.members[role]
     questions = [example.question for example in examples]
