@@ -52,21 +52,21 @@ def case(name: str) -> Case:
     )
 
 
-def prompt_of(agent, received, rows=slice(None)):
+def prompt_of(agent, received, rows=(0, 1, 2)):
     prefix_ids, prefix_valid = left_pad(PREFIXES)
     ids, valid = left_pad(BODIES)
-    slots = np.zeros((BATCH, SLOTS), np.int32)
+    slots, of = np.zeros((BATCH, SLOTS), np.int32), list(rows)
     return PromptInput(
-        read_prefix(agent, prefix_ids[rows], prefix_valid[rows]),
-        np.concatenate([slots, ids], axis=1)[rows],
-        np.concatenate([slots == 0, valid], axis=1)[rows],
+        read_prefix(agent, prefix_ids[of], prefix_valid[of]),
+        np.concatenate([slots, ids], axis=1)[of],
+        np.concatenate([slots == 0, valid], axis=1)[of],
         received,
         (*range(SLOTS), *(-1,) * ids.shape[1]),
     )
 
 
 @functools.partial(jax.jit, static_argnames=("sweeps", "rows"))
-def rollout(agent, turn, received, before=None, *, sweeps=None, rows=slice(None)):
+def rollout(agent, turn, received, before=None, *, sweeps=None, rows=(0, 1, 2)):
     """Thoughts after ragged prompts with received vectors, with their cache and sweeps."""
     hidden, cache = read_body(agent, prompt_of(agent, received, rows))
 
@@ -127,9 +127,9 @@ def test_as_many_sweeps_as_thoughts_are_sequential_thinking(name, window):
 
 
 def test_what_is_settled_ends_the_sweeps_of_its_item():
-    """Half of the weights: an agent whose thoughts settle within a few sweeps."""
+    """A weak link: an agent whose thoughts settle within a few sweeps."""
     c = case("full attention")
-    tamed = dataclasses.replace(c, turn=0.3 * c.turn)
+    tamed = dataclasses.replace(c, turn=0.1 * c.turn)
     expected = rollout(tamed.agent, tamed.turn, tamed.received).thoughts
     found = {}
     for tolerance, is_known in ((0.3, False), (1e-2, False), (1e-2, True)):
@@ -154,10 +154,10 @@ def test_an_item_does_not_depend_on_its_batch():
     many = rollout(c.agent, 0.3 * c.turn, c.received, sweeps=sweeps)
     assert len(set(many.sweeps.tolist())) > 1
     for i in range(BATCH):
-        rows = slice(i, i + 1)
-        alone = rollout(c.agent, 0.3 * c.turn, c.received[rows], sweeps=sweeps, rows=rows)
-        assert alone.sweeps == many.sweeps[rows]
-        assert max(differences(alone.thoughts, many.thoughts[rows])) < TOLERANCE
+        one = slice(i, i + 1)
+        alone = rollout(c.agent, 0.3 * c.turn, c.received[one], sweeps=sweeps, rows=(i,))
+        assert alone.sweeps == many.sweeps[one]
+        assert max(differences(alone.thoughts, many.thoughts[one])) < TOLERANCE
 
 
 @pytest.mark.parametrize("last", [1, 2])
