@@ -148,6 +148,7 @@ def build_system(config: SystemConfig, topology: Topology, width: Mapping[str, i
         ),
         latent_steps=config.latent_steps,
         sent_vectors=config.sent_vectors,
+        sweeps=config.sweeps if config.thinking == "parallel" else None,
     )
 
 

@@ -75,7 +75,7 @@ def loss(link, agent, ids, valid, hidden):
 
 def thoughts(steps, link, agent, ids, valid, hidden):
     cache = agent.seal(read_prefix(agent, ids, valid), steps)
-    return think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=steps)
+    return think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=steps).thoughts
 
 
 def text(steps, link, agent, ids, valid, hidden):

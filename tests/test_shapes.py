@@ -84,7 +84,7 @@ def test_reading_thinking_writing(core):
     hidden, cache = core.read()
     assert hidden.shape == (B, core.D)
     thoughts = shape(
-        lambda a, h, c: think(a, lambda x: x, h, c, steps=M), core.agent, hidden, cache
+        lambda a, h, c: think(a, lambda x: x, h, c, steps=M).thoughts, core.agent, hidden, cache
     )
     assert thoughts == (B, M, core.D)
     ends = {"end_tokens": (1,), "max_tokens": W}
@@ -125,7 +125,7 @@ def test_a_turn(core):
     inbox = {name: of((B, M, core.system.width(name.split("->")[1]))) for name in core.system.outer}
     arrived = jax.eval_shape(lambda s, i: arrivals(s, i, ROLE, index=0), stages, inbox)
     assert arrived.shape == (B, M, core.D)
-    thoughts = jax.eval_shape(lambda s, x: think_turn(s, ROLE, x, kind=1), stages, arrived)
+    thoughts = jax.eval_shape(lambda s, x: think_turn(s, ROLE, x, kind=1).thoughts, stages, arrived)
     assert thoughts.shape == (B, M, core.D)
     turn = jax.eval_shape(
         lambda s, x, t: scored_turn(s, ROLE, x, t, kind=1), stages, arrived, core.target

@@ -147,7 +147,7 @@ def _think(
 ) -> jax.Array:
     hidden, cache = state
     feed = functools.partial(LatentChannel(system, links).feed, role)
-    return think(agent, feed, hidden, cache, steps=steps)
+    return think(agent, feed, hidden, cache, steps=steps).thoughts
 
 
 @functools.partial(jax.jit, static_argnums=2)

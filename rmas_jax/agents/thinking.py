@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.sweeps import Before, think_in_windows
+from rmas_jax.config import SweepConfig
 from rmas_jax.models import Cache
+
+
+class Rollout(NamedTuple):
+    """Latent thoughts, and what they leave."""
+
+    thoughts: jax.Array  # [B, M, D] hidden states
+    cache: Cache  # also of the thoughts that were fed back; undefined after `segments`
+    sweeps: jax.Array | None = None  # [B] int32 of parallel thinking; None: sequential
 
 
 @jax.named_scope("think")
@@ -20,13 +30,15 @@ def think(
     cache: Cache,
     *,
     steps: int,
+    sweeps: SweepConfig | None = None,
+    before: Before | None = None,
     truncate_steps: int | None = None,
     recompute: bool = False,
-) -> jax.Array:
+) -> Rollout:
     """Makes latent thoughts: each hidden state returns as the next input.
 
     The first thought is the state at the last prompt token, so M thoughts take M - 1 model steps;
-    the last one is not fed back.
+    the last one is not fed back. Parallel thinking gives the same thoughts up to its tolerance.
 
     Args:
       agent: the thinker.
@@ -34,16 +46,21 @@ def think(
       hidden: [B, D] state at the last position read.
       cache: of all positions read; its tail is empty.
       steps: M, at least 1.
-      truncate_steps: length of truncated backpropagation, in thoughts: gradients stop at state and
-        cache after each such number. None: no truncation.
-      recompute: whether a gradient recomputes the steps in `segments`, which takes less memory;
-        if not, it stores the products of every layer and step.
-
-    Returns:
-      [B, M, D] hidden states.
+      sweeps: of parallel thinking; None: one thought after another.
+      before: first guess of the sweeps, see `think_in_windows`.
+      truncate_steps: of sequential thinking: length of truncated backpropagation, in thoughts:
+        gradients stop at state and cache after each such number. None: no truncation.
+      recompute: of sequential thinking: whether a gradient recomputes the steps in `segments`,
+        which takes less memory; if not, it stores the products of every layer and step.
     """
     if steps == 1:  # no step to compile: the tail has no room
-        return hidden[:, None]
+        none = None if sweeps is None else jnp.zeros(len(hidden), jnp.int32)
+        return Rollout(hidden[:, None], cache, none)
+    if sweeps is not None:
+        later, taken, cache = think_in_windows(
+            agent, feed, hidden, cache, steps=steps - 1, how=sweeps, before=before
+        )
+        return Rollout(jnp.concatenate([hidden[:, None], later], axis=1), cache, taken)
     agent = agent.during("thinking")
     if not recompute:
         agent = agent.storing_products()
@@ -63,9 +80,9 @@ def think(
     # The finished blocks are closed over: only a tail for the steps is carried.
     start = (hidden, agent.with_room(cache, steps - 1).replace(past=()))
     count, length = segments(steps - 1) if recompute else (1, steps - 1)
-    (last, _), thoughts = _scan_segments(step, start, count, length)
+    (last, after), thoughts = _scan_segments(step, start, count, length)
     made = jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)[:, :steps]
-    return on.constrain(made, "batch", None, None)
+    return Rollout(on.constrain(made, "batch", None, None), after.replace(past=cache.past))
 
 
 def segments(steps: int) -> tuple[int, int]:

@@ -136,7 +136,8 @@ def latent_stages(
     rounds = len(trace.change) or answerer.rounds
     steps, crossed = [], []
     for stage in trace.stages:
-        did = f"thinks: {system.latent_steps} latents, no token"
+        by = "no token" if stage.sweeps is None else f"{stage.sweeps[0]} sweeps"
+        did = f"thinks: {system.latent_steps} latents, {by}"
         steps.append(Step(stage.round + 1, stage.role, did, stage.seconds, stage.compiled))
         for name, vectors in stage.sent.items():
             crossed.append({"round": stage.round + 1, "edge": name})

@@ -29,6 +29,7 @@ from rmas_jax.config.sections import (
     SystemConfig,
     trainings,
 )
+from rmas_jax.config.sweeps import SweepConfig
 from rmas_jax.config.training import (
     InnerConfig,
     OuterConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "PolicyConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SweepConfig",
     "SystemConfig",
     "TrainingConfig",
     "TuningConfig",

@@ -18,6 +18,7 @@ from rmas_jax.config.limits import (
     MAX_ROUNDS,
     MAX_SEED,
 )
+from rmas_jax.config.sweeps import SweepConfig
 from rmas_jax.config.training import (
     NO_INNER,
     NO_OUTER,
@@ -71,6 +72,12 @@ class SystemConfig(Section):
     latent_steps: int = option(
         "latent thoughts per stage; 0 passes nothing", 4, at_least=0, at_most=MAX_LATENT_STEPS
     )
+    thinking: str = option(
+        "how thoughts are made: sequential, one after another, or parallel, by sweeps",
+        "sequential",
+        choices=("sequential", "parallel"),
+    )
+    sweeps: SweepConfig = option("parallel thinking", SweepConfig())
     rounds: int = option("recursion rounds in training", 3, at_least=1, at_most=MAX_ROUNDS)
     inner_link: str = option(
         "variant of the links inside an agent", "ln_res", choices=VARIANTS[INNER]
@@ -100,7 +107,7 @@ class SystemConfig(Section):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Agents are no URLs, the date is valid, links_task_type is for a release, only residual
-        branches align.
+        branches align, only parallel thinking has sweeps.
         """
         for role, source in self.agents.items():
             if is_remote(source):
@@ -110,6 +117,8 @@ class SystemConfig(Section):
                 datetime.date.fromisoformat(self.date)
             except ValueError as error:
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
+        if self.thinking == "sequential" and self.sweeps != SweepConfig():
+            yield "sweeps", "must be unset with thinking: sequential, got other values"
         if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
             yield (
                 "outer_start",
@@ -315,6 +324,14 @@ class RunConfig(Section):
                 yield "outer.phases", why.format("empty", len(self.outer.phases))
             if self.inner.repeats > 1:
                 yield "inner.repeats", why.format(1, self.inner.repeats)
+        if self.system.thinking == "parallel":
+            for i, phase in enumerate(self.outer.phases):
+                if phase.truncate_steps is not None:
+                    yield (
+                        f"outer.phases.{i}.truncate_steps",
+                        "must be null with system.thinking: parallel, whose gradients "
+                        f"system.sweeps.gradient truncates, got {phase.truncate_steps}",
+                    )
         yield from tuning_conflicts(self.tuning, self.outer)
         mesh = self.runtime.mesh
         devices = (mesh.data or 1) * (mesh.fsdp or 1)  # an open size is checked when it is known

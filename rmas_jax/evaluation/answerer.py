@@ -308,8 +308,18 @@ def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Liste
     if fault := earliest_fault(order, to_host(outcome.fault)):
         raise fault.error()
     steps = steps_before_answer(team.system.topology, answerer.rounds, answerer.latent_steps)
-    flops = latent_flops(answerer.system, team.agents, prompts, rounds=answerer.rounds)
-    return Listened(outcome.prompt, 0, steps, flops, crossed=_crossed(answerer, channel, prompts))
+    sweeps = None if outcome.sweeps is None else to_host(outcome.sweeps)
+    flops = latent_flops(
+        answerer.system, team.agents, prompts, rounds=answerer.rounds, sweeps=sweeps
+    )
+    return Listened(
+        outcome.prompt,
+        0,
+        steps,
+        flops,
+        crossed=_crossed(answerer, channel, prompts),
+        sweeps=None if sweeps is None else sweeps.sum(axis=1),
+    )
 
 
 def _crossed(

@@ -62,6 +62,7 @@ class Listened(NamedTuple):
     prompt_hashes: Sequence[str] = ()  # [B] of `prompt`, see `prompt_hashes`
     # What crossed the edges, for each item; None: not asked, or nothing but text.
     crossed: Callable[[], list[Crossed]] | None = None
+    sweeps: np.ndarray | None = None  # [B] of parallel thinking, of all turns; None: sequential
 
     def answered(
         self, by_agent: Mapping[str, list[Texts]], selection: str | None = None
@@ -83,6 +84,7 @@ class Listened(NamedTuple):
             self.prompt_hashes,
             self.crossed,
             selection,
+            self.sweeps,
         )
 
 
@@ -105,6 +107,7 @@ class BatchAnswers(NamedTuple):
     prompt_hashes: Sequence[str]  # [B], see `Listened`
     crossed: Callable[[], list[Crossed]] | None = None  # see `Listened`
     selection: str | None = None  # of `SELECTIONS`: which agent's answer counts
+    sweeps: np.ndarray | None = None  # [B], see `Listened`
 
     @property
     def rollouts(self) -> list[Texts]:

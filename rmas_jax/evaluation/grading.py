@@ -77,6 +77,7 @@ def graded_rows(
                 "flops": float(answers.flops[i]),
                 "prompt_hash": answers.prompt_hashes[i],
                 **({"crossed": crossed[i]} if crossed else {}),
+                **({} if answers.sweeps is None else {"sweeps": int(answers.sweeps[i])}),
             },
         )
         for i, (example, rollout) in enumerate(zip(examples, graded, strict=True))
@@ -192,6 +193,8 @@ def result_row(
         row["scores"] = {
             name: sum(item.get("scores", {}).get(name, 0.0) for item in items) / n for name in names
         }
+    if "sweeps" in items[0]:
+        row["sweeps_per_item"] = sum(item["sweeps"] for item in items) / n
     if "rollouts" in items[0]:
         right = [[rollout["correct"] for rollout in item["rollouts"]] for item in items]
         row |= {

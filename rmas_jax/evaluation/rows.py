@@ -66,6 +66,7 @@ class ItemRow(Rollout):
     prompt_hash: str  # SHA-256 of the answering agent's prompt, see `prompt_hashes`
     crossed: NotRequired[Crossed]  # by edge and round, as nearest tokens, where asked for
     rollouts: NotRequired[list[Rollout]]  # if several
+    sweeps: NotRequired[int]  # of parallel thinking in all turns; `steps` are those of sequential
 
 
 class ResultRow(TypedDict):
@@ -84,6 +85,7 @@ class ResultRow(TypedDict):
     tokens_per_item: float
     steps_per_item: float
     flops_per_item: NotRequired[float]
+    sweeps_per_item: NotRequired[float]
     trained_parameters: NotRequired[int]  # of links or of another adapter; 0: none
     seconds_per_item: float
     seed: int

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.sweeps import windows
 from rmas_jax.links import link_flops
 from rmas_jax.models.flops import read_flops
 from rmas_jax.prompts import StagePrompt
@@ -98,6 +99,7 @@ def latent_flops(
     *,
     rounds: int,
     origin: Origin = as_sent,
+    sweeps: np.ndarray | None = None,
 ) -> np.ndarray:
     """FLOPs [B] of R latent rounds, up to the answerer's body in the last one.
 
@@ -111,6 +113,7 @@ def latent_flops(
       prompts: by role, batch B, as numpy arrays.
       rounds: R.
       origin: of messages; what is made and reaches no answer does not count.
+      sweeps: [B, N] of parallel thinking, see `Outcome`: what they read again is work, too.
     """
     topology, steps = system.topology, system.latent_steps
     turns = latent_turns(topology, rounds, origin if steps else lambda edge, index: NOTHING)
@@ -126,6 +129,15 @@ def latent_flops(
         for sender, maker in turn.reads.items():
             if not turns[maker].is_own:
                 total = total + steps * link_flops(system.outer[edge_name((sender, turn.role))])
+    if sweeps is not None and system.sweeps is not None and steps > 1:
+        _, width = windows(steps - 1, system.sweeps.window)
+        for role, taken in zip(topology.order, sweeps.T, strict=True):
+            thinking = [turn for turn in turns[:-1] if turn.role == role]
+            agent, prompt = agents[role], prompts[role]
+            again = width * taken - len(thinking) * (steps - 1)  # positions [B]
+            before = _prefix(agent, prompt) + prompt.body_valid[:, -1].sum(axis=-1)
+            each = read_flops(agent.config, 1, before + steps // 2) + link_flops(system.inner[role])
+            total = total + again * each
     return total
 
 

@@ -53,12 +53,10 @@ def own_messages(stages: Stages, *, rounds: int) -> dict[str, jax.Array]:
         slots = len(prompt.senders) * steps
         empty = jnp.zeros((prompt.body_ids.shape[0], slots, agent.width), agent.dtype)
         of_kind = [
-            stages.channel.feed(
-                role,
-                think_turn(stages, role, empty, kind=kind, present=jnp.zeros(slots, bool)),
-            )
+            think_turn(stages, role, empty, kind=kind, present=jnp.zeros(slots, bool)).thoughts
             for kind in (FIRST, LATER)
         ]
+        of_kind = [stages.channel.feed(role, thoughts) for thoughts in of_kind]
         by_round = jnp.stack([of_kind[FIRST], *[of_kind[LATER]] * (rounds - 1)])
         found |= {edge_name((sender, role)): by_round for sender in topology.senders(role)}
     return found

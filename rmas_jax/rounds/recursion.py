@@ -21,6 +21,7 @@ from flax.core import FrozenDict
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_prefix
 from rmas_jax.agents.sampling import GREEDY, DecodeState
+from rmas_jax.agents.sweeps import Before, relative_change
 from rmas_jax.agents.writing import write
 from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
@@ -29,12 +30,12 @@ from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.interventions import Intervention
 from rmas_jax.rounds.stages import (
     Stages,
-    Turn,
     arrivals,
     begin,
     check_prompts,
     deliver,
     no_feedback,
+    no_thoughts,
     nothing_received,
     present,
     prompt_input,
@@ -67,6 +68,7 @@ class Rounds(struct.PyTreeNode):
     thoughts: dict[str, jax.Array]  # role with a target -> [R, B, M, D], with `keep_thoughts`
     change: jax.Array  # [R, B] relative change of `received` since the previous round; round 1: 1
     finite: jax.Array  # [R, B, N] bool, by role in order; thoughts, sent vectors, loss are finite
+    sweeps: jax.Array | None = None  # [R, B, N] int32 of parallel thinking, by role in order
 
 
 class RoundOut(struct.PyTreeNode):
@@ -76,6 +78,7 @@ class RoundOut(struct.PyTreeNode):
     scores: dict[str, TextScore]  # by scored role, [B]
     thoughts: dict[str, jax.Array]  # by role with a target, [B, M, D], with `keep_thoughts`
     finite: jax.Array  # [B, N] bool
+    sweeps: jax.Array | None  # [B, N] int32
 
 
 class Outcome(struct.PyTreeNode):
@@ -84,6 +87,7 @@ class Outcome(struct.PyTreeNode):
     prompt: PromptInput  # the answerer's
     took: jax.Array  # [B] int32; number of rounds of each item
     fault: jax.Array  # [B] int32; index of the first stage that was not finite, -1: none
+    sweeps: jax.Array | None = None  # [B, N] int32 of parallel thinking, over all rounds, by role
 
 
 def run_rounds(
@@ -137,7 +141,8 @@ def run_rounds(
     always = {role: of_role[0] for role, of_role in scored.items() if len(set(of_role)) == 1}
     at_times = {role: jnp.asarray(scored[role]) for role in scored.keys() - always.keys()}
 
-    def body(feedback: Any, scanned: Any) -> tuple[Any, RoundOut]:
+    def body(carry: Any, scanned: Any) -> tuple[Any, RoundOut]:
+        feedback, before = carry
         index, targets, probes, scored_now = scanned
         if unroll.truncate_rounds is not None:
             is_cut = (rounds - index) % unroll.truncate_rounds == 0
@@ -146,7 +151,7 @@ def run_rounds(
             )
         return _round(
             stages,
-            feedback,
+            (feedback, before),
             supervision.replace(targets=targets),
             index=index,
             is_last=index == rounds - 1,
@@ -157,10 +162,11 @@ def run_rounds(
     by_round = jax.tree.map(lambda x: jnp.moveaxis(x[:, :rounds], 1, 0), targets)
     scanned = (jnp.arange(rounds), by_round, dict(probes or {}), at_times)
     step = jax.checkpoint(body, prevent_cse=False) if unroll.remat else body
-    _, out = jax.lax.scan(step, no_feedback(system, agents, prompts), scanned)
+    start = no_feedback(system, agents, prompts), no_thoughts(system, agents, prompts)
+    _, out = jax.lax.scan(step, start, scanned)
     before = jnp.concatenate([jnp.zeros_like(out.received[:1]), out.received[:-1]])
     change = relative_change(before, out.received)
-    return Rounds(out.received, out.scores, out.thoughts, change, out.finite)
+    return Rounds(out.received, out.scores, out.thoughts, change, out.finite, out.sweeps)
 
 
 def _check_unrolled(system: System, unroll: Unroll, supervision: Supervision) -> None:
@@ -232,68 +238,62 @@ def listen(
         prefix = read_prefix(agent, prompt.prefix_ids, prompt.prefix_valid)
         received = nothing_received(system, agents, prompts)
         took = jnp.broadcast_to(rounds, (batch,))
-        fault = jnp.full(batch, -1, jnp.int32)
+        fault, sweeps = jnp.full(batch, -1, jnp.int32), None
     else:
         stages = begin(system, agents, channel, prompts, intervention=intervention)
         prefix = stages.prefixes[role]
 
         def unfinished(carry: Any) -> jax.Array:
-            index, _, _, active, _, _ = carry
+            index, _, _, active, *_ = carry
             return (index < rounds) & jnp.any(active)
 
         def body(carry: Any) -> Any:
-            index, feedback, before, active, took, fault = carry
-            feedback, out = _round(stages, feedback, index=index, is_last=index == rounds - 1)
+            index, left, before, active, took, fault, sweeps = carry
+            left, out = _round(stages, left, index=index, is_last=index == rounds - 1)
             settled = (index > 0) & (relative_change(before, out.received) < tolerance)
             received = jnp.where(active[:, None, None], out.received, before)
             breaks = (fault < 0) & active & ~out.finite.all(axis=1)
             stage = index * out.finite.shape[1] + jnp.argmin(out.finite, axis=1)
             fault = jnp.where(breaks, stage, fault)
-            return index + 1, feedback, received, active & ~settled, took + active, fault
+            # An item that has stopped takes no part.
+            made = None if sweeps is None else sweeps + out.sweeps * active[:, None]
+            return index + 1, left, received, active & ~settled, took + active, fault, made
 
         slots = len(prompt.senders) * steps
         start = (
             jnp.zeros((), jnp.int32),
-            no_feedback(system, agents, prompts),
+            (no_feedback(system, agents, prompts), no_thoughts(system, agents, prompts)),
             jnp.zeros((batch, slots, agent.width), agent.dtype),
             jnp.ones(batch, bool),
             jnp.zeros(batch, jnp.int32),
             jnp.full(batch, -1, jnp.int32),
+            None if system.sweeps is None else jnp.zeros((batch, len(agents)), jnp.int32),
         )
-        _, _, received, _, took, fault = jax.lax.while_loop(unfinished, body, start)
+        _, _, received, _, took, fault, sweeps = jax.lax.while_loop(unfinished, body, start)
     # No item stops after the first of several rounds, so all read the same kind of prompt.
     kind = jnp.where(rounds == 1, FIRST, LATER)
     there = None
     if intervention is not None and steps:
         there = intervention.present(prompt, role, index=rounds - 1)
     read = prompt_input(prompt, prefix, received, kind=kind, present=there)
-    return Outcome(read, took, fault)
-
-
-def relative_change(before: jax.Array, received: jax.Array) -> jax.Array:
-    """Change of vectors [..., S, D] relative to their norm: [...] float32; 0 between zeros."""
-    # In float16, sums of squares of ordinary vectors overflow.
-    before, received = before.astype(jnp.float32), received.astype(jnp.float32)
-    moved = jnp.linalg.norm(received - before, axis=(-2, -1))
-    size = jnp.linalg.norm(received, axis=(-2, -1))
-    return jnp.where(moved == 0, 0.0, moved / size)
+    return Outcome(read, took, fault, sweeps)
 
 
 def _round(
     stages: Stages,
-    feedback: dict[str, jax.Array],
+    left: tuple[dict[str, jax.Array], dict[str, jax.Array]],
     supervision: Supervision = NO_SUPERVISION,
     *,
     index: jax.Array,
     is_last: jax.Array,
     scored: Mapping[str, jax.Array | bool] | None = None,
     probes: Mapping[str, jax.Array] | None = None,
-) -> tuple[dict[str, jax.Array], RoundOut]:
-    """All stages in order, from the previous round's feedback to this round's.
+) -> tuple[tuple[dict[str, jax.Array], dict[str, jax.Array]], RoundOut]:
+    """All stages in order, from what the previous round has left to what this one leaves.
 
     Args:
       stages: the system.
-      feedback: edge name -> [B, M, D'].
+      left: feedback by edge name, [B, M, D'], and thoughts by role, see `no_thoughts`.
       supervision: its targets are the texts of this round, [B, W].
       index: [] int32; number of the round, from 0.
       is_last: [] bool.
@@ -302,23 +302,24 @@ def _round(
     """
     topology, scored = stages.system.topology, scored or {}
     kind = jnp.where(index == 0, FIRST, LATER)
-    inbox, scores, thoughts, finite = dict(feedback), {}, {}, []
+    feedback, made = left[0], dict(left[1])
+    inbox, scores, thoughts, finite, sweeps = dict(feedback), {}, {}, [], []
     for role in topology.order:
         arrived = arrivals(stages, inbox, role, index=index)
         is_answerer = role == topology.answerer
         target: Targets | None = supervision.targets.get(role)
+        before = Before(made[role], index > 0) if role in made else None
         if target is None:
             # In the last round the answerer writes, and its thoughts have no receiver.
             is_needed = not is_answerer or ~is_last
-            turn = Turn(
-                think_turn(
-                    stages,
-                    role,
-                    arrived,
-                    kind=kind,
-                    is_needed=is_needed,
-                    present=present(stages, role, index=index),
-                )
+            turn = think_turn(
+                stages,
+                role,
+                arrived,
+                kind=kind,
+                is_needed=is_needed,
+                present=present(stages, role, index=index),
+                before=before,
             )
         else:
             turn = scored_turn(
@@ -329,17 +330,23 @@ def _round(
                 kind=kind,
                 is_scored=scored.get(role, False),
                 is_forced=supervision.forces(role, is_answerer=is_answerer),
+                before=before,
             )
             if supervision.keep_thoughts:
                 thoughts[role] = turn.thoughts
         if turn.score is not None:
             scores[role] = turn.score
+        if before is not None:
+            made[role] = jax.lax.stop_gradient(turn.thoughts)
+        sweeps.append(turn.sweeps)
         sent = deliver(stages, role, turn.thoughts, probes=probes)
         inbox |= sent
         losses = [] if turn.score is None else [turn.score.loss]
         finite.append(rows_finite(turn.thoughts, *sent.values(), *losses))
     feedback = {name: inbox[name] for name in feedback}
-    return feedback, RoundOut(arrived, scores, thoughts, jnp.stack(finite, axis=1))
+    taken = None if stages.system.sweeps is None else jnp.stack(sweeps, axis=1)
+    out = RoundOut(arrived, scores, thoughts, jnp.stack(finite, axis=1), taken)
+    return (feedback, made), out
 
 
 def solve(

@@ -15,7 +15,8 @@ from flax import struct
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
-from rmas_jax.agents.thinking import think
+from rmas_jax.agents.sweeps import Before
+from rmas_jax.agents.thinking import Rollout, think
 from rmas_jax.models import Cache, CheckpointError
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.prompts import StagePrompt
@@ -43,6 +44,7 @@ class Turn(struct.PyTreeNode):
     """Results of an agent's turn."""
 
     thoughts: jax.Array  # [B, M, D]
+    sweeps: jax.Array | None = None  # [B] int32, see `Rollout`
     score: TextScore | None = None  # of its text; None: never scored
 
 
@@ -165,7 +167,8 @@ def think_turn(
     kind: jax.Array | int,
     is_needed: jax.Array | bool = True,
     present: jax.Array | None = None,
-) -> jax.Array:
+    before: Before | None = None,
+) -> Turn:
     """A turn without a text: reads the prompt with the received vectors, and thinks.
 
     `is_needed` and `kind` may be traced, so that one program serves rounds that differ in them.
@@ -177,20 +180,25 @@ def think_turn(
       kind: of the round, FIRST or LATER.
       is_needed: whether to think; zeros if not.
       present: see `prompt_input`.
-
-    Returns:
-      Thoughts [B, M, D].
+      before: the role's thoughts of the round before, of parallel thinking.
     """
-    steps = stages.system.latent_steps
+    batch, steps = arrived.shape[0], stages.system.latent_steps
 
-    def thoughts() -> jax.Array:
+    def turn() -> Turn:
         hidden, cache = _read(stages, role, arrived, kind=kind, present=present)
-        return _think(stages, role, hidden, cache)
+        return _turn(_think(stages, role, hidden, cache, before))
 
     if is_needed is True:
-        return thoughts()
-    nothing = jnp.zeros((arrived.shape[0], steps, arrived.shape[2]), arrived.dtype)
-    return jax.lax.cond(is_needed, thoughts, lambda: nothing)
+        return turn()
+    nothing = Turn(
+        jnp.zeros((batch, steps, arrived.shape[2]), arrived.dtype), no_sweeps(stages.system, batch)
+    )
+    return jax.lax.cond(is_needed, turn, lambda: nothing)
+
+
+def no_sweeps(system: System, batch: int) -> jax.Array | None:
+    """The sweeps [B] of a turn without thinking."""
+    return None if system.sweeps is None else jnp.zeros(batch, jnp.int32)
 
 
 def scored_turn(
@@ -202,13 +210,14 @@ def scored_turn(
     kind: jax.Array | int,
     is_scored: jax.Array | bool = True,
     is_forced: bool = False,
+    before: Before | None = None,
 ) -> Turn:
     """A turn with a text, for training: reads the prompt, scores the text, and thinks.
 
     A text is read only as far as its loss or teacher-forced thoughts need it.
 
     Args:
-      stages, role, arrived, kind: as for `think_turn`.
+      stages, role, arrived, kind, before: as for `think_turn`.
       target: the role's text of this round, [B, W].
       is_scored: whether the text has a loss; an array is evaluated on the device and gives a score
         of zeros where it is False.
@@ -219,17 +228,19 @@ def scored_turn(
         prompt = prompt_input(stages.prompts[role], stages.prefixes[role], arrived, kind=kind)
         upto = width if is_scored is True else steps
         states, cache = read_with_text(agent, prompt, target, upto=upto)
-        thoughts = states[:, :steps]
+        turn = Turn(states[:, :steps], no_sweeps(stages.system, len(states)))
     else:
         hidden, cache = _read(stages, role, arrived, kind=kind)
-        states, thoughts = hidden[:, None], _think(stages, role, hidden, cache)
+        states, turn = hidden[:, None], _turn(_think(stages, role, hidden, cache, before))
 
     def score() -> TextScore:
         return score_text(agent, target, read_text(agent, target, states, cache))
 
     if is_scored is True:
-        return Turn(thoughts, score())
-    return Turn(thoughts, None if is_scored is False else cond_or_zeros(is_scored, score))
+        return turn.replace(score=score())
+    if is_scored is False:
+        return turn
+    return turn.replace(score=cond_or_zeros(is_scored, score))
 
 
 def _read(
@@ -246,13 +257,21 @@ def _read(
     return read_body(stages.agents[role], prompt)
 
 
-def _think(stages: Stages, role: str, hidden: jax.Array, cache: Cache) -> jax.Array:
+def _turn(rollout: Rollout) -> Turn:
+    return Turn(rollout.thoughts, rollout.sweeps)
+
+
+def _think(
+    stages: Stages, role: str, hidden: jax.Array, cache: Cache, before: Before | None
+) -> Rollout:
     return think(
         stages.agents[role],
         functools.partial(stages.channel.feed, role),
         hidden,
         cache,
         steps=stages.system.latent_steps,
+        sweeps=stages.system.sweeps,
+        before=before,
         truncate_steps=stages.truncate_steps,
         recompute=stages.recompute,
     )
@@ -301,6 +320,23 @@ def no_feedback(
         agent = agents[role]
         zeros = jnp.zeros((batch, system.latent_steps, agent.width), agent.dtype)
         nothing[edge_name((sender, role))] = agent.partition.constrain(zeros, "batch", None, None)
+    return nothing
+
+
+def no_thoughts(
+    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
+) -> dict[str, jax.Array]:
+    """Zeros [B, M, D] by role in place of thoughts before the first round.
+
+    Empty where no thinking starts from those of the round before.
+    """
+    if system.sweeps is None or system.sweeps.start != "round":
+        return {}
+    batch = prompts[system.topology.answerer].body_ids.shape[0]
+    nothing = {}
+    for role, agent in agents.items():
+        zeros = jnp.zeros((batch, system.latent_steps, agent.width), agent.dtype)
+        nothing[role] = agent.partition.constrain(zeros, "batch", None, None)
     return nothing
 
 

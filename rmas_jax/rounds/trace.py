@@ -17,18 +17,20 @@ import numpy as np
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput
+from rmas_jax.agents.sweeps import Before, relative_change
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import Fault
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.rounds.channels import Channel
-from rmas_jax.rounds.recursion import relative_change
 from rmas_jax.rounds.stages import (
     Stages,
+    Turn,
     arrivals,
     begin,
     check_prompts,
     deliver,
     no_feedback,
+    no_thoughts,
     nothing_received,
     prompt_input,
     read_prefixes,
@@ -45,6 +47,7 @@ class TracedStage(NamedTuple):
     sent: dict[str, np.ndarray]  # edge name -> [B, M, D']
     seconds: float  # of the whole batch
     compiled: bool  # whether `seconds` includes compilation
+    sweeps: np.ndarray | None  # [B] of parallel thinking
 
 
 class Trace(NamedTuple):
@@ -59,9 +62,12 @@ _read_prefixes = jax.jit(read_prefixes, static_argnames="system")
 
 
 @functools.partial(jax.jit, static_argnames="role")
-def _turn(stages: Stages, arrived: jax.Array, kind: int, *, role: str) -> dict[str, jax.Array]:
-    """The vectors that a role sends after it receives `arrived`."""
-    return deliver(stages, role, think_turn(stages, role, arrived, kind=kind))
+def _turn(
+    stages: Stages, arrived: jax.Array, kind: int, before: Before | None, *, role: str
+) -> tuple[Turn, dict[str, jax.Array]]:
+    """A role's turn after it receives `arrived`, and the vectors that it sends."""
+    turn = think_turn(stages, role, arrived, kind=kind, before=before)
+    return turn, deliver(stages, role, turn.thoughts)
 
 
 def trace_rounds(
@@ -89,18 +95,24 @@ def trace_rounds(
     stages = begin(system, agents, channel, prompts, prefixes)
     inbox = no_feedback(system, agents, prompts)
     received = nothing_received(system, agents, prompts)
+    made = no_thoughts(system, agents, prompts)
     traced: list[TracedStage] = []
     change: list[np.ndarray] = []
 
     def turn(index: int, role: str, arrived: jax.Array) -> None:
         kind = FIRST if index == 0 else LATER
         known, started = compilations(), time.perf_counter()
-        on_host = jax.device_get(_turn(stages, arrived, kind, role=role))
+        before = Before(made[role], index > 0) if role in made else None
+        taken, on_host = jax.device_get(_turn(stages, arrived, kind, before, role=role))
         seconds = time.perf_counter() - started
         finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
         if not np.all(finite):
             raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
-        traced.append(TracedStage(index, role, on_host, seconds, compilations() > known))
+        traced.append(
+            TracedStage(index, role, on_host, seconds, compilations() > known, taken.sweeps)
+        )
+        if before is not None:
+            made[role] = taken.thoughts
         inbox.update(on_host)  # uncommitted, as the first round's zeros: each program compiles once
 
     for index in range(rounds if system.latent_steps else 0):

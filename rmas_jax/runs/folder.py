@@ -312,7 +312,7 @@ def find_trained_links(config: RunConfig) -> Path | None:
     """The trained links of a configuration's run; None if it has none.
 
     Raises:
-      ConfigError: they belong to a system that differs in more than rounds, latent steps and date.
+      ConfigError: they belong to a system that differs in more than rounds, thoughts and date.
     """
     files = files_of(config)
     files.pull()
@@ -326,7 +326,7 @@ def find_trained_links(config: RunConfig) -> Path | None:
             f"{files.identity}: config.system must be the system of {links}, got "
             f"{shown(trained)}; put back a copy, or name links with --links"
         )
-    free = ("rounds", "latent_steps", "date")
+    free = ("rounds", "latent_steps", "thinking", "sweeps", "date")
     before, now = ({k: v for k, v in s.items() if k not in free} for s in (trained, wanted))
     if before != now:
         raise ConfigError(

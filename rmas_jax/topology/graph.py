@@ -8,6 +8,7 @@ import dataclasses
 from flax import struct
 from flax.core import FrozenDict
 
+from rmas_jax.config import SweepConfig
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import LinkConfig
 
@@ -102,13 +103,15 @@ def edge_name(edge: tuple[str, str]) -> str:
 
 
 class System(struct.PyTreeNode):
-    """A topology with link configurations and a number of thoughts: all static and hashable."""
+    """A topology with link configurations and its way of thinking: all static and hashable."""
 
     topology: Topology = struct.field(pytree_node=False)
     inner: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by role
     outer: FrozenDict[str, LinkConfig] = struct.field(pytree_node=False)  # by edge name
     latent_steps: int = struct.field(pytree_node=False)  # M
     sent_vectors: str = struct.field(pytree_node=False, default="outer_of_inner")
+    # Of parallel thinking; None: one thought after another.
+    sweeps: SweepConfig | None = struct.field(pytree_node=False, default=None)
 
     def width(self, role: str) -> int:
         """D of a role's agent."""

@@ -74,7 +74,7 @@ def turn(agent, link, received, batch):
     index = (*range(SLOTS), *(-1,) * PROMPT)
     prompt = PromptInput(read_prefix(agent, *prefix), ids, valid, received, index)
     hidden, cache = read_body(agent, prompt)
-    thoughts = think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=STEPS)
+    thoughts = think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=STEPS).thoughts
     target = Targets(*text)
     states = read_text(agent, target, hidden[:, None], cache)
     score = score_text(agent, target, states)
@@ -203,7 +203,8 @@ def test_phases_of_a_gradient_have_weights_of_their_own():
         def body(x, _):
             hidden, cache = agent.during("reading").read(x @ link, jnp.ones(x.shape[:2], bool))
             cache = agent.seal(cache, 0)
-            return think(agent, lambda x: jnp.tanh(x @ link), hidden[:, -1], cache, steps=4), None
+            made = think(agent, lambda x: jnp.tanh(x @ link), hidden[:, -1], cache, steps=4)
+            return made.thoughts, None
 
         return jnp.square(jax.lax.scan(body, inputs, None, length=3)[0]).mean()
 

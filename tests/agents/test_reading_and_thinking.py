@@ -58,7 +58,7 @@ def rollout(config, agent, link, received, arrays, *, steps):
     """Thoughts [B, M, D] by the code under test."""
     hidden, cache = read_body(agent, prompt_of(agent, arrays, received))
     feed = functools.partial(apply_link, config, link)
-    return think(agent, feed, hidden, cache, steps=steps)
+    return think(agent, feed, hidden, cache, steps=steps).thoughts
 
 
 @functools.partial(jax.jit, static_argnames=("config", "slot_index", "steps"))
@@ -128,7 +128,7 @@ def test_linear_layers_carry_their_state_from_prefix_to_thoughts():
             state = empty_state(LINEAR, len(ROWS))
             prompt = prompt.replace(prefix=prompt.prefix.replace(state=state))
         hidden, cache = read_body(agent, prompt)
-        return think(agent, feed, hidden, cache, steps=steps)
+        return think(agent, feed, hidden, cache, steps=steps).thoughts
 
     table = np.asarray(agent.params["embedding"])
     rows = [

@@ -31,7 +31,7 @@ def gradients(agent, turn, embeds, weights, *, steps, **how):
         hidden, cache = agent.read(embeds, jnp.ones(embeds.shape[:2], bool))
         cache = agent.seal(cache, 0)
         made = think(agent, lambda x: jnp.tanh(x @ turn), hidden[:, -1], cache, steps=steps, **how)
-        return (made * weights).sum(), made
+        return (made.thoughts * weights).sum(), made.thoughts
 
     return jax.grad(scalar, argnums=(0, 1), has_aux=True)(turn, embeds)
 

@@ -23,7 +23,7 @@ ENDS = {"end_tokens": (1,), "max_tokens": STEPS + 1}
 
 
 def thoughts(agent, hidden, cache):
-    return think(agent, jnp.tanh, hidden, cache, steps=STEPS + 1)
+    return think(agent, jnp.tanh, hidden, cache, steps=STEPS + 1).thoughts
 
 
 def text(agent, hidden, cache):

@@ -201,7 +201,7 @@ def think_and_differentiate(agent, embeds):
 
     def loss(embeds):
         hidden, cache = read(agent, embeds)
-        return jnp.sum(think(agent, lambda x: x, hidden, cache, steps=4) ** 2)
+        return jnp.sum(think(agent, lambda x: x, hidden, cache, steps=4).thoughts ** 2)
 
     return jax.grad(loss)(embeds)
 

@@ -1,9 +1,11 @@
 """FLOPs per item of each method against a count stage by stage, one row at a time."""
 
+import numpy as np
 import pytest
 from systems import LATENT_STEPS
 from teams import QUESTIONS, build_team
 
+from rmas_jax.config import SweepConfig
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.methods import METHODS
@@ -223,3 +225,24 @@ def test_padding_and_the_batch_do_not_count(team_and_links, name):
     declared = [answer.flops for answer in answerer(QUESTIONS)]
     assert together.tolist() == alone == declared
     assert len(set(alone)) == 3  # questions of different lengths
+
+
+def test_sweeps_cost_what_they_read_again(team_and_links):
+    """Positions and links beyond one read of each thought that is fed back."""
+    answerer = answerer_of(team_and_links, "recursive_mas", rounds=2)
+    team, m = answerer.team, LATENT_STEPS
+    system = team.system.replace(sweeps=SweepConfig(window=m - 1))
+    prompts = team.encode(QUESTIONS, slot_width=m)
+    turns = np.array([2, 2, 1])  # the answerer does not think in the last round
+
+    def flops(**how):
+        return latent_flops(system, team.agents, prompts, rounds=2, **how)
+
+    once = np.tile(turns, (len(QUESTIONS), 1))
+    np.testing.assert_array_equal(flops(sweeps=once), flops())
+    more = once.copy()
+    more[:, 0] += 1  # by the planner
+    config = team.agents["planner"].config
+    context = prompts["planner"].prefix_valid.sum(1) + prompts["planner"].body_valid[:, 1].sum(1)
+    each = read_flops(config, 1, context + m // 2) + 2 * link_products(system.inner["planner"])
+    np.testing.assert_allclose(flops(sweeps=more) - flops(), (m - 1) * each)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from systems import CONFIGS, QUESTIONS, build_tiny_system
 
+from rmas_jax.agents.sweeps import relative_change
 from rmas_jax.host.nonfinite import Fault, NonFiniteError, earliest_fault, first_fault
 from rmas_jax.rounds.channels import LatentChannel
-from rmas_jax.rounds.recursion import Unroll, listen, relative_change, run_rounds, solve
+from rmas_jax.rounds.recursion import Unroll, listen, run_rounds, solve
 from rmas_jax.rounds.trace import trace_rounds
 
 ROUNDS = 2
