@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.scaling_page import page, write_figures
-from rmas_jax.cli.run import exit_code
+from rmas_jax.cli.command import exit_code_of
+from rmas_jax.cli.run import log_to_stderr
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
@@ -195,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--points", type=int, metavar="N", help="plan at most so many more")
     args = parser.parse_args(arguments)
-    return exit_code(lambda: study(args))
+    log_to_stderr()
+    return exit_code_of(lambda: study(args))
 
 
 def study(args: argparse.Namespace) -> None:
