@@ -25,7 +25,7 @@ RESULTS = re.compile(r"entry_computation_layout=\{\(.*?\)->(.*?)\}(?:, \w+=|$)")
 # and makes the memory of a training step 1 to 3 % larger than it is.
 CODE_BYTES = 2 * 2**20
 CODE_BYTES_EACH = 40 * 2**10  # of an instruction that runs by itself
-RESERVED = 31 * 512  # bytes beside the temporaries of every program for v5e
+RESERVED = 16 * 2**10  # bytes beside the temporaries of every program, or up to 512 less
 WITHOUT_CODE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 
 

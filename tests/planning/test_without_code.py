@@ -41,9 +41,8 @@ def program():
 
 
 def test_a_process_that_ends_without_dumps_is_an_error(folder, program):
-    with pytest.raises(
-        jax.errors.JaxRuntimeError, match=r"exit code 1: .*a slice must be one that"
-    ):
+    message = r"(?s)must dump its program, got exit code 1: .*a slice must be one that"
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         WithoutCode(NO_SLICE)(*program, threading.Event())
     assert not list(folder.iterdir())
 
@@ -90,7 +89,9 @@ costs = [program_cost(found.text) for found in (ours, whole)]
 for name in ("flops", "memory_bytes", "by_kind"):
     assert getattr(costs[0], name) == getattr(costs[1], name), name
 assert costs[0].flops > 0 and costs[0].by_kind
-assert {**ours.sizes, "generated_code": 0} == {**whole.sizes, "generated_code": 0}
+for name in ("argument", "output", "alias"):
+    assert ours.sizes[name] == whole.sizes[name], name
+assert whole.sizes["temp"] <= ours.sizes["temp"] <= whole.sizes["temp"] + 512
 assert ours.sizes["generated_code"] >= whole.sizes["generated_code"]
 for found, wanted in zip(*map(jax.tree.leaves, (ours.outputs, whole.outputs)), strict=True):
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
