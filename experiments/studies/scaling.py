@@ -9,8 +9,8 @@ fit whole, gathers them once a step of training, and once for all rounds of read
 rollouts instead of recomputing them. Decoders have the published sizes
 (`experiments/configs/published`); widths are those that `rmas plan` assumes.
 
-A point takes minutes of a processor. Slices of 64 chips with one item each are therefore left out:
-each chip does there what it does in one of 16, and in one of 256.
+A point takes one to three minutes of a processor. Of v5e all of 16, 64 and 256 chips are there with
+one item each; other chips leave 64 out, where each chip does what it does in slices of 16 and 256.
 
 The study resumes: points that `results.json` has are not planned again, and the cache keeps what
 the compiler said. `--points` plans at most so many, in the order of `SLICES`; the page says what is
@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.scaling_page import page, write_figures
-from rmas_jax.cli.run import exit_code
+from rmas_jax.cli.command import exit_code_of
+from rmas_jax.cli.run import log_to_stderr
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
@@ -68,19 +69,20 @@ SYSTEMS = {  # configuration -> role -> published decoder
 # Systems whose layers fit whole on a chip, beside stored rollouts.
 WHOLE = ("sequential_light",)
 SIZES = {  # chip -> slices, by the number of their chips
-    "v5e": {4: "2x2", 16: "4x4", 256: "16x16"},
+    "v5e": {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"},
     "v6e": {16: "4x4", 256: "16x16"},
     "v5p": {16: "2x2x4", 64: "4x4x4", 256: "4x8x8"},
 }
 WEAK, STRONG = "weak", "strong"
 SLICES = (  # scaling, chip and chips: 256 chips with 256 items belong to both kinds of scaling
     (WEAK, "v5e", 16),
+    (WEAK, "v5e", 64),
     (WEAK, "v5e", 256),
-    (WEAK, "v5p", 16),
     (WEAK, "v6e", 16),
+    (WEAK, "v5p", 16),
+    (WEAK, "v6e", 256),
     (STRONG, "v5p", 64),
     (WEAK, "v5p", 256),
-    (WEAK, "v6e", 256),
     (WEAK, "v5e", 4),
     (STRONG, "v5p", 16),
 )
@@ -195,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--points", type=int, metavar="N", help="plan at most so many more")
     args = parser.parse_args(arguments)
-    return exit_code(lambda: study(args))
+    log_to_stderr()
+    return exit_code_of(lambda: study(args))
 
 
 def study(args: argparse.Namespace) -> None:

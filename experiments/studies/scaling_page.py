@@ -37,7 +37,8 @@ def page(rows: Sequence[Row], missing: Sequence[Any]) -> str:
         "# Scaling on TPUs, estimated from compiled programs",
         "",
         "**Nothing has run on a TPU.** Every program of a released system was compiled by TPU's "
-        "compiler for a slice that was not at hand, from the sizes of its published decoders. "
+        "compiler, up to its machine code, for a slice that was not at hand, from the sizes of its "
+        "published decoders. "
         "FLOPs, bytes and collectives are counted in the compiled program, with the trip counts of "
         "its loops, and divided by the chip's data-sheet rates; the longest of these times is the "
         "estimate. A real step takes longer. [Plan a run](../how-to/plan.md) says how each number "
@@ -48,7 +49,8 @@ def page(rows: Sequence[Row], missing: Sequence[Any]) -> str:
         "the default policies; training gathers the weights of `sequential_light`, which fit "
         "whole on a chip, once a step. Weak scaling has one item a chip, strong scaling 256 "
         "items. Weak efficiency is items per second and chip, relative to the smallest slice "
-        "with as many items a chip. Memory is that of the largest program; times are sums over "
+        "with as many items a chip. Memory is that of the largest program, with an "
+        "allowance for machine code; times are sums over "
         "a point's programs, and `bound by` is of the longest. `code` is "
         "the commit whose programs were compiled: compare rows of one commit. "
         f"Prices are of {prices['date']}: {prices['source']}.",

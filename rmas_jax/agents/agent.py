@@ -125,9 +125,9 @@ class Agent(struct.PyTreeNode):
         partition = dataclasses.replace(self.partition, policies=policies)
         return self.replace(decoder=self.decoder.clone(partition=partition))
 
-    def storing_products(self) -> Agent:
-        """The agent whose layers store their products for a gradient; see `Decoder`."""
-        return self.replace(decoder=self.decoder.clone(store_products=True))
+    def storing(self, products: str) -> Agent:
+        """The agent whose layers store these products for a gradient; see `Decoder`."""
+        return self.replace(decoder=self.decoder.clone(stored=products))
 
     def _with_placed(self, partition: Partition) -> Agent:
         name = partition.policy_name

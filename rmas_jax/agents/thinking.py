@@ -63,7 +63,7 @@ def think(
         return Rollout(jnp.concatenate([hidden[:, None], later], axis=1), cache, taken)
     agent = agent.during("thinking")
     if not recompute:
-        agent = agent.storing_products()
+        agent = agent.storing("all")
     on = agent.partition
     valid = on.constrain(jnp.ones((hidden.shape[0], 1), bool), "batch", None)
     hidden = on.constrain(hidden, "rows", None)

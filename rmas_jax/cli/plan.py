@@ -8,14 +8,14 @@ import functools
 import math
 from collections.abc import Sequence
 
-from rmas_jax.cli.command import command_parser
+from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import (
     add_config_options,
     add_process_options,
     check_limits,
     option_name,
 )
-from rmas_jax.cli.run import exit_code, print_plan, start
+from rmas_jax.cli.run import log_to_stderr, print_plan, start
 from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.host.errors import shown
 from rmas_jax.planning.chips import Slice, parse_slice
@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error(f"{option_name(option)} must be unset without --slice")
         written = {"json": args.json, "executable": args.executable, "cache": args.cache}
         return start(parser, args, functools.partial(print_plan, **written))
-    return exit_code(functools.partial(plan_slice, args))
+    # A plan has nothing to save: SIGTERM ends it at once.
+    log_to_stderr()
+    return exit_code_of(functools.partial(plan_slice, args))
 
 
 def plan_slice(args: argparse.Namespace) -> None:

@@ -117,7 +117,7 @@ def print_plan(
         if path is not None:
             check_output_file(path, option=option, error=ConfigError)
     with contextlib.nullcontext() if executable is None else without_cache():
-        plan = plan_run(config, **options)
+        plan = plan_run(config, is_executable=executable is not None, **options)
 
     def write() -> None:
         print("\n".join(plan.lines()))

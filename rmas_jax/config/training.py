@@ -125,7 +125,9 @@ class PhaseConfig(TrainingConfig):
     )
     remat: bool = option("whether to recompute rounds in the backward pass, to save memory", False)
     recompute_thoughts: bool = option(
-        "whether to recompute the steps of a rollout in the backward pass, to save memory", True
+        "whether to recompute rollouts, and products over texts of teacher-forced thoughts, in the "
+        "backward pass, to save memory",
+        True,
     )
     round_weights: tuple[float, ...] = option(
         "weight of each round's loss, one per round; empty: the last round only", (), at_least=0

@@ -38,14 +38,14 @@ class Decoder(nn.Module):
     Parameters have the dtype they were loaded in, or are int8 (`rmas_jax.models.int8`); activations
     have the dtype of the input embeddings. `unroll_layers` unrolls the layers instead of scanning
     them, with parameters as `weights.apart` splits them: the same numbers, longer compilation,
-    faster single steps on a GPU but not on a CPU (docs/benchmarks). `store_products` stores the
-    products of each layer for a gradient: more memory, and weights are read once less. `partition`
-    says where arrays lie on a mesh.
+    faster single steps on a GPU but not on a CPU (docs/benchmarks). `stored` names
+    the products of each layer that a gradient stores, one of `layers.STORED`: more memory, and
+    weights are read once less. `partition` says where arrays lie on a mesh.
     """
 
     config: DecoderConfig
     unroll_layers: bool = False
-    store_products: bool = False
+    stored: str | None = None
     partition: Partition = ONE_DEVICE
 
     def setup(self) -> None:
@@ -53,10 +53,10 @@ class Decoder(nn.Module):
         self.embedding = parameter(self, "embedding")
         self.layers: nn.Module
         if self.unroll_layers:
-            self.layers = Unrolled(c, self.store_products, self.partition)
+            self.layers = Unrolled(c, self.stored, self.partition)
         else:
             self.layers = nn.scan(
-                recomputed_layer(c, store_products=self.store_products),
+                recomputed_layer(c, stored=self.stored),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ from rmas_jax.partition import ONE_DEVICE, Partition
 
 KeysValues = tuple[jax.Array, jax.Array]  # of one block, each [B, K, S, H]
 Rope = tuple[jax.Array, jax.Array]  # frequencies [R/2], and the factor on sine and cosine
+# Products of a layer that a gradient may store instead of recomputing them -> JAX's policy.
+STORED = {"all": "dots_saveable", "with weights": "dots_with_no_batch_dims_saveable"}
 # A layer's share of the cache: blocks and linear state, each None if its kind of layer has none;
 # and whether the layer slides.
 OfLayer = tuple[Any, Any, jax.Array]
@@ -101,11 +104,9 @@ class Attention(nn.Module):
         c, on = self.config, self.partition
         x = on.constrain(x, "rows", None, "embed")
 
-        # Matrices: for one row, XLA makes slower sums of other products on a GPU.
         def project(name: str) -> jax.Array:
             kernel = as_array(used_parameter(self, f"attention/{name}_kernel"), x)
-            out = x.reshape(-1, c.width) @ kernel.reshape(c.width, -1)
-            out = out.reshape(*x.shape[:2], *kernel.shape[1:])
+            out = product(x, kernel, axes=1, partition=on)
             return by_heads(biased(self, f"attention/{name}_bias", out))
 
         def by_heads(x: jax.Array) -> jax.Array:
@@ -132,9 +133,22 @@ class Attention(nn.Module):
             mixed = mixed * jax.nn.sigmoid(gate)
         mixed = on.constrain(by_heads(mixed), "rows", None, "heads", None)
         kernel = as_array(used_parameter(self, "attention/o_kernel"), x)
-        flat = mixed.reshape(-1, kernel.shape[0] * kernel.shape[1])
-        out = (flat @ kernel.reshape(-1, c.width)).reshape(x.shape)
+        out = product(mixed, kernel, axes=2, partition=on)
         return biased(self, "attention/o_bias", out), (key, value)
+
+
+def product(x: jax.Array, kernel: jax.Array, *, axes: int, partition: Partition) -> jax.Array:
+    """The product over the last axes of `x` [B, T, ...] and the first of a kernel.
+
+    On one device it is one of matrices: for one row, XLA makes slower sums of other products on a
+    GPU. On several it is not: a gradient through rounds would keep kernels as matrices beside the
+    kernels that are gathered.
+    """
+    if not partition.is_one_device:
+        return jnp.tensordot(x, kernel, axes)
+    width = math.prod(kernel.shape[:axes])
+    out = x.reshape(-1, width) @ kernel.reshape(width, -1)
+    return out.reshape(*x.shape[:2], *kernel.shape[axes:])
 
 
 def repeated(x: jax.Array, heads: int) -> jax.Array:
@@ -268,12 +282,12 @@ def late(layer: type[Layer] | type[Period]) -> type[nn.Module]:
     return Late
 
 
-def recomputed_layer(config: DecoderConfig, *, store_products: bool) -> type[nn.Module]:
-    """A layer, or a period of layers, that a gradient recomputes from its input or its products.
+def recomputed_layer(config: DecoderConfig, *, stored: str | None) -> type[nn.Module]:
+    """A layer, or a period of layers, that a gradient recomputes from its input and what is stored.
 
     Nested scans copy saved values at every level, which took longer to compile and to run.
     """
-    policy = jax.checkpoint_policies.dots_saveable if store_products else None
+    policy = None if stored is None else getattr(jax.checkpoint_policies, STORED[stored])
     layer = late(Layer if config.period == 1 else Period)
     return nn.remat(layer, prevent_cse=False, policy=policy)
 
@@ -285,7 +299,7 @@ class Unrolled(nn.Module):
     """
 
     config: DecoderConfig
-    store_products: bool = False
+    stored: str | None = None
     partition: Partition = ONE_DEVICE
 
     @nn.compact
@@ -294,7 +308,7 @@ class Unrolled(nn.Module):
     ) -> tuple[jax.Array, tuple[Any, Any]]:
         """As a scan over `Layer` or `Period`."""
         c, news = self.config, []
-        body = recomputed_layer(c, store_products=self.store_products)
+        body = recomputed_layer(c, stored=self.stored)
         for place in range(c.num_layers // c.period):
             layer = body(c, partition=self.partition, name=f"{place}")
             x, new = layer(x, _at(of_layers, place), context)

@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,11 @@ class Compiled:
     sizes: Mapping[str, int]  # bytes on each device, by `SIZES`; refused: "temp" alone
     outputs: Any  # tree of jax.ShapeDtypeStruct with shardings; refused: None
     seconds: float  # of the compilation
-    executable: Any = None  # None: refused, or from the folder
+    executable: Any = None  # None: refused, from the folder, or without machine code
+
+
+# Of a lowered program, with the sharding of an argument; ends early once the event is set.
+Compiler = Callable[[Any, Sharding | None, threading.Event], Compiled]
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,7 +54,9 @@ class Compilations:
     """Compilations of this process, and those of a folder, by the digests of their programs."""
 
     folder: str | Path | None = None  # gets each compilation; None: nothing is kept
+    compiler: Compiler = dataclasses.field(default_factory=lambda: compile_whole)
     known: dict[str, Compiled] = dataclasses.field(default_factory=dict)
+    is_stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def compile(self, lowered: Any, sharding: Sharding | None) -> Compiled:
         """Compiles a program, unless an earlier compilation is at hand.
@@ -60,7 +68,10 @@ class Compilations:
         Raises:
           jax.errors.JaxRuntimeError: the compiler refuses the program for another reason than
             memory.
+          CancelledError: `is_stopped` is set.
         """
+        if self.is_stopped.is_set():
+            raise CancelledError
         digest = _digest(lowered, sharding)
         if digest not in self.known:
             self.known[digest] = self._compile(digest, lowered, sharding)
@@ -68,29 +79,46 @@ class Compilations:
 
     def _compile(self, digest: str, lowered: Any, sharding: Sharding | None) -> Compiled:
         if self.folder is None:
-            return _compile(lowered)
+            return self.compiler(lowered, sharding, self.is_stopped)
         path = Path(self.folder) / f"{digest}.json.gz"
         if (found := _read(path, lowered, sharding)) is None:
-            found = _compile(lowered)
+            found = self.compiler(lowered, sharding, self.is_stopped)
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, found)
         return found
 
 
-def _compile(lowered: Any) -> Compiled:
+def compile_whole(lowered: Any, *_: Any) -> Compiled:
+    """Compiles a program of shapes with shardings, machine code and all.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the compiler refuses the program for another reason than memory.
+    """
     started = time.perf_counter()
     try:
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if (found := OUT_OF_MEMORY.search(str(error))) is None:
-            raise
-        temporaries = int(float(found[1]) * UNITS[found[2]])
-        return Compiled(None, {"temp": temporaries}, None, time.perf_counter() - started)
+        return refused(error, time.perf_counter() - started)
     seconds = time.perf_counter() - started
     stats: Any = executable.memory_analysis()
     sizes = {name: getattr(stats, f"{name}_size_in_bytes") for name in SIZES}
     outputs = with_shardings(executable.out_info, executable.output_shardings)
     return Compiled(executable.as_text() or "", sizes, outputs, seconds, executable)
+
+
+def refused(error: jax.errors.JaxRuntimeError, seconds: float) -> Compiled:
+    """What a compiler says of a program that it refuses for lack of memory; else the error."""
+    if (found := OUT_OF_MEMORY.search(str(error))) is None:
+        raise error
+    temporaries = int(float(found[1]) * UNITS[found[2]])
+    return Compiled(None, {"temp": temporaries}, None, seconds)
+
+
+def devices_of(sharding: Sharding | None) -> list[Any]:
+    """The devices of a program with such an argument, in its order; empty if unknown."""
+    if isinstance(sharding, NamedSharding):
+        return list(sharding.mesh.devices.flat)
+    return [] if sharding is None else sorted(sharding.device_set, key=lambda x: x.id)
 
 
 def _digest(lowered: Any, sharding: Sharding | None) -> str:

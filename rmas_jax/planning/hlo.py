@@ -35,6 +35,7 @@ FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "domain",
     "partition-id", "replica-id", "opt-barrier", "add-dependency", "iota", "get-dimension-size",
 }  # fmt: skip
+ROOM = 'custom_call_target="AllocateBuffer"'  # on TPUs; nothing is written to it
 STARTS = "AsyncCollectiveStart"  # the target of a custom call, on TPUs
 COPIED = {"copy-done", "slice-done", "dynamic-slice-done"}  # ends of copies that began before
 SLICES = {"dynamic-slice", "slice", "gather"}  # read as much of operand 0 as they return
@@ -149,7 +150,7 @@ class _Walk:
 
     def _of(self, computation: Computation, x: Instruction) -> Cost:
         opcode = x.opcode
-        if opcode in FREE:
+        if opcode in FREE or ROOM in x.attributes:
             return Cost()
         if opcode == "while":
             condition, body = (x.called(key)[0] for key in ("condition", "body"))

@@ -133,7 +133,11 @@ def plan_chains(chains: Sequence[Chain], compilations: Compilations) -> list[Pla
         return found
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return [planned for found in threads.map(plan, chains) for planned in found]
+        try:
+            return [planned for found in threads.map(plan, chains) for planned in found]
+        except BaseException:
+            compilations.is_stopped.set()  # the pool waits for its threads
+            raise
 
 
 def plan_program(program: Program, compilations: Compilations) -> Planned:

@@ -23,10 +23,11 @@ from rmas_jax.host.checksums import read_sealed
 from rmas_jax.host.errors import InputError
 from rmas_jax.links import count_parameters
 from rmas_jax.planning.chips import Slice
-from rmas_jax.planning.compiling import Compilations
+from rmas_jax.planning.compiling import Compilations, compile_whole
 from rmas_jax.planning.executables import without_cache
 from rmas_jax.planning.programs import ProgramPlan, plan_chains, tree_bytes
 from rmas_jax.planning.table import GIBIBYTE, plan_table
+from rmas_jax.planning.without_code import WithoutCode
 from rmas_jax.runs.plan_inputs import (
     PhaseInput,
     RunInputs,
@@ -100,8 +101,11 @@ def plan_run(
     widths: Widths | None = None,
     only_throughput: bool = False,
     cache: str | Path | None = None,
+    is_executable: bool = False,
 ) -> RunPlan:
     """Plans a run: compiles its programs for their longest batches, without running them.
+
+    Programs for TPUs that are not at hand are compiled up to their machine code.
 
     Args:
       config: of the run.
@@ -110,6 +114,7 @@ def plan_run(
       widths: assumed where tokenizers or data are not at hand; None: these must be.
       only_throughput: leaves out programs on which the throughput does not depend.
       cache: folder of earlier compilations, see `planning.compiling`.
+      is_executable: with machine code in any case, see `RunPlan.compiled`.
 
     Raises:
       InputError: an input cannot be used; or states of the dialogues have no room.
@@ -135,9 +140,10 @@ def plan_run(
         log.warning("planned with assumed widths: %s", error)
     chains = program_chains(inputs, only_throughput=only_throughput)
     # JAX's cache on disk takes programs for TPUs that are not at hand, and fails to read them.
-    runs_here = wanted is None or wanted.chip.topology is None
-    with contextlib.nullcontext() if runs_here else without_cache():
-        found = plan_chains(chains, Compilations(cache))
+    tpus = wanted if wanted is not None and wanted.chip.topology is not None else None
+    compiler = compile_whole if tpus is None or is_executable else WithoutCode(tpus)
+    with contextlib.nullcontext() if tpus is None else without_cache():
+        found = plan_chains(chains, Compilations(cache, compiler))
     compiled = [(x.lowered, x.executable) for x in found if x.executable is not None]
     plans = tuple(x.plan for x in found)
     return RunPlan(inputs, tuple(described), plans, wanted, tuple(compiled))

@@ -256,6 +256,25 @@ def test_an_asynchronous_slice_reads_its_part(place, passes):
     assert cost.memory_bytes == passes * 7 * 64 * 4
 
 
+ROOM = """HloModule stacked, num_partitions=1
+
+ENTRY %main (x: f32[1,64], i: s32[]) -> f32[28,64] {
+  %x = f32[1,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %room = f32[28,64]{1,0} custom-call(), custom_call_target="TARGET"
+  ROOT %out = f32[28,64]{1,0} dynamic-update-slice(%room, %x, %i, %zero)
+}
+"""
+
+
+@pytest.mark.parametrize(("target", "written"), [("AllocateBuffer", 0), ("Other", 28 * 64 * 4)])
+def test_room_for_a_result_is_not_written(target, written):
+    """As compilers for TPUs begin what a loop stores; two indices are read, too."""
+    cost = program_cost(ROOM.replace("TARGET", target))
+    assert cost.memory_bytes == written + 2 * 64 * 4 + 2 * 4
+
+
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="text must be compiled HLO"):
         program_cost("nothing")

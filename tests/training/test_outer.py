@@ -10,6 +10,7 @@ import pytest
 from systems import QUESTIONS, build_pattern
 
 from rmas_jax.config import PhaseConfig
+from rmas_jax.planning.hlo import program_cost
 from rmas_jax.prompts import TokenRows
 from rmas_jax.rounds import supervision
 from rmas_jax.rounds.channels import LatentChannel
@@ -273,6 +274,25 @@ def test_truncated_rollouts_think_the_same_and_pass_less_gradient(gradient_by_li
         norms = [float(optax.tree.norm(getattr(g, part)[name])) for _, g in found.values()]
         assert min(norms) > 1e-2
         assert len({round(norm, 4) for norm in norms}) == 2, (name, norms)
+
+
+def test_stored_products_give_the_same_gradient_with_fewer_products(tiny, data):
+    found = []
+    for recomputes in (True, False):
+        phase = dataclasses.replace(FORCED, recompute_thoughts=recomputes)
+
+        @jax.jit
+        def gradient(links, data, phase=phase):
+            return jax.grad(
+                lambda links: outer_loss(tiny.system, phase, tiny.agents, links, data)[0]
+            )(links)
+
+        program = gradient.lower(tiny.links, data).compile()
+        found.append((program(tiny.links, data), program_cost(program.as_text()).flops))
+    (expected, recomputed), (ours, stored) = found
+    for one, other in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert 0 < stored < 0.9 * recomputed
 
 
 def test_what_a_teacher_forced_answerer_feeds_back(tiny, data, gradient_by_link):

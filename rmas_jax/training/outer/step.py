@@ -107,6 +107,8 @@ def outer_loss(
     """
     answerer = system.topology.answerer
     agents = {role: agent.in_training() for role, agent in agents.items()}
+    if phase.latents == "teacher_forced" and not phase.recompute_thoughts:
+        agents = {role: agent.storing("with weights") for role, agent in agents.items()}
     # Sums over a batch then end at a loop, not in each of its steps.
     links = agents[answerer].partition.whole(links)
     supervision = phase_supervision(phase, batch.targets, answerer=answerer)
