@@ -62,8 +62,9 @@ def test_a_run_takes_the_programs_of_its_plan(tmp_path):
     compiled, _ = call("run", plain)
     fewer, messages = call("run", ahead, "--executable", file)
     taken = re.search(r"file: (\d+) of its (\d+) programs were taken", messages)
-    assert taken and taken[1] == taken[2] == "5"  # inner steps, step, validation, rounds, answer
-    assert fewer == compiled - 5
+    # Inner steps, step, validation, a prefix of each agent, rounds, answer.
+    assert taken and taken[1] == taken[2] == "8"
+    assert fewer == compiled - 8
     assert results(ahead) == results(plain)
     call("run", control, seed=1)
     assert results(control) != results(plain)
