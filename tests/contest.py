@@ -10,6 +10,7 @@ from rmas_jax.evaluation import driver
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.graders import Grader
 from rmas_jax.evaluation.graders.verdict import compared
+from rmas_jax.evaluation.shared import SHARED_BYTES
 
 LATENT_STEPS, MAX_TOKENS, BATCH, ROUNDS = 2, 3, 3, (1, 2)
 WORDS = ("a", "b", "the", "parcel", "from", "to", "does", "where")
@@ -52,6 +53,7 @@ def open_contest(folder):
         metric="accuracy",
         grader=GRADER,
         tuned=None,
+        shared_bytes=SHARED_BYTES,
         **answering,
     ):
         rows = driver.evaluate(
@@ -77,6 +79,7 @@ def open_contest(folder):
             batch_size=BATCH,
             seeds=seeds,
             tuned=tuned,
+            shared_bytes=shared_bytes,
             progress=False,
         )
         return rows, lines(directory)

@@ -75,7 +75,7 @@ def think_in_windows(
     Returns:
       [B, steps, D] hidden states, the sweeps [B] over all windows, and the cache.
     """
-    agent = agent.during("thinking").storing_products()
+    agent = agent.during("thinking").storing("all")
     on = agent.partition
     count, width = windows(steps, how.window)
     hidden = on.constrain(hidden, "rows", None)

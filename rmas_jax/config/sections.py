@@ -274,6 +274,12 @@ class RuntimeConfig(Section):
         "auto",
         choices=("auto", "scanned", "unrolled"),
     )
+    shared_gib: float = option(
+        "GiB on each device for what the methods of an evaluation compute alike: prefixes of "
+        "prompts, rounds and messages; 0: each method computes all of its own",
+        1.0,
+        at_least=0,
+    )
     compilation_cache: bool = option("whether to keep compiled programs between runs", True)
     progress: bool = option("whether to show progress bars", True)
     tensorboard: bool = option(

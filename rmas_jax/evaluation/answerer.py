@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.answers import Piece, Texts, write_texts
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import row_keys
+from rmas_jax.evaluation import listening
 from rmas_jax.evaluation.answering import (
     ANSWERING,
     Answer,
@@ -28,7 +29,6 @@ from rmas_jax.evaluation.answering import (
     Listened,
     Prompts,
 )
-from rmas_jax.evaluation.crossings import Crossed, crossed_tokens
 from rmas_jax.evaluation.loop_lm import team_of_one
 from rmas_jax.evaluation.methods import (
     LATENT,
@@ -38,16 +38,10 @@ from rmas_jax.evaluation.methods import (
 )
 from rmas_jax.evaluation.programs import write_first
 from rmas_jax.evaluation.prompt_hashes import prompt_hashes
-from rmas_jax.host.nonfinite import earliest_fault
+from rmas_jax.evaluation.shared import Shared
 from rmas_jax.links import Links, count_parameters
-from rmas_jax.planning.executables import ahead_of_time
-from rmas_jax.prompts import RolePrompt, declared_width
-from rmas_jax.rounds import recursion, text_channel
-from rmas_jax.rounds.budget import latent_flops, prefix_flops, steps_before_answer
-from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel, SelectChannel, ShuffledChannel
-from rmas_jax.rounds.schedules import SCHEDULES, longest_chain
-from rmas_jax.rounds.text_channel import Message
-from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.prompts import FIRST, LATER, RolePrompt, declared_width
+from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel
 from rmas_jax.team import Team
 from rmas_jax.topology import System
 
@@ -69,6 +63,7 @@ class Answerer:
     batch_size: int = 1  # of the questions of a call
     templates: Mapping[str, RolePrompt] | None = None  # of the prompts; None: the members' own
     tuned_parameters: int = 0  # trained parameters of the team's answerer
+    shared: Shared = dataclasses.field(default_factory=Shared)  # with other methods; by default: no
 
     def __post_init__(self) -> None:
         if self.method.has_own_prompts and self.templates is None:
@@ -138,14 +133,16 @@ class Answerer:
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        if self.channel is not None:
-            listened = _in_latents(self, self.channel, prompts)
+        if self.latent_steps:
+            assert self.channel is not None
+            listened = listening.in_latents(self, self.channel, prompts)
         elif self.method.channel == TEXT:
-            listened = _in_text(self, prompts)
+            listened = listening.in_text(self, prompts)
         elif self.method.selection is None:
-            listened = _alone(self, prompts, self.answers_as)
+            kind = LATER if self.channel is not None and self.rounds > 1 else FIRST
+            listened = listening.alone(self, prompts, self.answers_as, kind=kind)
         else:
-            listened = _all_alone(self, prompts)
+            listened = listening.all_alone(self, prompts)
         hashes = prompt_hashes(prompts[self.answers_as], listened.prompt)
         return listened._replace(prompt_hashes=hashes)
 
@@ -238,12 +235,14 @@ def answerers(
     templates: Mapping[str, Mapping[str, RolePrompt]],
     *,
     tuned: Mapping[str, Tuned] | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[Answerer]:
     """An answerer for each method at each number of rounds; see `Method.variants`.
 
     `templates` are those of prompts, by schedule and role; `tuned` are the answerers of tuned
-    methods, by method.
+    methods, by method; `shared` is what the answerers compute alike.
     """
+    shared = shared or Shared()
     order, steps = team.system.topology.order, team.system.latent_steps
     for name in methods:
         if (method := METHODS.get(name)) is None:
@@ -265,6 +264,7 @@ def answerers(
                 role,
                 templates=templates[method.schedule],
                 tuned_parameters=trained,
+                shared=shared,
             )
 
 
@@ -273,125 +273,3 @@ def with_answerer(team: Team, agent: Agent) -> Team:
     role = team.system.topology.answerer
     member = dataclasses.replace(team.members[role], agent=agent)
     return dataclasses.replace(team, members={**team.members, role: member})
-
-
-@functools.partial(ahead_of_time, static=("system",))
-@functools.partial(jax.jit, static_argnames="system")
-def listen_jitted(
-    system: System,
-    agents: Mapping[str, Agent],
-    channel: Channel,
-    prompts: Prompts,
-    *,
-    rounds: jax.Array,
-    shuffle: jax.Array,
-) -> recursion.Outcome:
-    """What the latent rounds leave to the answerer.
-
-    Rounds and control are data: all methods over a channel run one compiled program for an M.
-    """
-    channel = SelectChannel(shuffle, ShuffledChannel(channel), channel)
-    return recursion.listen(system, agents, channel, prompts, rounds=rounds)
-
-
-def _in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Listened:
-    """Only the answer is text; before it, each stage takes M steps."""
-    team, order = answerer.team, answerer.system.topology.order
-    outcome = listen_jitted(
-        answerer.system,
-        team.agents,
-        channel,
-        put_batch(prompts, team.mesh),
-        rounds=np.int32(answerer.rounds),  # as it is planned: a Python integer has a weak type
-        shuffle=answerer.method.is_shuffled,
-    )
-    if fault := earliest_fault(order, to_host(outcome.fault)):
-        raise fault.error()
-    steps = steps_before_answer(team.system.topology, answerer.rounds, answerer.latent_steps)
-    sweeps = None if outcome.sweeps is None else to_host(outcome.sweeps)
-    flops = latent_flops(
-        answerer.system, team.agents, prompts, rounds=answerer.rounds, sweeps=sweeps
-    )
-    return Listened(
-        outcome.prompt,
-        0,
-        steps,
-        flops,
-        crossed=_crossed(answerer, channel, prompts),
-        sweeps=None if sweeps is None else sweeps.sum(axis=1),
-    )
-
-
-def _crossed(
-    answerer: Answerer, channel: Channel, prompts: Prompts
-) -> Callable[[], list[Crossed]] | None:
-    """What crosses the edges, computed once it is asked for: its time is not the method's."""
-    count = answerer.answering.nearest_tokens
-    if not (count and answerer.latent_steps):
-        return None
-    if answerer.method.is_shuffled:
-        channel = ShuffledChannel(channel)
-    return functools.cache(
-        functools.partial(
-            crossed_tokens,
-            *(answerer.team, answerer.system, channel, prompts),
-            rounds=answerer.rounds,
-            count=count,
-        )
-    )
-
-
-def _in_text(answerer: Answerer, prompts: Prompts) -> Listened:
-    """A token is a step; stages that do not wait for each other run side by side."""
-    team, method, rounds = answerer.team, answerer.method, answerer.rounds
-    topology, latent_steps = team.system.topology, team.system.latent_steps
-    max_tokens = latent_steps if method.is_cut else answerer.answering.max_tokens
-    if method.fills_budget:
-        role = topology.answerer
-        prompt, messages = text_channel.refine(
-            team.members[role],
-            prompts[role],
-            budget=steps_before_answer(topology, rounds, latent_steps),
-            max_tokens=max_tokens,
-            mesh=team.mesh,
-        )
-        tokens = sum(message.tokens for message in messages)
-        return Listened(prompt, tokens, tokens, _flops(answerer, prompts, messages), messages)
-    schedule = SCHEDULES[method.schedule]
-    prompt, messages = text_channel.listen(
-        topology,
-        team.members,
-        prompts,
-        rounds=rounds,
-        max_tokens=max_tokens,
-        schedule=schedule,
-        mesh=team.mesh,
-    )
-    written = [message.tokens for message in messages]
-    steps = longest_chain(schedule(topology, rounds), [*written, 0])
-    return Listened(prompt, sum(written), steps, _flops(answerer, prompts, messages), messages)
-
-
-def _flops(answerer: Answerer, prompts: Prompts, messages: Sequence[Message]) -> np.ndarray:
-    """Model FLOPs [B] of messages, and of the prefixes that their writers and the answerer read."""
-    roles = dict.fromkeys([*(message.role for message in messages), answerer.answers_as])
-    of_messages = sum(message.flops for message in messages)
-    return prefix_flops(answerer.team.agents, prompts, roles) + of_messages
-
-
-def _alone(answerer: Answerer, prompts: Prompts, role: str) -> Listened:
-    """An agent reads its first prompt, with nothing in the slots."""
-    team = answerer.team
-    prompt = text_channel.read_alone(team.members[role], prompts[role], mesh=team.mesh)
-    return Listened(prompt, 0, 0, prefix_flops(team.agents, prompts, [role]))
-
-
-def _all_alone(answerer: Answerer, prompts: Prompts) -> Listened:
-    """Every agent reads its first prompt."""
-    order = answerer.team.system.topology.order
-    alone = {role: _alone(answerer, prompts, role) for role in order}
-    own = alone.pop(answerer.answers_as)
-    return own._replace(
-        flops=own.flops + sum(listened.flops for listened in alone.values()),
-        beside={role: listened.prompt for role, listened in alone.items()},
-    )

@@ -10,7 +10,8 @@ the one before, so that agents who do not wait for each other count as the longe
 item (`rounds.schedules.longest_chain`); model FLOPs of useful work (prompts, thoughts, links,
 messages and answers of all agents; `models.flops`); and seconds: the wall time of whole batches
 over the rows of these batches, host work between agents included. Compile time is excluded: methods
-share programs, and the first would be charged for all (`rollouts`). Tokenisation of questions and
+share programs, and the first would be charged for all (`rollouts`). What methods compute alike is
+computed once, and counts for each of them (`shared`). Tokenisation of questions and
 prompts, the same for all methods, is excluded too. Where questions have several answers, accuracy
 is of the first one; where the benchmark's metric is `pass_at_k`, it is the share of questions with
 a right one. Tokens, steps and FLOPs are of the answers that the metric uses: with `pass_at_k`,
@@ -29,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +53,7 @@ from rmas_jax.evaluation.record import Record, open_record
 from rmas_jax.evaluation.refill import write_refilled
 from rmas_jax.evaluation.rollouts import Listen, Work, write_batches
 from rmas_jax.evaluation.rows import Measurement, ResultRow
+from rmas_jax.evaluation.shared import SHARED_BYTES, Shared
 from rmas_jax.evaluation.under_way import Finished, UnderWay
 from rmas_jax.host.errors import shown
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -127,9 +130,10 @@ def evaluate(
     batch_size: int,
     seeds: Sequence[int],
     tuned: Mapping[str, Tuned] | None = None,
+    shared_bytes: int = SHARED_BYTES,
     progress: bool = True,
 ) -> list[ResultRow]:
-    """Measures benchmarks x methods x rounds x splits x seeds; skips those done in `directory`.
+    """Measures benchmarks x splits x methods x rounds x seeds; skips those done in `directory`.
 
     Args:
       team: the system, its agents and tokenizers.
@@ -142,6 +146,8 @@ def evaluate(
       batch_size: B; items that do not count fill up the last batch.
       seeds: with an item's place in its split, each determines the item's PRNG keys.
       tuned: method -> its answerer, for methods that have tuned it.
+      shared_bytes: memory on each device for what methods compute alike (`shared`); 0: each
+        computes all of its own.
       progress: whether to show a bar.
 
     Returns:
@@ -156,9 +162,11 @@ def evaluate(
     links, aligned_links = put_whole((links, aligned_links), team.mesh)
     for benchmark in benchmarks:
         check_items(benchmark, methods=methods, batch_size=batch_size)
+    shared = Shared(shared_bytes)
     measurements = [
         (benchmark, answerer, key)
         for benchmark in benchmarks
+        for split in benchmark.splits
         for answerer in answerers(
             team,
             links,
@@ -168,8 +176,8 @@ def evaluate(
             benchmark.answering,
             benchmark.templates,
             tuned=tuned,
+            shared=shared,
         )
-        for split in benchmark.splits
         for seed in benchmark.seeds(seeds)
         for key in [Measurement(answerer.name, answerer.rounds, benchmark.name, split, seed)]
     ]
@@ -189,18 +197,25 @@ def evaluate(
         for benchmark, _, key in pending
     )
     with tqdm(total=total, disable=not progress, unit="rollout of a batch") as bar:
-        for benchmark, answerer, key in pending:
-            bar.set_description(str(key))
-            prompts = encoded(
-                answerer.team,
-                benchmark,
-                key.split,
-                answerer.method.schedule,
-                answerer.slot_width,
-            )
-            listen = functools.partial(_listen, answerer, prompts)
-            measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
+        for _, of_split in itertools.groupby(pending, key=_split):
+            shared.clear()
+            for benchmark, answerer, key in of_split:
+                bar.set_description(str(key))
+                prompts = encoded(
+                    answerer.team,
+                    benchmark,
+                    key.split,
+                    answerer.method.schedule,
+                    answerer.slot_width,
+                )
+                listen = functools.partial(_listen, answerer, prompts)
+                measure(record, key, benchmark, answerer, listen, batch_size=batch_size, bar=bar)
     return record.rows
+
+
+def _split(work: tuple[LoadedBenchmark, Answerer, Measurement]) -> tuple[str, str]:
+    """The benchmark and the split of a measurement."""
+    return work[-1].benchmark, work[-1].split
 
 
 def _listen(answerer: Answerer, prompts: Mapping[int, Prompts], rows: np.ndarray) -> Listened:

@@ -26,7 +26,8 @@ from rmas_jax.evaluation import programs
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Listened
 from rmas_jax.evaluation.batches import Batch
-from rmas_jax.evaluation.rollouts import Listen, Work, Written, timed
+from rmas_jax.evaluation.rollouts import Listen, Work, Written
+from rmas_jax.evaluation.shared import Shared
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.sharding import to_host
 
@@ -56,11 +57,13 @@ class _Rollout:
 class _Watch:
     """Sums the seconds of the parts of the work."""
 
-    seconds: float = 0.0
+    def __init__(self, shared: Shared):
+        self.shared = shared
+        self.seconds = 0.0
 
     def timed(self, call: Callable[[], T]) -> T:
-        """As `rollouts.timed`; for calls that may compile."""
-        result, seconds = timed(call)
+        """As `Shared.timed`; for calls that may compile."""
+        result, seconds = self.shared.timed(call)
         self.seconds += seconds
         return result
 
@@ -164,7 +167,7 @@ def write_refilled(
     Raises:
       NonFiniteError: an agent's numbers are NaN or infinite; its rows are places in the split.
     """
-    watch, how = _Watch(), answerer.answering
+    watch, how = _Watch(answerer.shared), answerer.answering
     member = answerer.team.members[answerer.answers_as]
     settings = {
         "end_tokens": member.end_tokens,

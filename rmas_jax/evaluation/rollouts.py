@@ -2,27 +2,24 @@
 
     rows of a batch --listen--> what the answering agent reads --write--> rollout 0, rollout 1, ...
 
-Compile time is excluded: a part in which anything was compiled runs again for its time. A second
-run gives the same answers, except with tools that do not; these compile few programs too, as texts
-are padded to powers of two.
+Compile time is excluded: a part in which anything was compiled runs again for its time
+(`Shared.timed`). A second run gives the same answers, except with tools that do not; these compile
+few programs too, as texts are padded to powers of two.
 """
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import BatchAnswers, Listened
 from rmas_jax.evaluation.batches import Batch
-from rmas_jax.host.compilations import compilations
 from rmas_jax.host.nonfinite import NonFiniteError
 
-T = TypeVar("T")
 Listen = Callable[[np.ndarray], Listened]  # rows [B] of a split -> what precedes their answers
 
 
@@ -53,21 +50,11 @@ def write_batches(
     for batch, rollouts in works:
         keys = answerer.keys(seed, batch.rows)
         try:
-            listened, seconds = timed(functools.partial(listen, batch.rows))
+            listened, seconds = answerer.shared.timed(functools.partial(listen, batch.rows))
             for k in rollouts:
                 write = functools.partial(answerer.write_rollouts, listened, [keys[k]])
-                answers, more = timed(write)
+                answers, more = answerer.shared.timed(write)
                 yield Written(batch, k, answers, (seconds + more) / len(batch.rows))
                 seconds = 0.0
         except NonFiniteError as error:
             raise error.at(batch.rows) from None
-
-
-def timed(call: Callable[[], T]) -> tuple[T, float]:
-    """The result of a call that ends on the host, and its seconds without compilation."""
-    while True:
-        known, started = compilations(), time.perf_counter()
-        result = call()
-        seconds = time.perf_counter() - started
-        if compilations() == known:
-            return result, seconds

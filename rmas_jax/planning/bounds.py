@@ -89,19 +89,31 @@ def cache_bytes(agent: Agent) -> int:
 
 
 def bound_of_rounds(
-    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt], *, rounds: int
+    system: System,
+    agents: Mapping[str, Agent],
+    prompts: Mapping[str, StagePrompt],
+    *,
+    rounds: int,
+    reads_prefixes: bool = True,
 ) -> Bound:
     """R rounds of thoughts, up to the answerer's input in the last one."""
-    return Bound(tuple(_rounds(system, agents, prompts, rounds=rounds)))
+    parts = _rounds(system, agents, prompts, rounds=rounds, reads_prefixes=reads_prefixes)
+    return Bound(tuple(parts))
 
 
 def _rounds(
-    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt], *, rounds: int
+    system: System,
+    agents: Mapping[str, Agent],
+    prompts: Mapping[str, StagePrompt],
+    *,
+    rounds: int,
+    reads_prefixes: bool,
 ) -> Iterator[Part]:
     topology, steps = system.topology, system.latent_steps
     for role in topology.order if steps else (topology.answerer,):
         rows, prefix, body = widths(prompts[role])
-        yield reading(agents[role], rows, prefix)
+        if reads_prefixes:
+            yield reading(agents[role], rows, prefix)
         turns = (rounds - (role == topology.answerer)) if steps else 0
         for _ in range(turns):
             yield reading(agents[role], rows, body, prefix)

@@ -92,11 +92,21 @@ def read_messages(
     return PromptInput(prefix, *body, (-1,) * ids.shape[1])
 
 
-def read_alone(member: Member, prompt: StagePrompt, *, mesh: Mesh | None = None) -> PromptInput:
-    """The input of an agent alone: its first-round prompt with empty slots."""
-    prefix = _prefix(member, prompt, mesh)
+def read_alone(
+    member: Member,
+    prompt: StagePrompt,
+    *,
+    kind: int = FIRST,
+    prefix: Cache | None = None,
+    mesh: Mesh | None = None,
+) -> PromptInput:
+    """The input of an agent alone: its prompt of a FIRST or LATER round with empty slots.
+
+    `prefix` is the cache of its prefix; None: it is read here.
+    """
+    prefix = prefix or _prefix(member, prompt, mesh)
     nothing = {sender: [""] * len(prompt.body_ids) for sender in prompt.senders}
-    return read_messages(member, prompt, prefix, kind=FIRST, messages=nothing, mesh=mesh)
+    return read_messages(member, prompt, prefix, kind=kind, messages=nothing, mesh=mesh)
 
 
 def listen(
@@ -109,6 +119,8 @@ def listen(
     schedule: Schedule = recursion,
     sampling: SamplingConfig = GREEDY,
     keys: jax.Array | None = None,
+    prefixes: Mapping[str, Cache] | None = None,
+    written: Sequence[Message] = (),
     mesh: Mesh | None = None,
 ) -> tuple[PromptInput, list[Message]]:
     """All texts of a schedule, up to the input of the agent that answers.
@@ -124,6 +136,8 @@ def listen(
       schedule: who writes when; the default is Recursive-TextMAS.
       sampling: sampling rules of messages.
       keys: [B] PRNG keys; needed for sampling.
+      prefixes: role -> cache of its prefix; None: they are read here.
+      written: the first messages, such as those of fewer rounds, which are written already.
       mesh: the agents' devices; splits the batch.
 
     Raises:
@@ -135,9 +149,10 @@ def listen(
             f"rounds and max_tokens of a message must be at least 1, got {rounds} and {max_tokens}"
         )
     stages = schedule(topology, rounds)
-    roles = dict.fromkeys(stage.role for stage in stages)
-    prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in roles}
-    messages: list[Message] = []
+    if prefixes is None:
+        roles = dict.fromkeys(stage.role for stage in stages)
+        prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in roles}
+    messages = list(written)
 
     def read(stage: TextStage) -> PromptInput:
         """The prompt of a stage, with the texts that it reads; other slots are empty."""
@@ -147,9 +162,9 @@ def listen(
         member, prefix = members[stage.role], prefixes[stage.role]
         return read_messages(member, prompt, prefix, kind=stage.kind, messages=texts, mesh=mesh)
 
-    for stage in stages[:-1]:
+    for stage in stages[len(messages) : -1]:
         started = time.perf_counter()
-        written = write_texts(
+        texts = write_texts(
             members[stage.role],
             read(stage),
             max_tokens=max_tokens,
@@ -159,7 +174,7 @@ def listen(
         )
         seconds = time.perf_counter() - started
         messages.append(
-            Message(stage.round, stage.role, written.texts, written.tokens, seconds, written.flops)
+            Message(stage.round, stage.role, texts.texts, texts.tokens, seconds, texts.flops)
         )
     return read(stages[-1]), messages
 
@@ -170,6 +185,7 @@ def refine(
     *,
     budget: int,
     max_tokens: int,
+    prefix: Cache | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[PromptInput, list[Message]]:
     """Drafts of an agent, each from the one before, up to its input for the answer.
@@ -183,12 +199,13 @@ def refine(
       prompt: batch B, with a slot of W positions for its own text.
       budget: sequential steps before the answer; 0 leaves the agent alone with the question.
       max_tokens: maximum tokens of a draft.
+      prefix: the cache of the prompt's prefix; None: it is read here.
       mesh: the agent's devices; splits the batch.
 
     Raises:
       NonFiniteError: logits of the agent are NaN or infinite.
     """
-    prefix = _prefix(member, prompt, mesh)
+    prefix = prefix or _prefix(member, prompt, mesh)
     drafts = [""] * len(prompt.body_ids)
     left = np.full(len(drafts), budget)
     messages: list[Message] = []

@@ -30,9 +30,9 @@ from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.identity import environment
 
 # Settings that a resumed run may change: the choice of measurements, each kept under its own name,
-# and settings without effect on numbers, those of the mesh up to rounding.
+# and settings without effect on numbers, those of the mesh and of sharing up to rounding.
 MEASURED = ("methods", "rounds", "benchmarks", "seeds")
-WITHOUT_EFFECT = ("mesh", "progress", "tensorboard", "compilation_cache")
+WITHOUT_EFFECT = ("mesh", "shared_gib", "progress", "tensorboard", "compilation_cache")
 MAX_SECONDS = 10**12
 TRAINED_WAY_OUT = (
     "put back a copy, or delete it and run again: the outer loop then continues from its "

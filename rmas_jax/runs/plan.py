@@ -35,7 +35,8 @@ from rmas_jax.runs.plan_inputs import (
     inputs_of_data,
     inputs_of_widths,
 )
-from rmas_jax.runs.plan_programs import abstract_links, program_chains
+from rmas_jax.runs.plan_programs import program_chains
+from rmas_jax.runs.plan_shapes import abstract_links
 from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
 from rmas_jax.runs.resources import mesh_of, with_mesh
 from rmas_jax.sharding import MESH_AXES, batch_shards

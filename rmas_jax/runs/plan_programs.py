@@ -1,48 +1,32 @@
 """The programs of a run, from shapes alone: what the loops and the driver call, lowered.
 
     train    outer step, validation, tuning step, inner step
-    answer   rounds -> prompt -> first token -> a pool of rows, or one text a row
+    answer   see `plan_answers`
 
 A program's outputs are the next one's inputs, with the shardings that the compiler chose.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rmas_jax.agents import pool as pools
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.answers import write_jitted
-from rmas_jax.agents.sampling import row_keys
 from rmas_jax.config import PhaseConfig, TuningConfig
-from rmas_jax.evaluation.answerer import listen_jitted
-from rmas_jax.links import LinkConfig, Links, init_link, link_size
-from rmas_jax.planning.bounds import (
-    Bound,
-    bound_of_answer,
-    bound_of_rounds,
-    bound_of_step,
-    cache_bytes,
-    reading,
-    widths,
-)
+from rmas_jax.links import LinkConfig, link_size
+from rmas_jax.planning.bounds import Bound, bound_of_step
 from rmas_jax.planning.programs import Chain, Compile, Program
-from rmas_jax.prompts import StagePrompt
-from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.supervision import Supervision
+from rmas_jax.runs.plan_answers import plan_answers
 from rmas_jax.runs.plan_inputs import PhaseInput, RunInputs
-from rmas_jax.runs.resources import answering_team
-from rmas_jax.sharding import abstract_batch, batch_shards, replicated, with_shardings
+from rmas_jax.runs.plan_shapes import abstract_links, caches_of, link_shape, on_sharding, others
+from rmas_jax.sharding import abstract_batch
 from rmas_jax.team import Team
-from rmas_jax.topology import System, edge_name
+from rmas_jax.topology import System
 from rmas_jax.training.data.encoding import TrainingData
 from rmas_jax.training.inner.regression import regress_jitted, steps_per_block
 from rmas_jax.training.inner.step import UpstreamLink, start_link
@@ -94,7 +78,7 @@ def tuning_program(team: Team, entry: TuningConfig, batch: TrainingData) -> Prog
             "optimiser": (state.optimizer, state.step),
             "inputs": on_mesh,
         },
-        beside={"weights": _others(team, trainable.role)},
+        beside={"weights": others(team, trainable.role)},
     )
 
 
@@ -119,7 +103,7 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
             "inputs": batch,
         },
         beside={},
-        caches=_caches(team, phase.batch.prompts),
+        caches=caches_of(team, phase.batch.prompts),
         taken=_scored_share(_supervision(system, config, phase.batch).scored or {}),
         bound=phase_bound(system, team.agents, config, phase.batch),
     )
@@ -132,7 +116,7 @@ def phase_programs(team: Team, phase: PhaseInput) -> tuple[Program, Program]:
         runs=None,
         arguments={"weights": team.agents, "trained": state.params, "inputs": validation},
         beside={"optimiser": state.optimizer},
-        caches=_caches(team, phase.validation.prompts),
+        caches=caches_of(team, phase.validation.prompts),
         is_throughput=False,
     )
     return trained, validated
@@ -186,11 +170,11 @@ def inner_program(inputs: RunInputs) -> Program:
     # As in the run: the links of a part are on one device after the other.
     place = [*(system.inner if name in system.inner else system.outer)].index(name)
     device = jax.sharding.SingleDeviceSharding(team.mesh.devices.flat[place % team.mesh.size])
-    params = _link_shape(link)
+    params = link_shape(link)
     upstream = None
     if receiver and system.sent_vectors == "outer_of_inner":
-        upstream = UpstreamLink(system.inner[sender], _link_shape(system.inner[sender]))
-    state, upstream, hidden, target, key, noise = _on(
+        upstream = UpstreamLink(system.inner[sender], link_shape(system.inner[sender]))
+    state, upstream, hidden, target, key, noise = on_sharding(
         device,
         (
             jax.eval_shape(lambda params: start_link(params, config), params),
@@ -218,172 +202,4 @@ def inner_program(inputs: RunInputs) -> Program:
         beside={"weights": team.agents},
         trips=block,
         is_throughput=False,
-    )
-
-
-def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
-    """Compiles the programs that answer questions by latent rounds, in their order."""
-    team, how = answering_team(inputs.team, inputs.config), inputs.answering
-    system, role = team.system, team.system.topology.answerer
-    member, agent = team.members[role], team.members[role].agent
-    links = _on(replicated_on(team), abstract_links(team))
-    prompts = abstract_batch(inputs.prompts, team.mesh)
-    rounds = max(inputs.config.evaluation.rounds)
-    rows, prefix, body = widths(inputs.prompts[role])
-    listened = compile_(
-        Program(
-            name=f"rounds, {rounds}",
-            lower=functools.partial(
-                listen_jitted.lower,
-                system,
-                team.agents,
-                LatentChannel(system, links),
-                prompts,
-                rounds=jax.ShapeDtypeStruct((), np.int32),
-                shuffle=jax.ShapeDtypeStruct((), bool),
-            ),
-            items=rows,
-            runs=None,
-            arguments={"weights": team.agents, "links": links, "inputs": prompts},
-            beside={},
-            caches=_caches(team, inputs.prompts),
-            trips=rounds,
-            taken=(rounds - 1)
-            / rounds,  # in the last round the answerer writes, and does not think
-            bound=bound_of_rounds(system, team.agents, inputs.prompts, rounds=rounds),
-            is_answer=True,
-        )
-    )
-    if listened is None:
-        return
-    prompt = listened.prompt
-    settings = {
-        "end_tokens": member.end_tokens,
-        "max_tokens": how.max_tokens,
-        "sampling": how.sampling,
-    }
-    keys = None
-    if how.sampling.temperature:
-        keys = jax.eval_shape(lambda: row_keys(jax.random.key(0), jnp.arange(rows)))
-    # While one agent writes, the others and the links stay where they are.
-    answer = dataclasses.replace(
-        _ANSWER,
-        name=f"answer, {how.max_tokens} tokens",
-        items=rows,
-        beside={"weights": _others(team, role), "links": links},
-        trips=how.max_tokens,
-        bound=bound_of_answer(agent, rows, prefix + body, tokens=how.max_tokens),
-        is_answer=True,
-    )
-    if not how.refills:
-        limits = jax.ShapeDtypeStruct((rows,), np.int32)
-        compile_(
-            dataclasses.replace(
-                answer,
-                lower=functools.partial(
-                    write_jitted.lower, agent, prompt, keys=keys, limits=limits, **settings
-                ),
-                arguments={"weights": agent, "caches": prompt},
-                caches=_positions(team, role, rows, body + how.max_tokens),
-            )
-        )
-        return
-    read = compile_(
-        dataclasses.replace(
-            answer,
-            name="answer, prompt",
-            lower=functools.partial(pools.read_prompts.lower, agent, prompt),
-            arguments={"weights": agent, "caches": prompt},
-            trips=None,
-            bound=Bound((reading(agent, rows, body, prefix),)),
-        )
-    )
-    if read is None:
-        return
-    begun = compile_(
-        dataclasses.replace(
-            answer,
-            name="answer, first token",
-            lower=functools.partial(pools.begin.lower, agent, *read, keys=keys, **settings),
-            arguments={"weights": agent, "caches": read},
-            trips=None,
-            bound=None,
-        )
-    )
-    if begun is None:
-        return
-    pool = pools.pool_shapes(agent.decoder, begun)
-    source = jax.ShapeDtypeStruct((rows,), np.int32)
-    pool = compile_(
-        dataclasses.replace(
-            answer,
-            name="answer, rows of the pool",
-            lower=functools.partial(pools.fill.lower, agent.decoder, pool, begun, source),
-            arguments={"caches": (begun, pool)},
-            beside={"weights": team.agents, "links": links},
-            trips=None,
-            bound=None,
-        )
-    )
-    if pool is None:
-        return
-    ended = jax.ShapeDtypeStruct((), np.int32)
-    compile_(
-        dataclasses.replace(
-            answer,
-            lower=functools.partial(pools.run.lower, agent, pool, ended, **settings),
-            arguments={"weights": agent, "caches": pool},
-        )
-    )
-
-
-_ANSWER = Program("answer", lambda: None, items=0, arguments={}, beside={})  # type: ignore[arg-type,return-value]
-
-
-def abstract_links(team: Team) -> Links:
-    """Shapes of all links."""
-    system = team.system
-    return Links(
-        inner={role: _link_shape(link) for role, link in system.inner.items()},
-        outer={edge_name(edge): _link_shape(system.outer[edge_name(edge)])
-               for edge in system.topology.edges},
-    )  # fmt: skip
-
-
-def replicated_on(team: Team) -> jax.sharding.Sharding | None:
-    """A whole copy on every device of a team."""
-    return None if team.mesh is None else replicated(team.mesh)
-
-
-def _link_shape(link: LinkConfig) -> Any:
-    return jax.eval_shape(functools.partial(init_link, link), jax.random.key(0))
-
-
-def _on(sharding: jax.sharding.Sharding | None, tree: Any) -> Any:
-    """Shapes with one sharding for all."""
-    return with_shardings(tree, jax.tree.map(lambda _: sharding, tree))
-
-
-def _others(team: Team, role: str) -> Any:
-    """The agents of the other roles."""
-    return {other: agent for other, agent in team.agents.items() if other != role}
-
-
-def _caches(team: Team, prompts: Mapping[str, StagePrompt]) -> int:
-    """Bytes on each device: all prefixes, and the longest turn of an agent."""
-    prefixes, turns = 0, [0]
-    for role, prompt in prompts.items():
-        rows, prefix, body = widths(prompt)
-        prefixes += _positions(team, role, rows, prefix)
-        turns.append(_positions(team, role, rows, body + team.system.latent_steps))
-    return prefixes + max(turns)
-
-
-def _positions(team: Team, role: str, rows: int, positions: int) -> int:
-    """Bytes on each device of an agent's keys and values."""
-    shards = batch_shards(team.mesh)
-    return (
-        -(-rows // (shards if rows % shards == 0 else 1))
-        * positions
-        * cache_bytes(team.agents[role])
     )

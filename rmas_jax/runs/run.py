@@ -30,6 +30,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal
 from rmas_jax.host.json_rows import json_line
 from rmas_jax.host.processes import broadcast_from_first, is_first, on_all
+from rmas_jax.host.reading import GIBIBYTE
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
@@ -264,6 +265,7 @@ def measure(resolved: Resolved, aligned: Links, trained: Links) -> None:
         batch_size=config.evaluation.batch_size,
         seeds=config.measured_seeds,
         tuned=tuned_answerers(resolved),
+        shared_bytes=int(config.runtime.shared_gib * GIBIBYTE),
         progress=_shows_progress(config),
     )
 

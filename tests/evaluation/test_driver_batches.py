@@ -7,7 +7,7 @@ import pytest
 from rmas_jax.agents import answers
 from rmas_jax.data import Example
 from rmas_jax.evaluation.batches import batches, running_order
-from rmas_jax.evaluation.rollouts import timed
+from rmas_jax.evaluation.shared import Shared
 from rmas_jax.prompts import declared_width
 
 
@@ -50,5 +50,5 @@ def test_a_part_runs_until_nothing_is_compiled():
         return len(answers._next_keys(jax.random.split(jax.random.key(0), next(widths)), 1))
 
     jax.clear_caches()
-    written, seconds = timed(answer)
+    written, seconds = Shared().timed(answer)
     assert written == 5 and not list(widths) and seconds > 0

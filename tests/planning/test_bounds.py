@@ -18,9 +18,7 @@ from rmas_jax.planning import bounds
 from rmas_jax.planning.hlo import program_cost
 
 STEPS, PROMPT = 9, 4
-WIDE = dataclasses.replace(
-    CONFIGS["solver"], width=512, ffn_width=1024
-)  # mostly weights
+WIDE = dataclasses.replace(CONFIGS["solver"], width=512, ffn_width=1024)  # mostly weights
 
 
 def agents():
@@ -44,7 +42,7 @@ def cost_of(function, *arguments):
 
 
 def thoughts(agent, hidden, cache):
-    return think(agent, lambda x: x, hidden, cache, steps=STEPS)
+    return think(agent, lambda x: x, hidden, cache, steps=STEPS).thoughts
 
 
 def text(agent, hidden, cache):

@@ -86,9 +86,9 @@ def test_a_run_takes_the_programs_of_its_plan(tmp_path):
     compiled, _ = call("run", plain)
     fewer, messages = call("run", ahead, "--executable", file)
     taken = re.search(r"file: (\d+) of its (\d+) programs were taken", messages)
-    # Inner steps, step, validation, rounds, and the four programs of answers in a pool.
-    assert taken and taken[1] == taken[2] == "8"
-    assert fewer == compiled - 8
+    # Inner steps, step, validation, three prefixes, rounds, four programs of answers in a pool.
+    assert taken and taken[1] == taken[2] == "11"
+    assert fewer == compiled - 11
     assert results(ahead) == results(plain)
     call("run", control, seed=1)
     assert results(control) != results(plain)

@@ -31,8 +31,9 @@ from rmas_jax.planning.executables import (
 from rmas_jax.planning.programs import plan_program, tree_bytes
 from rmas_jax.runs.plan import mesh_sizes, plan_run, weight_bytes
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
-from rmas_jax.runs.plan_programs import abstract_links, phase_programs
+from rmas_jax.runs.plan_programs import phase_programs
 from rmas_jax.runs.plan_search import candidates, changed_config
+from rmas_jax.runs.plan_shapes import abstract_links
 from rmas_jax.runs.resolve import encode_outer, resolve
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
@@ -137,6 +138,7 @@ def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
     assert list(programs)[1:] == [
         "step of on_policy",
         "validation of on_policy",
+        *(f"prefix of {role}" for role in ROLES),
         "rounds, 2",
         "answer, 16 tokens",
     ]
@@ -151,7 +153,7 @@ def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
     changes += ["--set", "inner.steps=0", "--set", "outer.phases=[]"]
     options = ["--slice", "H100:8", "--mesh", "8,1,1", "--json", str(file)]
     assert main(["--config", "quickstart", *changes, *options, *widths]) == 0
-    rounds, _ = json.loads(file.read_text())["programs"]
+    *prefixes, rounds, _ = json.loads(file.read_text())["programs"]
     agents = {role: abstract_agent(f"embedded/{role}") for role in ROLES}
     count = sum(count_parameters(params) for _, params in agents.values())
     assert rounds["memory"]["weights"] == 4 * count
@@ -161,7 +163,8 @@ def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
         expected += float(read_flops(model.config, 16))
         for _ in range(1 if role == ROLES[-1] else 2):  # in the last round the answerer writes
             expected += float(read_flops(model.config, body + steps - 1, 16))
-    assert expected < rounds["flops"] < 1.5 * expected  # masked keys and links count in a program
+    flops = sum(program["flops"] for program in (*prefixes, rounds))
+    assert expected < flops < 1.5 * expected  # masked keys and links count in a program
 
 
 def test_a_mesh_is_found_for_the_chips(without_weights):
@@ -211,6 +214,7 @@ def test_a_program_that_does_not_fit_says_what_would(without_weights):
     assert not any("does not fit" in line for line in plan.lines())
     names = [program.name for program in plan.programs]
     assert names == [
+        *(f"prefix of {role}" for role in ROLES),
         "rounds, 2",
         "answer, prompt",
         "answer, first token",
