@@ -126,7 +126,7 @@ def _empty(shapes: tuple[jax.ShapeDtypeStruct, ...], tree: Any) -> Callable[[], 
 
 
 def _sharding(array: Any) -> Any:
-    return array.sharding
+    return getattr(array, "sharding", None)  # a traced array has none
 
 
 def _placed(begun: Begun, on: Partition) -> Begun:

@@ -96,7 +96,7 @@ def run(name, sweeps=None):
 def content(cache):
     """Of the thoughts that were fed back: keys, values, positions [n, ...], and linear states."""
     tail, there = cache.tail, np.asarray(cache.tail.valid)
-    kept = [np.moveaxis(np.asarray(x), 0, 2)[there] for x in (tail.keys, tail.values)]
+    kept = [np.moveaxis(x, (1, 3), (0, 1))[there] for x in (tail.keys, tail.values)]
     return [*kept, tail.positions[there], cache.next_position, *jax.tree.leaves(cache.state)]
 
 
