@@ -35,6 +35,13 @@ from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.partition import Partition
 from rmas_jax.sharding import with_shardings
 
+FREE_SHARE = 8  # rows are filled once an eighth of them is free
+
+
+def filled_at_once(batch: int) -> int:
+    """Rows that one `fill` takes at most, of a pool of B rows."""
+    return -(-batch // FREE_SHARE)
+
 
 class Begun(struct.PyTreeNode):
     """B prompts that have been read, and the first tokens of their texts."""
@@ -148,22 +155,26 @@ def _placed(begun: Begun, on: Partition) -> Begun:
 
 
 @functools.partial(jax.jit, static_argnames="decoder", donate_argnames="pool")
-def fill(decoder: Decoder, pool: Pool, begun: Begun, source: jax.Array) -> Pool:
-    """Puts begun texts into rows of a pool: `source` [B] is a row of `begun`, or -1 to keep.
+def fill(decoder: Decoder, pool: Pool, begun: Begun, source: jax.Array, place: jax.Array) -> Pool:
+    """Puts begun texts into rows of a pool, in place.
 
-    Layer by layer: where rows are split, those of a whole layer meet on every device.
+    Layer by layer: where rows are split, the K new ones of a layer meet on every device.
+
+    Args:
+      decoder: of the agent.
+      pool: B rows.
+      begun: B texts.
+      source: [K] rows of `begun`; see `filled_at_once`.
+      place: [K] distinct rows of the pool; B puts a text nowhere.
     """
-    takes = source >= 0
 
-    def chosen(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
-        taken = jnp.take(new, jnp.maximum(source, 0), axis=axis)
-        shape = [1] * old.ndim
-        shape[axis] = len(source)
-        return jnp.where(takes.reshape(shape), taken, old)
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[place].set(jnp.take(new, source, axis=0, mode="clip"), mode="drop")
 
     def by_layer(old: jax.Array, new: jax.Array) -> jax.Array:
         def layer(i: jax.Array, old: jax.Array) -> jax.Array:
-            return old.at[i].set(chosen(old[i], new[i], 0))
+            taken = jnp.take(new[i], source, axis=0, mode="clip")
+            return old.at[i, place].set(taken, mode="drop")
 
         return jax.lax.fori_loop(0, len(old), layer, old)
 
@@ -171,12 +182,12 @@ def fill(decoder: Decoder, pool: Pool, begun: Begun, source: jax.Array) -> Pool:
         return Block(
             keys=by_layer(old.keys, new.keys),
             values=by_layer(old.values, new.values),
-            valid=chosen(old.valid, new.valid, 0),
-            positions=chosen(old.positions, new.positions, 0),
+            valid=put(old.valid, new.valid),
+            positions=put(old.positions, new.positions),
         )
 
-    def rows(old: Any, new: Any, axis: int = 0) -> Any:
-        return jax.tree.map(lambda a, b: chosen(a, b, axis), old, new)
+    def rows(old: Any, new: Any) -> Any:
+        return jax.tree.map(put, old, new)
 
     old, new = pool.begun.text, begun.text
     text = DecodeState(
@@ -186,14 +197,14 @@ def fill(decoder: Decoder, pool: Pool, begun: Begun, source: jax.Array) -> Pool:
         step=old.step,
         cache=old.cache.replace(
             next_position=rows(old.cache.next_position, new.cache.next_position),
-            state=rows(old.cache.state, new.cache.state, 1),
+            state=jax.tree.map(by_layer, old.cache.state, new.cache.state),
         ),
         finite=rows(old.finite, new.finite),
         seen=rows(old.seen, new.seen),
         stop_state=rows(old.stop_state, new.stop_state),
     )
     past = tuple(map(block, pool.begun.past, begun.past))
-    ring = pool.ring.replace(valid=pool.ring.valid & ~takes[:, None])
+    ring = pool.ring.replace(valid=pool.ring.valid.at[place].set(False, mode="drop"))
     filled = Begun(past, text, rows(pool.begun.keys, begun.keys))
     return Pool(_placed(filled, decoder.partition), placed_block(ring, decoder.partition))
 

@@ -32,7 +32,6 @@ from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.sharding import to_host
 
 T = TypeVar("T")
-FREE_SHARE = 8  # rows are filled once an eighth of them is free: filling copies the prompts' caches
 
 
 @dataclasses.dataclass(eq=False)
@@ -106,15 +105,14 @@ class _Rows:
             return
         if not self.fits(rollout):
             self._open(rollout.begun)
-        source = np.full(len(self.texts), -1, np.int32)
-        for at, text in enumerate(self.texts):
-            if text is None and rollout.waiting:
-                source[at] = row = rollout.waiting.pop(0)
-                self.texts[at] = rollout, row
+        free = [at for at, text in enumerate(self.texts) if text is None]
+        count = min(len(free), len(rollout.waiting))
+        place, source = free[:count], rollout.waiting[:count]
+        del rollout.waiting[:count]
+        for at, row in zip(place, source, strict=True):
+            self.texts[at] = rollout, row
         assert self.pool is not None
-        fill = functools.partial(
-            programs.fill, self.agent.decoder, self.pool, rollout.begun, source
-        )
+        fill = functools.partial(self._fill, self.pool, rollout.begun, source, place)
         self.pool = self.watch.once(_whole(fill))
 
     def _open(self, like: pools.Begun) -> None:
@@ -122,9 +120,23 @@ class _Rows:
         self.pool = None  # its memory is free
         pool = pools.empty_pool(self.agent.decoder, like)
         batch = len(like.text.done)
-        pool = programs.fill(self.agent.decoder, pool, like, np.full(batch, -1, np.int32))
+        pool = self._fill(pool, like, [0], [batch])
         self.pool = jax.block_until_ready(self._run(pool, batch))
         self.texts = [None] * batch
+
+    def _fill(
+        self, pool: pools.Pool, begun: pools.Begun, source: Sequence[int], place: Sequence[int]
+    ) -> pools.Pool:
+        """Puts begun texts into rows of a pool, in calls of one program."""
+        batch = len(begun.text.done)
+        size = pools.filled_at_once(batch)
+        for start in range(0, len(source), size):
+            rows = np.zeros(size, np.int32), np.full(size, batch, np.int32)
+            for row, wanted in zip(rows, (source, place), strict=True):
+                part = wanted[start : start + size]
+                row[: len(part)] = part
+            pool = programs.fill(self.agent.decoder, pool, begun, *rows)
+        return pool
 
     def _run(self, pool: pools.Pool, ended: int) -> pools.Pool:
         return programs.run(self.agent, pool, np.int32(ended), **self.settings)
@@ -137,7 +149,7 @@ class _Rows:
         """
         before, batch = self.pool, len(self.texts)
         assert before is not None
-        share = -(-batch // FREE_SHARE) if is_awaited else batch
+        share = pools.filled_at_once(batch) if is_awaited else batch
         ended = min(self.texts.count(None) + share, batch)
 
         def work() -> tuple[pools.Pool, Any]:

@@ -165,12 +165,12 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     if begun is None:
         return
     pool = pools.pool_shapes(agent.decoder, begun)
-    source = jax.ShapeDtypeStruct((rows,), np.int32)
+    filled = jax.ShapeDtypeStruct((pools.filled_at_once(rows),), np.int32)
     pool = compile_(
         dataclasses.replace(
             answer,
             name="answer, rows of the pool",
-            lower=functools.partial(pools.fill.lower, agent.decoder, pool, begun, source),
+            lower=functools.partial(pools.fill.lower, agent.decoder, pool, begun, filled, filled),
             arguments={"caches": (begun, pool)},
             beside={"weights": team.agents, "links": links},
             trips=None,
