@@ -54,6 +54,8 @@ def test_wrong_types_are_refused(path, override):
         ("system.rounds=0", "an integer of at least 1 and at most 16"),
         ("system.rounds=17", "an integer of at least 1 and at most 16"),
         ("system.latent_steps=-1", "an integer of at least 0"),
+        ("system.sweeps.window=1", "an integer of at least 2"),
+        ("system.sweeps.tolerance=-0.1", "a number of at least 0"),
         ("inner.learning_rate=0", "a number above 0"),
         ("data.train_size=0", "an integer of at least 1 or null"),
         ("outer.phases.0.rounds=17", "at most 16"),
@@ -107,6 +109,8 @@ def test_values_out_of_range_are_refused(path, override, allowed):
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
+        ("system.thinking=fast", "one of sequential, parallel"),
+        ("system.sweeps.start=zero", "one of last, round"),
         ("system.inner_link=ln", "one of linear, linear_res, mlp, mlp_res, ln_res,"),
         ("system.outer_link=ln2", "one of linear, linear_res, mlp, mlp_res, ln, ln_res"),
         ("runtime.dtype=float16", "one of float32, bfloat16"),
@@ -141,6 +145,14 @@ def test_the_item_of_a_list_is_named(path):
         (
             ["system.latent_steps=0", "outer.phases=[]", "inner.repeats=2"],
             "inner.repeats must be 1, as system.latent_steps=0 has no thoughts, got 2",
+        ),
+        (
+            ["system.sweeps.window=4"],
+            "system.sweeps must be unset with thinking: sequential",
+        ),
+        (
+            ["system.thinking=parallel", "outer.phases.0.truncate_steps=2"],
+            "outer.phases.0.truncate_steps must be null with system.thinking: parallel",
         ),
         (
             ["outer.phases.0.latents=teacher_forced", "outer.phases.0.truncate_steps=2"],
