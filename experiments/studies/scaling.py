@@ -4,10 +4,10 @@
 
 Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice, on chips whose memory
 has room for several items. The mesh is the default of `rmas plan`: weights are split over 16 chips
-(`fsdp`; further ones hold copies) and meet activations by the default policies. Light, whose layers
-fit whole, gathers them once a step of training, and once for all rounds of reading, and stores its
-rollouts instead of recomputing them. Decoders have the published sizes
-(`experiments/configs/published`); widths are those that `rmas plan` assumes.
+(`fsdp`; further ones hold copies) and meet activations by the default policies. Systems whose
+layers fit whole (`WHOLE`) gather them once a step of training, and once for all rounds of reading,
+and store their rollouts, of at most four items a chip, instead of recomputing them. Decoders have
+the published sizes (`experiments/configs/published`); widths are those that `rmas plan` assumes.
 
 A point takes one to three minutes of a processor. Of v5e all of 16, 64 and 256 chips are there with
 one item each; other chips leave 64 out, where each chip does what it does in slices of 16 and 256.
@@ -66,8 +66,8 @@ SYSTEMS = {  # configuration -> role -> published decoder
     "distillation": {"expert": "Qwen3.5-9B", "learner": "Qwen3.5-4B"},
     "deliberation": {"reflector": "Qwen3.5-4B", "toolcaller": "Qwen3.5-4B"},
 }
-# Systems whose layers fit whole on a chip, beside stored rollouts.
-WHOLE = ("sequential_light",)
+# Chip -> systems whose layers fit whole on it, beside stored rollouts of few items.
+WHOLE = {"v5e": ("sequential_light",), "v6e": ("sequential_light",), "v5p": tuple(SYSTEMS)}
 SIZES = {  # chip -> slices, by the number of their chips
     "v5e": {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"},
     "v6e": {16: "4x4", 256: "16x16"},
@@ -86,6 +86,7 @@ SLICES = (  # scaling, chip and chips: 256 chips with 256 items belong to both k
     (WEAK, "v5e", 4),
     (STRONG, "v5p", 16),
 )
+FEW = 4  # items a chip
 WORK = ("teacher_forced", "on_policy", "answers")  # a step of training, or answers
 STRONG_ITEMS = 256
 
@@ -113,15 +114,17 @@ class Point:
             for role, name in SYSTEMS[self.system].items()
         ]
         overrides.append(f"evaluation.batch_size={self.items}")
-        if self.system in WHOLE:
+        is_whole = self.system in WHOLE[self.chip]
+        if is_whole:
             overrides.append("runtime.policies={training: replicate, reading: replicate}")
         config = load_config(path, overrides)
         if self.work == "answers":
             return config
+        recomputes = not is_whole or self.items > FEW * self.chips
         phase = (
             f"{{name: {self.work}, latents: {self.work}, rounds: {config.system.rounds}, "
             f"steps: 1000, batch_size: {self.items}, learning_rate: 1e-4, "
-            f"recompute_thoughts: {str(self.system not in WHOLE).lower()}}}"
+            f"recompute_thoughts: {str(recomputes).lower()}}}"
         )
         return load_config(path, [*overrides, f"outer.phases=[{phase}]"])
 

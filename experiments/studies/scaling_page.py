@@ -46,8 +46,10 @@ def page(rows: Sequence[Row], missing: Sequence[Any]) -> str:
         "",
         "Prompts have 512 tokens before the slots and 64 in every round, texts 512. Items are "
         "split over all chips, weights over 16 of them (`fsdp`; further ones hold copies), with "
-        "the default policies; training gathers the weights of `sequential_light`, which fit "
-        "whole on a chip, once a step. Weak scaling has one item a chip, strong scaling 256 "
+        "the default policies. Where a chip has room for a system's layers (`sequential_light` on "
+        "all chips, all systems on v5p), training gathers them once a step and stores rollouts of "
+        "up to four items a chip, and reading gathers them once for all rounds. Weak scaling has "
+        "one item a chip, strong scaling 256 "
         "items. Weak efficiency is items per second and chip, relative to the smallest slice "
         "with as many items a chip. Memory is that of the largest program, with an "
         "allowance for machine code; times are sums over "

@@ -49,18 +49,22 @@ def test_memory_and_counts_of_a_product_on_eight_devices():
 TOO_LARGE = """
 import jax, jax.numpy as jnp
 from rmas_jax.planning.chips import parse_slice
-from rmas_jax.planning.compiling import Compilations
+from rmas_jax.planning.compiling import Compilations, compile_whole
 from rmas_jax.planning.programs import Program, plan_program
 from rmas_jax.planning.slices import slice_devices
+from rmas_jax.planning.without_code import WithoutCode
 
-device = slice_devices(parse_slice("v5e:2x2"))[0]
+wanted = parse_slice("v5e:2x2")
+device = slice_devices(wanted)[0]
 sharding = jax.sharding.SingleDeviceSharding(device)
 x = jax.ShapeDtypeStruct((100_000, 100_000), jnp.float32, sharding=sharding)
 lower = lambda: jax.jit(lambda x: jnp.sort(x) @ x).lower(x)
-found = plan_program(Program("large", lower, 1, {"inputs": x}, {}), Compilations())
-plan = found.plan
-assert found.executable is None and found.outputs is None and plan.cost is None
-assert plan.memory["inputs"] == 4 * 100_000**2 and plan.memory["temporaries"] > 100 * 2**30
+program = Program("large", lower, 1, {"inputs": x}, {})
+for compiler in (compile_whole, WithoutCode(wanted)):
+    found = plan_program(program, Compilations(compiler=compiler))
+    plan = found.plan
+    assert found.executable is None and found.outputs is None and plan.cost is None
+    assert plan.memory["inputs"] == 4 * 100_000**2 and plan.memory["temporaries"] > 100 * 2**30
 """
 
 

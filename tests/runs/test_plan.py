@@ -289,8 +289,11 @@ def test_a_slice_of_tpus(without_weights, tmp_path):
     file = tmp_path / "plan.json"
     command = [sys.executable, "-m", "rmas_jax.cli", "plan", "--config", "quickstart", *changes]
     command += ["--slice", "v5e:2x4", "--mesh", "1,8,1", "--json", str(file)]
-    environment = os.environ | {"XLA_FLAGS": ""}  # libtpu refuses flags of the CPU's compiler
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=environment)
+    root = Path(__file__).parents[2]
+    # libtpu refuses flags of the CPU's compiler.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    environment["XLA_FLAGS"] = ""
+    subprocess.run(command, check=True, cwd=root, env=environment)
     programs = json.loads(file.read_text())["programs"]
     assert all(program["flops"] > 0 and program["memory"]["code"] > 0 for program in programs)
 
