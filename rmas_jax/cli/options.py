@@ -88,7 +88,7 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if the options name any; must precede all JAX calls.
 
-    If a process is missing, JAX ends the others after five minutes.
+    If a process is missing, JAX aborts the others after five minutes (`processes.JOIN_S`).
 
     Raises:
       ConfigError: an option is missing or wrong, or JAX cannot detect the processes.

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -27,6 +28,7 @@ from rmas_jax.host.errors import PREEMPTED
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 24 * 3600  # while another process prepares data or runs tools
+JOIN_S = 300  # until all processes must have joined; else JAX ends those that have
 # Without a sign of life of a process, until JAX ends all others. Threads of C++ send the signs, so
 # that compiling, tracing and waiting do not delay them; a process that is stopped does.
 HEARTBEAT_S = 40
@@ -42,17 +44,33 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """Joins the other processes; must precede all JAX calls. None lets JAX detect the values.
 
     A process that ends without the others, or gives no sign of life for `HEARTBEAT_S`, ends all
-    of them, each with a message.
+    of them, each with a message. Where one has not started after `JOIN_S`, JAX aborts those that
+    have; a message comes first, as that of JAX names no cause.
 
     Raises:
-      ValueError, RuntimeError: JAX cannot detect the processes, or one is missing after five
-        minutes.
+      ValueError, RuntimeError: JAX cannot detect the processes.
     """
     # The CPU backend for several processes; accelerators have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_S
+    own = "this process" if process is None else f"process {process} of {processes}"
+    waits = threading.Timer(
+        JOIN_S / 10,
+        print,
+        [f"{own} waits for others, which must all start within {JOIN_S} s; are all there?"],
+        {"file": sys.stderr, "flush": True},
     )
+    waits.daemon = True
+    waits.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=JOIN_S,
+            heartbeat_timeout_seconds=HEARTBEAT_S,
+        )
+    finally:
+        waits.cancel()
     sys.excepthook = _end_at_once
 
 
