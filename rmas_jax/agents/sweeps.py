@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import SweepConfig
@@ -39,7 +40,7 @@ class Window(struct.PyTreeNode):
 
     hidden: jax.Array  # [B, D]; the thought before it
     cache: Cache  # of all positions before it
-    links: list[jax.Array]  # parameters of the inner link
+    links: list[Any]  # arrays of the inner link
     is_thought: jax.Array  # [W] bool; False behind the last thought
 
 
@@ -80,7 +81,7 @@ def think_in_windows(
     count, width = windows(steps, how.window)
     hidden = on.constrain(hidden, "rows", None)
     inputs = jnp.broadcast_to(hidden[:, None], (len(hidden), width, hidden.shape[1]))
-    link, links = jax.closure_convert(feed, inputs)
+    link, links = _with_its_arrays(feed, inputs)
     is_thought = np.arange(count * width).reshape(count, width) < steps
 
     def step(carry: Any, scanned: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
@@ -102,6 +103,19 @@ def think_in_windows(
     (_, after), (thoughts, sweeps) = jax.lax.scan(step, start, (is_thought, guesses))
     thoughts = thoughts.swapaxes(0, 1).reshape(len(hidden), count * width, -1)[:, :steps]
     return thoughts, sweeps.sum(0), after.replace(past=cache.past)
+
+
+def _with_its_arrays(
+    feed: Callable[[jax.Array], jax.Array], example: jax.Array
+) -> tuple[Feed, list[Any]]:
+    """A function of all arrays that another closes over, as a custom gradient needs it."""
+    traced = jax.make_jaxpr(feed)(example)
+
+    def link(hidden: jax.Array, *arrays: Any) -> jax.Array:
+        (out,) = jaxpr_as_fun(ClosedJaxpr(traced.jaxpr, arrays))(hidden)
+        return out
+
+    return link, list(traced.consts)
 
 
 def windows(steps: int, most: int) -> tuple[int, int]:

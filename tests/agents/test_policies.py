@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
 from rmas_jax.agents.sampling import speak
 from rmas_jax.agents.thinking import think
+from rmas_jax.config import SweepConfig
 from rmas_jax.models import Decoder, DecoderConfig, abstract_agent, config_from_hf
 from rmas_jax.models.cache import cached_heads
 from rmas_jax.models.weights import weight_table
@@ -66,7 +68,7 @@ def batch_of(config, seed=0):
     return texts(PROMPT), texts(PROMPT), received, (text, there[:, ::-1])
 
 
-def turn(agent, link, received, batch):
+def turn(agent, link, received, batch, sweeps=None):
     """A turn: reads, thinks and scores a text; a scalar that depends on all of it."""
     prefix, (ids, valid), _, text = batch
     ids = jnp.concatenate([jnp.zeros((BATCH, SLOTS), jnp.int32), ids], axis=1)
@@ -74,7 +76,11 @@ def turn(agent, link, received, batch):
     index = (*range(SLOTS), *(-1,) * PROMPT)
     prompt = PromptInput(read_prefix(agent, *prefix), ids, valid, received, index)
     hidden, cache = read_body(agent, prompt)
-    thoughts = think(agent, lambda x: jnp.tanh(x @ link), hidden, cache, steps=STEPS).thoughts
+
+    def feed(hidden):
+        return jnp.tanh(hidden @ link)
+
+    thoughts = think(agent, feed, hidden, cache, steps=STEPS, sweeps=sweeps).thoughts
     target = Targets(*text)
     states = read_text(agent, target, hidden[:, None], cache)
     score = score_text(agent, target, states)
@@ -97,10 +103,11 @@ def alone(agents):
     return {name: run(agent) for name, agent in agents.items()}
 
 
-def run(agent, mesh=None, seed=0):
+def run(agent, mesh=None, seed=0, sweeps=None):
     batch = batch_of(agent.config, seed)
     link = np.random.default_rng(2).normal(size=(agent.width,) * 2).astype(np.float32) * 0.1
-    of = jax.jit(jax.value_and_grad(turn, argnums=(1, 2), has_aux=True))
+    of = functools.partial(turn, sweeps=sweeps)
+    of = jax.jit(jax.value_and_grad(of, argnums=(1, 2), has_aux=True))
     batch = put_batch(batch, mesh)
     (loss, (thoughts, tokens)), gradients = of(agent, put_whole(link, mesh), batch[2], batch)
     return jax.device_get((tokens, (loss, thoughts, *gradients)))
@@ -133,6 +140,16 @@ def test_numbers_are_those_of_one_device(agents, alone, name, sizes, policy):
     agent = placed(agents[name], mesh, (ALIKE | MIXED)[policy])
     same, difference = differences(run(agent, mesh), alone[name])
     assert same and difference < 1e-5
+
+
+@pytest.mark.parametrize("name", ["dense", "hybrid"])
+def test_sweeps_on_a_mesh_are_single_steps_on_one_device(agents, alone, name):
+    mesh, sweeps = mesh_of(2, 2, 2), SweepConfig(window=STEPS)
+    agent = placed(agents[name], mesh, ALIKE["gather"])
+    same, difference = differences(run(agent, mesh, sweeps=sweeps), alone[name])
+    assert same and difference < 1e-5
+    fewer = dataclasses.replace(sweeps, most=1)
+    assert differences(run(agents[name], sweeps=fewer), alone[name])[1] > 1e-4  # the control
 
 
 def test_the_control_other_items_have_other_numbers(agents, alone):

@@ -9,7 +9,7 @@ import pytest
 from systems import QUESTIONS, build_tiny_system
 
 from rmas_jax.config import SweepConfig
-from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.channels import LatentChannel, SelectChannel, ShuffledChannel
 from rmas_jax.rounds.recursion import Unroll, listen, run_rounds
 from rmas_jax.rounds.supervision import Supervision, Targets
 from rmas_jax.rounds.trace import trace_rounds
@@ -45,12 +45,13 @@ def gradients(tiny, sweeps, unroll):
     targets = Targets(ids.astype(np.int32), np.ones(ids.shape, bool))
     supervision = Supervision(dict.fromkeys(system.topology.order, targets))
 
-    def loss(links):
-        channel = LatentChannel(system, links)
+    def loss(links, is_true):
+        latent = LatentChannel(system, links)
+        channel = SelectChannel(is_true, latent, ShuffledChannel(latent))  # it has no gradient
         out = run_rounds(system, agents, channel, prompts, unroll, supervision)
         return sum(score.loss.mean() for score in out.scores.values()), out
 
-    (value, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tiny.links)
+    (value, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tiny.links, True)
     return out, {"loss": value, "links": grads}
 
 
