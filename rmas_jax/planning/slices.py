@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import jax
 from jax.experimental import topologies
@@ -36,6 +38,9 @@ def slice_devices(wanted: Slice) -> list[jax.Device]:
             f"a slice must be one that libtpu knows (pip install 'rmas_jax[tpu]'), got {wanted}: "
             f"{error}"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):  # libtpu's handlers print its stack
+            signal.signal(number, signal.getsignal(number))
     return list(found.devices)
 
 
