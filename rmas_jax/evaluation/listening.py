@@ -124,12 +124,10 @@ def in_latents(answerer: Answerer, channel: Channel, prompts: Prompts) -> Listen
     if fault := earliest_fault(order, to_host(progress.fault)):
         raise fault.error()
     kind, own = FIRST if rounds == 1 else LATER, prompts[role]
-    prompt = PromptInput(
-        prefixes[role] if prefixes else read_here,
-        *put_batch((own.body_ids[:, kind], own.body_valid[:, kind]), team.mesh),
-        progress.received,
-        own.slot_index,
-    )
+    ids, valid = put_batch((own.body_ids[:, kind], own.body_valid[:, kind]), team.mesh)
+    prefix = prefixes[role] if prefixes else read_here
+    assert prefix is not None
+    prompt = PromptInput(prefix, ids, valid, progress.received, own.slot_index)
     steps = steps_before_answer(system.topology, rounds, answerer.latent_steps)
     sweeps = None if progress.sweeps is None else to_host(progress.sweeps)
     flops = latent_flops(system, team.agents, prompts, rounds=rounds, sweeps=sweeps)

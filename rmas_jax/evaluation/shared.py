@@ -64,7 +64,7 @@ class Shared:
         if not self.budget:
             return make()
         if (found := self.first([key])) is not None:
-            return found  # type: ignore[no-any-return]
+            return found
         value, seconds = self.timed(lambda: jax.block_until_ready(make()))
         if self._held + (size := _size(value)) <= self.budget:
             self._held += size

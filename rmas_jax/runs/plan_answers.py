@@ -102,13 +102,11 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     if listened is None:
         return
     progress, read_here = listened
-    body_rows = prompts[role].body_ids, prompts[role].body_valid
-    prompt = PromptInput(
-        prefixes[role] if prefixes else read_here,
-        *abstract_batch(jax.eval_shape(lambda x: [y[:, 0] for y in x], body_rows), team.mesh),
-        progress.received,
-        prompts[role].slot_index,
-    )
+    own = prompts[role]
+    of_kind = jax.eval_shape(lambda both: [x[:, 0] for x in both], (own.body_ids, own.body_valid))
+    ids, valid = abstract_batch(of_kind, team.mesh)
+    cache = prefixes[role] if prefixes else read_here
+    prompt = PromptInput(cache, ids, valid, progress.received, own.slot_index)
     settings = {
         "end_tokens": member.end_tokens,
         "max_tokens": how.max_tokens,
