@@ -1,4 +1,4 @@
-"""The page of the study of parallel latents is that of its results; predictions follow the ridge."""
+"""The page of the study of parallel latents: of its results, with predictions by the ridge."""
 
 import json
 from pathlib import Path
@@ -19,4 +19,6 @@ def test_the_page_is_that_of_its_results():
 def test_a_sweep_costs_a_step_below_the_ridge_and_its_positions_above():
     agents = light_agents()
     assert sweeps_of_a_step(agents, 1, 32, "H100") == pytest.approx(1, rel=0.01)
-    assert sweeps_of_a_step(agents, 2048, 32, "H100") == pytest.approx(32, rel=0.01)
+    more = [sweeps_of_a_step(agents, 32, window, "H100") for window in (16, 32, 64)]
+    assert more[1] == pytest.approx(2 * more[0], rel=0.01)
+    assert more[2] == pytest.approx(2 * more[1], rel=0.01) and more[0] > 1.4
