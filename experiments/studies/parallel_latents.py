@@ -215,6 +215,10 @@ def thoughts(
     return made.thoughts, made.sweeps
 
 
+def _finished(of: Callable[..., Any], tolerance: float, how: SweepConfig | None) -> Any:
+    return jax.block_until_ready(of(tolerance, how=how))
+
+
 def agents_part(names: Sequence[str], batches: Sequence[int], repeats: int) -> Iterator[Row]:
     """Sweeps, errors and seconds of random agents, after prompts of random tokens."""
     for name in names:
@@ -232,20 +236,13 @@ def agents_part(names: Sequence[str], batches: Sequence[int], repeats: int) -> I
             for window in WINDOWS:
                 _, width = windows(steps - 1, window)
                 how = SweepConfig(window=width)
-                calls: dict[str, Callable[[], Any]] = {
-                    "sequential": lambda of=of: jax.block_until_ready(of(0.0, how=None))
-                }
+                calls = {"sequential": functools.partial(_finished, of, 0.0, None)}
                 rows_of = []
                 for tolerance in TOLERANCES:
                     found, sweeps = jax.device_get(of(tolerance, how=how))
                     error = np.asarray(relative_change(expected, found))
                     rows_of.append((tolerance, sweeps, float(error.mean())))
-                    calls[str(tolerance)] = functools.partial(
-                        lambda tolerance, of=of, how=how: jax.block_until_ready(
-                            of(tolerance, how=how)
-                        ),
-                        tolerance,
-                    )
+                    calls[str(tolerance)] = functools.partial(_finished, of, tolerance, how)
                 seconds = harness.in_turn(calls, repeats=repeats)
                 base = seconds["sequential"]
                 for tolerance, sweeps, error in rows_of:

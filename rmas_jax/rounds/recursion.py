@@ -338,13 +338,14 @@ def _round(
             scores[role] = turn.score
         if before is not None:
             made[role] = jax.lax.stop_gradient(turn.thoughts)
-        sweeps.append(turn.sweeps)
+        if turn.sweeps is not None:
+            sweeps.append(turn.sweeps)
         sent = deliver(stages, role, turn.thoughts, probes=probes)
         inbox |= sent
         losses = [] if turn.score is None else [turn.score.loss]
         finite.append(rows_finite(turn.thoughts, *sent.values(), *losses))
     feedback = {name: inbox[name] for name in feedback}
-    taken = None if stages.system.sweeps is None else jnp.stack(sweeps, axis=1)
+    taken = jnp.stack(sweeps, axis=1) if sweeps else None
     out = RoundOut(arrived, scores, thoughts, jnp.stack(finite, axis=1), taken)
     return (feedback, made), out
 

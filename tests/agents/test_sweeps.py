@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from systems import CONFIGS, LINEAR, random_agent
 
+from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
 from rmas_jax.agents.sweeps import Before, windows
 from rmas_jax.agents.thinking import think
 from rmas_jax.config import SweepConfig
+from rmas_jax.models import abstract_agent
+from rmas_jax.planning.hlo import program_cost
 from rmas_jax.prompts import left_pad
 
 STEPS, BATCH, SLOTS = 6, 3, 2  # thoughts, rows, received vectors
@@ -184,3 +187,23 @@ def test_a_gradient_passes_through_the_last_sweeps(last):
     )
     assert max(differences(ours, through_last)) < TOLERANCE
     assert max(differences(more, through_last)) > 1e-2
+
+
+def test_a_plan_counts_the_most_sweeps():
+    """The bound of the loop is in its condition, though what ends it is data."""
+    config = DECODERS["full attention"]
+    agent = Agent(*abstract_agent(config))
+    hidden = jax.ShapeDtypeStruct((BATCH, config.width), jnp.float32)
+    cache = jax.eval_shape(lambda: agent.seal(agent.empty_cache(BATCH, 4), 0))
+
+    def flops(most):
+        sweeps = SweepConfig(window=STEPS, most=most, tolerance=0.1)
+
+        def thoughts(*args):
+            agent, hidden, cache = args
+            return think(agent, jnp.tanh, hidden, cache, steps=STEPS, sweeps=sweeps).thoughts
+
+        lowered = jax.jit(thoughts).lower(agent, hidden, cache)
+        return program_cost(lowered.compile().as_text()).flops
+
+    assert flops(4) == pytest.approx(2 * flops(2), rel=0.05)
