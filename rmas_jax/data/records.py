@@ -152,7 +152,9 @@ def sizes(builder: Builder) -> dict[str, int]:
 class StoredRows(Sequence[T]):
     """Rows on the disk; one is read and made each time it is used."""
 
-    def __init__(self, source: Sequence[T], make: Callable[[Any], T], rows: range):
+    def __init__(
+        self, source: Sequence[dict[str, Any]], make: Callable[[dict[str, Any]], T], rows: range
+    ):
         self.source, self.make, self.rows = source, make, rows
 
     def __len__(self) -> int:
