@@ -37,7 +37,7 @@ def sweep(agent: Agent, rows: int, window: int) -> Part:
     """A sweep over a window: the arithmetic of its positions, and one read of weights and cache."""
     step = single_steps(agent, rows, 1, CONTEXT)
     written = rows * window * cache_bytes(agent)
-    return Part(window * step.flops, step.bytes + written)
+    return Part(window * step.flops, step.weights, step.caches + written)
 
 
 def sweeps_of_a_step(agents: Mapping[str, Agent], rows: int, window: int, chip: str) -> float:
