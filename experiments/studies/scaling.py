@@ -113,7 +113,8 @@ class Point:
             f"system.agents.{role}={CONFIGS / 'published' / name}"
             for role, name in SYSTEMS[self.system].items()
         ]
-        overrides.append(f"evaluation.batch_size={self.items}")
+        # One method alone: prefixes that several share would be programs of their own.
+        overrides += [f"evaluation.batch_size={self.items}", "runtime.shared_gib=0"]
         is_whole = self.system in WHOLE[self.chip]
         if is_whole:
             overrides.append("runtime.policies={training: replicate, reading: replicate}")
