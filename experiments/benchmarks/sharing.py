@@ -210,13 +210,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args(arguments)
-    contest, rows = Contest(options), []
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    machine, contest, rows = harness.machine(), Contest(options), []
     for rounds in options.rounds:
         rows.append(contest.compare([int(count) for count in rounds.split(",")]))
+        report = {"settings": settings, "machine": machine, "rows": rows}
+        harness.write_report(options.out, f"sharing_{options.agents}", report, table(rows))
         print(json.dumps(rows[-1]), flush=True)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    report = {"settings": settings, "machine": harness.machine(), "rows": rows}
-    harness.write_report(options.out, f"sharing_{options.agents}", report, table(rows))
     print(table(rows), flush=True)
 
 
