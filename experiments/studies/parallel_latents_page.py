@@ -12,7 +12,7 @@ from experiments.benchmarks.harness import markdown_table
 from experiments.benchmarks.team import PUBLISHED, SHAPES
 from rmas_jax.agents.agent import Agent
 from rmas_jax.models import abstract_agent, config_from_hf
-from rmas_jax.planning.bounds import Bound, Part, cache_bytes, single_steps
+from rmas_jax.planning.bounds import Bound, Part, single_steps, sweep
 from rmas_jax.planning.chips import chips
 
 CHIPS = ("H100", "v5e", "v5p")
@@ -33,13 +33,6 @@ def light_agents() -> dict[str, Agent]:
     return {role: Agent(*abstract_agent(c, dtype=DTYPE)) for role, c in configs.items()}
 
 
-def sweep(agent: Agent, rows: int, window: int) -> Part:
-    """A sweep over a window: the arithmetic of its positions, and one read of weights and cache."""
-    step = single_steps(agent, rows, 1, CONTEXT)
-    written = rows * window * cache_bytes(agent)
-    return Part(window * step.flops, step.weights, step.caches + written)
-
-
 def sweeps_of_a_step(agents: Mapping[str, Agent], rows: int, window: int, chip: str) -> float:
     """Least time of a sweep of all agents, in single steps of them."""
 
@@ -47,7 +40,7 @@ def sweeps_of_a_step(agents: Mapping[str, Agent], rows: int, window: int, chip: 
         return Bound(tuple(parts)).seconds(chips()[chip], 1, dtype=DTYPE)
 
     once = seconds(single_steps(agent, rows, 1, CONTEXT) for agent in agents.values())
-    return seconds(sweep(agent, rows, window) for agent in agents.values()) / once
+    return seconds(sweep(agent, rows, window, CONTEXT) for agent in agents.values()) / once
 
 
 def page(results: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.sweeps import windows
 from rmas_jax.links import link_flops
 from rmas_jax.models.flops import logit_flops, read_flops
 from rmas_jax.planning.chips import Chip
@@ -82,6 +83,22 @@ def single_steps(
     return Part(flops, weights, rows * middle * cache_bytes(agent), reads * steps)
 
 
+def sweep(agent: Agent, rows: int, width: int, context: int, *, repeats: int = 1) -> Part:
+    """A sweep of parallel thinking over W thoughts of B rows, which read those before them."""
+    step = single_steps(agent, rows, 1, context)
+    written = rows * width * cache_bytes(agent)
+    return Part(width * step.flops, step.weights, step.caches + written, repeats)
+
+
+def thinking(system: System, agent: Agent, rows: int, context: int, *, reads: int = 1) -> Part:
+    """The thoughts of a turn: single steps, or at least one sweep over each window."""
+    steps = system.latent_steps - 1
+    if system.sweeps is None or not steps:
+        return single_steps(agent, rows, steps, context, reads=reads)
+    count, width = windows(steps, system.sweeps.window)
+    return sweep(agent, rows, width, context, repeats=reads * count)
+
+
 def cache_bytes(agent: Agent) -> int:
     """Bytes of keys and values of a position."""
     c = agent.config
@@ -117,7 +134,7 @@ def _rounds(
         turns = (rounds - (role == topology.answerer)) if steps else 0
         for _ in range(turns):
             yield reading(agents[role], rows, body, prefix)
-            yield single_steps(agents[role], rows, steps - 1, prefix + body)
+            yield thinking(system, agents[role], rows, prefix + body)
 
 
 def bound_of_answer(agent: Agent, rows: int, context: int, *, tokens: int) -> Bound:
@@ -162,7 +179,7 @@ def bound_of_step(
                 parts.append(Part(passes * logits, 0.0))
             if not forced[role]:
                 reads = 2 if has_input else 1
-                parts.append(single_steps(agent, rows, steps - 1, prefix + body, reads=reads))
+                parts.append(thinking(system, agent, rows, prefix + body, reads=reads))
             sent = [system.outer[edge_name(edge)] for edge in topology.edges if edge[0] == role]
             flops = rows * steps * sum(map(link_flops, sent))
             parts.append(Part(WITH_ALL_GRADIENTS * flops, 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from systems import CONFIGS
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.sampling import speak
 from rmas_jax.agents.thinking import think
+from rmas_jax.config import SweepConfig
 from rmas_jax.models import abstract_agent
 from rmas_jax.planning import bounds
 from rmas_jax.planning.hlo import program_cost
@@ -62,6 +64,16 @@ def test_single_steps(function, writes, way):
         assert cost.memory_bytes == pytest.approx(least, rel=0.05)
     else:  # a CPU copies each layer's weights out of the stack: one read, a write, another read
         assert cost.memory_bytes == pytest.approx(3 * least, rel=0.1)
+
+
+def test_parallel_thinking_takes_at_least_a_sweep_over_each_window():
+    agent, system = agents()["scanned"], SimpleNamespace(latent_steps=9, sweeps=None)
+    apart = bounds.thinking(system, agent, 2, PROMPT)
+    assert apart == bounds.single_steps(agent, 2, 8, PROMPT)
+    system.sweeps = SweepConfig(window=4)
+    swept = bounds.thinking(system, agent, 2, PROMPT)
+    assert (swept.repeats, swept.weights) == (2, apart.weights)
+    assert swept.repeats * swept.flops == pytest.approx(apart.repeats * apart.flops, rel=0.05)
 
 
 def test_reading():
