@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax._src import compiler  # neither the compiler of a program's text nor its
 from jax._src.interpreters import mlir  # options have a public name
-from jaxlib import xla_client
-from jaxlib.mlir import ir
+from jax._src.lib import xla_client
+from jax._src.lib.mlir import ir
 
 from rmas_jax.planning.chips import parse_slice
 from rmas_jax.planning.slices import slice_devices

@@ -102,6 +102,8 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
     if listened is None:
         return
     progress, read_here = listened
+    if team.mesh is not None:
+        progress = with_shardings(progress, progress_shardings(progress, team.mesh))
     own = prompts[role]
     of_kind = jax.eval_shape(lambda both: [x[:, 0] for x in both], (own.body_ids, own.body_valid))
     ids, valid = abstract_batch(of_kind, team.mesh)

@@ -160,7 +160,7 @@ def test_tokens_are_found_after_the_answer_and_once(team_and_links, monkeypatch)
         calls.append(options)
         return found(*args, **options)
 
-    monkeypatch.setattr("rmas_jax.evaluation.answerer.crossed_tokens", counted)
+    monkeypatch.setattr("rmas_jax.evaluation.listening.crossed_tokens", counted)
     answerer = answerer_of(team_and_links, "recursive_mas", nearest_tokens=2)
     prompts = answerer.team.encode(QUESTIONS, slot_width=LATENT_STEPS)
     answers = answerer.answer(prompts, [None, None])

@@ -76,6 +76,7 @@ def test_inference_and_its_trace(tiny):
     assert np.abs(other - sequential.prompt.received).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_training(tiny, remat):
     unroll = Unroll(rounds=ROUNDS, remat=remat)

@@ -26,6 +26,7 @@ from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.batches import batches
 from rmas_jax.evaluation.refill import write_refilled
 from rmas_jax.evaluation.rollouts import Work, write_batches
+from rmas_jax.evaluation.shared import Shared
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.models.generation import SamplingConfig
@@ -122,13 +123,19 @@ def test_answers_compile_none_of_their_planned_programs(refills, sizes, tmp_path
     with without_cache():
         plan_answers(RunInputs(config, team, (), (), prompts[0], how), compile_)
         save_executables(file, programs, made_for={})
-    answerer = Answerer(team, put_whole(links, mesh), rounds=2, answering=how)
-    written = answers(answerer, found, prompts)
+    links = put_whole(links, mesh)
+
+    def fresh():
+        shared = Shared(2**30)  # as by default in a run
+        return Answerer(team, links, rounds=2, answering=how, shared=shared)
+
+    written = answers(fresh(), found, prompts)
     executables = read_executables(file, made_for={})
     caplog.set_level("DEBUG")
     with in_use(executables):
-        assert answers(answerer, found, prompts) == written
-    assert len(executables.taken) == len(programs) == (5 if refills else 2)
+        assert answers(fresh(), found, prompts) == written
+    # A prefix of each agent, rounds, and four programs of a pool or one of texts.
+    assert len(executables.taken) == len(programs) == (8 if refills else 5)
     assert "is taken" in caplog.text and "is not in it" not in caplog.text
 
 

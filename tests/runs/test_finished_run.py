@@ -89,11 +89,11 @@ def loads(monkeypatch):
     def loads_rows(*args, **options):
         dataset = load_dataset(*args, **options)
 
-        def load(split):
+        def read(split):
             counts[split] += 1
-            return dataset.load(split)
+            return dataset.read(split)
 
-        return dataset._replace(load=load)
+        return dataset._replace(read=read)
 
     monkeypatch.setattr(resolve, "load_dataset", loads_rows)
     return counts
