@@ -48,7 +48,7 @@ class Executables:
 
     path: str | Path
     programs: Mapping[str, bytes]  # by the digest of their text
-    taken: set[str] = dataclasses.field(default_factory=set)  # digests of those that were loaded
+    taken: dict[str, Any] = dataclasses.field(default_factory=dict)  # loaded ones, by digest
     # Program by function and all on which it depends; with those that are not in the file.
     ready: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
@@ -190,6 +190,8 @@ def _program(file: Executables, name: str, lowered: Any, leaves: Iterable[Any]) 
     if digest not in file.programs:
         log.debug("%s: a program of %s is not in it, and is compiled", file.path, name)
         return lowered.compile()
+    if digest in file.taken:
+        return file.taken[digest]
     started = time.perf_counter()
     try:
         program = deserialize_and_load(
@@ -201,7 +203,7 @@ def _program(file: Executables, name: str, lowered: Any, leaves: Iterable[Any]) 
             f"versions of their libraries: {error}; {WAY_OUT}"
         ) from None
     note_loaded(time.perf_counter() - started)
-    file.taken.add(digest)
+    file.taken[digest] = program
     log.debug("%s: a program of %s is taken", file.path, name)
     return program
 
