@@ -91,8 +91,18 @@ def answering_agent(agent: Agent, config: RunConfig) -> Agent:
     if layers == "auto" and agent.partition.is_one_device:
         mesh = agent.partition.mesh
         device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-        layers = "unrolled" if agent.layer_bytes >= UNROLLED[device.platform] else "scanned"
+        is_faster = agent.layer_bytes >= UNROLLED[device.platform]
+        layers = "unrolled" if is_faster and _has_room(device, agent) else "scanned"
     return agent.unrolled() if layers == "unrolled" else agent
+
+
+def _has_room(device: jax.Device, agent: Agent) -> bool:
+    """Whether a copy of an agent's weights leaves as much room again, where the device tells."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:  # a CPU
+        return True
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(agent.params))
+    return bool(stats["bytes_limit"] - stats.get("bytes_in_use", 0) >= 2 * size)
 
 
 def answering_team(team: Team, config: RunConfig) -> Team:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -37,6 +39,18 @@ def test_auto_depends_on_the_bytes_of_a_layer(monkeypatch):
     limit = sorted(sizes.values())[-1]  # of the largest agent
     monkeypatch.setitem(resources.UNROLLED, jax.default_backend(), limit)
     assert unrolled(team_of("auto")) == {role: size >= limit for role, size in sizes.items()}
+
+
+def test_a_copy_of_the_weights_must_have_room():
+    agent = team_of("scanned").agents["solver"]
+    size = sum(x.nbytes for x in jax.tree.leaves(agent.params))
+
+    def has_room(stats):
+        device = SimpleNamespace(memory_stats=lambda: stats)
+        return resources._has_room(device, agent)
+
+    assert has_room(None) and has_room({"bytes_limit": 3 * size, "bytes_in_use": size})
+    assert not has_room({"bytes_limit": 3 * size, "bytes_in_use": size + 1})
 
 
 def test_a_plan_has_the_shapes_of_the_run():
