@@ -131,7 +131,7 @@ def test_answers_compile_none_of_their_planned_programs(refills, sizes, tmp_path
 
     written = answers(fresh(), found, prompts)
     executables = read_executables(file, made_for={})
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", logger="rmas_jax.planning.executables")
     with in_use(executables):
         assert answers(fresh(), found, prompts) == written
     # A prefix of each agent, rounds, and four programs of a pool or one of texts.
