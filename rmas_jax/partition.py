@@ -80,6 +80,12 @@ class Partition:
         return self.mesh is None or self.mesh.size == 1
 
     @property
+    def is_on_cpu(self) -> bool:
+        """Whether its devices are CPUs."""
+        device = None if self.mesh is None else self.mesh.devices.flat[0]
+        return (device.platform if device else jax.default_backend()) == "cpu"
+
+    @property
     def policy(self) -> Policy:
         """The policy of the phase."""
         return POLICIES[self.policy_name]

@@ -79,7 +79,7 @@ class Follower:
         params |= {
             "embedding": jnp.eye(size),
             "final_norm": {"weight": jnp.ones(size)},
-            "unembed_kernel": jnp.asarray(scores),
+            "unembed_kernel": jnp.asarray(scores).T,
         }
         self.member = Member(
             role="follower",

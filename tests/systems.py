@@ -323,7 +323,7 @@ def naive_thoughts(
 def naive_text(agent: Agent, rows: Sequence[np.ndarray], max_tokens: int) -> np.ndarray:
     """Greedy tokens [B, W], never ending: the whole row is read again for each."""
     params, config = agent.params, agent.config
-    kernel = params["embedding"].T if config.tie_embeddings else params["unembed_kernel"]
+    kernel = params["embedding" if config.tie_embeddings else "unembed_kernel"].T
     kernel, table = np.asarray(kernel), np.asarray(params["embedding"])
     tokens = []
     for _ in range(max_tokens):

@@ -86,7 +86,7 @@ def talkative(params: Any, tokenizer: Any) -> Any:
     weight = jnp.where(jnp.asarray(words)[:, None], 1.0, 0.2)
     scaled = {"embedding": params["embedding"] * weight}
     if "unembed_kernel" in params:
-        scaled["unembed_kernel"] = params["unembed_kernel"] * weight.T
+        scaled["unembed_kernel"] = params["unembed_kernel"] * weight
     return {**params, **scaled}
 
 

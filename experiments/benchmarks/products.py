@@ -42,8 +42,8 @@ def body_products(agent: Agent) -> Counter[Sizes]:
         layers, *axes = leaf.shape
         if len(axes) < 2:
             continue
-        inputs = 2 if "o_kernel" in jax.tree_util.keystr(path) else 1  # [N, H, D]
-        found[int(np.prod(axes[:inputs])), int(np.prod(axes[inputs:]))] += layers
+        outputs = len(axes) - (2 if "o_kernel" in jax.tree_util.keystr(path) else 1)  # [D, N, H]
+        found[int(np.prod(axes[outputs:])), int(np.prod(axes[:outputs]))] += layers
     return found
 
 

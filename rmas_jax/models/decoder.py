@@ -26,6 +26,7 @@ from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.embedding import look_up
 from rmas_jax.models.int8 import as_array, dequantised
 from rmas_jax.models.layers import CallContext, RMSNorm, Unrolled, recomputed_layer
+from rmas_jax.models.projection import project
 from rmas_jax.models.rope import BOUNDED
 from rmas_jax.models.vocabulary import check_array
 from rmas_jax.models.weights import parameter, used
@@ -86,10 +87,9 @@ class Decoder(nn.Module):
         if c.has_unembedding:
             kernel = used(self.unembed_kernel, "unembed_kernel", c, on)
         else:
-            kernel = used(self.embedding, "embedding", c, on).T
-        kernel = as_array(kernel, hidden)
+            kernel = used(self.embedding, "embedding", c, on)
         hidden = on.constrain(hidden, "rows", None, None)
-        out = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        out = project(hidden, as_array(kernel, hidden), on, dtype=jnp.float32)
         return on.constrain(out, "rows", None, "vocab")
 
     def __call__(self, embeds: jax.Array, valid: jax.Array, cache: Cache | None = None) -> Any:
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         cache = self._empty_cache(embeds)
         hidden, _ = self._read(embeds, valid, cache)
         kernel, bias = self.exit_kernel.astype(jnp.float32), self.exit_bias.astype(jnp.float32)
-        gate = jnp.matmul(hidden.astype(jnp.float32), kernel, precision="highest")[..., 0] + bias[0]
+        gate = jnp.matmul(hidden.astype(jnp.float32), kernel, precision="highest") + bias[0]
         stops = jax.nn.sigmoid(gate[:-1])
         remaining = jnp.cumprod(1 - stops, axis=0)
         first = jnp.ones_like(gate[:1])

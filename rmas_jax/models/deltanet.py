@@ -23,6 +23,7 @@ from flax import linen as nn
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
+from rmas_jax.models.projection import project
 from rmas_jax.models.weights import used_parameter
 from rmas_jax.partition import ONE_DEVICE, Partition
 
@@ -229,7 +230,7 @@ class GatedDeltaNet(nn.Module):
         real = valid[:, :, None]
         x = on.constrain(jnp.where(real, x, 0), "rows", None, "embed")  # finite on pads
         before, memory = state[0].astype(x.dtype), state[1]
-        mixed = on.constrain(x @ kernels["qkv"], "batch", None, None)
+        mixed = on.constrain(project(x, kernels["qkv"], on), "batch", None, None)
         mixed, inputs = causal_conv(mixed, valid, conv, before, fresh)
         mixed = jax.nn.silu(mixed).astype(jnp.float32)
         query, key, value = jnp.split(mixed, (keys, 2 * keys), axis=-1)
@@ -239,10 +240,10 @@ class GatedDeltaNet(nn.Module):
         query = query * c.linear_key_dim**-0.5
         value = value.reshape(batch, time, c.linear_value_heads, -1)
         query, key, value = map(by_heads, (query, key, value))
-        rate = jax.nn.sigmoid(by_heads(x @ kernels["rate"]).astype(jnp.float32))
+        rate = jax.nn.sigmoid(by_heads(project(x, kernels["rate"], on)).astype(jnp.float32))
         rate = jnp.where(real, rate, 0)  # pads write nothing
-        slope = by_heads(x @ kernels["decay"]).astype(jnp.float32) + decay_bias[None, None]
-        slope = jax.nn.softplus(slope)
+        slope = by_heads(project(x, kernels["decay"], on)).astype(jnp.float32)
+        slope = jax.nn.softplus(slope + decay_bias[None, None])
         decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no decay
 
         if time == 1:
@@ -254,10 +255,10 @@ class GatedDeltaNet(nn.Module):
 
         out = out * inverse_root(jnp.mean(out * out, axis=-1, keepdims=True), c.norm_eps)
         out = norm.astype(jnp.float32)[None, None, None] * out
-        gate = by_heads(jnp.einsum("btd,dnh->btnh", x, kernels["gate"])).astype(jnp.float32)
+        gate = by_heads(project(x, kernels["gate"], on)).astype(jnp.float32)
         out = (out * jax.nn.silu(gate)).astype(x.dtype)
         out = on.constrain(by_heads(out), "rows", None, "heads", None)
-        out = jnp.einsum("btnh,nhd->btd", out, as_array(out_kernel, x))
+        out = project(out, as_array(out_kernel, x), on)
         inputs = on.constrain(inputs, "batch", None, None)
         memory = on.constrain(memory, "batch", "heads", None, None)
         return out, (inputs.astype(state[0].dtype), memory.astype(state[1].dtype))

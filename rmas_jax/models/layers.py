@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
 from rmas_jax.models.int8 import as_array
 from rmas_jax.models.norms import inverse_root
+from rmas_jax.models.projection import project
 from rmas_jax.models.rope import rotary_frequencies
 from rmas_jax.models.weights import ROWS, used_parameter
 from rmas_jax.partition import ONE_DEVICE, Partition
@@ -104,19 +104,19 @@ class Attention(nn.Module):
         c, on = self.config, self.partition
         x = on.constrain(x, "rows", None, "embed")
 
-        def project(name: str) -> jax.Array:
+        def heads_of(name: str) -> jax.Array:
             kernel = as_array(used_parameter(self, f"attention/{name}_kernel"), x)
-            out = product(x, kernel, axes=1, partition=on)
+            out = project(x, kernel, on)
             return by_heads(biased(self, f"attention/{name}_bias", out))
 
         def by_heads(x: jax.Array) -> jax.Array:
             return on.constrain(x, "batch", None, "heads", None)
 
         if c.gated_attention:
-            query, gate = jnp.split(project("q"), 2, axis=-1)
+            query, gate = jnp.split(heads_of("q"), 2, axis=-1)
         else:
-            query = project("q")
-        key, value = (repeated(project(name), cached_heads(c, on)) for name in ("k", "v"))
+            query = heads_of("q")
+        key, value = (repeated(heads_of(name), cached_heads(c, on)) for name in ("k", "v"))
         key, value = by_heads(key), by_heads(value)
         query = normed(self, "attention/q_norm", query)
         key = normed(self, "attention/k_norm", key)
@@ -133,23 +133,8 @@ class Attention(nn.Module):
             mixed = mixed * jax.nn.sigmoid(gate)
         mixed = on.constrain(by_heads(mixed), "rows", None, "heads", None)
         kernel = as_array(used_parameter(self, "attention/o_kernel"), x)
-        out = product(mixed, kernel, axes=2, partition=on)
+        out = project(mixed, kernel, on)
         return biased(self, "attention/o_bias", out), (key, value)
-
-
-def product(x: jax.Array, kernel: jax.Array, *, axes: int, partition: Partition) -> jax.Array:
-    """The product over the last axes of `x` [B, T, ...] and the first of a kernel.
-
-    On one device, and of single positions, it is one of matrices: for one row, XLA makes slower
-    sums of other products on a GPU, and reads more on a TPU. On a mesh, texts are multiplied with
-    the kernel as it is: a gradient through rounds would keep kernels as matrices beside those that
-    are gathered.
-    """
-    if not (partition.is_one_device or x.shape[1] == 1):
-        return jnp.tensordot(x, kernel, axes)
-    width = math.prod(kernel.shape[:axes])
-    out = x.reshape(-1, width) @ kernel.reshape(width, -1)
-    return out.reshape(*x.shape[:2], *kernel.shape[axes:])
 
 
 def repeated(x: jax.Array, heads: int) -> jax.Array:
@@ -165,16 +150,15 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
+        c, on = self.config, self.partition
         gate, up, down = (
             as_array(used_parameter(self, f"ffn/{name}_kernel"), x)
             for name in ("gate", "up", "down")
         )
         act = ACTIVATIONS[c.activation].apply
-        flat = x.reshape(-1, c.width)  # one matrix: its weight gradient is one product, not B
-        hidden = act(biased(self, "ffn/gate_bias", flat @ gate))
-        hidden = hidden * biased(self, "ffn/up_bias", flat @ up)
-        return biased(self, "ffn/down_bias", hidden @ down).reshape(x.shape)
+        hidden = act(biased(self, "ffn/gate_bias", project(x, gate, on)))
+        hidden = hidden * biased(self, "ffn/up_bias", project(x, up, on))
+        return biased(self, "ffn/down_bias", project(hidden, down, on))
 
 
 class Layer(nn.Module):

@@ -1,7 +1,7 @@
 """The weights of a decoder as a table: one row per weight, with all its properties.
 
-    Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D -> D N Hq", int8="D")
-         in the parameter tree     in a checkpoint         dimensions stored -> in the parameter
+    Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D", int8="D")
+         in the parameter tree     in a checkpoint         dimensions
 
 The rows determine the modules' parameters, loading and saving, sharding, int8 storage and abstract
 arrays. To port a family, add rows for its new weights, and entries in STORED_NAMES for weights with
@@ -75,8 +75,7 @@ class Row:
     stored: str  # name in a checkpoint, within its layer, unless STORED_NAMES has another
     # Keys of DIMENSIONS: stored -> in the parameter, as in einops; parentheses join dimensions that
     # the checkpoint stores as one. Without an arrow both sides are the same, except that joined
-    # dimensions are split in the parameter. The matrix of a projection is [out, in] in torch, and
-    # [in, out] in the parameter.
+    # dimensions are split in the parameter. The matrix of a projection is [out, in], as in torch.
     layout: str
     init: str = "normal"  # key of INITIALISERS
     when: str = ""  # field of `DecoderConfig` that enables this weight
@@ -112,17 +111,17 @@ class Row:
 DECODER = (
     Row("embedding", "model.embed_tokens.weight", "V D", int8="D"),
     Row("final_norm/weight", "model.norm.weight", "d", "unit"),
-    Row("unembed_kernel", "lm_head.weight", "V D -> D V", int8="D", when="has_unembedding"),
-    Row("exit_kernel", "model.early_exit_gate.weight", "1 d -> d 1", when="loops"),
+    Row("unembed_kernel", "lm_head.weight", "V D", int8="D", when="has_unembedding"),
+    Row("exit_kernel", "model.early_exit_gate.weight", "1 d -> d", when="loops"),
     Row("exit_bias", "model.early_exit_gate.bias", "1", "zeros", "loops"),
 )
 # Weights of every layer: the feed-forward, and norms before and after it and attention.
 LAYER = (
-    Row("ffn/gate_kernel", "mlp.gate_proj.weight", "F D -> D F", int8="D"),
+    Row("ffn/gate_kernel", "mlp.gate_proj.weight", "F D", int8="D"),
     Row("ffn/gate_bias", "mlp.gate_proj.bias", "F", "zeros", "ffn_bias"),
-    Row("ffn/up_kernel", "mlp.up_proj.weight", "F D -> D F", int8="D"),
+    Row("ffn/up_kernel", "mlp.up_proj.weight", "F D", int8="D"),
     Row("ffn/up_bias", "mlp.up_proj.bias", "F", "zeros", "ffn_bias"),
-    Row("ffn/down_kernel", "mlp.down_proj.weight", "D F -> F D", int8="F"),
+    Row("ffn/down_kernel", "mlp.down_proj.weight", "D F", int8="F"),
     Row("ffn/down_bias", "mlp.down_proj.bias", "d", "zeros", "ffn_bias"),
     Row("attention_norm/weight", "input_layernorm.weight", "d", "unit"),
     Row("attention_out_norm/weight", "input_layernorm_2.weight", "d", "unit", "sandwich_norms"),
@@ -131,28 +130,28 @@ LAYER = (
 )
 # Weights of layers with attention.
 ATTENTION = (
-    Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D -> D N Hq", int8="D"),
+    Row("attention/q_kernel", "self_attn.q_proj.weight", "(N Hq) D", int8="D"),
     Row("attention/q_bias", "self_attn.q_proj.bias", "(N Hq)", "zeros", "qkv_bias"),
-    Row("attention/k_kernel", "self_attn.k_proj.weight", "(K H) D -> D K H", int8="D"),
+    Row("attention/k_kernel", "self_attn.k_proj.weight", "(K H) D", int8="D"),
     Row("attention/k_bias", "self_attn.k_proj.bias", "(K H)", "zeros", "qkv_bias"),
-    Row("attention/v_kernel", "self_attn.v_proj.weight", "(K H) D -> D K H", int8="D"),
+    Row("attention/v_kernel", "self_attn.v_proj.weight", "(K H) D", int8="D"),
     Row("attention/v_bias", "self_attn.v_proj.bias", "(K H)", "zeros", "qkv_bias"),
-    Row("attention/o_kernel", "self_attn.o_proj.weight", "D (N H) -> N H D", int8="N H"),
+    Row("attention/o_kernel", "self_attn.o_proj.weight", "D (N H)", int8="N H"),
     Row("attention/o_bias", "self_attn.o_proj.bias", "d", "zeros", "out_bias"),
     Row("attention/q_norm/weight", "self_attn.q_norm.weight", "H", "unit", "qk_norm"),
     Row("attention/k_norm/weight", "self_attn.k_norm.weight", "H", "unit", "qk_norm"),
 )
 # Weights of linear layers. The small matrices of rates and decays are not quantised.
 LINEAR = (
-    Row("linear/qkv_kernel", "linear_attn.in_proj_qkv.weight", "C D -> D C", int8="D"),
-    Row("linear/gate_kernel", "linear_attn.in_proj_z.weight", "(Nv Hv) D -> D Nv Hv", int8="D"),
-    Row("linear/rate_kernel", "linear_attn.in_proj_b.weight", "Nv D -> D Nv"),
-    Row("linear/decay_kernel", "linear_attn.in_proj_a.weight", "Nv D -> D Nv"),
+    Row("linear/qkv_kernel", "linear_attn.in_proj_qkv.weight", "C D", int8="D"),
+    Row("linear/gate_kernel", "linear_attn.in_proj_z.weight", "(Nv Hv) D", int8="D"),
+    Row("linear/rate_kernel", "linear_attn.in_proj_b.weight", "Nv D"),
+    Row("linear/decay_kernel", "linear_attn.in_proj_a.weight", "Nv D"),
     Row("linear/decay_bias", "linear_attn.dt_bias", "Nv", "ones"),
     Row("linear/decay_log", "linear_attn.A_log", "Nv", "zeros"),
     Row("linear/conv_kernel", "linear_attn.conv1d.weight", "C 1 W -> W C"),
     Row("linear/norm_weight", "linear_attn.norm.weight", "Hv", "ones"),
-    Row("linear/out_kernel", "linear_attn.out_proj.weight", "D (Nv Hv) -> Nv Hv D", int8="Nv Hv"),
+    Row("linear/out_kernel", "linear_attn.out_proj.weight", "D (Nv Hv)", int8="Nv Hv"),
 )
 ROWS = {row.path: row for row in (*DECODER, *LAYER, *ATTENTION, *LINEAR)}
 

@@ -288,9 +288,9 @@ def test_a_row_ends_at_logits_that_are_not_finite(tiny_system, rules, bad):
     np.testing.assert_array_equal(state.lengths, [MAX_TOKENS, 1, MAX_TOKENS])
     np.testing.assert_array_equal(state.tokens[::2], expected.tokens[::2])
 
-    column = text(broken("unembed_kernel", (slice(None), 4)))  # of one sign or the other
-    assert not np.all(column.finite)
-    np.testing.assert_array_equal(column.finite, column.lengths == MAX_TOKENS)
+    row = text(broken("unembed_kernel", (4, slice(None))))  # of one sign or the other
+    assert not np.all(row.finite)
+    np.testing.assert_array_equal(row.finite, row.lengths == MAX_TOKENS)
 
 
 def test_a_temperature_near_zero_takes_the_likeliest():

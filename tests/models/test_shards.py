@@ -107,20 +107,20 @@ def hidden_states(model, params):
 
 EVEN_SHARDS = {
     "embedding": (10, 16),
-    "unembed_kernel": (16, 10),
-    "layers/attention/q_kernel": (2, 8, 2, 6),
-    "layers/attention/k_kernel": (2, 8, 1, 6),
-    "layers/attention/o_kernel": (2, 2, 6, 8),
+    "unembed_kernel": (10, 16),
+    "layers/attention/q_kernel": (2, 2, 6, 8),
+    "layers/attention/k_kernel": (2, 1, 6, 8),
+    "layers/attention/o_kernel": (2, 8, 2, 6),
     "layers/attention/q_norm/weight": (2, 6),
-    "layers/ffn/gate_kernel": (2, 16, 6),
-    "layers/ffn/down_kernel": (2, 6, 16),
+    "layers/ffn/gate_kernel": (2, 6, 16),
+    "layers/ffn/down_kernel": (2, 16, 6),
     "final_norm/weight": (16,),
 }
 ODD_SHARDS = {  # over `model`, only the feed-forward divides
     "embedding": (37, 6),
-    "layers/attention/q_kernel": (2, 6, 3, 4),
-    "layers/attention/o_kernel": (2, 3, 4, 6),
-    "layers/ffn/up_kernel": (2, 12, 6),
+    "layers/attention/q_kernel": (2, 3, 4, 6),
+    "layers/attention/o_kernel": (2, 6, 3, 4),
+    "layers/ffn/up_kernel": (2, 6, 12),
 }
 
 

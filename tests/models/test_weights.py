@@ -70,13 +70,13 @@ def test_a_row_with_sizes():
     (weight,) = (w for w in weight_table(config) if w.row.path == "attention/q_kernel")
     assert weight.path == ("layers", "attention", "q_kernel")
     assert weight.names == tuple(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2))
-    assert (weight.stored_shape, weight.shape) == ((24, 8), (2, 8, 4, 6))
-    assert weight.logical_axes == ("layers", "embed", "heads", "head_dim")
-    assert weight.scale_axes == (0,)
+    assert (weight.stored_shape, weight.shape) == ((24, 8), (2, 4, 6, 8))
+    assert weight.logical_axes == ("layers", "heads", "head_dim", "embed")
+    assert weight.scale_axes == (2,)
     assert [layer.names for layer in weight.layers()] == [(name,) for name in weight.names]
-    assert {layer.shape for layer in weight.layers()} == {(8, 4, 6)}
-    param = np.arange(8 * 4 * 6).reshape(8, 4, 6)
-    np.testing.assert_array_equal(weight.to_stored(param), param.reshape(8, 24).T)
+    assert {layer.shape for layer in weight.layers()} == {(4, 6, 8)}
+    param = np.arange(4 * 6 * 8).reshape(4, 6, 8)
+    np.testing.assert_array_equal(weight.to_stored(param), param.reshape(24, 8))
 
 
 def test_prefixes_rename_all_tensors_of_a_model():

@@ -104,7 +104,7 @@ def test_softmax_channel_passes_expected_embeddings(tiny_system):
     channel = SoftmaxChannel(tiny.agents, shared)
     width = CONFIGS["critic"].width
     hidden = np.random.default_rng(0).normal(size=(2, 3, width)).astype(np.float32)
-    logits = hidden @ np.asarray(tiny.agents["critic"].params["unembed_kernel"])
+    logits = hidden @ np.asarray(tiny.agents["critic"].params["unembed_kernel"]).T
     chance = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     every = tiny.embed("critic", range(CONFIGS["critic"].vocab_size))
     assert_close(channel.feed("critic", hidden), chance @ every, 1e-5)
