@@ -200,8 +200,8 @@ def random_params(config: DecoderConfig, seed: int) -> dict:
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):
-        noise = rng.normal(size=leaf.shape).astype(np.float32)
         name = jax.tree_util.keystr(path)
+        noise = _drawn(rng, [key.key for key in path], leaf.shape).astype(np.float32)
         if "norm" in name:
             return jnp.asarray(0.3 * noise + (0 if config.unit_offset_norm else 1), jnp.float32)
         # Embeddings are small beside what layers add: tied ones would repeat their token.
@@ -209,6 +209,17 @@ def random_params(config: DecoderConfig, seed: int) -> dict:
         return jnp.asarray(scale * noise, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def _drawn(rng, path, shape):
+    """Normal numbers; a kernel [*out, *in] is drawn with its inputs first."""
+    name, inputs = path[-1], 0
+    if name.endswith("_kernel") and name not in ("conv_kernel", "exit_kernel"):
+        inputs = 2 if name in ("o_kernel", "out_kernel") else 1
+    start = int(path[0] == "layers")
+    first, last = range(start, start + inputs), range(-inputs, 0)
+    turned = np.moveaxis(np.empty(shape), last, first).shape
+    return np.moveaxis(rng.normal(size=turned), first, last)
 
 
 def random_link(config: LinkConfig, seed: int) -> dict:

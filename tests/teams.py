@@ -75,8 +75,7 @@ def build_team(folder: Path, latent_steps: int = LATENT_STEPS) -> tuple[Team, Li
 def _member(role: str, config: DecoderConfig, folder: Path, seed: int) -> Member:
     tokenizer: Any = load_tokenizer(folder)
     config = dataclasses.replace(config, vocab_size=len(tokenizer))
-    params = random_params(config, seed + 1)  # of agents whose texts depend on what they read
-    agent = Agent(Decoder(config), talkative(params, tokenizer))
+    agent = Agent(Decoder(config), talkative(random_params(config, seed), tokenizer))
     return Member(role, agent, tokenizer, ROLE_PROMPTS[role], (tokenizer.eos_token_id,))
 
 

@@ -17,7 +17,7 @@ FOLDER = Path(scaling.__file__).parents[2] / "docs" / "scaling"
 
 def test_points_are_on_slices_of_their_chips_and_none_is_there_twice():
     found = list(points(scaling.EVERYTHING))
-    assert len(found) == len(set(found)) == 5 * 3 * len(scaling.SLICES)
+    assert len(found) == len(set(found)) == 5 * 3 * len(scaling.SLICES) + len(scaling.PAIRS)
     assert all(point.slice.chips == point.chips for point in found)
     options = vars(scaling.EVERYTHING) | {"slices": ("v5p",), "work": ("answers",)}
     few = argparse.Namespace(**options)

@@ -2,12 +2,13 @@
 
     python -m experiments.studies.scaling --out docs/scaling --cache ~/.cache/rmas_jax/plans
 
-Weak scaling: one item a chip. Strong scaling: 256 items, whatever the slice, on chips whose memory
-has room for several items. The mesh is the default of `rmas plan`: weights are split over 16 chips
-(`fsdp`; further ones hold copies) and meet activations by the default policies. Systems whose
-layers fit whole (`WHOLE`) gather them once a step of training, and once for all rounds of reading,
-and store their rollouts, of at most four items a chip, instead of recomputing them. Decoders have
-the published sizes (`experiments/configs/published`); widths are those that `rmas plan` assumes.
+Weak scaling: one item a chip, and two for the goals of the partition. Strong scaling: 256 items,
+whatever the slice, on chips whose memory has room for several items. The mesh is the default of
+`rmas plan`: weights are split over 16 chips (`fsdp`; further ones hold copies) and meet activations
+by the default policies. Systems whose layers fit whole (`WHOLE`) gather them once a step of
+training, and once for all rounds of reading, and store their rollouts, of at most four items a
+chip, instead of recomputing them. Decoders have the published sizes
+(`experiments/configs/published`); widths are those that `rmas plan` assumes.
 
 A point takes one to three minutes of a processor. Of v5e all of 16, 64 and 256 chips are there with
 one item each; other chips leave 64 out, where each chip does what it does in slices of 16 and 256.
@@ -130,13 +131,24 @@ class Point:
         return load_config(path, [*overrides, f"outer.phases=[{phase}]"])
 
 
+# Two items a chip, where a weight meets enough positions for the goals of the partition.
+PAIRS = tuple(
+    Point("sequential_light", "teacher_forced", "v5e", chips, 2 * chips) for chips in (16, 256)
+)
+
+
 def points(args: argparse.Namespace) -> Iterator[Point]:
-    """Yields the points of the study that the options name, in the order of `SLICES`."""
+    """Yields the points of the study that the options name: `PAIRS`, then those of `SLICES`."""
+    every = [(WEAK, pair) for pair in PAIRS]
     for scaling, chip, chips in SLICES:
-        if scaling in args.scaling and chip in args.slices and chips in args.chips:
-            items = chips if scaling == WEAK else STRONG_ITEMS
-            for system, work in itertools.product(args.systems, args.work):
-                yield Point(system, work, chip, chips, items)
+        items = chips if scaling == WEAK else STRONG_ITEMS
+        for system, work in itertools.product(SYSTEMS, WORK):
+            every.append((scaling, Point(system, work, chip, chips, items)))
+    for scaling, point in every:
+        is_slice = point.chip in args.slices and point.chips in args.chips
+        is_program = point.system in args.systems and point.work in args.work
+        if scaling in args.scaling and is_slice and is_program:
+            yield point
 
 
 def plan(point: Point, cache: Path | None) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
+from jax.custom_derivatives import SymbolicZero
 
 from rmas_jax.partition import Partition
 
@@ -38,11 +40,32 @@ def project(
         return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=dtype)
 
     rows, kernel = (m.reshape(-1, math.prod(inputs)) for m in (x, kernel))
-    if time == 1 and partition.is_on_cpu:
-        # A CPU reads a kernel up to twice as fast when it comes first (docs/benchmarks/log.md); XLA
-        # would put it last again, if it saw the transposition.
-        out = jax.lax.dot_general(kernel, rows, OVER_LAST, preferred_element_type=dtype)
-        out = jax.lax.optimization_barrier(out).T
-    else:
-        out = jax.lax.dot_general(rows, kernel, OVER_LAST, preferred_element_type=dtype)
-    return out.reshape(batch, time, *outputs)
+    multiply = _kernel_first if time == 1 and partition.is_on_cpu else _rows_first
+    return multiply(rows, kernel, dtype).reshape(batch, time, *outputs)
+
+
+def _rows_first(rows: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    return jax.lax.dot_general(rows, kernel, OVER_LAST, preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _kernel_first(rows: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    """The same: a CPU reads a kernel up to twice as fast when it comes first.
+
+    XLA would put it last again, if it saw the transposition. A gradient goes through `_rows_first`:
+    this product's own transposes would read kernels by columns.
+    """
+    return jax.lax.optimization_barrier(_rows_first(kernel, rows, dtype)).T
+
+
+def _of_tangents(dtype: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (rows, kernel), (d_rows, d_kernel) = primals, tangents
+    terms = [
+        _rows_first(*factors, dtype)
+        for factors in ((d_rows, kernel), (rows, d_kernel))
+        if not any(isinstance(factor, SymbolicZero) for factor in factors)
+    ]
+    return _kernel_first(rows, kernel, dtype), sum(terms[1:], start=terms[0])
+
+
+_kernel_first.defjvp(_of_tangents, symbolic_zeros=True)

@@ -1,0 +1,164 @@
+"""A whole evaluation of the size of MATH-500, from questions to records, against its floor.
+
+    python -m experiments.benchmarks.evaluation --out runs/evaluation
+
+Random Llamas of 10M parameters answer 500 questions with latents, R = 3, M = 32: encoding, batches,
+rounds, answers, grading and records, as `rmas evaluate` runs them. Questions have the lengths of
+sharing.py; random agents never end, so that every answer has as many tokens as it may have.
+
+The floor adds up `rmas_jax.planning.bounds` over all batches as they were run, padding included, at
+the rates of this device; the practical floor reads weights at the rate of the fastest products of
+these shapes and rows (products.py). An evaluation before the measured ones compiles; the report
+counts what is compiled after it, which must be nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+
+from experiments.benchmarks import harness, products
+from experiments.benchmarks.sharing import Contest
+from rmas_jax.evaluation import listening
+from rmas_jax.evaluation.methods import LATENT
+from rmas_jax.planning import bounds
+from rmas_jax.prompts import StagePrompt
+
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+DTYPE = "float32"
+
+
+def floor(
+    contest: Contest, prompts: Sequence[Mapping[str, StagePrompt]], rounds: int
+) -> bounds.Bound:
+    """All parts of all batches, one after another."""
+    return bounds.Bound(tuple(itertools.chain(*(_parts(contest, of, rounds) for of in prompts))))
+
+
+def _parts(
+    contest: Contest, prompts: Mapping[str, StagePrompt], rounds: int
+) -> Iterator[bounds.Part]:
+    system, agents = contest.team.system, contest.team.agents
+    answerer = system.topology.answerer
+    rows, prefix, body = bounds.widths(prompts[answerer])
+    yield from bounds.bound_of_rounds(system, agents, prompts, rounds=rounds).parts
+    yield bounds.reading(agents[answerer], rows, body, prefix)
+    tokens = contest.options.tokens
+    yield from bounds.bound_of_answer(agents[answerer], rows, prefix + body, tokens=tokens).parts
+
+
+def filled(prompts: Sequence[Mapping[str, StagePrompt]]) -> float:
+    """The part of all read positions that is no padding."""
+    found = [
+        (valid.sum(), valid.size)
+        for of in prompts
+        for prompt in of.values()
+        for valid in (prompt.prefix_valid, prompt.body_valid)
+    ]
+    real, all_ = map(sum, zip(*found, strict=True))
+    return float(real / all_)
+
+
+def timed(contest: Contest, rounds: int, repeats: int) -> tuple[harness.Times, list[Any], int]:
+    """Seconds of an evaluation, the prompts of its batches by role, and what was compiled."""
+    run: dict[str, Callable[[], Any]] = {"run": lambda: contest.run([rounds], 0)}
+    run["run"]()  # compiles; a batch whose program is new runs twice
+    compiled: list[str] = []
+
+    def listener(event: str, seconds: float, **_: Any) -> None:
+        if event == COMPILATION:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    with mock.patch.object(listening, "listen_jitted", wraps=listening.listen_jitted) as spy:
+        seconds = harness.in_turn(run, repeats=repeats, warm_up=0)["run"]
+    jax.monitoring.unregister_event_duration_listener(listener)
+    calls = spy.call_args_list[: len(spy.call_args_list) // repeats]
+    # system, agents, channel, prompts, ...
+    return harness.summary(seconds), [jax.device_get(call.args[3]) for call in calls], len(compiled)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The report."""
+    chip, contest = harness.measured_chip(DTYPE), Contest(options)
+    times, ran, compiled = timed(contest, options.rounds, options.repeats)
+    of = products.measure(contest.team.agents.values(), options.batch, torch_device=None)
+    rate, bound = products.weight_rate(of, DTYPE), floor(contest, ran, options.rounds)
+    floors = {
+        "floor": bound.seconds(chip, 1, dtype=DTYPE),
+        "practical": bound.seconds(chip, 1, dtype=DTYPE, weight_rate=rate),
+    }
+    return {
+        "seconds": times._asdict(),
+        "floors": floors,
+        "times": {name: times.median / seconds for name, seconds in floors.items()},
+        "model_flops": bound.flops,
+        "batches": len(ran),
+        "filled": filled(ran),
+        "compilations_after_warm_up": compiled,
+        "chip": {"flops": chip.peak(DTYPE), "bandwidth": chip.bandwidth, "weight_rate": rate},
+    }
+
+
+def table(options: argparse.Namespace, row: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    seconds = "{median:.1f} ({low:.1f} to {high:.1f})".format(**row["seconds"])
+    cells = [
+        str(options.items),
+        seconds,
+        f"{options.items / row['seconds']['median']:.2f}",
+        f"{row['floors']['floor']:.1f}",
+        f"{row['times']['floor']:.2f}",
+        f"{row['times']['practical']:.2f}",
+        f"{row['filled']:.0%}",
+        str(row["compilations_after_warm_up"]),
+    ]
+    columns = [
+        "questions",
+        "s (range)",
+        "questions a second",
+        "floor, s",
+        "times the floor",
+        "times the practical floor",
+        "positions that are no padding",
+        "compilations after the first evaluation",
+    ]
+    return "\n".join(harness.markdown_table(columns, [cells])) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and writes the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--agents", choices=("embedded", "10M"), default="10M")
+    for name, default in (
+        ("items", 500),
+        ("batch", 32),
+        ("rounds", 3),
+        ("latent-steps", 32),
+        ("tokens", 64),
+        ("repeats", 2),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.set_defaults(methods=(LATENT,), refills=False)
+    options = parser.parse_args(arguments)
+    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    machine, row = harness.machine(), measure(options)
+    report = {"settings": settings, "machine": machine, **row}
+    harness.write_report(options.out, f"evaluation_{options.agents}", report, table(options, row))
+    print(json.dumps(row), flush=True)
+    print(table(options, row), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
