@@ -50,22 +50,27 @@ def _rows_first(rows: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _kernel_first(rows: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-    """The same: a CPU reads a kernel up to twice as fast when it comes first.
+    """The same: a CPU reads a kernel up to twice as fast when it comes first."""
+    return _turned(rows, kernel, dtype)
 
-    XLA would put it last again, if it saw the transposition. A gradient goes through `_rows_first`:
-    this product's own transposes would read kernels by columns.
-    """
+
+def _turned(rows: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    # XLA would put the kernel last again, if it saw the transposition.
     return jax.lax.optimization_barrier(_rows_first(kernel, rows, dtype)).T
 
 
 def _of_tangents(dtype: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """Values, which a gradient may store, and tangents by `_rows_first`.
+
+    The transposes of the turned product would read kernels by columns.
+    """
     (rows, kernel), (d_rows, d_kernel) = primals, tangents
     terms = [
         _rows_first(*factors, dtype)
         for factors in ((d_rows, kernel), (rows, d_kernel))
         if not any(isinstance(factor, SymbolicZero) for factor in factors)
     ]
-    return _kernel_first(rows, kernel, dtype), sum(terms[1:], start=terms[0])
+    return _turned(rows, kernel, dtype), sum(terms[1:], start=terms[0])
 
 
 _kernel_first.defjvp(_of_tangents, symbolic_zeros=True)

@@ -116,4 +116,4 @@ def test_published_sizes_need_no_memory():
     _, abstract = abstract_agent(config, make_mesh(1, 4, 2), dtype="bfloat16")
     gate = abstract["layers"]["ffn"]["gate_kernel"]
     assert gate.shape == (126, 53248, 16384)
-    assert gate.sharding.shard_shape(gate.shape) == (126, 16384, 6656)
+    assert gate.sharding.shard_shape(gate.shape) == (126, 6656, 16384)
