@@ -3,6 +3,9 @@
 Single steps read each matrix of a body once for a few rows. Which part of the memory's rate
 products reach depends on their shape, their number of rows, the layout of the matrix and the
 library; the fastest of all in this process bounds what a change of the program alone can gain.
+
+Products of one program do not wait for each other here, and small ones run side by side, up to 1.8
+times as fast: a step, whose products do wait, cannot reach this rate.
 """
 
 from __future__ import annotations
