@@ -73,7 +73,7 @@ def timed(contest: Contest, rounds: int, repeats: int) -> tuple[harness.Times, l
     run["run"]()  # compiles; a batch whose program is new runs twice
     compiled: list[str] = []
 
-    def listener(event: str, seconds: float, **_: Any) -> None:
+    def listener(event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILATION:
             compiled.append(event)
 
