@@ -29,10 +29,10 @@ from experiments.benchmarks import harness, products
 from experiments.benchmarks.sharing import Contest
 from rmas_jax.evaluation import listening
 from rmas_jax.evaluation.methods import LATENT
+from rmas_jax.host.compilations import compilations
 from rmas_jax.planning import bounds
 from rmas_jax.prompts import StagePrompt
 
-COMPILATION = "/jax/core/compile/backend_compile_duration"
 DTYPE = "float32"
 
 
@@ -71,19 +71,13 @@ def timed(contest: Contest, rounds: int, repeats: int) -> tuple[harness.Times, l
     """Seconds of an evaluation, the prompts of its batches by role, and what was compiled."""
     run: dict[str, Callable[[], Any]] = {"run": lambda: contest.run([rounds], 0)}
     run["run"]()  # compiles; a batch whose program is new runs twice
-    compiled: list[str] = []
-
-    def listener(event: str, duration_secs: float, **_: Any) -> None:
-        if event == COMPILATION:
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
+    before = compilations()
     with mock.patch.object(listening, "listen_jitted", wraps=listening.listen_jitted) as spy:
         seconds = harness.in_turn(run, repeats=repeats, warm_up=0)["run"]
-    jax.monitoring.unregister_event_duration_listener(listener)
+    compiled = compilations() - before
     calls = spy.call_args_list[: len(spy.call_args_list) // repeats]
     # system, agents, channel, prompts, ...
-    return harness.summary(seconds), [jax.device_get(call.args[3]) for call in calls], len(compiled)
+    return harness.summary(seconds), [jax.device_get(call.args[3]) for call in calls], compiled
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -20,9 +20,9 @@ import numpy as np
 
 from experiments.benchmarks import harness
 from rmas_jax.agents.agent import Agent
+from rmas_jax.models.projection import OVER_LAST
 
 Sizes = tuple[int, int]  # a matrix [in, out]
-LAST = (((1,), (1,)), ((), ()))  # a product over the last axes
 
 
 class Products(NamedTuple):
@@ -107,8 +107,8 @@ def _jax_ways(x: Any, weights: list[Any], dtype: Any) -> dict[str, Callable[[], 
 
     return {
         "x W": call(jnp.matmul, plain),
-        "x V'": call(lambda x, v: jax.lax.dot_general(x, v, LAST), turned),
-        "V x'": call(lambda x, v: jax.lax.dot_general(v, x, LAST), turned),
+        "x V'": call(lambda x, v: jax.lax.dot_general(x, v, OVER_LAST), turned),
+        "V x'": call(lambda x, v: jax.lax.dot_general(v, x, OVER_LAST), turned),
     }
 
 
