@@ -288,10 +288,17 @@ def _is_scattered(computation: Computation, x: Instruction) -> bool:
 
 
 def _group_size(x: Instruction, devices: int) -> int:
-    """Devices of a group of a collective, `devices` in all."""
-    if mesh := x.attribute(r"replica_groups=mesh\[(.*?)\] \{"):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh))
-        within = x.attribute(r"replica_groups=mesh\[.*?\] \{(.*?)\}") or ""
+    """Devices of a group of a collective, `devices` in all.
+
+    Raises:
+      ValueError: the groups are written in another way than is known here.
+    """
+    # Axes of a mesh, and the order of its devices where it is not that of their numbers:
+    # mesh['axis_0'=16,'axis_1'=4], device_ids=([4,16]T(1,0)) {'axis_0'}.
+    mesh = r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(.*?\))? \{"
+    if axes := x.attribute(mesh):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes))
+        within = x.attribute(mesh.replace("(.*?)", ".*?") + r"(.*?)\}") or ""
         # An axis, or a part of one: 'axis_0', 'axis_1':(2)4, of size 4 behind parts of size 2.
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", within)
         return math.prod(int(size or sizes[axis]) for axis, size in parts)
@@ -299,6 +306,9 @@ def _group_size(x: Instruction, devices: int) -> int:
         return int(iota.split(",")[-1])
     if listed := x.attribute(r"replica_groups=\{\{([\d,]*)\}"):
         return len(listed.split(","))
+    unknown = x.attribute(r"replica_groups=(?!\{\})(\S+)")
+    if unknown is not None:
+        raise ValueError(f"replica_groups of {x.name} must be of a known notation, got {unknown}")
     return devices
 
 

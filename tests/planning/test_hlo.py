@@ -220,6 +220,7 @@ ENTRY %main (x: f32[8]) -> f32[32] {
     [
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
         ("mesh['axis_0'=8] {'axis_0':(2)4}", 4),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", 4),
         ("[2,4]<=[4,2]T(1,0)", 4),
         ("{{0,1},{2,3},{4,5},{6,7}}", 2),
         ("{}", 8),
@@ -236,6 +237,11 @@ def test_groups_of_all_notations_and_an_asynchronous_collective_counts_once(grou
     cost = program_cost(text)
     assert cost.by_kind == {"all-gather": (1, 8 * 4 * (devices - 1))}
     assert cost.memory_bytes == (8 + 32) * 4
+
+
+def test_groups_of_an_unknown_notation_are_no_guess():
+    with pytest.raises(ValueError, match="known notation, got ranks"):
+        program_cost(ASYNCHRONOUS.replace("GROUPS", "ranks(0:8)").replace(", CHAIN", ""))
 
 
 ASYNCHRONOUS_SLICE = """HloModule sliced, num_partitions=1
