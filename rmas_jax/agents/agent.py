@@ -21,6 +21,7 @@ from rmas_jax.models import (
     load_pretrained,
     seal,
 )
+from rmas_jax.models.cache import by_layer
 from rmas_jax.models.weights import apart, placed_layers, used
 from rmas_jax.partition import Partition
 
@@ -104,6 +105,12 @@ class Agent(struct.PyTreeNode):
         """The same cache with another tail, of `positions` free slots; its own must be empty."""
         batch = cache.next_position.shape[0]
         return cache.replace(tail=self.empty_cache(batch, positions).tail)
+
+    def in_steps(self, cache: Cache) -> Cache:
+        """The cache as a loop over steps reads it: apart (`by_layer`) where layers are unrolled."""
+        config = self.config
+        has_each = self.decoder.unroll_layers and config.period == config.num_loops == 1
+        return by_layer(cache) if has_each else cache
 
     def during(self, phase: str) -> Agent:
         """The agent in a phase, a field of `Policies`; its weights where the policy has them."""

@@ -222,7 +222,7 @@ def speak(
         seen = jnp.zeros((batch, agent.config.vocab_size), bool)
     agent = agent.during("writing").with_unembedding()
     ending = Ending(jnp.asarray(end_tokens, jnp.int32), limits, stops)
-    finished = cache.past
+    begun = agent.in_steps(agent.with_room(cache, max_tokens - 1))
 
     def choose(hidden: jax.Array, state: DecodeState) -> DecodeState:
         """Appends the next token of every row to the state."""
@@ -238,7 +238,7 @@ def speak(
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
         # A row that has ended reads padding, which no position attends to.
         hidden, cache = agent.read(
-            agent.embed(last), ~state.done[:, None], state.cache.replace(past=finished)
+            agent.embed(last), ~state.done[:, None], state.cache.replace(past=begun.past)
         )
         return choose(hidden[:, 0], state.replace(cache=cache.replace(past=())))
 
@@ -248,7 +248,7 @@ def speak(
         done=jnp.zeros(batch, bool) if limits is None else limits <= 0,
         step=jnp.zeros((), jnp.int32),
         # Finished blocks are closed over, not carried.
-        cache=agent.with_room(cache, max_tokens - 1).replace(past=()),
+        cache=begun.replace(past=()),
         finite=jnp.ones(batch, bool),
         seen=seen,
         stop_state=None if stops is None else jnp.zeros(batch, jnp.int32),

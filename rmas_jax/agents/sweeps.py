@@ -24,6 +24,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import SweepConfig
 from rmas_jax.models import Cache
+from rmas_jax.models.cache import stacked
 
 Feed = Callable[..., jax.Array]  # hidden states [B, W, D], arrays of a link -> input embeddings
 
@@ -90,7 +91,7 @@ def think_in_windows(
         first = jnp.broadcast_to(hidden[:, None], inputs.shape)
         if before is not None:
             first = jnp.where(before.is_there, guess, first)
-        window = Window(hidden, now.replace(past=cache.past), links, is_thought)
+        window = Window(hidden, now.replace(past=begun.past), links, is_thought)
         found = settled_window(link, how, agent, window, first)
         hidden = on.constrain(found.thoughts[:, -1], "rows", None)
         return (hidden, found.cache), (found.thoughts, found.sweeps)
@@ -99,10 +100,11 @@ def think_in_windows(
     if before is not None:
         guesses = jnp.pad(before.thoughts[:, 1:], ((0, 0), (0, count * width - steps), (0, 0)))
         guesses = guesses.reshape(-1, count, width, guesses.shape[-1]).swapaxes(0, 1)
-    start = (hidden, agent.with_room(cache, count * width).replace(past=()))
+    begun = agent.in_steps(agent.with_room(cache, count * width))
+    start = (hidden, begun.replace(past=()))
     (_, after), (thoughts, sweeps) = jax.lax.scan(step, start, (is_thought, guesses))
     thoughts = thoughts.swapaxes(0, 1).reshape(len(hidden), count * width, -1)[:, :steps]
-    return thoughts, sweeps.sum(0), after.replace(past=cache.past)
+    return thoughts, sweeps.sum(0), after.replace(past=cache.past, tail=stacked(after.tail))
 
 
 def _with_its_arrays(

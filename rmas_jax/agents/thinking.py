@@ -12,6 +12,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.sweeps import Before, think_in_windows
 from rmas_jax.config import SweepConfig
 from rmas_jax.models import Cache
+from rmas_jax.models.cache import stacked
 
 
 class Rollout(NamedTuple):
@@ -74,15 +75,19 @@ def think(
             is_cut = (index + 1) % truncate_steps == 0
             carry = jax.tree.map(lambda x: jnp.where(is_cut, jax.lax.stop_gradient(x), x), carry)
         hidden, now = carry
-        out, now = agent.read(feed(hidden[:, None]), valid, now.replace(past=cache.past))
+        out, now = agent.read(feed(hidden[:, None]), valid, now.replace(past=begun.past))
         return (on.constrain(out[:, 0], "rows", None), now.replace(past=())), thought
 
     # The finished blocks are closed over: only a tail for the steps is carried.
-    start = (hidden, agent.with_room(cache, steps - 1).replace(past=()))
+    begun = agent.in_steps(agent.with_room(cache, steps - 1))
+    start = (hidden, begun.replace(past=()))
     count, length = segments(steps - 1) if recompute else (1, steps - 1)
     (last, after), thoughts = _scan_segments(step, start, count, length)
     made = jnp.concatenate([thoughts.swapaxes(0, 1), last[:, None]], axis=1)[:, :steps]
-    return Rollout(on.constrain(made, "batch", None, None), after.replace(past=cache.past))
+    return Rollout(
+        on.constrain(made, "batch", None, None),
+        after.replace(past=cache.past, tail=stacked(after.tail)),
+    )
 
 
 def segments(steps: int) -> tuple[int, int]:

@@ -12,12 +12,16 @@ call's positions; one update after all layers writes these, so that a loop that 
 writes them in place. A linear layer has no positions, only a state of fixed size, which every call
 replaces.
 
+A loop of single steps through unrolled layers has keys and values by layer (`by_layer`): a slice
+of a stack would be a copy in every step.
+
 On a mesh rows lie where their batch does, and heads over `model`, see `cached_heads`.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +32,21 @@ from rmas_jax.models.config import DecoderConfig
 from rmas_jax.partition import ONE_DEVICE, Partition
 
 
+class ByLayer(struct.PyTreeNode):
+    """A stack of arrays, each for itself."""
+
+    arrays: tuple[jax.Array, ...]
+
+    def __getitem__(self, layer: int) -> jax.Array:
+        """The array of a layer."""
+        return self.arrays[layer]
+
+
 class Block(struct.PyTreeNode):
     """Keys and values of consecutive positions of a sequence.
 
-    L counts the layers with attention, in a looped decoder once per loop.
+    L counts the layers with attention, in a looped decoder once per loop. In loops over steps of
+    unrolled layers, `ByLayer` takes the place of both arrays.
     """
 
     keys: jax.Array  # [L, B, K, S, H], rotated; heads first, as products read them
@@ -157,6 +172,27 @@ def seal(
     return cache.replace(past=(*cache.past, old), tail=tail, used=jnp.zeros((), jnp.int32))
 
 
+def by_layer(cache: Cache) -> Cache:
+    """The same, where each layer has keys and values of its own."""
+
+    def apart(stack: jax.Array) -> Any:
+        return ByLayer(tuple(stack))
+
+    def of_block(block: Block) -> Block:
+        return block.replace(keys=apart(block.keys), values=apart(block.values))
+
+    return cache.replace(past=tuple(map(of_block, cache.past)), tail=of_block(cache.tail))
+
+
+def stacked(block: Block) -> Block:
+    """The same, where the layers are an axis."""
+
+    def joined(found: Any) -> jax.Array:
+        return jnp.stack(found.arrays) if isinstance(found, ByLayer) else found
+
+    return block.replace(keys=joined(block.keys), values=joined(block.values))
+
+
 def read_blocks(cache: Cache, time: int) -> tuple[Block, ...]:
     """The blocks that a call of `time` positions reads: all that may have content.
 
@@ -172,7 +208,10 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
     """
     tail, new = cache.tail, placed_block(new, partition)
 
-    def write(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+    def write(old: Any, new: jax.Array, axis: int) -> Any:
+        if isinstance(old, ByLayer):
+            layers = zip(old.arrays, new, strict=True)
+            return ByLayer(tuple(write(*of_layer, axis - 1) for of_layer in layers))
         new = new.astype(old.dtype)
         if old.shape == new.shape:
             return new

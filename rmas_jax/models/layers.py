@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from rmas_jax.models.activations import ACTIVATIONS
 from rmas_jax.models.attention import attend, rotary
-from rmas_jax.models.cache import cached_heads
+from rmas_jax.models.cache import ByLayer, cached_heads
 from rmas_jax.models.config import DecoderConfig
 from rmas_jax.models.deltanet import GatedDeltaNet
 from rmas_jax.models.int8 import as_array
@@ -302,5 +302,5 @@ class Unrolled(nn.Module):
 
 
 def _at(tree: Any, index: int) -> Any:
-    """One element of the leading axis of every leaf."""
-    return jax.tree.map(lambda a: a[index], tree)
+    """One element of the leading axis of every leaf, and of arrays by layer."""
+    return jax.tree.map(lambda a: a[index], tree, is_leaf=lambda a: isinstance(a, ByLayer))
