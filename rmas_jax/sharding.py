@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rmas_jax.host.processes import barrier
@@ -45,7 +45,8 @@ def make_mesh(
     Several processes make it together, and are connected over it.
 
     Raises:
-      ValueError: a size is not a positive integer, or their product is not the number of devices.
+      ValueError: a size is not a positive integer, their product is not the number of devices, or
+        these are of several slices.
     """
     sizes = dict(zip(MESH_AXES, (data, fsdp, model), strict=True))
     for name, size in sizes.items():
@@ -59,9 +60,15 @@ def make_mesh(
             f"the product of mesh sizes must be the number of devices ({len(devices)}), got "
             f"{wanted} = {needed}"
         )
-    mesh = jax.make_mesh(
-        tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        raise ValueError(f"the devices of a mesh must be of one slice, got {len(slices)} slices")
+    # Sizes that are no product of a slice's axes, such as 16 of 4x8x8, split one of these;
+    # `jax.make_mesh` refuses them.
+    placed = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices, allow_split_physical_axes=True
     )
+    mesh = Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     if jax.process_count() > 1:
         connect(mesh)
     return mesh

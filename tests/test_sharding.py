@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import jax
@@ -55,6 +56,38 @@ def test_mesh(mesh):
 def test_meshes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         make_mesh(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What meshes ask of a TPU."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+
+
+def chips(*sizes):
+    return [Chip(i, at[::-1]) for i, at in enumerate(np.ndindex(*sizes[::-1]))]
+
+
+def test_a_mesh_splits_an_axis_of_a_slice_where_no_product_of_axes_fits():
+    mesh = make_mesh(16, 16, devices=chips(4, 8, 8))
+    assert dict(mesh.shape) == {"data": 16, "fsdp": 16, "model": 1}
+    assert len({chip.id for chip in mesh.devices.flat}) == 256
+    for line in (mesh.devices[0, :, 0], mesh.devices[:, 0, 0]):  # blocks of neighbours
+        spans = [{chip.coords[axis] for chip in line} for axis in range(3)]
+        assert np.prod([len(span) for span in spans]) == 16
+
+
+def test_a_mesh_of_several_slices_is_refused():
+    devices = [*chips(2, 2, 1), *(dataclasses.replace(x, slice_index=1) for x in chips(2, 2, 1))]
+    with pytest.raises(ValueError, match="of one slice, got 2 slices"):
+        make_mesh(8, devices=devices)
 
 
 @pytest.mark.parametrize(
