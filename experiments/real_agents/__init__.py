@@ -1,0 +1,1 @@
+"""Studies of pretrained agents, out of wheels of the Python package index."""
