@@ -227,6 +227,11 @@ class GatedDeltaNet(nn.Module):
         decay_bias = weight("decay_bias").astype(jnp.float32)
         norm, out_kernel = weight("norm_weight"), weight("out_kernel")
 
+        def per_head(name: str) -> jax.Array:
+            # Whole rows at first: XLA sums so few numbers for a part of the rows by dozens of steps
+            # from device to device.
+            return on.constrain(project(x, kernels[name], on), "rows", None, "heads")
+
         real = valid[:, :, None]
         x = on.constrain(jnp.where(real, x, 0), "rows", None, "embed")  # finite on pads
         before, memory = state[0].astype(x.dtype), state[1]
@@ -240,9 +245,9 @@ class GatedDeltaNet(nn.Module):
         query = query * c.linear_key_dim**-0.5
         value = value.reshape(batch, time, c.linear_value_heads, -1)
         query, key, value = map(by_heads, (query, key, value))
-        rate = jax.nn.sigmoid(by_heads(project(x, kernels["rate"], on)).astype(jnp.float32))
+        rate = jax.nn.sigmoid(by_heads(per_head("rate")).astype(jnp.float32))
         rate = jnp.where(real, rate, 0)  # pads write nothing
-        slope = by_heads(project(x, kernels["decay"], on)).astype(jnp.float32)
+        slope = by_heads(per_head("decay")).astype(jnp.float32)
         slope = jax.nn.softplus(slope + decay_bias[None, None])
         decay = jnp.where(real, -jnp.exp(decay_log)[None, None] * slope, 0)  # pads: no decay
 
