@@ -45,16 +45,16 @@ CONFIG = DecoderConfig(
 )
 
 
-def compiled(function, mesh, *, rows, config=CONFIG, **policies):
+def compiled(function, mesh, *, rows, config=CONFIG, dtype="float32", **policies):
     """The program of a function of a link, an agent and rows of texts and states."""
     policies = DEFAULT_POLICIES._replace(**policies)
-    agent = Agent(*abstract_agent(config, mesh, policies=policies))
+    agent = Agent(*abstract_agent(config, mesh, dtype=dtype, policies=policies))
     split = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     shapes = {
-        "link": ((config.width,) * 2, jnp.float32, replicated(mesh)),
+        "link": ((config.width,) * 2, dtype, replicated(mesh)),
         "ids": ((rows, TEXT), jnp.int32, split),
         "valid": ((rows, TEXT), bool, split),
-        "hidden": ((rows, config.width), jnp.float32, split),
+        "hidden": ((rows, config.width), dtype, split),
     }
     given = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -24,12 +24,25 @@ from counted import (
     thoughts,
 )
 from jax.experimental import topologies
+from systems import LINEAR
 
 from rmas_jax.planning.hlo import program_cost
 from rmas_jax.sharding import make_mesh
 
 WIDE = dataclasses.replace(
     CONFIG, width=256, ffn_width=512, vocab_size=1024, num_heads=8, head_dim=32
+)
+WIDE_LINEAR = dataclasses.replace(
+    LINEAR,
+    width=2560,
+    ffn_width=1024,
+    vocab_size=1024,
+    num_heads=8,
+    head_dim=64,
+    linear_key_heads=16,
+    linear_value_heads=32,
+    linear_key_dim=32,
+    linear_value_dim=32,
 )
 
 
@@ -88,18 +101,36 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.mark.slow
-def test_a_slice_of_tpus_has_the_same_collectives(monkeypatch, optimised):
-    """Compiled for 16 chips by TPUs' own compiler, without a chip."""
+@pytest.fixture
+def mesh_of(monkeypatch, optimised):
+    """A mesh of 16 chips that are not at hand, by their kind."""
     pytest.importorskip("libtpu")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     monkeypatch.setenv("XLA_FLAGS", "")  # libtpu refuses flags of the CPU's compiler
-    slice_ = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4")
-    mesh, given = make_mesh(fsdp=16, devices=slice_.devices), {"rows": 16, "config": WIDE}
+
+    def mesh(chip):
+        slice_ = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:4x4")
+        return make_mesh(fsdp=16, devices=slice_.devices)
+
+    return mesh
+
+
+@pytest.mark.slow
+def test_a_slice_of_tpus_has_the_same_collectives(mesh_of):
+    """Compiled for 16 chips by TPUs' own compiler, without a chip."""
+    mesh, given = mesh_of("v5e"), {"rows": 16, "config": WIDE}
     cost = program_cost(compiled(jax.grad(loss), mesh, **given).as_text())
     matrices = 7 * WIDE.num_layers
     # Three passes, and the projection to the vocabulary; ids and targets are small.
     assert 3 * matrices + 1 <= cost.count("all-gather") <= 3 * matrices + 4
     assert cost.count("all-reduce") == 1  # the link's gradient
     assert collectives_of_a_step(thoughts, mesh, **given) <= 4 * WIDE.num_layers + 2
+
+
+@pytest.mark.slow
+def test_linear_layers_sum_few_numbers_in_few_collectives(mesh_of):
+    """XLA may scatter sums of 32 numbers a row from chip to chip: 66 steps in each linear layer."""
+    given = {"rows": 16, "config": WIDE_LINEAR, "dtype": "bfloat16"}
+    found = collectives_of_a_step(thoughts, mesh_of("v6e"), **given)
+    assert found <= 6 * WIDE_LINEAR.num_layers
