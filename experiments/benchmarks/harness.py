@@ -36,19 +36,23 @@ class Times(NamedTuple):
     high: float
 
 
+REST = 0.05  # seconds; OpenMP's threads, such as torch's, wait for work in a busy loop at first
+
+
 def in_turn(
     contenders: Mapping[str, Callable[[], Any]], *, repeats: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of every repeat of each contender; a call returns when its work is done.
 
     All run in turn, from another one on in each repeat, so that the machine's load and clock affect
-    all of them.
+    all of them; the threads of one have `REST` to fall asleep before the next one starts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for repeat in range(repeats + warm_up):
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
+            time.sleep(REST)
             start = time.perf_counter()
             contenders[name]()
             seconds[name].append(time.perf_counter() - start)
