@@ -137,6 +137,25 @@ def _add(writer: gguf.GGUFWriter, key: str, value) -> None:
         getattr(writer, f"add_{add}")(key, value)
 
 
+def byte_level_fields(directory: Path, kind: str) -> dict:
+    """Metadata `tokenizer.*` of a directory's byte-level tokenizer, whose words need no merges."""
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    tree = json.loads((directory / "tokenizer.json").read_text())
+    vocab = {**tree["model"]["vocab"], **{t["content"]: t["id"] for t in tree["added_tokens"]}}
+    special = {token["id"] for token in tree["added_tokens"]}
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    pair = next(t for t in tokens if len(t) == 2 and {*t} <= vocab.keys())
+    return {
+        "ggml.model": "gpt2",
+        "ggml.pre": kind,
+        "ggml.tokens": tokens,
+        "ggml.token_type": [3 if vocab[t] in special else 1 for t in tokens],
+        "ggml.merges": [" ".join(pair)],  # a file cannot have an empty list
+        "ggml.eos_token_id": vocab[settings["eos_token"]],
+        "chat_template": settings["chat_template"],
+    }
+
+
 def random_blocks(kind: str, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
     """Random rows [rows, bytes] of a quantisation; every value is finite."""
     number = gguf.GGMLQuantizationType[kind]

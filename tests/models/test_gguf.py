@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import assert_same_params
-from gguf_files import permuted, random_blocks, write_gguf
+from gguf_files import byte_level_fields, permuted, random_blocks, write_gguf
 from oracles import build_torch_model
 
+from rmas_jax.cli.model import main
+from rmas_jax.config import load_config
 from rmas_jax.models import (
     CheckpointError,
     UnsupportedModelError,
@@ -30,8 +32,10 @@ from rmas_jax.models.checkpoint import read_config
 from rmas_jax.models.gguf_blocks import KINDS
 from rmas_jax.models.weights import weight_table
 from rmas_jax.sharding import make_mesh
+from rmas_jax.team import load_team
 
 TOLERANCE = 1e-4
+PLANNER = Path(__file__).parents[2] / "rmas_jax/assets/embedded/planner"
 # Case of `oracles.CASES` -> changes, where llama.cpp cannot express it.
 CASES = {
     "llama": {},
@@ -208,6 +212,37 @@ def test_an_abstract_agent_reads_the_header_alone(made, case, weights, monkeypat
     assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(
         lambda x: (x.shape, x.dtype), params
     )
+
+
+# --- Commands and teams ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory):
+    """The embedded planner as a file."""
+    path = tmp_path_factory.mktemp("planner") / "planner.gguf"
+    return write_gguf(path, PLANNER, tokenizer=byte_level_fields(PLANNER, "llama-bpe"))
+
+
+def test_the_command_answers_as_for_the_directory(planner, capsys):
+    answers = []
+    for path in (PLANNER, planner):
+        assert main([str(path), "--prompt", "Kenal Bison", "--max-tokens", "8"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert [a.splitlines()[-1] for a in answers] == [answers[0].splitlines()[-1]] * 2
+    assert [a.splitlines()[0] for a in answers] == [answers[0].splitlines()[0]] * 2
+
+
+def test_a_team_may_have_an_agent_of_a_file(planner):
+    config = load_config("quickstart", [f"system.agents.planner={planner}"]).system
+    assert config.agents["planner"] == str(planner)
+    team, expected = load_team(config), load_team(load_config("quickstart").system)
+    ours, theirs = (t.members["planner"] for t in (team, expected))
+    assert_same_params(ours.agent.params, theirs.agent.params)
+    assert ours.agent.config == theirs.agent.config
+    assert ours.end_tokens == theirs.end_tokens
+    abstract = load_team(config, is_abstract=True).members["planner"].agent
+    assert jax.tree.map(np.shape, abstract.params) == jax.tree.map(np.shape, ours.agent.params)
 
 
 # --- Sources --------------------------------------------------------------------------------------
