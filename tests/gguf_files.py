@@ -15,6 +15,7 @@ ARCHITECTURES = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "gemma3_text": "gemma3",
+    "qwen3_5_text": "qwen35",
 }
 
 
@@ -34,13 +35,40 @@ def converted(raw: dict, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray
         if name == "llama" and (".q_proj." in hf_name or ".k_proj." in hf_name):
             kv = ".k_proj." in hf_name
             tensor = permuted(tensor, raw["num_key_value_heads" if kv else "num_attention_heads"])
-        if name == "gemma3" and hf_name.endswith("norm.weight"):
-            tensor = tensor + 1
+        if name in ("gemma3", "qwen35") and hf_name.endswith("norm.weight"):
+            tensor = tensor + ("linear_attn" not in hf_name)
+        if name == "qwen35":
+            hf_name, tensor = linear(raw, hf_name, tensor)
         out[names.get_name(hf_name, (".weight", ".bias"))] = tensor
     rope = raw["rope_parameters"]
     if rope.get("rope_type") == "llama3":
         out["rope_freqs.weight"] = llama3_divisors(rope, raw["head_dim"])
     return out
+
+
+def linear(raw: dict, name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
+    """A tensor of Qwen3.5's linear layers, with value heads of one key head apart."""
+    keys = raw["linear_num_key_heads"]
+    per_key, dim = raw["linear_num_value_heads"] // keys, raw["linear_value_head_dim"]
+
+    def tiled(rows, size):
+        parts = rows.reshape(keys, per_key, size, *rows.shape[1:])
+        return parts.swapaxes(0, 1).reshape(rows.shape)
+
+    part = name.rpartition("linear_attn.")[2] if "linear_attn." in name else ""
+    if part in ("in_proj_qkv.weight", "conv1d.weight"):
+        tensor = tensor.squeeze(1) if tensor.ndim == 3 else tensor
+        start = 2 * keys * raw["linear_key_head_dim"]
+        tensor = np.concatenate([tensor[:start], tiled(tensor[start:], dim)])
+    elif part == "in_proj_z.weight":
+        tensor = tiled(tensor, dim)
+    elif part == "out_proj.weight":
+        tensor = tiled(tensor.T, dim).T
+    elif part in ("in_proj_a.weight", "in_proj_b.weight", "dt_bias", "A_log"):
+        tensor = tiled(tensor, 1)
+    if part == "A_log":
+        tensor = -np.exp(tensor)
+    return name.replace(".dt_bias", ".dt_proj.bias"), tensor
 
 
 def llama3_divisors(rope: dict, head_dim: int) -> np.ndarray:
@@ -73,7 +101,16 @@ def metadata_of(raw: dict) -> dict:
         "attention.layer_norm_rms_epsilon": raw["rms_norm_eps"],
         "vocab_size": raw["vocab_size"],
     }
-    if raw["model_type"] == "gemma3_text":
+    if raw["model_type"] == "qwen3_5_text":
+        out["full_attention_interval"] = raw["layer_types"].index("full_attention") + 1
+        out["ssm.conv_kernel"] = raw["linear_conv_kernel_dim"]
+        out["ssm.state_size"] = raw["linear_key_head_dim"]
+        out["ssm.group_count"] = raw["linear_num_key_heads"]
+        out["ssm.time_step_rank"] = raw["linear_num_value_heads"]
+        out["ssm.inner_size"] = raw["linear_num_value_heads"] * raw["linear_value_head_dim"]
+        out["rope.dimension_sections"] = [1, 1, 1, 0]
+        out["rope.dimension_count"] = int(raw["head_dim"] * rope["partial_rotary_factor"])
+    elif raw["model_type"] == "gemma3_text":
         nth = raw["layer_types"].index("full_attention") + 1
         out["attention.sliding_window"] = raw["sliding_window"]
         out["attention.sliding_window_pattern"] = nth

@@ -18,7 +18,7 @@ from rmas_jax.models.directories import (
     local_directory,
     read_json,
 )
-from rmas_jax.models.gguf import gguf_changes, gguf_table
+from rmas_jax.models.gguf import gguf_changes, gguf_table, without_prediction
 from rmas_jax.models.gguf_config import config_from_gguf
 from rmas_jax.models.gguf_header import read_header
 from rmas_jax.models.gguf_tensors import TensorFile
@@ -70,6 +70,7 @@ def find_checkpoint(path: str | os.PathLike[str], *, revision: str | None = None
 def _gguf_file(path: Path) -> Checkpoint:
     header = read_header(path)
     config = config_from_gguf(header)
+    header = without_prediction(header, config)
     table = gguf_table(config, header.architecture)
     changes = gguf_changes(table, header.architecture)
 

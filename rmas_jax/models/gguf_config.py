@@ -64,6 +64,16 @@ GEMMA3_KEYS = {
     "attention.sliding_window_pattern": whole(1, 2**31 - 1)(6),
     "rope.freq_base_swa": THETA(1e4),
 }
+QWEN35_KEYS = {
+    "full_attention_interval": whole(1, 2**31 - 1)(4),
+    "nextn_predict_layers": whole(0, LIMITS["num_layers"])(0),
+    "rope.dimension_sections": Field(lambda value: isinstance(value, list), "a list")(None),
+    "ssm.conv_kernel": _size("conv_width"),
+    "ssm.group_count": _size("linear_key_heads"),
+    "ssm.inner_size": whole(1, LIMITS["linear_value_heads"] * LIMITS["linear_value_dim"]),
+    "ssm.state_size": _size("linear_key_dim"),
+    "ssm.time_step_rank": _size("linear_value_heads"),
+}
 
 
 class Architecture(NamedTuple):
@@ -100,11 +110,24 @@ def _gemma3(header: Header, keys: Raw) -> Raw:
     }
 
 
+def _qwen35(header: Header, keys: Raw) -> Raw:
+    return {
+        "num_hidden_layers": keys["block_count"] - keys["nextn_predict_layers"],
+        "full_attention_interval": keys["full_attention_interval"],
+        "linear_conv_kernel_dim": keys["ssm.conv_kernel"],
+        "linear_num_key_heads": keys["ssm.group_count"],
+        "linear_num_value_heads": keys["ssm.time_step_rank"],
+        "linear_key_head_dim": keys["ssm.state_size"],
+        "linear_value_head_dim": keys["ssm.inner_size"] // keys["ssm.time_step_rank"],
+    }
+
+
 ARCHITECTURES = {
     "llama": Architecture("llama", _llama, {}),  # Mistral too
     "qwen2": Architecture("qwen2", _qwen, {}),
     "qwen3": Architecture("qwen3", _qwen, {}),
     "gemma3": Architecture("gemma3_text", _gemma3, GEMMA3_KEYS),
+    "qwen35": Architecture("qwen3_5_text", _qwen35, QWEN35_KEYS),
 }
 
 

@@ -29,7 +29,9 @@ from rmas_jax.models import (
 )
 from rmas_jax.models import checkpoint as checkpoints
 from rmas_jax.models.checkpoint import read_config
+from rmas_jax.models.gguf import gguf_changes
 from rmas_jax.models.gguf_blocks import KINDS
+from rmas_jax.models.gguf_tensors import Change
 from rmas_jax.models.weights import weight_table
 from rmas_jax.sharding import make_mesh
 from rmas_jax.team import load_team
@@ -49,6 +51,8 @@ CASES = {
     "qwen3-tied": {},
     "gemma3": {"query_pre_attn_scalar": 12},
     "gemma3-linear": {},
+    "qwen3_5": {},
+    "qwen3_5-tied": {},
 }
 IDS = np.random.default_rng(0).integers(1, 61, (2, 12))
 
@@ -93,13 +97,36 @@ def test_hidden_states_and_logits_equal_torch(made, case):
         np.testing.assert_allclose(mine, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("case", ["llama", "llama-biases", "gemma3"])
-def test_what_the_converter_changed_matters(made, case, monkeypatch):
-    """Rotated pairs of queries and keys, and norms plus one, as they are in the file."""
-    monkeypatch.setattr(checkpoints, "gguf_changes", lambda table, architecture: {})
+@pytest.mark.parametrize("case", ["llama", "llama-biases", "gemma3", "qwen3_5"])
+def test_each_change_of_the_converter_matters(made, case, monkeypatch):
+    """Each kind of tensor as it is in the file: rotated pairs, norms plus one, heads apart."""
     theirs, path = made(case)
-    ours, _ = forward(*load_pretrained(path), IDS)
-    assert np.abs(ours - torch_forward(theirs, IDS)[0]).max() > 0.1
+    expected, _ = torch_forward(theirs, IDS)
+    found = gguf_changes(
+        checkpoints.find_checkpoint(path).table(()), read_header(path).architecture
+    )
+    kinds = {name.rpartition("blk.")[2].lstrip("0123456789") for name in found}
+    assert len(kinds) == {"llama": 2, "llama-biases": 4, "gemma3": 7, "qwen3_5": 13}[case]
+    for kind in kinds:
+        kept = {
+            name: Change(shape=change.shape) if name.endswith(kind) else change
+            for name, change in found.items()
+        }
+        monkeypatch.setattr(checkpoints, "gguf_changes", lambda *_, kept=kept: kept)
+        ours, _ = forward(*load_pretrained(path), IDS)
+        assert not np.abs(ours - expected).max() < 1e-2, kind
+
+
+def test_layers_for_the_prediction_of_several_tokens_are_ignored(made, tmp_path):
+    _, path = made("qwen3_5")
+
+    def edit(tensors):
+        tensors["blk.4.nextn.eh_proj.weight"] = np.ones((2, 3), np.float32)
+        tensors["blk.4.attn_norm.weight"] = np.ones(3, np.float32)
+
+    more = {"qwen35__block_count": 5, "qwen35__nextn_predict_layers": 1}
+    other = write_gguf(tmp_path / "other.gguf", path.parent, edit=edit, **more)
+    assert_same_params(load_pretrained(other)[1], load_pretrained(path)[1])
 
 
 @pytest.mark.parametrize("case", ["llama-llama3", "qwen2-yarn", "gemma3-linear"])
@@ -297,7 +324,7 @@ def changed(made, tmp_path):
         (
             "llama",
             {"general__architecture": "mamba"},
-            "general.architecture must be one of llama, qwen2, qwen3, gemma3, got 'mamba'",
+            "general.architecture must be one of llama, qwen2, qwen3, gemma3, qwen35, got 'mamba'",
         ),
         ("llama", {"llama__expert_count": 8}, "llama.expert_count must be absent .* got 8"),
         ("llama", {"llama__block_count": ...}, "llama.block_count must be an integer .* nothing"),
