@@ -9,9 +9,8 @@ import numpy as np
 
 from rmas_jax.config import ConfigError, SystemConfig
 from rmas_jax.models import load_tokenizer
-from rmas_jax.models.directories import local_directory
+from rmas_jax.models.checkpoint import read_config
 from rmas_jax.models.generation import sampling_defaults
-from rmas_jax.models.hf import read_config
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
 from rmas_jax.prompts import (
@@ -129,7 +128,7 @@ def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple
       CheckpointError: an id has no row; or config, tokenizer or end tokens are unusable.
       PromptError: see `text_ends` and `encode_stage`.
     """
-    rows = read_config(local_directory(source, patterns=("*.json",))).vocab_size
+    rows = read_config(source).vocab_size
     check_tokenizer(tokenizer, rows, source=source)
     read = encode_stage(tokenizer, prompt, ["?"], slot_width=1)
     ids = np.concatenate([read.prefix_ids.ravel(), read.body_ids.ravel()])

@@ -22,10 +22,10 @@ from rmas_jax.cli.options import check_limits
 from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
 from rmas_jax.host.errors import USER_ERRORS, InputError, shown
 from rmas_jax.models import Cache, load_tokenizer
-from rmas_jax.models.directories import local_directory
+from rmas_jax.models.checkpoint import read_config
 from rmas_jax.models.errors import CheckpointError
 from rmas_jax.models.generation import SamplingConfig, sampling_defaults
-from rmas_jax.models.hf import DTYPES, WEIGHTS, read_config
+from rmas_jax.models.hf import DTYPES, WEIGHTS
 from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.plain_text import check_text
 from rmas_jax.models.tokenizer import Tokenizer
@@ -34,14 +34,15 @@ from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
 DESCRIPTION = """\
-Load a Hugging Face checkpoint as a JAX decoder, describe it, and generate an answer to a prompt.
+Load a checkpoint as a JAX decoder, describe it, and generate an answer to a prompt.
 
-PATH is a directory with config.json, safetensors weights and a tokenizer, or a hub id, which is
-downloaded once (HF_HUB_OFFLINE=1 uses existing downloads). The prompt becomes a user's turn in the
+PATH is a directory with config.json, safetensors weights and a tokenizer, a GGUF file of llama.cpp,
+or a hub id (OWNER/NAME, or OWNER/NAME/FILE.gguf), which is downloaded once (HF_HUB_OFFLINE=1 uses
+existing downloads). The prompt becomes a user's turn in the
 checkpoint's chat template; --raw continues the plain prompt, for base models without a template.
 
-Sampling follows the checkpoint's generation_config.json (greedy without this file). Each option
-below overrides one rule; --temperature turns sampling on.
+Sampling follows the checkpoint's generation_config.json (greedy without this file, as with GGUF).
+Each option below overrides one rule; --temperature turns sampling on.
 """
 EXAMPLES = """\
 rmas model embedded/solver --prompt "Kenal Bison, one gate left: blue"
@@ -49,13 +50,14 @@ rmas model Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
 rmas model ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
 rmas model ./my-model --prompt "2 + 2 =" --greedy --max-tokens 8 --mesh 1,1,4
 rmas model ./my-model --prompt "Hello" --dtype bfloat16 --weights int8
+rmas model ./my-model.Q4_K_M.gguf --prompt "Hello" --dtype bfloat16
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its `--help` is the manual."""
     out = command_parser("model", DESCRIPTION, examples=EXAMPLES)
-    out.add_argument("path", metavar="PATH", help="directory of the checkpoint, or a hub id")
+    out.add_argument("path", metavar="PATH", help="directory, GGUF file, or hub id")
     out.add_argument("--prompt", required=True, metavar="TEXT", help="text to answer")
     out.add_argument("--raw", action="store_true", help="do not use the chat template")
     out.add_argument(
@@ -198,8 +200,7 @@ def run(options: argparse.Namespace) -> None:
     """Loads, describes, generates. Checks options before it reads weights."""
     check_limits(options, SAMPLING_LIMITS)
     source = {"revision": options.revision}
-    directory = local_directory(options.path, patterns=("*.json",), **source)
-    rows = read_config(directory).vocab_size
+    rows = read_config(options.path, **source).vocab_size
     default, end_tokens = sampling_defaults(options.path, **source)
     sampling = chosen_sampling(options, default)
     date = chosen_date(options.date)

@@ -22,7 +22,9 @@ NAMES = {
     "file": r"(?!)",
     "file or name": r"[^/.]+",
     "data": r"[^/.]+|(?!.*\.(?:csv|json|jsonl|ndjson|parquet|bz2|gz|zst)$)[\w-][\w.-]*/[\w.-]+",
-    "hub": r"(?!.*\.safetensors$)[\w-][\w.-]*(/[\w.-]+)?(@.+)?",
+    # OWNER/NAME, or NAME alone, and a file of a hub repository in the format GGUF.
+    "hub": r"(?!.*\.(?:safetensors|gguf)$)[\w-][\w.-]*(/[\w.-]+)?(@.+)?"
+    r"|[\w-][\w.-]*/[\w.-]+/[^@]+\.gguf(@.+)?",
 }
 
 

@@ -48,8 +48,9 @@ class SystemConfig(Section):
     """The agents and their links."""
 
     agents: dict[str, str] = option(
-        "role -> its language model: a directory, a hub id (org/name@REVISION fixes the revision) "
-        "or one of the package: embedded/planner, embedded/critic, embedded/solver",
+        "role -> its language model: a directory, a GGUF file, a hub id (org/name, or "
+        "org/name/FILE.gguf; @REVISION behind it fixes the revision) or one of the package: "
+        "embedded/planner, embedded/critic, embedded/solver",
         path="hub",
     )
     topology: str = option(

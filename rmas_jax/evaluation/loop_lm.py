@@ -16,8 +16,7 @@ from rmas_jax.agents.agent import load_agent
 from rmas_jax.agents.member import Member
 from rmas_jax.config import ConfigError
 from rmas_jax.models import load_tokenizer
-from rmas_jax.models.directories import local_directory
-from rmas_jax.models.hf import read_config
+from rmas_jax.models.checkpoint import read_config
 from rmas_jax.partition import DEFAULT_POLICIES, Policies
 from rmas_jax.prompts import RolePrompt, today
 from rmas_jax.team import Team
@@ -53,7 +52,7 @@ def load_loop_lm(
       CheckpointError, UnsupportedModelError, PromptError: see `load_team`; raised before weights
         are read, unless these are the cause.
     """
-    config = read_config(local_directory(source, patterns=("*.json",)))
+    config = read_config(source)
     if config.loops is None:
         raise ConfigError(
             f"{FIELD} must be a looped language model (model_type ouro), got {source}, which is "

@@ -1,8 +1,10 @@
-"""Checkpoint directories, local or from the hub, and their JSON files."""
+"""Checkpoint directories and GGUF files, local or from the hub, and their JSON files."""
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import stat
 from importlib import resources
 from pathlib import Path
@@ -21,6 +23,43 @@ MAX_FILE = 128 * reading.MEBIBYTE  # of files except weights; Gemma-3's tokenize
 EMBEDDED = "embedded/"  # prefix of shipped agents
 _ASSETS = Path(str(resources.files("rmas_jax"))) / "assets"
 UNBOUNDED = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # bounded by their readers
+GGUF = ".gguf"
+# A GGUF file of a hub repository, perhaps in a folder of it.
+HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w.-]+)/([^@]+\.gguf)(?:@(.+))?")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a result of `local_checkpoint` is a GGUF file instead of a directory."""
+    return path.suffix == GGUF and not path.is_dir()
+
+
+def local_checkpoint(
+    path: str | os.PathLike[str], *, patterns: tuple[str, ...], revision: str | None = None
+) -> Path:
+    """The GGUF file `path`, a local copy of one from the hub, or else `local_directory`.
+
+    A hub id of a file is "OWNER/REPOSITORY/FILE.gguf", perhaps with a revision: "...gguf@main". An
+    existing path takes precedence.
+
+    Raises:
+      CheckpointError: see `local_directory`; or the file is irregular, or not in the repository.
+    """
+    file = Path(path)
+    if is_gguf(file) and os.path.lexists(file):
+        reading.check_regular(file, at_most=None, error=CheckpointError)
+        return file
+    found = None if os.path.lexists(file) else HUB_FILE.fullmatch(str(path))
+    if found is None:
+        if is_gguf(file):
+            raise CheckpointError(f"{clipped(str(path), 300)}: no such file")
+        return local_directory(path, patterns=patterns, revision=revision)
+    repository, name, own_revision = found.groups()
+    _check_one_revision(path, own_revision, revision)
+    folder = _snapshot(path, repository, own_revision or revision, (glob.escape(name),))
+    if not (folder / name).exists():
+        raise CheckpointError(f"{clipped(str(path), 300)}: no such file in {repository}")
+    reading.check_regular(folder / name, at_most=None, error=CheckpointError)
+    return folder / name
 
 
 def local_directory(
@@ -49,20 +88,33 @@ def local_directory(
     if str(path).startswith(EMBEDDED):
         return _shipped_directory(str(path))
     repository, _, own_revision = str(path).partition("@")
-    if own_revision and revision:
+    _check_one_revision(path, own_revision, revision)
+    snapshot = _snapshot(path, repository, own_revision or revision, patterns)
+    _check_files(snapshot, patterns)
+    return snapshot
+
+
+def _check_one_revision(path: Any, own: str | None, revision: str | None) -> None:
+    if own and revision:
         raise CheckpointError(f"revision must be None, as {path} includes one, got {revision!r}")
+
+
+def _snapshot(
+    path: str | os.PathLike[str], repository: str, revision: str | None, patterns: tuple[str, ...]
+) -> Path:
+    """A local snapshot of some files of a hub repository."""
     try:
-        snapshot = huggingface_hub.snapshot_download(
-            repository, revision=own_revision or revision, allow_patterns=list(patterns)
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision, allow_patterns=list(patterns)
+            )
         )
     except Exception as error:  # the hub's errors have no common base
         reason = clipped(" ".join(str(error).split()), 600)
+        kind = "file" if HUB_FILE.fullmatch(str(path)) else "directory"
         raise CheckpointError(
-            f"{clipped(str(path), 300)}: no such directory, and not available from the hub: "
-            f"{reason}"
+            f"{clipped(str(path), 300)}: no such {kind}, and not available from the hub: {reason}"
         ) from error
-    _check_files(Path(snapshot), patterns)
-    return Path(snapshot)
 
 
 def _shipped_directory(path: str) -> Path:

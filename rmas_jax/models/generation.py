@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from rmas_jax.host.errors import shown
-from rmas_jax.models.directories import CONFIG_FILE, local_directory, read_json
+from rmas_jax.models.directories import CONFIG_FILE, is_gguf, local_checkpoint, read_json
 from rmas_jax.models.errors import CheckpointError
+from rmas_jax.models.gguf_header import read_header
+from rmas_jax.models.gguf_tokenizer import end_tokens as gguf_end_tokens
 
 GENERATION_FILE = "generation_config.json"
 
@@ -119,17 +121,19 @@ def sampling_defaults(
     """A checkpoint's sampling rules and end tokens, from its `generation_config.json`.
 
     A checkpoint without this file is greedy. Where it names no end tokens, those of `config.json`
-    apply, else ().
+    apply, else (). A GGUF file is greedy, with its own end tokens.
 
     Args:
-      path: a directory, or a hub id.
+      path: a directory, a GGUF file, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
 
     Raises:
       CheckpointError: a file is missing or damaged, a value is out of its range, or a rule is not
         ported; the message names the file, the field and the allowed values.
     """
-    directory = local_directory(path, patterns=("*.json",), revision=revision)
+    directory = local_checkpoint(path, patterns=("*.json",), revision=revision)
+    if is_gguf(directory):
+        return SamplingConfig(), gguf_end_tokens(read_header(directory))
     source = directory / GENERATION_FILE
     sampling = SamplingConfig()
     end_tokens: tuple[int, ...] = ()

@@ -1,11 +1,10 @@
-"""Loads decoders from Hugging Face directories: `config.json` and safetensors, without torch."""
+"""Loads decoders from Hugging Face directories and GGUF files, without torch."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,19 +13,13 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from rmas_jax.host.errors import listed
-from rmas_jax.models.config import DecoderConfig, UnsupportedModelError, config_from_hf
+from rmas_jax.models.checkpoint import find_checkpoint, read_config
+from rmas_jax.models.config import DecoderConfig, UnsupportedModelError
 from rmas_jax.models.decoder import Decoder
-from rmas_jax.models.directories import (
-    ADAPTER_FILE,
-    CONFIG_FILE,
-    check_no_adapter,
-    local_directory,
-    read_json,
-)
 from rmas_jax.models.errors import CheckpointError
 from rmas_jax.models.int8 import abstract_quantised, quantised, require_qwix
 from rmas_jax.models.shards import Index, closed, read_shard
-from rmas_jax.models.stored import StoredTensors, find_tensors, open_safetensors, weight_files
+from rmas_jax.models.stored import StoredTensors, find_tensors
 from rmas_jax.models.stored_names import (
     EMBEDDING,
     IGNORED,
@@ -48,13 +41,6 @@ BEYOND_FLOAT16 = {
 }
 
 
-def read_config(directory: Path) -> DecoderConfig:
-    """The decoder described by a checkpoint's `config.json`; raises as `load_pretrained`."""
-    check_no_adapter(directory)
-    path = directory / CONFIG_FILE
-    return config_from_hf(read_json(path), source=str(path))
-
-
 def load_pretrained(
     path: str | os.PathLike[str],
     dtype: str = "float32",
@@ -64,11 +50,12 @@ def load_pretrained(
     revision: str | None = None,
     policies: Policies = DEFAULT_POLICIES,
 ) -> tuple[Decoder, dict[str, Any]]:
-    """Builds the decoder of a Hugging Face checkpoint and reads its weights.
+    """Builds the decoder of a checkpoint and reads its weights.
 
     Args:
-      path: a directory with `config.json` and safetensors (one file, or shards and their index),
-        or a hub id such as "Qwen/Qwen3-0.6B" or "Qwen/Qwen3-0.6B@REVISION".
+      path: a directory with `config.json` and safetensors (one file, or shards and their index); a
+        GGUF file of llama.cpp, whose weights are dequantised; or a hub id of either, such as
+        "Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B@REVISION" or "Qwen/Qwen3-0.6B-GGUF/NAME.gguf".
       dtype: of all parameters: float32, bfloat16 or float16. Stored bfloat16 stays exact in the
         first two.
       mesh: devices to split the parameters over, by the rules of `rmas_jax.sharding` for the axes
@@ -84,39 +71,34 @@ def load_pretrained(
 
     Raises:
       ValueError: `dtype` or `weights` is another.
-      ImportError: the library for int8 is not installed.
-      UnsupportedModelError: the architecture, or its use in `dtype`, is not supported; raised
-        before weights are read.
+      ImportError: the library for int8, or for GGUF files, is not installed.
+      UnsupportedModelError: the architecture, its use in `dtype`, or a GGUF file's quantisation is
+        not supported; raised before weights are read.
       CheckpointError: files are missing or damaged; weights are missing, unexpected, duplicate or
         misshapen (one error lists all); or a number is beyond the range of `dtype`.
     """
     _check_options(dtype, weights)
-    directory = local_directory(path, patterns=("*.json", "model*.safetensors"), revision=revision)
-    config, config_path = read_config(directory), directory / CONFIG_FILE
-    _check_range(config, dtype, source=str(config_path))
-
-    files = weight_files(directory)
-    if directory != Path(path) and not all(file.exists() for file in files):
-        names = tuple(file.relative_to(directory).as_posix() for file in files)
-        local_directory(path, patterns=names, revision=revision)  # in folders of a hub repository
+    checkpoint = find_checkpoint(path, revision=revision)
+    config, source = checkpoint.config, checkpoint.source
+    _check_range(config, dtype, source=str(source))
     with contextlib.ExitStack() as stack:
-        opened = {file: open_safetensors(file, stack) for file in files}
+        opened = {file: checkpoint.open_file(file, stack) for file in checkpoint.files}
         homes, problems = find_tensors(opened)
         if config.num_layers > len(homes):  # before names for all layers are made
             raise CheckpointError(
-                f"{config_path}: num_hidden_layers must be at most the number of tensors "
+                f"{source}: num_hidden_layers must be at most the number of tensors "
                 f"({len(homes)}), got {config.num_layers}"
             )
-        table = weight_table(config, stored_prefix(homes))
+        table = checkpoint.table(homes)
         problems += _problems(table, {name: opened[home] for name, home in homes.items()})
     if problems:
         raise CheckpointError(
-            f"{directory}: the weights must be those of {config.model_type}, got\n  "
+            f"{checkpoint.path}: the weights must be those of {config.model_type}, got\n  "
             + "\n  ".join(listed(problems))
         )
     mesh = None if mesh is None else auto_mesh(mesh)
     params = {}
-    with StoredTensors(homes) as stored:
+    with StoredTensors(homes, checkpoint.open_file) as stored:
         for weight in table:
             if _is_in_int8(weight, weights):
                 layers = (
@@ -144,7 +126,8 @@ def abstract_agent(
     Reads no weight. Programs compiled for these shapes run on the loaded parameters later.
 
     Args:
-      source: a directory with `config.json`, a hub id, or the configuration itself.
+      source: see `load_pretrained`, or the configuration itself. Of a GGUF file, only the header is
+        read.
       mesh: devices to split the parameters over; a compile-only topology is enough. On a mesh each
         array has its `NamedSharding`.
       dtype: see `load_pretrained`.
@@ -155,14 +138,13 @@ def abstract_agent(
     Raises:
       ValueError, ImportError: as for `load_pretrained`.
       UnsupportedModelError: the architecture, or its use in `dtype`, is not supported.
-      CheckpointError: `config.json` is missing or damaged.
+      CheckpointError: `config.json`, or the header, is missing or damaged.
     """
     _check_options(dtype, weights)
     if isinstance(source, DecoderConfig):
         config, where = source, "config"
     else:
-        directory = local_directory(source, patterns=(CONFIG_FILE, ADAPTER_FILE), revision=revision)
-        config, where = read_config(directory), str(directory / CONFIG_FILE)
+        config, where = read_config(source, revision=revision), str(source)
     _check_range(config, dtype, source=where)
     mesh = None if mesh is None else auto_mesh(mesh)
     params = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -159,8 +159,13 @@ class StoredTensors:
     are closed after every `MAPPED_BYTES` read.
     """
 
-    def __init__(self, homes: Mapping[str, Path]):
-        self._homes = homes
+    def __init__(
+        self,
+        homes: Mapping[str, Path],
+        open_file: Callable[[Path, contextlib.ExitStack], Any] = open_safetensors,
+    ):
+        """`homes` is the file of each tensor; `open_file` opens one, which the stack closes."""
+        self._homes, self._open_file = homes, open_file
         self._stack = contextlib.ExitStack()
         self._files: dict[Path, Any] = {}
         self._read = 0  # bytes, at most
@@ -179,7 +184,7 @@ class StoredTensors:
             self.__exit__()
         path = self._homes[name]
         if path not in self._files:
-            self._files[path] = open_safetensors(path, self._stack)
+            self._files[path] = self._open_file(path, self._stack)
         stored = self._files[path].get_slice(name)
         self._read += math.prod(stored.get_shape()) * 8
         return stored

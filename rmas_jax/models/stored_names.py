@@ -17,11 +17,12 @@ PREFIXES = {
     "": "",
 }
 EMBEDDING, UNEMBEDDING = "model.embed_tokens.weight", "lm_head.weight"
-# Ignored tensors: buffers of older files, which are computed here; the vision parts of multimodal
-# checkpoints; Qwen3.5's layers for multi-token prediction; heads over the last hidden state (values
-# of reinforcement learning, scores of reward models).
+# Ignored tensors: buffers of older files and of GGUF files, which are computed here; the vision
+# parts of multimodal checkpoints; Qwen3.5's layers for multi-token prediction; heads over the last
+# hidden state (values of reinforcement learning, scores of reward models).
 IGNORED = re.compile(
     r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
+    r"|rope_freqs\.weight"
     r"|(.*\.)?(position_ids|masked_bias)"
     r"|(model\.)?(vision_tower|multi_modal_projector|visual)\..*"
     r"|mtp\..*"

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rmas_jax.host.errors import clipped, shown
+from rmas_jax.host.errors import InputError, clipped, shown
 from rmas_jax.host.reading import MEBIBYTE, open_regular, read_json, read_text
-from rmas_jax.models.directories import MAX_FILE, local_directory
+from rmas_jax.models.directories import MAX_FILE, is_gguf, local_checkpoint
 from rmas_jax.models.errors import CheckpointError
+from rmas_jax.models.gguf_header import read_header
+from rmas_jax.models.gguf_tokenizer import tokenizer_from_gguf
 
 FILES = ("tokenizer*", "*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -68,10 +70,10 @@ def load_tokenizer(
 
     Uses `tokenizer.json` unchanged: for some families (Qwen, Llama, Gemma), transformers' Auto
     class replaces the file's pre-tokenizer and normaliser. The Auto class loads folders without
-    this file (sentencepiece; vocab.json and merges.txt).
+    this file (sentencepiece; vocab.json and merges.txt). A GGUF file contains its own tokenizer.
 
     Args:
-      path: a directory, or a hub id.
+      path: a directory, a GGUF file, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
       needs_chat_template: whether to refuse a tokenizer without one, such as a base model's.
       date: YYYY-MM-DD, for chat templates with a date (attribute `chat_date`); None: the day of
@@ -80,27 +82,29 @@ def load_tokenizer(
     Raises:
       CheckpointError: the tokenizer is missing or damaged, or lacks a needed chat template.
     """
-    directory = local_directory(path, patterns=FILES, revision=revision)
-    if not any(directory.glob("tokenizer*")):
-        raise CheckpointError(
-            f"{directory}: must have tokenizer.json or tokenizer.model, got neither"
-        )
-    _check_contents(directory)
-    tokenizer = _load(directory)
+    found = local_checkpoint(path, patterns=FILES, revision=revision)
+    if not is_gguf(found):
+        _check_contents(found)
+    tokenizer = _load(found)
     # Decoding changes no blanks; a chat template's markers become special tokens.
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.split_special_tokens = False
     tokenizer.chat_date = date
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{directory}: the tokenizer must have a chat template (chat_template.jinja, or the "
-            "field chat_template of tokenizer_config.json), got none"
+            f"{found}: the tokenizer must have a chat template (chat_template.jinja, the field "
+            "chat_template of tokenizer_config.json, or tokenizer.chat_template of a GGUF file), "
+            "got none"
         )
     return tokenizer
 
 
 def _check_contents(directory: Path) -> None:
-    """Refuses tokenizer files with invalid content."""
+    """Refuses directories without a tokenizer, and tokenizer files with invalid content."""
+    if not any(directory.glob("tokenizer*")):
+        raise CheckpointError(
+            f"{directory}: must have tokenizer.json or tokenizer.model, got neither"
+        )
     if (directory / TOKENIZER).exists():  # refuses a pointer of git-lfs
         open_regular(directory / TOKENIZER, at_most=MAX_FILE, error=CheckpointError).close()
     found = {}
@@ -122,27 +126,32 @@ def _check_contents(directory: Path) -> None:
         )
 
 
-def _load(directory: Path) -> Any:
+def _load(path: Path) -> Any:
+    """The tokenizer of a directory or a GGUF file; errors of libraries name the path."""
+    try:
+        return tokenizer_from_gguf(read_header(path)) if is_gguf(path) else _of_directory(path)
+    except (KeyboardInterrupt, SystemExit, MemoryError, ImportError, InputError):
+        raise
+    except BaseException as error:  # almost anything; panics of tokenizers are no Exception
+        reason = clipped(str(error).partition("\n")[0] or type(error).__name__, 300)
+        raise CheckpointError(f"{path}: the tokenizer cannot be read: {reason}") from None
+
+
+def _of_directory(directory: Path) -> Any:
     from tokenizers import Tokenizer  # heavy, and only drivers need them
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     file = directory / TOKENIZER
-    try:
-        if not file.is_file():
-            return AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
-            )
-        unchanged = Tokenizer.from_file(str(file))
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        unchanged.no_padding()
-        unchanged.no_truncation()
-        expected = unchanged.encode(PROBE, add_special_tokens=False).ids
-        ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # almost anything; panics of tokenizers are no Exception
-        reason = clipped(str(error).partition("\n")[0] or type(error).__name__, 300)
-        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {reason}") from None
+    if not file.is_file():
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    unchanged = Tokenizer.from_file(str(file))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    unchanged.no_padding()
+    unchanged.no_truncation()
+    expected = unchanged.encode(PROBE, add_special_tokens=False).ids
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     # Only this field of tokenizer_config.json may change how the file splits a text.
     if ids != expected and not tokenizer.init_kwargs.get("fix_mistral_regex"):
         raise CheckpointError(

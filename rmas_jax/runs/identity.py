@@ -20,19 +20,20 @@ from rmas_jax import __version__
 from rmas_jax.config import RunConfig, RuntimeConfig
 from rmas_jax.config.paths import relative_path
 from rmas_jax.host.inputs import local_input
-from rmas_jax.models.hf import CONFIG_FILE, local_directory
+from rmas_jax.models.directories import CONFIG_FILE, is_gguf, local_checkpoint
+from rmas_jax.models.gguf_header import read_header
 from rmas_jax.models.stored import weight_files
 from rmas_jax.models.tokenizer import FILES as TOKENIZER_FILES
 from rmas_jax.team_texts import TeamTexts, load_method_templates
 
 
 def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
-    """Role -> source and digest of its agent; reads the weights of local directories.
+    """Role -> source and digest of its agent; reads the weights of local checkpoints.
 
     Returns:
-      By role: "source", the directory or hub id; "revision", the commit, from the hub; "digest", of
-      all inputs of the agent's states: configuration and weights (or the commit), and the storage
-      options in `runtime`.
+      By role: "source", the directory, GGUF file or hub id; "revision", the commit, from the hub;
+      "digest", of all inputs of the agent's states: configuration and weights (or the commit), and
+      the storage options in `runtime`.
     """
     return {
         role: _agent_source(source, config.runtime) for role, source in config.system.agents.items()
@@ -40,19 +41,23 @@ def agent_sources(config: RunConfig) -> dict[str, dict[str, str | None]]:
 
 
 def _agent_source(source: str, runtime: RuntimeConfig) -> dict[str, str | None]:
-    directory = local_directory(source, patterns=(CONFIG_FILE,))
-    commit = _commit(directory)
+    found = local_checkpoint(source, patterns=(CONFIG_FILE,))
+    snapshot = _snapshot(found)
+    commit = None if snapshot is None else snapshot.name
     digest = hashlib.sha256(f"{runtime.dtype} {runtime.weights} {commit}".encode())
-    if commit is None:
-        for file in (directory / CONFIG_FILE, *weight_files(directory)):
-            name = file.relative_to(directory)
-            digest.update(f" {name} {_file_digest(file)}".encode())
+    if snapshot is None:
+        files = [found] if is_gguf(found) else [found / CONFIG_FILE, *weight_files(found)]
+        for file in files:
+            digest.update(f" {file.relative_to(found)} {_file_digest(file)}".encode())
+    elif is_gguf(found):  # one of the repository's, with different quantisations
+        digest.update(f" {found.relative_to(snapshot)}".encode())
     return {"source": relative_path(source), "revision": commit, "digest": digest.hexdigest()}
 
 
-def _commit(directory: Path) -> str | None:
-    """The commit of an agent's directory, if it is a snapshot from the hub."""
-    return directory.name if directory.parent.name == "snapshots" else None
+def _snapshot(path: Path) -> Path | None:
+    """The folder of the commit, if an agent's directory or GGUF file is from the hub."""
+    places = path.parents if is_gguf(path) else (path,)
+    return next((p for p in places if p.match("models--*/snapshots/*")), None)
 
 
 def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
@@ -104,10 +109,13 @@ def _file_digest(path: Path) -> str:
 def _tokenizer_digest(source: str) -> str:
     """A digest of an agent's tokenizer and end tokens.
 
-    From the hub, the digest of the commit. `config.json` is part of the weights' digest.
+    From the hub, the digest of the commit. `config.json` is part of the weights' digest. Of a GGUF
+    file, the digest of the metadata about the tokenizer.
     """
-    directory = local_directory(source, patterns=TOKENIZER_FILES)
-    if _commit(directory) is not None:
+    directory = local_checkpoint(source, patterns=TOKENIZER_FILES)
+    if is_gguf(directory):
+        return text_digest(read_header(directory).section("tokenizer."))
+    if _snapshot(directory) is not None:
         return text_digest(directory.name)
     files = {file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)}
     return text_digest(

@@ -55,6 +55,24 @@ def test_paths_of_the_command_line_count_from_the_current_folder(file):
     assert config.system.prompts == "mixture"
 
 
+def test_gguf_files_are_paths_or_of_the_hub(file):
+    """Two names are a folder and a file; three or more are of the hub, unless they exist."""
+    (file.parent / "org" / "name").mkdir(parents=True)
+    (file.parent / "org" / "name" / "q4.gguf").touch()
+    for text, is_path in (
+        ("q8.gguf", True),
+        ("mine/q8.gguf", True),
+        ("org/name/q4.gguf", True),
+        ("org/name/q8.gguf", False),
+        ("org/name/folder/q8.gguf@main", False),
+    ):
+        tree = yaml.safe_load(file.read_text())
+        tree["system"]["agents"]["critic"] = text
+        file.write_text(yaml.safe_dump(tree))
+        expected = str(file.parent / text) if is_path else text
+        assert load_config(file).system.agents["critic"] == expected
+
+
 @pytest.mark.parametrize("name", ["relay", "Sequential-Math", "RecursiveMAS/Sequential-Math"])
 def test_names_of_data_stay(file, name):
     (file.parent / name).mkdir(parents=True)

