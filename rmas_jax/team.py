@@ -26,6 +26,7 @@ from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.partition import DEFAULT_POLICIES, Policies
 from rmas_jax.prompts import (
+    Question,
     RolePrompt,
     StagePrompt,
     encode_stage,
@@ -52,7 +53,7 @@ class Team:
 
     def encode(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         *,
         slot_width: int | None = None,
         templates: Mapping[str, RolePrompt] | None = None,
@@ -61,7 +62,7 @@ class Team:
         """What every role reads for B questions: its prompt as arrays on the host.
 
         Args:
-          questions: any texts.
+          questions: any texts; or texts by field, of the question and the columns of prompts.
           slot_width: positions of a slot; None: one for each latent thought. Messages in text
             need as many as they may have tokens.
           templates: of the prompts, of these roles that have members; None: those of the members.

@@ -69,6 +69,17 @@ def load_templates(
     return templates
 
 
+def prompt_columns(config: SystemConfig, texts: TeamTexts) -> tuple[str, ...]:
+    """The columns of the data in prompts of roles, and of text methods.
+
+    Raises:
+      PromptError: see `load_method_templates`.
+    """
+    methods = load_method_templates(config, texts.topology, texts.templates, config.task_type)
+    sets = (texts.templates, *methods.values())
+    return tuple(sorted({name for of in sets for prompt in of.values() for name in prompt.columns}))
+
+
 def load_method_templates(
     config: SystemConfig,
     topology: Topology,
@@ -131,7 +142,9 @@ def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple
     """
     rows = read_config(local_directory(source, patterns=("*.json",))).vocab_size
     check_tokenizer(tokenizer, rows, source=source)
-    read = encode_stage(tokenizer, prompt, ["?"], slot_width=1)
+    read = encode_stage(
+        tokenizer, prompt, [dict.fromkeys(("question", *prompt.columns), "?")], slot_width=1
+    )
     ids = np.concatenate([read.prefix_ids.ravel(), read.body_ids.ravel()])
     check_ids(ids, rows, tokenizer=tokenizer, what=f"{source}: the prompt in its chat template")
     ends = text_ends(source, tokenizer)

@@ -1,6 +1,7 @@
 """Prompts: templates as data, rendering in an agent's chat template, encoding as arrays."""
 
 from rmas_jax.prompts.chat import SENTINEL, render_chat, split_template, template_of, turn_end
+from rmas_jax.prompts.columns import Question, check_columns, template_with
 from rmas_jax.prompts.encoding import (
     FIRST,
     LATER,
@@ -33,10 +34,12 @@ __all__ = [
     "SENTINEL",
     "TASK_TYPES",
     "PromptError",
+    "Question",
     "RolePrompt",
     "StagePrompt",
     "StageTokens",
     "TokenRows",
+    "check_columns",
     "declared_width",
     "encode_piece",
     "encode_stage",
@@ -50,6 +53,7 @@ __all__ = [
     "take",
     "task_types",
     "template_of",
+    "template_with",
     "tiled_width",
     "today",
     "turn_end",

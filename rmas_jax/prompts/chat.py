@@ -22,6 +22,7 @@ from rmas_jax.prompts.rendering import Outcome, render, today
 from rmas_jax.prompts.templates import FIELD, PromptError, RolePrompt
 
 SENTINEL = "\ue000{}\ue001"  # private-use characters that replace fields during rendering
+FILLED = re.compile("\ue000(\\w+)\ue001")  # a field in a rendered text
 SYSTEM, USER = "\ue002", "\ue003"  # marks in place of the two texts
 OPTIONS = {"enable_thinking": False}  # ignored by templates without it
 # Typed parts printed literally instead of their text.
@@ -153,8 +154,8 @@ def _trimmed(text: str) -> set[str]:
 def split_template(tokenizer: Tokenizer, prompt: RolePrompt, template: str) -> list[str]:
     """Renders a template and cuts it at its slots: [text, sender, text, sender, ..., text].
 
-    Private-use sentinels replace the fields during rendering; the question is inserted after the
-    cut, so no question text can move a slot.
+    Private-use sentinels replace the fields during rendering; the question and columns of the data
+    are inserted after the cut, so none of their texts can move a slot.
 
     Args:
       tokenizer: the agent's.
@@ -163,10 +164,10 @@ def split_template(tokenizer: Tokenizer, prompt: RolePrompt, template: str) -> l
     """
     user = FIELD.sub(lambda match: SENTINEL.format(match[1]), template)
     rendered = render_chat(tokenizer, prompt.system, user)
-    pieces = re.split("\ue000(\\w+)\ue001", rendered)
+    pieces = FILLED.split(rendered)
     texts, senders = [pieces[0]], []
     for field, text in zip(pieces[1::2], pieces[2::2], strict=True):
-        if field == "question":
+        if field == "question" or field in prompt.columns:
             texts[-1] += SENTINEL.format(field) + text
         else:
             senders.append(field)
