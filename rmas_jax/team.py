@@ -107,7 +107,7 @@ def load_team(
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
         prompt set is unusable; raised before weights are read, unless the weights are the cause.
     """
-    topology, templates, tokenizers, end_tokens = texts or load_team_texts(config)
+    texts = texts or load_team_texts(config)
     members = {
         role: Member(
             role=role,
@@ -119,14 +119,15 @@ def load_team(
                 policies=policies,
                 is_abstract=is_abstract,
             ),
-            tokenizer=tokenizers[role],
-            template=templates[role],
-            end_tokens=end_tokens[role],
+            tokenizer=texts.tokenizers[role],
+            template=texts.templates[role],
+            end_tokens=texts.end_tokens[role],
+            stop_strings=texts.stop_strings.get(role, ()),
         )
-        for role in topology.order
+        for role in texts.topology.order
     }
     width = {role: member.agent.width for role, member in members.items()}
-    return Team(build_system(config, topology, width), members, mesh)
+    return Team(build_system(config, texts.topology, width), members, mesh)
 
 
 def build_system(config: SystemConfig, topology: Topology, width: Mapping[str, int]) -> System:

@@ -1,6 +1,14 @@
 """Prompts: templates as data, rendering in an agent's chat template, encoding as arrays."""
 
-from rmas_jax.prompts.chat import SENTINEL, render_chat, split_template, template_of, turn_end
+from rmas_jax.prompts.chat import (
+    SENTINEL,
+    render_chat,
+    split_template,
+    template_of,
+    turn_end,
+    turn_starts,
+)
+from rmas_jax.prompts.chat_templates import load_chat_template, shipped_chat_templates
 from rmas_jax.prompts.columns import Question, check_columns, template_with
 from rmas_jax.prompts.encoding import (
     FIRST,
@@ -45,9 +53,11 @@ __all__ = [
     "encode_stage",
     "exact_width",
     "left_pad",
+    "load_chat_template",
     "load_method_prompts",
     "load_prompts",
     "render_chat",
+    "shipped_chat_templates",
     "split_template",
     "stage_tokens",
     "take",
@@ -57,4 +67,5 @@ __all__ = [
     "tiled_width",
     "today",
     "turn_end",
+    "turn_starts",
 ]
