@@ -325,6 +325,13 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     files = files_of_one_split(options.questions)
     texts = load_team_texts(config.system)
     columns = sorted({name for prompt in texts.templates.values() for name in prompt.columns})
+    written = {names_of(role)[0]: role for role in texts.topology.order}
+    if clash := written.keys() & set(columns):
+        name = min(clash)
+        raise ConfigError(
+            f"{config.system.prompts} must have columns of other names than the texts of roles in "
+            f"--out, got {{{name}}}, where those of {written[name]} are written"
+        )
     reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1, prompted=columns)
     items = [read.example for read in reads]
     rows = ((f"{options.questions}: row {item.id}", item.inputs) for item in items)
