@@ -26,6 +26,7 @@ from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.partition import DEFAULT_POLICIES, Policies
 from rmas_jax.prompts import (
+    Question,
     RolePrompt,
     StagePrompt,
     encode_stage,
@@ -52,7 +53,7 @@ class Team:
 
     def encode(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         *,
         slot_width: int | None = None,
         templates: Mapping[str, RolePrompt] | None = None,
@@ -61,7 +62,7 @@ class Team:
         """What every role reads for B questions: its prompt as arrays on the host.
 
         Args:
-          questions: any texts.
+          questions: any texts; or texts by field, of the question and the columns of prompts.
           slot_width: positions of a slot; None: one for each latent thought. Messages in text
             need as many as they may have tokens.
           templates: of the prompts, of these roles that have members; None: those of the members.
@@ -106,7 +107,7 @@ def load_team(
       CheckpointError, UnsupportedModelError, PromptError: a model directory, a tokenizer or a
         prompt set is unusable; raised before weights are read, unless the weights are the cause.
     """
-    topology, templates, tokenizers, end_tokens = texts or load_team_texts(config)
+    texts = texts or load_team_texts(config)
     members = {
         role: Member(
             role=role,
@@ -118,14 +119,15 @@ def load_team(
                 policies=policies,
                 is_abstract=is_abstract,
             ),
-            tokenizer=tokenizers[role],
-            template=templates[role],
-            end_tokens=end_tokens[role],
+            tokenizer=texts.tokenizers[role],
+            template=texts.templates[role],
+            end_tokens=texts.end_tokens[role],
+            stop_strings=texts.stop_strings.get(role, ()),
         )
-        for role in topology.order
+        for role in texts.topology.order
     }
     width = {role: member.agent.width for role, member in members.items()}
-    return Team(build_system(config, topology, width), members, mesh)
+    return Team(build_system(config, texts.topology, width), members, mesh)
 
 
 def build_system(config: SystemConfig, topology: Topology, width: Mapping[str, int]) -> System:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rmas_jax.config import ConfigError, SystemConfig
-from rmas_jax.models import load_tokenizer
+from rmas_jax.models import CheckpointError, load_tokenizer
 from rmas_jax.models.checkpoint import read_config
 from rmas_jax.models.generation import sampling_defaults
 from rmas_jax.models.tokenizer import Tokenizer
@@ -16,10 +16,13 @@ from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
 from rmas_jax.prompts import (
     RolePrompt,
     encode_stage,
+    load_chat_template,
     load_method_prompts,
     load_prompts,
+    shipped_chat_templates,
     today,
     turn_end,
+    turn_starts,
 )
 from rmas_jax.rounds.schedules import RECURSION, SCHEDULES, edges_of
 from rmas_jax.topology import Topology, load_topology
@@ -32,6 +35,7 @@ class TeamTexts(NamedTuple):
     templates: dict[str, RolePrompt]  # by role; they fit the chat templates
     tokenizers: dict[str, Tokenizer]  # by role
     end_tokens: dict[str, tuple[int, ...]]  # role -> ids that end its text; see `text_ends`
+    stop_strings: Mapping[str, tuple[str, ...]] = {}  # by role with a named template; `turn_starts`
 
 
 def load_team_texts(config: SystemConfig) -> TeamTexts:
@@ -44,13 +48,39 @@ def load_team_texts(config: SystemConfig) -> TeamTexts:
     """
     topology = checked_topology(config)
     templates = load_prompts(config.prompts, topology.edges, config.task_type)
-    date = config.date or today()
-    tokenizers = {role: load_tokenizer(config.agents[role], date=date) for role in topology.order}
+    tokenizers = {role: load_role_tokenizer(config, role) for role in topology.order}
     ends = {
         role: checked_ends(config.agents[role], tokenizer, templates[role])
         for role, tokenizer in tokenizers.items()
     }
-    return TeamTexts(topology, templates, tokenizers, ends)
+    stops = {
+        role: turn_starts(tokenizers[role], ends[role]) for role in config.chat_templates or {}
+    }
+    return TeamTexts(topology, templates, tokenizers, ends, stops)
+
+
+def load_role_tokenizer(config: SystemConfig, role: str) -> Tokenizer:
+    """The tokenizer of a role's agent, with the chat template that the configuration names.
+
+    Raises:
+      CheckpointError: it is unusable, or has no chat template and none is named.
+      PromptError: the named template cannot be read.
+    """
+    source, option = config.agents[role], f"system.chat_templates.{role}"
+    named = (config.chat_templates or {}).get(role)
+    tokenizer = load_tokenizer(
+        source,
+        needs_chat_template=False,
+        chat_template=None if named is None else load_chat_template(named, option=option),
+        date=config.date or today(),
+    )
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            f"system.agents.{role}={source}: the tokenizer must have a chat template, or {option} "
+            f"name one ({', '.join(shipped_chat_templates())}, or a jinja file), got neither (a "
+            "base model?)"
+        )
+    return tokenizer
 
 
 def load_templates(
@@ -66,6 +96,17 @@ def load_templates(
     templates = load_prompts(config.prompts, texts.topology.edges, task_type)
     check_templates(config, texts, templates)
     return templates
+
+
+def prompt_columns(config: SystemConfig, texts: TeamTexts) -> tuple[str, ...]:
+    """The columns of the data in prompts of roles, and of text methods.
+
+    Raises:
+      PromptError: see `load_method_templates`.
+    """
+    methods = load_method_templates(config, texts.topology, texts.templates, config.task_type)
+    sets = (texts.templates, *methods.values())
+    return tuple(sorted({name for of in sets for prompt in of.values() for name in prompt.columns}))
 
 
 def load_method_templates(
@@ -130,7 +171,9 @@ def checked_ends(source: str, tokenizer: Tokenizer, prompt: RolePrompt) -> tuple
     """
     rows = read_config(source).vocab_size
     check_tokenizer(tokenizer, rows, source=source)
-    read = encode_stage(tokenizer, prompt, ["?"], slot_width=1)
+    read = encode_stage(
+        tokenizer, prompt, [dict.fromkeys(("question", *prompt.columns), "?")], slot_width=1
+    )
     ids = np.concatenate([read.prefix_ids.ravel(), read.body_ids.ravel()])
     check_ids(ids, rows, tokenizer=tokenizer, what=f"{source}: the prompt in its chat template")
     ends = text_ends(source, tokenizer)

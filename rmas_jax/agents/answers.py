@@ -19,7 +19,7 @@ import numpy as np
 from rmas_jax.agents.member import Member
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY
-from rmas_jax.agents.stop_strings import stop_table
+from rmas_jax.agents.stop_strings import before_stop, stop_table
 from rmas_jax.agents.thinking_tags import after_thinking, missing_end, opened_by, tag_ids
 from rmas_jax.agents.writing import write
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -121,8 +121,8 @@ def write_texts(
     batch = prompt.ids.shape[0]
     tokenizer, end_tokens = member.tokenizer, member.end_tokens
     opening = _opening(tokenizer, prompt)
-    rows = _Rows(tokenizer, batch, end_tokens)
-    stops = tool_stops(tokenizer, toolbox)
+    rows = _Rows(tokenizer, batch, end_tokens, member.stop_strings)
+    stops = stops_of(member, toolbox)
     pieces = 0
 
     def write_piece(limits: np.ndarray, stops: np.ndarray | None, max_tokens: int) -> None:
@@ -159,7 +159,11 @@ def write_texts(
         limits = np.where(writing, limits - (rows.written - written), 0)
         for i in np.flatnonzero(writing).tolist():
             text = rows.text(i)
-            if toolbox is None or (call := next_call(text, int(cursor[i]))) is None:
+            if (
+                toolbox is None
+                or rows.stopped[i]
+                or (call := next_call(text, int(cursor[i]))) is None
+            ):
                 limits[i] = 0
                 continue
             if calls[i] == toolbox.max_calls:
@@ -182,7 +186,7 @@ def write_texts(
                 rows.append(i, missing_end(text) + answer_retry.opening)
         if retried.any():
             limits = np.where(retried, answer_retry.max_tokens, 0)
-            write_piece(limits, None, answer_retry.max_tokens)
+            write_piece(limits, stops_of(member, None), answer_retry.max_tokens)
     texts = [rows.text(i).strip() for i in range(batch)]
     prefix, valid = to_host((prompt.prefix.next_position, prompt.valid))
     flops = text_flops(
@@ -195,9 +199,10 @@ def write_texts(
     return Texts(opening, texts, rows.written, calls, retried, at_limit, flops)
 
 
-def tool_stops(tokenizer: Tokenizer, toolbox: Toolbox | None) -> np.ndarray | None:
-    """The table of the strings at which a text pauses for a tool; see `stop_strings`."""
-    return None if toolbox is None else _stop_table(tokenizer, CLOSING_TAGS)
+def stops_of(member: Member, toolbox: Toolbox | None) -> np.ndarray | None:
+    """The table of the strings at which a text ends, or pauses for a tool; see `stop_strings`."""
+    strings = (*member.stop_strings, *(CLOSING_TAGS if toolbox else ()))
+    return _stop_table(member.tokenizer, strings) if strings else None
 
 
 def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:
@@ -210,8 +215,15 @@ def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:
 class _Rows:
     """Token ids of every row's text so far, and the number that the agent wrote."""
 
-    def __init__(self, tokenizer: Tokenizer, batch: int, end_tokens: tuple[int, ...]):
-        self.tokenizer, self.end_tokens = tokenizer, end_tokens
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        batch: int,
+        end_tokens: tuple[int, ...],
+        stop_strings: tuple[str, ...] = (),
+    ):
+        self.tokenizer, self.end_tokens, self.stop_strings = tokenizer, end_tokens, stop_strings
+        self.stopped = np.zeros(batch, bool)  # at one of the stop strings
         self.tags = tag_ids(tokenizer)
         added = tokenizer.added_tokens_decoder.items()
         self.hidden = {i for i, token in added if token.special} - self.tags
@@ -219,9 +231,14 @@ class _Rows:
         self.written = np.zeros(batch, np.int32)
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Adds the agent's tokens [B, W] up to lengths [B]."""
-        for ids, row, length in zip(self.ids, tokens.tolist(), lengths.tolist(), strict=True):
-            ids += row[:length]
+        """Adds the agent's tokens [B, W] up to lengths [B], without a stop string at their end."""
+        for i, (row, length) in enumerate(zip(tokens.tolist(), lengths.tolist(), strict=True)):
+            new = row[:length]
+            if self.stop_strings and length:
+                before = before_stop(self.tokenizer, new, self.stop_strings)
+                self.stopped[i] = before is not None
+                new = new if before is None else before
+            self.ids[i] += new
         self.written += lengths
 
     def append(self, i: int, text: str) -> None:
@@ -242,8 +259,9 @@ class _Rows:
         ids += new
 
     def ended(self) -> np.ndarray:
-        """Whether each row ends in an end token [B]."""
-        return np.array([bool(ids) and ids[-1] in self.end_tokens for ids in self.ids])
+        """Whether each row ends in an end token, or at a stop string [B]."""
+        ends = [bool(ids) and ids[-1] in self.end_tokens for ids in self.ids]
+        return np.array(ends) | self.stopped
 
     def text(self, i: int) -> str:
         """The text of row `i`, without special tokens but those of thinking."""

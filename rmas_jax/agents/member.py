@@ -18,3 +18,4 @@ class Member:
     tokenizer: Tokenizer
     template: RolePrompt  # of its prompts
     end_tokens: tuple[int, ...]  # ids that end its text; the first ends a turn of its chat template
+    stop_strings: tuple[str, ...] = ()  # that end its text and are no part of it; see `turn_starts`

@@ -11,7 +11,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import Tokenizer, token_texts
+
+
+def before_stop(
+    tokenizer: Tokenizer, ids: Sequence[int], strings: Sequence[str]
+) -> list[int] | None:
+    """Token ids of a text before the first of some strings; None if it has none. Ignores case.
+
+    ids    Rome | .\\n | User | : The        tokens that only begin before the string are
+    kept   Rome | .                        replaced by those of their own text
+    """
+
+    def text_of(ids: Sequence[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    text, kept = text_of(ids), list(ids)
+    found = [text.lower().find(string.lower()) for string in strings]
+    if not (places := [place for place in found if place >= 0]):
+        return None
+    while kept and len(text_of(kept)) > min(places):
+        kept.pop()
+    rest = text[len(text_of(kept)) : min(places)]
+    return kept + (encode_plain(tokenizer, [rest])[0] if rest else [])
 
 
 def stop_table(tokenizer: Tokenizer, strings: Sequence[str]) -> np.ndarray:

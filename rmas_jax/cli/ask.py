@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,22 +26,25 @@ from rmas_jax.config.limits import (
     MAX_ROLLOUTS,
     MAX_ROUNDS,
 )
+from rmas_jax.data.rows import text_of
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Answering, Prompts
 from rmas_jax.evaluation.methods import Method
 from rmas_jax.host.atomic import append
 from rmas_jax.host.compilations import compilations
-from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, print_error
+from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, print_error, shown
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import sampling_defaults
+from rmas_jax.prompts import template_with
 from rmas_jax.rounds.channels import CHANNELS, LATENT, TEXT, Channel
 from rmas_jax.rounds.trace import trace_rounds
 from rmas_jax.runs.folder import TRAINED_WAY_OUT, dated, find_trained_links
 from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
 from rmas_jax.team import Team, load_links_for
+from rmas_jax.team_texts import TeamTexts, load_team_texts
 
 DESCRIPTION = """\
 Ask a team questions, and show what every stage did, how long it took, and what crossed the edges.
@@ -55,6 +58,7 @@ EXAMPLES = """\
 rmas ask --config quickstart "QUESTION"
 rmas ask --config quickstart --inspect 3 "QUESTION"         # the tokens nearest to each latent
 rmas ask --config quickstart --channel text --rounds 2 "QUESTION"
+rmas ask --config mine.yaml --column evidence_planner="TEXT" "QUESTION"   # prompts with a column
 rmas ask --config quickstart --rollouts 4 --temperature 0.7 --json answers.jsonl < questions.txt
 """
 MAX_REFUSALS = 10  # of questions, that are shown
@@ -79,23 +83,31 @@ class Step(NamedTuple):
     compiled: bool  # whether the seconds include compilation
 
 
+Columns = dict[str, str]  # column of the prompts -> its text
 # What the answer is written from, its round, and what went before it.
 Stages = tuple[PromptInput, int, list[Step], list[dict[str, Any]]]
 
 
 def ask(
-    answerer: Answerer, question: str, *, seed: int, tolerance: float = 0.0, inspected: int = 0
+    answerer: Answerer,
+    question: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    seed: int,
+    tolerance: float = 0.0,
+    inspected: int = 0,
 ) -> dict[str, Any]:
     """The account of a question: answers, steps, and what crossed the edges.
 
     Args:
       answerer: over a channel, or in text.
       question: any text.
+      columns: of the prompts.
       seed: of drawn answers.
       tolerance: of the early stop; not in text.
       inspected: tokens shown per latent.
     """
-    prompts = answerer.encode([question])
+    prompts = answerer.encode([{**(columns or {}), "question": question}])
     if (channel := answerer.channel) is None:
         prompt, rounds, steps, crossed = text_stages(answerer, prompts)
     else:
@@ -114,6 +126,7 @@ def ask(
         answers.append(written.opening + written.texts[0])
     return {
         "question": question,
+        "columns": dict(columns or {}),
         "answers": answers,
         "steps": [step._asdict() for step in steps],
         "crossed": crossed,
@@ -219,8 +232,38 @@ def links_of(config: RunConfig, team: Team, file: str | None) -> Links:
         raise CheckpointError(f"{error}; {TRAINED_WAY_OUT}") from None
 
 
-def build_answerer(options: argparse.Namespace) -> Answerer:
-    """Checks the options, then loads the team."""
+def chosen_columns(options: argparse.Namespace, config: RunConfig, texts: TeamTexts) -> Columns:
+    """The columns of `--column`, which are those of the prompts.
+
+    Raises:
+      ConfigError: one is missing, given twice, in no prompt, or no text of a row of data.
+    """
+    given: Columns = {}
+    allowed = sorted({name for prompt in texts.templates.values() for name in prompt.columns})
+    for option in options.column:
+        name, equals, text = option.partition("=")
+        if not equals or name not in allowed or name in given:
+            names = ", ".join(allowed) or "none"
+            raise ConfigError(
+                f"--column must be NAME=TEXT, once for each column of {config.system.prompts} "
+                f"({names}), got {shown(option, 200)}"
+            )
+        try:
+            given[name] = text_of({name: text}, name)
+        except ValueError as error:
+            raise ConfigError(f"--column {error}") from None
+    for role, prompt in texts.templates.items():
+        if lacking := [name for name in prompt.columns if name not in given]:
+            raise ConfigError(
+                f"--column {lacking[0]}=TEXT must be given, as the prompt of {role} in "
+                f"{config.system.prompts} ({template_with(prompt, lacking[0])}) has "
+                f"{{{lacking[0]}}}, got none"
+            )
+    return given
+
+
+def build_answerer(options: argparse.Namespace) -> tuple[Answerer, Columns]:
+    """Checks the options, then loads the team; returns the columns of its prompts, too."""
     check_limits(options, LIMITS)
     if options.json is not None:
         check_output_file(options.json, option="--json", error=ConfigError)
@@ -233,7 +276,9 @@ def build_answerer(options: argparse.Namespace) -> Answerer:
     toolbox = build_toolbox(python=options.python, search=options.search, tavily=options.tavily)
     if config.runtime.compilation_cache:
         use_compilation_cache()
-    team = load_run_team(config)
+    texts = load_team_texts(config.system)
+    columns = chosen_columns(options, config, texts)
+    team = load_run_team(config, texts)
     default, _ = sampling_defaults(config.system.agents[team.system.topology.answerer])
     sampling = chosen_sampling(options, default)
     if options.rollouts > 1 and not sampling.temperature:
@@ -241,7 +286,7 @@ def build_answerer(options: argparse.Namespace) -> Answerer:
             f"--rollouts {options.rollouts}: greedy answers are alike; --temperature?"
         )
     method = Method(options.channel, options.channel, "", channel=options.channel)
-    return Answerer(
+    answerer = Answerer(
         team,
         links_of(config, team, options.links) if method.uses_links else None,
         method,
@@ -256,6 +301,7 @@ def build_answerer(options: argparse.Namespace) -> Answerer:
             else answer_retry_of(config.system.task_type),
         ),
     )
+    return answerer, columns
 
 
 def parser() -> argparse.ArgumentParser:
@@ -263,6 +309,13 @@ def parser() -> argparse.ArgumentParser:
     out = command_parser("ask", DESCRIPTION, examples=EXAMPLES)
     out.add_argument("questions", nargs="*", metavar="QUESTION", help="none: standard input")
     add_config_options(out)
+    out.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="a column of the prompts, for all questions (one option for each column)",
+    )
     out.add_argument("--links", metavar="PATH", help="links as in system.links, to use instead")
     meanings = ", ".join(f"{channel.name}: {channel.meaning}" for channel in CHANNELS.values())
     out.add_argument(
@@ -323,7 +376,7 @@ def questions_of(options: argparse.Namespace) -> Iterator[str | QuestionError]:
             yield error
 
 
-def ask_all(answerer: Answerer, options: argparse.Namespace) -> int:
+def ask_all(answerer: Answerer, columns: Columns, options: argparse.Namespace) -> int:
     """Asks every question that can be asked; returns how many could not."""
     refused = 0
     for question in questions_of(options):
@@ -335,6 +388,7 @@ def ask_all(answerer: Answerer, options: argparse.Namespace) -> int:
         account = ask(
             answerer,
             question,
+            columns=columns,
             seed=options.seed,
             tolerance=options.tolerance,
             inspected=options.inspect,
@@ -352,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
 
     def work() -> int:
-        refused = ask_all(build_answerer(options), options)
+        refused = ask_all(*build_answerer(options), options)
         return BAD_INPUT if refused else 0
 
     return exit_code_of(work, bad_input=(*USER_ERRORS, ValueError))

@@ -17,6 +17,7 @@ import numpy as np
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.reading import PromptInput, read_body
 from rmas_jax.agents.sampling import row_keys, seen_tokens, speak
+from rmas_jax.agents.stop_strings import before_stop, stop_table
 from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import check_limits
 from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
@@ -30,7 +31,15 @@ from rmas_jax.models.int8 import is_quantised
 from rmas_jax.models.plain_text import check_text
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.models.vocabulary import check_ids, check_tokenizer, usable_ends
-from rmas_jax.prompts import RolePrompt, encode_piece, split_template, today
+from rmas_jax.prompts import (
+    RolePrompt,
+    encode_piece,
+    load_chat_template,
+    shipped_chat_templates,
+    split_template,
+    today,
+    turn_starts,
+)
 from rmas_jax.sharding import MESH_AXES, make_mesh
 
 DESCRIPTION = """\
@@ -38,8 +47,9 @@ Load a checkpoint as a JAX decoder, describe it, and generate an answer to a pro
 
 PATH is a directory with config.json, safetensors weights and a tokenizer, a GGUF file of llama.cpp,
 or a hub id (OWNER/NAME, or OWNER/NAME/FILE.gguf), which is downloaded once (HF_HUB_OFFLINE=1 uses
-existing downloads). The prompt becomes a user's turn in the
-checkpoint's chat template; --raw continues the plain prompt, for base models without a template.
+existing downloads). The prompt becomes a user's turn in the checkpoint's chat template. For base
+models without one, --chat-template plain renders the turn as text, and --raw continues the prompt
+itself.
 
 Sampling follows the checkpoint's generation_config.json (greedy without this file, as with GGUF).
 Each option below overrides one rule; --temperature turns sampling on.
@@ -48,6 +58,7 @@ EXAMPLES = """\
 rmas model embedded/solver --prompt "Kenal Bison, one gate left: blue"
 rmas model Qwen/Qwen3-0.6B --prompt "Why is the sky blue?" --dtype bfloat16
 rmas model ./my-model --prompt "Once upon a time" --raw --temperature 0.8 --seed 1
+rmas model ./my-base --prompt "Why is the sky blue?" --chat-template plain
 rmas model ./my-model --prompt "2 + 2 =" --greedy --max-tokens 8 --mesh 1,1,4
 rmas model ./my-model --prompt "Hello" --dtype bfloat16 --weights int8
 rmas model ./my-model.Q4_K_M.gguf --prompt "Hello" --dtype bfloat16
@@ -60,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("path", metavar="PATH", help="directory, GGUF file, or hub id")
     out.add_argument("--prompt", required=True, metavar="TEXT", help="text to answer")
     out.add_argument("--raw", action="store_true", help="do not use the chat template")
+    out.add_argument(
+        "--chat-template",
+        metavar="NAME",
+        help=f"instead of the checkpoint's own: {', '.join(shipped_chat_templates())}, or the path "
+        "of a jinja file",
+    )
     out.add_argument(
         "--date", metavar="DAY", help="YYYY-MM-DD, for chat templates with a date (today)"
     )
@@ -160,11 +177,12 @@ def generate(
     ids: Sequence[int],
     *,
     end_tokens: tuple[int, ...],
+    stops: np.ndarray | None,
     max_tokens: int,
     sampling: SamplingConfig,
     seed: int,
 ) -> tuple[list[int], str]:
-    """New token ids after a prompt's, and a line with timings."""
+    """New token ids after a prompt's, and a line with timings; `stops` as in `speak`."""
     row = jnp.asarray([ids], jnp.int32)
     keys = row_keys(jax.random.key(seed), np.arange(1)) if sampling.temperature else None
     seen = None
@@ -175,7 +193,7 @@ def generate(
     def write(
         agent: Agent, hidden: jax.Array, cache: Cache, keys: Any, seen: Any
     ) -> tuple[jax.Array, ...]:
-        rules: dict[str, Any] = {"sampling": sampling, "keys": keys, "seen": seen}
+        rules: dict[str, Any] = {"sampling": sampling, "keys": keys, "seen": seen, "stops": stops}
         state = speak(agent, hidden, cache, end_tokens=end_tokens, max_tokens=max_tokens, **rules)
         return state.tokens, state.lengths, state.finite
 
@@ -199,16 +217,24 @@ def generate(
 def run(options: argparse.Namespace) -> None:
     """Loads, describes, generates. Checks options before it reads weights."""
     check_limits(options, SAMPLING_LIMITS)
+    if options.raw and options.chat_template is not None:
+        raise ValueError("--raw and --chat-template: choose one")
     source = {"revision": options.revision}
     rows = read_config(options.path, **source).vocab_size
     default, end_tokens = sampling_defaults(options.path, **source)
     sampling = chosen_sampling(options, default)
     date = chosen_date(options.date)
-    tokenizer = load_tokenizer(options.path, needs_chat_template=False, date=date, **source)
+    template = options.chat_template
+    if template is not None:
+        template = load_chat_template(template, option="--chat-template")
+    tokenizer = load_tokenizer(
+        options.path, needs_chat_template=False, chat_template=template, date=date, **source
+    )
     if not options.raw and not tokenizer.chat_template:
         raise CheckpointError(
             f"{options.path}: the tokenizer must have a chat template, got none (a base model?); "
-            "--raw continues the plain prompt"
+            f"--chat-template names one ({', '.join(shipped_chat_templates())}, or a jinja file), "
+            "and --raw continues the plain prompt"
         )
     if tokenizer.eos_token_id is not None:
         end_tokens = tuple(dict.fromkeys((*end_tokens, tokenizer.eos_token_id)))
@@ -216,6 +242,7 @@ def run(options: argparse.Namespace) -> None:
     end_tokens = usable_ends(end_tokens, rows, tokenizer=tokenizer, source=options.path)
     ids = prompt_ids(tokenizer, options.prompt, raw=options.raw)
     check_ids(ids, rows, tokenizer=tokenizer, what=f"{options.path}: the prompt")
+    strings = () if template is None else turn_starts(tokenizer, end_tokens)
 
     mesh = None if options.mesh is None else chosen_mesh(options.mesh)
     start = time.perf_counter()
@@ -226,16 +253,20 @@ def run(options: argparse.Namespace) -> None:
     if not sampling.temperature and sampling.repetition_penalty != 1:
         how["repetition_penalty"] = sampling.repetition_penalty
     print("sampling " + ", ".join(f"{name}={value}" for name, value in how.items()), end="")
-    print(f"; ends at {list(end_tokens)}, at most {options.max_tokens} tokens", flush=True)
+    ends = [*end_tokens, *strings]
+    print(f"; ends at {ends}, at most {options.max_tokens} tokens", flush=True)
     tokens, times = generate(
         agent,
         ids,
         end_tokens=end_tokens,
+        stops=stop_table(tokenizer, strings) if strings else None,
         max_tokens=options.max_tokens,
         sampling=sampling,
         seed=options.seed,
     )
     print(f"{times}\n")
+    if (before := before_stop(tokenizer, tokens, strings)) is not None:
+        tokens = before
     print(tokenizer.decode(tokens, skip_special_tokens=True).strip())
 
 

@@ -42,12 +42,13 @@ from rmas_jax.host.json_rows import (
 from rmas_jax.host.reading import open_regular
 from rmas_jax.host.writing import check_output_file
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import take
+from rmas_jax.prompts import check_columns, take
 from rmas_jax.rounds import text_channel
 from rmas_jax.runs.folder import value_at, with_date
 from rmas_jax.runs.identity import agent_sources, weights_digest
 from rmas_jax.runs.resources import load_run_team
 from rmas_jax.team import Team
+from rmas_jax.team_texts import load_team_texts
 
 DESCRIPTION = """\
 Make role texts for questions and answers: the texts of a team that solves the questions.
@@ -285,15 +286,17 @@ def judged(
     elif not grade(attempt.opening + texts[answerer][-1], item).correct:
         raise ValueError(f"answered {texts[answerer][-1]!r}")
     written = {names_of(role)[0]: by_round for role, by_round in texts.items()}
-    row = {part: getattr(item, part) for part in PARTS} | written
+    row = {**item.fields, **{part: getattr(item, part) for part in PARTS}, **written}
     columns = choose_columns(row.keys(), roles, {}, where="the agents' texts")
     to_example(row, columns, place=item.id, rounds=1)  # checks that training can read the row
     return row
 
 
 def digest_of(items: Sequence[Example]) -> str:
-    """A digest of the items' ids, questions and answers."""
-    contents = [[item.id, item.question, item.answer] for item in items]
+    """A digest of the items' ids, questions and answers, and of the columns of prompts."""
+    contents = [
+        [item.id, item.question, item.answer, *sorted(item.fields.items())] for item in items
+    ]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
@@ -320,8 +323,19 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         )
     fields = {part: f for part, f in (config.data.columns or {}).items() if part in PARTS}
     files = files_of_one_split(options.questions)
-    reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1)
+    texts = load_team_texts(config.system)
+    columns = sorted({name for prompt in texts.templates.values() for name in prompt.columns})
+    written = {names_of(role)[0]: role for role in texts.topology.order}
+    if clash := written.keys() & set(columns):
+        name = min(clash)
+        raise ConfigError(
+            f"{config.system.prompts} must have columns of other names than the texts of roles in "
+            f"--out, got {{{name}}}, where those of {written[name]} are written"
+        )
+    reads, bad, _ = read_files(files, roles=(), fields=fields, rounds=1, prompted=columns)
     items = [read.example for read in reads]
+    rows = ((f"{options.questions}: row {item.id}", item.inputs) for item in items)
+    check_columns(texts.templates, rows, source=config.system.prompts)
     names = [item.id for item in items]
     if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise ConfigError(
@@ -331,7 +345,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
     grade = find_grader(name, where="data.grader")
     if options.accept == "correct":
         check_golds(grade, {str(options.questions): items})
-    team = load_run_team(config)
+    team = load_run_team(config, texts)
     progress = open_progress(
         options.out,
         {
@@ -346,7 +360,7 @@ def make(options: argparse.Namespace, config: RunConfig) -> str:
         },
     )
     roles, rounds = team.system.topology.order, config.system.rounds
-    prompts = team.encode([item.question for item in items], slot_width=options.max_tokens)
+    prompts = team.encode([item.inputs for item in items], slot_width=options.max_tokens)
 
     def is_open(name: str) -> bool:
         return name not in progress.kept and progress.failed[name] < options.attempts

@@ -61,6 +61,12 @@ class SystemConfig(Section):
     prompts: str = option(
         "a prompt set of the package, or the path of a YAML file", "relay", path="file or name"
     )
+    chat_templates: dict[str, str] | None = option(
+        "role -> its chat template instead of its checkpoint's own: plain, for base models, or the "
+        "path of a jinja file; null: the checkpoints' own",
+        None,
+        path="file or name",
+    )
     task_type: str | None = option(
         "task type, for prompt sets with texts for several: math, choice, code, search, free", None
     )
@@ -107,12 +113,19 @@ class SystemConfig(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Agents are no URLs, the date is valid, links_task_type is for a release, only residual
-        branches align, only parallel thinking has sweeps.
+        """Agents are no URLs, chat templates are of their roles, the date is valid,
+        links_task_type is for a release, only residual branches align, only parallel thinking has
+        sweeps.
         """
         for role, source in self.agents.items():
             if is_remote(source):
                 yield f"agents.{role}", _no_url(source)
+        for role in self.chat_templates or {}:
+            if role not in self.agents:
+                yield (
+                    f"chat_templates.{role}",
+                    f"must be of a role of agents, {', '.join(self.agents)}, got {role}",
+                )
         if self.date is not None:
             try:
                 datetime.date.fromisoformat(self.date)

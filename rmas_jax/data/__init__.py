@@ -45,6 +45,7 @@ def load_dataset(
     rounds: int,
     data_dir: Path,
     splits: Collection[str] | None = None,
+    prompted: Sequence[str] = (),
 ) -> Dataset:
     """Finds, checks and prepares the data of a run.
 
@@ -55,6 +56,7 @@ def load_dataset(
       rounds: number of rounds that need role texts.
       data_dir: folder of prepared data.
       splits: of files, to read and check; None, or one without files of its own: all.
+      prompted: columns of prompts, which examples keep in rows that have them.
 
     Raises:
       DataError: the data is missing or unusable.
@@ -63,8 +65,10 @@ def load_dataset(
         raise DataError(
             f"data.columns must be among {', '.join((*PARTS, *roles))}, got {', '.join(unknown)}"
         )
+    if (gold := (config.columns or {}).get("answer")) in prompted:
+        raise DataError(f"prompts must not have the column of gold answers, got {{{gold}}}")
     if config.dataset == "relay":
-        return _relay(config, roles, rounds, data_dir)
+        return _relay(config, roles, rounds, data_dir, prompted)
     if config.dataset == GENERATED:
         if roles:
             raise DataError(
@@ -90,6 +94,7 @@ def load_dataset(
         fields=config.columns or {},
         rounds=rounds,
         further=config.fields,
+        prompted=tuple(prompted),
         rule=config.rule,
         seed=config.seed,
     )
@@ -121,7 +126,13 @@ def _role_texts(
     return Dataset(examples, texts, version, records.sizes(builder), builder.bad_rows())
 
 
-def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path) -> Dataset:
+def _relay(
+    config: DataConfig,
+    roles: Sequence[str],
+    rounds: int,
+    data_dir: Path,
+    prompted: Sequence[str],
+) -> Dataset:
     """The embedded data set, with texts for `TEXT_ROUNDS` rounds.
 
     `columns` may give an unknown role the texts of a known one.
@@ -132,7 +143,12 @@ def _relay(config: DataConfig, roles: Sequence[str], rounds: int, data_dir: Path
         )
     present = (*PARTS, *TEXT_FIELDS.values())
     columns = choose_columns(
-        present, roles, config.columns or {}, where="data.dataset=relay", further=config.fields
+        present,
+        roles,
+        config.columns or {},
+        where="data.dataset=relay",
+        further=config.fields,
+        prompted=prompted,
     )
 
     def make() -> Relay:

@@ -19,6 +19,11 @@ class Example:
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # further columns, as text
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What prompts may have: the question and the further columns."""
+        return {**self.fields, "question": self.question}
+
     def in_rounds(self, rounds: int) -> Example:
         """The example with a text per round, from one for all rounds or one for each."""
         texts = {

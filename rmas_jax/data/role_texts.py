@@ -52,6 +52,7 @@ class Source:
     fields: Mapping[str, str]  # part of a row or role -> field, instead of `rows.FIELDS`
     rounds: int  # number of rounds that need role texts
     further: tuple[str, ...] = ()  # other fields to keep
+    prompted: tuple[str, ...] = ()  # fields of prompts
     rule: str | None = None  # a name of `rules.RULES`
     seed: int = 0  # of the rule
     unread: Mapping[str, Files] = dataclasses.field(default_factory=dict)  # further splits
@@ -68,7 +69,7 @@ class Source:
             "roles": self.roles,
             "fields": dict(self.fields),
             "rounds": self.rounds,
-            "further": self.further,
+            "further": (*self.further, *self.prompted),
             "rule": [self.rule, self.seed],
             "files": {
                 split: [
@@ -105,6 +106,7 @@ def read_files(
     fields: Mapping[str, str],
     rounds: int,
     further: Sequence[str] = (),
+    prompted: Sequence[str] = (),
     rule: Rule = AS_IS,
     seed: int = 0,
 ) -> tuple[list[Read], list[BadRow], Columns]:
@@ -113,7 +115,7 @@ def read_files(
     Raises:
       DataError: a file cannot be read, lacks a field or has no good row; there is too much text.
     """
-    seen = look_through(files, looked_for(roles, fields, further) | {*rule.columns})
+    seen = look_through(files, looked_for(roles, fields, (*further, *prompted)) | {*rule.columns})
     columns = Columns(parts={}, texts={})  # placeholder: every row is bad and has its own reason
     if seen.objects or not seen.rows:
         rule.check(seen.fields, where=files.where)
@@ -123,6 +125,7 @@ def read_files(
             fields,
             where=files.where,
             further=(*rule.keeps, *further),
+            prompted=prompted,
             needed=("question", "answer") if rule.has_answer or roles else ("question",),
         )
     used = (*columns.parts.values(), *columns.texts.values(), *columns.further, *rule.columns)
@@ -171,6 +174,7 @@ def read_source(source: Source) -> tuple[dict[str, list[Example]], list[BadRow]]
         fields=source.fields,
         rounds=source.rounds,
         further=source.further,
+        prompted=source.prompted,
         rule=AS_IS if source.rule is None else find_rule(source.rule),
         seed=source.seed,
     )

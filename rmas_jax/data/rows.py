@@ -62,7 +62,7 @@ class Columns:
     parts: Mapping[str, str]
     texts: Mapping[str, str]
     is_difficulty_chosen: bool = False  # by the configuration, not by the field's name
-    further: tuple[str, ...] = ()  # other fields to keep
+    further: tuple[str, ...] = ()  # other fields to keep, in rows that have them
 
 
 def names_of(part: str, *, answers: bool = False) -> tuple[str, ...]:
@@ -86,6 +86,7 @@ def choose_columns(
     *,
     where: str,
     further: Sequence[str] = (),
+    prompted: Sequence[str] = (),
     needed: Collection[str] = ("question", "answer"),
 ) -> Columns:
     """Finds the fields of a file.
@@ -96,6 +97,8 @@ def choose_columns(
       chosen: part or role -> field, instead of the default ones; other keys are ignored.
       where: the file, for errors.
       further: other fields to keep.
+      prompted: fields of prompts, to keep where they are: `prompts.check_columns` names the rows
+        without them.
       needed: parts that have to be there.
 
     Raises:
@@ -126,7 +129,7 @@ def choose_columns(
         parts={part: found[part] for part in PARTS if part in found},
         texts={role: found[role] for role in roles if role in found},
         is_difficulty_chosen="difficulty" in chosen,
-        further=tuple(further),
+        further=tuple(dict.fromkeys((*further, *(name for name in prompted if name in present)))),
     )
 
 

@@ -40,7 +40,8 @@ from rmas_jax.evaluation.programs import write_first
 from rmas_jax.evaluation.prompt_hashes import prompt_hashes
 from rmas_jax.evaluation.shared import Shared
 from rmas_jax.links import Links, count_parameters
-from rmas_jax.prompts import FIRST, LATER, RolePrompt, declared_width
+from rmas_jax.prompts import FIRST, LATER, Question, RolePrompt, declared_width
+from rmas_jax.prompts.columns import texts_of
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel
 from rmas_jax.team import Team
 from rmas_jax.topology import System
@@ -118,7 +119,7 @@ class Answerer:
         """Positions of a slot in the prompts that this method reads."""
         return self.answering.max_tokens if self.method.channel == TEXT else self.latent_steps
 
-    def encode(self, questions: Sequence[str]) -> Prompts:
+    def encode(self, questions: Sequence[Question]) -> Prompts:
         """Prompts of a few declared widths, for questions that come one by one."""
         return self.team.encode(
             questions,
@@ -201,11 +202,11 @@ class Answerer:
         key = jax.random.key(seed)
         return [row_keys(jax.random.fold_in(key, k), rows) for k in range(how.rollouts)]
 
-    def __call__(self, questions: Sequence[str], *, seed: int = 0) -> list[Answer]:
+    def __call__(self, questions: Sequence[Question], *, seed: int = 0) -> list[Answer]:
         """Answers questions, in batches of `batch_size`; the last one is filled up.
 
         Args:
-          questions: any texts.
+          questions: any texts; see `Team.encode`.
           seed: of drawn answers; those to the n-th question follow from it and n.
 
         Raises:
@@ -221,7 +222,7 @@ class Answerer:
             for i, question in enumerate(asked):
                 texts = tuple(rollout.opening + rollout.texts[i] for rollout in found.rollouts)
                 costs = int(found.tokens[i]), int(found.steps[i]), float(found.flops[i])
-                answers.append(Answer(question, texts, *costs))
+                answers.append(Answer(texts_of(question)["question"], texts, *costs))
         return answers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,15 +22,21 @@ class Batch(NamedTuple):
     kept: int  # that many count; the others fill the batch up
 
 
-def running_order(items: Sequence[Example]) -> np.ndarray:
+def running_order(items: Sequence[Example], columns: Collection[str] = ()) -> np.ndarray:
     """Places [N] of a split's items in the order in which they run.
 
-    The longest questions come first, so that a lack of memory shows at once. Lengths are classes of
-    characters, because the agents have different tokenizers. The order inside a class is random,
-    for the shuffled control, and the same every time.
+    The longest questions come first, so that a lack of memory shows at once; those columns count
+    that prompts have. Lengths are classes of characters, because the agents have different
+    tokenizers. The order inside a class is random, for the shuffled control, and the same every
+    time.
     """
+    read = {"question", *columns}
+
+    def length(item: Example) -> int:
+        return sum(len(text) for name, text in item.inputs.items() if name in read)
+
     order = np.random.default_rng(ORDER_SEED).permutation(len(items))
-    width = np.array([declared_width(len(items[place].question)) for place in order], int)
+    width = np.array([declared_width(length(items[place])) for place in order], int)
     return order[np.argsort(-width, kind="stable")]
 
 
@@ -47,8 +53,15 @@ def batches(order: np.ndarray, size: int) -> Iterator[Batch]:
         yield Batch(rows, kept)
 
 
-def check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_size: int) -> None:
+def check_neighbours(
+    name: str,
+    splits: Mapping[str, Sequence[Example]],
+    batch_size: int,
+    columns: Collection[str] = (),
+) -> None:
     """Checks that the shuffled control gives every item the thoughts of another question.
+
+    `columns` are those of prompts, as in `running_order`.
 
     Raises:
       ConfigError: batches of one item, or the same question in adjacent items.
@@ -56,7 +69,7 @@ def check_neighbours(name: str, splits: Mapping[str, Sequence[Example]], batch_s
     if batch_size < 2:
         raise ConfigError(f"evaluation.batch_size={batch_size}: {SHUFFLED} needs at least 2")
     for split, items in splits.items():
-        for rows, kept in batches(running_order(items), batch_size):
+        for rows, kept in batches(running_order(items, columns), batch_size):
             questions = [items[row].question for row in rows]
             for i in range(kept):
                 if questions[i] == questions[i - 1]:

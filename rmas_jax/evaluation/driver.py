@@ -95,6 +95,16 @@ class LoadedBenchmark:
             for split, items in self.splits.items()
         }
 
+    @property
+    def prompt_columns(self) -> set[str]:
+        """The columns of the data in any of the prompts."""
+        sets = self.templates.values()
+        return {name for of in sets for prompt in of.values() for name in prompt.columns}
+
+    def order(self, split: str) -> np.ndarray:
+        """Places of a split's items in the order in which they run."""
+        return running_order(self.splits[split], self.prompt_columns)
+
     def identity(self, split: str) -> dict[str, str]:
         """The columns of a split's results on which a measured answer and its verdict depend."""
         return {
@@ -111,7 +121,7 @@ class LoadedBenchmark:
 
     def batches(self, split: str, size: int) -> list[Batch]:
         """The batches of a split, of `size` rows each."""
-        return list(batches(running_order(self.splits[split]), size))
+        return list(batches(self.order(split), size))
 
     def seeds(self, chosen: Sequence[int]) -> Sequence[int]:
         """The seeds that are measured: greedy answers are alike for all, so that one is enough."""
@@ -272,7 +282,7 @@ def measure(
     finished = under_way.finished
     joined = [
         join_rollouts([finished[items[place].id, k].item for k in rollouts], benchmark.metric)
-        for place in running_order(items)
+        for place in benchmark.order(key.split)
     ]
     seconds = sum(one.seconds for one in finished.values()) / len(items)
     columns = {**benchmark.columns(key.split), **answerer.columns}
@@ -325,7 +335,7 @@ def encode_batches(
     items = benchmark.splits[split]
     return {
         int(rows[0]): team.encode(
-            [items[row].question for row in rows],
+            [items[row].inputs for row in rows],
             slot_width=slot_width,
             templates=templates,
             block_width=declared_width,
@@ -352,4 +362,5 @@ def check_items(benchmark: LoadedBenchmark, *, methods: Sequence[str], batch_siz
                 f"got {shown(twice[0])} more than once"
             )
     if any(METHODS[name].is_shuffled for name in methods if name in METHODS):
-        check_neighbours(benchmark.name, benchmark.splits, batch_size)
+        columns = benchmark.prompt_columns
+        check_neighbours(benchmark.name, benchmark.splits, batch_size, columns)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from rmas_jax.agents import pool
-from rmas_jax.agents.answers import Piece, tool_stops, write_jitted
+from rmas_jax.agents.answers import Piece, stops_of, write_jitted
 from rmas_jax.agents.member import Member
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.evaluation.answering import Answering
@@ -37,6 +37,6 @@ def write_first(
         sampling=how.sampling,
         keys=keys,
         limits=np.full(prompt.ids.shape[0], how.max_tokens, np.int32),
-        stops=tool_stops(member.tokenizer, how.toolbox),
+        stops=stops_of(member, how.toolbox),
     )
     return Piece(*to_host((state.tokens, state.lengths, state.finite)))

@@ -21,7 +21,7 @@ import numpy as np
 
 from rmas_jax.agents import pool as pools
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.answers import Piece, tool_stops
+from rmas_jax.agents.answers import Piece, stops_of
 from rmas_jax.evaluation import programs
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Listened
@@ -185,7 +185,7 @@ def write_refilled(
         "end_tokens": member.end_tokens,
         "max_tokens": how.max_tokens,
         "sampling": how.sampling,
-        "stops": tool_stops(member.tokenizer, how.toolbox),
+        "stops": stops_of(member, how.toolbox),
     }
     rows = _Rows(member.agent, settings, watch)
     coming = _begin(answerer, listen, works, seed, settings, watch)

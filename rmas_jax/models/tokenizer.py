@@ -64,9 +64,10 @@ def load_tokenizer(
     *,
     revision: str | None = None,
     needs_chat_template: bool = True,
+    chat_template: str | None = None,
     date: str | None = None,
 ) -> Tokenizer:
-    """The transformers tokenizer of a checkpoint, with its chat template.
+    """The transformers tokenizer of a checkpoint, with its chat template or another.
 
     Uses `tokenizer.json` unchanged: for some families (Qwen, Llama, Gemma), transformers' Auto
     class replaces the file's pre-tokenizer and normaliser. The Auto class loads folders without
@@ -76,6 +77,7 @@ def load_tokenizer(
       path: a directory, a GGUF file, or a hub id.
       revision: branch, tag or commit, where `path` is a hub id.
       needs_chat_template: whether to refuse a tokenizer without one, such as a base model's.
+      chat_template: to use instead of the checkpoint's own; None: its own.
       date: YYYY-MM-DD, for chat templates with a date (attribute `chat_date`); None: the day of
         rendering.
 
@@ -90,6 +92,8 @@ def load_tokenizer(
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.split_special_tokens = False
     tokenizer.chat_date = date
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     if needs_chat_template and not tokenizer.chat_template:
         raise CheckpointError(
             f"{found}: the tokenizer must have a chat template (chat_template.jinja, the field "

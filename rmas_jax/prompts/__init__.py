@@ -1,6 +1,15 @@
 """Prompts: templates as data, rendering in an agent's chat template, encoding as arrays."""
 
-from rmas_jax.prompts.chat import SENTINEL, render_chat, split_template, template_of, turn_end
+from rmas_jax.prompts.chat import (
+    SENTINEL,
+    render_chat,
+    split_template,
+    template_of,
+    turn_end,
+    turn_starts,
+)
+from rmas_jax.prompts.chat_templates import load_chat_template, shipped_chat_templates
+from rmas_jax.prompts.columns import Question, check_columns, template_with
 from rmas_jax.prompts.encoding import (
     FIRST,
     LATER,
@@ -33,24 +42,30 @@ __all__ = [
     "SENTINEL",
     "TASK_TYPES",
     "PromptError",
+    "Question",
     "RolePrompt",
     "StagePrompt",
     "StageTokens",
     "TokenRows",
+    "check_columns",
     "declared_width",
     "encode_piece",
     "encode_stage",
     "exact_width",
     "left_pad",
+    "load_chat_template",
     "load_method_prompts",
     "load_prompts",
     "render_chat",
+    "shipped_chat_templates",
     "split_template",
     "stage_tokens",
     "take",
     "task_types",
     "template_of",
+    "template_with",
     "tiled_width",
     "today",
     "turn_end",
+    "turn_starts",
 ]

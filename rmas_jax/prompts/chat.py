@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rmas_jax.host.errors import shown
-from rmas_jax.models.plain_text import check_text, encode
+from rmas_jax.models.plain_text import check_text, encode, marker_ids
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts.rendering import Outcome, render, today
 from rmas_jax.prompts.templates import FIELD, PromptError, RolePrompt
 
 SENTINEL = "\ue000{}\ue001"  # private-use characters that replace fields during rendering
+FILLED = re.compile("\ue000(\\w+)\ue001")  # a field in a rendered text
 SYSTEM, USER = "\ue002", "\ue003"  # marks in place of the two texts
 OPTIONS = {"enable_thinking": False}  # ignored by templates without it
 # Typed parts printed literally instead of their text.
@@ -153,8 +154,8 @@ def _trimmed(text: str) -> set[str]:
 def split_template(tokenizer: Tokenizer, prompt: RolePrompt, template: str) -> list[str]:
     """Renders a template and cuts it at its slots: [text, sender, text, sender, ..., text].
 
-    Private-use sentinels replace the fields during rendering; the question is inserted after the
-    cut, so no question text can move a slot.
+    Private-use sentinels replace the fields during rendering; the question and columns of the data
+    are inserted after the cut, so none of their texts can move a slot.
 
     Args:
       tokenizer: the agent's.
@@ -163,10 +164,10 @@ def split_template(tokenizer: Tokenizer, prompt: RolePrompt, template: str) -> l
     """
     user = FIELD.sub(lambda match: SENTINEL.format(match[1]), template)
     rendered = render_chat(tokenizer, prompt.system, user)
-    pieces = re.split("\ue000(\\w+)\ue001", rendered)
+    pieces = FILLED.split(rendered)
     texts, senders = [pieces[0]], []
     for field, text in zip(pieces[1::2], pieces[2::2], strict=True):
-        if field == "question":
+        if field == "question" or field in prompt.columns:
             texts[-1] += SENTINEL.format(field) + text
         else:
             senders.append(field)
@@ -193,15 +194,44 @@ def turn_end(tokenizer: Tokenizer, end_tokens: Sequence[int]) -> int:
     )
 
 
-def _after_answer(tokenizer: Tokenizer) -> str:
+def turn_starts(tokenizer: Tokenizer, end_tokens: Sequence[int]) -> tuple[str, ...]:
+    """The string at which an answer runs into another turn, in a chat template of plain text.
+
+    A base model may write the start of the next user's turn in place of an end token: with the
+    template `plain`, a line that begins with `User:`. Templates that begin a turn with a marker
+    have no such string.
+
+    Args:
+      tokenizer: the agent's, with its chat template.
+      end_tokens: that end its text.
+
+    Raises:
+      PromptError: the template fails.
+    """
+    question = SENTINEL.format("question")
+    between, is_read, _ = _after_answer(tokenizer, question).partition(question)
+    start = between.strip()
+    for token in end_tokens:
+        start = start.removeprefix(tokenizer.convert_ids_to_tokens(token)).strip()
+    is_text = is_read and marker_ids(tokenizer).isdisjoint(encode(tokenizer, [start])[0])
+    return (f"\n{start}",) if start and is_text else ()
+
+
+def _after_answer(tokenizer: Tokenizer, *questions: str) -> str:
     """The text that a chat template writes after an answer; "" if it renders no answer.
+
+    `questions` are a further turn of the user, or none.
 
     Raises:
       PromptError: the template fails.
     """
     answer = SENTINEL.format("answer")
     turns = [
-        [{"role": "user", "content": of("?")}, {"role": "assistant", "content": of(answer)}]
+        [
+            {"role": "user", "content": of("?")},
+            {"role": "assistant", "content": of(answer)},
+            *({"role": "user", "content": of(question)} for question in questions),
+        ]
         for of in (str, _as_parts)
     ]
     outcomes = _render(

@@ -11,7 +11,6 @@ the body. Slots that the first round lacks are invalid there, so all rounds use 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,8 @@ from flax import struct
 
 from rmas_jax.models.plain_text import encode, encode_plain, marker_ids
 from rmas_jax.models.tokenizer import Tokenizer
-from rmas_jax.prompts.chat import SENTINEL, split_template
+from rmas_jax.prompts.chat import FILLED, split_template
+from rmas_jax.prompts.columns import Question, filled
 from rmas_jax.prompts.templates import PromptError, RolePrompt
 from rmas_jax.prompts.token_rows import TokenRows
 
@@ -104,25 +104,37 @@ class StageTokens(struct.PyTreeNode):
         )
 
 
-def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[str]) -> list[list[int]]:
+def encode_piece(tokenizer: Tokenizer, text: str, questions: Sequence[Question]) -> list[list[int]]:
     """Token ids of a piece of a rendered template, one row per question.
 
-    A question that contains a marker of the tokenizer, or completes one with the adjacent text, is
-    tokenised separately, so that it cannot end its turn.
+    A question or column that contains a marker of the tokenizer, or completes one with the adjacent
+    text, is tokenised separately, so that it cannot end its turn.
+
+    Raises:
+      PromptError: a question lacks a column of the piece.
     """
-    mark = SENTINEL.format("question")
-    around = encode(tokenizer, text.split(mark))
-    if len(around) == 1:
+    pieces = FILLED.split(text)  # [text, field, text, field, ..., text]
+    texts, fields = pieces[0::2], pieces[1::2]
+    around = encode(tokenizer, texts)
+    if not fields:
         return around * len(questions)
-    rows = encode(tokenizer, [text.replace(mark, question) for question in questions])
+    rest = texts[1:]
+    own = [[filled(question, field) for field in fields] for question in questions]
+    rows = encode(tokenizer, [texts[0] + _joined(contents, rest) for contents in own])
     markers = marker_ids(tokenizer)
     ours = [token for piece in around for token in piece if token in markers]
-    for i, question in enumerate(questions):
+    for i, contents in enumerate(own):
         if [token for token in rows[i] if token in markers] != ours:
-            own = _encode_inside(tokenizer, question)
-            rest = [_encode_inside(tokenizer, part, plain=False) for part in text.split(mark)[1:]]
-            rows[i] = functools.reduce(lambda row, after: [*row, *own, *after], rest, around[0])
+            rows[i] = list(around[0])
+            for content, after in zip(contents, rest, strict=True):
+                rows[i] += _encode_inside(tokenizer, content)
+                rows[i] += _encode_inside(tokenizer, after, plain=False)
     return rows
+
+
+def _joined(contents: Sequence[str], rest: Sequence[str]) -> str:
+    """Contents of fields, each with the text after it."""
+    return "".join(part for pair in zip(contents, rest, strict=True) for part in pair)
 
 
 def _encode_inside(tokenizer: Tokenizer, text: str, *, plain: bool = True) -> list[int]:
@@ -180,7 +192,7 @@ def exact_width(tokens: int) -> int:
 def encode_stage(
     tokenizer: Tokenizer,
     prompt: RolePrompt,
-    questions: Sequence[str],
+    questions: Sequence[Question],
     *,
     slot_width: int,
     block_width: Callable[[int], int] = exact_width,
@@ -190,7 +202,7 @@ def encode_stage(
     Args:
       tokenizer: the agent's.
       prompt: templates of the role.
-      questions: B texts; no text can move a slot or end a turn.
+      questions: B of them, with the columns of the prompt; no text can move a slot or end a turn.
       slot_width: vectors per slot (M).
       block_width: tokens of the longest row of a block -> width of the block. With
         `declared_width`, single questions need few programs.
@@ -201,7 +213,7 @@ def encode_stage(
 
 
 def stage_tokens(
-    tokenizer: Tokenizer, prompt: RolePrompt, questions: Sequence[str], *, slot_width: int
+    tokenizer: Tokenizer, prompt: RolePrompt, questions: Sequence[Question], *, slot_width: int
 ) -> StageTokens:
     """As `encode_stage`, without padding, for any number of questions."""
     templates = {FIRST: prompt.first, LATER: prompt.later}
@@ -224,7 +236,7 @@ def stage_tokens(
 
 
 def _tokenise(
-    tokenizer: Tokenizer, pieces: dict[int, list[str]], questions: Sequence[str]
+    tokenizer: Tokenizer, pieces: dict[int, list[str]], questions: Sequence[Question]
 ) -> list[TokenRows]:
     """The prefix, and for each block its rows in the first round and in later ones."""
     texts = {

@@ -35,7 +35,8 @@ def load_method_prompts(
 ) -> dict[str, dict[str, RolePrompt]]:
     """The prompts of text methods, by method and role.
 
-    Without a task type, {problem} is the answerer's first prompt in the set, with empty slots.
+    Without a task type, {problem} is the answerer's first prompt in the set, with empty slots; its
+    columns are the answerer's alone.
 
     Args:
       name_or_path: of the prompt set, as for `load_prompts`.
@@ -97,15 +98,16 @@ def _method_prompt(
         }
         entry.setdefault("system", own[role].system)
         if task_type is None:
-            entry = {name: _without_type(text, own, answerer) for name, text in entry.items()}
+            kept = {"question", *(own[answerer].columns if role == answerer else ())}
+            problem = FIELD.sub(lambda m: m[0] * (m[1] in kept), own[answerer].first)
+            entry = {name: _without_type(text, own, problem) for name, text in entry.items()}
     return role_prompt(
         entry, senders=set(senders), roles=list(own), task_type=task_type, where=where
     )
 
 
-def _without_type(text: str, own: Mapping[str, RolePrompt], answerer: str) -> str:
+def _without_type(text: str, own: Mapping[str, RolePrompt], problem: str) -> str:
     """A template with {problem} and {finish} for texts without a task type."""
-    problem = FIELD.sub(lambda m: m[0] if m[1] == "question" else "", own[answerer].first)
     for field, meaning in (("problem", problem), ("finish", FINISH)):
         if field not in own:  # a role's name is its slot
             text = text.replace(f"{{{field}}}", meaning)

@@ -20,6 +20,7 @@ from rmas_jax.models.plain_text import check_text
 
 FIELD = re.compile(r"\{(\w+)\}")
 RESERVED = re.compile("[\ue000-\ue003]")  # used by `chat` in place of fields and texts
+GOLD = "answer"  # the column that no prompt may have
 TASK_TYPES = "task_types.yaml"  # texts for the fields of prompt sets that depend on the task type
 METHODS = "methods.yaml"  # prompts of text methods, for sets without prompts of their own
 
@@ -30,11 +31,12 @@ class PromptError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class RolePrompt:
-    """Templates of one role; `{question}` and slots named by their sender are fields."""
+    """Templates of one role; fields are `{question}`, slots named by their sender, and columns."""
 
     system: str
     first: str
     later: str
+    columns: tuple[str, ...] = ()  # fields that a row of the data fills, besides the question
 
 
 @functools.cache
@@ -124,17 +126,21 @@ def role_prompt(
                 f"{found[0]!a} at character {found.start()}"
             )
     texts = {name: _with_task_type(text, task_type, roles, where) for name, text in entry.items()}
-    prompt = RolePrompt(texts.get("system", ""), texts["first"], texts.get("later", texts["first"]))
-    for template, needed in ((prompt.first, set()), (prompt.later, senders)):
+    first, later = texts["first"], texts.get("later", texts["first"])
+    columns: set[str] = set()
+    for template, needed in ((first, set()), (later, senders)):
         fields = set(FIELD.findall(template))
         if lacking := ({"question"} | needed) - fields:
             raise PromptError(f"{where} must have {sorted(lacking)}, got {shown(template)}")
-        if extra := fields - {"question"} - senders:
-            raise PromptError(
-                f"{where} must have slots of its senders {sorted(senders)} only, got "
-                f"{shown(sorted(extra))}"
-            )
-    return prompt
+        columns |= fields - {"question"} - senders
+    if extra := columns.intersection(roles):
+        raise PromptError(
+            f"{where} must have slots of its senders {sorted(senders)} only, got "
+            f"{shown(sorted(extra))}"
+        )
+    if GOLD in columns:
+        raise PromptError(f"{where} must have columns other than the gold {{{GOLD}}}, got it")
+    return RolePrompt(texts.get("system", ""), first, later, tuple(sorted(columns)))
 
 
 def _with_task_type(text: str, task_type: str | None, roles: Sequence[str], where: str) -> str:

@@ -68,8 +68,9 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
       texts: its topology and prompts, as loaded.
 
     Returns:
-      "topology"; "prompts" and "tokenizers" by role; "method_prompts" by schedule; "corpus", of
-      `evaluation.search`, or None; "loop_lm", of its weights and its tokenizer, or None.
+      "topology"; "prompts", "tokenizers" and named "chat_templates" by role; "method_prompts" by
+      schedule; "corpus", of `evaluation.search`, or None; "loop_lm", of its weights and its
+      tokenizer, or None.
 
     Raises:
       CheckpointError, OSError: a tokenizer or the corpus cannot be read.
@@ -89,6 +90,10 @@ def contents(config: RunConfig, texts: TeamTexts) -> dict[str, Any]:
             ).items()
         },
         "tokenizers": {role: _tokenizer_digest(source) for role, source in agents.items()},
+        "chat_templates": {
+            role: text_digest(texts.tokenizers[role].chat_template)
+            for role in config.system.chat_templates or {}
+        },
         "corpus": None if corpus is None else _file_digest(local_input(corpus)),
         "loop_lm": None
         if loop_lm is None

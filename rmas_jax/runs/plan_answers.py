@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents import pool as pools
-from rmas_jax.agents.answers import write_jitted
+from rmas_jax.agents.answers import stops_of, write_jitted
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import row_keys
 from rmas_jax.evaluation.listening import (
@@ -113,6 +113,7 @@ def plan_answers(inputs: RunInputs, compile_: Compile) -> None:
         "end_tokens": member.end_tokens,
         "max_tokens": how.max_tokens,
         "sampling": how.sampling,
+        "stops": stops_of(member, how.toolbox),
     }
     keys = None
     if how.sampling.temperature:

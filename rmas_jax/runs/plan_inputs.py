@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from rmas_jax.config import PhaseConfig, RunConfig, TuningConfig, with_budgets
 from rmas_jax.evaluation.answering import Answering
-from rmas_jax.evaluation.batches import batches, running_order
 from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts import StagePrompt, declared_width
@@ -98,9 +97,9 @@ def _first_prompts(
 ) -> dict[str, StagePrompt]:
     """Prompts of the first batch of a split, which has the longest questions."""
     items = benchmark.splits[split]
-    rows = next(batches(running_order(items), size)).rows
+    rows = benchmark.batches(split, size)[0].rows
     return team.encode(
-        [items[row].question for row in rows],
+        [items[row].inputs for row in rows],
         templates=benchmark.prompts,
         block_width=declared_width,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ from rmas_jax.host.processes import (
 )
 from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
+from rmas_jax.prompts import RolePrompt, check_columns
 from rmas_jax.run_files import DATA, RunFiles
 from rmas_jax.runs.folder import config_tree, dated, files_of, with_date
 from rmas_jax.runs.identity import agent_sources, contents, text_digest, weights_digest
@@ -57,6 +58,7 @@ from rmas_jax.team_texts import (
     load_method_templates,
     load_team_texts,
     load_templates,
+    prompt_columns,
 )
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import Topology
@@ -114,9 +116,11 @@ def resolve(config: RunConfig, *, mesh: Mesh | None = None, is_abstract: bool = 
     files = files_of(config)
     texts = on_all(lambda: load_team_texts(config.system))
     first_then_others(lambda: make_output_dir(files))
-    dataset = prepared(files, lambda: find_data(config, texts.topology, files.data))
+    columns = on_all(lambda: prompt_columns(config.system, texts))
+    dataset = prepared(files, lambda: find_data(config, texts.topology, files.data, columns))
     benchmarks = prepared(
-        files, lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data)
+        files,
+        lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data, columns),
     )
     loaded = {"mesh": mesh_of(config) if mesh is None else mesh, "is_abstract": is_abstract}
     return on_all(lambda: _read(config, files, texts, dataset, methods, benchmarks, loaded))
@@ -144,8 +148,12 @@ def load_benchmarks(
     texts: TeamTexts,
     dataset: Dataset,
     data_dir: Path,
+    columns: Sequence[str],
 ) -> list[LoadedBenchmark]:
-    """Reads and checks the benchmarks of a run; `dataset` is its training data."""
+    """Reads and checks the benchmarks of a run.
+
+    `dataset` is its training data; `columns` are those of prompts.
+    """
     chosen = config.evaluation
     toolbox = build_toolbox(python=chosen.python, search=chosen.search)
     loaded = []
@@ -156,15 +164,19 @@ def load_benchmarks(
             grader = with_legacy(grader, task_type)
         data, grading = dataset, benchmark.data.grader
         if benchmark.data != dataclasses.replace(config.data, grader=grading):
-            data = load_benchmark(benchmark, data_dir)
+            data = load_benchmark(benchmark, data_dir, columns)
         else:
-            check_data(benchmark, data)
+            check_data(benchmark, data, columns)
         splits = read_splits(data, benchmark.splits, name=benchmark.name)
         check_golds(grader, splits)
         prompts = load_templates(config.system, texts, task_type)
         method_prompts = load_method_templates(config.system, texts.topology, prompts, task_type)
+        source = config.system.prompts
+        for split, items in splits.items():
+            check_columns(prompts, named_rows(items, f"{benchmark.name}: {split}"), source=source)
         for schedule in {METHODS[name].schedule for name in methods} & set(method_prompts):
             check_templates(config.system, texts, method_prompts[schedule])
+            check_same_columns(prompts, method_prompts[schedule], schedule, source=source)
         ready = LoadedBenchmark(
             benchmark.name,
             version,
@@ -210,6 +222,9 @@ def _read(
         chosen.gradient_batch_size if config.system.latent_steps else 0,
     )
     validation = list(dataset.read("validation")[:held_out]) if held_out else []
+    for split, rows in (("train", train), ("validation", validation)):
+        named = named_rows(rows, f"{config.data.dataset}: {split}")
+        check_columns(texts.templates, named, source=config.system.prompts)
     loop_lm = find_loop_lm(config, texts, methods, benchmarks, **loaded)
     team = dataclasses.replace(load_run_team(config, texts, **loaded), loop_lm=loop_lm)
     given = None if config.system.links is None else load_links_for(team, config.system)
@@ -291,6 +306,27 @@ def find_loop_lm(
     )
 
 
+def named_rows(examples: Sequence[Example], where: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Examples with their names, for `check_columns`."""
+    return ((f"{where}: row {example.id}", example.inputs) for example in examples)
+
+
+def check_same_columns(
+    own: Mapping[str, RolePrompt], method: Mapping[str, RolePrompt], name: str, *, source: str
+) -> None:
+    """Checks that an agent reads as much of the data in a text method as in its role.
+
+    Raises:
+      ConfigError: names the method, the role and the column.
+    """
+    for role, prompt in method.items():
+        if lacking := [name for name in own[role].columns if name not in prompt.columns]:
+            raise ConfigError(
+                f"evaluation.methods: the prompt of {role} in {name} must have {{{lacking[0]}}}, "
+                f"as in its role: write it in the section methods of {source}, or leave {name} out"
+            )
+
+
 def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
     """Examples to evaluate, by split or part of one; parts may overlap.
 
@@ -322,8 +358,13 @@ def make_output_dir(files: RunFiles) -> None:
         raise ConfigError(f"output_dir={path}: cannot be made: {error.strerror}") from None
 
 
-def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
-    """The data of a run, kept in `data_dir`, with enough texts for its training."""
+def find_data(
+    config: RunConfig, topology: Topology, data_dir: Path, columns: Sequence[str]
+) -> Dataset:
+    """The data of a run, kept in `data_dir`, with enough texts for its training.
+
+    `columns` are those of prompts.
+    """
     if config.system.task_type is not None and config.data.dataset == "relay":
         raise ConfigError(
             "data.dataset=relay: its puzzles are no problems of system.task_type="
@@ -331,7 +372,9 @@ def find_data(config: RunConfig, topology: Topology, data_dir: Path) -> Dataset:
         )
     roles = topology.order
     rounds = max(config.system.rounds, *(phase.rounds for phase in config.outer.phases), 1)
-    dataset = load_dataset(config.data, roles=roles, rounds=rounds, data_dir=data_dir)
+    dataset = load_dataset(
+        config.data, roles=roles, rounds=rounds, data_dir=data_dir, prompted=columns
+    )
     for i, phase in enumerate(config.outer.phases):
         if phase.rounds > 1 and not topology.feedback_edges:
             raise ConfigError(

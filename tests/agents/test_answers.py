@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import jax
@@ -63,6 +64,30 @@ def test_without_tools_a_tag_is_text(agent, keys):
     found = agent.write(keys)
     assert found.texts[1] == "<search>parcel" + "</search>" * 6
     assert found.calls.tolist() == [0, 0, 0]
+
+
+def with_stop(follower, *strings):
+    """The follower, whose texts also end at some strings."""
+    follower.member = dataclasses.replace(follower.member, stop_strings=strings)
+    return follower
+
+
+def test_a_text_ends_before_a_stop_string(tmp_path, keys):
+    follows = FOLLOWS | {" perhaps": " so.\n", " so.\n": "User", "User": ":", ":": " perhaps"}
+    more = (" so.\n", "User", ":")
+    free = Follower(tmp_path / "free", follows, more=more).write(keys[2:])
+    assert free.texts[0].startswith("perhaps so.\nUser: perhaps so.") and free.at_limit[0]
+    agent = with_stop(Follower(tmp_path / "stopped", follows, more=more), "\nUser:")
+    found = agent.write(keys[2:])
+    assert found.texts == ["perhaps so."] and found.tokens.tolist() == [4]
+    assert not found.at_limit[0]
+    # The line end, in the middle of a token, is no part of the text that a retry continues.
+    again = agent.write(keys[2:], answer_retry=SECOND_TRY)
+    assert again.texts == ["perhaps so.\nFinal answer: \\boxed{41}"] and again.retried[0]
+    # Tools are called as without it, and a stop string ends a text with calls, too.
+    toolbox = Toolbox(search=Library())
+    called = agent.write(keys, toolbox=toolbox)
+    assert called.calls.tolist()[1:] == [1, 0] and called.texts[2] == "perhaps so."
 
 
 def test_calls_are_limited_and_cost_of_the_budget(tmp_path, keys):

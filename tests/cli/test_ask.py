@@ -79,7 +79,7 @@ def test_a_question_is_asked_on_the_day_of_the_run(tmp_path):
     (tmp_path / "quickstart" / "identity.json").write_text(json.dumps(identity))
     common = ["--config", CONFIG, "--channel", "text", "--set", f"output_dir={tmp_path}"]
     for options, day in (([], "2026-01-31"), (["--set", "system.date='2020-02-29'"], "2020-02-29")):
-        answerer = build_answerer(parser().parse_args([*common, *options, "Who?"]))
+        answerer, _ = build_answerer(parser().parse_args([*common, *options, "Who?"]))
         assert {member.tokenizer.chat_date for member in answerer.team.members.values()} == {day}
 
 
@@ -144,7 +144,7 @@ def answered(monkeypatch):
         asked.append(question)
         return {"question": question, "answers": [], "steps": [], "crossed": []}
 
-    monkeypatch.setattr("rmas_jax.cli.ask.build_answerer", lambda options: None)
+    monkeypatch.setattr("rmas_jax.cli.ask.build_answerer", lambda options: (None, {}))
     monkeypatch.setattr("rmas_jax.cli.ask.ask", echo)
     return asked
 

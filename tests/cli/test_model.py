@@ -123,6 +123,25 @@ def test_a_base_model_goes_on_from_the_prompt_as_it_stands(copy, call):
     )
 
 
+def test_a_base_model_reads_a_turn_in_a_named_template(copy, call):
+    (copy / "chat_template.jinja").unlink()
+    code, said, complaint = call(copy, "--chat-template", "plain")
+    assert (code, complaint) == (0, "")
+    # Words that the vocabulary lacks are w0: User: PROMPT Assistant:
+    assert words(said) == expected(load_agent(copy), [0, 3, 1, 4, 1, 5, 0])
+    file = copy / "mine.jinja"
+    file.write_text("w35 {{ messages[0]['content'] }} w36")
+    code, said, _ = call(copy, "--chat-template", str(file))
+    assert words(said) == expected(load_agent(copy), [35, 3, 1, 4, 1, 5, 36])
+    for options, message in (
+        (["--chat-template", "plane"], "--chat-template must be a path to a jinja file or one of"),
+        (["--chat-template", "plain", "--raw"], "--raw and --chat-template: choose one"),
+        ([], "--chat-template names one (plain, or a jinja file), and --raw continues"),
+    ):
+        code, _, complaint = call(copy, *options)
+        assert code == 2 and message in complaint and complaint.count("\n") == 1
+
+
 def with_tokenizer(copy, **parts):
     """Changes parts of the tokenizer's file."""
     file = copy / "tokenizer.json"

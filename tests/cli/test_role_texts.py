@@ -70,6 +70,32 @@ def test_right_answers_give_the_texts_of_the_task(make, tmp_path, capsys):
     assert "seed must be as in" in capsys.readouterr().err
 
 
+def test_columns_of_prompts_are_read_and_kept(make, tmp_path, capsys):
+    questions, prompts = tmp_path / "questions.jsonl", tmp_path / "prompts.yaml"
+    relay_prompts = (ROOT / "rmas_jax/prompts/relay.yaml").read_text()
+    prompts.write_text(relay_prompts.replace('first: "{question}', 'first: "{question} {hint}', 1))
+    out = tmp_path / "texts.jsonl"
+    options = ["--accept", "any", "--set", f"system.prompts={prompts}", "--set", "system.rounds=2"]
+    assert make(out, *options) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert "planner: first must have columns" in message and "{hint}" in message
+    assert not out.exists()
+
+    def write(hint):
+        rows = [row | {"hint": f"{hint} {row['id']}"} for row in lines(questions)]
+        questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("Kenal")
+    assert make(out, *options) == 0
+    assert lines(out) and all(row["hint"] == f"Kenal {row['id']}" for row in lines(out))
+    write("Bison")  # the texts of other hints are others
+    assert make(out, *options) == BAD_INPUT
+    assert "questions must be as in" in capsys.readouterr().err
+    prompts.write_text(prompts.read_text().replace("{hint}", "{draft}"))
+    assert make(out, *options) == BAD_INPUT
+    assert "got {draft}, where those of solver are written" in capsys.readouterr().err
+
+
 def test_damaged_lines_are_made_anew_and_said(make, tmp_path, capsys):
     out, missed = tmp_path / "texts.jsonl", tmp_path / "texts.jsonl.missed"
     assert make(out) == 0

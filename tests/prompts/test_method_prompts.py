@@ -77,6 +77,19 @@ def test_without_a_task_type_the_problem_is_the_answerers_own_prompt(tmp_path):
     assert prompts["self_refinement"]["solver"].first.startswith("{question} by , in one word")
 
 
+def test_columns_of_the_answerers_prompt_are_in_its_own_problem_alone(tmp_path):
+    text = "{question} by {hint} {left}"
+    own = OWN | {"right": RolePrompt("", text, text, ("hint",))}
+    file = tmp_path / "mine.yaml"
+    file.write_text("right: {}")
+    edges = {"mixture_of_agents": EDGES["layers"]}
+    found = load_method_prompts(str(file), edges, own, answerer="right", task_type=None)
+    by_role = found["mixture_of_agents"]
+    assert by_role["right"].first.startswith("{question} by {hint} \n")
+    assert by_role["left"].first.startswith("{question} by  \n")
+    assert by_role["right"].columns == ("hint",) and by_role["left"].columns == ()
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [

@@ -335,8 +335,12 @@ def changed(role, **fields) -> dict:
         (changed("a", first="Go."), ["a must have ['question'], got 'Go.'"]),
         (changed("a", later="{b}"), ["a must have ['question'], got '{b}'"]),
         (
-            changed("b", first="{question} {a} {c}"),
-            ["b must have slots of", "['a'] only, got ['c']"],
+            changed("b", first="{question} {a} {b}"),
+            ["b must have slots of", "['a'] only, got ['b']"],
+        ),
+        (
+            changed("b", first="{question} {a} {answer}"),
+            ["b must have columns other than the gold {answer}"],
         ),
         (GOOD | {"b": "text"}, ["b must have a text first, ", "got 'text'"]),
         (GOOD | {"b": None}, ["b must have a text first, ", "got None"]),

@@ -5,36 +5,46 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rmas_jax.config import BenchmarkConfig
 from rmas_jax.data import DataError, Dataset, Example, load_dataset
+from rmas_jax.data.rules import find_rule
 
 log = logging.getLogger(__name__)
 
 
-def load_benchmark(benchmark: BenchmarkConfig, data_dir: Path) -> Dataset:
+def load_benchmark(
+    benchmark: BenchmarkConfig, data_dir: Path, prompted: Sequence[str] = ()
+) -> Dataset:
     """The data of a benchmark's splits, of which the others are neither read nor checked.
 
-    Warns of rows left out.
+    Warns of rows left out. `prompted` are the columns of prompts, see `load_dataset`.
 
     Raises:
       DataError: they cannot be had, and how they can; see also `check_data`.
     """
     splits = {split.partition("[")[0] for split in benchmark.splits}
     try:
-        data = load_dataset(benchmark.data, roles=(), rounds=1, data_dir=data_dir, splits=splits)
+        data = load_dataset(
+            benchmark.data,
+            roles=(),
+            rounds=1,
+            data_dir=data_dir,
+            splits=splits,
+            prompted=prompted,
+        )
     except DataError as error:
         access = f" (access: {benchmark.access})" if benchmark.access else ""
         raise DataError(f"{benchmark.name}: {error}{access}") from error
     if data.bad_rows:
         log.warning("%s: %s", benchmark.name, _bad_rows(data))
-    check_data(benchmark, data)
+    check_data(benchmark, data, prompted)
     return data
 
 
-def check_data(benchmark: BenchmarkConfig, data: Dataset) -> None:
+def check_data(benchmark: BenchmarkConfig, data: Dataset, prompted: Collection[str] = ()) -> None:
     """Holds data against the numbers of items and the checksums of a benchmark.
 
     Names the checksum of a split whose definition has a number of items, but no checksum.
@@ -43,6 +53,9 @@ def check_data(benchmark: BenchmarkConfig, data: Dataset) -> None:
       DataError: a split has another number or checksum; how to measure on it nevertheless.
     """
     items, checksums = benchmark.items or {}, benchmark.checksum or {}
+    # Columns that prompts alone need are no part of the benchmark.
+    kept = find_rule(benchmark.data.rule).keeps if benchmark.data.rule else ()
+    own = {*prompted} - {*benchmark.data.fields, *kept}
     present = (*data.sizes, *data.unread)
     for name, chosen in (("items", items), ("checksum", checksums)):
         if unknown := [split for split in chosen if split not in present]:
@@ -62,7 +75,7 @@ def check_data(benchmark: BenchmarkConfig, data: Dataset) -> None:
     for split in {**items, **checksums}:
         if split in data.unread:
             continue
-        wanted, digest = checksums.get(split), checksum_of(data.load(split))
+        wanted, digest = checksums.get(split), checksum_of(data.load(split), without=own)
         pinned = f"checksum: {{{split}: '{digest}'}} in its entry of evaluation.benchmarks"
         if wanted is None:
             log.info(
@@ -88,14 +101,16 @@ def _bad_rows(data: Dataset) -> str:
     )
 
 
-def checksum_of(examples: Sequence[Example]) -> str:
+def checksum_of(examples: Sequence[Example], *, without: Collection[str] = ()) -> str:
     """A digest of ids, questions, gold answers and further fields, such as tests, by ids.
+
+    `without` are fields that do not count.
 
     Independent of the texts of roles, which are there for training.
     """
     digest = hashlib.sha256()
     for example in sorted(examples, key=lambda example: example.id):
-        fields = sorted(example.fields.items())
+        fields = sorted(item for item in example.fields.items() if item[0] not in without)
         row = (example.id, example.question, example.answer, fields)
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]

@@ -178,7 +178,7 @@ def encode_examples(team: Team, examples: Sequence[Example]) -> EncodedItems:
 
 
 def _encode(team: Team, examples: Sequence[Example]) -> EncodedItems:
-    questions = [example.question for example in examples]
+    questions = [example.inputs for example in examples]
     return EncodedItems(
         prompts={
             role: stage_tokens(
@@ -234,7 +234,7 @@ def encode_dialogues(
     """
     role, tokenizer, prompt = member.role, member.tokenizer, member.template
     pieces = [split_template(tokenizer, prompt, text) for text in (prompt.first, prompt.later)]
-    questions = [example.question for example in examples]
+    questions = [example.inputs for example in examples]
     around = [[encode_piece(tokenizer, text, questions) for text in of[0::2]] for of in pieces]
     senders = [of[1::2] for of in pieces]
     feedback = {sender for sender, receiver in topology.feedback_edges if receiver == role}

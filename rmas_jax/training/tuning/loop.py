@@ -123,7 +123,7 @@ def encode_answers(team: Team, examples: Sequence[Example]) -> EncodedItems:
 def _encode(team: Team, examples: Sequence[Example]) -> EncodedItems:
     role = team.system.topology.answerer
     member = team.members[role]
-    questions = [example.question for example in examples]
+    questions = [example.inputs for example in examples]
     answers = [example.texts[role][-1:] for example in examples]
     return EncodedItems(
         prompts={role: stage_tokens(member.tokenizer, member.template, questions, slot_width=0)},
