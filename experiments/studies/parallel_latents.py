@@ -4,8 +4,10 @@
         --runs runs/comparison-0 [--parts team gradients agents training] [--agents 10M 100M]
 
 `--runs` are finished runs of the study `comparison` (docs/studies.md), whose trained links the
-embedded team takes. Parts that are measured replace those in results.json; the page is made from
-all of them. Sweeps and errors do not depend on the machine; seconds are medians of calls in turn.
+embedded team takes. The part `pretrained` needs `--checkpoint`, such as a model of
+`experiments.real_agents.fetch`, and reasoning-gym. Parts that are measured replace those in
+results.json; the page is made from all of them. Sweeps and errors do not depend on the machine;
+seconds are medians of calls in turn.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ import numpy as np
 from experiments.benchmarks import harness
 from experiments.benchmarks.team import SHAPES, load_jax_team, make_team, token_rows
 from experiments.studies.parallel_latents_page import page
+from experiments.studies.pretrained_thinker import RidgeLink, load_thinker
+from experiments.studies.pretrained_thinker import token_rows as thinker_prompts
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.sweeps import relative_change, windows
 from rmas_jax.agents.thinking import think
@@ -50,6 +54,7 @@ from rmas_jax.training.outer.step import outer_loss
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 0.001, 0.0)
 WINDOWS = (4, 8, 16, 32)
 QUESTIONS, ROUNDS, MAX_TOKENS = 500, 3, 16
+THOUGHTS = 32  # of a pretrained agent
 Row = dict[str, Any]
 
 
@@ -198,7 +203,7 @@ def gradient_part(
 @functools.partial(jax.jit, static_argnames=("role", "steps", "how"))
 def thoughts(
     agent: Agent,
-    channel: LatentChannel,
+    channel: LatentChannel | RidgeLink,
     ids: jax.Array,
     tolerance: jax.Array,
     *,
@@ -232,34 +237,48 @@ def agents_part(names: Sequence[str], batches: Sequence[int], repeats: int) -> I
             rows = token_rows(shape, batch)[role]
             ids = np.array([before + after for before, after, _ in rows], np.int32)
             of = functools.partial(thoughts, agents[role], channel, ids, role=role, steps=steps)
-            expected, _ = jax.device_get(of(0.0, how=None))
-            for window in WINDOWS:
-                _, width = windows(steps - 1, window)
-                how = SweepConfig(window=width)
-                calls = {"sequential": functools.partial(_finished, of, 0.0, None)}
-                rows_of = []
-                for tolerance in TOLERANCES:
-                    found, sweeps = jax.device_get(of(tolerance, how=how))
-                    error = np.asarray(relative_change(expected, found))
-                    rows_of.append((tolerance, sweeps, float(error.mean())))
-                    calls[str(tolerance)] = functools.partial(_finished, of, tolerance, how)
-                seconds = harness.in_turn(calls, repeats=repeats)
-                base = seconds["sequential"]
-                for tolerance, sweeps, error in rows_of:
-                    ratios = [a / b for a, b in zip(base, seconds[str(tolerance)], strict=True)]
-                    yield {
-                        "agent": name,
-                        "batch": batch,
-                        "latent_steps": steps,
-                        "window": width,
-                        "tolerance": tolerance,
-                        "sweeps": float(sweeps.mean()),
-                        "most_sweeps": int(sweeps.max()),
-                        "error": error,
-                        "sequential_s": harness.summary(base).median,
-                        "speedup": harness.summary(ratios)._asdict(),
-                    }
-                print(f"{name} {batch} {width}", file=sys.stderr, flush=True)
+            for row in _by_window(of, steps, repeats):
+                yield {"agent": name, "batch": batch, "latent_steps": steps, **row}
+
+
+def pretrained_part(source: Path, batches: Sequence[int], repeats: int) -> Iterator[Row]:
+    """The same of a pretrained agent after prompts of text, with a link fitted to it."""
+    agent, link = load_thinker(source)
+    for batch in batches:
+        ids = thinker_prompts(source, batch, seed=1)
+        of = functools.partial(thoughts, agent, link, ids, role="thinker", steps=THOUGHTS)
+        for row in _by_window(of, THOUGHTS, repeats):
+            setting = {"latent_steps": THOUGHTS, "prompt_tokens": ids.shape[1]}
+            yield {"agent": source.stem, "batch": batch, **setting, **row}
+
+
+def _by_window(of: Callable[..., Any], steps: int, repeats: int) -> Iterator[Row]:
+    """Sweeps, errors and seconds of `thoughts` by window and tolerance."""
+    expected, _ = jax.device_get(of(0.0, how=None))
+    for window in WINDOWS:
+        _, width = windows(steps - 1, window)
+        how = SweepConfig(window=width)
+        calls = {"sequential": functools.partial(_finished, of, 0.0, None)}
+        rows_of = []
+        for tolerance in TOLERANCES:
+            found, sweeps = jax.device_get(of(tolerance, how=how))
+            error = np.asarray(relative_change(expected, found))
+            rows_of.append((tolerance, sweeps, float(error.mean())))
+            calls[str(tolerance)] = functools.partial(_finished, of, tolerance, how)
+        seconds = harness.in_turn(calls, repeats=repeats)
+        base = seconds["sequential"]
+        for tolerance, sweeps, error in rows_of:
+            ratios = [a / b for a, b in zip(base, seconds[str(tolerance)], strict=True)]
+            yield {
+                "window": width,
+                "tolerance": tolerance,
+                "sweeps": float(sweeps.mean()),
+                "most_sweeps": int(sweeps.max()),
+                "error": error,
+                "sequential_s": harness.summary(base).median,
+                "speedup": harness.summary(ratios)._asdict(),
+            }
+        print(f"window {width}", file=sys.stderr, flush=True)
 
 
 THINKING = {
@@ -305,10 +324,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="*", default=["team", "gradients", "agents", "training"])
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32], metavar="M")
     parser.add_argument("--agents", nargs="+", default=["10M", "100M"], metavar="NAME")
+    parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="of the part pretrained")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--trained", type=Path, default=Path("runs"), help="folder of training")
     options = parser.parse_args(arguments)
+    if "pretrained" in options.parts and options.checkpoint is None:
+        parser.error("--parts pretrained needs --checkpoint")
     file = options.out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -317,6 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "team": lambda: team_part(options.runs, dataset, options.steps),
             "gradients": lambda: gradient_part(options.runs, dataset, options.steps),
             "agents": lambda: agents_part(options.agents, options.batches, options.repeats),
+            "pretrained": lambda: pretrained_part(
+                options.checkpoint, options.batches, options.repeats
+            ),
             "training": lambda: training_part(options.runs, options.trained),
         }
         for name in options.parts:

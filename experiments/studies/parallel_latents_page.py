@@ -56,6 +56,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         *_team(results.get("team", ())),
         *_agents(results.get("agents", ())),
+        *_pretrained(results.get("pretrained", ())),
         *_prediction(results.get("team", ())),
         *_gradients(results.get("gradients", ())),
         *_training(results.get("training", ())),
@@ -131,6 +132,25 @@ def _agents(rows: Sequence[Row]) -> Iterator[str]:
         "change of a sweep, not the error, which is larger where thoughts settle slowly.",
         "",
     )
+    yield from _by_window(rows)
+
+
+def _pretrained(rows: Sequence[Row]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from (
+        "## A pretrained agent",
+        "",
+        f"{rows[0]['agent']}, with a linear link fitted by ridge regression from its last hidden "
+        "states to the embeddings of the tokens that follow "
+        f"(`experiments/studies/pretrained_thinker.py`), after "
+        f"{rows[0]['prompt_tokens']} tokens of word problems; else as above.",
+        "",
+    )
+    yield from _by_window(rows)
+
+
+def _by_window(rows: Sequence[Row]) -> Iterator[str]:
     cells = [
         [
             row["agent"],
