@@ -241,7 +241,12 @@ def build_twins(pattern: str, folder: Path) -> Twins:
     topology = load_topology(pattern)
     prompts = short_prompts(topology)
     (folder / "prompts.yaml").write_text(
-        yaml.safe_dump({role: dataclasses.asdict(prompt) for role, prompt in prompts.items()})
+        yaml.safe_dump(
+            {
+                role: {"system": prompt.system, "first": prompt.first, "later": prompt.later}
+                for role, prompt in prompts.items()
+            }
+        )
     )
     texts = [text for p in prompts.values() for text in (p.system, p.first, p.later)]
     texts += [*QUESTIONS, "user", "system", "assistant", "model", "\n"]

