@@ -132,9 +132,10 @@ def wrong_link(team: TorchTeam) -> TorchTeam:
 def exchanged_slots(team: TorchTeam) -> TorchTeam:
     """The answerer reads one specialist where it expects another."""
     exchange = {"{math}": "{code}", "{code}": "{math}"}
+    prompt = team.prompts["summarizer"]
     texts = [
         re.sub("{math}|{code}", lambda match: exchange[match[0]], text)
-        for text in dataclasses.astuple(team.prompts["summarizer"])
+        for text in (prompt.system, prompt.first, prompt.later)
     ]
     return dataclasses.replace(team, prompts={**team.prompts, "summarizer": RolePrompt(*texts)})
 
