@@ -142,7 +142,9 @@ def released(tmp_path_factory):
         system_config("distillation"), agents=agents, latent_steps=3, links=str(folder / "outer")
     )
     prompts = load_prompts(config.prompts, load_topology(config.topology).edges, config.task_type)
-    texts = [text for prompt in prompts.values() for text in dataclasses.astuple(prompt)]
+    texts = [
+        text for prompt in prompts.values() for text in (prompt.system, prompt.first, prompt.later)
+    ]
     models = {}
     for seed, (role, family) in enumerate((("expert", "qwen3"), ("learner", "llama"))):
         write_tokenizer(family, texts, folder / role, seed=seed)
