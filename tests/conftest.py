@@ -77,7 +77,8 @@ def kept_programs(tmp_path_factory):
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared / "compiled"))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(shared / "compiled")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # an empty one would be the current folder
     seconds = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))

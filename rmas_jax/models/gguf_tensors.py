@@ -19,9 +19,7 @@ VALUES_AT_ONCE = 2**22  # dequantisation has several float32 arrays of this size
 class Change(NamedTuple):
     """How a tensor of the decoder differs from the one in the file."""
 
-    rows: np.ndarray | None = (
-        None  # [R] place in the file of each row, or of each value of a vector
-    )
+    rows: np.ndarray | None = None  # [R] place in the file of each row, or value of a vector
     columns: np.ndarray | None = None  # [C] place in the file of each column
     values: Callable[[np.ndarray], np.ndarray] | None = None  # elementwise, of the file's values
     shape: tuple[int, ...] | None = None  # with dimensions of size 1 that the file leaves out
