@@ -103,7 +103,7 @@ def test_a_run_reports_it_when_asked(tmp_path, is_asked):
         load_config("experiments/configs/outer_gain.yaml", changes)
     )
     texts = load_team_texts(config.system)
-    dataset = find_data(config, texts.topology, tmp_path)
+    dataset = find_data(config, texts.topology, tmp_path, columns=())
     (benchmark,) = load_benchmarks(config, methods, chosen, texts, dataset, tmp_path)
     verdict = benchmark.grader(r"\boxed{1.2}", benchmark.splits["test"][0])
     assert not verdict.correct and verdict.scores == ({"legacy": 1.0} if is_asked else {})
