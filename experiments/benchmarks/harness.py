@@ -36,7 +36,9 @@ class Times(NamedTuple):
     high: float
 
 
-REST = 0.05  # seconds; OpenMP's threads, such as torch's, wait for work in a busy loop at first
+# Seconds before a contender, as OpenMP's threads, such as torch's, wait for work in a busy loop at
+# first; and seconds that a contender has to wake the machine, whose threads and clock fall asleep.
+REST = 0.05
 
 
 def in_turn(
@@ -45,7 +47,8 @@ def in_turn(
     """Seconds of every repeat of each contender; a call returns when its work is done.
 
     All run in turn, from another one on in each repeat, so that the machine's load and clock affect
-    all of them; the threads of one have `REST` to fall asleep before the next one starts.
+    all of them; the threads of one have `REST` to fall asleep before the next one starts. A short
+    call is repeated for as long, and the last one counts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -53,10 +56,18 @@ def in_turn(
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(REST)
-            start = time.perf_counter()
-            contenders[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_awake(contenders[name]))
     return {name: of[warm_up:] for name, of in seconds.items()}
+
+
+def _awake(call: Callable[[], Any]) -> float:
+    """Seconds of the first call that ends `REST` or more after the first one's start."""
+    first = start = time.perf_counter()
+    call()
+    while (end := time.perf_counter()) - first < REST:
+        start = end
+        call()
+    return end - start
 
 
 def summary(seconds: Sequence[float]) -> Times:
