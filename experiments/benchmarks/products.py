@@ -55,16 +55,21 @@ def measure(agents: Iterable[Agent], rows: int, *, torch_device: str | None) -> 
     """Seconds of all products of the shapes of these agents, by way.
 
     A way multiplies x [rows, in] with matrices of its own, as many as one body has: W [in, out], or
-    V [out, in].
+    V [out, in]. It has several such sets, as many bytes as the largest body, and takes them in
+    turn, so that caches hold no more of them than of a body.
     """
     shapes: Counter[Sizes] = Counter()
+    bodies = []
     for agent in agents:
-        shapes |= body_products(agent)  # the larger number
+        own = body_products(agent)
+        bodies.append(sum(many * inputs * outputs for (inputs, outputs), many in own.items()))
+        shapes |= own  # the larger number
         dtype = agent.dtype
-    return [
-        Products(sizes, many, _seconds(sizes, many, rows, dtype, torch_device))
-        for sizes, many in shapes.items()
-    ]
+    found = []
+    for sizes, many in shapes.items():
+        sets = max(1, round(max(bodies) / (many * np.prod(sizes))))
+        found.append(Products(sizes, many, _seconds(sizes, many, sets, rows, dtype, torch_device)))
+    return found
 
 
 def weight_rate(products: Iterable[Products], dtype: str) -> float:
@@ -83,32 +88,33 @@ def product_rows(products: Iterable[Products], dtype: str) -> Iterable[tuple[str
 
 
 def _seconds(
-    sizes: Sizes, many: int, rows: int, dtype: Any, torch_device: str | None
+    sizes: Sizes, many: int, sets: int, rows: int, dtype: Any, torch_device: str | None
 ) -> dict[str, float]:
+    """Seconds of one set of matrices, by way."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, sizes[0]), np.float32)
-    weights = [rng.standard_normal(sizes, np.float32) for _ in range(many)]
+    weights = [[rng.standard_normal(sizes, np.float32) for _ in range(many)] for _ in range(sets)]
     ways = _jax_ways(x, weights, dtype)
     if torch_device:
         ways |= _torch_ways(x, weights, dtype, torch_device)
     times = harness.in_turn(ways, repeats=9, warm_up=2)
-    return {name: min(of) for name, of in times.items()}
+    return {name: min(of) / sets for name, of in times.items()}
 
 
-def _jax_ways(x: Any, weights: list[Any], dtype: Any) -> dict[str, Callable[[], Any]]:
+def _jax_ways(x: Any, weights: list[list[Any]], dtype: Any) -> dict[str, Callable[[], Any]]:
     x = jnp.asarray(x, dtype)
-    plain = [jnp.asarray(w, dtype) for w in weights]
-    turned = [jnp.asarray(w.T, dtype) for w in weights]
+    plain = [[jnp.asarray(w, dtype) for w in of] for of in weights]
+    turned = [[jnp.asarray(w.T, dtype) for w in of] for of in weights]
 
-    def call(product: Callable[..., jax.Array], of: list[jax.Array]) -> Callable[[], Any]:
+    def call(product: Callable[..., jax.Array], sets: list[list[jax.Array]]) -> Callable[[], Any]:
         @jax.jit
         def run(x: jax.Array, of: list[jax.Array]) -> jax.Array:
             for w in of:
                 x = x + NOTHING * product(x, w)[0, 0]  # the next one waits for it
             return x
 
-        program = harness.compiled(run, x, of)
-        return lambda: program.call(x, of)
+        program = harness.compiled(run, x, sets[0])
+        return lambda: [program.call(x, of) for of in sets]
 
     return {
         "x W": call(jnp.matmul, plain),
@@ -118,14 +124,14 @@ def _jax_ways(x: Any, weights: list[Any], dtype: Any) -> dict[str, Callable[[], 
 
 
 def _torch_ways(
-    x: Any, weights: list[Any], dtype: Any, device: str
+    x: Any, weights: list[list[Any]], dtype: Any, device: str
 ) -> dict[str, Callable[[], Any]]:
     import torch
 
     to = {"device": device, "dtype": getattr(torch, jnp.dtype(dtype).name)}
     row = torch.tensor(x, **to)
-    plain = [torch.tensor(w, **to) for w in weights]
-    turned = [torch.tensor(w.T.copy(), **to) for w in weights]
+    plain = [torch.tensor(w, **to) for of in weights for w in of]
+    turned = [torch.tensor(w.T.copy(), **to) for of in weights for w in of]
 
     def finished() -> None:
         if device == "cuda":

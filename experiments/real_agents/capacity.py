@@ -2,11 +2,11 @@
 
     python -m experiments.real_agents.capacity --out docs/real-agents/capacity --steps 1 2 4 8 11
 
-A planner that does not know the question sends all of its facts; the solver is asked about one. For
-every M and seed a run (`OUTPUT_DIR/capacity-M-SEED`) aligns links, trains them by the outer loop, and
-measures the trained links, the aligned ones, text cut to M tokens, whole text and controls. Finished
-runs are reused, so that further M, seeds or an interrupted study go on from there. With
-`--report-only`, runs are read as they are.
+A planner that does not know the question sends all of its facts; the solver is asked about one.
+For every M and seed a run (`OUTPUT_DIR/capacity-M-SEED`) aligns links, trains them by the outer
+loop, and measures the trained links, the aligned ones, text cut to M tokens, whole text and
+controls. Finished runs are reused, so that further M, seeds or an interrupted study go on from
+there. With `--report-only`, runs are read as they are.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def figure(pooled: Mapping[int, Results]) -> Figure:
     drawn = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
     axis = drawn.subplots()
     for place, method in enumerate((*CURVES, *CONTROLS)):
-        style, points_of = describe(method), {m: at(results, method) for m, results in pooled.items()}
-        own = {m: result for m, result in points_of.items() if result is not None}
+        style, of_all = describe(method), {m: at(of, method) for m, of in pooled.items()}
+        own = {m: result for m, result in of_all.items() if result is not None}
         if not own:
             continue
         centre = [100 * result.accuracy for result in own.values()]
@@ -169,9 +169,10 @@ def page(pooled: Mapping[int, Results], audits: Mapping[int, Sequence[AuditRecor
     return "\n\n".join(
         [
             "# What M thoughts hold, against as many tokens",
-            "`python -m experiments.real_agents.capacity` makes this page. The planner does not know "
-            "the question: its message has to hold all of its facts, and the solver is asked about "
-            f"one of them. {example.n:,} answers (seeds {seeds}); intervals of 95 % over questions.",
+            "`python -m experiments.real_agents.capacity` makes this page. The planner does not "
+            "know the question: its message has to hold all of its facts, and the solver is asked "
+            f"about one of them. {example.n:,} answers (seeds {seeds}); intervals of 95 % over "
+            "questions.",
             "![Accuracy against M](capacity.png)",
             *(table.to_markdown() for table in tables),
             verdict(pooled),
