@@ -76,14 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(work)
 
 
-def variant(config: RunConfig, latent_steps: int, seed: int) -> RunConfig:
+def variant(config: RunConfig, count: int, seed: int) -> RunConfig:
     """The run of one M and seed."""
-    return dataclasses.replace(
-        config,
-        name=f"{config.name}-{latent_steps}-{seed}",
-        seed=seed,
-        system=dataclasses.replace(config.system, latent_steps=latent_steps),
-    )
+    name = f"{config.name}-{count}-{seed}"
+    return dataclasses.replace(with_steps(config, count), name=name, seed=seed)
+
+
+def with_steps(config: RunConfig, count: int) -> RunConfig:
+    """The same with M latent steps."""
+    system = dataclasses.replace(config.system, latent_steps=count)
+    return dataclasses.replace(config, system=system)
 
 
 def measured(config: RunConfig, *, report_only: bool) -> Run:

@@ -1,0 +1,213 @@
+"""What M vectors can tell the frozen solver at all: the capacity curve's bound, without a sender.
+
+    python -m experiments.real_agents.free_vectors --out docs/real-agents/capacity \\
+        --steps 1 2 4 8 --set system.agents.solver=DIR
+
+For every item, M vectors in the solver's slot are fitted by gradient descent to its questions: who
+of the item's persons is asked about varies, and so do the codes of the places, which are drawn anew
+several times. Accuracy is over further draws of the codes: vectors that held codes in place of who
+is where would be wrong there. Where even such vectors fail, no link can do better; where they
+succeed, what is missing is in the sender and the links.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from experiments.real_agents.capacity import CONFIG, with_steps
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import read_prefix
+from rmas_jax.cli.run import exit_code
+from rmas_jax.config import EvidenceConfig, RunConfig, load_config
+from rmas_jax.data import evidence
+from rmas_jax.data.examples import Example
+from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.command_line import Parser
+from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.prompts import FIRST
+from rmas_jax.rounds.stages import prompt_input
+from rmas_jax.rounds.supervision import TextScore, read_with_text, score_text
+from rmas_jax.team import Team, load_team
+from rmas_jax.training.data.encoding import TrainingData, encode_examples
+
+RESULTS = "free_vectors.json"
+
+
+class Questions(NamedTuple):
+    """All questions of some items, with several draws of the codes."""
+
+    examples: list[Example]  # by item, draw and person
+    shape: tuple[int, int, int]  # items, draws, persons
+
+
+def questions(dials: EvidenceConfig, *, seed: int, items: int, draws: int) -> Questions:
+    """Questions about every person of the first validation items, under each draw of the codes."""
+    found = []
+    for number in range(items):
+        rng = np.random.default_rng([seed, number])
+        item = evidence.make_item(dials, rng, "validation")
+        persons, places, _ = item.layers
+        for _ in range(draws):
+            codes = rng.permutation(evidence.pool("numbers", "validation"))[: len(places)].tolist()
+            order = rng.permutation(len(places))
+            phrases = [evidence.PHRASES[dials.crossing].format(place) for place in places]
+            facts = " ".join(evidence.CODE.format(phrases[i], codes[i]) for i in order)
+            for i in range(len(persons)):
+                turned = (persons[i:] + persons[:i], places[i:] + places[:i], ())
+                found.append(
+                    Example(
+                        id=f"{number}",
+                        question=evidence.question_of(dials, item._replace(layers=turned)),
+                        answer=codes[i],
+                        texts={evidence.SOLVER: (codes[i],)},
+                        fields={
+                            "evidence_planner": item.evidence[evidence.PLANNER],
+                            "evidence_solver": facts,
+                            "message": evidence.texts_of(dials, item, 1)[evidence.PLANNER][0],
+                        },
+                    )
+                )
+    return Questions(found, (items, draws, dials.pairs))
+
+
+def scores(agent: Agent, vectors: jax.Array, batch: TrainingData) -> TextScore:
+    """Scores [B] of the solver's answers with vectors [B, M, D] in its slot."""
+    prompt, target = batch.prompts[evidence.SOLVER], batch.targets[evidence.SOLVER]
+    answer = jax.tree.map(lambda x: x[:, 0], target)
+    prefix = jax.lax.stop_gradient(read_prefix(agent, prompt.prefix_ids, prompt.prefix_valid))
+    read = prompt_input(prompt, prefix, vectors, kind=FIRST)
+    states, _ = read_with_text(agent, read, answer, upto=answer.ids.shape[1])
+    return score_text(agent, answer, states)
+
+
+def message_vectors(team: Team, asked: Questions, count: int) -> jax.Array:
+    """Embeddings [items, M, D] of the first tokens of each item's message, repeated to M."""
+    member = team.members[evidence.SOLVER]
+    per_item = asked.shape[1] * asked.shape[2]
+    messages = [example.fields["message"] for example in asked.examples[::per_item]]
+    ids = encode_plain(member.tokenizer, messages)
+    return member.agent.embed(jnp.asarray([np.resize(row, count) for row in ids])).astype(
+        jnp.float32
+    )
+
+
+def fit(
+    team: Team, asked: Questions, count: int, *, steps: int, kept: int, rate: float, seed: int
+) -> tuple[float, float]:
+    """Fits M vectors for each item; returns the accuracies before and after, on the held-out draws.
+
+    Args:
+      team: with M latent steps.
+      asked: the questions; the last draws of the codes are held out.
+      count: M.
+      steps: of Adam, each on one draw of the codes, about all persons.
+      kept: draws to fit.
+      rate: the largest step, in units of the vectors' rms.
+      seed: of the order of draws.
+    """
+    items, draws, persons = asked.shape
+    agent = team.agents[evidence.SOLVER].in_training()
+    encoded = encode_examples(team, asked.examples)
+    widths = encoded.widths(np.arange(len(encoded)))
+    rows = np.arange(len(encoded)).reshape(items, draws, persons)
+
+    def batch(draw: int) -> TrainingData:
+        return encoded.batch(rows[:, draw].ravel(), widths)
+
+    def of_rows(vectors: jax.Array) -> jax.Array:
+        return jnp.repeat(vectors, persons, axis=0)
+
+    vectors = message_vectors(team, asked, count)
+    rms = float(jnp.sqrt(jnp.mean(vectors**2)))
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate * rms, steps))
+
+    @jax.jit
+    def step(agent: Agent, vectors: jax.Array, state: Any, batch: TrainingData) -> Any:
+        def loss_of(vectors: jax.Array) -> jax.Array:  # items do not share a vector
+            return scores(agent, of_rows(vectors), batch).loss.sum()
+
+        loss, gradient = jax.value_and_grad(loss_of)(vectors)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(vectors, updates), state, loss / (items * persons)
+
+    judge = jax.jit(lambda agent, vectors, batch: scores(agent, of_rows(vectors), batch))
+
+    def accuracy(vectors: jax.Array) -> float:
+        held = [judge(agent, vectors, batch(draw)).exact_match for draw in range(kept, draws)]
+        return float(np.mean([np.asarray(of) for of in held]))
+
+    before, state = accuracy(vectors), optimizer.init(vectors)
+    order = np.random.default_rng(seed).integers(kept, size=steps)
+    bar = tqdm(order, desc=f"M = {count}")
+    for draw in bar:
+        vectors, state, loss = step(agent, vectors, state, batch(int(draw)))
+        bar.set_postfix(loss=f"{float(loss):.3f}")
+    return before, accuracy(vectors)
+
+
+def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each M."""
+    dials = config.data.evidence
+    assert dials is not None  # the configuration of the capacity curve has them
+    asked = questions(dials, seed=args.seed, items=args.items, draws=args.draws)
+    rows = []
+    for count in args.steps:
+        team = load_team(with_steps(config, count).system)
+        sizes = {"steps": args.optimizer_steps, "kept": args.draws - args.held_out}
+        before, after = fit(team, asked, count, rate=args.rate, seed=args.seed, **sizes)
+        n = args.items * args.held_out * dials.pairs
+        rows.append(
+            {
+                "latent_steps": count,
+                "n": n,
+                "before": before,
+                "accuracy": after,
+                "interval": list(wilson_interval(after, n)),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fits the vectors and writes the result; returns the exit code of a run."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--config", default=CONFIG, metavar="FILE")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8], metavar="M")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    for name, default, what in (
+        ("items", 16, "sets of who is where"),
+        ("draws", 8, "of the codes, for each item"),
+        ("held-out", 2, "of these draws, for the accuracy"),
+        ("optimizer-steps", 100, "of Adam"),
+        ("seed", 0, "of items and draws"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=what)
+    parser.add_argument("--rate", type=float, default=0.1, help="in units of the vectors' rms")
+    args = parser.parse_args(arguments)
+
+    def work() -> None:
+        rows = measure(load_config(args.config, args.set), args)
+        settings = {name: value for name, value in vars(args).items() if name not in ("out", "set")}
+        args.out.mkdir(parents=True, exist_ok=True)
+        report = json.dumps({"settings": settings, "rows": rows}, indent=1)
+        write_atomic(args.out / RESULTS, report + "\n")
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
