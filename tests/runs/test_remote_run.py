@@ -45,7 +45,7 @@ def run(*overrides):
     return main(["--config", CONFIG, *(part for item in settings for part in ("--set", item))])
 
 
-@pytest.mark.slow  # half a minute on idle cores; `.ci/run` runs it
+@pytest.mark.slow
 def test_a_run_is_preempted_on_one_host_and_finished_on_another(
     bucket, another_host, monkeypatch, capsys, caplog
 ):
