@@ -46,10 +46,12 @@ def test_both_sides_agree_and_every_part_has_its_rows(tmp_path, capsys):
     assert "| rounds | 2 | unrolled |" in (tmp_path / "rounds.md").read_text()
 
 
-@pytest.mark.parametrize("wrong", [["--tokens", "1"], ["--repeats", "0"], ["--batch", "0"]])
+@pytest.mark.parametrize("wrong", [["--tokens", "1"], ["--repeats", "0"], ["--batch", "8", "0"]])
 def test_numbers_out_of_range_are_one_message(tmp_path, capsys, wrong):
-    assert rounds.main([*wrong, "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: --tokens must be at least 2")
+    with pytest.raises(SystemExit) as ended:
+        rounds.main(["--out", str(tmp_path), *wrong])
+    assert ended.value.code == 2
+    assert f"{wrong[0]}: must be a whole number of at least" in capsys.readouterr().err
 
 
 def test_slopes_of_costs_are_those_of_a_line():

@@ -16,18 +16,16 @@ Writes cold_start.json and cold_start.md into --out.
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments.benchmarks import harness
+from experiments.benchmarks import harness, processes
+from experiments.benchmarks.harness import Number
 from rmas_jax.config import load_config
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import to_host
@@ -45,26 +43,19 @@ from rmas_jax.runs.resources import load_run_team
 load_run_team(load_config("quickstart"))
 """
 SNIPPETS = {"jax": "import jax", "import": "import rmas_jax.cli.ask", "load": LOAD}
+NUMBERS = {
+    "repeats": Number(5, "measured, after one to warm up"),
+    "max-tokens": Number(32, "of the answer"),
+}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints the table and writes it; returns the exit code."""
-    out = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.cold_start",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument("--repeats", type=int, default=5, metavar="N", help="measured (5)")
-    out.add_argument("--max-tokens", type=int, default=32, metavar="N", help="of the answer (32)")
-    out.add_argument("--out", type=Path, required=True, help="folder for the report")
-    args = out.parse_args(arguments)
-    if min(args.repeats, args.max_tokens) < 1:
-        print("error: --repeats and --max-tokens must be at least 1", file=sys.stderr)
-        return 2
+    args = harness.command_line("cold_start", __doc__, NUMBERS).parse_args(arguments)
+    setting = harness.machine() | harness.settings(args)
     with tempfile.TemporaryDirectory() as folder:
         contenders = _contenders(Path(folder), args.max_tokens)
         seconds = harness.in_turn(contenders, repeats=args.repeats)
-    setting = harness.machine() | {"max_tokens": args.max_tokens, "repeats": args.repeats}
     report: dict[str, Any] = {"setting": setting, "seconds": seconds}
     page = markdown(report)
     harness.write_report(args.out, "cold_start", report, page)
@@ -92,35 +83,29 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _contenders(folder: Path, max_tokens: int) -> dict[str, Callable[[], None]]:
+def _contenders(folder: Path, max_tokens: int) -> dict[str, Callable[[], Any]]:
     config = load_config(CONFIG)
     links = start_links(
         load_team(config.system), start="torch_default", key=jax.random.key(config.seed)
     )
     save_links(folder / "links.safetensors", to_host(links))
     ask = [
-        sys.executable, "-m", "rmas_jax.cli", "ask", "--config", CONFIG, "--greedy",
+        "-m", "rmas_jax.cli", "ask", "--config", CONFIG, "--greedy",
         "--links", str(folder / "links.safetensors"), "--max-tokens", str(max_tokens), QUESTION,
     ]  # fmt: skip
 
     def asked(cache: str) -> None:
-        _run(ask, {"XDG_CACHE_HOME": cache})
+        processes.run(ask, {"XDG_CACHE_HOME": cache})
 
     def cold() -> None:
         with tempfile.TemporaryDirectory() as empty:
             asked(empty)
 
-    def snippet(code: str) -> Callable[[], None]:
-        return lambda: _run([sys.executable, "-c", code])
+    def snippet(code: str) -> Callable[[], Any]:
+        return lambda: processes.run(["-c", code])
 
     parts = {name: snippet(code) for name, code in SNIPPETS.items()}
     return {**parts, "warm": lambda: asked(str(folder)), "cold": cold}
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    subprocess.run(
-        command, check=True, env=os.environ | (environment or {}), capture_output=True, text=True
-    )
 
 
 if __name__ == "__main__":

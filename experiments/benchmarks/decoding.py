@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.decoding --out runs/decoding
 
 Both libraries load a random Llama of about --parameters weights, which torch saves. Each contender
-reads a prompt of --prompt tokens (all hidden states, the last logits) and then decodes --tokens
-tokens greedily, one cached step at a time. The contenders are
+reads a prompt of --prompt tokens (all hidden states, the last logits), and decodes --tokens tokens
+greedily after it, one cached step at a time. The contenders are
 
     torch       transformers, eager mode, DynamicCache, its default attention
     scanned     rmas_jax, layers in a loop: compiled once for all layers
@@ -23,55 +23,38 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
-import platform
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Number
+from experiments.benchmarks.llamas import VOCABULARY, llama_sizes
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.sampling import speak
-from rmas_jax.host.atomic import write_atomic
 from rmas_jax.models import Cache, seal
 from rmas_jax.models.hf import WEIGHTS
 
 TORCH = "torch"
 CONTENDERS = {"scanned": False, "unrolled": True}  # -> unroll_layers
-HEAD_DIM = 64
-VOCABULARY = 32000
-PHASES = ("reading", "decoding")
-
-
-def llama_sizes(parameters: int, layers: int, vocabulary: int) -> dict[str, int]:
-    """Sizes of a Llama of this depth whose number of parameters is nearest to `parameters`."""
-
-    def sizes(heads: int) -> dict[str, int]:
-        width = heads * HEAD_DIM
-        return {
-            "vocab_size": vocabulary,
-            "hidden_size": width,
-            "intermediate_size": -(-width * 8 // 3 // 64) * 64,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads // 3 if heads % 3 == 0 else heads,
-            "head_dim": HEAD_DIM,
-            "tie_word_embeddings": True,
-        }
-
-    def count(of: dict[str, int]) -> int:
-        width, kv = of["hidden_size"], of["num_key_value_heads"] * HEAD_DIM
-        layer = 2 * width * (width + kv + 1) + 3 * width * of["intermediate_size"]
-        return of["vocab_size"] * width + layers * layer + width
-
-    return min(map(sizes, range(1, 65)), key=lambda of: abs(count(of) - parameters))
+READING, DECODING = "reading", "decoding"
+NUMBERS = {
+    "parameters": Number(100_000_000, "approximate number"),
+    "layers": Number(12, "of the decoder"),
+    "vocabulary": Number(VOCABULARY, "tokens"),
+    "batch": Number((1, 8), "batch sizes"),
+    "prompt": Number(128, "tokens to read"),
+    "tokens": Number(64, "tokens to decode", least=2),
+    "repeats": Number(7, "measured, after one to warm up"),
+    "threads": Number(os.cpu_count() or 1, "of torch; XLA uses all cores"),
+}
+Phases = dict[str, Callable[[], Any]]  # phase -> a call of it, which waits for its result
 
 
 def build_torch_model(sizes: dict[str, Any], positions: int) -> Any:
@@ -80,6 +63,7 @@ def build_torch_model(sizes: dict[str, Any], positions: int) -> Any:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         **sizes,
@@ -91,104 +75,86 @@ def build_torch_model(sizes: dict[str, Any], positions: int) -> Any:
     return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
-def torch_contender(model: Any, ids: np.ndarray, tokens: int) -> Callable[[], dict[str, Any]]:
-    """A function that reads and decodes once, and returns the seconds of each and the text."""
+def torch_phases(model: Any, ids: np.ndarray, tokens: int) -> Phases:
+    """Reading ids [B, T], and decoding tokens [B, W] after them."""
     import torch
+
+    from experiments.benchmarks import torch_team
 
     given = torch.tensor(ids, dtype=torch.long)
 
     @torch.inference_mode()
-    def once() -> dict[str, Any]:
-        start = time.perf_counter()
-        out = model(given, use_cache=True, logits_to_keep=1)
-        middle = time.perf_counter()
-        text = [out.logits[:, -1].argmax(-1, keepdim=True)]
-        for _ in range(tokens - 1):
-            out = model(text[-1], past_key_values=out.past_key_values, use_cache=True)
-            text.append(out.logits[:, -1].argmax(-1, keepdim=True))
-        end = time.perf_counter()
-        text = torch.cat(text, dim=1).numpy()
-        return {"reading": middle - start, "decoding": end - middle, "text": text}
+    def read() -> tuple[Any, Any]:
+        hidden, cache = torch_team.read(model, model.get_input_embeddings()(given))
+        model.lm_head(hidden)
+        return hidden, cache
 
-    return once
+    hidden, cache = read()
+
+    def decode() -> np.ndarray:
+        torch_team.rewind(cache, ids.shape[1])
+        return torch_team.write(model, hidden, cache, tokens).numpy()
+
+    return {READING: read, DECODING: decode}
 
 
-def jax_contender(
-    agent: Agent, ids: np.ndarray, tokens: int
-) -> tuple[Callable[[], dict[str, Any]], dict[str, float]]:
-    """As `torch_contender`, with the seconds of compilation."""
+@functools.partial(jax.jit, static_argnums=2)
+def _read(agent: Agent, ids: jax.Array, tokens: int) -> tuple[jax.Array, jax.Array, Cache]:
+    hidden, cache = agent.read(agent.embed(ids), jnp.ones(ids.shape, bool))
+    # As in torch, the last logits; `speak` computes them once more.
+    logits = agent.unembed(hidden[:, -1:])
+    return hidden[:, -1], logits, seal(cache, agent.config, tokens - 1)
 
-    def read(agent: Agent, ids: jax.Array) -> tuple[jax.Array, jax.Array, Cache]:
-        hidden, cache = agent.read(agent.embed(ids), jnp.ones(ids.shape, bool))
-        # As in torch, the logits of the last token; `speak` computes them once more.
-        logits = agent.unembed(hidden[:, -1:])
-        return hidden[:, -1], logits, seal(cache, agent.config, tokens - 1)
 
-    def write(agent: Agent, hidden: jax.Array, cache: Cache) -> jax.Array:
-        return speak(agent, hidden, cache, end_tokens=(), max_tokens=tokens).tokens
+@functools.partial(jax.jit, static_argnums=3)
+def _decode(agent: Agent, hidden: jax.Array, cache: Cache, tokens: int) -> jax.Array:
+    return speak(agent, hidden, cache, end_tokens=(), max_tokens=tokens).tokens
 
-    ids = jnp.asarray(ids, jnp.int32)
-    hidden, _, cache = jax.eval_shape(read, agent, ids)
-    compiled, seconds = {}, {}
-    for name, function, args in (
-        ("reading", read, (agent, ids)),
-        ("decoding", write, (agent, hidden, cache)),
-    ):
-        start = time.perf_counter()
-        compiled[name] = jax.jit(function).lower(*args).compile()
-        seconds[name] = time.perf_counter() - start
 
-    def once() -> dict[str, Any]:
-        start = time.perf_counter()
-        hidden, _, cache = jax.block_until_ready(compiled["reading"](agent, ids))
-        middle = time.perf_counter()
-        text = np.asarray(compiled["decoding"](agent, hidden, cache))
-        end = time.perf_counter()
-        return {"reading": middle - start, "decoding": end - middle, "text": text}
-
-    return once, seconds
+def jax_phases(agent: Agent, ids: np.ndarray, tokens: int) -> tuple[Phases, dict[str, float]]:
+    """As `torch_phases`, and the seconds in which each was compiled."""
+    given = jnp.asarray(ids, jnp.int32)
+    read = harness.compiled(_read, agent, given, tokens)
+    hidden, _, cache = read.call(agent, given)
+    decode = harness.compiled(_decode, agent, hidden, cache, tokens)
+    calls: Phases = {
+        READING: functools.partial(read.call, agent, given),
+        DECODING: functools.partial(decode.call, agent, hidden, cache),
+    }
+    programs = {READING: read, DECODING: decode}
+    return calls, {name: of.lower_s + of.compile_s for name, of in programs.items()}
 
 
 def measure(
-    contenders: dict[str, Callable[[], dict[str, Any]]], repeats: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Runs all contenders in turn, once to warm up and then `repeats` times."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for repeat in range(repeats + 1):
-        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
-            result = contenders[name]()
-            if repeat:
-                runs[name].append(result)
-    return runs
+    phases: Mapping[str, Phases],
+    compile_seconds: Mapping[str, Mapping[str, float]],
+    tokens_of: Mapping[str, int],
+    repeats: int,
+) -> Iterator[dict[str, Any]]:
+    """A row per phase and contender.
 
-
-def summarise(
-    runs: dict[str, list[dict[str, Any]]],
-    compile_seconds: dict[str, dict[str, float]],
-    tokens_of: dict[str, int],
-) -> list[dict[str, Any]]:
-    """A row per contender and phase."""
-    rows = []
-    for phase in PHASES:
-        torch_seconds = np.array([run[phase] for run in runs[TORCH]])
-        for name, repeats in runs.items():
-            seconds = np.array([run[phase] for run in repeats])
-            ratios = torch_seconds / seconds
-            rows.append(
-                {
-                    "phase": phase,
-                    "contender": name,
-                    "compile_s": compile_seconds.get(name, {}).get(phase, 0.0),
-                    "median_s": float(np.median(seconds)),
-                    "tokens_per_s": tokens_of[phase] / float(np.median(seconds)),
-                    "ratio_to_torch": float(np.median(ratios)),
-                    "ratio_low": float(ratios.min()),
-                    "ratio_high": float(ratios.max()),
-                    "seconds": seconds.tolist(),
-                }
-            )
-    return rows
+    Args:
+      phases: by contender.
+      compile_seconds: by contender and phase; torch has none.
+      tokens_of: by phase.
+      repeats: after one to warm up.
+    """
+    for phase, tokens in tokens_of.items():
+        calls = {name: of[phase] for name, of in phases.items()}
+        seconds = harness.in_turn(calls, repeats=repeats)
+        for name, of in seconds.items():
+            median, ratio = harness.summary(of).median, harness.speedup(seconds[TORCH], of)
+            yield {
+                "phase": phase,
+                "contender": name,
+                "compile_s": compile_seconds.get(name, {}).get(phase, 0.0),
+                "median_s": median,
+                "tokens_per_s": tokens / median,
+                "ratio_to_torch": ratio.median,
+                "ratio_low": ratio.low,
+                "ratio_high": ratio.high,
+                "seconds": of,
+            }
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -200,19 +166,24 @@ def markdown(report: dict[str, Any]) -> str:
         f"Llama with {setting['parameters']:,} float32 parameters in {setting['layers']} layers; "
         f"prompts of {setting['prompt']} tokens, {setting['tokens']} written; "
         f"{setting['repeats']} interleaved repeats, medians; {setting['cores']} CPU cores "
-        f"({setting['machine']}, load {setting['load_before']:.1f} before the start); "
+        f"({setting['processor']}, load {setting['load_before']:.1f} before the start); "
         f"torch {setting['torch']}, transformers "
         f"{setting['transformers']}, jax {setting['jax']}.",
         "",
-        "| batch | phase | contender | tokens/s | times torch (range) | compile s |",
-        "|---|---|---|---|---|---|",
     ]
-    for row in report["rows"]:
-        lines.append(
-            f"| {row['batch']} | {row['phase']} | {row['contender']} | {row['tokens_per_s']:,.1f} "
-            f"| {row['ratio_to_torch']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
-            f"| {row['compile_s']:.1f} |"
+    columns = ("batch", "phase", "contender", "tokens/s", "times torch (range)", "compile s")
+    rows = (
+        (
+            str(row["batch"]),
+            row["phase"],
+            row["contender"],
+            f"{row['tokens_per_s']:,.1f}",
+            harness.Times(row["ratio_to_torch"], row["ratio_low"], row["ratio_high"]).shown(),
+            f"{row['compile_s']:.1f}",
         )
+        for row in report["rows"]
+    )
+    lines += harness.markdown_table(columns, rows)
     shares = ", ".join(
         f"{name} {share:.1%} at batch {batch}"
         for batch, of in report["same_tokens"].items()
@@ -221,40 +192,8 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Tokens equal to torch's: {shares}.", ""])
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.decoding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    number = functools.partial(out.add_argument, type=int, metavar="N")
-    number("--parameters", default=100_000_000, help="approximate number (100000000)")
-    number("--layers", default=12, help="of the decoder (12)")
-    number("--vocabulary", default=VOCABULARY, help=f"tokens ({VOCABULARY})")
-    number("--batch", nargs="+", default=[1, 8], help="batch sizes (1 8)")
-    number("--prompt", default=128, help="tokens to read (128)")
-    number("--tokens", default=64, help="tokens to decode, at least 2 (64)")
-    number("--repeats", default=7, help="measured repeats, after one for warmup (7)")
-    number("--threads", default=os.cpu_count(), help="of torch; XLA uses all cores (all)")
-    out.add_argument("--weights", choices=WEIGHTS, help="adds a contender with such weights")
-    out.add_argument("--out", type=Path, required=True, help="folder for the report")
-    return out
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints the table and writes it; returns the exit code."""
-    args = parser().parse_args(arguments)
-    if args.tokens < 2 or min(args.prompt, args.repeats, *args.batch) < 1:
-        print(
-            "error: --tokens must be at least 2, --prompt, --repeats and --batch at least 1",
-            file=sys.stderr,
-        )
-        return 2
-    import torch  # only this benchmark and the tests need it
-    import transformers
-
-    torch.set_num_threads(args.threads)
+def load_both(args: argparse.Namespace) -> tuple[Any, dict[str, Agent]]:
+    """A model of torch, and the agents of our contenders with its weights."""
     sizes = llama_sizes(args.parameters, args.layers, args.vocabulary)
     theirs = build_torch_model(sizes, args.prompt + args.tokens)
     with tempfile.TemporaryDirectory() as directory:
@@ -266,39 +205,49 @@ def main(arguments: list[str] | None = None) -> int:
         }
         if args.weights:
             ours[args.weights] = load_agent(directory, weights=args.weights)
-    report: dict[str, Any] = {
-        "setting": {
-            "parameters": sum(x.size for x in jax.tree.leaves(agent)),
-            **{name: getattr(args, name) for name in ("layers", "prompt", "tokens", "repeats")},
-            "sizes": sizes,
-            "threads": args.threads,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "load_before": os.getloadavg()[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "jax": jax.__version__,
-        },
-        "same_tokens": {},
-        "rows": [],
+    return theirs, ours
+
+
+def compare(
+    theirs: Any, ours: Mapping[str, Agent], batch: int, args: argparse.Namespace
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The share of tokens that equal torch's, by contender, and the rows of a batch size."""
+    ids = np.random.default_rng(0).integers(0, args.vocabulary, (batch, args.prompt))
+    phases, compile_seconds = {TORCH: torch_phases(theirs, ids, args.tokens)}, {}
+    for name, agent in ours.items():
+        phases[name], compile_seconds[name] = jax_phases(agent, ids, args.tokens)
+    text = {name: np.asarray(of[DECODING]()) for name, of in phases.items()}
+    same = {name: float(np.mean(text[name] == text[TORCH])) for name in ours}
+    tokens_of = {READING: batch * args.prompt, DECODING: batch * (args.tokens - 1)}
+    rows = measure(phases, compile_seconds, tokens_of, args.repeats)
+    return same, [{"batch": batch, **row} for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes it; returns the exit code."""
+    parser = harness.command_line("decoding", __doc__, NUMBERS)
+    parser.add_argument("--weights", choices=WEIGHTS, help="adds a contender with such weights")
+    args = parser.parse_args(arguments)
+    import torch  # only benchmarks and tests need it
+    import transformers
+
+    machine = harness.machine()
+    torch.set_num_threads(args.threads)
+    theirs, ours = load_both(args)
+    setting = {
+        "parameters": sum(x.size for x in jax.tree.leaves(ours["scanned"])),
+        **{name: getattr(args, name) for name in ("layers", "prompt", "tokens", "repeats")},
+        "sizes": llama_sizes(args.parameters, args.layers, args.vocabulary),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
+    report: dict[str, Any] = {"setting": machine | setting, "same_tokens": {}, "rows": []}
     for batch in args.batch:
-        ids = np.random.default_rng(0).integers(0, sizes["vocab_size"], (batch, args.prompt))
-        contenders = {TORCH: torch_contender(theirs, ids, args.tokens)}
-        compile_seconds = {}
-        for name, contender in ours.items():
-            contenders[name], compile_seconds[name] = jax_contender(contender, ids, args.tokens)
-        runs = measure(contenders, args.repeats)
-        expected = runs[TORCH][0]["text"]
-        same = {name: float(np.mean(runs[name][0]["text"] == expected)) for name in ours}
-        report["same_tokens"][str(batch)] = same
-        tokens_of = {"reading": batch * args.prompt, "decoding": batch * (args.tokens - 1)}
-        for row in summarise(runs, compile_seconds, tokens_of):
-            report["rows"].append({"batch": batch, **row})
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.out / "decoding.json", json.dumps(report, indent=2) + "\n")
+        report["same_tokens"][str(batch)], rows = compare(theirs, ours, batch, args)
+        report["rows"] += rows
     page = markdown(report)
-    write_atomic(args.out / "decoding.md", page)
+    harness.write_report(args.out, "decoding", report, page)
     print(page)
     if min(of[name] for of in report["same_tokens"].values() for name in CONTENDERS) < 1:
         print("error: all contenders must decode the same tokens, got others", file=sys.stderr)

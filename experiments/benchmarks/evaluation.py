@@ -16,24 +16,30 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 
 from experiments.benchmarks import harness, products
-from experiments.benchmarks.sharing import Contest
-from rmas_jax.evaluation import listening
+from experiments.benchmarks.harness import Number
+from experiments.benchmarks.sharing import AGENTS, Contest
+from experiments.benchmarks.watching import watched
 from rmas_jax.evaluation.methods import LATENT
 from rmas_jax.host.compilations import compilations
 from rmas_jax.planning import bounds
 from rmas_jax.prompts import StagePrompt
 
 DTYPE = "float32"
+NUMBERS = {
+    "items": Number(500, "questions"),
+    "batch": Number(32, "questions of a batch"),
+    "rounds": Number(3, "of latents"),
+    "latent-steps": Number(32, "of a turn"),
+    "tokens": Number(64, "of an answer"),
+    "repeats": Number(2, "measured, after one that compiles"),
+}
 
 
 def floor(
@@ -72,12 +78,11 @@ def timed(contest: Contest, rounds: int, repeats: int) -> tuple[harness.Times, l
     run: dict[str, Callable[[], Any]] = {"run": lambda: contest.run([rounds], 0)}
     run["run"]()  # compiles; a batch whose program is new runs twice
     before = compilations()
-    with mock.patch.object(listening, "listen_jitted", wraps=listening.listen_jitted) as spy:
+    with watched() as seen:
         seconds = harness.in_turn(run, repeats=repeats, warm_up=0)["run"]
     compiled = compilations() - before
-    calls = spy.call_args_list[: len(spy.call_args_list) // repeats]
-    # system, agents, channel, prompts, ...
-    return harness.summary(seconds), [jax.device_get(call.args[3]) for call in calls], compiled
+    of_one = seen.prompts[: len(seen.prompts) // repeats]
+    return harness.summary(seconds), jax.device_get(of_one), compiled
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(options: argparse.Namespace, row: Mapping[str, Any]) -> str:
     """The report as Markdown."""
-    seconds = "{median:.1f} ({low:.1f} to {high:.1f})".format(**row["seconds"])
+    seconds = harness.Times(**row["seconds"]).shown(1)
     cells = [
         str(options.items),
         seconds,
@@ -128,31 +133,19 @@ def table(options: argparse.Namespace, row: Mapping[str, Any]) -> str:
     return "\n".join(harness.markdown_table(columns, [cells])) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--agents", choices=("embedded", "10M"), default="10M")
-    for name, default in (
-        ("items", 500),
-        ("batch", 32),
-        ("rounds", 3),
-        ("latent-steps", 32),
-        ("tokens", 64),
-        ("repeats", 2),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes it; returns the exit code."""
+    parser = harness.command_line("evaluation", __doc__, NUMBERS)
+    parser.add_argument("--agents", choices=AGENTS, default="10M", help="(10M)")
     parser.set_defaults(methods=(LATENT,), refills=False)
     options = parser.parse_args(arguments)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
     machine, row = harness.machine(), measure(options)
-    report = {"settings": settings, "machine": machine, **row}
-    harness.write_report(options.out, f"evaluation_{options.agents}", report, table(options, row))
-    print(json.dumps(row), flush=True)
-    print(table(options, row), flush=True)
+    report = {"settings": harness.settings(options), "machine": machine, **row}
+    page = table(options, row)
+    harness.write_report(options.out, f"evaluation_{options.agents}", report, page)
+    print(page)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

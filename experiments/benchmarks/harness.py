@@ -1,4 +1,4 @@
-"""What benchmarks of speed share: contenders in turn, the machine's own rates, profiles, reports.
+"""What benchmarks of speed share: options, contenders in turn, the machine's rates, reports.
 
 Floors are counted bytes and FLOPs over rates that this process reached on its own device: those of
 data sheets are not reached by any program.
@@ -6,7 +6,9 @@ data sheets are not reached by any program.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import gzip
 import json
 import os
@@ -17,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,53 +28,128 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.planning.chips import Chip
 
 SIZES = {"cpu": (2**28, 2048), "gpu": (2**32, 8192), "tpu": (2**30, 8192)}  # bytes; matrix rows
+# Seconds before a contender, as OpenMP's threads, such as torch's, wait for work in a busy loop at
+# first; and seconds that a contender has to wake the machine, whose threads and clock fall asleep.
+REST = 0.05
+T = TypeVar("T")
+
+
+class Number(NamedTuple):
+    """A whole number of a command line, or several."""
+
+    default: int | Sequence[int]  # a sequence: the option takes one or more
+    help: str
+    least: int = 1
+
+
+def command_line(
+    module: str, description: str | None, numbers: Mapping[str, Number]
+) -> argparse.ArgumentParser:
+    """The options of a benchmark: --out, and numbers; others may be added.
+
+    Args:
+      module: its name in this package.
+      description: its docstring.
+      numbers: by option, without dashes.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.benchmarks.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    for name, (default, meaning, least) in numbers.items():
+        shown = default if isinstance(default, int) else " ".join(map(str, default))
+        parser.add_argument(
+            f"--{name}",
+            type=functools.partial(_number, least),
+            nargs=None if isinstance(default, int) else "+",
+            default=default,
+            metavar="N",
+            help=f"{meaning} ({shown})",
+        )
+    return parser
+
+
+def _number(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+    return int(text)
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a command line, for its report."""
+    return {name: value for name, value in vars(options).items() if name != "out"}
 
 
 class Times(NamedTuple):
-    """Seconds of the repeats of a contender."""
+    """Seconds of the repeats of a contender, or ratios of them."""
 
     median: float
     low: float
     high: float
 
+    def shown(self, digits: int = 2) -> str:
+        """Such as "1.50 (1.45 to 1.62)"."""
+        median, low, high = (f"{number:.{digits}f}" for number in self)
+        return f"{median} ({low} to {high})"
 
-# Seconds before a contender, as OpenMP's threads, such as torch's, wait for work in a busy loop at
-# first; and seconds that a contender has to wake the machine, whose threads and clock fall asleep.
-REST = 0.05
 
-
-def in_turn(
-    contenders: Mapping[str, Callable[[], Any]], *, repeats: int, warm_up: int = 1
-) -> dict[str, list[float]]:
-    """Seconds of every repeat of each contender; a call returns when its work is done.
+def results_in_turn(
+    contenders: Mapping[str, Callable[[], T]], *, repeats: int, warm_up: int = 1
+) -> dict[str, list[T]]:
+    """What each contender returns in every repeat after those that warm up.
 
     All run in turn, from another one on in each repeat, so that the machine's load and clock affect
-    all of them; the threads of one have `REST` to fall asleep before the next one starts. A short
-    call is repeated for as long, and the last one counts.
+    all of them; the threads of one have `REST` to fall asleep before the next one starts.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    results: dict[str, list[T]] = {name: [] for name in contenders}
     names = list(contenders)
     for repeat in range(repeats + warm_up):
         first = repeat % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(REST)
-            seconds[name].append(_awake(contenders[name]))
-    return {name: of[warm_up:] for name, of in seconds.items()}
+            result = contenders[name]()
+            if repeat >= warm_up:
+                results[name].append(result)
+    return results
 
 
-def _awake(call: Callable[[], Any]) -> float:
-    """Seconds of the first call that ends `REST` or more after the first one's start."""
-    first = start = time.perf_counter()
+def in_turn(
+    contenders: Mapping[str, Callable[[], Any]], *, repeats: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of the calls of `results_in_turn`, which return when their work is done.
+
+    A short call is repeated for `REST`, and the last one counts.
+    """
+    timed = {name: functools.partial(_seconds_awake, call) for name, call in contenders.items()}
+    return results_in_turn(timed, repeats=repeats, warm_up=warm_up)
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
     call()
-    while (end := time.perf_counter()) - first < REST:
-        start = end
-        call()
-    return end - start
+    return time.perf_counter() - start
+
+
+def _seconds_awake(call: Callable[[], Any]) -> float:
+    """Seconds of the first call that ends `REST` or more after the first one's start."""
+    first = time.perf_counter()
+    seconds = seconds_of(call)
+    while time.perf_counter() - first < REST:
+        seconds = seconds_of(call)
+    return seconds
 
 
 def summary(seconds: Sequence[float]) -> Times:
     """Median and range."""
     return Times(statistics.median(seconds), min(seconds), max(seconds))
+
+
+def speedup(base: Sequence[float], seconds: Sequence[float]) -> Times:
+    """How many times as fast as a base, by the ratio in each repeat."""
+    return summary([theirs / own for theirs, own in zip(base, seconds, strict=True)])
 
 
 class Compiled(NamedTuple):

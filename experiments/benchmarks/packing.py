@@ -16,25 +16,18 @@ is reported separately, because a run reads its texts once. Writes packing.json 
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.decoding import llama_sizes
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Number
+from experiments.benchmarks.llamas import random_llama
 from rmas_jax.agents.agent import Agent
-from rmas_jax.host.atomic import write_atomic
-from rmas_jax.models import Decoder, config_from_hf
 from rmas_jax.prompts import TokenRows
 from rmas_jax.training.data.batches import length_groups
 from rmas_jax.training.data.encoding import Dialogues
@@ -42,6 +35,16 @@ from rmas_jax.training.data.packing import packed_batches
 from rmas_jax.training.states.token_states import states_before
 
 BATCH_ROWS = 256
+LIKE = "like"
+NUMBERS = {
+    "parameters": Number(20_000_000, "approximate number"),
+    "layers": Number(6, "of the decoder"),
+    "vocabulary": Number(4000, "tokens"),
+    "dialogues": Number(200, "in all"),
+    "mean": Number(200, "tokens of a dialogue"),
+    "batch-tokens": Number(8192, "of a batch, at most"),
+    "repeats": Number(3, "measured, after one that compiles"),
+}
 Batches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -86,7 +89,7 @@ def contenders(
     everything = [np.arange(len(lengths))]
     return {
         "longest": lambda: padded_batches(dialogues, everything, batch_tokens),
-        "like": lambda: padded_batches(dialogues, length_groups(lengths, 1), batch_tokens),
+        LIKE: lambda: padded_batches(dialogues, length_groups(lengths, 1), batch_tokens),
         "packed": packed,
     }
 
@@ -96,35 +99,38 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row of the table per contender."""
     ways = contenders(dialogues, agent.width, agent.config.num_heads, batch_tokens)
+
+    def read(program: Any, batches: Batches) -> None:
+        for batch in batches():
+            np.asarray(program(agent, *batch))
+
     # A function per contender, because jit caches programs by function.
-    read = {name: jax.jit(functools.partial(states_before)) for name in ways}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(1 + repeats):
-        for name, batches in ways.items():
-            start = time.perf_counter()
-            for batch in batches():
-                np.asarray(read[name](agent, *batch))
-            seconds[name].append(time.perf_counter() - start)
+    calls: dict[str, Callable[[], None]] = {
+        name: functools.partial(read, jax.jit(functools.partial(states_before)), batches)
+        for name, batches in ways.items()
+    }
+    seconds = harness.in_turn(calls, repeats=1 + repeats, warm_up=0)
     rows = []
-    for name, batches in ways.items():
-        shapes = [ids.shape for ids, _ in batches()]
-        ratios = [a / b for a, b in zip(seconds["like"], seconds[name], strict=True)]
+    for name, (first, *later) in seconds.items():
+        shapes = [ids.shape for ids, _ in ways[name]()]
+        compiling, *base = seconds[LIKE]
+        ratio = harness.speedup(base, later)
         rows.append(
             {
                 "contender": name,
                 "padding": 1 - len(dialogues.tokens.ids) / sum(a * b for a, b in shapes),
                 "programs": len(set(shapes)),
-                "first_seconds": seconds[name][0],
-                "first_ratio": ratios[0],
-                "seconds": statistics.median(seconds[name][1:]),
-                "ratio": statistics.median(ratios[1:]),
-                "ratio_range": [min(ratios[1:]), max(ratios[1:])],
+                "first_seconds": first,
+                "first_ratio": compiling / first,
+                "seconds": harness.summary(later).median,
+                "ratio": ratio.median,
+                "ratio_range": [ratio.low, ratio.high],
             }
         )
     return rows
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     """The report as a page with one table."""
     lines = [
         "# Packing",
@@ -134,68 +140,38 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['repeats']} interleaved repeats; {report['cores']} CPU cores; "
         f"jax {report['jax']}.",
         "",
-        "| lengths | contender | padding | programs | with compiling: s | times like | then: s "
-        "| times like (range) |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    for distribution, rows in report["rows"].items():
-        for row in rows:
-            low, high = row["ratio_range"]
-            lines.append(
-                f"| {distribution} | {row['contender']} | {row['padding']:.0%} | {row['programs']} "
-                f"| {row['first_seconds']:.1f} | {row['first_ratio']:.2f} | {row['seconds']:.1f} "
-                f"| {row['ratio']:.2f} ({low:.2f} to {high:.2f}) |"
-            )
-    return "\n".join([*lines, ""])
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.packing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument("--parameters", type=int, default=20_000_000, metavar="N", help="(2e7)")
-    out.add_argument("--layers", type=int, default=6, metavar="N", help="(6)")
-    out.add_argument("--vocabulary", type=int, default=4000, metavar="N", help="(4000)")
-    out.add_argument("--dialogues", type=int, default=200, metavar="N", help="(200)")
-    out.add_argument("--mean", type=int, default=200, metavar="TOKENS", help="of a dialogue (200)")
-    out.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="(8192)")
-    out.add_argument("--repeats", type=int, default=3, metavar="N", help="(3)")
-    out.add_argument("--out", type=Path, required=True, help="folder for the report")
-    return out
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints the table and writes it; returns the exit code."""
-    args = parser().parse_args(arguments)
-    counts = ("layers", "vocabulary", "dialogues", "mean", "batch_tokens", "repeats")
-    if low := [name for name in counts if getattr(args, name) < 1]:
-        print(
-            f"error: {', '.join(low)} must be at least 1, got {getattr(args, low[0])}",
-            file=sys.stderr,
+    columns = ("lengths", "contender", "padding", "programs", "with compiling: s", "times like",
+               "then: s", "times like (range)")  # fmt: skip
+    rows = (
+        (
+            distribution,
+            row["contender"],
+            f"{row['padding']:.0%}",
+            str(row["programs"]),
+            f"{row['first_seconds']:.1f}",
+            f"{row['first_ratio']:.2f}",
+            f"{row['seconds']:.1f}",
+            harness.Times(row["ratio"], *row["ratio_range"]).shown(),
         )
-        return 2
-    sizes = llama_sizes(args.parameters, args.layers, args.vocabulary)
-    model = Decoder(config_from_hf({"model_type": "llama", **sizes}))
-    start = jnp.zeros((1, 2, model.config.width)), jnp.ones((1, 2), bool)
-    agent = Agent(model, model.init(jax.random.key(0), *start)["params"])
-    rows = {}
+        for distribution, of in report["rows"].items()
+        for row in of
+    )
+    return "\n".join([*lines, *harness.markdown_table(columns, rows), ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes it; returns the exit code."""
+    args = harness.command_line("packing", __doc__, NUMBERS).parse_args(arguments)
+    machine = harness.machine()
+    agent, rows = random_llama(args.parameters, args.layers, args.vocabulary), {}
     for distribution in ("lognormal", "uniform"):
         dialogues = draw_dialogues(distribution, args.dialogues, args.mean, args.vocabulary)
         rows[distribution] = measure(agent, dialogues, args.batch_tokens, args.repeats)
-    report = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(agent)),
-        **{name: getattr(args, name) for name in counts},
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "rows": rows,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.out / "packing.json", json.dumps(report, indent=2) + "\n")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(agent))
+    report = {**harness.settings(args), **machine, "parameters": parameters, "rows": rows}
     page = markdown(report)
-    write_atomic(args.out / "packing.md", page)
+    harness.write_report(args.out, "packing", report, page)
     print(page)
     return 0
 

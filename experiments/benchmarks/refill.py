@@ -21,23 +21,19 @@ every fill copies the caches of the prompts. Uniform lengths: 1.0 and 0.9.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import os
-import statistics
+import functools
 import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.decoding import llama_sizes
+from experiments.benchmarks import harness
+from experiments.benchmarks.harness import Number
+from experiments.benchmarks.llamas import random_llama
+from experiments.benchmarks.watching import pool_steps
 from rmas_jax.agents.agent import Agent
 from rmas_jax.config import load_config
 from rmas_jax.evaluation import refill
@@ -46,14 +42,22 @@ from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.batches import batches
 from rmas_jax.evaluation.methods import METHODS, SINGLE_AGENTS
 from rmas_jax.evaluation.rollouts import Work, Written, write_batches
-from rmas_jax.host.atomic import write_atomic
-from rmas_jax.models import Decoder, config_from_hf
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.prompts import declared_width
 from rmas_jax.team import load_team
 
-WRITERS = {"batches": write_batches, "pool": refill.write_refilled}
+BATCHES, POOL = "batches", "pool"
+WRITERS = {BATCHES: write_batches, POOL: refill.write_refilled}
 ROLE = "solver"
+NUMBERS = {
+    "parameters": Number(2_000_000, "approximate number"),
+    "layers": Number(2, "of the decoder"),
+    "items": Number(128, "questions"),
+    "batch": Number(32, "rows"),
+    "mean": Number(48, "tokens of an answer"),
+    "longest": Number(256, "tokens of an answer"),
+    "repeats": Number(2, "measured, after one that compiles"),
+}
 
 
 def build_answerer(parameters: int, layers: int, how: str, mean: int, longest: int) -> Answerer:
@@ -61,15 +65,11 @@ def build_answerer(parameters: int, layers: int, how: str, mean: int, longest: i
     team = load_team(load_config("quickstart").system)
     member = team.members[ROLE]
     vocabulary = member.agent.config.vocab_size
-    sizes = {"model_type": "llama", **llama_sizes(parameters, layers, vocabulary)}
-    decoder = Decoder(config_from_hf(sizes))
-    params = decoder.init(
-        jax.random.key(0), jnp.zeros((1, 1, decoder.config.width)), jnp.ones((1, 1), bool)
-    )
-    params = jax.tree.map(lambda p: p * 0.02 if p.ndim > 1 else p, params["params"])
+    agent = random_llama(parameters, layers, vocabulary)
+    params = jax.tree.map(lambda p: p * 0.02 if p.ndim > 1 else p, agent.params)
     # All tokens are nearly as likely, so the share of end tokens is the probability of an end.
     ends = tuple(range(0, vocabulary, mean)) if how == "skewed" else ()
-    member = dataclasses.replace(member, agent=Agent(decoder, params), end_tokens=ends)
+    member = dataclasses.replace(member, agent=Agent(agent.decoder, params), end_tokens=ends)
     team = dataclasses.replace(team, members={**team.members, ROLE: member})
     answering = Answering(longest if ends else mean, SamplingConfig(temperature=1.0))
     return Answerer(team, None, METHODS[SINGLE_AGENTS], 1, answering, ROLE)
@@ -96,115 +96,75 @@ class Contest:
             for work in self.works
         }
 
-    def run(self, name: str) -> tuple[float, list[Written]]:
-        """Seconds of a contender, and its answers in the order of their batches."""
+    def run(self, name: str) -> list[Written]:
+        """A contender's answers, in the order of their batches."""
 
         def listen(rows: np.ndarray) -> Any:
             return self.answerer.listen(self.prompts[int(rows[0])])
 
-        started = time.perf_counter()
-        written = list(WRITERS[name](self.answerer, listen, self.works, seed=0))
-        seconds = time.perf_counter() - started
-        return seconds, sorted(written, key=lambda one: int(one.batch.rows[0]))
-
-
-def lengths_of(written: Sequence[Written]) -> list[np.ndarray]:
-    """The tokens of each batch's answers."""
-    return [one.answers.rollouts[0].tokens[: one.batch.kept] for one in written]
-
-
-def pool_steps(contest: Contest) -> int:
-    """The decode steps of the pool, counted by its programs."""
-    seen, run = [], refill._Rows._run
-
-    def counted(own: Any, pool: Any, ended: int) -> Any:
-        before = int(pool.begun.text.step)
-        pool = run(own, pool, ended)
-        seen.append(int(pool.begun.text.step) - before)
-        return pool
-
-    with mock.patch.object(refill._Rows, "_run", counted):
-        contest.run("pool")
-    return sum(seen)
+        written = WRITERS[name](self.answerer, listen, self.works, seed=0)
+        return sorted(written, key=lambda one: int(one.batch.rows[0]))
 
 
 def compare(contest: Contest, how: str, repeats: int) -> dict[str, Any]:
     """One row of the report."""
-    _, plain = contest.run("batches")
-    _, pooled = contest.run("pool")
-    texts = [
-        [one.answers.rollouts[0].texts[: one.batch.kept] for one in x] for x in (plain, pooled)
-    ]
-    assert texts[0] == texts[1], "both must write the same texts"
-    seconds: dict[str, list[float]] = {name: [] for name in WRITERS}
-    for _ in range(repeats):
-        for name in WRITERS:
-            seconds[name].append(contest.run(name)[0])
-    lengths = lengths_of(plain)
-    steps = {"batches": sum(int(batch.max()) - 1 for batch in lengths), "pool": pool_steps(contest)}
-    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    plain = contest.run(BATCHES)
+    assert _texts(plain) == _texts(contest.run(POOL)), "both must write the same texts"
+    calls = {name: functools.partial(contest.run, name) for name in WRITERS}
+    seconds = harness.in_turn(calls, repeats=repeats, warm_up=0)
+    with pool_steps() as counted:
+        contest.run(POOL)
+    lengths = [one.answers.rollouts[0].tokens[: one.batch.kept] for one in plain]
+    steps = {BATCHES: sum(int(batch.max()) - 1 for batch in lengths), POOL: sum(counted)}
     tokens = np.concatenate(lengths)
     return {
         "lengths": how,
         "mean": float(tokens.mean()),
         "longest": int(tokens.max()),
         "steps": steps,
-        "seconds": {name: statistics.median(all_) for name, all_ in seconds.items()},
-        "times_steps": steps["batches"] / steps["pool"],
-        "times_seconds": [statistics.median(ratios), min(ratios), max(ratios)],
+        "seconds": {name: harness.summary(of).median for name, of in seconds.items()},
+        "times_steps": steps[BATCHES] / steps[POOL],
+        "times_seconds": harness.speedup(seconds[BATCHES], seconds[POOL]),
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def _texts(written: Sequence[Written]) -> list[list[str]]:
+    return [one.answers.rollouts[0].texts[: one.batch.kept] for one in written]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The report as Markdown."""
-    lines = [
-        "| lengths | mean, longest | steps: batches, pool | times | s: batches, pool "
-        "| times (range) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        middle, low, high = row["times_seconds"]
-        steps = ", ".join(f"{count:,}" for count in row["steps"].values())
-        seconds = ", ".join(f"{count:.1f}" for count in row["seconds"].values())
-        lines.append(
-            f"| {row['lengths']} | {row['mean']:.0f}, {row['longest']} | {steps} "
-            f"| {row['times_steps']:.2f} | {seconds} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
+    columns = ("lengths", "mean, longest", "steps: batches, pool", "times", "s: batches, pool",
+               "times (range)")  # fmt: skip
+    lines = (
+        (
+            row["lengths"],
+            f"{row['mean']:.0f}, {row['longest']}",
+            ", ".join(f"{count:,}" for count in row["steps"].values()),
+            f"{row['times_steps']:.2f}",
+            ", ".join(f"{count:.1f}" for count in row["seconds"].values()),
+            harness.Times(*row["times_seconds"]).shown(),
         )
-    return "\n".join(lines) + "\n"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs both distributions and writes the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        for row in rows
     )
-    parser.add_argument("--out", type=Path, required=True)
-    for name, default in (
-        ("parameters", 2_000_000),
-        ("layers", 2),
-        ("items", 128),
-        ("batch", 32),
-        ("mean", 48),
-        ("longest", 256),
-        ("repeats", 2),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args(arguments)
-    rows = []
-    load = os.getloadavg()[0]
+    return "\n".join(harness.markdown_table(columns, lines)) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes it; returns the exit code."""
+    options = harness.command_line("refill", __doc__, NUMBERS).parse_args(arguments)
+    machine, rows = harness.machine(), []
     for how in ("skewed", "uniform"):
         answerer = build_answerer(
             options.parameters, options.layers, how, options.mean, options.longest
         )
-        contest = Contest(answerer, options.items, options.batch)
-        rows.append(compare(contest, how, options.repeats))
-        print(table(rows), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    report = {"settings": settings, "load": load, "jax": jax.__version__, "rows": rows}
-    write_atomic(options.out / "refill.json", json.dumps(report, indent=1) + "\n")
-    write_atomic(options.out / "refill.md", table(rows))
+        rows.append(compare(Contest(answerer, options.items, options.batch), how, options.repeats))
+        report = {"settings": harness.settings(options), "machine": machine, "rows": rows}
+        page = table(rows)
+        harness.write_report(options.out, "refill", report, page)
+        print(page, flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -27,17 +27,17 @@ scope (think, read, link, ...), with FLOPs and bytes beside the floor.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.benchmarks import harness, products
+from experiments.benchmarks.harness import Number
 from experiments.benchmarks.rounds_parts import (
     Bench,
     answer_part,
@@ -49,6 +49,12 @@ from experiments.benchmarks.rounds_parts import (
 from experiments.benchmarks.team import ROLES, SHAPES, load_jax_team, make_team
 
 PARTS = ("steps", "answer", "rounds", "costs", "training")
+NUMBERS = {
+    "batch": Number((1, 8), "batch sizes"),
+    "training-batch": Number((8,), "of training steps"),
+    "tokens": Number(64, "of the answer", least=2),
+    "repeats": Number(5, "measured, after one to warm up"),
+}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -79,9 +85,7 @@ def markdown(report: dict[str, Any]) -> str:
                 f"{row['times_floor']:.2f}",
                 f"{row['times_practical']:.2f}",
                 f"{row['flops'] / row['median_s'] / 1e12:.2f}",
-                f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-                if ratio
-                else "",
+                harness.Times(**ratio).shown() if ratio else "",
                 f"{row['lower_s'] + row['compile_s']:.1f}" if row["compile_s"] else "",
             )
         )
@@ -119,41 +123,26 @@ def _products(setting: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.rounds",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add, number = out.add_argument, functools.partial(out.add_argument, type=int, metavar="N")
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = harness.command_line("rounds", __doc__, NUMBERS)
+    add = parser.add_argument
     add("--shape", choices=SHAPES, default="10M", help="of the agents (10M)")
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="(all)")
     add("--roles", nargs="+", choices=ROLES, default=ROLES, help="of latent steps (all)")
     add("--latents", nargs="+", choices=("teacher_forced", "on_policy"),
         default=("teacher_forced", "on_policy"), help="of training steps (both)")  # fmt: skip
-    number("--batch", nargs="+", default=[1, 8], help="batch sizes (1 8)")
-    number("--training-batch", nargs="+", default=[8], help="of training steps (8)")
-    number("--tokens", default=64, help="of the answer (64)")
-    number("--repeats", default=5, help="measured, after one to warm up (5)")
     add("--unrolled", action="store_true", help="adds agents with unrolled layers")
     add("--team", type=Path, metavar="DIR", help="keeps the team there, or takes it from there")
     add("--upstream", action="store_true", help="adds rounds without a cache, in torch")
     add("--no-torch", action="store_true", help="rmas_jax alone")
     add("--profile", action="store_true", help="writes programs, kernels by time, and scopes")
-    add("--out", type=Path, required=True, help="folder for the report")
-    return out
+    return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints the table and writes it; returns the exit code."""
-    args = parser().parse_args(arguments)
-    if args.tokens < 2 or min(args.repeats, *args.batch, *args.training_batch) < 1:
-        print(
-            "error: --tokens must be at least 2, --repeats and batch sizes at least 1",
-            file=sys.stderr,
-        )
-        return 2
+    args = parse(arguments)
     import torch
 
     shape, machine = SHAPES[args.shape], harness.machine()

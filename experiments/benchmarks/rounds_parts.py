@@ -94,7 +94,6 @@ class Bench:
         theirs = seconds.get(TORCH)
         for name, of in seconds.items():
             times = harness.summary(of)
-            ratios = [a / b for a, b in zip(theirs, of, strict=True)] if theirs else []
             program = programs.get(name)
             yield {
                 "part": part,
@@ -108,7 +107,7 @@ class Bench:
                 "practical_s": practical,
                 "times_practical": times.median / practical,
                 "flops": bound.flops,
-                "times_torch": harness.summary(ratios)._asdict() if ratios else None,
+                "times_torch": harness.speedup(theirs, of)._asdict() if theirs else None,
                 "lower_s": program.lower_s if program else None,
                 "compile_s": program.compile_s if program else None,
                 "temporaries": _temporaries(program) if program else None,

@@ -19,25 +19,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import harness
-from experiments.benchmarks.decoding import llama_sizes
-from rmas_jax.agents.agent import Agent
+from experiments.benchmarks.harness import Number
+from experiments.benchmarks.llamas import random_llama
+from experiments.benchmarks.watching import PARTS, watched
 from rmas_jax.config import load_config
 from rmas_jax.data import Example
-from rmas_jax.evaluation import listening
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.driver import LoadedBenchmark, evaluate
 from rmas_jax.evaluation.graders import Grader
@@ -45,14 +41,19 @@ from rmas_jax.evaluation.graders.verdict import Verdict, compared
 from rmas_jax.evaluation.methods import LATENT, NO_LATENTS, SHUFFLED, TEXT
 from rmas_jax.host.reading import GIBIBYTE
 from rmas_jax.links import Links
-from rmas_jax.models import Decoder, config_from_hf
-from rmas_jax.rounds import text_channel
 from rmas_jax.team import Team, build_system, load_team, start_links
 
+AGENTS = ("embedded", "10M")
 METHODS = (LATENT, SHUFFLED, NO_LATENTS, TEXT)
 PHRASE = "After two gates, red, green and blue in turn, what has become of the phrase Amor Roma?"
 MEDIAN, SIGMA, LONGEST = 55, 0.65, 320  # tokens of a question, log-normal
-PARTS = ("prefixes read", "rounds run", "messages written")  # by batch
+NUMBERS = {
+    "items": Number(64, "questions"),
+    "batch": Number(32, "questions of a batch"),
+    "latent-steps": Number(32, "of a turn"),
+    "tokens": Number(64, "of an answer"),
+    "repeats": Number(3, "measured, after one that compiles"),
+}
 
 
 def build_team(agents: str, latent_steps: int) -> tuple[Team, Links]:
@@ -61,21 +62,14 @@ def build_team(agents: str, latent_steps: int) -> tuple[Team, Links]:
     team = load_team(config)
     if agents == "10M":
         members = {
-            role: dataclasses.replace(member, agent=random_llama(member.agent.config.vocab_size, i))
+            role: dataclasses.replace(
+                member, agent=random_llama(10_000_000, 6, member.agent.config.vocab_size, seed=i)
+            )
             for i, (role, member) in enumerate(team.members.items())
         }
         width = {role: member.agent.width for role, member in members.items()}
         team = Team(build_system(config, team.system.topology, width), members)
     return team, start_links(team, start="torch_default", key=jax.random.key(0))
-
-
-def random_llama(vocabulary: int, seed: int) -> Agent:
-    """A random float32 Llama of about 10M parameters in 6 layers."""
-    sizes = {"model_type": "llama", **llama_sizes(10_000_000, 6, vocabulary)}
-    decoder = Decoder(config_from_hf(sizes))
-    empty = jnp.zeros((1, 1, decoder.config.width)), jnp.ones((1, 1), bool)
-    params = jax.jit(decoder.init)(jax.random.key(seed), *empty)["params"]
-    return Agent(decoder, params)
 
 
 def questions(team: Team, count: int) -> list[Example]:
@@ -139,38 +133,19 @@ class Contest:
         }
         answers = {name: run() for name, run in contenders.items()}  # these compile
         assert answers["shared"] == answers["alone"], "both must give the same answers"
-        parts = {name: counted(run) for name, run in contenders.items()}
+        parts = {}
+        for name, run in contenders.items():
+            with watched() as seen:
+                run()
+            parts[name] = seen.parts()
         seconds = harness.in_turn(contenders, repeats=self.options.repeats, warm_up=0)
-        ratios = [a / s for s, a in zip(seconds["shared"], seconds["alone"], strict=True)]
         return {
             "agents": self.options.agents,
             "rounds": list(rounds),
             "parts": parts,
             "seconds": {name: harness.summary(of)._asdict() for name, of in seconds.items()},
-            "times": harness.summary(ratios)._asdict(),
+            "times": harness.speedup(seconds["alone"], seconds["shared"])._asdict(),
         }
-
-
-def counted(run: Callable[[], Any]) -> dict[str, int]:
-    """How often each of `PARTS` is computed."""
-    with ExitStack() as stack:
-        prefixes, rounds, messages = (
-            stack.enter_context(
-                mock.patch.object(module, function, wraps=getattr(module, function))
-            ).call_args_list
-            for module, function in (
-                (listening, "read_prefix_jitted"),
-                (listening, "listen_jitted"),
-                (text_channel, "write_texts"),
-            )
-        )
-        run()
-    read, ran = len(prefixes), 0
-    for args, options in rounds:
-        *_, prompts, given, before = args
-        read += 0 if given else len(prompts)
-        ran += int(options["rounds"]) - (int(before.rounds) if before else 0)
-    return dict(zip(PARTS, (read, ran, len(messages)), strict=True))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -181,44 +156,33 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['parts']['shared'][name]} of {row['parts']['alone'][name]}" for name in PARTS
         ]
         seconds = [f"{row['seconds'][name]['median']:.1f}" for name in ("shared", "alone")]
-        times = "{median:.2f} ({low:.2f} to {high:.2f})".format(**row["times"])
+        times = harness.Times(**row["times"]).shown()
         rounds = ", ".join(map(str, row["rounds"]))
         lines.append([row["agents"], rounds, *parts, *seconds, times])
     columns = ["agents", "rounds", *PARTS, "s, shared", "s, alone", "times (range)"]
     return "\n".join(harness.markdown_table(columns, lines)) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs all numbers of rounds and writes the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--agents", choices=("embedded", "10M"), default="10M")
-    parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument(
-        "--rounds", nargs="+", default=["3", "2,3", "1,2,3,4"], help="of each evaluation: 1,2"
-    )
-    parser.add_argument("--refills", action="store_true", help="answers in a pool of rows")
-    parser.add_argument("--gib", type=float, default=1.0, help="of what is shared")
-    for name, default in (
-        ("items", 64),
-        ("batch", 32),
-        ("latent-steps", 32),
-        ("tokens", 64),
-        ("repeats", 3),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes it; returns the exit code."""
+    parser = harness.command_line("sharing", __doc__, NUMBERS)
+    add = parser.add_argument
+    add("--agents", choices=AGENTS, default="10M", help="(10M)")
+    add("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"({' '.join(METHODS)})")
+    add("--rounds", nargs="+", default=["3", "2,3", "1,2,3,4"], metavar="R,R",
+        help="of each evaluation (3 2,3 1,2,3,4)")  # fmt: skip
+    add("--refills", action="store_true", help="answers in a pool of rows")
+    add("--gib", type=float, default=1.0, help="of what is shared (1)")
     options = parser.parse_args(arguments)
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
     machine, contest, rows = harness.machine(), Contest(options), []
     for rounds in options.rounds:
         rows.append(contest.compare([int(count) for count in rounds.split(",")]))
-        report = {"settings": settings, "machine": machine, "rows": rows}
-        harness.write_report(options.out, f"sharing_{options.agents}", report, table(rows))
-        print(json.dumps(rows[-1]), flush=True)
-    print(table(rows), flush=True)
+        report = {"settings": harness.settings(options), "machine": machine, "rows": rows}
+        page = table(rows)
+        harness.write_report(options.out, f"sharing_{options.agents}", report, page)
+        print(page, flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax.core import FrozenDict
 
-from experiments.benchmarks.decoding import llama_sizes
+from experiments.benchmarks.llamas import llama_sizes
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.interop import link_from_state, read_state
 from rmas_jax.links import INNER, OUTER, LinkConfig, Links

@@ -25,26 +25,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.benchmarks.team import ROLES, SHAPES, make_team
+from experiments.benchmarks import harness, processes
+from experiments.benchmarks.harness import Number
+from experiments.benchmarks.team import ROLES, SHAPES, Shape, make_team
 from experiments.benchmarks.training_steps import jax_steps, torch_steps
 from rmas_jax.agents.agent import load_agent
-from rmas_jax.host.atomic import write_atomic
 
-SHAPE = SHAPES["training"]
 TORCH = "torch"
 # Contender -> fields of the phase, from the batch size.
 OURS: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -53,170 +49,161 @@ OURS: dict[str, Callable[[int], dict[str, Any]]] = {
     "parts": lambda batch: {"accumulation": batch},
 }
 CONTENDERS = (TORCH, *OURS)
+MIB = 2**20
+LARGEST_GAP = 1e-3  # of losses to torch's, relative
+NUMBERS = {
+    "batch": Number(8, "samples per step"),
+    "text": Number(48, "tokens of the longest texts"),
+    "steps": Number(3, "measured per repeat, after two"),
+    "repeats": Number(3, "of every contender"),
+}
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # contender -> what `measure` found, by repeat
 
 
-def measure(contender: str, folder: Path, batch: int, text: int, steps: int) -> dict[str, Any]:
-    """Runs one contender in this process."""
-    shape = dataclasses.replace(SHAPE, text=text)
+def measure(
+    contender: str, folder: str, shape_name: str, batch: int, text: int, steps: int
+) -> dict[str, Any]:
+    """Runs one contender in this process.
+
+    Returns:
+      Losses, the first included; seconds of the first step, and the median of all but two; the
+      peak of the memory beyond that before the first one.
+    """
+    shape = dataclasses.replace(SHAPES[shape_name], text=text)
     if contender == TORCH:
         import torch
 
         torch.set_num_threads(os.cpu_count() or 1)
-        take = torch_steps(shape, folder, batch)
+        take = torch_steps(shape, Path(folder), batch)
     else:
-        take = jax_steps(shape, folder, batch, **OURS[contender](batch))
-    before = resident_mib("VmRSS")
-    losses, seconds = [], []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        losses.append(take())
-        seconds.append(time.perf_counter() - start)
+        take = jax_steps(shape, Path(folder), batch, **OURS[contender](batch))
+    before, losses = processes.resident().now, list[float]()
+    seconds = [harness.seconds_of(lambda: losses.append(take())) for _ in range(steps + 2)]
     return {
         "contender": contender,
         "losses": losses,
         "first_s": seconds[0],
-        "step_s": float(np.median(seconds[2:])),
-        "peak_mib": resident_mib("VmHWM") - before,
+        "step_s": harness.summary(seconds[2:]).median,
+        "peak_mib": (processes.resident().peak - before) / MIB,
     }
 
 
-def resident_mib(field: str) -> float:
-    """Resident memory of this process: VmRSS, the current one, or VmHWM, its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 2**10
-
-
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     """The report as a page with one table."""
     setting = report["setting"]
     sizes = ", ".join(f"{count / 1e6:.0f}M" for count in setting["parameters"])
     lines = [
         "# Outer loop, teacher-forced",
         "",
-        f"Three Llamas of {sizes} parameters, {SHAPE.rounds} rounds, "
-        f"{SHAPE.latent_steps} latents, batch {setting['batch']}, "
+        f"Three Llamas of {sizes} parameters, {setting['rounds']} rounds, "
+        f"{setting['latent_steps']} latents, batch {setting['batch']}, "
         f"texts of up to {setting['text']} tokens, float32; "
         f"{setting['repeats']} interleaved repeats of {setting['steps']} steps; "
-        f"{setting['cores']} CPU cores ({setting['machine']}); torch {setting['torch']}, "
+        f"{setting['cores']} CPU cores ({setting['processor']}); torch {setting['torch']}, "
         f"jax {setting['jax']}.",
         "",
-        "| contender | samples/s | times torch (range) | peak MiB | compiling | first step s |",
-        "|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['contender']} | {row['samples_per_s']:.2f} | {row['ratio']:.2f} "
-        f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) | {row['peak_mib']:,.0f} "
-        f"| {row['compiling_peak_mib']:,.0f} | {row['first_s']:.1f} |"
+    columns = ("contender", "samples/s", "times torch (range)", "peak MiB", "compiling",
+               "first step s")  # fmt: skip
+    rows = (
+        (
+            row["contender"],
+            f"{row['samples_per_s']:.2f}",
+            harness.Times(row["ratio"], row["ratio_low"], row["ratio_high"]).shown(),
+            f"{row['peak_mib']:,.0f}",
+            f"{row['compiling_peak_mib']:,.0f}",
+            f"{row['first_s']:.1f}",
+        )
         for row in report["rows"]
-    ]
-    gap = report["largest_loss_gap"]
-    return "\n".join(
-        [*lines, "", f"Largest relative difference of a loss to torch's: {gap:.1e}.", ""]
     )
+    lines += harness.markdown_table(columns, rows)
+    gap = f"Largest relative difference of a loss to torch's: {report['largest_loss_gap']:.1e}."
+    return "\n".join([*lines, "", gap, ""])
 
 
-def summarise(runs: list[dict[str, Any]], batch: int) -> list[dict[str, Any]]:
+def summarise(runs: Runs, batch: int) -> list[dict[str, Any]]:
     """A row per contender."""
-    torch_seconds = np.array([run["step_s"] for run in runs if run["contender"] == TORCH])
+    seconds = {name: [run["step_s"] for run in of] for name, of in runs.items()}
     rows = []
-    for contender in CONTENDERS:
-        own = [run for run in runs if run["contender"] == contender]
-        seconds = np.array([run["step_s"] for run in own])
-        ratios = torch_seconds / seconds
+    for name, of in runs.items():
+        ratio = harness.speedup(seconds[TORCH], seconds[name])
         rows.append(
             {
-                "contender": contender,
-                "samples_per_s": batch / float(np.median(seconds)),
-                "ratio": float(np.median(ratios)),
-                "ratio_low": float(ratios.min()),
-                "ratio_high": float(ratios.max()),
-                "peak_mib": min(run["peak_mib"] for run in own),
-                "compiling_peak_mib": own[0]["peak_mib"],
-                "first_s": own[0]["first_s"],
+                "contender": name,
+                "samples_per_s": batch / harness.summary(seconds[name]).median,
+                "ratio": ratio.median,
+                "ratio_low": ratio.low,
+                "ratio_high": ratio.high,
+                "peak_mib": min(run["peak_mib"] for run in of),
+                "compiling_peak_mib": of[0]["peak_mib"],
+                "first_s": of[0]["first_s"],
             }
         )
     return rows
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    number = functools.partial(out.add_argument, type=int, metavar="N")
-    number("--batch", default=8, help="samples per step (8)")
-    number("--text", default=48, help="tokens of the longest texts (48)")
-    number("--steps", default=3, help="measured steps per repeat (3)")
-    number("--repeats", default=3, help="of every contender (3)")
-    out.add_argument("--out", type=Path, help="folder for the report")
-    out.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)  # in a child process
-    out.add_argument("--agents", type=Path, help=argparse.SUPPRESS)
-    return out
+def largest_gap(runs: Runs) -> float:
+    """The largest relative difference of a loss to torch's."""
+    expected = np.array(runs[TORCH][0]["losses"])
+    losses = (np.array(run["losses"]) for of in runs.values() for run in of)
+    return max(float(np.abs(of / expected - 1).max()) for of in losses)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run_all(args: argparse.Namespace, folder: str) -> Runs:
+    """Runs the contenders in turn, each in a process of its own."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
+    setting = (folder, args.shape, args.batch, args.text, args.steps)
+
+    def run(contender: str) -> dict[str, Any]:
+        found = processes.call(measure, (contender, *setting), cache)
+        print(f"{contender}: {found['step_s']:.2f} s per step", file=sys.stderr)
+        return found
+
+    calls = {name: functools.partial(run, name) for name in CONTENDERS}
+    return harness.results_in_turn(calls, repeats=args.repeats, warm_up=0)
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Shape]:
+    """The options, and the shape that they name."""
+    parser = harness.command_line("training", __doc__, NUMBERS)
+    parser.add_argument("--shape", choices=SHAPES, default="training", help="(training)")
+    args = parser.parse_args(arguments)
+    shape = SHAPES[args.shape]
+    least = -(-shape.latent_steps * 4 // 3)  # texts are up to a quarter shorter
+    if args.text < least:
+        parser.error(f"argument --text: must be at least {least}, got {args.text}")
+    return args, shape
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints the table and writes it; returns the exit code."""
-    args = parser().parse_args(arguments)
-    if args.measure:
-        print(json.dumps(measure(args.measure, args.agents, args.batch, args.text, args.steps)))
-        return 0
-    if args.out is None or min(args.batch, args.steps, args.repeats) < 1:
-        print("error: --out must be given, and numbers must be at least 1", file=sys.stderr)
-        return 2
-    if args.text * 3 // 4 < SHAPE.latent_steps:  # texts are up to a quarter shorter
-        least = -(-SHAPE.latent_steps * 4 // 3)
-        print(f"error: --text must be at least {least}, got {args.text}", file=sys.stderr)
-        return 2
+    args, shape = parse(arguments)
     import torch
 
-    runs = []
-    with tempfile.TemporaryDirectory() as directory:
-        make_team(SHAPE, Path(directory))
-        for repeat in range(args.repeats):
-            for contender in CONTENDERS[repeat % 4 :] + CONTENDERS[: repeat % 4]:
-                command = [sys.executable, "-m", "experiments.benchmarks.training"]
-                command += ["--measure", contender, "--agents", directory]
-                command += ["--batch", str(args.batch), "--text", str(args.text)]
-                command += ["--steps", str(args.steps)]
-                cache = {"JAX_COMPILATION_CACHE_DIR": f"{directory}/compiled"}
-                child = subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | cache
-                )
-                runs.append(json.loads(child.stdout.splitlines()[-1]))
-                print(f"{contender}: {runs[-1]['step_s']:.2f} s per step", file=sys.stderr)
-        counts = [
-            sum(x.size for x in jax.tree.leaves(load_agent(Path(directory) / role)))
-            for role in ROLES
-        ]
-    expected = np.array(next(run["losses"] for run in runs if run["contender"] == TORCH))
-    gap = max(float(np.abs(np.array(run["losses"]) / expected - 1).max()) for run in runs)
+    setting = harness.machine() | harness.settings(args)
+    with tempfile.TemporaryDirectory() as folder:
+        make_team(shape, Path(folder))
+        runs = run_all(args, folder)
+        agents = [load_agent(Path(folder) / role) for role in ROLES]
+    setting |= {
+        "parameters": [sum(x.size for x in jax.tree.leaves(agent)) for agent in agents],
+        "rounds": shape.rounds,
+        "latent_steps": shape.latent_steps,
+        "torch": torch.__version__,
+    }
+    gap = largest_gap(runs)
     report = {
-        "setting": {
-            "parameters": counts,
-            "batch": args.batch,
-            "text": args.text,
-            "steps": args.steps,
-            "repeats": args.repeats,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "jax": jax.__version__,
-        },
+        "setting": setting,
         "rows": summarise(runs, args.batch),
         "largest_loss_gap": gap,
-        "runs": runs,
+        "runs": [run for of in runs.values() for run in of],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.out / "training.json", json.dumps(report, indent=2) + "\n")
     page = markdown(report)
-    write_atomic(args.out / "training.md", page)
+    harness.write_report(args.out, "training", report, page)
     print(page)
-    if gap > 1e-3:
-        print(
-            f"error: losses must agree within 1e-3, got a difference of {gap:.1e}", file=sys.stderr
-        )
+    if gap > LARGEST_GAP:
+        message = f"losses must agree within {LARGEST_GAP:g}, got a difference of {gap:.1e}"
+        print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
 

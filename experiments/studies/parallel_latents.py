@@ -268,7 +268,6 @@ def _by_window(of: Callable[..., Any], steps: int, repeats: int) -> Iterator[Row
         seconds = harness.in_turn(calls, repeats=repeats)
         base = seconds["sequential"]
         for tolerance, sweeps, error in rows_of:
-            ratios = [a / b for a, b in zip(base, seconds[str(tolerance)], strict=True)]
             yield {
                 "window": width,
                 "tolerance": tolerance,
@@ -276,7 +275,7 @@ def _by_window(of: Callable[..., Any], steps: int, repeats: int) -> Iterator[Row
                 "most_sweeps": int(sweeps.max()),
                 "error": error,
                 "sequential_s": harness.summary(base).median,
-                "speedup": harness.summary(ratios)._asdict(),
+                "speedup": harness.speedup(base, seconds[str(tolerance)])._asdict(),
             }
         print(f"window {width}", file=sys.stderr, flush=True)
 
