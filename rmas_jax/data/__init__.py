@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmas_jax.config import DataConfig
-from rmas_jax.config.data import GENERATED
-from rmas_jax.data import reasoning, records
+from rmas_jax.config.data import EVIDENCE, GENERATED
+from rmas_jax.data import evidence, reasoning, records
 from rmas_jax.data.examples import Example
 from rmas_jax.data.files import Files
 from rmas_jax.data.relay import TEXT_ROUNDS
@@ -78,6 +78,10 @@ def load_dataset(
         version = reasoning.digest(config)
         read = functools.partial(reasoning.read, config)
         return _role_texts(version, read, (), 1, data_dir)
+    if config.dataset == EVIDENCE:
+        version = evidence.digest(config, roles, rounds)
+        read = functools.partial(evidence.read, config, roles, rounds)
+        return _role_texts(version, read, roles, rounds, data_dir)
     if config.rule is not None:
         find_rule(config.rule)
     files, unread = find_files(config, splits)
