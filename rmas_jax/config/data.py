@@ -60,6 +60,12 @@ class DataConfig(Section):
     generators: dict[str, int] | None = option(
         "with dataset reasoning-gym: generator -> number of its questions", None, at_least=1
     )
+    splits: dict[str, int] | None = option(
+        "with dataset reasoning-gym: train or validation -> number of questions of each generator; "
+        "null: test alone",
+        None,
+        at_least=1,
+    )
     generator_settings: dict[str, int] | None = option(
         "GENERATOR.SETTING -> its value, such as basic_arithmetic.max_terms: 3", None
     )
@@ -91,20 +97,7 @@ class DataConfig(Section):
                 yield name, f"must be null with dataset: {self.dataset}, got {shown(value)}"
         if self.patterns is not None and not self.patterns:
             yield "patterns", "must name at least one split, got none"
-        if (self.dataset == GENERATED) != bool(self.generators):
-            got = f"{len(self.generators)} generators" if self.generators else "none"
-            yield (
-                "generators",
-                f"must be set with dataset: {GENERATED} and null otherwise, got {got}",
-            )
-        if (self.dataset == EVIDENCE) != (self.evidence is not None):
-            got = "null" if self.evidence is None else "a section"
-            yield (
-                "evidence",
-                f"must be set with dataset: {EVIDENCE} and null otherwise, got {got}",
-            )
-        if self.dataset == EVIDENCE and self.columns is not None:
-            yield "columns", f"must be null with dataset: {EVIDENCE}, got {shown(self.columns)}"
+        yield from self._generated_conflicts()
         if self.rule is not None:
             if self.dataset in ("relay", *MADE):
                 yield "rule", f"must be null with dataset: {self.dataset}, got {shown(self.rule)}"
@@ -117,3 +110,26 @@ class DataConfig(Section):
                 f"must be below 1 - validation_share ({1 - self.validation_share:g}), "
                 f"got {self.test_share:g}",
             )
+
+    def _generated_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Settings of generated data sets are set with these alone."""
+        if (self.dataset == GENERATED) != bool(self.generators):
+            got = f"{len(self.generators)} generators" if self.generators else "none"
+            yield (
+                "generators",
+                f"must be set with dataset: {GENERATED} and null otherwise, got {got}",
+            )
+        if self.splits is not None:
+            got = ", ".join(self.splits) or "none"
+            if self.dataset != GENERATED:
+                yield "splits", f"must be null without dataset: {GENERATED}, got {got}"
+            elif not self.splits or set(self.splits) - {"train", "validation"}:
+                yield "splits", f"must be of train, validation or both, got {got}"
+        if (self.dataset == EVIDENCE) != (self.evidence is not None):
+            got = "null" if self.evidence is None else "a section"
+            yield (
+                "evidence",
+                f"must be set with dataset: {EVIDENCE} and null otherwise, got {got}",
+            )
+        if self.dataset == EVIDENCE and self.columns is not None:
+            yield "columns", f"must be null with dataset: {EVIDENCE}, got {shown(self.columns)}"

@@ -70,14 +70,14 @@ def load_dataset(
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir, prompted)
     if config.dataset == GENERATED:
-        if roles:
+        if roles and "train" not in (config.splits or {}):
             raise DataError(
-                f"data.dataset must have a split train for training, got {GENERATED}, which has "
-                "only test"
+                f"data.splits must have train for training with data.dataset: {GENERATED}, got "
+                f"{', '.join(config.splits or {}) or 'none'}"
             )
-        version = reasoning.digest(config)
-        read = functools.partial(reasoning.read, config)
-        return _role_texts(version, read, (), 1, data_dir)
+        version = reasoning.digest(config, roles)
+        read = functools.partial(reasoning.read, config, roles)
+        return _role_texts(version, read, roles, rounds, data_dir)
     if config.dataset == EVIDENCE:
         version = evidence.digest(config, roles, rounds)
         read = functools.partial(evidence.read, config, roles, rounds)
