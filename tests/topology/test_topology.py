@@ -111,7 +111,15 @@ def write(tmp_path):
 
 
 def test_shipped_topologies_load_and_are_called_as_their_files():
-    assert shipped_topologies() == ["deliberation", "distillation", "mixture", "sequential"]
+    assert shipped_topologies() == [
+        "deliberation",
+        "distillation",
+        "lone_planner",
+        "lone_solver",
+        "mixture",
+        "pair",
+        "sequential",
+    ]
     for name in shipped_topologies():
         assert load_topology(name).name == name
 
