@@ -48,6 +48,14 @@ CODE = "The code of {} is {}."
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"  # of codes of places
 
 
+class Fact(NamedTuple):
+    """A sentence, and the two entities of it."""
+
+    sentence: str
+    subject: str
+    found: str
+
+
 class Item(NamedTuple):
     """Chains of facts, and the sentences of each role."""
 
@@ -154,28 +162,31 @@ def _generator(dials: EvidenceConfig, seed: int, split: str, index: int) -> np.r
 def make_item(dials: EvidenceConfig, rng: np.random.Generator, split: str) -> Item:
     """Draws the chains of an item, and the order of its facts."""
     layers = _layers(dials, rng, split)
-    phrase = PHRASES[dials.crossing]
-    facts: dict[str, list[tuple[str, tuple[str, str]]]] = {role: [] for role in ROLES}
-    for hop, (subjects, objects) in enumerate(itertools.pairwise(layers), start=1):
+    facts: dict[str, list[Fact]] = {role: [] for role in ROLES}
+    for layer, (subjects, objects) in enumerate(itertools.pairwise(layers)):
+        holder = SOLVER if _is_place(dials, layer) else PLANNER
         for subject, found in zip(subjects, objects, strict=True):
-            if not _is_place(dials, hop - 1):
-                sentence = IS_IN.format(subject, phrase.format(found))
-                facts[PLANNER].append((sentence, (subject, found)))
-            else:
-                sentence = (CODE if hop == dials.hops else KEEPER).format(
-                    phrase.format(subject), found
-                )
-                facts[SOLVER].append((sentence, (subject, found)))
+            facts[holder].append(_fact(dials, layer, subject, found))
     ordered = {
         role: [of_role[i] for i in rng.permutation(len(of_role))] for role, of_role in facts.items()
     }
     return Item(
         layers=layers,
-        evidence={
-            role: " ".join(sentence for sentence, _ in of_role) for role, of_role in ordered.items()
-        },
-        pairs=tuple(pair for _, pair in ordered[PLANNER]),
+        evidence={role: " ".join(fact.sentence for fact in of) for role, of in ordered.items()},
+        pairs=tuple((fact.subject, fact.found) for fact in ordered[PLANNER]),
     )
+
+
+def _fact(dials: EvidenceConfig, layer: int, subject: str, found: str) -> Fact:
+    """The fact that leads from an entity of a layer to one of the next."""
+    phrase = PHRASES[dials.crossing]
+    if not _is_place(dials, layer):
+        sentence = IS_IN.format(subject, phrase.format(found))
+    elif layer == dials.hops - 1:
+        sentence = CODE.format(phrase.format(subject), found)
+    else:
+        sentence = KEEPER.format(phrase.format(subject), found)
+    return Fact(sentence, subject, found)
 
 
 def _is_place(dials: EvidenceConfig, layer: int) -> bool:
@@ -208,19 +219,17 @@ def _draw(rng: np.random.Generator, entities: Sequence[str], count: int) -> tupl
 @functools.cache
 def pool(kind: str, split: str) -> tuple[str, ...]:
     """The entities of a split: every third one of persons, numbers or a crossing's places."""
-    everything: dict[str, Sequence[str]] = {
-        "persons": PERSONS,
-        "words": PLACES,
-        "names": SURNAMES,
-        "numbers": [str(number) for number in range(100, 1000)],
-        "codes": [
-            f"{first}{second}{number}"
-            for first, second, number in itertools.product(LETTERS, LETTERS, range(10, 100))
-        ]
-        if kind == "codes"
-        else (),
-    }
-    return tuple(everything[kind][SPLITS.index(split) :: len(SPLITS)])
+    return tuple(_entities(kind)[SPLITS.index(split) :: len(SPLITS)])
+
+
+def _entities(kind: str) -> Sequence[str]:
+    """The entities of all splits."""
+    if kind == "numbers":
+        return [str(number) for number in range(100, 1000)]
+    if kind == "codes":
+        parts = itertools.product(LETTERS, LETTERS, range(10, 100))
+        return [f"{first}{second}{number}" for first, second, number in parts]
+    return {"persons": PERSONS, "words": PLACES, "names": SURNAMES}[kind]
 
 
 def question_of(dials: EvidenceConfig, item: Item) -> str:
