@@ -12,6 +12,7 @@ from rmas_jax.config.benchmark import (
     BenchmarkConfig,
 )
 from rmas_jax.config.data import DataConfig
+from rmas_jax.config.evidence import EvidenceConfig
 from rmas_jax.config.files import (
     ConfigError,
     dump_config,
@@ -49,6 +50,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "EvidenceConfig",
     "InnerConfig",
     "MeshConfig",
     "OuterConfig",

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 
+from rmas_jax.config.evidence import EvidenceConfig
 from rmas_jax.config.fields import Section, option
 from rmas_jax.host.errors import shown
 
-GENERATED = "reasoning-gym"  # a data set that is generated
+GENERATED, EVIDENCE = MADE = ("reasoning-gym", "split-evidence")  # data sets that are generated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class DataConfig(Section):
         "relay; a published data set such as Sequential-Math; the id of a data set on the Hugging "
         "Face hub, OWNER/NAME, whose folder of that name below $RMAS_DATA comes first; the path of "
         "a JSON, JSON lines or parquet file, or of a folder of them (with a slash: ./mine), whose "
-        "names are those of the splits, such as test.jsonl; reasoning-gym; or files",
+        "names are those of the splits, such as test.jsonl; reasoning-gym; split-evidence; files",
         "relay",
         path="data",
     )
@@ -52,13 +53,24 @@ class DataConfig(Section):
         None,
     )
     seed: int = option(
-        "of the rule gpqa, which shuffles options, and of reasoning-gym", 42, at_least=0
+        "of the rule gpqa, which shuffles options, of reasoning-gym and of split-evidence",
+        42,
+        at_least=0,
     )
     generators: dict[str, int] | None = option(
         "with dataset reasoning-gym: generator -> number of its questions", None, at_least=1
     )
+    splits: dict[str, int] | None = option(
+        "with dataset reasoning-gym: train or validation -> number of questions of each generator; "
+        "null: test alone",
+        None,
+        at_least=1,
+    )
     generator_settings: dict[str, int] | None = option(
         "GENERATOR.SETTING -> its value, such as basic_arithmetic.max_terms: 3", None
+    )
+    evidence: EvidenceConfig | None = option(
+        "with dataset split-evidence: its questions ({}: the defaults)", None
     )
     fields: tuple[str, ...] = option("further columns to keep in examples, as text", ())
     grader: str | None = option(
@@ -81,18 +93,13 @@ class DataConfig(Section):
             yield "files", "must name at least one split, got none"
         for name in ("revision", "patterns"):
             value = getattr(self, name)
-            if value is not None and self.dataset in ("relay", "files", GENERATED):
+            if value is not None and self.dataset in ("relay", "files", *MADE):
                 yield name, f"must be null with dataset: {self.dataset}, got {shown(value)}"
         if self.patterns is not None and not self.patterns:
             yield "patterns", "must name at least one split, got none"
-        if (self.dataset == GENERATED) != bool(self.generators):
-            got = f"{len(self.generators)} generators" if self.generators else "none"
-            yield (
-                "generators",
-                f"must be set with dataset: {GENERATED} and null otherwise, got {got}",
-            )
+        yield from self._generated_conflicts()
         if self.rule is not None:
-            if self.dataset in ("relay", GENERATED):
+            if self.dataset in ("relay", *MADE):
                 yield "rule", f"must be null with dataset: {self.dataset}, got {shown(self.rule)}"
             for name in ("question", "answer"):
                 if name in (self.columns or {}):
@@ -103,3 +110,26 @@ class DataConfig(Section):
                 f"must be below 1 - validation_share ({1 - self.validation_share:g}), "
                 f"got {self.test_share:g}",
             )
+
+    def _generated_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Settings of generated data sets are set with these alone."""
+        if (self.dataset == GENERATED) != bool(self.generators):
+            got = f"{len(self.generators)} generators" if self.generators else "none"
+            yield (
+                "generators",
+                f"must be set with dataset: {GENERATED} and null otherwise, got {got}",
+            )
+        if self.splits is not None:
+            got = ", ".join(self.splits) or "none"
+            if self.dataset != GENERATED:
+                yield "splits", f"must be null without dataset: {GENERATED}, got {got}"
+            elif not self.splits or set(self.splits) - {"train", "validation"}:
+                yield "splits", f"must be of train, validation or both, got {got}"
+        if (self.dataset == EVIDENCE) != (self.evidence is not None):
+            got = "null" if self.evidence is None else "a section"
+            yield (
+                "evidence",
+                f"must be set with dataset: {EVIDENCE} and null otherwise, got {got}",
+            )
+        if self.dataset == EVIDENCE and self.columns is not None:
+            yield "columns", f"must be null with dataset: {EVIDENCE}, got {shown(self.columns)}"

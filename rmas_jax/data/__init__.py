@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmas_jax.config import DataConfig
-from rmas_jax.config.data import GENERATED
-from rmas_jax.data import reasoning, records
+from rmas_jax.config.data import EVIDENCE, GENERATED
+from rmas_jax.data import evidence, reasoning, records
 from rmas_jax.data.examples import Example
 from rmas_jax.data.files import Files
 from rmas_jax.data.relay import TEXT_ROUNDS
@@ -70,14 +70,18 @@ def load_dataset(
     if config.dataset == "relay":
         return _relay(config, roles, rounds, data_dir, prompted)
     if config.dataset == GENERATED:
-        if roles:
+        if roles and "train" not in (config.splits or {}):
             raise DataError(
-                f"data.dataset must have a split train for training, got {GENERATED}, which has "
-                "only test"
+                f"data.splits must have train for training with data.dataset: {GENERATED}, got "
+                f"{', '.join(config.splits or {}) or 'none'}"
             )
-        version = reasoning.digest(config)
-        read = functools.partial(reasoning.read, config)
-        return _role_texts(version, read, (), 1, data_dir)
+        version = reasoning.digest(config, roles)
+        read = functools.partial(reasoning.read, config, roles)
+        return _role_texts(version, read, roles, rounds, data_dir)
+    if config.dataset == EVIDENCE:
+        version = evidence.digest(config, roles, rounds)
+        read = functools.partial(evidence.read, config, roles, rounds)
+        return _role_texts(version, read, roles, rounds, data_dir)
     if config.rule is not None:
         find_rule(config.rule)
     files, unread = find_files(config, splits)

@@ -111,9 +111,9 @@ def _of_hub(config: DataConfig) -> Path:
     here = f"{LOCAL} is {shown(os.environ[LOCAL], 300) if LOCAL in os.environ else 'not set'}"
     if repository is None:
         raise DataError(
-            "data.dataset must be relay, files, reasoning-gym, the path of a file or folder, a "
-            f"hub id, a published one ({', '.join(PUBLISHED)}), or a folder's name below ${LOCAL}, "
-            f"got {shown(dataset, 300)} ({here})"
+            "data.dataset must be relay, files, reasoning-gym, split-evidence, the path of a file "
+            f"or folder, a hub id, a published one ({', '.join(PUBLISHED)}), or a folder's name "
+            f"below ${LOCAL}, got {shown(dataset, 300)} ({here})"
         )
     try:
         snapshot = huggingface_hub.snapshot_download(

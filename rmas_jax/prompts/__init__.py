@@ -9,7 +9,7 @@ from rmas_jax.prompts.chat import (
     turn_starts,
 )
 from rmas_jax.prompts.chat_templates import load_chat_template, shipped_chat_templates
-from rmas_jax.prompts.columns import Question, check_columns, template_with
+from rmas_jax.prompts.columns import Question, check_columns, check_unasked, template_with
 from rmas_jax.prompts.encoding import (
     FIRST,
     LATER,
@@ -48,6 +48,7 @@ __all__ = [
     "StageTokens",
     "TokenRows",
     "check_columns",
+    "check_unasked",
     "declared_width",
     "encode_piece",
     "encode_stage",

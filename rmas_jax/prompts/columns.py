@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
+from rmas_jax.config import DataConfig
+from rmas_jax.data.evidence import PLANNER
 from rmas_jax.host.errors import shown
 from rmas_jax.prompts.templates import FIELD, PromptError, RolePrompt
 
@@ -41,6 +43,28 @@ def check_columns(
                         f"{source}: {role}: {template_with(prompt, column)} must have columns that "
                         f"every row has, got {{{column}}}, which is not in {name}"
                     )
+
+
+def check_unasked(prompts: Mapping[str, RolePrompt], data: DataConfig, *, source: str) -> None:
+    """Checks that a planner that is not to know the question does not read it.
+
+    Args:
+      prompts: by role.
+      data: the configuration of the questions.
+      source: file or name of the prompts.
+
+    Raises:
+      PromptError: names the prompts and the template.
+    """
+    if data.evidence is None or data.evidence.asked or PLANNER not in prompts:
+        return
+    prompt = prompts[PLANNER]
+    if "question" in FIELD.findall(prompt.first + prompt.later):
+        template = template_with(prompt, "question")
+        raise PromptError(
+            f"{source}: {PLANNER}: {template} must not have {{question}} with data.evidence.asked: "
+            f"false, got {shown(getattr(prompt, template))}"
+        )
 
 
 def template_with(prompt: RolePrompt, column: str) -> str:

@@ -130,8 +130,12 @@ def role_prompt(
     columns: set[str] = set()
     for template, needed in ((first, set()), (later, senders)):
         fields = set(FIELD.findall(template))
-        if lacking := ({"question"} | needed) - fields:
+        if lacking := needed - fields:
             raise PromptError(f"{where} must have {sorted(lacking)}, got {shown(template)}")
+        if not fields.difference(roles, senders):
+            raise PromptError(
+                f"{where} must have {{question}} or a column of the data, got {shown(template)}"
+            )
         columns |= fields - {"question"} - senders
     if extra := columns.intersection(roles):
         raise PromptError(

@@ -39,7 +39,7 @@ from rmas_jax.host.processes import (
 )
 from rmas_jax.links import Links
 from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import RolePrompt, check_columns
+from rmas_jax.prompts import RolePrompt, check_columns, check_unasked
 from rmas_jax.run_files import DATA, RunFiles
 from rmas_jax.runs.folder import config_tree, dated, files_of, with_date
 from rmas_jax.runs.identity import agent_sources, contents, text_digest, weights_digest
@@ -172,10 +172,12 @@ def load_benchmarks(
         prompts = load_templates(config.system, texts, task_type)
         method_prompts = load_method_templates(config.system, texts.topology, prompts, task_type)
         source = config.system.prompts
+        check_unasked(prompts, benchmark.data, source=source)
         for split, items in splits.items():
             check_columns(prompts, named_rows(items, f"{benchmark.name}: {split}"), source=source)
         for schedule in {METHODS[name].schedule for name in methods} & set(method_prompts):
             check_templates(config.system, texts, method_prompts[schedule])
+            check_unasked(method_prompts[schedule], benchmark.data, source=source)
             check_same_columns(prompts, method_prompts[schedule], schedule, source=source)
         ready = LoadedBenchmark(
             benchmark.name,
@@ -222,6 +224,7 @@ def _read(
         chosen.gradient_batch_size if config.system.latent_steps else 0,
     )
     validation = list(dataset.read("validation")[:held_out]) if held_out else []
+    check_unasked(texts.templates, config.data, source=config.system.prompts)
     for split, rows in (("train", train), ("validation", validation)):
         named = named_rows(rows, f"{config.data.dataset}: {split}")
         check_columns(texts.templates, named, source=config.system.prompts)

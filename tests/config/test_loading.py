@@ -103,7 +103,7 @@ def dotted_names(section: type, prefix: str = "") -> list[str]:
 def test_help_lists_every_field_with_its_meaning():
     lines = field_help().splitlines()
     described = {line.partition(":")[0] for line in lines[::2]}
-    whole = {"outer.phases", "tuning", "evaluation.benchmarks", "evaluation.audit"}
+    whole = {"outer.phases", "tuning", "evaluation.benchmarks", "evaluation.audit", "data.evidence"}
     assert described == {*dotted_names(RunConfig), *whole}
     assert all(line.startswith("    ") and line.strip() for line in lines[1::2])
     assert "seed: an integer of at least 0 and at most 4294967295 (default 0)" in lines

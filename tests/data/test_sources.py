@@ -312,6 +312,22 @@ def test_rows_of_a_csv_file(tmp_path):
             "data.generators must be set with dataset: reasoning-gym",
         ),
         (
+            "{dataset: relay, splits: {train: 3}}",
+            "data.splits must be null without dataset: reasoning-gym, got train",
+        ),
+        (
+            "{dataset: reasoning-gym, generators: {dice: 3}, splits: {test: 3, train: 2}}",
+            "data.splits must be of train, validation or both, got test, train",
+        ),
+        (
+            "{dataset: reasoning-gym, generators: {dice: 3}, splits: {}}",
+            "data.splits must be of train, validation or both, got none",
+        ),
+        (
+            "{dataset: reasoning-gym, generators: {dice: 3}, splits: {train: 0}}",
+            "data.splits.train must be",
+        ),
+        (
             "{dataset: a/b, generators: [dice]}",
             "must be a mapping of names to whole numbers or null",
         ),

@@ -317,6 +317,12 @@ def test_prompts_come_from_a_path_of_the_user(tmp_path):
     }
 
 
+def test_a_template_may_have_a_column_in_place_of_the_question(tmp_path):
+    content = changed("a", first="{known} go", later="{known} {b}")
+    prompts = load_prompts(write(tmp_path / "mine.yaml", content), EDGES)
+    assert prompts["a"] == RolePrompt("You plan.", "{known} go", "{known} {b}", ("known",))
+
+
 def changed(role, **fields) -> dict:
     entry = {**GOOD[role], **fields}
     return GOOD | {role: {key: value for key, value in entry.items() if value is not None}}
@@ -332,8 +338,18 @@ def changed(role, **fields) -> dict:
         (changed("b", frist="x"), ["b must have a text first, ", "'frist': 'x'"]),
         (changed("b", first="{question}"), ["b must have ['a'], got '{question}'"]),
         (changed("a", later="{question}"), ["a must have ['b'], got '{question}'"]),
-        (changed("a", first="Go."), ["a must have ['question'], got 'Go.'"]),
-        (changed("a", later="{b}"), ["a must have ['question'], got '{b}'"]),
+        (
+            changed("a", first="Go."),
+            ["a must have {question} or a column of the data, got 'Go.'"],
+        ),
+        (
+            changed("a", later="{b}"),
+            ["a must have {question} or a column of the data, got '{b}'"],
+        ),
+        (
+            changed("b", first="{a} {b}"),
+            ["b must have {question} or a column of the data, got '{a} {b}'"],
+        ),
         (
             changed("b", first="{question} {a} {b}"),
             ["b must have slots of", "['a'] only, got ['b']"],
@@ -363,7 +379,7 @@ def test_a_bad_file_is_named_with_role_and_field(tmp_path, content, words):
         ("a: " + "[" * 5000, "too deep nesting"),
         ("a: \x00", "must be YAML"),
         ("a: {first: " + "1" * 6000 + "}\nb: {first: x}", "4300 digits"),
-        ("a: {first: 2026-13-45}\nb: {first: x}", "must have ['question']"),
+        ("a: {first: 2026-13-45}\nb: {first: x}", "must have {question} or a column of the data"),
     ],
 )
 def test_texts_that_no_prompt_can_hold_are_named(tmp_path, text, words):

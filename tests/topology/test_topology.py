@@ -111,7 +111,15 @@ def write(tmp_path):
 
 
 def test_shipped_topologies_load_and_are_called_as_their_files():
-    assert shipped_topologies() == ["deliberation", "distillation", "mixture", "sequential"]
+    assert shipped_topologies() == [
+        "deliberation",
+        "distillation",
+        "lone_planner",
+        "lone_solver",
+        "mixture",
+        "pair",
+        "sequential",
+    ]
     for name in shipped_topologies():
         assert load_topology(name).name == name
 
@@ -151,7 +159,9 @@ def test_a_file_that_is_wrong_is_named(write, changes, words):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(TopologyError, match=r"topology must be .*mixture, sequential, got 'ring'"):
+    with pytest.raises(
+        TopologyError, match=r"topology must be .*mixture, pair, sequential, got 'ring'"
+    ):
         load_topology("ring")
     path = tmp_path / "broken.yaml"
     path.write_text("name: [")

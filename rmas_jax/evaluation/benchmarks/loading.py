@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rmas_jax.config import BenchmarkConfig
-from rmas_jax.data import DataError, Dataset, Example, load_dataset
+from rmas_jax.config.data import EVIDENCE
+from rmas_jax.data import DataError, Dataset, Example, evidence, load_dataset
 from rmas_jax.data.rules import find_rule
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def check_data(benchmark: BenchmarkConfig, data: Dataset, prompted: Collection[s
     items, checksums = benchmark.items or {}, benchmark.checksum or {}
     # Columns that prompts alone need are no part of the benchmark.
     kept = find_rule(benchmark.data.rule).keeps if benchmark.data.rule else ()
+    if benchmark.data.dataset == EVIDENCE:
+        kept = evidence.COLUMNS
     own = {*prompted} - {*benchmark.data.fields, *kept}
     present = (*data.sizes, *data.unread)
     for name, chosen in (("items", items), ("checksum", checksums)):

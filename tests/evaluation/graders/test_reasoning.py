@@ -81,7 +81,77 @@ def test_bad_settings_are_refused(tmp_path, settings, words):
         examples(tmp_path, **settings)
 
 
-def test_nobody_trains_on_generated_questions(tmp_path):
-    config = DataConfig(dataset="reasoning-gym", generators={"dice": 3})
-    with pytest.raises(DataError, match="must have a split train for training"):
-        load_dataset(config, roles=("solver",), rounds=1, data_dir=tmp_path)
+SPLITS = {"train": 12, "validation": 8}
+
+
+def trained_on(tmp_path, roles=("planner", "solver"), rounds=2, **settings):
+    config = DataConfig(dataset="reasoning-gym", **settings)
+    return load_dataset(config, roles=roles, rounds=rounds, data_dir=tmp_path)
+
+
+def test_splits_of_training_leave_the_test_questions_as_they_are(tmp_path):
+    generators = {"chain_sum": 5, "countdown": 4}
+    alone = trained_on(tmp_path, roles=(), generators=generators)
+    data = trained_on(tmp_path, generators=generators, splits=SPLITS)
+    assert data.sizes == {"test": 9, "validation": 16, "train": 24}
+    plain = [(e.id, e.question, e.answer, e.fields) for e in alone.load("test")]
+    assert plain == [(e.id, e.question, e.answer, e.fields) for e in data.load("test")]
+    questions = [e.question for split in data.sizes for e in data.load(split)]
+    assert len(set(questions)) == len(questions) == 49 and not data.bad_rows
+    # The answerer learns the answers, in every round.
+    assert data.text_roles == ("solver",)
+    assert all(e.texts == {"solver": (e.answer,) * 2} for e in data.load("train"))
+    assert data.version != alone.version
+    other = trained_on(tmp_path, generators=generators, splits={**SPLITS, "train": 3})
+    assert other.load("train")[:3] != [] and other.version != data.version
+    check_golds(GRADER, {split: data.load(split) for split in data.sizes})
+
+
+def test_verifiers_make_questions_of_training_again(tmp_path):
+    data = trained_on(tmp_path, generators={"countdown": 2}, splits=SPLITS, seed=7)
+    for split in data.sizes:
+        for example in data.load(split):
+            assert GRADER(f"\\boxed{{{example.answer}}}", example).outcome is Outcome.CORRECT
+    others = [data.load("test")[0], *data.load("train")[1:]]
+    first = data.load("train")[0]
+    assert all(GRADER(f"\\boxed{{{e.answer}}}", first).outcome is Outcome.WRONG for e in others)
+
+
+def test_a_question_of_two_splits_stays_in_the_first(tmp_path):
+    small = {
+        "generators": {"chain_sum": 60},
+        "generator_settings": {
+            "chain_sum.min_terms": 2,
+            "chain_sum.max_terms": 2,
+            "chain_sum.min_digits": 1,
+            "chain_sum.max_digits": 1,
+        },
+    }
+    data = trained_on(tmp_path, **small, splits={"train": 150, "validation": 60})
+    questions = {split: {e.question for e in data.load(split)} for split in data.sizes}
+    assert not questions["test"] & questions["validation"]
+    assert not (questions["test"] | questions["validation"]) & questions["train"]
+    assert data.sizes["test"] == 60
+    assert data.sizes["train"] + data.sizes["validation"] + len(data.bad_rows) == 210
+    reasons = {row.reason for row in data.bad_rows}
+    assert reasons == {f"the same question is in {split}" for split in ("test", "validation")}
+    assert {row.file for row in data.bad_rows} == {
+        f"reasoning-gym: chain_sum: {split}" for split in ("train", "validation")
+    }
+
+
+def test_a_question_without_an_answer_is_tested_but_not_trained_on(tmp_path):
+    generators = {"rush_hour": 2, "chain_sum": 1}
+    data = trained_on(tmp_path, generators=generators, splits={"train": 2})
+    assert data.sizes == {"test": 3, "train": 2}
+    assert {(row.file, row.reason) for row in data.bad_rows} == {
+        ("reasoning-gym: rush_hour: train", "answer must be given, got none")
+    }
+    with pytest.raises(DataError, match="train must have a question that no earlier split has"):
+        trained_on(tmp_path, generators={"rush_hour": 2}, splits={"train": 2})
+
+
+@pytest.mark.parametrize("splits", [None, {"validation": 3}])
+def test_nobody_trains_on_test_questions(tmp_path, splits):
+    with pytest.raises(DataError, match=r"data\.splits must have train for training with"):
+        trained_on(tmp_path, generators={"dice": 3}, splits=splits)

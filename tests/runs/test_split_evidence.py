@@ -1,0 +1,121 @@
+"""Whole runs on split evidence: a team of two, and a role alone on its own part."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rmas_jax.cli.run import main
+from rmas_jax.host.errors import BAD_INPUT
+
+COMMON = """
+data: {dataset: split-evidence, evidence: {train: 8, validation: 4, test: 4, pairs: 2}}
+evaluation:
+  benchmarks: [{name: data, splits: [test]}]
+  batch_size: 4
+  sampling: {max_new_tokens: 3}
+  gradient_batch_size: 0
+runtime: {progress: false, compilation_cache: false}
+"""
+TEAM = """
+name: team
+system:
+  topology: pair
+  prompts: evidence
+  agents: {planner: embedded/planner, solver: embedded/solver}
+  latent_steps: 2
+  rounds: 2
+inner: {steps: 2, batch_size: 16, learning_rate: 6e-3, warmup_steps: 0, items: 8}
+outer:
+  validation_size: 4
+  phases:
+    - name: on_policy
+      latents: on_policy
+      rounds: 2
+      steps: 1
+      batch_size: 2
+      learning_rate: 2e-4
+      warmup_steps: 0
+"""
+ALONE = """
+name: alone
+system:
+  topology: lone_planner
+  prompts: evidence_skill
+  agents: {planner: embedded/planner}
+  latent_steps: 0
+  rounds: 1
+  outer_start: identity
+tuning: [{kind: full, steps: 2, batch_size: 2, learning_rate: 1e-3, warmup_steps: 0}]
+"""
+LONGER = "{name: longer, data: {dataset: split-evidence, evidence: {hops: 4, pairs: 2, test: 3}}}"
+
+
+def run(tmp_path, text, *overrides):
+    file = tmp_path / "run.yaml"
+    file.write_text(text + COMMON)
+    settings = (f"output_dir={tmp_path / 'runs'}", *overrides)
+    return main(["--config", str(file), *(part for item in settings for part in ("--set", item))])
+
+
+def items_of(tmp_path, name):
+    lines = (tmp_path / "runs" / name / "items.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_a_team_is_trained_on_two_hops_and_measured_on_four(tmp_path):
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(LONGER)
+    overrides = (
+        f"evaluation.benchmarks=[{{name: data, splits: [test]}}, {{name: {longer}}}]",
+        "evaluation.methods=[recursive_mas, recursive_text]",
+        "evaluation.rounds=[1, 2]",
+    )
+    assert run(tmp_path, TEAM, *overrides) == 0
+    rows = items_of(tmp_path, "team")
+    counts = {name: sum(row["benchmark"] == name for row in rows) for name in ("longer",)}
+    assert counts == {"longer": 3 * 4} and len(rows) == 4 * 4 + 3 * 4
+    assert {row["difficulty"] for row in rows if row["benchmark"] == "longer"} == {4}
+    assert all(row["gold"].isdigit() and len(row["gold"]) == 3 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_role_is_tuned_alone_on_its_own_part(tmp_path):
+    overrides = (
+        "data.evidence.role=planner",
+        "data.evidence.hops=4",
+        "evaluation.methods=[single_agents, answerer_full]",
+        "evaluation.rounds=[1]",
+    )
+    assert run(tmp_path, ALONE, *overrides) == 0
+    rows = items_of(tmp_path, "alone")
+    assert len(rows) == 2 * 4 and all(row["gold"].isalpha() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "words"),
+    [
+        (
+            TEAM,
+            ["data.evidence.asked=false"],
+            "evidence: planner: first must not have {question} with data.evidence.asked: false",
+        ),
+        (
+            TEAM,
+            ["data.evidence.role=solver"],
+            "evidence: planner: first must have columns that every row has, got {evidence_planner}",
+        ),
+        (
+            ALONE,
+            ["data.evidence.role=solver"],
+            "evidence_skill: planner: first must have columns that every row has, got "
+            "{evidence_planner}",
+        ),
+    ],
+)
+def test_prompts_that_do_not_fit_the_evidence_are_refused(tmp_path, capsys, text, overrides, words):
+    assert run(tmp_path, text, "evaluation.methods=[single_agents]", *overrides) == BAD_INPUT
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "team").exists() and not (tmp_path / "runs" / "alone").exists()
