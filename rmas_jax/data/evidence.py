@@ -25,15 +25,17 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 from rmas_jax.config import DataConfig, EvidenceConfig
-from rmas_jax.data.evidence_words import PERSONS, PLACES, SURNAMES
 from rmas_jax.data.examples import Example
 from rmas_jax.data.rows import BadRow
 
+WORDS = "evidence_words.yaml"
 VERSION = "1.0.0"  # of the items: words, sentences and draws
 PLANNER, SOLVER = ROLES = ("planner", "solver")
 SPLITS = ("train", "validation", "test")
@@ -229,7 +231,8 @@ def _entities(kind: str) -> Sequence[str]:
     if kind == "codes":
         parts = itertools.product(LETTERS, LETTERS, range(10, 100))
         return [f"{first}{second}{number}" for first, second, number in parts]
-    return {"persons": PERSONS, "words": PLACES, "names": SURNAMES}[kind]
+    lists = yaml.safe_load(resources.files("rmas_jax.data").joinpath(WORDS).read_text())
+    return lists[kind]
 
 
 def question_of(dials: EvidenceConfig, item: Item) -> str:

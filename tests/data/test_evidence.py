@@ -18,7 +18,10 @@ from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark
 ROLES = ("planner", "solver")
 CROSSINGS = ("words", "names", "numbers", "codes")
 # All words of the sentences but names of persons and places, and codes.
-FRAME = {*"What is the code of place where Go to then its keeper that in The room".split()}
+FRAME = {
+    *("What", "is", "the", "code", "of", "place", "where", "Go", "to", "then", "its", "keeper"),
+    *("that", "in", "The", "room"),
+}
 
 
 def made(rounds=4, roles=ROLES, seed=42, **dials):
@@ -177,11 +180,21 @@ def test_an_item_depends_on_seed_split_and_number_alone():
 
 
 def test_the_first_items_of_the_default_seed_are_these():
-    first = {split: of[0] for split, of in made().items()}
-    assert first["train"].question == ""
-    assert first["train"].fields == {}
-    assert first["test"].question == ""
-    assert made(hops=4, crossing="codes")["test"][0].question == ""
+    splits = made()
+    train, test = splits["train"][0], splits["test"][0]
+    assert train.question == "What is the code of the place where Ellen is?"
+    assert train.fields == {
+        "evidence_planner": "Ellen is in the hospital. Angela is in the hallway. "
+        "Stella is in the university. Marion is in the factory.",
+        "evidence_solver": "The code of the hallway is 964. The code of the university is 823. "
+        "The code of the hospital is 292. The code of the factory is 250.",
+    }
+    assert (train.answer, test.answer) == ("292", "174")
+    assert splits["validation"][0].texts == {"planner": ("forge",) * 4, "solver": ("830",) * 4}
+    longer = made(hops=4, crossing="codes", rounds=2)["test"][0]
+    assert longer.texts == {"planner": ("AG45", "DZ15"), "solver": ("Ella", "174")}
+    skill = made(hops=4, role="planner")["test"][0]
+    assert (skill.fields["message"], skill.answer) == ("Ivan", "warehouse")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +288,8 @@ def test_it_is_a_data_set_like_others(tmp_path):
     data = loaded(tmp_path, hops=4)
     assert data.sizes == {"train": 6, "validation": 4, "test": 5}
     assert data.text_roles == ROLES and not data.bad_rows
-    assert data.load("train") == made(hops=4, train=6, rounds=2)["train"]
+    stored = sorted(data.load("train"), key=lambda example: example.id)
+    assert stored == made(hops=4, train=6, rounds=2)["train"]
     assert len(data.load("test[:2]")) == 2
     # Other roles, rounds and dials are other data; the answerer always has a text.
     for other in (

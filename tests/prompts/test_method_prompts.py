@@ -98,7 +98,10 @@ def test_columns_of_the_answerers_prompt_are_in_its_own_problem_alone(tmp_path):
         ("layers: 3", "methods: layers must have one of left, agents, got 3"),
         ('layers: {left: {first: "{question}"}}', r"layers: left must have \['left', 'right'\]"),
         ("layers: {agents: 3}", "layers: left must have a text first, and may have system"),
-        ('layers: {agents: {first: "{texts}"}}', r"layers: left must have \['question'\]"),
+        (
+            'layers: {agents: {first: "{texts}"}}',
+            r"layers: left must have {question} or a column of the data",
+        ),
         (
             'layers: {agents: {first: "{question}", later: "{question} {text}"}}',
             r"layers: left must have \['left', 'right'\]",

@@ -105,8 +105,7 @@ def test_a_role_is_tuned_alone_on_its_own_part(tmp_path):
         (
             TEAM,
             ["data.evidence.role=solver"],
-            "evidence: planner: first must have columns that every row has, got "
-            "{evidence_planner}",
+            "evidence: planner: first must have columns that every row has, got {evidence_planner}",
         ),
         (
             ALONE,
@@ -116,9 +115,7 @@ def test_a_role_is_tuned_alone_on_its_own_part(tmp_path):
         ),
     ],
 )
-def test_prompts_that_do_not_fit_the_evidence_are_refused(
-    tmp_path, capsys, text, overrides, words
-):
+def test_prompts_that_do_not_fit_the_evidence_are_refused(tmp_path, capsys, text, overrides, words):
     assert run(tmp_path, text, "evaluation.methods=[single_agents]", *overrides) == BAD_INPUT
     assert words in capsys.readouterr().err
     assert not (tmp_path / "runs" / "team").exists() and not (tmp_path / "runs" / "alone").exists()

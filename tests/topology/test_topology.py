@@ -159,7 +159,9 @@ def test_a_file_that_is_wrong_is_named(write, changes, words):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(TopologyError, match=r"topology must be .*mixture, sequential, got 'ring'"):
+    with pytest.raises(
+        TopologyError, match=r"topology must be .*mixture, pair, sequential, got 'ring'"
+    ):
         load_topology("ring")
     path = tmp_path / "broken.yaml"
     path.write_text("name: [")
