@@ -35,6 +35,7 @@ from rmas_jax.models import load_tokenizer
 EMBEDDED = Path(__file__).parents[1] / "rmas_jax/assets/embedded"
 SKILL = Skill(
     role="planner",
+    trained="all weights",
     source="a.gguf",
     sha256={"a.gguf": "0" * 64},
     licence="free",
@@ -68,7 +69,7 @@ def test_the_run_is_of_the_role_alone():
     dials = config.data.evidence
     assert (dials.role, dials.pairs, dials.crossing) == ("solver", 3, "codes")
     [entry] = config.tuning
-    assert (entry.kind, entry.steps, entry.batch_size) == ("full", 7, 16)
+    assert (entry.kind, entry.steps, entry.batch_size) == ("lora", 7, 16)
     assert config.evaluation.benchmarks[0].splits == ("validation",)
     assert config.runtime.dtype == "float32"
     assert config.system.chat_templates is None
@@ -116,6 +117,7 @@ def test_a_card_tells_the_source_the_numbers_and_what_is_wrong():
         "3.5 GiB",
         "[LICENSE](LICENSE)",
         "modified version",
+        "| what was changed | all weights, in float32",
         "'barn', wanted 'inn'",
         "It does its part",
     ):

@@ -47,6 +47,7 @@ class Skill:
     """A finished tuning of one role's agent on its own part."""
 
     role: str
+    trained: str  # what was changed, in words
     source: str  # name of the file or folder that it was tuned from, or a hub id
     sha256: Mapping[str, str]  # weight file of the source -> its digest
     licence: str  # of the source, in words
@@ -118,11 +119,12 @@ def card(skill: Skill, notices: Sequence[str]) -> str:
     rows = {
         "tuned from": f"{skill.source} (SHA-256: {digests or 'not local'})",
         "licence of the source": skill.licence,
-        "what was changed": "all weights, by full fine-tuning in float32; the tokenizer is the "
-        f"source's, the chat template: {skill.chat_template}",
+        "what was changed": f"{skill.trained}, in float32; the tokenizer is the source's, "
+        f"the chat template: {skill.chat_template}",
         "data": f"split-evidence, its skill set of one role: {dials}; seed {skill.data_seed}",
         "tuning": f"{skill.steps} steps of {skill.batch_size} rows, AdamW, learning rate "
-        f"{skill.learning_rate:g}, {skill.schedule}, seed {skill.seed}",
+        f"{skill.learning_rate:g}, {skill.schedule}, seed {skill.seed}; of its checkpoints, the "
+        "one of lowest validation loss",
         "time": f"{skill.seconds:.0f} s, {skill.seconds_per_step:.2f} s a step; "
         f"{skill.peak_gib:.1f} GiB at most",
         "validation, exact text": str(skill.tuned),

@@ -3,9 +3,11 @@
     python -m experiments.real_agents.skills --role planner --out runs/real_agents/skills/planner \\
         --model ~/.cache/rmas_jax/real_agents/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-All weights are trained, in float32, on rows of this role alone: its evidence, the question and the
-message that it would receive, and as the answer its own text. The agent is then measured on the
-validation split, beside the one that was downloaded. Test questions are not read.
+Linear layers are trained by low-rank updates, which are merged (--kind full: all weights), on rows
+of this role alone: its evidence, the question and the message that it would receive, and as the
+answer its own text. Of the checkpoints, the one of lowest validation loss counts. It is measured on
+the validation split, whose persons, places and codes are others than those of training, beside the
+agent that was downloaded. Test questions are not read.
 
     OUT/tuning   the run: curves, results, report; the same command resumes it
     OUT/model    the agent, with a card: a Hugging Face folder, for `system.agents` of a team
@@ -48,9 +50,14 @@ from rmas_jax.runs.tuned_model import save_tuned_model
 
 CONFIG = Path(__file__).parents[1] / "configs/real_agents/skill.yaml"
 ROLES = ("planner", "solver")
-METHOD = "answerer_full"
+KINDS = ("lora", "full")
 MODEL, RECORD, README = "model", "skill.json", "README.md"
 TOO_WEAK = 1  # exit code
+TRAINED = {  # kind -> what it changes, for the card
+    "lora": "matrices of linear layers, by merged low-rank updates (rank {rank}, alpha {alpha:g}); "
+    "embeddings and norms are unchanged",
+    "full": "all weights",
+}
 TOKENS_OF_AN_ENTITY, TOKENS_OF_A_PAIR = 16, 12  # at most, in any of the vocabularies
 
 
@@ -60,6 +67,12 @@ def parser() -> Parser:
     out.add_argument("--role", required=True, choices=ROLES, help="whose part it learns")
     out.add_argument("--model", required=True, help="a GGUF file, a directory or a hub id")
     out.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this skill")
+    out.add_argument(
+        "--kind",
+        choices=KINDS,
+        default=KINDS[0],
+        help="low-rank updates, or all weights, with a tenth of the learning rate (%(default)s)",
+    )
     out.add_argument("--steps", type=int, help="of tuning")
     out.add_argument("--batch", type=int, help="rows of a step")
     out.add_argument("--learning-rate", type=float, help="the largest one")
@@ -93,6 +106,8 @@ def configuration(args: argparse.Namespace) -> RunConfig:
       CheckpointError: the model has no usable tokenizer.
     """
     named = {
+        "tuning.0.kind": args.kind,
+        "evaluation.methods": f"[single_agents, answerer_{args.kind}]",
         "tuning.0.steps": args.steps,
         "tuning.0.batch_size": args.batch,
         "tuning.0.learning_rate": args.learning_rate,
@@ -141,13 +156,16 @@ def skill_of(finished: FinishedRun) -> Skill:
     [(role, source)], [entry] = config.system.agents.items(), config.tuning
     dials = config.data.evidence
     assert dials is not None and entry.steps is not None and entry.batch_size is not None
-    own = [item for item in measured.items if item["method"] == METHOD]
-    before = [item for item in measured.items if item["method"] != METHOD]
-    rows: Sequence[Mapping[str, Any]] = [row for row in measured.metrics if row["series"] == METHOD]
+    own = [item for item in measured.items if item["method"] == entry.name]
+    before = [item for item in measured.items if item["method"] != entry.name]
+    rows: Sequence[Mapping[str, Any]] = [
+        row for row in measured.metrics if row["series"] == entry.name
+    ]
     speeds = [row["items_per_second"] for row in rows if "items_per_second" in row]
     digests, seconds = weight_digests(Path(source)), measured.timings[TUNING]
     return Skill(
         role=role,
+        trained=TRAINED[entry.kind].format(rank=entry.rank, alpha=entry.alpha),
         source=Path(source).name if Path(source).exists() else source,
         sha256=digests,
         licence=licence_of(digests, [*notices_beside(Path(source))]),
@@ -169,7 +187,7 @@ def skill_of(finished: FinishedRun) -> Skill:
         tuned=share_of(own),
         downloaded=share_of(before),
         wrong=[(i["question"], i["text"], i["gold"]) for i in own if not is_exact(i)][:SHOWN],
-        adapter_sha256=file_digest(finished.files.adapter(METHOD)),
+        adapter_sha256=file_digest(finished.files.adapter(entry.name)),
     )
 
 
@@ -188,7 +206,7 @@ def save(skill: Skill, finished: FinishedRun, path: Path) -> None:
         RECORD: record,
         **notices,
     }
-    save_tuned_model(finished.files.root, METHOD, path, files=files)
+    save_tuned_model(finished.files.root, finished.config.tuning[0].name, path, files=files)
 
 
 def tune(args: argparse.Namespace) -> int:
