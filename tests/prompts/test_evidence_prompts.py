@@ -114,8 +114,8 @@ def test_published_tokenizers_read_both_alike_and_prompts_are_short(model, tmp_p
     template = None if model == "smollm2" else load_chat_template("plain", option="template")
     tokenizer = load_tokenizer(path, chat_template=template)
     for crossing in ("words", "names", "numbers", "codes"):
-        assert_alike(tokenizer, "evidence", items(20, hops=4, crossing=crossing))
-        assert_alike(tokenizer, "evidence_blind", items(20, asked=False, crossing=crossing))
+        assert_alike(tokenizer, "evidence", items(5, hops=4, crossing=crossing))
+        assert_alike(tokenizer, "evidence_blind", items(5, asked=False, crossing=crossing))
     planner = load_prompts("evidence", PAIR.edges)["planner"]
     lengths = [len(read_by_the_team(tokenizer, planner, i, "planner", 0)) for i in items(200)]
     assert np.mean(lengths) < 60
