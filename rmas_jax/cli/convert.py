@@ -1,4 +1,7 @@
-"""Converts links between the released PyTorch layout and ours, without running pickles."""
+"""Converts links between the released PyTorch layout and ours, without running pickles.
+
+The tuned answerer of a run becomes a model.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,21 @@ from rmas_jax.links import INNER, VARIANTS
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.stored import as_float32
 from rmas_jax.run_files import RunFiles
+from rmas_jax.runs.tuned_model import run_of_adapter, save_tuned_model
 
 SUFFIXES = (".pt", SAFETENSORS)
 DESCRIPTION = """\
 Convert links SRC between the released PyTorch layout and that of rmas_jax, write them to DST and
-list them. SRC and DST determine the conversion:
+list them; or write a tuned answerer as a model. SRC and DST determine the conversion:
 
   one link         SRC and DST are state dicts, .pt or .safetensors
   from a release   SRC is the directory or hub id of the outer links, --role names the source of
                    each inner link, DST is a .safetensors file (system.links of a run)
   to a release     SRC is a .safetensors file of a run, DST is a directory: it gets a folder for
                    each role and outer/
+  to a model       SRC is an adapter of a run, RUN/tuned/answerer_full.safetensors or
+                   answerer_lora, DST is a new directory: it gets the tuned answerer as a
+                   Hugging Face checkpoint, merged weights, tokenizer and chat template
 
 Neither direction runs a pickle or needs torch.
 """
@@ -47,6 +54,7 @@ rmas convert RecursiveMAS/Distillation-Outerlinks links.safetensors \\
     --role expert=RecursiveMAS/Distillation-Expert-Qwen3.5-9B \\
     --role learner=RecursiveMAS/Distillation-Learner-Qwen3.5-4B --task-type math
 rmas convert runs/mine/{RunFiles.trained_links} released/
+rmas convert runs/mine/{RunFiles.tuned}/answerer_full.safetensors my-model/
 """
 
 
@@ -77,10 +85,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Converts links according to the options, and prints them.
+    """Converts links according to the options, and prints them; or a tuned answerer.
 
     Raises:
-      CheckpointError, OSError: unusable files or options.
+      InputError, OSError: unusable files or options.
     """
     src, dst = options.src, Path(options.dst)
     is_file = dst.suffix in SUFFIXES
@@ -112,6 +120,9 @@ def convert(options: argparse.Namespace) -> None:
         raise CheckpointError(
             f"SRC must be a file, or a release with --role for each role, got the directory {src}"
         )
+    elif not is_file and (run := run_of_adapter(src)) is not None:
+        save_tuned_model(run, Path(src).stem, dst)
+        print(f"model {dst}")
     elif not is_file:
         links = read_links(src, inner_variant=options.inner_link)
         write_released_links(dst, links)

@@ -1,10 +1,11 @@
-"""Atomic writes, and appending. Errors name the file."""
+"""Atomic writes of files and folders, and appending. Errors name the file."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,33 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         except OSError:
             half.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, error: type[InputError]) -> Iterator[Path]:
+    """Yields a folder to fill, which appears at `path` once its context ends.
+
+    Atomic: a reader, or a killed process, sees either nothing or the whole folder. Only one process
+    may write at a time.
+
+    Raises:
+      error: there is something at the path already; its content stays.
+      OSError: the disk is full, read-only, ...; nothing is left.
+    """
+    if os.path.lexists(path):
+        raise error(f"{path}: must not exist yet, got a file or folder; name another, or delete it")
+    half = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(half, ignore_errors=True)  # of a killed process
+    half.mkdir(parents=True)
+    try:
+        yield half
+        for file in filter(Path.is_file, half.rglob("*")):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        os.rename(half, path)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
 
 
 def append(path: Path, content: str | bytes) -> None:

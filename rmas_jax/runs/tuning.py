@@ -14,9 +14,11 @@ from rmas_jax.host.processes import broadcast_from_first, on_all
 from rmas_jax.interop.adapter_files import load_adapter, save_adapter
 from rmas_jax.links import count_parameters
 from rmas_jax.models import CheckpointError
+from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.resolve import Resolved
 from rmas_jax.runs.resources import answering_agent
 from rmas_jax.sharding import to_host
+from rmas_jax.team import Team
 from rmas_jax.training.curves import Curves
 from rmas_jax.training.hooks import Hook
 from rmas_jax.training.phases.loop import run_steps
@@ -71,7 +73,7 @@ def tuned_answerers(resolved: Resolved) -> dict[str, Tuned]:
     team = resolved.team
     agent = team.agents[team.system.topology.answerer]
     adapters = {
-        entry.name: on_all(functools.partial(own_adapter, resolved, entry))
+        entry.name: on_all(functools.partial(own_adapter, resolved.files, team, entry))
         for entry in resolved.config.tuning
         if entry.name in resolved.methods
     }
@@ -84,10 +86,13 @@ def tuned_answerers(resolved: Resolved) -> dict[str, Tuned]:
     }
 
 
-def own_adapter(resolved: Resolved, entry: TuningConfig) -> Adapter:
-    """The adapter that a run has trained for an entry, on the host; raises as `tuned_answerers`."""
-    path = resolved.files.adapter(entry.name)
+def own_adapter(files: RunFiles, team: Team, entry: TuningConfig) -> Adapter:
+    """The adapter that a run has trained for an entry, on the host; raises as `tuned_answerers`.
+
+    `team` may be abstract.
+    """
+    path = files.adapter(entry.name)
     try:
-        return load_adapter(path, abstract_adapter(resolved.team, entry))
+        return load_adapter(path, abstract_adapter(team, entry))
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {WAY_OUT}") from None

@@ -12,7 +12,7 @@ import pytest
 
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.host import atomic
-from rmas_jax.host.atomic import append, write_atomic
+from rmas_jax.host.atomic import append, new_folder, write_atomic
 from rmas_jax.host.errors import InputError, describe
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.links import Links
@@ -140,3 +140,27 @@ def test_an_identity_that_is_no_json_is_said_with_its_path(folder):
         folder(),
     ):
         pass
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "above" / "folder"
+
+    def fill(*, fails):
+        with new_folder(path, error=ConfigError) as half:
+            (half / "inside").mkdir()
+            (half / "inside" / "file").write_text("whole")
+            assert not path.exists() and half.parent == path.parent
+            if fails:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(fails=True)
+    assert not [*path.parent.iterdir()]
+    half = path.with_name("folder.partial")  # of a process that was killed
+    half.mkdir()
+    (half / "old").write_text("half")
+    fill(fails=False)
+    assert [p.name for p in path.parent.iterdir()] == ["folder"]
+    assert sorted(p.name for p in path.rglob("*")) == ["file", "inside"]
+    with pytest.raises(ConfigError, match=r"folder: must not exist yet"):
+        fill(fails=False)
