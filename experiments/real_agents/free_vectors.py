@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,32 +103,29 @@ def message_vectors(team: Team, asked: Questions, count: int) -> jax.Array:
     )
 
 
-def fit(
-    team: Team, asked: Questions, count: int, *, steps: int, kept: int, rate: float, seed: int
-) -> tuple[float, float]:
-    """Fits M vectors for each item; returns the accuracies before and after, on the held-out draws.
+def fitted_vectors(
+    team: Team,
+    asked: Questions,
+    count: int,
+    *,
+    steps: int,
+    draws: Sequence[int],
+    rate: float,
+    seed: int,
+) -> jax.Array:
+    """M vectors [items, M, D] for each item, fitted to its questions under some draws.
 
     Args:
       team: with M latent steps.
-      asked: the questions; the last draws of the codes are held out.
+      asked: the questions.
       count: M.
       steps: of Adam, each on one draw of the codes, about all persons.
-      kept: draws to fit.
+      draws: numbers of those to fit.
       rate: the largest step, in units of the vectors' rms.
       seed: of the order of draws.
     """
-    items, draws, persons = asked.shape
     agent = team.agents[evidence.SOLVER].in_training()
-    encoded = encode_examples(team, asked.examples)
-    widths = encoded.widths(np.arange(len(encoded)))
-    rows = np.arange(len(encoded)).reshape(items, draws, persons)
-
-    def batch(draw: int) -> TrainingData:
-        return encoded.batch(rows[:, draw].ravel(), widths)
-
-    def of_rows(vectors: jax.Array) -> jax.Array:
-        return jnp.repeat(vectors, persons, axis=0)
-
+    batches = _batches(team, asked)
     vectors = message_vectors(team, asked, count)
     rms = float(jnp.sqrt(jnp.mean(vectors**2)))
     optimizer = optax.adam(optax.cosine_decay_schedule(rate * rms, steps))
@@ -136,25 +133,38 @@ def fit(
     @jax.jit
     def step(agent: Agent, vectors: jax.Array, state: Any, batch: TrainingData) -> Any:
         def loss_of(vectors: jax.Array) -> jax.Array:  # items do not share a vector
-            return scores(agent, of_rows(vectors), batch).loss.sum()
+            return scores(agent, _by_row(vectors, batch), batch).loss.sum()
 
         loss, gradient = jax.value_and_grad(loss_of)(vectors)
         updates, state = optimizer.update(gradient, state)
-        return optax.apply_updates(vectors, updates), state, loss / (items * persons)
+        return optax.apply_updates(vectors, updates), state, loss / len(batch)
 
-    judge = jax.jit(lambda agent, vectors, batch: scores(agent, of_rows(vectors), batch))
-
-    def accuracy(vectors: jax.Array) -> float:
-        held = [judge(agent, vectors, batch(draw)).exact_match for draw in range(kept, draws)]
-        return float(np.mean([np.asarray(of) for of in held]))
-
-    before, state = accuracy(vectors), optimizer.init(vectors)
-    order = np.random.default_rng(seed).integers(kept, size=steps)
-    bar = tqdm(order, desc=f"M = {count}")
+    state = optimizer.init(vectors)
+    bar = tqdm(np.random.default_rng(seed).choice(draws, size=steps), desc=f"M = {count}")
     for draw in bar:
-        vectors, state, loss = step(agent, vectors, state, batch(int(draw)))
+        vectors, state, loss = step(agent, vectors, state, batches[int(draw)])
         bar.set_postfix(loss=f"{float(loss):.3f}")
-    return before, accuracy(vectors)
+    return vectors
+
+
+def accuracy(team: Team, asked: Questions, vectors: jax.Array, draws: Iterable[int]) -> float:
+    """The share of exact answers with vectors [items, M, D], under some draws of the codes."""
+    agent, batches = team.agents[evidence.SOLVER], _batches(team, asked)
+    judge = jax.jit(lambda agent, vectors, batch: scores(agent, _by_row(vectors, batch), batch))
+    return float(np.mean([judge(agent, vectors, batches[draw]).exact_match for draw in draws]))
+
+
+def _batches(team: Team, asked: Questions) -> list[TrainingData]:
+    """The questions of all items, by draw of the codes; all of one shape."""
+    encoded = encode_examples(team, asked.examples)
+    widths = encoded.widths(np.arange(len(encoded)))
+    rows = np.arange(len(encoded)).reshape(asked.shape)
+    return [encoded.batch(rows[:, draw].ravel(), widths) for draw in range(asked.shape[1])]
+
+
+def _by_row(vectors: jax.Array, batch: TrainingData) -> jax.Array:
+    """Vectors of items [items, M, D] for each row of a batch, whose rows go item by item."""
+    return jnp.repeat(vectors, len(batch) // len(vectors), axis=0)
 
 
 def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -162,11 +172,21 @@ def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]
     dials = config.data.evidence
     assert dials is not None  # the configuration of the capacity curve has them
     asked = questions(dials, seed=args.seed, items=args.items, draws=args.draws)
+    fitted, held = np.split(np.arange(args.draws), [args.draws - args.held_out])
     rows = []
     for count in args.steps:
         team = load_team(with_steps(config, count).system)
-        sizes = {"steps": args.optimizer_steps, "kept": args.draws - args.held_out}
-        before, after = fit(team, asked, count, rate=args.rate, seed=args.seed, **sizes)
+        before = accuracy(team, asked, message_vectors(team, asked, count), held)
+        vectors = fitted_vectors(
+            team,
+            asked,
+            count,
+            steps=args.optimizer_steps,
+            draws=fitted,
+            rate=args.rate,
+            seed=args.seed,
+        )
+        after = accuracy(team, asked, vectors, held)
         n = args.items * args.held_out * dials.pairs
         rows.append(
             {

@@ -1,0 +1,91 @@
+"""The capacity study: its page, and the questions and vectors of its bound."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from made_runs import items_of, result_row
+
+from experiments.real_agents import free_vectors
+from experiments.real_agents.capacity import CONFIG, figure, page, variant, verdict
+from rmas_jax.config import EvidenceConfig, load_config
+from rmas_jax.evaluation.methods import ALIGNED, LATENT, NO_LATENTS, TRUNCATED
+from rmas_jax.reporting.results import Results
+
+AGENTS = "system.agents={planner: embedded/planner, solver: embedded/solver}"
+
+
+def results(trained, *, aligned=100, cut=104):
+    """Of 200 questions, as many right ones by method."""
+    counts = {LATENT: trained, ALIGNED: aligned, TRUNCATED: cut, NO_LATENTS: 50}
+    rows = [result_row(method, 1, "test", 0, count) for method, count in counts.items()]
+    return Results(rows, [item for row in rows for item in items_of(row)])
+
+
+def test_the_goal_is_met_ten_points_above_both_others_and_not_below():
+    assert "is met" in verdict({4: results(130)})
+    assert "is missed" in verdict({4: results(123)})  # 9.5 points above cut text
+    assert "is missed" in verdict({4: results(130, aligned=115)})
+    assert "not measured" in verdict({8: results(130)})
+
+
+def test_the_page_has_a_line_for_each_m():
+    text = page({1: results(60), 4: results(130)}, {})
+    assert re.search(r"^\| 1 \| 30\.0 \[.*\| -20\.0 \[", text, re.M)  # trained, over aligned
+    assert re.search(r"^\| 4 \| 65\.0 \[.*\| \+15\.0 \[.*\| \+13\.0 \[", text, re.M)
+    drawn = figure({1: results(60), 4: results(130)}).axes[0]
+    assert [tick.get_text() for tick in drawn.get_xticklabels()] == ["1", "4"]
+
+
+def test_runs_differ_in_m_and_seed_alone():
+    config = load_config(CONFIG, [AGENTS])
+    one, other = variant(config, 4, 0), variant(config, 8, 1)
+    assert (one.name, other.name) == ("capacity-4-0", "capacity-8-1")
+    assert one.system.latent_steps == 4 and other.system.latent_steps == 8
+    assert one.outer == other.outer and one.data == other.data
+
+
+def test_every_person_of_an_item_is_asked_about_under_each_draw_of_the_codes():
+    dials = EvidenceConfig(asked=False, pairs=3)
+    asked = free_vectors.questions(dials, seed=0, items=2, draws=4)
+    assert asked.shape == (2, 4, 3) and len(asked.examples) == 24
+    codes = set()
+    for example in asked.examples:
+        where = dict(re.findall(r"(\w+) is in (the \w+)\.", example.fields["evidence_planner"]))
+        known = dict(re.findall(r"code of (the \w+) is (\d+)\.", example.fields["evidence_solver"]))
+        (person,) = re.findall(r"where (\w+) is", example.question)
+        assert known[where[person]] == example.answer
+        codes.add((example.id, person, example.answer))
+    assert len(codes) == 24  # no draw repeats a code
+
+
+def test_vectors_are_fitted_and_written(tmp_path):
+    arguments = ["--out", str(tmp_path), "--steps", "1", "3", "--items", "2", "--draws", "3"]
+    arguments += ["--held-out", "1", "--optimizer-steps", "2", "--set", AGENTS]
+    assert free_vectors.main([*arguments, "--set", "data.evidence.pairs=2"]) == 0
+    report = json.loads((tmp_path / free_vectors.RESULTS).read_text())
+    assert [row["latent_steps"] for row in report["rows"]] == [1, 3]
+    for row in report["rows"]:
+        assert row["n"] == 4 and 0 <= row["accuracy"] <= 1
+    assert report["settings"]["held_out"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_fit_lowers_the_loss_of_its_own_questions(count):
+    """Vectors that are fitted long enough make the embedded solver write the codes."""
+    config = load_config(CONFIG, [AGENTS, "data.evidence.pairs=2"])
+    dials = config.data.evidence
+    asked = free_vectors.questions(dials, seed=0, items=1, draws=2)
+    team = free_vectors.load_team(free_vectors.with_steps(config, count).system)
+    encoded = free_vectors.encode_examples(team, asked.examples[2:])
+    agent = team.agents["solver"]
+    before = free_vectors.message_vectors(team, asked, count)
+    assert before.shape == (1, count, agent.width)
+
+    def loss(vectors):
+        rows = np.repeat(np.asarray(vectors), 2, axis=0)
+        return float(free_vectors.scores(agent, rows, encoded.batch()).loss.mean())
+
+    fitted = free_vectors.fitted_vectors(team, asked, count, steps=60, draws=(1,), rate=0.3, seed=0)
+    assert loss(fitted) < 0.7 * loss(before)
