@@ -10,6 +10,7 @@ from experiments.benchmarks.sharing import Contest
 from rmas_jax.evaluation.methods import LATENT
 
 
+@pytest.mark.slow  # tests/evaluation/test_shared.py: ragged questions compile nothing more
 def test_an_evaluation_of_ragged_questions_compiles_once_and_counts_all_batches(tmp_path, capsys):
     sizes = {"items": 7, "batch": 3, "rounds": 2, "latent-steps": 3, "tokens": 4, "repeats": 1}
     options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]

@@ -82,6 +82,7 @@ def test_each_benchmark_has_a_row_by_its_own_grader_and_metric(finished):
     assert rows["AIME-2025"]["tokens_per_item"] > 2 * rows["MATH-500"]["tokens_per_item"]
 
 
+@pytest.mark.slow
 def test_the_report_has_every_benchmark_and_answer(finished):
     report = (finished / "report.md").read_text()
     assert "pass@10" in report and all(name in report for name in NINE)

@@ -104,6 +104,6 @@ def test_a_run_reports_it_when_asked(tmp_path, is_asked):
     )
     texts = load_team_texts(config.system)
     dataset = find_data(config, texts.topology, tmp_path, columns=())
-    (benchmark,) = load_benchmarks(config, methods, chosen, texts, dataset, tmp_path)
+    (benchmark,) = load_benchmarks(config, methods, chosen, texts, dataset, tmp_path, columns=())
     verdict = benchmark.grader(r"\boxed{1.2}", benchmark.splits["test"][0])
     assert not verdict.correct and verdict.scores == ({"legacy": 1.0} if is_asked else {})
