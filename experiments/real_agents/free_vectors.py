@@ -140,7 +140,7 @@ def fitted_vectors(
         return optax.apply_updates(vectors, updates), state, loss / len(batch)
 
     state = optimizer.init(vectors)
-    bar = tqdm(np.random.default_rng(seed).choice(draws, size=steps), desc=f"M = {count}")
+    bar = tqdm(np.random.default_rng(seed).choice(list(draws), size=steps), desc=f"M = {count}")
     for draw in bar:
         vectors, state, loss = step(agent, vectors, state, batches[int(draw)])
         bar.set_postfix(loss=f"{float(loss):.3f}")
@@ -172,7 +172,8 @@ def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]
     dials = config.data.evidence
     assert dials is not None  # the configuration of the capacity curve has them
     asked = questions(dials, seed=args.seed, items=args.items, draws=args.draws)
-    fitted, held = np.split(np.arange(args.draws), [args.draws - args.held_out])
+    first_held = args.draws - args.held_out
+    fitted, held = range(first_held), range(first_held, args.draws)
     rows = []
     for count in args.steps:
         team = load_team(with_steps(config, count).system)
