@@ -210,6 +210,8 @@ def controls_table(audits: Mapping[int, Sequence[AuditRecord]]) -> Table:
             row["method"] for records in audits.values() for of in records for row in of.rows
         )
     )
+    # Draws of other items are other.0, other.1, ...
+    meanings = [f"{name}: {MEANINGS[name.partition('.')[0]]}" for name in names]
     lines = []
     for count, records in audits.items():
         items = [item for record in records for item in record.items]
@@ -222,7 +224,7 @@ def controls_table(audits: Mapping[int, Sequence[AuditRecord]]) -> Table:
         ("M", *names),
         tuple(lines),
         text_columns=0,
-        note="; ".join(f"{name.split('@')[0]}: {MEANINGS.get(name, name)}" for name in names) + ".",
+        note=f"{'; '.join(meanings)}.",
     )
 
 
