@@ -60,6 +60,12 @@ def test_every_person_of_an_item_is_asked_about_under_each_draw_of_the_codes():
     assert len(codes) == 24  # no draw repeats a code
 
 
+def test_draws_must_be_left_to_fit(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        free_vectors.main(["--out", str(tmp_path), "--draws", "2", "--held-out", "2"])
+    assert "--held-out must be at least 1 and below --draws (2), got 2" in capsys.readouterr().err
+
+
 def test_vectors_are_fitted_and_written(tmp_path):
     arguments = ["--out", str(tmp_path), "--steps", "1", "3", "--items", "2", "--draws", "3"]
     arguments += ["--held-out", "1", "--optimizer-steps", "2", "--set", AGENTS]

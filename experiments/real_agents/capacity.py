@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def measured(config: RunConfig, *, report_only: bool) -> Run:
 
 
 def write(found: Mapping[int, Sequence[Run]], out: Path) -> None:
-    """Writes the page of all M, and its figure."""
+    """Writes the rows of all M, the page and its figure."""
     pooled = {
         count: Results(
             [row for of_run in runs for row in of_run.results],
@@ -113,6 +114,10 @@ def write(found: Mapping[int, Sequence[Run]], out: Path) -> None:
         for count, runs in found.items()
         if all(RunFiles(of_run.directory).audit.exists() for of_run in runs)
     }
+    rows = {
+        count: [row for of_run in runs for row in of_run.results] for count, runs in found.items()
+    }
+    write_atomic(RunFiles(out).results, json.dumps(rows, indent=1) + "\n")
     write_atomic(out / "README.md", page(pooled, audits))
     print(f"page: {out / 'README.md'}")
 

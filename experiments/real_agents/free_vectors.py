@@ -29,12 +29,13 @@ from experiments.real_agents.capacity import CONFIG, with_steps
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_prefix
 from rmas_jax.cli.run import exit_code
-from rmas_jax.config import EvidenceConfig, RunConfig, load_config
+from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
 from rmas_jax.data import evidence
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST
 from rmas_jax.rounds.stages import prompt_input
@@ -53,7 +54,7 @@ class Questions(NamedTuple):
 
 
 def questions(dials: EvidenceConfig, *, seed: int, items: int, draws: int) -> Questions:
-    """Questions about every person of the first validation items, under each draw of the codes."""
+    """Questions about every person of items of validation entities, for each draw of the codes."""
     found = []
     for number in range(items):
         rng = np.random.default_rng([seed, number])
@@ -219,8 +220,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=default, help=what)
     parser.add_argument("--rate", type=float, default=0.1, help="in units of the vectors' rms")
     args = parser.parse_args(arguments)
+    if not 0 < args.held_out < args.draws:
+        parser.error(
+            f"--held-out must be at least 1 and below --draws ({args.draws}), got {args.held_out}"
+        )
 
     def work() -> None:
+        check_output_folder(args.out, option="--out", error=ConfigError)
         rows = measure(load_config(args.config, args.set), args)
         settings = {name: value for name, value in vars(args).items() if name not in ("out", "set")}
         args.out.mkdir(parents=True, exist_ok=True)
