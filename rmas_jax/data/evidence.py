@@ -61,7 +61,7 @@ class Fact(NamedTuple):
 class Item(NamedTuple):
     """Chains of facts, and the sentences of each role."""
 
-    layers: tuple[tuple[str, ...], ...]  # [hops + 1][pairs] entities; the first chain is asked
+    layers: tuple[tuple[str, ...], ...]  # hops + 1 rows, a column per pair; the first is asked
     evidence: Mapping[str, str]  # by role
     # Of the planner's facts in the order of its evidence: a person and its place.
     pairs: tuple[tuple[str, str], ...]
