@@ -9,7 +9,6 @@ import numpy as np
 
 from rmas_jax.config import ConfigError
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.methods import SHUFFLED
 from rmas_jax.prompts import declared_width
 
 ORDER_SEED = 0  # of the order of items of like length
@@ -27,24 +26,28 @@ def running_order(items: Sequence[Example], columns: Collection[str] = ()) -> np
 
     The longest questions come first, so that a lack of memory shows at once; those columns count
     that prompts have. Lengths are classes of characters, because the agents have different
-    tokenizers. The order inside a class is random, for the shuffled control, and the same every
+    tokenizers. The order inside a class is random, for shuffled controls, and the same every
     time.
     """
-    read = {"question", *columns}
 
     def length(item: Example) -> int:
-        return sum(len(text) for name, text in item.inputs.items() if name in read)
+        return sum(map(len, _read(item, columns).values()))
 
     order = np.random.default_rng(ORDER_SEED).permutation(len(items))
     width = np.array([declared_width(length(items[place])) for place in order], int)
     return order[np.argsort(-width, kind="stable")]
 
 
+def _read(item: Example, columns: Collection[str]) -> dict[str, str]:
+    """The texts of an item that prompts have."""
+    return {name: text for name, text in item.inputs.items() if name in {"question", *columns}}
+
+
 def batches(order: np.ndarray, size: int) -> Iterator[Batch]:
     """The batches of items in running order [N], each of `size` rows.
 
-    The item before a batch's first one fills up an incomplete batch: the shuffled control gives the
-    first row the thoughts of the last, so every item still gets another's.
+    The item before a batch's first one fills up an incomplete batch: shuffled controls give the
+    first row what the last has sent, so every item still gets another's.
     """
     for start in range(0, len(order), size):
         kept = min(size, len(order) - start)
@@ -58,23 +61,28 @@ def check_neighbours(
     splits: Mapping[str, Sequence[Example]],
     batch_size: int,
     columns: Collection[str] = (),
+    *,
+    control: str,
 ) -> None:
-    """Checks that the shuffled control gives every item the thoughts of another question.
+    """Checks that a shuffled control gives every item what was sent for another one.
 
-    `columns` are those of prompts, as in `running_order`.
+    Items are alike if their questions are, and the columns of prompts.
+
+    `columns` are those of prompts, as in `running_order`; `control` is the method's name.
 
     Raises:
-      ConfigError: batches of one item, or the same question in adjacent items.
+      ConfigError: batches of one item, or adjacent items that are alike.
     """
     if batch_size < 2:
-        raise ConfigError(f"evaluation.batch_size={batch_size}: {SHUFFLED} needs at least 2")
+        raise ConfigError(f"evaluation.batch_size={batch_size}: {control} needs at least 2")
     for split, items in splits.items():
         for rows, kept in batches(running_order(items, columns), batch_size):
-            questions = [items[row].question for row in rows]
+            read = [_read(items[row], columns) for row in rows]
             for i in range(kept):
-                if questions[i] == questions[i - 1]:
+                if read[i] == read[i - 1]:
+                    question = items[rows[i]].question
                     raise ConfigError(
-                        f"evaluation.benchmarks: {name}: {split}: {SHUFFLED} would give an "
-                        f"item thoughts about its own question, {questions[i]!r}; leave repeated "
-                        "questions out, or the control (evaluation.methods)"
+                        f"evaluation.benchmarks: {name}: {split}: {control} would give an item a "
+                        f"message about its own question, {question!r}; leave repeated questions "
+                        "out, or the control (evaluation.methods)"
                     )

@@ -361,6 +361,7 @@ def check_items(benchmark: LoadedBenchmark, *, methods: Sequence[str], batch_siz
                 f"evaluation.benchmarks: {benchmark.name}: {split}: ids of items must be distinct, "
                 f"got {shown(twice[0])} more than once"
             )
-    if any(METHODS[name].is_shuffled for name in methods if name in METHODS):
+    controls = (name for name in methods if name in METHODS and METHODS[name].is_shuffled)
+    if control := next(controls, None):
         columns = benchmark.prompt_columns
-        check_neighbours(benchmark.name, benchmark.splits, batch_size, columns)
+        check_neighbours(benchmark.name, benchmark.splits, batch_size, columns, control=control)

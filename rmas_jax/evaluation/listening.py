@@ -201,6 +201,7 @@ def in_text(answerer: Answerer, prompts: Prompts) -> Listened:
         max_tokens=max_tokens,
         schedule=schedule,
         prefixes=read_prefixes(answerer, prompts, (stage.role for stage in stages)),
+        is_shuffled=method.is_shuffled,
         mesh=team.mesh,
     )
 

@@ -20,6 +20,7 @@ TEXT = "recursive_text"
 TRUNCATED = "truncated_text"
 NO_LATENTS = "no_latents"
 SHUFFLED = "shuffled_latents"
+SHUFFLED_TEXT = "shuffled_text"
 SELF_REFINEMENT = schedules.SELF_REFINEMENT
 MIXTURE_OF_AGENTS = schedules.MIXTURE_OF_AGENTS
 TEXTGRAD = schedules.TEXTGRAD
@@ -43,7 +44,7 @@ class Method:
     _: dataclasses.KW_ONLY
     channel: str | None = channels.LATENT  # of `CHANNELS`, or TEXT; None: an agent alone
     has_aligned_links: bool = False  # those before the outer loop
-    is_shuffled: bool = False  # every item gets the latents of another one
+    is_shuffled: bool = False  # every item gets the latents or messages of another one
     is_empty: bool = False  # nothing is passed
     is_cut: bool = False  # messages have at most as many tokens as there are latent steps
     answers_as_each: bool = False  # every agent is asked, instead of the answerer
@@ -202,6 +203,16 @@ METHODS: dict[str, Method] = {
             "#CC79A7",
             "D",
             ":",
+            is_shuffled=True,
+        ),
+        Method(
+            SHUFFLED_TEXT,
+            "shuffled text",
+            "control: every item gets another item's text",
+            "#661100",
+            "d",
+            ":",
+            channel=channels.TEXT,
             is_shuffled=True,
         ),
         Method(

@@ -121,6 +121,7 @@ def listen(
     keys: jax.Array | None = None,
     prefixes: Mapping[str, Cache] | None = None,
     written: Sequence[Message] = (),
+    is_shuffled: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[PromptInput, list[Message]]:
     """All texts of a schedule, up to the input of the agent that answers.
@@ -138,6 +139,7 @@ def listen(
       keys: [B] PRNG keys; needed for sampling.
       prefixes: role -> cache of its prefix; None: they are read here.
       written: the first messages, such as those of fewer rounds, which are written already.
+      is_shuffled: a null control: every reader gets the texts of the previous item in the batch.
       mesh: the agents' devices; splits the batch.
 
     Raises:
@@ -154,11 +156,14 @@ def listen(
         prefixes = {role: _prefix(members[role], prompts[role], mesh) for role in roles}
     messages = list(written)
 
+    def sent(texts: list[str]) -> list[str]:
+        return texts[-1:] + texts[:-1] if is_shuffled else texts
+
     def read(stage: TextStage) -> PromptInput:
         """The prompt of a stage, with the texts that it reads; other slots are empty."""
         prompt = prompts[stage.role]
         texts = dict.fromkeys(prompt.senders, [""] * len(prompt.body_ids))
-        texts |= {sender: messages[i].texts for sender, i in stage.reads.items()}
+        texts |= {sender: sent(messages[i].texts) for sender, i in stage.reads.items()}
         member, prefix = members[stage.role], prefixes[stage.role]
         return read_messages(member, prompt, prefix, kind=stage.kind, messages=texts, mesh=mesh)
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from rmas_jax.agents import answers
+from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
-from rmas_jax.evaluation.batches import batches, running_order
+from rmas_jax.evaluation.batches import batches, check_neighbours, running_order
 from rmas_jax.evaluation.shared import Shared
 from rmas_jax.prompts import declared_width
 
@@ -52,3 +53,13 @@ def test_a_part_runs_until_nothing_is_compiled():
     jax.clear_caches()
     written, seconds = Shared().timed(answer)
     assert written == 5 and not list(widths) and seconds > 0
+
+
+def test_neighbours_may_share_a_question_where_what_they_read_beside_it_differs():
+    items = [Example(str(i), "who?", "a", fields={"facts": f"fact {i}"}) for i in range(4)]
+    known = {"control": "shuffled_text"}
+    check_neighbours("data", {"test": items}, 2, ["facts"], **known)
+    with pytest.raises(ConfigError, match=r"shuffled_text would give an item .* 'who\?'"):
+        check_neighbours("data", {"test": items}, 2, **known)  # no prompt has the facts
+    with pytest.raises(ConfigError, match="batch_size=1: shuffled_text needs at least 2"):
+        check_neighbours("data", {"test": items}, 1, ["facts"], **known)

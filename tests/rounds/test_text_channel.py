@@ -79,6 +79,33 @@ def test_it_is_the_plain_exchange_of_texts(team, members, rounds, options):
     assert len(set(found.tokens.tolist())) > 1  # texts do end early
 
 
+def test_shuffled_messages_are_those_of_the_previous_item(team, members):
+    topology = team.system.topology
+    prompts = team.encode(QUESTIONS, slot_width=SLOT_WIDTH)
+    how = {"rounds": 2, "max_tokens": MAX_TOKENS}
+    _, found = text_channel.listen(topology, members, prompts, **how, is_shuffled=True)
+    newest = [dict.fromkeys(topology.order, "") for _ in QUESTIONS]
+    expected = []
+    for r in range(2):
+        for role in topology.order if r == 0 else topology.order[:-1]:
+            said = [
+                write_naively(
+                    *(team, role, question, newest[i - 1]),
+                    later=r > 0,
+                    ends=members[role].end_tokens,
+                    max_tokens=MAX_TOKENS,
+                    slot_width=SLOT_WIDTH,
+                )[0]
+                for i, question in enumerate(QUESTIONS)
+            ]
+            for i, text in enumerate(said):
+                newest[i] = {**newest[i], role: text}
+            expected.append((r, role, said))
+    assert [(message.round, message.role, message.texts) for message in found] == expected
+    own = text_channel.listen(topology, members, prompts, **how)[1]
+    assert [message.texts for message in own] != [message.texts for message in found]
+
+
 def test_a_batch_of_one_is_a_batch_of_many(team, members):
     prompts = team.encode(QUESTIONS, slot_width=SLOT_WIDTH)
     together = solve(team, members, prompts, 2)
