@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from made_runs import items_of, result_row
 
-from experiments.real_agents import free_vectors
-from experiments.real_agents.capacity import CONFIG, figure, page, variant, verdict
+from experiments.real_agents import capacity, free_vectors, probe
+from experiments.real_agents.capacity import BOUND, CONFIG, PROBE, read_bound, variant
+from experiments.real_agents.capacity_page import Bound, Study, figure, page, verdict
 from rmas_jax.config import EvidenceConfig, load_config
 from rmas_jax.evaluation.methods import ALIGNED, LATENT, NO_LATENTS, TRUNCATED
 from rmas_jax.reporting.results import Results
@@ -31,11 +32,29 @@ def test_the_goal_is_met_ten_points_above_both_others_and_not_below():
 
 
 def test_the_page_has_a_line_for_each_m():
-    text = page({1: results(60), 4: results(130)}, {})
+    study = Study({1: results(60), 4: results(130)})
+    text = page(study)
     assert re.search(r"^\| 1 \| 30\.0 \[.*\| -20\.0 \[", text, re.M)  # trained, over aligned
     assert re.search(r"^\| 4 \| 65\.0 \[.*\| \+15\.0 \[.*\| \+13\.0 \[", text, re.M)
-    drawn = figure({1: results(60), 4: results(130)}).axes[0]
+    drawn = figure(study).axes[0]
     assert [tick.get_text() for tick in drawn.get_xticklabels()] == ["1", "4"]
+
+
+def test_the_page_has_the_bound_and_the_skills_of_the_agents():
+    before, after = ({"exact": exact, "n": 48} for exact in (0, 47))
+    skill = {"source": "a.gguf", "downloaded": before, "tuned": after}
+    study = Study(
+        {4: results(130)},
+        bound=[Bound(2, 128, 0.75, (0.66, 0.82)), Bound(4, 128, 1.0, (0.97, 1.0))],
+        skills={"planner": skill | {"steps": 20, "batch_size": 16}},
+    )
+    text = page(study)
+    assert re.search(r"^\| 2 \| 75\.0 \[66\.0, 82\.0\] \| 128 \|$", text, re.M)
+    assert re.search(
+        r"^\| planner \| a\.gguf \| 0\.0 %.* \| 97\.9 %.*, 47 of 48 \| 20 steps", text, re.M
+    )
+    axis = figure(study).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["2", "4"]
 
 
 def test_runs_differ_in_m_and_seed_alone():
@@ -70,11 +89,13 @@ def test_vectors_are_fitted_and_written(tmp_path):
     arguments = ["--out", str(tmp_path), "--steps", "1", "3", "--items", "2", "--draws", "3"]
     arguments += ["--held-out", "1", "--optimizer-steps", "2", "--set", AGENTS]
     assert free_vectors.main([*arguments, "--set", "data.evidence.pairs=2"]) == 0
-    report = json.loads((tmp_path / free_vectors.RESULTS).read_text())
+    report = json.loads((tmp_path / BOUND).read_text())
     assert [row["latent_steps"] for row in report["rows"]] == [1, 3]
     for row in report["rows"]:
         assert row["n"] == 4 and 0 <= row["accuracy"] <= 1
     assert report["settings"]["held_out"] == 1
+    assert [row.latent_steps for row in read_bound(tmp_path / BOUND)] == [1, 3]
+    assert read_bound(tmp_path / "other") == []
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -84,17 +105,53 @@ def test_a_fit_lowers_the_loss_of_its_own_questions(count):
     dials = config.data.evidence
     asked = free_vectors.questions(dials, seed=0, items=1, draws=2)
     team = free_vectors.load_team(free_vectors.with_steps(config, count).system)
-    encoded = free_vectors.encode_examples(team, asked.examples[2:])
+    draws = free_vectors.read_draws(team, asked)[1:]
     agent = team.agents["solver"]
     before = free_vectors.message_vectors(team, asked, count)
     assert before.shape == (1, count, agent.width)
 
     def loss(vectors):
         rows = np.repeat(np.asarray(vectors), 2, axis=0)
-        return float(free_vectors.scores(agent, rows, encoded.batch()).loss.mean())
+        return float(free_vectors.scores(agent, rows, draws[0]).loss.mean())
 
     def fitted(rate):
-        options = {"steps": 60, "draws": (1,), "rate": rate, "seed": 0}
-        return free_vectors.fitted_vectors(team, asked, count, **options)
+        options = {"steps": 60, "rate": rate, "seed": 0}
+        return free_vectors.fitted_vectors(team, asked, draws, count, **options)
 
     assert loss(fitted(0.3)) < 0.8 * loss(before) < loss(fitted(1e-6))
+
+
+def test_a_probe_finds_what_lies_in_thoughts_and_nothing_else():
+    """Thoughts that hold the first person and the second place, of other entities in test."""
+    rng = np.random.default_rng(0)
+    spread = rng.standard_normal((10, 14))
+
+    def split(n):
+        entities = rng.standard_normal((n, 3, 2, 5))
+        told = np.concatenate([entities[:, 0, 0], entities[:, 1, 1]], axis=1)
+        noise = 0.01 * rng.standard_normal((n, 2, 7))
+        return probe.Probed((told @ spread).reshape(n, 2, 7) + noise, entities)
+
+    shares = probe.found_shares(split(400), split(100), split(100), [0, 1])
+    found = np.zeros((3, 2), bool)
+    found[0, 0] = found[1, 1] = True
+    assert (shares[found] > 0.9).all() and (shares[~found] < 0.55).all()
+
+
+def test_a_probe_reads_the_thoughts_of_a_run(tmp_path):
+    options = ["--out", str(tmp_path / "page"), "--steps", "2", "--seeds", "0", "--set", AGENTS]
+    small = ["data.evidence.pairs=2", "data.evidence.train=64", "data.evidence.test=4"]
+    small += ["data.evidence.validation=4", "inner.items=16", "inner.steps=2", "inner.batch_size=8"]
+    small += ["outer.validation_size=4", "outer.phases.0.steps=2", "outer.phases.0.batch_size=2"]
+    small += ["inner.warmup_steps=0", "outer.phases.0.warmup_steps=0"]
+    small += ["evaluation.batch_size=4", f"output_dir={tmp_path / 'runs'}"]
+    for field in small:
+        options += ["--set", field]
+    assert capacity.main(options) == 0
+    arguments = [str(tmp_path / "runs/capacity-2-0"), "--out", str(tmp_path / "page")]
+    assert probe.main([*arguments, "--items", "12", "--held-out", "6", "--batch", "4"]) == 0
+    rows = json.loads((tmp_path / "page" / PROBE).read_text())["rows"]
+    assert len(rows) == 2 * 2 * 2 * 2 and {row["n"] for row in rows} == {6}
+    assert capacity.main([*options, "--report-only"]) == 0
+    text = (tmp_path / "page/README.md").read_text()
+    assert "linear probe" in text and "aligned | all |" in text

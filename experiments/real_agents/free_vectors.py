@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments.real_agents.capacity import CONFIG, with_steps
+from experiments.real_agents.capacity import BOUND, CONFIG, with_steps
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_prefix
 from rmas_jax.cli.run import exit_code
@@ -36,14 +36,13 @@ from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
+from rmas_jax.models import Cache
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST
 from rmas_jax.rounds.stages import prompt_input
 from rmas_jax.rounds.supervision import TextScore, read_with_text, score_text
 from rmas_jax.team import Team, load_team
 from rmas_jax.training.data.encoding import TrainingData, encode_examples
-
-RESULTS = "free_vectors.json"
 
 
 class Questions(NamedTuple):
@@ -83,12 +82,19 @@ def questions(dials: EvidenceConfig, *, seed: int, items: int, draws: int) -> Qu
     return Questions(found, (items, draws, dials.pairs))
 
 
-def scores(agent: Agent, vectors: jax.Array, batch: TrainingData) -> TextScore:
+class Draw(NamedTuple):
+    """The questions of all items under one draw of the codes."""
+
+    batch: TrainingData
+    prefix: Cache  # the solver's, which no vector changes
+
+
+def scores(agent: Agent, vectors: jax.Array, draw: Draw) -> TextScore:
     """Scores [B] of the solver's answers with vectors [B, M, D] in its slot."""
+    batch = draw.batch
     prompt, target = batch.prompts[evidence.SOLVER], batch.targets[evidence.SOLVER]
     answer = jax.tree.map(lambda x: x[:, 0], target)
-    prefix = jax.lax.stop_gradient(read_prefix(agent, prompt.prefix_ids, prompt.prefix_valid))
-    read = prompt_input(prompt, prefix, vectors, kind=FIRST)
+    read = prompt_input(prompt, draw.prefix, vectors, kind=FIRST)
     states, _ = read_with_text(agent, read, answer, upto=answer.ids.shape[1])
     return score_text(agent, answer, states)
 
@@ -107,10 +113,10 @@ def message_vectors(team: Team, asked: Questions, count: int) -> jax.Array:
 def fitted_vectors(
     team: Team,
     asked: Questions,
+    draws: Sequence[Draw],
     count: int,
     *,
     steps: int,
-    draws: Sequence[int],
     rate: float,
     seed: int,
 ) -> jax.Array:
@@ -119,53 +125,59 @@ def fitted_vectors(
     Args:
       team: with M latent steps.
       asked: the questions.
+      draws: of the codes, those to fit.
       count: M.
       steps: of Adam, each on one draw of the codes, about all persons.
-      draws: numbers of those to fit.
       rate: the largest step, in units of the vectors' rms.
       seed: of the order of draws.
     """
     agent = team.agents[evidence.SOLVER].in_training()
-    batches = _batches(team, asked)
     vectors = message_vectors(team, asked, count)
     rms = float(jnp.sqrt(jnp.mean(vectors**2)))
     optimizer = optax.adam(optax.cosine_decay_schedule(rate * rms, steps))
 
     @jax.jit
-    def step(agent: Agent, vectors: jax.Array, state: Any, batch: TrainingData) -> Any:
+    def step(agent: Agent, vectors: jax.Array, state: Any, draw: Draw) -> Any:
         def loss_of(vectors: jax.Array) -> jax.Array:  # items do not share a vector
-            return scores(agent, _by_row(vectors, batch), batch).loss.sum()
+            return scores(agent, _by_row(vectors, draw), draw).loss.sum()
 
         loss, gradient = jax.value_and_grad(loss_of)(vectors)
         updates, state = optimizer.update(gradient, state)
-        return optax.apply_updates(vectors, updates), state, loss / len(batch)
+        return optax.apply_updates(vectors, updates), state, loss / len(draw.batch)
 
     state = optimizer.init(vectors)
-    bar = tqdm(np.random.default_rng(seed).choice(list(draws), size=steps), desc=f"M = {count}")
-    for draw in bar:
-        vectors, state, loss = step(agent, vectors, state, batches[int(draw)])
+    order = np.random.default_rng(seed).integers(len(draws), size=steps)
+    bar = tqdm(order.tolist(), desc=f"M = {count}")
+    for number in bar:
+        vectors, state, loss = step(agent, vectors, state, draws[number])
         bar.set_postfix(loss=f"{float(loss):.3f}")
     return vectors
 
 
-def accuracy(team: Team, asked: Questions, vectors: jax.Array, draws: Iterable[int]) -> float:
+def accuracy(team: Team, vectors: jax.Array, draws: Iterable[Draw]) -> float:
     """The share of exact answers with vectors [items, M, D], under some draws of the codes."""
-    agent, batches = team.agents[evidence.SOLVER], _batches(team, asked)
-    judge = jax.jit(lambda agent, vectors, batch: scores(agent, _by_row(vectors, batch), batch))
-    return float(np.mean([judge(agent, vectors, batches[draw]).exact_match for draw in draws]))
+    agent = team.agents[evidence.SOLVER]
+    judge = jax.jit(lambda agent, vectors, draw: scores(agent, _by_row(vectors, draw), draw))
+    return float(np.mean([judge(agent, vectors, draw).exact_match for draw in draws]))
 
 
-def _batches(team: Team, asked: Questions) -> list[TrainingData]:
+def read_draws(team: Team, asked: Questions) -> list[Draw]:
     """The questions of all items, by draw of the codes; all of one shape."""
     encoded = encode_examples(team, asked.examples)
     widths = encoded.widths(np.arange(len(encoded)))
     rows = np.arange(len(encoded)).reshape(asked.shape)
-    return [encoded.batch(rows[:, draw].ravel(), widths) for draw in range(asked.shape[1])]
+    read, draws = jax.jit(read_prefix), []
+    for number in range(asked.shape[1]):
+        batch = encoded.batch(rows[:, number].ravel(), widths)
+        prompt = batch.prompts[evidence.SOLVER]
+        prefix = read(team.agents[evidence.SOLVER], prompt.prefix_ids, prompt.prefix_valid)
+        draws.append(Draw(batch, prefix))
+    return draws
 
 
-def _by_row(vectors: jax.Array, batch: TrainingData) -> jax.Array:
-    """Vectors of items [items, M, D] for each row of a batch, whose rows go item by item."""
-    return jnp.repeat(vectors, len(batch) // len(vectors), axis=0)
+def _by_row(vectors: jax.Array, draw: Draw) -> jax.Array:
+    """Vectors of items [items, M, D] for each row of a draw, whose rows go item by item."""
+    return jnp.repeat(vectors, len(draw.batch) // len(vectors), axis=0)
 
 
 def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -173,22 +185,22 @@ def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]
     dials = config.data.evidence
     assert dials is not None  # the configuration of the capacity curve has them
     asked = questions(dials, seed=args.seed, items=args.items, draws=args.draws)
-    first_held = args.draws - args.held_out
-    fitted, held = range(first_held), range(first_held, args.draws)
     rows = []
     for count in args.steps:
         team = load_team(with_steps(config, count).system)
-        before = accuracy(team, asked, message_vectors(team, asked, count), held)
+        draws = read_draws(team, asked)
+        fitted, held = draws[: -args.held_out], draws[-args.held_out :]
+        before = accuracy(team, message_vectors(team, asked, count), held)
         vectors = fitted_vectors(
             team,
             asked,
+            fitted,
             count,
             steps=args.optimizer_steps,
-            draws=fitted,
             rate=args.rate,
             seed=args.seed,
         )
-        after = accuracy(team, asked, vectors, held)
+        after = accuracy(team, vectors, held)
         n = args.items * args.held_out * dials.pairs
         rows.append(
             {
@@ -231,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = {name: value for name, value in vars(args).items() if name not in ("out", "set")}
         args.out.mkdir(parents=True, exist_ok=True)
         report = json.dumps({"settings": settings, "rows": rows}, indent=1)
-        write_atomic(args.out / RESULTS, report + "\n")
+        write_atomic(args.out / BOUND, report + "\n")
 
     return exit_code(work)
 

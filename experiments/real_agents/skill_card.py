@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from experiments.real_agents.fetch import MODELS
 from rmas_jax.evaluation.metrics import Interval, wilson_interval
 
+RECORD = "skill.json"  # beside the agent
 GATE = 0.95  # of validation texts that an agent of a team writes exactly
 SHOWN = 5  # wrong answers on a card
 NOTICES = ("LICEN[CS]E*", "NOTICE*", "*TERMS*", "COPYING*")  # beside a model

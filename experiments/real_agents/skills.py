@@ -29,6 +29,7 @@ from typing import Any
 
 from experiments.real_agents.skill_card import (
     GATE,
+    RECORD,
     SHOWN,
     Share,
     Skill,
@@ -51,7 +52,7 @@ from rmas_jax.runs.tuned_model import save_tuned_model
 CONFIG = Path(__file__).parents[1] / "configs/real_agents/skill.yaml"
 ROLES = ("planner", "solver")
 KINDS = ("lora", "full")
-MODEL, RECORD, README = "model", "skill.json", "README.md"
+MODEL, README = "model", "README.md"
 TOO_WEAK = 1  # exit code
 TRAINED = {  # kind -> what it changes, for the card
     "lora": "matrices of linear layers, by merged low-rank updates (rank {rank}, alpha {alpha:g}); "

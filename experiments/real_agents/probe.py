@@ -1,0 +1,231 @@
+"""What of a message lies in its sender's thoughts: a linear probe for each entity.
+
+    python -m experiments.real_agents.probe RUN --out docs/real-agents/capacity
+
+RUN is the folder of a finished run of the capacity curve. A ridge regression maps the planner's
+thoughts of training items, all M together and the first one alone, to the embedding of each entity
+of its message; on items of other entities, the item's own entity must then be the nearest of those
+of its kind. What a probe does not find, links that map thought by thought do not find either:
+where it fails, the message is not in what the frozen sender sends; where it succeeds while the team
+fails, it is lost on the way, or in the receiver (`free_vectors`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments.real_agents.capacity import PROBE
+from rmas_jax.agents.agent import Agent
+from rmas_jax.cli.run import exit_code
+from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.data import evidence
+from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
+from rmas_jax.links import Links
+from rmas_jax.models.plain_text import encode_plain
+from rmas_jax.prompts import FIRST, StagePrompt, exact_width, take
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.stages import arrivals, begin, no_feedback, think_turn
+from rmas_jax.run_files import RunFiles
+from rmas_jax.team import Team, load_links_for, load_team
+from rmas_jax.topology import System
+
+RIDGES = tuple(10.0**k for k in range(-3, 4))  # times the mean square of a feature; by validation
+
+
+class Probed(NamedTuple):
+    """Items of a split, and what their sender thinks."""
+
+    thoughts: np.ndarray  # [n, M, D]
+    entities: (
+        np.ndarray
+    )  # [n, pairs, 2, E] embeddings of persons and places, in the message's order
+
+
+def probed(
+    team: Team, links: Links, config: RunConfig, split: str, *, items: int, batch: int
+) -> Probed:
+    """Thoughts of the planner in the first round, with these links.
+
+    Args:
+      team: the system.
+      links: of the run.
+      config: its data are those of a planner that does not know the question.
+      split: whose entities are drawn.
+      items: n.
+      batch: items that are read at once.
+    """
+    dials = config.data.evidence
+    assert dials is not None  # a configuration of the capacity curve
+    made = [
+        evidence.make_item(dials, np.random.default_rng([config.seed, number]), split)
+        for number in range(items)
+    ]
+    fields = [{f"evidence_{role}": item.evidence[role] for role in evidence.ROLES} for item in made]
+    questions = [
+        of | {"question": evidence.question_of(dials, item)}
+        for of, item in zip(fields, made, strict=True)
+    ]
+    prompts = team.encode(questions, block_width=exact_width)
+    found = []
+    for start in tqdm(range(0, items, batch), desc=split):
+        rows = np.arange(start, start + batch) % items  # the last batch is filled up
+        own = thoughts_of(team.system, team.agents, links, take(prompts, rows))
+        found.append(np.asarray(own))
+    member = team.members[evidence.PLANNER]
+    vector = functools.partial(entity_vector, member.agent, member.tokenizer)
+    return Probed(
+        np.concatenate(found)[:items],
+        np.stack([[[vector(name) for name in pair] for pair in item.pairs] for item in made]),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def thoughts_of(
+    system: System, agents: Mapping[str, Agent], links: Links, prompts: Mapping[str, StagePrompt]
+) -> jax.Array:
+    """The planner's thoughts [B, M, D] in the first round, in float32."""
+    stages = begin(system, agents, LatentChannel(system, links), prompts)
+    inbox = no_feedback(system, agents, prompts)
+    arrived = arrivals(stages, inbox, evidence.PLANNER, index=0)
+    return think_turn(stages, evidence.PLANNER, arrived, kind=FIRST).thoughts.astype(jnp.float32)
+
+
+def entity_vector(agent: Agent, tokenizer: Any, name: str) -> np.ndarray:
+    """The mean embedding [E] of the tokens of an entity inside a text."""
+    [ids] = encode_plain(tokenizer, [f" {name}"])
+    return np.asarray(agent.embed(jnp.asarray([ids]))[0].mean(0), np.float32)
+
+
+def predictions(
+    train: np.ndarray, targets: np.ndarray, others: Sequence[np.ndarray], ridge: float
+) -> list[np.ndarray]:
+    """Ridge regression of targets [n, ...] on standardised features [n, F], for other features.
+
+    Predictions are differences to the mean target.
+    """
+    mean, scale = train.mean(0), train.std(0) + 1e-6
+    x, flat = (train - mean) / scale, (targets - targets.mean(0)).reshape(len(targets), -1)
+    gram = x.T @ x + ridge * len(x) * np.eye(x.shape[1], dtype=x.dtype)
+    weights = np.linalg.solve(gram, x.T @ flat)
+    return [((other - mean) / scale @ weights).reshape(-1, *targets.shape[1:]) for other in others]
+
+
+def nearest_is_own(predicted: np.ndarray, entities: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Whether a predicted entity is nearest to the item's own one, of those of its kind.
+
+    Args:
+      predicted: [n, pairs, 2, E], differences to the mean.
+      entities: [n, pairs, 2, E].
+      mean: [pairs, 2, E], that of training.
+
+    Returns:
+      [n, pairs, 2] bool; nearest by cosine.
+    """
+    candidates = entities[:, None] - mean[None, :, None]  # as predicted for one place of a message
+    norms = np.linalg.norm(candidates, axis=-1) + 1e-9
+    cosines = np.einsum("npke,npcke->npck", predicted, candidates) / norms
+    pairs = np.arange(entities.shape[1])
+    return np.argmax(cosines, axis=2) == pairs[None, :, None]
+
+
+def found_shares(
+    train: Probed, validation: Probed, test: Probed, features: Sequence[int]
+) -> np.ndarray:
+    """The share of test items [pairs, 2] in which an entity is found in thoughts of these numbers.
+
+    The ridge of each entity is the best on validation.
+    """
+    x, *others = (
+        of.thoughts[:, features].reshape(len(of.thoughts), -1) for of in (train, validation, test)
+    )
+    mean = train.entities.mean(0)
+    by_ridge = []
+    for ridge in RIDGES:
+        predicted = predictions(x, train.entities, others, ridge)
+        by_ridge.append(
+            [
+                nearest_is_own(own, of.entities, mean).mean(0)
+                for own, of in zip(predicted, (validation, test), strict=True)
+            ]
+        )
+    on_validation, on_test = np.moveaxis(np.array(by_ridge), 1, 0)
+    best = np.argmax(on_validation, axis=0)
+    return np.take_along_axis(on_test, best[None], axis=0)[0]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """What the thoughts of a run hold, with its aligned and its trained links."""
+    files = RunFiles(args.run)
+    config = load_config(str(files.config))
+    team = load_team(config.system)
+    count = config.system.latent_steps
+    rows = []
+    for name, path in (("aligned", files.aligned_links), ("trained", files.trained_links)):
+        links = load_links_for(team, dataclasses.replace(config.system, links=str(path)))
+        train, validation, test = (
+            probed(team, links, config, split, items=items, batch=args.batch)
+            for split, items in (
+                ("train", args.items),
+                ("validation", args.held_out),
+                ("test", args.held_out),
+            )
+        )
+        for which, features in (("all", range(count)), ("first", range(1))):
+            shares = found_shares(train, validation, test, list(features))
+            for pair, kind in np.ndindex(*shares.shape):
+                share = float(shares[pair, kind])
+                rows.append(
+                    {
+                        "links": name,
+                        "latent_steps": count,
+                        "thoughts": which,
+                        "pair": pair,
+                        "entity": ("person", "place")[kind],
+                        "n": args.held_out,
+                        "chance": 1 / shares.shape[0],
+                        "share": share,
+                        "interval": list(
+                            wilson_interval(round(share * args.held_out), args.held_out)
+                        ),
+                    }
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    return {"settings": {"items": args.items, "seed": config.seed}, "rows": rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Probes the thoughts of a run and writes the result; returns the exit code of a run."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--items", type=int, default=2000, help="of training (%(default)s)")
+    parser.add_argument("--held-out", type=int, default=256, help="of each other split")
+    parser.add_argument("--batch", type=int, default=32, help="items read at once")
+    args = parser.parse_args(arguments)
+
+    def work() -> None:
+        check_output_folder(args.out, option="--out", error=ConfigError)
+        report = json.dumps(measure(args), indent=1)
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(args.out / PROBE, report + "\n")
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
