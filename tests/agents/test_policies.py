@@ -131,7 +131,7 @@ def differences(ours, expected):
         ("dense", (1, 1, 8), "gather"),  # no heads divide
         ("odd", (2, 2, 2), "stay"),
         ("hybrid", (2, 2, 2), "gather"),
-        ("hybrid", (2, 2, 2), "stay"),
+        pytest.param("hybrid", (2, 2, 2), "stay", marks=pytest.mark.slow),
     ],
     ids=lambda x: x if isinstance(x, str) else "x".join(map(str, x)),
 )
@@ -142,7 +142,7 @@ def test_numbers_are_those_of_one_device(agents, alone, name, sizes, policy):
     assert same and difference < 1e-5
 
 
-@pytest.mark.parametrize("name", ["dense", "hybrid"])
+@pytest.mark.parametrize("name", ["dense", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_sweeps_on_a_mesh_are_single_steps_on_one_device(agents, alone, name):
     mesh, sweeps = mesh_of(2, 2, 2), SweepConfig(window=STEPS)
     agent = placed(agents[name], mesh, ALIKE["gather"])

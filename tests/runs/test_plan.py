@@ -121,6 +121,7 @@ def without_weights(tmp_path):
 SMALL = [*TINY, "outer.phases.0.batch_size=8", "evaluation.batch_size=8", "data.train_size=8"]
 
 
+@pytest.mark.slow  # a minute and a half
 def test_a_slice_is_planned_from_the_configurations_of_agents_alone(
     without_weights, tmp_path, capsys
 ):
@@ -263,6 +264,7 @@ def test_candidates_change_one_thing_at_a_time():
     assert len(varied) == 1 + 4 * 2  # one phase of four takes another of three policies
 
 
+@pytest.mark.slow
 def test_a_search_ranks_by_throughput(without_weights, capsys):
     overrides = [*SMALL, *without_weights, "outer.phases=[]", "evaluation.batch_size=4"]
     overrides += ["evaluation.rounds=[1]", "system.latent_steps=2"]
