@@ -259,6 +259,6 @@ def _write(agent: Agent, hidden: jax.Array, text: DecodeState, **settings: Any) 
     """Adds the next token of every row to its text, at the row's own length."""
     width = text.tokens.shape[1]
     place = jnp.where(text.done, width, text.lengths)  # rows that have ended: out of bounds
-    after, token = advance(agent, hidden, text, text.lengths, **settings)
+    after, token, _ = advance(agent, hidden, text, text.lengths, **settings)
     tokens = text.tokens.at[jnp.arange(len(place)), place].set(token, mode="drop")
     return after.replace(tokens=tokens, step=text.step + 1)
