@@ -27,8 +27,9 @@ def test_each_role_is_tuned_from_its_model_and_the_team_has_what_was_tuned():
     assert [(of.role, of.model) for of in tuned] == [
         ("planner", f"o/models/gemma3/{MODELS['gemma3'].file}"),
         ("solver", "hub/id"),
+        ("solver", f"o/skills/solver-asked/{skills.MODEL}"),
     ]
-    for of, module in ((tuned[0], "capacity"), (tuned[1], "free_vectors")):
+    for of, module in ((tuned[0], "capacity"), (tuned[2], "free_vectors")):
         agent = f"system.agents.{of.role}={of.out / skills.MODEL}"
         assert agent in parts("--planner", "gemma3", "--solver", "hub/id")[module]
 
@@ -55,4 +56,4 @@ def test_it_ends_at_the_first_part_that_fails(tmp_path, capfd):
     found = capfd.readouterr()
     assert "none" in found.err and found.out.count("== python -m") == 1
     assert study.main([*options, "--dry-run"]) == 0
-    assert capfd.readouterr().out.count("== python -m") == 4
+    assert capfd.readouterr().out.count("== python -m") == 5

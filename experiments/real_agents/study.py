@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.real_agents.fetch import MODELS
+from experiments.real_agents.skills import MODEL
 from rmas_jax.host.command_line import Parser
 
 
@@ -41,7 +42,7 @@ SIZES = {
     "medium": Size((1, 4, 11), (0,), (1, 2, 4, 8), 16, "about two hours"),
     "full": Size((1, 2, 4, 8, 11), (0, 1, 2), (1, 2, 4, 8, 11), 32, "five hours"),
 }
-SKILL_STEPS = {"planner": 20, "solver": 60}
+ROLES = ("planner", "solver")
 SKILL_ITEMS = 128  # of validation; an answer to each costs more than a step of tuning
 
 
@@ -51,7 +52,7 @@ def parser() -> Parser:
     out.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all parts")
     sizes = ", ".join(f"{name}: {size.about}" for name, size in SIZES.items())
     out.add_argument("--size", choices=SIZES, default="small", help=f"{sizes} (%(default)s)")
-    for role in SKILL_STEPS:
+    for role in ROLES:
         out.add_argument(
             f"--{role}",
             default="smollm2",
@@ -65,24 +66,40 @@ def parser() -> Parser:
 def commands(args: argparse.Namespace) -> Iterator[list[str]]:
     """The module and options of each part, in order."""
     out, size = args.out, SIZES[args.size]
-    models = {role: getattr(args, role) for role in SKILL_STEPS}
+    models = {role: getattr(args, role) for role in ROLES}
     if known := [name for name in MODELS if name in models.values()]:
         yield ["fetch", "--out", str(out / "models"), "--models", *known]
-    team = []
-    for role, steps in SKILL_STEPS.items():
-        model, folder = models[role], out / "skills" / role
-        source = str(out / "models" / model / MODELS[model].file) if model in MODELS else model
-        yield [
-            *("skills", "--role", role, "--model", source, "--out", str(folder)),
-            *("--steps", str(steps), "--evidence", "asked=false", f"validation={SKILL_ITEMS}"),
-        ]
-        team += ["--set", f"system.agents.{role}={folder / 'model'}"]
+    sources = {
+        role: str(out / "models" / model / MODELS[model].file) if model in MODELS else model
+        for role, model in models.items()
+    }
+    # A solver that has learnt to look up one place learns to look up four; directly it guesses.
+    yield skill(out, "planner", "planner", sources["planner"], steps=20, asked=False)
+    yield skill(out, "solver-asked", "solver", sources["solver"], steps=30, asked=True)
+    yield skill(out, "solver", "solver", tuned(out, "solver-asked"), steps=30, asked=False)
+    team = [
+        part for role in ROLES for part in ("--set", f"system.agents.{role}={tuned(out, role)}")
+    ]
     page = ["--out", str(out / "capacity"), *team]
     yield ["free_vectors", *page, "--steps", *map(str, size.bound), "--items", str(size.items)]
     yield [
         *("capacity", *page, "--set", f"output_dir={out / 'runs'}"),
         *("--steps", *map(str, size.steps), "--seeds", *map(str, size.seeds)),
     ]
+
+
+def skill(out: Path, name: str, role: str, source: str, *, steps: int, asked: bool) -> list[str]:
+    """The tuning of a role's agent on its own part, of a planner that knows the question or not."""
+    return [
+        *("skills", "--role", role, "--model", source, "--out", str(out / "skills" / name)),
+        *("--steps", str(steps), "--evidence", f"asked={str(asked).lower()}"),
+        f"validation={SKILL_ITEMS}",
+    ]
+
+
+def tuned(out: Path, name: str) -> str:
+    """The folder of an agent that has a skill."""
+    return str(out / "skills" / name / MODEL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
