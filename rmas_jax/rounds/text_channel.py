@@ -137,6 +137,7 @@ def listen(
         keys=keys,
         prefixes=prefixes,
         written=written,
+        is_shuffled=is_shuffled,
         mesh=mesh,
     )
     while True:
@@ -159,6 +160,7 @@ def write_messages(
     keys: jax.Array | None = None,
     prefixes: Mapping[str, Cache] | None = None,
     written: Sequence[Message] = (),
+    is_shuffled: bool = False,
     mesh: Mesh | None = None,
 ) -> Generator[Message, None, PromptInput]:
     """Yields the texts of a schedule as they are written, and returns the answerer's input.
