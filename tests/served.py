@@ -29,6 +29,9 @@ from rmas_jax.team import load_team, start_links
 
 MODEL, QUICKSTART = "tiny", "quickstart"
 CHAT = "/v1/chat/completions"
+# Of a server of the embedded agents: few and small programs.
+SIZES = ("--rows", "4", "--batch", "2", "--widths", "96", "--max-tokens", "32", "--rounds", "2")
+SIZES += ("--channels", "latent")
 
 
 def small(**changes: Any) -> EngineSettings:

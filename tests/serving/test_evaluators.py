@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import CHAT, QUICKSTART, aligned_links, serving
+from served import CHAT, QUICKSTART, SIZES, aligned_links, serving
 
 ROWS = [
     {"question": f"The pass phrase {phrase} goes through one gate, red.", "answer": "Kenal"}
@@ -50,11 +50,9 @@ def test_lm_evaluation_harness(tmp_path):
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     (tasks / "gates.yaml").write_text(TASK.format(file=rows))
-    sizes = ("--rows", "2", "--batch", "2", "--widths", "96", "--max-tokens", "8")
-    sizes += ("--channels", "latent")
     cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     links = aligned_links(tmp_path)
-    with serving(*sizes, "--links", links, cache=cache, RMAS_API_KEY=KEY) as (_, url):
+    with serving(*SIZES, "--links", links, cache=cache, RMAS_API_KEY=KEY) as (_, url):
         model = f"model={QUICKSTART},base_url={url}{CHAT},num_concurrent=2,max_retries=1"
         command = [sys.executable, "-m", "lm_eval", "--model", "local-chat-completions"]
         command += ["--model_args", model, "--tasks", "gates", "--include_path", str(tasks)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 from processes import limit_s
-from served import QUICKSTART, aligned_links, serving
+from served import QUICKSTART, SIZES, aligned_links, serving
 
 from rmas_jax.cli.serve import chosen_keys, main
 from rmas_jax.config import ConfigError
@@ -20,8 +20,6 @@ from rmas_jax.serving.openai.server import bind
 KEY = "key-of-this-server"
 QUESTION = "The pass phrase Fumes Dabil goes through one gate, red. What does it read then?"
 ASKED = [{"role": "user", "content": QUESTION}]
-SIZES = ("--rows", "4", "--batch", "2", "--widths", "96", "--max-tokens", "32", "--rounds", "2")
-SIZES += ("--channels", "latent")
 
 
 @pytest.fixture(scope="module")

@@ -109,11 +109,11 @@ class TeamOptions(_Object):
     """The field `rmas`: how the team works, and what is told of it."""
 
     channel: str | None = None
-    rounds: int | None = Field(None, ge=1, le=MAX_ROUNDS)
-    tolerance: float = Field(0.0, ge=0)
+    rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] | None = None
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
     watch: bool = False
-    nearest: int = Field(0, ge=0, le=MAX_NEAREST)
-    columns: dict[str, str] = Field(default={}, max_length=MAX_COLUMNS)
+    nearest: Annotated[int, Field(ge=0, le=MAX_NEAREST)] = 0
+    columns: Annotated[dict[str, str], Field(max_length=MAX_COLUMNS)] = {}
 
 
 Nullable = BeforeValidator(_without_nulls)
@@ -175,13 +175,12 @@ def engine_request(chat: ChatRequest, *, columns: tuple[str, ...]) -> Request:
       ApiError: the columns differ.
     """
     team = chat.rmas or TeamOptions()
-    question: Question = question_of([message.turn for message in chat.messages])
+    text = question_of([message.turn for message in chat.messages])
     if set(team.columns) != set(columns):
         listed = ", ".join(columns) or "none"
         message = f"rmas.columns must be those of the prompts ({listed}), got "
         raise ApiError(400, message + shown(sorted(team.columns)), field="rmas.columns")
-    if columns:
-        question = {**team.columns, "question": question}
+    question: Question = {**team.columns, "question": text} if columns else text
     return Request(
         question=question,
         channel=team.channel,

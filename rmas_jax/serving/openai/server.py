@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import h11
@@ -27,42 +28,60 @@ LAST_SECONDS = 10  # for connections to close once all requests are answered
 CONNECTIONS = 1_000
 
 
+class Deadline:
+    """Calls an action unless it is stopped in time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, action: Callable[[], object]):
+        self._loop, self._action = loop, action
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float) -> None:
+        """Sets the time, unless it is set."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._action)
+
+    def stop(self) -> None:
+        """Lifts it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class HurriedProtocol(H11Protocol):
     """HTTP/1.1 for clients that send their headers, and read their replies, in time.
 
     Others lose the connection, which frees their place in the engine.
     """
 
-    _headers_due: asyncio.TimerHandle | None = None
-    _reading_due: asyncio.TimerHandle | None = None
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts to wait for headers."""
         super().connection_made(transport)
-        self._headers_due = self.loop.call_later(HEADER_SECONDS, transport.abort)
+        self._headers = Deadline(self.loop, transport.abort)
+        self._reading = Deadline(self.loop, transport.abort)
+        self._headers.start(HEADER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         """Waits for headers until they are complete."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._headers_due = _stopped(self._headers_due)
-        elif self._headers_due is None:
-            self._headers_due = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+            self._headers.stop()
+        else:
+            self._headers.start(HEADER_SECONDS)
 
     def pause_writing(self) -> None:
         """Starts to wait for the client to read."""
         super().pause_writing()
-        self._reading_due = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+        self._reading.start(SEND_SECONDS)
 
     def resume_writing(self) -> None:
         """The client has read."""
         super().resume_writing()
-        self._reading_due = _stopped(self._reading_due)
+        self._reading.stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits for nothing any more."""
-        self._headers_due = _stopped(self._headers_due)
-        self._reading_due = _stopped(self._reading_due)
+        self._headers.stop()
+        self._reading.stop()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -75,11 +94,6 @@ class HurriedProtocol(H11Protocol):
             for event in (reply, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
-
-
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
 
 
 class Server(uvicorn.Server):
