@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import uvicorn
 from processes import environment
 from starlette.testclient import TestClient
 from teams import QUESTIONS
@@ -21,7 +22,7 @@ from rmas_jax.config import load_config
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.serving.engine import Engine
 from rmas_jax.serving.openai.app import build_app
-from rmas_jax.serving.openai.server import Server, address_of, bind
+from rmas_jax.serving.openai.server import address_of, bind
 from rmas_jax.serving.openai.service import Service
 from rmas_jax.serving.openai.settings import ServiceSettings
 from rmas_jax.serving.settings import EngineSettings
@@ -72,14 +73,14 @@ def wait_for(condition: Any, *, seconds: float = 60.0) -> None:
 
 
 @contextlib.contextmanager
-def listening(service: Service) -> Iterator[tuple[Server, str]]:
-    """A server of a service in a thread, and its URL."""
-    bound, server = bind("127.0.0.1", 0), Server(service)
+def running(server: uvicorn.Server) -> Iterator[str]:
+    """A server in a thread, and its URL."""
+    bound = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     try:
         wait_for(lambda: server.started)
-        yield server, address_of(bound)
+        yield address_of(bound)
     finally:
         server.should_exit = True
         thread.join(60)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
+import threading
 import time
 import urllib.parse
 
 import httpx2
 import pytest
-from served import CHAT, asked, listening, service_of, small, wait_for
-from teams import build_team
+import uvicorn
+from served import CHAT, asked, running, service_of, small, wait_for
 
 from rmas_jax.serving.engine import Engine
 from rmas_jax.serving.openai import server as of_server
+from rmas_jax.serving.openai.server import HurriedProtocol, Server
 
 KEY = "key-of-this-server"
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
@@ -22,12 +25,12 @@ BODY_BYTES = 100_000
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(team_and_links):
     """The service and its URL."""
-    engine = Engine(*build_team(tmp_path_factory.mktemp("team")), small())
+    engine = Engine(*team_and_links, small())
     engine.start()
     service = service_of(engine, keys=(KEY,), body_bytes=BODY_BYTES, body_seconds=0.5)
-    with listening(service) as (_, url):
+    with running(Server(service)) as url:
         yield service, url
     engine.close(finish=False)
 
@@ -273,13 +276,48 @@ def test_a_client_that_goes_away(url, served, part):
                 assert connection.recv(100)
 
 
-def test_a_client_that_does_not_read_its_stream(url, monkeypatch):
-    monkeypatch.setattr(of_server, "SEND_SECONDS", 0.3)
-    body = body_of(stream=True, n=4, logprobs=True)
-    with connected(url) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        connection.sendall(request_head(len(body)) + body)
-        time.sleep(1.0)
+def test_a_client_that_goes_away_before_any_event_frees_its_place(team_and_links):
+    engine = Engine(*team_and_links, small())  # not started: it emits nothing
+    service = service_of(engine, keys=(KEY,))
+    with running(Server(service)) as url:
+        for is_streamed in (False, True):
+            body = body_of(stream=is_streamed)
+            with connected(url) as connection:
+                connection.sendall(request_head(len(body)) + body)
+                wait_for(lambda: service.under_way == 1)
+                wait_for(lambda: engine.statistics().queued > 0)
+            wait_for(lambda: service.under_way == 0)
+        engine.start()
+        engine.close(finish=True)
+        assert engine.statistics().by_outcome["cancelled"] == 2
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_client_that_does_not_read_loses_its_connection(monkeypatch, reads):
+    monkeypatch.setattr(of_server, "SEND_SECONDS", 0.5)
+    gone = threading.Event()
+
+    async def endless(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        disconnected = asyncio.ensure_future(receive_disconnect(receive))
+        while not disconnected.done():
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+            await asyncio.sleep(0)
+        gone.set()
+
+    async def receive_disconnect(receive):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    config = uvicorn.Config(endless, http=HurriedProtocol, lifespan="off", log_config=None)
+    with running(uvicorn.Server(config)) as url, connected(url) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        end = time.monotonic() + 3
+        while reads and time.monotonic() < end:
+            assert connection.recv(2**20)
+        assert gone.wait(0 if reads else 30) != reads
+        connection.close()
+        assert gone.wait(30)
 
 
 def test_pipelined_requests_are_answered_in_their_order(url):

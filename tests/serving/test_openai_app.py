@@ -20,6 +20,7 @@ KEY, OTHER = "key-of-this-server", "another-key-of-it"
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory):
+    """The team and its links; its answerer rarely ends a text."""
     return build_team(tmp_path_factory.mktemp("team"))
 
 

@@ -77,6 +77,7 @@ def test_a_whole_reply():
         "tokens": 0,
         "change": None,
         "sweeps": None,
+        "compiled": False,
     }
     assert (stages[1]["text"], stages[1]["tokens"], stages[1]["change"]) == ("text", 3, None)
 
