@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from rmas_jax.agents.pool import Pool
+from rmas_jax.agents.pool import Rows
 from rmas_jax.evaluation import listening, programs
 from rmas_jax.evaluation.answering import Prompts
 from rmas_jax.rounds import text_channel
@@ -64,10 +64,10 @@ def pool_steps() -> Iterator[list[int]]:
     steps: list[int] = []
     run = programs.run
 
-    def counted(agent: Any, pool: Pool, *args: Any, **options: Any) -> Pool:
-        before = int(pool.begun.text.step)  # the call takes the pool's memory
+    def counted(agent: Any, pool: Rows, *args: Any, **options: Any) -> Rows:
+        before = int(pool.text.step)  # the call takes the pool's memory
         pool = run(agent, pool, *args, **options)
-        steps.append(int(pool.begun.text.step) - before)
+        steps.append(int(pool.text.step) - before)
         return pool
 
     with mock.patch.object(programs, "run", counted):

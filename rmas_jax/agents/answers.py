@@ -20,7 +20,7 @@ from rmas_jax.agents.member import Member
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sampling import GREEDY
 from rmas_jax.agents.stop_strings import before_stop, stop_table
-from rmas_jax.agents.thinking_tags import after_thinking, missing_end, opened_by, tag_ids
+from rmas_jax.agents.thinking_tags import ShownText, after_thinking, missing_end, opened_by
 from rmas_jax.agents.writing import write
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.host.processes import broadcast_from_first
@@ -120,7 +120,7 @@ def write_texts(
     """
     batch = prompt.ids.shape[0]
     tokenizer, end_tokens = member.tokenizer, member.end_tokens
-    opening = _opening(tokenizer, prompt)
+    opening = opening_of(tokenizer, *to_host((prompt.ids, prompt.valid)))
     rows = _Rows(tokenizer, batch, end_tokens, member.stop_strings)
     stops = stops_of(member, toolbox)
     pieces = 0
@@ -205,9 +205,8 @@ def stops_of(member: Member, toolbox: Toolbox | None) -> np.ndarray | None:
     return _stop_table(member.tokenizer, strings) if strings else None
 
 
-def _opening(tokenizer: Tokenizer, prompt: PromptInput) -> str:
-    """The opening tag of a thinking block at the end of all prompts, or ""."""
-    ids, valid = to_host((prompt.ids, prompt.valid))
+def opening_of(tokenizer: Tokenizer, ids: np.ndarray, valid: np.ndarray) -> str:
+    """The opening tag of a thinking block at the end of prompts [B, T], alike in all, or ""."""
     end = ids[0, -PROMPT_END:][valid[0, -PROMPT_END:]]
     return opened_by(tokenizer.decode(end.tolist(), skip_special_tokens=False))
 
@@ -224,9 +223,7 @@ class _Rows:
     ):
         self.tokenizer, self.end_tokens, self.stop_strings = tokenizer, end_tokens, stop_strings
         self.stopped = np.zeros(batch, bool)  # at one of the stop strings
-        self.tags = tag_ids(tokenizer)
-        added = tokenizer.added_tokens_decoder.items()
-        self.hidden = {i for i, token in added if token.special} - self.tags
+        self.shown = ShownText(tokenizer)
         self.ids: list[list[int]] = [[] for _ in range(batch)]
         self.written = np.zeros(batch, np.int32)
 
@@ -265,10 +262,7 @@ class _Rows:
 
     def text(self, i: int) -> str:
         """The text of row `i`, without special tokens but those of thinking."""
-        if not self.tags.isdisjoint(self.ids[i]):
-            shown = [token for token in self.ids[i] if token not in self.hidden]
-            return self.tokenizer.decode(shown, skip_special_tokens=False)
-        return self.tokenizer.decode(self.ids[i], skip_special_tokens=True)
+        return self.shown(self.ids[i])
 
     def padded(self) -> dict[str, np.ndarray]:
         """All rows as arguments of `write`; an empty row, which writes nothing, gets one token."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.member import Member
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -39,3 +40,14 @@ def _unit(vectors: jax.Array) -> jax.Array:
     vectors = jnp.asarray(vectors, jnp.float32)
     norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)
+
+
+def nearest_texts(
+    member: Member, vectors: jax.Array, *, count: int
+) -> list[list[tuple[str, float]]]:
+    """The texts of the k tokens nearest to each of M vectors, and their cosines: [M][k]."""
+    found = nearest_tokens(member.agent, vectors, count=count)
+    return [
+        [(member.tokenizer.decode([token]), near) for token, near in zip(*row, strict=True)]
+        for row in zip(*(x.tolist() for x in jax.device_get(found)), strict=True)
+    ]

@@ -34,20 +34,42 @@ class PromptInput(struct.PyTreeNode):
         )
 
 
-def read_prefix(agent: Agent, ids: jax.Array, valid: jax.Array) -> Cache:
+class SharedStart(struct.PyTreeNode):
+    """Tokens with which the prompts of many questions begin, read once for all of them.
+
+    s s s | . . q q q      s shared, q prefix of a row
+    _ _ _ | s S S q q      _ a row whose prompt begins in another way: its prefix has all
+    """
+
+    cache: Cache  # of one row, from `read_start`
+    is_there: jax.Array  # [B] bool
+
+
+def read_start(agent: Agent, ids: jax.Array) -> Cache:
+    """Reads the shared start [1, P] of prompts, at least one token; see `SharedStart`."""
+    agent = agent.during("reading")
+    _, cache = agent.read(agent.embed(ids), jnp.ones(ids.shape, bool), _start(agent, *ids.shape))
+    return agent.seal(cache, 0)
+
+
+def read_prefix(
+    agent: Agent, ids: jax.Array, valid: jax.Array, start: SharedStart | None = None
+) -> Cache:
     """Reads the part of a prompt that is the same in every round.
 
     Args:
       agent: the reader.
       ids: [B, P] token ids, padded on the left.
       valid: [B, P] bool.
+      start: tokens before the prefix; None: there are none.
 
     Returns:
-      A cache whose finished blocks are the soft prompt, if the agent has one, and the prefix.
+      A cache whose finished blocks are the soft prompt, if the agent has one, the shared start, if
+      there is one, and the prefix.
     """
     agent = agent.during("reading")
     embeds = agent.embed(ids)
-    cache = _start(agent, *ids.shape)
+    cache = _start(agent, *ids.shape) if start is None else _after(agent, start, ids.shape[1])
     if ids.shape[1]:  # else the first and later prompts have no common start
         _, cache = agent.read(embeds, valid, cache)
     return agent.seal(cache, 0)
@@ -61,6 +83,25 @@ def _start(agent: Agent, batch: int, positions: int) -> Cache:
     _, cache = agent.read(vectors, jnp.ones(vectors.shape[:2], bool))
     cache = repeat_rows(cache, batch, partition=agent.partition)
     return agent.seal(cache, positions)
+
+
+def _after(agent: Agent, start: SharedStart, positions: int) -> Cache:
+    """A cache with room for `positions`, behind the shared start of the rows that have it."""
+    there, on = start.is_there, agent.partition
+    batch = len(there)
+    cache = repeat_rows(start.cache, batch, partition=on)
+    without = _start(agent, batch, 0)
+    *before, last = cache.past
+
+    def chosen(state: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(there.reshape(1, batch, *(1,) * (state.ndim - 2)), state, other)
+
+    cache = cache.replace(
+        past=(*before, last.replace(valid=last.valid & there[:, None])),
+        next_position=jnp.where(there, cache.next_position, without.next_position),
+        state=jax.tree.map(chosen, cache.state, without.state),
+    )
+    return agent.with_room(cache, positions)
 
 
 def place(embeds: jax.Array, received: jax.Array, slot_index: tuple[int, ...]) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -32,8 +33,11 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
     return jnp.where(logits < least, -jnp.inf, logits)
 
 
-def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
-    """Rules out all but the fewest likeliest tokens of [B, V] whose probability reaches p."""
+def keep_top_p(logits: jax.Array, p: jax.Array | float) -> jax.Array:
+    """Rules out all but the fewest likeliest tokens of [B, V] whose probability reaches p.
+
+    A number for all rows, or [B, 1] one for each.
+    """
     order = jnp.argsort(logits, axis=-1)  # the likeliest last
     ordered = jnp.take_along_axis(logits, order, axis=-1)
     out = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) <= 1 - p
@@ -112,6 +116,70 @@ def likeliest(logits: jax.Array) -> jax.Array:
     return block * width + jnp.argmax(within, axis=-1)
 
 
+class RowRules(struct.PyTreeNode):
+    """Rules of each row, as data: one program writes texts of different requests."""
+
+    temperature: jax.Array  # [B] float32; 0: the likeliest token
+    top_p: jax.Array  # [B] float32; 1: all tokens
+    limits: jax.Array  # [B] int32; maximum tokens of the text
+
+
+def choose_tokens(
+    logits: jax.Array,
+    sampling: SamplingConfig,
+    *,
+    keys: jax.Array | None,
+    step: jax.Array,
+    seen: jax.Array | None = None,
+    rules: RowRules | None = None,
+) -> jax.Array:
+    """The next token [B] of each row, from logits [B, V].
+
+    Args:
+      logits: of the agent.
+      sampling: the rules; of those for each row, temperature and top-p are not used.
+      keys: [B] PRNG keys; None: greedy.
+      step: the token's number, see `draw`.
+      seen: [B, V] bool, see `penalise_repetition`.
+      rules: of each row. No row depends on those of the others.
+    """
+    if rules is not None:
+        assert keys is not None  # rows that draw need them
+        return _choose_by_row(logits, sampling, keys, step, seen, rules)
+    logits = apply_rules(logits, sampling, seen)
+    if sampling.temperature > 0 and keys is not None:
+        return draw(logits, keys, step)
+    return likeliest(logits)
+
+
+def _choose_by_row(
+    logits: jax.Array,
+    sampling: SamplingConfig,
+    keys: jax.Array,
+    step: jax.Array,
+    seen: jax.Array | None,
+    rules: RowRules,
+) -> jax.Array:
+    """Draws only where a row draws, and sorts only where one that draws has a top-p."""
+    logits = apply_rules(logits, dataclasses.replace(sampling, temperature=0.0), seen)
+    greedy, draws = likeliest(logits), rules.temperature > 0
+    has_top_p = draws & (rules.top_p < 1)
+
+    def top_p(scaled: jax.Array) -> jax.Array:
+        return jnp.where(has_top_p[:, None], keep_top_p(scaled, rules.top_p[:, None]), scaled)
+
+    def drawn() -> jax.Array:
+        scaled = logits / jnp.maximum(rules.temperature, LEAST_TEMPERATURE)[:, None]
+        if sampling.top_k:
+            scaled = keep_top_k(scaled, sampling.top_k)
+        scaled = jax.lax.cond(jnp.any(has_top_p), top_p, lambda x: x, scaled)
+        if sampling.min_p:
+            scaled = keep_min_p(scaled, sampling.min_p)
+        return jnp.where(draws, draw(scaled, keys, step), greedy)
+
+    return jax.lax.cond(jnp.any(draws), drawn, lambda: greedy)
+
+
 class DecodeState(struct.PyTreeNode):
     """State of the decode loop."""
 
@@ -123,6 +191,8 @@ class DecodeState(struct.PyTreeNode):
     finite: jax.Array  # [B] bool; the logits of all tokens are finite; a row ends where they fail
     seen: jax.Array | None = None  # [B, V] bool; tokens of prompt and text, if penalised
     stop_state: jax.Array | None = None  # [B] int32; row of `stops` that the text has reached
+    # [B, W] float32; of each token, before rules, if they are kept
+    logprobs: jax.Array | None = None
 
 
 class Ending(NamedTuple):
@@ -142,21 +212,22 @@ def advance(
     sampling: SamplingConfig,
     keys: jax.Array | None,
     ending: Ending,
-) -> tuple[DecodeState, jax.Array]:
+    rules: RowRules | None = None,
+) -> tuple[DecodeState, jax.Array, jax.Array | None]:
     """Chooses the next token [B] of every row from its state [B, D]; 0 in rows that have ended.
 
     Returns:
-      The state but for `tokens` and `step`, and the token. `step` [] or [B] is its number.
+      The state but for `tokens`, `logprobs` and `step`; the token; and its log probability [B]
+      before all rules, if the state keeps them. `step` [] or [B] is its number.
     """
     raw = agent.unembed(hidden[:, None])[:, 0]
     raw = agent.partition.constrain(raw, "samples", None)  # rules sort a row's logits
-    logits = apply_rules(raw, sampling, state.seen)
-    if sampling.temperature > 0 and keys is not None:
-        token = draw(logits, keys, step)
-    else:
-        token = likeliest(logits)
+    token = choose_tokens(raw, sampling, keys=keys, step=step, seen=state.seen, rules=rules)
     # argmax prefers NaN and infinity to all other logits, so a bad row chooses one.
     chosen = jnp.take_along_axis(raw, token[:, None], axis=1)[:, 0]
+    logprob = None
+    if state.logprobs is not None:
+        logprob = chosen - jax.nn.logsumexp(raw, axis=-1)
     finite = state.finite & (state.done | jnp.isfinite(chosen))
     token = jnp.where(state.done, 0, token).astype(jnp.int32)
     lengths = state.lengths + ~state.done
@@ -173,7 +244,7 @@ def advance(
     state = state.replace(
         lengths=lengths, done=done, finite=finite, seen=seen, stop_state=stop_state
     )
-    return state, token
+    return state, token, logprob
 
 
 @jax.named_scope("speak")
@@ -226,7 +297,7 @@ def speak(
 
     def choose(hidden: jax.Array, state: DecodeState) -> DecodeState:
         """Appends the next token of every row to the state."""
-        state, token = advance(
+        state, token, _ = advance(
             agent, hidden, state, state.step, sampling=sampling, keys=keys, ending=ending
         )
         return state.replace(tokens=state.tokens.at[:, state.step].set(token), step=state.step + 1)

@@ -9,6 +9,7 @@ A template may open the block for the model; then the text holds the closing tag
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rmas_jax.models.tokenizer import Tokenizer
 
@@ -53,3 +54,19 @@ def tag_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of tags that the tokenizer flags as special, which decoding would drop."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(i for i, token in added if token.special and _TAG.fullmatch(token.content))
+
+
+class ShownText:
+    """The text of token ids, without special tokens but those of thinking."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.tags = tokenizer, tag_ids(tokenizer)
+        added = tokenizer.added_tokens_decoder.items()
+        self.hidden = {i for i, token in added if token.special} - self.tags
+
+    def __call__(self, ids: Sequence[int]) -> str:
+        """Decodes ids."""
+        if self.tags.isdisjoint(ids):
+            return self.tokenizer.decode(ids, skip_special_tokens=True)
+        shown = [token for token in ids if token not in self.hidden]
+        return self.tokenizer.decode(shown, skip_special_tokens=False)

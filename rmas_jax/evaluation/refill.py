@@ -41,7 +41,7 @@ class _Rollout:
     batch: Batch
     number: int
     listened: Listened
-    begun: pools.Begun
+    begun: pools.Rows
     piece: Piece  # what its finished rows have written
     waiting: list[int]  # rows that are in no pool yet
     missing: int  # rows that are not finished
@@ -84,7 +84,7 @@ class _Rows:
 
     def __init__(self, agent: Agent, settings: Mapping[str, Any], watch: _Watch):
         self.agent, self.settings, self.watch = agent, settings, watch
-        self.pool: pools.Pool | None = None
+        self.pool: pools.Rows | None = None
         self.texts: list[tuple[_Rollout, int] | None] = []  # rollout and row of it; None: free
 
     @property
@@ -93,7 +93,7 @@ class _Rows:
 
     def fits(self, rollout: _Rollout) -> bool:
         """Whether the pool has the widths of a rollout's prompts."""
-        return self.pool is not None and _shapes(self.pool.begun) == _shapes(rollout.begun)
+        return self.pool is not None and _widths(self.pool) == _widths(rollout.begun)
 
     def admits(self, rollout: _Rollout) -> bool:
         """Whether rows of a rollout can enter now."""
@@ -115,7 +115,7 @@ class _Rows:
         fill = functools.partial(self._fill, self.pool, rollout.begun, source, place)
         self.pool = self.watch.once(_whole(fill))
 
-    def _open(self, like: pools.Begun) -> None:
+    def _open(self, like: pools.Rows) -> None:
         """Opens another pool; compiles its programs, which do nothing on free rows."""
         self.pool = None  # its memory is free
         pool = pools.empty_pool(self.agent.decoder, like)
@@ -125,8 +125,8 @@ class _Rows:
         self.texts = [None] * batch
 
     def _fill(
-        self, pool: pools.Pool, begun: pools.Begun, source: Sequence[int], place: Sequence[int]
-    ) -> pools.Pool:
+        self, pool: pools.Rows, begun: pools.Rows, source: Sequence[int], place: Sequence[int]
+    ) -> pools.Rows:
         """Puts begun texts into rows of a pool, in calls of one program."""
         batch = len(begun.text.done)
         size = pools.filled_at_once(batch)
@@ -138,7 +138,7 @@ class _Rows:
             pool = programs.fill(self.agent.decoder, pool, begun, *rows)
         return pool
 
-    def _run(self, pool: pools.Pool, ended: int) -> pools.Pool:
+    def _run(self, pool: pools.Rows, ended: int) -> pools.Rows:
         return programs.run(self.agent, pool, np.int32(ended), **self.settings)
 
     def run(self, *, is_awaited: bool) -> list[_Rollout]:
@@ -152,9 +152,9 @@ class _Rows:
         share = pools.filled_at_once(batch) if is_awaited else batch
         ended = min(self.texts.count(None) + share, batch)
 
-        def work() -> tuple[pools.Pool, Any]:
+        def work() -> tuple[pools.Rows, Any]:
             pool = self._run(before, ended)
-            text = pool.begun.text
+            text = pool.text
             return pool, to_host((text.done, text.tokens, text.lengths, text.finite))
 
         self.pool, (done, *parts) = self.watch.once(work)
@@ -256,5 +256,5 @@ def _whole(call: Callable[[], T]) -> Callable[[], T]:
     return lambda: jax.block_until_ready(call())
 
 
-def _shapes(begun: pools.Begun) -> list[tuple[int, ...]]:
-    return [leaf.shape for leaf in jax.tree.leaves(begun)]
+def _widths(rows: pools.Rows) -> list[tuple[int, ...]]:
+    return [block.valid.shape for block in rows.past]

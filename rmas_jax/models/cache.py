@@ -67,7 +67,7 @@ class Cache(struct.PyTreeNode):
 
     past: tuple[Block, ...]  # read only
     tail: Block  # fixed capacity S, written from slot 0 on
-    used: jax.Array  # [] int32; number of written slots of the tail, including pads
+    used: jax.Array  # [] int32, or [B] of each row; written slots of the tail, including pads
     next_position: jax.Array  # [B] int32; position of the next real token
     state: LinearState | None = None  # None where no layer is linear
 
@@ -202,9 +202,11 @@ def read_blocks(cache: Cache, time: int) -> tuple[Block, ...]:
 
 
 def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Cache:
-    """Writes the positions of a call into the next free slots.
+    """Writes the positions of a call into the next free slots, of all rows or of each row.
 
-    tail  t t _ _ _   new  n n   ->   tail  t t n n _
+    used 2            tail  t t _ _ _   new  n n   ->   tail  t t n n _
+    used [2, 1]       tail  t t _ _ _   new  n     ->   tail  t t n _ _
+                            t _ _ _ _        n                t n _ _ _
     """
     tail, new = cache.tail, placed_block(new, partition)
 
@@ -215,6 +217,8 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
         new = new.astype(old.dtype)
         if old.shape == new.shape:
             return new
+        if cache.used.ndim:
+            return _write_by_row(old, new, cache.used, axis)
         return jax.lax.dynamic_update_slice_in_dim(old, new, cache.used, axis)
 
     written = Block(
@@ -228,8 +232,33 @@ def append(cache: Cache, new: Block, *, partition: Partition = ONE_DEVICE) -> Ca
     )
 
 
+def _write_by_row(old: jax.Array, new: jax.Array, slots: jax.Array, axis: int) -> jax.Array:
+    """Writes each row at its slot [B] of an axis: two behind its row's, or the next one [B, S].
+
+    Rows are batching dimensions of one scatter, which needs no transposed copy of the cache, and
+    splits over a mesh as the cache does.
+    """
+    rows = max(axis - 2, 0)
+    dimensions = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(i for i in range(old.ndim) if i != rows),
+        inserted_window_dims=(),
+        scatter_dims_to_operand_dims=(axis,),
+        operand_batching_dims=(rows,),
+        scatter_indices_batching_dims=(0,),
+    )
+    return jax.lax.scatter(
+        old,
+        slots[:, None],
+        new,
+        dimensions,
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode=jax.lax.GatherScatterMode.CLIP,
+    )
+
+
 def known_after(slot: jax.Array, result: jax.Array) -> jax.Array:
-    """The same slot [] int32, for a write that must follow all reads behind `result`.
+    """The same slot [] or [B] int32, for a write that must follow all reads behind `result`.
 
     XLA copies an array that may be written before it is read. Layers in a loop have read the tail
     when the loop ends; of unrolled ones, nothing that is written depends on the last one's reads.

@@ -209,6 +209,7 @@ def listen(
     *,
     rounds: jax.Array | int,
     tolerance: jax.Array | float = 0.0,
+    prefixes: Mapping[str, Cache] | None = None,
     intervention: Intervention | None = None,
 ) -> Outcome:
     """R rounds of thoughts, up to the answerer's input in the last one.
@@ -222,8 +223,9 @@ def listen(
       channel: how thoughts return and travel.
       prompts: by role, batch B, with slots of M positions.
       rounds: R, at least 1.
-      tolerance: stops an item once its `Rounds.change` falls below this, independently of its
-        batch; 0 disables early stopping.
+      tolerance: [] or [B]; stops an item once its `Rounds.change` falls below this, independently
+        of its batch; 0 disables early stopping.
+      prefixes: from `read_prefixes`; None: read here.
       intervention: replaces messages of the first R rounds or more; early stopping must be off.
 
     Raises:
@@ -235,12 +237,15 @@ def listen(
     batch, steps = prompt.body_ids.shape[0], system.latent_steps
     rounds = jnp.asarray(rounds, jnp.int32)
     if steps == 0:
-        prefix = read_prefix(agent, prompt.prefix_ids, prompt.prefix_valid)
+        if prefixes is None:
+            prefix = read_prefix(agent, prompt.prefix_ids, prompt.prefix_valid)
+        else:
+            prefix = prefixes[role]
         received = nothing_received(system, agents, prompts)
         took = jnp.broadcast_to(rounds, (batch,))
         fault, sweeps = jnp.full(batch, -1, jnp.int32), None
     else:
-        stages = begin(system, agents, channel, prompts, intervention=intervention)
+        stages = begin(system, agents, channel, prompts, prefixes, intervention=intervention)
         prefix = stages.prefixes[role]
 
         def unfinished(carry: Any) -> jax.Array:

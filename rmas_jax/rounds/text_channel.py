@@ -11,7 +11,7 @@ once per role and length for all rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -123,7 +123,44 @@ def listen(
     written: Sequence[Message] = (),
     mesh: Mesh | None = None,
 ) -> tuple[PromptInput, list[Message]]:
-    """All texts of a schedule, up to the input of the agent that answers.
+    """All of `write_messages` at once: the input of the agent that answers, and the messages."""
+    messages = list(written)
+    writing = write_messages(
+        topology,
+        members,
+        prompts,
+        rounds=rounds,
+        max_tokens=max_tokens,
+        schedule=schedule,
+        sampling=sampling,
+        keys=keys,
+        prefixes=prefixes,
+        written=written,
+        mesh=mesh,
+    )
+    while True:
+        try:
+            messages.append(next(writing))
+        except StopIteration as end:
+            return end.value, messages
+
+
+def write_messages(
+    topology: Topology,
+    members: Mapping[str, Member],
+    prompts: Mapping[str, StagePrompt],
+    *,
+    rounds: int,
+    max_tokens: int,
+    limits: np.ndarray | None = None,
+    schedule: Schedule = recursion,
+    sampling: SamplingConfig = GREEDY,
+    keys: jax.Array | None = None,
+    prefixes: Mapping[str, Cache] | None = None,
+    written: Sequence[Message] = (),
+    mesh: Mesh | None = None,
+) -> Generator[Message, None, PromptInput]:
+    """Yields the texts of a schedule as they are written, and returns the answerer's input.
 
     Do not jit: texts change vocabulary on the host. Rollouts share messages as they share latents.
 
@@ -133,6 +170,7 @@ def listen(
       prompts: by role, batch B, as numpy arrays, laid out with W positions per slot.
       rounds: R, at least 1.
       max_tokens: maximum tokens of a message; M of them take as many model steps as M thoughts.
+      limits: [B] the same for each item, at most `max_tokens`.
       schedule: who writes when; the default is Recursive-TextMAS.
       sampling: sampling rules of messages.
       keys: [B] PRNG keys; needed for sampling.
@@ -168,6 +206,7 @@ def listen(
             members[stage.role],
             read(stage),
             max_tokens=max_tokens,
+            limits=limits,
             sampling=sampling,
             keys=None if keys is None else stage_keys(keys, len(messages)),
             stage=f"round {stage.round + 1}: message",
@@ -176,7 +215,8 @@ def listen(
         messages.append(
             Message(stage.round, stage.role, texts.texts, texts.tokens, seconds, texts.flops)
         )
-    return read(stages[-1]), messages
+        yield messages[-1]
+    return read(stages[-1])
 
 
 def refine(

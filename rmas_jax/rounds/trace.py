@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,9 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput
 from rmas_jax.agents.sweeps import Before, relative_change
 from rmas_jax.host.compilations import compilations
+from rmas_jax.host.generators import result_of
 from rmas_jax.host.nonfinite import Fault
+from rmas_jax.models import Cache
 from rmas_jax.prompts import FIRST, LATER, StagePrompt
 from rmas_jax.rounds.channels import Channel
 from rmas_jax.rounds.stages import (
@@ -48,6 +50,8 @@ class TracedStage(NamedTuple):
     seconds: float  # of the whole batch
     compiled: bool  # whether `seconds` includes compilation
     sweeps: np.ndarray | None  # [B] of parallel thinking
+    # [B] relative change of the answerer's received vectors, after the last stage before its own.
+    change: np.ndarray | None = None
 
 
 class Trace(NamedTuple):
@@ -78,10 +82,30 @@ def trace_rounds(
     *,
     rounds: int,
     tolerance: float = 0.0,
+    prefixes: Mapping[str, Cache] | None = None,
 ) -> Trace:
-    """R rounds, or fewer: stops once the change of every item is below `tolerance`.
+    """All of `traced_stages` at once."""
+    return result_of(
+        traced_stages(
+            system, agents, channel, prompts, rounds=rounds, tolerance=tolerance, prefixes=prefixes
+        )
+    )
 
-    Args as in `recursion.listen`, which stops item by item.
+
+def traced_stages(
+    system: System,
+    agents: Mapping[str, Agent],
+    channel: Channel,
+    prompts: Mapping[str, StagePrompt],
+    *,
+    rounds: int,
+    tolerance: float = 0.0,
+    prefixes: Mapping[str, Cache] | None = None,
+) -> Generator[TracedStage, None, Trace]:
+    """Yields the stages of R rounds as they end, and returns all.
+
+    Fewer rounds are run once the change of every item is below `tolerance`; arguments as in
+    `recursion.listen`, which stops item by item.
 
     Raises:
       ValueError: fewer than one round.
@@ -91,7 +115,8 @@ def trace_rounds(
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     check_prompts(system, agents, prompts)
     topology, answerer = system.topology, system.topology.answerer
-    prefixes = _read_prefixes(system, agents, prompts)
+    if prefixes is None:
+        prefixes = _read_prefixes(system, agents, prompts)
     stages = begin(system, agents, channel, prompts, prefixes)
     inbox = no_feedback(system, agents, prompts)
     received = nothing_received(system, agents, prompts)
@@ -99,7 +124,7 @@ def trace_rounds(
     traced: list[TracedStage] = []
     change: list[np.ndarray] = []
 
-    def turn(index: int, role: str, arrived: jax.Array) -> None:
+    def turn(index: int, role: str, arrived: jax.Array) -> TracedStage:
         kind = FIRST if index == 0 else LATER
         known, started = compilations(), time.perf_counter()
         before = Before(made[role], index > 0) if role in made else None
@@ -108,23 +133,28 @@ def trace_rounds(
         finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
         if not np.all(finite):
             raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
-        traced.append(
-            TracedStage(index, role, on_host, seconds, compilations() > known, taken.sweeps)
-        )
         if before is not None:
             made[role] = taken.thoughts
         inbox.update(on_host)  # uncommitted, as the first round's zeros: each program compiles once
+        return TracedStage(index, role, on_host, seconds, compilations() > known, taken.sweeps)
 
+    others = topology.order[:-1]
     for index in range(rounds if system.latent_steps else 0):
-        for role in topology.order[:-1]:
-            turn(index, role, arrivals(stages, inbox, role, index=index))
+        for role in others:
+            traced.append(turn(index, role, arrivals(stages, inbox, role, index=index)))
+            if role != others[-1]:
+                yield traced[-1]
         arrived = arrivals(stages, inbox, answerer, index=index)
         before = received if index else jnp.zeros_like(arrived)
         change.append(np.asarray(relative_change(before, arrived)))
         received = arrived
+        if others:
+            traced[-1] = traced[-1]._replace(change=change[-1])
+            yield traced[-1]
         if index == rounds - 1 or (index > 0 and change[-1].max() < tolerance):
             break
-        turn(index, answerer, received)
+        traced.append(turn(index, answerer, received))
+        yield traced[-1]
     kind = FIRST if rounds == 1 else LATER
     prompt = prompt_input(prompts[answerer], prefixes[answerer], received, kind=kind)
     return Trace(prompt, traced, change)

@@ -47,8 +47,8 @@ class Request:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()  # a text ends before the first of these
     n: int = 1  # texts, from the same latents or messages
-    is_watched: bool = False  # stages are told as they end: each is then a program of its own
-    nearest: int = 0  # of a watched request: tokens told for each vector that crosses an edge
+    is_watched: bool = False  # each stage has an event, and a program of its own
+    nearest: int = 0  # of a watched request: tokens of each vector that crosses an edge
 
 
 class StageEvent(NamedTuple):
@@ -61,6 +61,8 @@ class StageEvent(NamedTuple):
     text: str | None  # the message, where text crosses the edges
     tokens: int  # of the message
     change: float | None  # of what has reached the answerer, since the round before
+    sweeps: int | None = None  # of parallel thinking
+    compiled: bool = False  # whether the seconds include compilation
 
 
 class Crossing(NamedTuple):
@@ -75,7 +77,9 @@ class TextEvent(NamedTuple):
 
     index: int  # of the text, from 0
     text: str
-    tokens: Sequence[tuple[str, float]]  # each with its log probability before rules and temperature
+    tokens: Sequence[
+        tuple[str, float]
+    ]  # each with its log probability before rules and temperature
 
 
 class EndEvent(NamedTuple):

@@ -17,7 +17,9 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
 from rmas_jax.agents.sampling import (
     GREEDY,
+    RowRules,
     apply_rules,
+    choose_tokens,
     draw,
     keep_min_p,
     keep_top_k,
@@ -311,3 +313,54 @@ def test_the_likeliest_token_is_the_first_of_the_largest(vocabulary):
     few[4] = rng.standard_normal(vocabulary)
     expected = np.argmax(np.nan_to_num(few, nan=np.inf, posinf=np.inf, neginf=-np.inf), axis=-1)
     np.testing.assert_array_equal(jax.jit(likeliest)(few), expected)
+
+
+RULES_BY_ROW = ((0.0, 1.0), (1.0, 1.0), (0.7, 1.0), (3.0, 0.8), (1.0, 0.1), (0.0, 0.3), (1e-9, 1.0))
+
+
+def by_row(rules, steps=5):
+    """Logits [B, V], keys [B], and the tokens [B, steps] that rows choose by their rules."""
+    logits = np.random.default_rng(3).normal(size=(len(rules), 50)).astype(np.float32)
+    keys = row_keys(jax.random.key(1), np.arange(len(rules)))
+    temperature, top_p = np.array(rules, np.float32).T
+    given = RowRules(temperature, top_p, np.full(len(rules), 9, np.int32))
+    choose = jax.jit(choose_tokens, static_argnames="sampling")
+    tokens = [
+        choose(logits, SamplingConfig(top_k=20), keys=keys, step=np.int32(i), rules=given)
+        for i in range(steps)
+    ]
+    return logits, keys, np.stack(tokens, axis=1)
+
+
+def test_rules_of_rows_are_those_of_a_batch():
+    logits, keys, tokens = by_row(RULES_BY_ROW)
+    for row, (temperature, top_p) in enumerate(RULES_BY_ROW):
+        sampling = SamplingConfig(temperature, top_k=20, top_p=top_p)
+        for step, token in enumerate(tokens[row]):
+            expected = choose_tokens(logits, sampling, keys=keys, step=np.int32(step))
+            assert token == expected[row]
+    assert len({*tokens[3].tolist()}) > 1 and len({*tokens[0].tolist()}) == 1
+
+
+def test_no_row_depends_on_the_rules_of_others():
+    _, _, together = by_row(RULES_BY_ROW)
+    for row in range(len(RULES_BY_ROW)):
+        alone = [rules if i == row else (0.0, 1.0) for i, rules in enumerate(RULES_BY_ROW)]
+        np.testing.assert_array_equal(by_row(alone)[2][row], together[row])
+
+
+def test_rows_that_draw_nothing_pay_for_no_rule():
+    def operations(rules):
+        text = str(
+            jax.make_jaxpr(
+                lambda logits, keys, rules: choose_tokens(
+                    logits, GREEDY, keys=keys, step=jnp.int32(0), rules=rules
+                )
+            )(jnp.zeros((2, 9)), jax.random.split(jax.random.key(0), 2), rules)
+        )
+        outside = text.partition("cond[")[0]
+        return outside, text
+
+    outside, text = operations(RowRules(jnp.zeros(2), jnp.ones(2), jnp.ones(2, jnp.int32)))
+    assert "sort" not in outside and "random" not in outside
+    assert "sort" in text and text.count("cond[") == 2

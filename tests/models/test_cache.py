@@ -18,6 +18,7 @@ from rmas_jax.models import (
     load_pretrained,
     seal,
 )
+from rmas_jax.models.cache import Block, Cache, append, by_layer, stacked
 from rmas_jax.models.rope import RopeScaling
 from rmas_jax.models.weights import apart, weight_table
 
@@ -324,3 +325,28 @@ def test_weight_table_is_the_parameter_tree(field):
 def test_refused_configurations(field, value, message):
     with pytest.raises(UnsupportedModelError, match=message):
         dataclasses.replace(HYBRID, **{field: value})
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_each_row_writes_at_a_slot_of_its_own(is_apart):
+    """Slots [3, 0, 2] of four, and what stood there before."""
+    rng = np.random.default_rng(0)
+    layers, rows, heads, slots, size = 2, 3, 2, 4, 5
+
+    def block(time):
+        numbers = rng.normal(size=(2, layers, rows, heads, time, size)).astype(np.float32)
+        valid = rng.random((rows, time)) < 0.5
+        return Block(*numbers, valid, rng.integers(9, size=(rows, time), dtype=np.int32))
+
+    old, new, used = block(slots), block(1), np.array([3, 0, 2], np.int32)
+    cache = Cache((), jax.tree.map(jnp.asarray, old), jnp.asarray(used), jnp.zeros(rows, jnp.int32))
+    cache = by_layer(cache) if is_apart else cache
+    after = jax.jit(append)(cache, new)
+    np.testing.assert_array_equal(after.used, used + 1)
+    written = stacked(after.tail)
+    for row, slot in enumerate(used):
+        old.keys[:, row, :, slot] = new.keys[:, row, :, 0]
+        old.values[:, row, :, slot] = new.values[:, row, :, 0]
+        old.valid[row, slot] = new.valid[row, 0]
+        old.positions[row, slot] = new.positions[row, 0]
+    jax.tree.map(np.testing.assert_array_equal, written, old)
