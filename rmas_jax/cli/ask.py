@@ -6,17 +6,11 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
 
 from rmas_jax.agents.answers import answer_retry_of
-from rmas_jax.agents.nearest_tokens import nearest_tokens
-from rmas_jax.agents.reading import PromptInput
+from rmas_jax.cli.asking import Asker, ask
 from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.options import add_config_options, check_limits
 from rmas_jax.cli.sampling_options import SAMPLING_LIMITS, add_sampling_options, chosen_sampling
@@ -28,10 +22,9 @@ from rmas_jax.config.limits import (
 )
 from rmas_jax.data.rows import text_of
 from rmas_jax.evaluation.answerer import Answerer
-from rmas_jax.evaluation.answering import Answering, Prompts
+from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.methods import Method
 from rmas_jax.host.atomic import append
-from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import BAD_INPUT, USER_ERRORS, print_error, shown
 from rmas_jax.host.questions import QuestionError, check_question, read_questions
 from rmas_jax.host.writing import check_output_file
@@ -39,8 +32,7 @@ from rmas_jax.links import Links
 from rmas_jax.models import CheckpointError
 from rmas_jax.models.generation import sampling_defaults
 from rmas_jax.prompts import template_with
-from rmas_jax.rounds.channels import CHANNELS, LATENT, TEXT, Channel
-from rmas_jax.rounds.trace import trace_rounds
+from rmas_jax.rounds.channels import CHANNELS, LATENT, TEXT
 from rmas_jax.runs.folder import TRAINED_WAY_OUT, dated, find_trained_links
 from rmas_jax.runs.resources import build_toolbox, load_run_team, use_compilation_cache
 from rmas_jax.team import Team, load_links_for
@@ -73,141 +65,7 @@ LIMITS = {
 }
 
 
-class Step(NamedTuple):
-    """A line of the account: a stage, or the answer."""
-
-    round: int  # from 1
-    role: str
-    did: str
-    seconds: float
-    compiled: bool  # whether the seconds include compilation
-
-
 Columns = dict[str, str]  # column of the prompts -> its text
-# What the answer is written from, its round, and what went before it.
-Stages = tuple[PromptInput, int, list[Step], list[dict[str, Any]]]
-
-
-def ask(
-    answerer: Answerer,
-    question: str,
-    *,
-    columns: Mapping[str, str] | None = None,
-    seed: int,
-    tolerance: float = 0.0,
-    inspected: int = 0,
-) -> dict[str, Any]:
-    """The account of a question: answers, steps, and what crossed the edges.
-
-    Args:
-      answerer: over a channel, or in text.
-      question: any text.
-      columns: of the prompts.
-      seed: of drawn answers.
-      tolerance: of the early stop; not in text.
-      inspected: tokens shown per latent.
-    """
-    prompts = answerer.encode([{**(columns or {}), "question": question}])
-    if (channel := answerer.channel) is None:
-        prompt, rounds, steps, crossed = text_stages(answerer, prompts)
-    else:
-        prompt, rounds, steps, crossed = latent_stages(
-            answerer, channel, prompts, tolerance=tolerance, inspected=inspected
-        )
-    answers = []
-    for keys in answerer.keys(seed, np.arange(1)):
-        known, started = compilations(), time.perf_counter()
-        written = answerer.write(prompt, keys)
-        seconds = time.perf_counter() - started
-        did = f"answers: {written.tokens[0]} tokens"
-        did += f", {written.calls[0]} tool calls" if answerer.answering.toolbox else ""
-        did += ", tried again" if written.retried[0] else ""
-        steps.append(Step(rounds, answerer.answers_as, did, seconds, compilations() > known))
-        answers.append(written.opening + written.texts[0])
-    return {
-        "question": question,
-        "columns": dict(columns or {}),
-        "answers": answers,
-        "steps": [step._asdict() for step in steps],
-        "crossed": crossed,
-    }
-
-
-def latent_stages(
-    answerer: Answerer, channel: Channel, prompts: Prompts, *, tolerance: float, inspected: int
-) -> Stages:
-    """The rounds over a channel of vectors, stage by stage."""
-    team, system = answerer.team, answerer.system
-    trace = trace_rounds(
-        system,
-        team.agents,
-        channel,
-        prompts,
-        rounds=answerer.rounds,
-        tolerance=tolerance,
-    )
-    rounds = len(trace.change) or answerer.rounds
-    steps, crossed = [], []
-    for stage in trace.stages:
-        by = "no token" if stage.sweeps is None else f"{stage.sweeps[0]} sweeps"
-        did = f"thinks: {system.latent_steps} latents, {by}"
-        steps.append(Step(stage.round + 1, stage.role, did, stage.seconds, stage.compiled))
-        for name, vectors in stage.sent.items():
-            crossed.append({"round": stage.round + 1, "edge": name})
-            if inspected:
-                crossed[-1]["nearest"] = nearest_texts(team, name, vectors[0], count=inspected)
-    for index, change in enumerate(trace.change[1:], start=2):
-        crossed.append({"round": index, "change": float(change[0])})
-    return trace.prompt, rounds, steps, crossed
-
-
-def nearest_texts(
-    team: Team, edge: str, vectors: np.ndarray, *, count: int
-) -> list[list[tuple[str, float]]]:
-    """Per latent of an edge, the receiver's tokens nearest to it and their cosines."""
-    receiver = team.members[edge.partition("->")[2]]
-    found = nearest_tokens(receiver.agent, vectors, count=count)
-    decode = receiver.tokenizer.decode
-    return [
-        [(decode([token]), round(near, 3)) for token, near in zip(*row, strict=True)]
-        for row in zip(*(x.tolist() for x in jax.device_get(found)), strict=True)
-    ]
-
-
-def text_stages(answerer: Answerer, prompts: Prompts) -> Stages:
-    """The rounds in text."""
-    known = compilations()
-    listened = answerer.listen(prompts)
-    compiled = compilations() > known
-    steps, crossed = [], []
-    for message in listened.messages:
-        place = message.round + 1, message.role
-        steps.append(Step(*place, f"writes: {message.tokens[0]} tokens", message.seconds, compiled))
-        crossed.append({"round": place[0], "role": place[1], "text": message.texts[0]})
-    return listened.prompt, answerer.rounds, steps, crossed
-
-
-def show(account: dict[str, Any], *, inspect: bool) -> None:
-    """Prints an account."""
-    steps = [Step(**step) for step in account["steps"]]
-    print(f"\n{account['question']}\n")
-    for step in steps:
-        note = "  (compilation included)" if step.compiled else ""
-        print(f"  round {step.round}  {step.role:<12} {step.did:<32} {step.seconds:8.3f} s{note}")
-    print(f"  all      {'':<12} {'':<32} {sum(step.seconds for step in steps):8.3f} s")
-    for item in account["crossed"]:
-        if "change" in item:
-            print(
-                f"  round {item['round']}: what reaches the answerer moved by {item['change']:.3f}"
-            )
-        elif "text" in item:
-            print(f"  round {item['round']}, {item['role']}: {item['text']!r}")
-        elif inspect:
-            print(f"  round {item['round']}, {item['edge']}:")
-            for i, tokens in enumerate(item["nearest"], start=1):
-                print(f"    {i:3}  " + "  ".join(f"{text!r} {near:.2f}" for text, near in tokens))
-    for answer in account["answers"]:
-        print(f"\n{answer}")
 
 
 def links_of(config: RunConfig, team: Team, file: str | None) -> Links:
@@ -378,7 +236,7 @@ def questions_of(options: argparse.Namespace) -> Iterator[str | QuestionError]:
 
 def ask_all(answerer: Answerer, columns: Columns, options: argparse.Namespace) -> int:
     """Asks every question that can be asked; returns how many could not."""
-    refused = 0
+    asker, refused = Asker(answerer), 0
     for question in questions_of(options):
         if isinstance(question, QuestionError):
             refused += 1
@@ -386,14 +244,13 @@ def ask_all(answerer: Answerer, columns: Columns, options: argparse.Namespace) -
                 print_error(question)
             continue
         account = ask(
-            answerer,
+            asker,
             question,
             columns=columns,
             seed=options.seed,
             tolerance=options.tolerance,
             inspected=options.inspect,
         )
-        show(account, inspect=bool(options.inspect))
         if options.json:
             append(Path(options.json), json.dumps(account) + "\n")
     if refused > MAX_REFUSALS:
