@@ -20,7 +20,7 @@ def distribution(name: str) -> str:
 
 def test_every_import_of_the_package_is_a_declared_dependency():
     extras = PROJECT["optional-dependencies"]
-    usable = ("eval", "gguf", "int8", "logging", "reasoning", "search")
+    usable = ("eval", "gguf", "int8", "logging", "reasoning", "search", "serve")
     allowed = [*PROJECT["dependencies"], *(name for extra in usable for name in extras[extra])]
     declared = {distribution(name) for name in allowed}
     providers = importlib.metadata.packages_distributions()

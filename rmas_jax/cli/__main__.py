@@ -16,6 +16,8 @@ COMMANDS = {
     "run": ("run", "train the links of a team, evaluate it, write a report"),
     "plan": ("plan", "print the steps and the memory of a run without running it"),
     "ask": ("ask", "question a trained team, and inspect the vectors on its edges"),
+    "serve": ("serve", "serve a team over HTTP, as OpenAI's chat API"),
+    "chat": ("chat", "talk with a team in the terminal"),
     "report": ("report", "write the report of a run folder again"),
     "compare": ("compare", "compare runs, question by question"),
     "benchmarks": ("benchmarks", "list the benchmarks, or show one and load its questions"),

@@ -1,0 +1,1 @@
+"""OpenAI's chat API over HTTP, for an engine. Needs the extra `serve`."""
