@@ -11,6 +11,7 @@ from experiments.benchmarks import (
     loading,
     packing,
     refill,
+    serving,
     sharing,
     training,
 )
@@ -162,3 +163,15 @@ def test_a_cold_start_has_every_part(tmp_path, capsys, monkeypatch):
     assert seconds["jax"] < seconds["load"] < seconds["cold"]
     assert report["setting"]["max_tokens"] == 2
     assert "| warm |" in page
+
+
+@pytest.mark.slow
+def test_clients_at_once_get_the_same_texts(tmp_path, capsys):
+    sizes = {"requests": 12, "clients": 4, "tokens": 5, "rows": 4, "batch": 4, "repeats": 1}
+    report, page = report_of(serving, "serving", tmp_path, capsys, **sizes)
+    names = [serving.AT_ONCE, serving.ONE_BY_ONE, serving.SMALL]
+    assert [*report["requests_per_second"]] == [*report["times"]] == names
+    assert report["times"][serving.AT_ONCE]["median"] == 1 and report["times"][names[1]]["low"] > 0
+    assert report["compilations_after_start"] == 0 and 0 < report["batch_fill"] <= 1
+    assert 0 < report["rows_that_write"] <= 1 and report["mean_tokens"] > 0
+    assert "one by one, small" in page

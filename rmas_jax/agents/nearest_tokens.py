@@ -6,13 +6,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.member import Member
 
 
 @functools.partial(jax.jit, static_argnames="count")
-def nearest_tokens(agent: Agent, vectors: jax.Array, *, count: int) -> tuple[jax.Array, jax.Array]:
+def nearest_tokens(
+    agent: Agent, vectors: jax.Array | np.ndarray, *, count: int
+) -> tuple[jax.Array, jax.Array]:
     """The tokens nearest to vectors in an agent's input space, by cosine.
 
     A vector that crosses an edge lies in the receiver's input space, so its nearest tokens are from
@@ -35,7 +38,7 @@ def nearest_tokens(agent: Agent, vectors: jax.Array, *, count: int) -> tuple[jax
     return ids.astype(jnp.int32), nearness
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
+def _unit(vectors: jax.Array | np.ndarray) -> jax.Array:
     """Vectors [..., D] of norm one, float32; zero stays zero."""
     vectors = jnp.asarray(vectors, jnp.float32)
     norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -43,7 +46,7 @@ def _unit(vectors: jax.Array) -> jax.Array:
 
 
 def nearest_texts(
-    member: Member, vectors: jax.Array, *, count: int
+    member: Member, vectors: jax.Array | np.ndarray, *, count: int
 ) -> list[list[tuple[str, float]]]:
     """The texts of the k tokens nearest to each of M vectors, and their cosines: [M][k]."""
     found = nearest_tokens(member.agent, vectors, count=count)

@@ -267,7 +267,7 @@ def run(
     agent: Agent,
     pool: Rows,
     ended: jax.Array,
-    steps: jax.Array = ALL_STEPS,
+    steps: jax.Array | np.int32 = ALL_STEPS,
     *,
     end_tokens: tuple[int, ...],
     max_tokens: int,

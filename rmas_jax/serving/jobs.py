@@ -47,7 +47,7 @@ class Written(NamedTuple):
     lengths: np.ndarray  # [B] int32
     finite: np.ndarray  # [B] bool
     logprobs: np.ndarray  # [B, W] float32
-    step: int  # of all rows
+    step: np.ndarray  # [] int32; of all rows
 
 
 class Job:

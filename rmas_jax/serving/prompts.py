@@ -223,7 +223,9 @@ def _fixed_width(of_kinds: tuple[TokenRows, ...]) -> int | None:
 def _without(tokens: StageTokens, count: int) -> StageTokens:
     """Prompts without their first tokens."""
     prefix = tokens.prefix
-    return tokens.replace(prefix=TokenRows.of([prefix[i][count:] for i in range(len(prefix))]))
+    return tokens.replace(
+        prefix=TokenRows.of([prefix[i][count:].tolist() for i in range(len(prefix))])
+    )
 
 
 def _body_tokens(found: Mapping[str, StageTokens], kind: int) -> int:

@@ -75,7 +75,7 @@ class Crossing(NamedTuple):
 class TextEvent(NamedTuple):
     """The next part of a text, and the tokens that it is made of."""
 
-    index: int  # of the text, from 0
+    index: int  # type: ignore[assignment]  # of the text, from 0
     text: str
     tokens: Sequence[
         tuple[str, float]
@@ -85,7 +85,7 @@ class TextEvent(NamedTuple):
 class EndEvent(NamedTuple):
     """A text has ended."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of the text
     reason: str  # STOP, LENGTH or CANCELLED
     tokens: int  # written, the end token included
 

@@ -67,16 +67,17 @@ class PoolRows:
         """The n-th texts of all jobs that have so many."""
         size = self.settings.batch
         filled = [job.request for job in [*jobs, *[jobs[-1]] * (size - len(jobs))]]
+        rules: dict[str, Any] = {
+            "temperature": np.array([one.temperature for one in filled], np.float32),
+            "top_p": np.array([one.top_p for one in filled], np.float32),
+            "limits": np.array([one.max_tokens for one in filled], np.int32),
+        }
         rows = pools.begin(
             self.agent,
             hidden,
             cache,
             keys=text_keys(seeds_of(jobs, size), np.int32(number)),
-            rules=RowRules(
-                temperature=np.array([one.temperature for one in filled], np.float32),
-                top_p=np.array([one.top_p for one in filled], np.float32),
-                limits=np.array([one.max_tokens for one in filled], np.int32),
-            ),
+            rules=RowRules(**rules),
             **self._how,
         )
         written, waiting = _on_host(rows), []
@@ -133,8 +134,8 @@ class PoolRows:
         share = pools.filled_at_once(rows) if is_awaited else rows
         written = self._run(min(rows - self.running + share, rows))
         self._done = written.done.copy()
-        self.tally.add(steps=written.step - self._step)
-        self._step = written.step
+        self.tally.add(steps=int(written.step) - self._step)
+        self._step = int(written.step)
         for place, text in enumerate(self.texts):
             if text is not None and not text.is_over:
                 self.tally.add(row_steps=int(written.lengths[place]) - text.count)
@@ -160,5 +161,4 @@ class PoolRows:
 def _on_host(rows: pools.Rows) -> Written:
     text = rows.text
     found = (text.done, text.tokens, text.lengths, text.finite, text.logprobs, text.step)
-    *arrays, step = to_host(found)
-    return Written(*arrays, int(step))
+    return Written(*to_host(found))

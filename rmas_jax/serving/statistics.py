@@ -26,7 +26,7 @@ class Statistics:
     queued: int  # requests that wait for their rounds
     running: int  # rows with a text
     rows: int
-    compilations: int  # 0 before it is warm
+    compilations: int  # of this process, since the engine is warm; 0 before
     by_outcome: Mapping[str, int]  # requests, by `OUTCOMES`
     seconds: Mapping[str, float]  # by `PHASES`
     prompt_tokens: int
