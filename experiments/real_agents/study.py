@@ -38,9 +38,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "small": Size((4,), (0,), (4,), 8, "under an hour on two cores"),
-    "medium": Size((1, 4, 11), (0,), (1, 2, 4, 8), 16, "about two hours"),
-    "full": Size((1, 2, 4, 8, 11), (0, 1, 2), (1, 2, 4, 8, 11), 32, "five hours"),
+    "small": Size((4,), (0,), (4,), 8, "one M and seed"),
+    "medium": Size((1, 4, 11), (0,), (1, 2, 4, 8), 16, "three M, one seed"),
+    "full": Size((1, 2, 4, 8, 11), (0, 1, 2), (1, 2, 4, 8, 11), 32, "five M, three seeds"),
 }
 ROLES = ("planner", "solver")
 SKILL_ITEMS = 128  # of validation; an answer to each costs more than a step of tuning
