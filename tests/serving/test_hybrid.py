@@ -15,6 +15,7 @@ from rmas_jax.serving.engine import Engine
 from rmas_jax.serving.requests import Request
 
 
+@pytest.mark.slow  # a minute and a half
 def test_answers_are_those_of_an_answerer(team_and_links):
     team, links = team_and_links
     member = team.members["solver"]
