@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from engines import MAX_TOKENS, SETTINGS, ask, collect, question
 from systems import LINEAR, random_params
 from teams import talkative
