@@ -22,6 +22,7 @@ from rmas_jax.agents.answers import write_texts
 from rmas_jax.agents.member import Member
 from rmas_jax.agents.reading import PromptInput, read_prefix
 from rmas_jax.agents.sampling import GREEDY
+from rmas_jax.host.generators import result_of
 from rmas_jax.models import Cache
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.models.plain_text import encode_plain
@@ -140,11 +141,7 @@ def listen(
         is_shuffled=is_shuffled,
         mesh=mesh,
     )
-    while True:
-        try:
-            messages.append(next(writing))
-        except StopIteration as end:
-            return end.value, messages
+    return result_of(writing, into=messages), messages
 
 
 def write_messages(
