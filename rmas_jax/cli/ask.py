@@ -236,23 +236,24 @@ def questions_of(options: argparse.Namespace) -> Iterator[str | QuestionError]:
 
 def ask_all(answerer: Answerer, columns: Columns, options: argparse.Namespace) -> int:
     """Asks every question that can be asked; returns how many could not."""
-    asker, refused = Asker(answerer), 0
-    for question in questions_of(options):
-        if isinstance(question, QuestionError):
-            refused += 1
-            if refused <= MAX_REFUSALS:
-                print_error(question)
-            continue
-        account = ask(
-            asker,
-            question,
-            columns=columns,
-            seed=options.seed,
-            tolerance=options.tolerance,
-            inspected=options.inspect,
-        )
-        if options.json:
-            append(Path(options.json), json.dumps(account) + "\n")
+    refused = 0
+    with Asker(answerer) as asker:
+        for question in questions_of(options):
+            if isinstance(question, QuestionError):
+                refused += 1
+                if refused <= MAX_REFUSALS:
+                    print_error(question)
+                continue
+            account = ask(
+                asker,
+                question,
+                columns=columns,
+                seed=options.seed,
+                tolerance=options.tolerance,
+                inspected=options.inspect,
+            )
+            if options.json:
+                append(Path(options.json), json.dumps(account) + "\n")
     if refused > MAX_REFUSALS:
         print_error(QuestionError(f"{refused} questions were refused, the first are named above"))
     return refused

@@ -6,7 +6,7 @@ import functools
 import queue
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -43,9 +43,17 @@ class Asker:
         self.answerer = answerer
         self._engines: dict[tuple[int, int], Engine] = {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A thread that still works would end with the process in the middle of a program."""
+        for engine in self._engines.values():
+            engine.close(finish=False)
+
     @functools.cached_property
     def _layout(self) -> Layout:
-        return Layout(self.answerer.team, WIDTHS)
+        return Layout(self.answerer.team, WIDTHS, shares_starts=False)
 
     def events(self, request: Request) -> Iterator[tuple[Event, bool]]:
         """Yields the events of a request, each with whether anything was compiled for it."""
@@ -77,6 +85,7 @@ class Asker:
                 channels=(self.answerer.method.channel or "",),
                 sampling=how.sampling,
                 nearest=request.nearest,
+                shares_starts=False,
             )
             self._engines[key] = Engine(self.answerer.team, self.answerer.links, settings)
             self._engines[key].start()

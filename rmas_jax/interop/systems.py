@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.host.errors import clipped, listed, shown
@@ -102,7 +101,7 @@ def read_links(path: str | Path, *, inner_variant: str | None = None) -> FoundLi
                 f"fit {' and '.join(config.variant for config in fitting)}"
             )
         config = next((c for c in fitting if c.variant == inner_variant), fitting[0])
-        links[kind][owner] = config, jax.tree.map(jnp.asarray, arrays)
+        links[kind][owner] = config, jax.device_put(arrays)
     return links
 
 

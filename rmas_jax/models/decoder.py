@@ -62,6 +62,7 @@ class Decoder(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),
                 length=c.num_layers // c.period,
+                check_constancy_invariants=self.is_initializing(),  # traces the layers twice
             )(c, partition=self.partition)
         self.final_norm = RMSNorm(c, "final_norm/weight", self.partition)
         if c.has_unembedding:
@@ -262,6 +263,7 @@ class Decoder(nn.Module):
                 split_rngs={"params": False},
                 length=c.num_loops,
                 unroll=c.num_loops if self.unroll_layers else 1,
+                check_constancy_invariants=self.is_initializing(),
             )
         _, (hidden, new) = one_loop(self, x, of_layers)
         return (hidden if loops else hidden[None]), _join(new, len(loops + periods) + 1)

@@ -142,14 +142,16 @@ def _load(path: Path) -> Any:
 
 
 def _of_directory(directory: Path) -> Any:
-    from tokenizers import Tokenizer  # heavy, and only drivers need them
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     file = directory / TOKENIZER
     if not file.is_file():
+        from transformers import AutoTokenizer  # imports torch, where it is installed
+
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
+    from tokenizers import Tokenizer  # heavy, and only drivers need them
+    from transformers import PreTrainedTokenizerFast
+
     unchanged = Tokenizer.from_file(str(file))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
     unchanged.no_padding()

@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Generator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rmas_jax.agents.agent import Agent
@@ -33,12 +32,11 @@ from rmas_jax.rounds.stages import (
     deliver,
     no_feedback,
     no_thoughts,
-    nothing_received,
     prompt_input,
     read_prefixes,
     think_turn,
 )
-from rmas_jax.topology import System
+from rmas_jax.topology import System, edge_name
 
 
 class TracedStage(NamedTuple):
@@ -62,16 +60,28 @@ class Trace(NamedTuple):
     change: list[np.ndarray]  # per round: [B] relative change of the answerer's received vectors
 
 
+Inbox: TypeAlias = Mapping[str, Any]  # edge name -> latest vectors [B, M, D], an array
+
 _read_prefixes = jax.jit(read_prefixes, static_argnames="system")
 
 
 @functools.partial(jax.jit, static_argnames="role")
 def _turn(
-    stages: Stages, arrived: jax.Array, kind: int, before: Before | None, *, role: str
+    stages: Stages, inbox: Inbox, kind: int, before: Before | None, index: int, *, role: str
 ) -> tuple[Turn, dict[str, jax.Array]]:
-    """A role's turn after it receives `arrived`, and the vectors that it sends."""
+    """A role's turn after it receives what is in its inbox, and the vectors that it sends."""
+    arrived = arrivals(stages, inbox, role, index=index)
     turn = think_turn(stages, role, arrived, kind=kind, before=before)
     return turn, deliver(stages, role, turn.thoughts)
+
+
+@functools.partial(jax.jit, static_argnames="role")
+def _arrived(
+    stages: Stages, inbox: Inbox, before: jax.Array, index: int, *, role: str
+) -> tuple[jax.Array, jax.Array]:
+    """What a role receives, and its relative change since `before`."""
+    arrived = arrivals(stages, inbox, role, index=index)
+    return arrived, relative_change(before, arrived)
 
 
 def trace_rounds(
@@ -118,17 +128,25 @@ def traced_stages(
     if prefixes is None:
         prefixes = _read_prefixes(system, agents, prompts)
     stages = begin(system, agents, channel, prompts, prefixes)
-    inbox = no_feedback(system, agents, prompts)
-    received = nothing_received(system, agents, prompts)
+    inbox: dict[str, Any] = {**no_feedback(system, agents, prompts)}
+    slots = len(prompts[answerer].senders) * system.latent_steps
+    shape = len(prompts[answerer].body_ids), slots, agents[answerer].width
+    received: Any = np.zeros(shape, agents[answerer].dtype)
     made = no_thoughts(system, agents, prompts)
     traced: list[TracedStage] = []
     change: list[np.ndarray] = []
 
-    def turn(index: int, role: str, arrived: jax.Array) -> TracedStage:
+    def inbox_of(role: str) -> Inbox:
+        edges = (edge_name((sender, role)) for sender in prompts[role].senders)
+        return {edge: inbox[edge] for edge in edges}
+
+    def turn(index: int, role: str) -> TracedStage:
         kind = FIRST if index == 0 else LATER
         known, started = compilations(), time.perf_counter()
         before = Before(made[role], index > 0) if role in made else None
-        taken, on_host = jax.device_get(_turn(stages, arrived, kind, before, role=role))
+        taken, on_host = jax.device_get(
+            _turn(stages, inbox_of(role), kind, before, index, role=role)
+        )
         seconds = time.perf_counter() - started
         finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
         if not np.all(finite):
@@ -141,19 +159,19 @@ def traced_stages(
     others = topology.order[:-1]
     for index in range(rounds if system.latent_steps else 0):
         for role in others:
-            traced.append(turn(index, role, arrivals(stages, inbox, role, index=index)))
+            traced.append(turn(index, role))
             if role != others[-1]:
                 yield traced[-1]
-        arrived = arrivals(stages, inbox, answerer, index=index)
-        before = received if index else jnp.zeros_like(arrived)
-        change.append(np.asarray(relative_change(before, arrived)))
-        received = arrived
+        received, moved = jax.device_get(
+            _arrived(stages, inbox_of(answerer), received, index, role=answerer)
+        )
+        change.append(moved)
         if others:
             traced[-1] = traced[-1]._replace(change=change[-1])
             yield traced[-1]
         if index == rounds - 1 or (index > 0 and change[-1].max() < tolerance):
             break
-        traced.append(turn(index, answerer, received))
+        traced.append(turn(index, answerer))
         yield traced[-1]
     kind = FIRST if rounds == 1 else LATER
     prompt = prompt_input(prompts[answerer], prefixes[answerer], received, kind=kind)

@@ -39,7 +39,7 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(cache / "rmas_jax" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def build_toolbox(*, python: bool, search: str | None, tavily: bool = False) -> Toolbox | None:

@@ -66,7 +66,7 @@ class Engine:
             if links is None and name != TEXT and CHANNELS[name].uses_links:
                 raise EngineError(f"links must be given for the channel {name}, got None")
         self.team, self.settings = team, settings
-        self._layout = Layout(team, settings.widths)
+        self._layout = Layout(team, settings.widths, shares_starts=settings.shares_starts)
         self._tally = Tally()
         self._writer = Writer(team.members[team.system.topology.answerer])
         self._rounds = Rounds(team, links, settings, self._layout)

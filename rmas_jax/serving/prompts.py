@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import operator
 import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -66,8 +68,8 @@ class _RoleLayout:
 class Layout:
     """Encodes the questions of a team; safe to use in any thread."""
 
-    def __init__(self, team: Team, widths: Sequence[int]):
-        """Takes the declared widths, ascending."""
+    def __init__(self, team: Team, widths: Sequence[int], *, shares_starts: bool = True):
+        """Takes the declared widths, ascending; without shared starts, prefixes are whole."""
         self.widths = tuple(widths)
         self._answerer = team.system.topology.answerer
         # A tokenizer serves one thread at a time: these are not those of the thread that writes.
@@ -77,7 +79,7 @@ class Layout:
         }
         self._templates = {role: member.template for role, member in team.members.items()}
         self._roles = {
-            role: _layout(self._tokenizers[role], template)
+            role: _layout(self._tokenizers[role], template, shares_starts)
             for role, template in self._templates.items()
         }
 
@@ -199,17 +201,16 @@ def _probe(columns: Sequence[str], text: str) -> Question:
     return {"question": text, **dict.fromkeys(columns, text)}
 
 
-def _layout(tokenizer: Tokenizer, template: RolePrompt) -> _RoleLayout:
+def _layout(tokenizer: Tokenizer, template: RolePrompt, shares_starts: bool) -> _RoleLayout:
     """The layout of a role, from prompts of questions that have nothing in common."""
     questions = [_probe(template.columns, text) for text in PROBES]
     tokens = stage_tokens(tokenizer, template, questions, slot_width=0)
     first, second = (tokens.prefix[i].tolist() for i in range(2))
-    shared = 0
-    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
-        shared += 1
-    rest = _without(tokens, shared)
+    shared = sum(itertools.accumulate(map(operator.eq, first, second), operator.and_))
+    start = first[: shared if shares_starts else 0]
+    rest = _without(tokens, len(start))
     blocks: list[tuple[TokenRows, ...]] = [(rest.prefix,), *rest.blocks]
-    return _RoleLayout(tuple(first[:shared]), tuple(map(_fixed_width, blocks)))
+    return _RoleLayout(tuple(start), tuple(map(_fixed_width, blocks)))
 
 
 def _fixed_width(of_kinds: tuple[TokenRows, ...]) -> int | None:

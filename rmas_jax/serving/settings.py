@@ -46,6 +46,8 @@ class EngineSettings:
     sampling: SamplingConfig = GREEDY
     nearest: int = 8  # most tokens that a watched request may ask for, of each vector
     steps_at_once: int = 8  # of the model between two looks at the rows
+    # The start that all prompts of a role share is read once; one question gains nothing by it.
+    shares_starts: bool = True
 
     def __post_init__(self) -> None:
         for name, (least, most) in LIMITS.items():

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import threading
 
 import jax
 import pytest
@@ -56,6 +57,8 @@ def test_latents_step_by_step_and_what_they_are_near(tmp_path, capsys, links):
     assert account["crossed"][-1]["change"] > 0
     assert QUESTION in shown and account["answers"][0] in shown
     assert "planner->critic" in shown and "4 latents, no token" in shown
+    # A thread in the middle of a program would abort the process as it ends.
+    assert "engine" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_text_and_several_questions_from_standard_input(tmp_path, capsys, monkeypatch):
