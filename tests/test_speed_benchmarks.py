@@ -159,7 +159,7 @@ def test_a_cold_start_has_every_part(tmp_path, capsys, monkeypatch):
     sizes = {"repeats": 1, "max_tokens": 2}
     report, page = report_of(cold_start, "cold_start", tmp_path, capsys, **sizes)
     seconds = {name: of[0] for name, of in report["seconds"].items()}
-    assert list(seconds) == ["jax", "import", "load", "warm", "cold"]
+    assert list(seconds) == ["jax", "import", "load", "warm", "cold", "ready", "served"]
     assert seconds["jax"] < seconds["load"] < seconds["cold"]
     assert report["setting"]["max_tokens"] == 2
     assert "| warm |" in page

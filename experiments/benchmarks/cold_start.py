@@ -1,4 +1,4 @@
-"""From a fresh process to the first answer of `rmas ask`, in parts.
+"""From a fresh process to the first answer of `rmas ask`, and of `rmas serve`, in parts.
 
     python -m experiments.benchmarks.cold_start --out runs/cold_start
 
@@ -9,15 +9,22 @@ Fresh processes run in turn:
     load        imports it, and loads the quickstart's team of embedded agents
     warm        `rmas ask` with one question, with the compiled programs of an earlier process
     cold        the same with an empty compilation cache
+    ready       `rmas serve` with all defaults, until all its programs are compiled and it listens
+    served      the same, until it has answered one question
 
-Links are random: they cost what trained ones do. Answers end after at most --max-tokens tokens.
+Links are random: they cost what trained ones do. The server's programs are those of an earlier
+process, too. Answers end after at most --max-tokens tokens.
 Writes cold_start.json and cold_start.md into --out.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,10 +95,11 @@ def _contenders(folder: Path, max_tokens: int) -> dict[str, Callable[[], Any]]:
     links = start_links(
         load_team(config.system), start="torch_default", key=jax.random.key(config.seed)
     )
-    save_links(folder / "links.safetensors", to_host(links))
+    links_file = str(folder / "links.safetensors")
+    save_links(links_file, to_host(links))
     ask = [
         "-m", "rmas_jax.cli", "ask", "--config", CONFIG, "--greedy",
-        "--links", str(folder / "links.safetensors"), "--max-tokens", str(max_tokens), QUESTION,
+        "--links", links_file, "--max-tokens", str(max_tokens), QUESTION,
     ]  # fmt: skip
 
     def asked(cache: str) -> None:
@@ -104,8 +112,43 @@ def _contenders(folder: Path, max_tokens: int) -> dict[str, Callable[[], Any]]:
     def snippet(code: str) -> Callable[[], Any]:
         return lambda: processes.run(["-c", code])
 
+    def served(tokens: int | None) -> None:
+        """A server, until it listens, or has written so many tokens."""
+        command = [sys.executable, "-m", "rmas_jax.cli", "serve", "--config", CONFIG, "--port", "0"]
+        with subprocess.Popen(
+            [*command, "--links", links_file],
+            env=os.environ | {"XDG_CACHE_HOME": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                url = process.stdout.readline().split()[-1]
+                if tokens:
+                    _answer(url, tokens)
+            finally:
+                process.kill()
+
     parts = {name: snippet(code) for name, code in SNIPPETS.items()}
-    return {**parts, "warm": lambda: asked(str(folder)), "cold": cold}
+    return {
+        **parts,
+        "warm": lambda: asked(str(folder)),
+        "cold": cold,
+        "ready": lambda: served(None),
+        "served": lambda: served(max_tokens),
+    }
+
+
+def _answer(url: str, max_tokens: int) -> None:
+    """Asks a server one question."""
+    messages = [{"role": "user", "content": QUESTION}]
+    body = {"model": CONFIG, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+    headers = {"Content-Type": "application/json"}
+    path = f"{url}/v1/chat/completions"
+    request = urllib.request.Request(path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request) as reply:
+        json.load(reply)
 
 
 if __name__ == "__main__":

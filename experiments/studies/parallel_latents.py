@@ -38,7 +38,7 @@ from rmas_jax.agents.sweeps import relative_change, windows
 from rmas_jax.agents.thinking import think
 from rmas_jax.agents.writing import write
 from rmas_jax.config import PhaseConfig, SweepConfig, load_config
-from rmas_jax.data import Dataset, load_dataset
+from rmas_jax.data.loading import Dataset, load_dataset
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.links import Links
 from rmas_jax.prompts import StagePrompt

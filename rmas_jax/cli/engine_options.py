@@ -87,7 +87,7 @@ def build_engine(options: argparse.Namespace, config: RunConfig) -> Engine:
     uses_links = any(name in CHANNELS and CHANNELS[name].uses_links for name in settings.channels)
     engine = Engine(team, links_of(config, team, options.links) if uses_links else None, settings)
     if options.warm:
-        engine.warm()
+        engine.warm(progress=True)
     return engine
 
 

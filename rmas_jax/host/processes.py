@@ -21,7 +21,6 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from rmas_jax.host.errors import PREEMPTED
 
@@ -158,6 +157,8 @@ def _exchange(value: Any, error: Exception | None) -> list[Any]:
     Raises:
       Exception: this process's error, or else that of the first process that has one.
     """
+    from orbax.checkpoint import multihost  # heavy, and a single process needs none of it
+
     # The barrier has a long limit; a collective on CPUs times out after 30 seconds.
     name, everyone = f"rmas_jax {next(_exchanges)}", set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT_S, processes=everyone)

@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.reading import PromptInput, SharedStart, read_body, read_prefix
+from rmas_jax.agents.reading import PromptInput, read_body, read_prefix
 from rmas_jax.agents.sweeps import Before
 from rmas_jax.agents.thinking import Rollout, think
 from rmas_jax.models import Cache, CheckpointError
@@ -72,19 +72,11 @@ def begin(
 
 
 def read_prefixes(
-    system: System,
-    agents: Mapping[str, Agent],
-    prompts: Mapping[str, StagePrompt],
-    starts: Mapping[str, SharedStart] | None = None,
+    system: System, agents: Mapping[str, Agent], prompts: Mapping[str, StagePrompt]
 ) -> dict[str, Cache]:
-    """Reads every role's prefix, behind the shared start of roles that have one."""
+    """Reads every role's prefix."""
     return {
-        role: read_prefix(
-            agents[role],
-            prompts[role].prefix_ids,
-            prompts[role].prefix_valid,
-            (starts or {}).get(role),
-        )
+        role: read_prefix(agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid)
         for role in system.topology.order
     }
 

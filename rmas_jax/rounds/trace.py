@@ -1,7 +1,7 @@
 """A trace of the latent rounds, stage by stage: the vectors that each stage sends, and its time.
 
-The stages are those of `recursion`, which fuses them into one program; here each role has its own
-program, and the host waits for every stage.
+The stages are those of `recursion.listen`, which fuses them into one program; here each role has
+its own program, and the host waits for every stage.
 """
 
 from __future__ import annotations
@@ -45,11 +45,19 @@ class TracedStage(NamedTuple):
     round: int  # from 0
     role: str
     sent: dict[str, np.ndarray]  # edge name -> [B, M, D']
+    is_active: np.ndarray  # [B] bool; others have settled in an earlier round
+    is_finite: np.ndarray  # [B] bool
     seconds: float  # of the whole batch
     compiled: bool  # whether `seconds` includes compilation
     sweeps: np.ndarray | None  # [B] of parallel thinking
     # [B] relative change of the answerer's received vectors, after the last stage before its own.
     change: np.ndarray | None = None
+
+    @property
+    def fault(self) -> Fault | None:
+        """The rows that have broken here, or before, if there are any."""
+        rows = np.flatnonzero(self.is_active & ~self.is_finite).tolist()
+        return Fault(self.role, self.round, rows) if rows else None
 
 
 class Trace(NamedTuple):
@@ -58,6 +66,7 @@ class Trace(NamedTuple):
     prompt: PromptInput  # the answerer's
     stages: list[TracedStage]  # in order
     change: list[np.ndarray]  # per round: [B] relative change of the answerer's received vectors
+    took: np.ndarray  # [B] int32 rounds
 
 
 Inbox: TypeAlias = Mapping[str, Any]  # edge name -> latest vectors [B, M, D], an array
@@ -94,12 +103,21 @@ def trace_rounds(
     tolerance: float = 0.0,
     prefixes: Mapping[str, Cache] | None = None,
 ) -> Trace:
-    """All of `traced_stages` at once."""
-    return result_of(
+    """All of `traced_stages` at once.
+
+    Raises:
+      ValueError: fewer than one round.
+      NonFiniteError: a stage's vectors are NaN or infinite.
+    """
+    trace = result_of(
         traced_stages(
             system, agents, channel, prompts, rounds=rounds, tolerance=tolerance, prefixes=prefixes
         )
     )
+    for stage in trace.stages:
+        if fault := stage.fault:
+            raise fault.error()
+    return trace
 
 
 def traced_stages(
@@ -109,17 +127,16 @@ def traced_stages(
     prompts: Mapping[str, StagePrompt],
     *,
     rounds: int,
-    tolerance: float = 0.0,
+    tolerance: np.ndarray | float = 0.0,
     prefixes: Mapping[str, Cache] | None = None,
 ) -> Generator[TracedStage, None, Trace]:
     """Yields the stages of R rounds as they end, and returns all.
 
-    Fewer rounds are run once the change of every item is below `tolerance`; arguments as in
-    `recursion.listen`, which stops item by item.
+    Arguments as in `recursion.listen`. Rows stop as they do there; the rounds end once all have.
+    Rows that are not finite go on: see `TracedStage.fault`.
 
     Raises:
       ValueError: fewer than one round.
-      NonFiniteError: a stage's vectors are NaN or infinite.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -130,8 +147,9 @@ def traced_stages(
     stages = begin(system, agents, channel, prompts, prefixes)
     inbox: dict[str, Any] = {**no_feedback(system, agents, prompts)}
     slots = len(prompts[answerer].senders) * system.latent_steps
-    shape = len(prompts[answerer].body_ids), slots, agents[answerer].width
-    received: Any = np.zeros(shape, agents[answerer].dtype)
+    batch = len(prompts[answerer].body_ids)
+    received: Any = np.zeros((batch, slots, agents[answerer].width), agents[answerer].dtype)
+    active, took = np.ones(batch, bool), np.zeros(batch, np.int32)
     made = no_thoughts(system, agents, prompts)
     traced: list[TracedStage] = []
     change: list[np.ndarray] = []
@@ -149,30 +167,34 @@ def traced_stages(
         )
         seconds = time.perf_counter() - started
         finite = np.logical_and.reduce([np.isfinite(x).all(axis=(1, 2)) for x in on_host.values()])
-        if not np.all(finite):
-            raise Fault(role, index, np.flatnonzero(~finite).tolist()).error()
         if before is not None:
             made[role] = taken.thoughts
         inbox.update(on_host)  # uncommitted, as the first round's zeros: each program compiles once
-        return TracedStage(index, role, on_host, seconds, compilations() > known, taken.sweeps)
+        compiled = compilations() > known
+        return TracedStage(index, role, on_host, active, finite, seconds, compiled, taken.sweeps)
 
     others = topology.order[:-1]
-    for index in range(rounds if system.latent_steps else 0):
+    for index in range(rounds):
+        took = took + active
+        if not system.latent_steps:
+            continue
         for role in others:
             traced.append(turn(index, role))
             if role != others[-1]:
                 yield traced[-1]
-        received, moved = jax.device_get(
+        arrived, moved = jax.device_get(
             _arrived(stages, inbox_of(answerer), received, index, role=answerer)
         )
         change.append(moved)
+        received = np.where(active[:, None, None], arrived, received)
         if others:
-            traced[-1] = traced[-1]._replace(change=change[-1])
+            traced[-1] = traced[-1]._replace(change=moved)
             yield traced[-1]
-        if index == rounds - 1 or (index > 0 and change[-1].max() < tolerance):
+        active = active & ~((index > 0) & (moved < tolerance))
+        if index == rounds - 1 or not active.any():
             break
         traced.append(turn(index, answerer))
         yield traced[-1]
     kind = FIRST if rounds == 1 else LATER
     prompt = prompt_input(prompts[answerer], prefixes[answerer], received, kind=kind)
-    return Trace(prompt, traced, change)
+    return Trace(prompt, traced, change, took)

@@ -21,7 +21,8 @@ from rmas_jax.config import (
     RunConfig,
     trainings,
 )
-from rmas_jax.data import BadRow, Dataset, Example, load_dataset
+from rmas_jax.data import BadRow, Example
+from rmas_jax.data.loading import Dataset, load_dataset
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.audit_protocol import check_audit, protocol
 from rmas_jax.evaluation.benchmarks import grader_of

@@ -19,6 +19,8 @@ import logging
 import threading
 from collections.abc import Iterator
 
+from tqdm import tqdm
+
 from rmas_jax.host.compilations import compilations
 from rmas_jax.host.errors import InputError, clipped
 from rmas_jax.host.generators import result_of
@@ -91,19 +93,20 @@ class Engine:
         """Whether all programs are compiled."""
         return self._compiled is not None
 
-    def warm(self) -> None:
+    def warm(self, *, progress: bool = False) -> None:
         """Compiles all programs, before `start`; no request compiles anything afterwards.
 
-        Asks short questions of every kind and width, until that compiles nothing.
+        Asks short questions of every kind and width, until that compiles nothing; with a bar.
 
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        known = -1
-        for _ in range(WARM_PASSES):
+        known, kinds = -1, [*self._kinds()]
+        for number in range(WARM_PASSES):
             if known == (known := compilations()):
                 break
-            for request, width in self._kinds():
+            hidden = not progress or number > 0
+            for request, width in tqdm(kinds, "compiling", unit="kind", disable=hidden):
                 asked = self._layout.encode(
                     self._layout.probe(), slot_width=self._slot_width(request), width=width
                 )
@@ -119,13 +122,13 @@ class Engine:
             question="",
             rounds=min(2, self.settings.max_rounds),
             max_tokens=min(2, self.settings.max_tokens),
+            is_watched=True,
             nearest=self.settings.nearest,
         )
         for width in self.settings.widths:
             for channel in self.settings.channels:
-                for is_watched in (False,) if channel == TEXT else (False, True):
-                    request = dataclasses.replace(short, channel=channel, is_watched=is_watched)
-                    yield with_defaults(request, self.settings), width
+                request = dataclasses.replace(short, channel=channel)
+                yield with_defaults(request, self.settings), width
 
     def start(self) -> None:
         """Starts the thread that works."""

@@ -1,16 +1,14 @@
 """The rounds of a group of requests, which go through them together.
 
-    latents         one program for all rounds
-    watched         one program for each stage, of one request, whose row fills the batch
+    latents         a program for each role, whose vectors pass over the host
     text            the messages of one stage after another, written by the text channel
 
-The rounds are generators that stop after each program of a stage, so that others can write in
-between. While a message in text is written, nothing else runs.
+The rounds are generators that stop after each stage, so that others can write in between. While a
+message in text is written, nothing else runs.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,46 +17,37 @@ import numpy as np
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.nearest_tokens import nearest_texts
-from rmas_jax.agents.reading import PromptInput, SharedStart, read_start
+from rmas_jax.agents.reading import PromptInput, SharedStart, read_prefix, read_start
 from rmas_jax.host.compilations import compilations
-from rmas_jax.host.nonfinite import NonFiniteError, earliest_fault
+from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.links import Links
 from rmas_jax.models import Cache
 from rmas_jax.prompts import StagePrompt
-from rmas_jax.rounds import recursion, text_channel
+from rmas_jax.rounds import text_channel
 from rmas_jax.rounds.channels import CHANNELS, TEXT, Channel
-from rmas_jax.rounds.recursion import Outcome
-from rmas_jax.rounds.stages import read_prefixes
 from rmas_jax.rounds.text_channel import Message
 from rmas_jax.rounds.trace import TracedStage, traced_stages
 from rmas_jax.serving.jobs import Job
 from rmas_jax.serving.prompts import Layout, batch_of
 from rmas_jax.serving.requests import Crossing, StageEvent
 from rmas_jax.serving.settings import EngineSettings
-from rmas_jax.sharding import put_batch, to_host
+from rmas_jax.sharding import put_batch
 from rmas_jax.team import Team
-from rmas_jax.topology import System
 
 _read_start = jax.jit(read_start)
-_read_prefixes = jax.jit(read_prefixes, static_argnames="system")
 
 
-@functools.partial(jax.jit, static_argnames="system")
-def _listen(
-    system: System,
+@jax.jit
+def _read_prefixes(
     agents: Mapping[str, Agent],
-    channel: Channel,
-    prompts: Mapping[str, StagePrompt],
+    prefixes: Mapping[str, tuple[jax.Array, jax.Array]],
     starts: Mapping[str, SharedStart],
-    *,
-    rounds: jax.Array,
-    tolerance: jax.Array,
-) -> Outcome:
-    """`recursion.listen`, prefixes included."""
-    prefixes = read_prefixes(system, agents, prompts, starts)
-    return recursion.listen(
-        system, agents, channel, prompts, rounds=rounds, tolerance=tolerance, prefixes=prefixes
-    )
+) -> dict[str, Cache]:
+    """Reads the prefix of every role, ids and valid [B, P]; one program for all channels."""
+    return {
+        role: read_prefix(agents[role], *prefix, starts.get(role))
+        for role, prefix in prefixes.items()
+    }
 
 
 class Prepared(NamedTuple):
@@ -98,48 +87,60 @@ class Rounds:
           NonFiniteError: rows of stages that the host sees have such numbers; nothing is lost for
             the other jobs, which can be run again.
         """
-        request = jobs[0].request
         prompts, has_start = batch_of([job.asked for job in jobs], self.settings.batch)
-        starts = put_batch(
-            {role: there for role, there in has_start.items() if role in self.starts},
-            self.team.mesh,
-        )
-        shared = {role: SharedStart(self.starts[role], there) for role, there in starts.items()}
-        if request.channel == TEXT:
+        if jobs[0].request.channel == TEXT:
             most = message_tokens or self.settings.message_tokens
-            return self._in_text(jobs, prompts, shared, most)
-        batch = put_batch(prompts, self.team.mesh)
-        if request.is_watched:
-            return self._watched(jobs[0], batch, shared)
-        return self._in_latents(jobs, batch, shared)
+            return self._in_text(jobs, prompts, has_start, most)
+        return self._in_latents(jobs, prompts, has_start)
+
+    def _prefixes(
+        self, prompts: Mapping[str, StagePrompt], has_start: Mapping[str, np.ndarray]
+    ) -> dict[str, Cache]:
+        """The caches of all roles' prefixes, behind the starts that rows have."""
+        prefixes = {role: (of.prefix_ids, of.prefix_valid) for role, of in prompts.items()}
+        known = {role: there for role, there in has_start.items() if role in self.starts}
+        prefixes, known = put_batch((prefixes, known), self.team.mesh)
+        starts = {role: SharedStart(self.starts[role], there) for role, there in known.items()}
+        return _read_prefixes(self.team.agents, prefixes, starts)
 
     def _in_latents(
         self,
         jobs: Sequence[Job],
         prompts: Mapping[str, StagePrompt],
-        starts: Mapping[str, SharedStart],
+        has_start: Mapping[str, np.ndarray],
     ) -> Pieces:
         system, request = self.team.system, jobs[0].request
-        tolerance = np.full(self.settings.batch, jobs[-1].request.tolerance, np.float32)
+        tolerance = np.full(self.settings.batch, np.inf, np.float32)  # copies wait for nobody
         tolerance[: len(jobs)] = [job.request.tolerance for job in jobs]
-        outcome = _listen(
+        stages = traced_stages(
             system,
             self.team.agents,
             self.channels[request.channel or ""],
-            prompts,
-            starts,
-            rounds=np.int32(request.rounds or 0),
+            put_batch(prompts, self.team.mesh),
+            rounds=request.rounds or 0,
             tolerance=tolerance,
+            prefixes=self._prefixes(prompts, has_start),
         )
-        took, faults = to_host((outcome.took, outcome.fault))
-        errors = {}
-        for row in range(len(jobs)):
-            if fault := earliest_fault(system.topology.order, faults[row : row + 1]):
-                errors[row] = fault.error()
-        for job, rounds in zip(jobs, took.tolist(), strict=False):
+        errors: dict[int, NonFiniteError] = {}
+        while True:
+            try:
+                stage = next(stages)
+            except StopIteration as end:
+                trace = end.value
+                break
+            if fault := stage.fault:
+                for row in fault.rows:
+                    errors.setdefault(row, fault._replace(rows=[row]).error())
+            for row, job in enumerate(jobs):
+                if job.request.is_watched and stage.is_active[row] and row not in errors:
+                    job.emit(self._stage_event(stage, row, job.request.nearest))
+            yield
+        for job, rounds in zip(jobs, trace.took.tolist(), strict=False):
             job.latents = self._latents(rounds)
-        yield from ()
-        return Prepared(outcome.prompt, took[: len(jobs)].tolist(), errors)
+        return Prepared(trace.prompt, trace.took[: len(jobs)].tolist(), errors)
+
+    def _stage_event(self, stage: TracedStage, row: int, nearest: int) -> StageEvent:
+        return stage_event(self.team, stage, row, nearest=nearest, most=self.settings.nearest)
 
     def _latents(self, rounds: int) -> int:
         """Vectors that cross edges; in the last round, the answerer sends none."""
@@ -147,37 +148,11 @@ class Rounds:
         own = sum(sender == topology.answerer for sender, _ in topology.edges)
         return steps * (rounds * len(topology.edges) - own)
 
-    def _watched(
-        self, job: Job, prompts: Mapping[str, StagePrompt], starts: Mapping[str, SharedStart]
-    ) -> Pieces:
-        system, request = self.team.system, job.request
-        stages = traced_stages(
-            system,
-            self.team.agents,
-            self.channels[request.channel or ""],
-            prompts,
-            rounds=request.rounds or 0,
-            tolerance=request.tolerance,
-            prefixes=_read_prefixes(system, self.team.agents, prompts, starts),
-        )
-        while True:
-            try:
-                stage = next(stages)
-            except StopIteration as end:
-                trace = end.value
-                break
-            nearest, most = request.nearest, self.settings.nearest
-            job.emit(stage_event(self.team, stage, nearest=nearest, most=most))
-            yield
-        rounds = len(trace.change) or (request.rounds or 0)
-        job.latents = self._latents(rounds)
-        return Prepared(trace.prompt, [rounds], {})
-
     def _in_text(
         self,
         jobs: Sequence[Job],
         prompts: Mapping[str, StagePrompt],
-        starts: Mapping[str, SharedStart],
+        has_start: Mapping[str, np.ndarray],
         message_tokens: int,
     ) -> Pieces:
         team, rounds, number = self.team, jobs[0].request.rounds or 0, 0
@@ -188,9 +163,7 @@ class Rounds:
             rounds=rounds,
             max_tokens=self.settings.message_tokens,
             limits=np.full(self.settings.batch, message_tokens),
-            prefixes=_read_prefixes(
-                team.system, team.agents, put_batch(prompts, team.mesh), starts
-            ),
+            prefixes=self._prefixes(prompts, has_start),
             mesh=team.mesh,
         )
         while True:
@@ -214,12 +187,15 @@ class Rounds:
             job.emit(StageEvent(*place, message.seconds, {}, text, tokens, None, compiled=compiled))
 
 
-def stage_event(team: Team, stage: TracedStage, *, nearest: int = 0, most: int = 0) -> StageEvent:
-    """A stage of a trace as an event, of its first row.
+def stage_event(
+    team: Team, stage: TracedStage, row: int = 0, *, nearest: int = 0, most: int = 0
+) -> StageEvent:
+    """A stage of a trace as an event.
 
     Args:
       team: its agents.
       stage: with vectors.
+      row: of the batch.
       nearest: tokens of each vector.
       most: a number of tokens of which one program serves all smaller ones; 0: `nearest`.
     """
@@ -227,18 +203,18 @@ def stage_event(team: Team, stage: TracedStage, *, nearest: int = 0, most: int =
     def tokens(edge: str, vectors: np.ndarray) -> list[list[tuple[str, float]]]:
         receiver = team.members[edge.partition("->")[2]]
         count = min(most or nearest, receiver.agent.config.vocab_size)
-        return [row[:nearest] for row in nearest_texts(receiver, vectors, count=count)]
+        return [found[:nearest] for found in nearest_texts(receiver, vectors, count=count)]
 
     sent = {
         name: Crossing(
-            np.linalg.norm(vectors[0].astype(np.float32), axis=-1).tolist(),
-            tokens(name, vectors[0]) if nearest else [],
+            np.linalg.norm(vectors[row].astype(np.float32), axis=-1).tolist(),
+            tokens(name, vectors[row]) if nearest else [],
         )
         for name, vectors in stage.sent.items()
     }
-    sweeps = None if stage.sweeps is None else int(stage.sweeps[0])
+    sweeps = None if stage.sweeps is None else int(stage.sweeps[row])
     change = None
     if stage.change is not None and stage.round:  # the first round has none before it
-        change = float(stage.change[0])
+        change = float(stage.change[row])
     place = stage.round + 1, stage.role
     return StageEvent(*place, stage.seconds, sent, None, 0, change, sweeps, stage.compiled)

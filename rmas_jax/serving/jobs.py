@@ -14,7 +14,6 @@ from rmas_jax.agents.member import Member
 from rmas_jax.agents.text_stream import Part, TextStream, TokenTexts
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.prompts import FIRST, LATER
-from rmas_jax.rounds.channels import TEXT
 from rmas_jax.serving.prompts import Asked
 from rmas_jax.serving.requests import (
     CANCELLED,
@@ -71,10 +70,7 @@ class Job:
     @property
     def group(self) -> Hashable:
         """What requests that go through the rounds together have in common."""
-        asked = self.request
-        # Of a watched one each stage is a program of its own, of nobody else.
-        own = id(self) if asked.is_watched and asked.channel != TEXT else None
-        return asked.channel, asked.rounds, self.asked.width, own
+        return self.request.channel, self.request.rounds, self.asked.width
 
     def emit(self, event: Event) -> None:
         """Tells its sender."""

@@ -47,7 +47,7 @@ class Request:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()  # a text ends before the first of these
     n: int = 1  # texts, from the same latents or messages
-    is_watched: bool = False  # each stage has an event, and a program of its own
+    is_watched: bool = False  # each stage has an event
     nearest: int = 0  # of a watched request: tokens of each vector that crosses an edge
 
 

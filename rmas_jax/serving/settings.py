@@ -34,7 +34,7 @@ class EngineSettings:
     batch: int = 8  # requests that go through the rounds together; fewer are filled up
     # Tokens of a block of a prompt that holds texts of the question, ascending: a request gets the
     # first that is enough for all roles; without the start that all prompts of a role share.
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: tuple[int, ...] = (128, 512)
     max_tokens: int = 512  # of a text: the most, and the default
     message_tokens: int = 128  # most of a message in text
     max_n: int = 32  # texts of a request

@@ -8,7 +8,8 @@ import pytest
 
 from rmas_jax.cli.role_texts import dated, main
 from rmas_jax.config import DataConfig, load_config
-from rmas_jax.data import load_dataset, relay
+from rmas_jax.data import relay
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.prompts import today
 

@@ -10,8 +10,9 @@ import pytest
 
 from rmas_jax.config import DataConfig, EvidenceConfig, load_benchmark_config, load_config
 from rmas_jax.config.files import ConfigError
-from rmas_jax.data import DataError, load_dataset
+from rmas_jax.data import DataError
 from rmas_jax.data.evidence import SPLITS, pool, read
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of
 from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark
 

@@ -13,7 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, load_dataset, records, role_texts
+from rmas_jax.data import DataError, records, role_texts
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.host.errors import describe
 
 ROLES = ("planner", "critic", "solver")
@@ -127,7 +128,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from rmas_jax.config import DataConfig
-from rmas_jax.data import load_dataset
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.host.errors import USER_ERRORS, print_error
 dataset, out = sys.argv[1:]
 try:

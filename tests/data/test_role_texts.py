@@ -7,7 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, Example, load_dataset, sources
+from rmas_jax.data import DataError, Example, sources
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.topology import load_topology
 
 ROLES = ("planner", "critic", "solver")

@@ -19,7 +19,8 @@ from rmas_jax.config import (
     load_benchmark_config,
     load_config,
 )
-from rmas_jax.data import DataError, load_dataset
+from rmas_jax.data import DataError
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.data.reading import read_csv_rows
 from rmas_jax.evaluation.benchmarks import find_benchmarks, shipped
 from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark

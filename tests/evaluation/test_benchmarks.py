@@ -13,7 +13,7 @@ from rmas_jax.config import (
     load_benchmark_config,
     load_config,
 )
-from rmas_jax.data import load_dataset
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.evaluation.benchmarks import find_benchmarks, grader_of, own_name, shipped
 from rmas_jax.evaluation.benchmarks.loading import checksum_of, load_benchmark
 from rmas_jax.evaluation.graders import GRADERS, check_golds

@@ -13,7 +13,7 @@ import yaml
 from quickstart_runs import CONFIG
 
 from rmas_jax.config import ConfigError, DataConfig, load_config
-from rmas_jax.data import load_dataset
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.host import inputs, storage
 from rmas_jax.host.inputs import local_input
 from rmas_jax.host.storage import StorageError

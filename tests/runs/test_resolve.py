@@ -5,7 +5,8 @@ import json
 import pytest
 
 from rmas_jax.config import ConfigError, DataConfig, load_config
-from rmas_jax.data import DataError, load_dataset
+from rmas_jax.data import DataError
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.host.errors import describe
 from rmas_jax.runs.resolve import read_splits, resolve
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rmas_jax.config import BenchmarkConfig
 from rmas_jax.config.data import EVIDENCE
-from rmas_jax.data import DataError, Dataset, Example, evidence, load_dataset
+from rmas_jax.data import DataError, Example, evidence
+from rmas_jax.data.loading import Dataset, load_dataset
 from rmas_jax.data.rules import find_rule
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 import pytest
 
 from rmas_jax.config import DataConfig
-from rmas_jax.data import DataError, load_dataset
+from rmas_jax.data import DataError
+from rmas_jax.data.loading import load_dataset
 from rmas_jax.evaluation.benchmarks import shipped
 from rmas_jax.evaluation.benchmarks.loading import load_benchmark
 from rmas_jax.evaluation.graders import GRADERS, check_golds
