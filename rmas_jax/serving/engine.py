@@ -38,7 +38,7 @@ from rmas_jax.serving.statistics import READING, REFUSED, ROUNDS, WRITING, Stati
 from rmas_jax.serving.tickets import Ticket
 from rmas_jax.team import Team
 
-WARM_PASSES = 4  # at most; the second one compiles what depends on outputs of the first
+WARM_TRIES = 3  # of the first kind, at most
 CLOSED_S = 60.0  # `retry_after` of a request that comes too late
 log = logging.getLogger(__name__)
 
@@ -96,25 +96,31 @@ class Engine:
     def warm(self, *, progress: bool = False) -> None:
         """Compiles all programs, before `start`; no request compiles anything afterwards.
 
-        Asks short questions of every kind and width, until that compiles nothing; with a bar.
+        Asks short questions of every kind and width, with a bar.
 
         Raises:
           NonFiniteError: numbers of an agent are NaN or infinite.
         """
-        known, kinds = -1, [*self._kinds()]
-        for number in range(WARM_PASSES):
-            if known == (known := compilations()):
+        kinds = [*self._kinds()]
+        for kind in tqdm(kinds, "compiling", unit="kind", disable=not progress):
+            self._try(*kind)
+        # The first kind has met a new pool; from then on, pools are results of programs.
+        for _ in range(WARM_TRIES):
+            known = compilations()
+            self._try(*kinds[0])
+            if known == compilations():
                 break
-            hidden = not progress or number > 0
-            for request, width in tqdm(kinds, "compiling", unit="kind", disable=hidden):
-                asked = self._layout.encode(
-                    self._layout.probe(), slot_width=self._slot_width(request), width=width
-                )
-                jobs = [Job(request, Ticket(request), asked, self._writer, Tally())]
-                prepared = result_of(self._rounds.of(jobs, message_tokens=1))
-                for begun in self._rows.begin(prepared.prompt, jobs):
-                    self._rows.touch(begun)
         self._compiled = compilations()
+
+    def _try(self, request: Request, width: int) -> None:
+        """Runs all programs that a request of this width needs."""
+        asked = self._layout.encode(
+            self._layout.probe(), slot_width=self._slot_width(request), width=width
+        )
+        jobs = [Job(request, Ticket(request), asked, self._writer, Tally())]
+        prepared = result_of(self._rounds.of(jobs, message_tokens=1))
+        for begun in self._rows.begin(prepared.prompt, jobs):
+            self._rows.touch(begun)
 
     def _kinds(self) -> Iterator[tuple[Request, int]]:
         """A short request of each kind that has programs of its own, and its width."""

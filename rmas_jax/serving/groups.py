@@ -34,7 +34,11 @@ from rmas_jax.serving.settings import EngineSettings
 from rmas_jax.sharding import put_batch
 from rmas_jax.team import Team
 
-_read_start = jax.jit(read_start)
+
+@jax.jit
+def _read_starts(agents: Mapping[str, Agent], starts: Mapping[str, jax.Array]) -> dict[str, Cache]:
+    """Reads the shared starts [1, P] of roles."""
+    return {role: read_start(agents[role], ids) for role, ids in starts.items()}
 
 
 @jax.jit
@@ -72,9 +76,8 @@ class Rounds:
             for name in settings.channels
             if name != TEXT
         }
-        self.starts: dict[str, Cache] = {
-            role: _read_start(team.agents[role], ids) for role, ids in layout.starts.items()
-        }
+        starts = layout.starts
+        self.starts: dict[str, Cache] = _read_starts(team.agents, starts) if starts else {}
 
     def of(self, jobs: Sequence[Job], *, message_tokens: int | None = None) -> Pieces:
         """The rounds of jobs of one group.
