@@ -170,7 +170,7 @@ def answer_in_pieces(answerer: Answerer, account: Account, request: Request) -> 
             rounds=answerer.rounds,
             tolerance=request.tolerance,
         )
-        prompt, rounds = trace.prompt, len(trace.change) or answerer.rounds
+        prompt, rounds = trace.prompt, int(trace.took[0])
         for stage in trace.stages:
             account.stage(stage_event(answerer.team, stage, nearest=request.nearest))
     for index, keys in enumerate(answerer.keys(request.seed or 0, np.arange(1))):

@@ -15,7 +15,14 @@ from rmas_jax.host.questions import QuestionError
 from rmas_jax.rounds.channels import LATENT
 from rmas_jax.serving.conversation import ASSISTANT, SYSTEM, USER, Turn, question_of
 from rmas_jax.serving.engine import Engine
-from rmas_jax.serving.requests import DoneEvent, FailedEvent, Request, RequestError, TextEvent
+from rmas_jax.serving.requests import (
+    BusyError,
+    DoneEvent,
+    FailedEvent,
+    Request,
+    RequestError,
+    TextEvent,
+)
 
 DESCRIPTION = """\
 Talk with a team: a line is a message, and the answer follows as it is written.
@@ -40,11 +47,14 @@ def parser() -> Parser:
     return out
 
 
-def answer(engine: Engine, turns: Sequence[Turn], seed: int) -> str:
+def answer(engine: Engine, turns: Sequence[Turn], seed: int) -> str | None:
     """Prints an answer as it is written, and returns it; Ctrl-C ends it early.
+
+    None: it failed, for a reason that is printed.
 
     Raises:
       RequestError: the conversation is no question, or too long.
+      BusyError: the engine has stopped.
     """
     ticket = engine.submit(Request(question=question_of(turns), seed=seed))
     parts: list[str] = []
@@ -55,6 +65,7 @@ def answer(engine: Engine, turns: Sequence[Turn], seed: int) -> str:
                 print(event.text, end="", flush=True)
             elif isinstance(event, FailedEvent):
                 print_error(RuntimeError(event.message))
+                return None
             elif isinstance(event, DoneEvent):
                 seconds = sum(event.seconds.values())
                 print(f"\n[{event.rounds} rounds, {event.answer_tokens} tokens, {seconds:.2f} s]")
@@ -74,9 +85,11 @@ def talk(engine: Engine, options: argparse.Namespace) -> None:
         elif line:
             asked = [*turns, Turn(USER, line)]
             try:
-                turns = [*asked, Turn(ASSISTANT, answer(engine, asked, options.seed))]
-            except RequestError as error:
+                text = answer(engine, asked, options.seed)
+            except (RequestError, BusyError) as error:
                 print_error(error)
+            else:
+                turns = turns if text is None else [*asked, Turn(ASSISTANT, text)]
 
 
 def next_line() -> str | None:

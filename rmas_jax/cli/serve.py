@@ -15,6 +15,7 @@ from rmas_jax.cli.command import command_parser, exit_code_of
 from rmas_jax.cli.engine_options import DEFAULTS, add_engine_options, build_engine
 from rmas_jax.cli.options import check_limits
 from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.host.allocator import keep_few_arenas
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.errors import USER_ERRORS, shown
 from rmas_jax.host.reading import MEBIBYTE, read_text
@@ -139,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ImportError(
                 f"rmas serve needs the package {error.name}: pip install 'rmas_jax[serve]'"
             ) from error
+        keep_few_arenas()
         config = load_config(options.config, options.overrides)
         settings = service_settings(options, config)
         with bind(options.host, options.port) as bound:

@@ -1,7 +1,7 @@
 """A trace of the latent rounds, stage by stage: the vectors that each stage sends, and its time.
 
 The stages are those of `recursion.listen`, which fuses them into one program; here each role has
-its own program, and the host waits for every stage.
+its own program, and the host waits for every stage: to look at it, or to do other work in between.
 """
 
 from __future__ import annotations
@@ -132,8 +132,9 @@ def traced_stages(
 ) -> Generator[TracedStage, None, Trace]:
     """Yields the stages of R rounds as they end, and returns all.
 
-    Arguments as in `recursion.listen`. Rows stop as they do there; the rounds end once all have.
-    Rows that are not finite go on: see `TracedStage.fault`.
+    Arguments as in `recursion.listen`. Rows stop as they do there, before the answerer's turn of
+    the round that settles them; the rounds end once all have. Rows that are not finite go on, see
+    `TracedStage.fault`.
 
     Raises:
       ValueError: fewer than one round.

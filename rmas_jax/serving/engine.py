@@ -31,7 +31,7 @@ from rmas_jax.serving.checks import check_request, with_defaults
 from rmas_jax.serving.groups import Pieces, Prepared, Rounds
 from rmas_jax.serving.jobs import Job, Writer
 from rmas_jax.serving.prompts import Layout
-from rmas_jax.serving.requests import BusyError, Request, RequestError
+from rmas_jax.serving.requests import BusyError, Event, FailedEvent, Request, RequestError
 from rmas_jax.serving.rows import Begun, PoolRows
 from rmas_jax.serving.settings import EngineSettings
 from rmas_jax.serving.statistics import READING, REFUSED, ROUNDS, WRITING, Statistics, Tally
@@ -99,7 +99,7 @@ class Engine:
         Asks short questions of every kind and width, with a bar.
 
         Raises:
-          NonFiniteError: numbers of an agent are NaN or infinite.
+          InputError: numbers of an agent are NaN or infinite.
         """
         kinds = [*self._kinds()]
         for kind in tqdm(kinds, "compiling", unit="kind", disable=not progress):
@@ -110,6 +110,8 @@ class Engine:
             self._try(*kinds[0])
             if known == compilations():
                 break
+        else:
+            log.warning("the engine is not warm: each request of a kind compiles programs anew")
         self._compiled = compilations()
 
     def _try(self, request: Request, width: int) -> None:
@@ -117,10 +119,18 @@ class Engine:
         asked = self._layout.encode(
             self._layout.probe(), slot_width=self._slot_width(request), width=width
         )
-        jobs = [Job(request, Ticket(request), asked, self._writer, Tally())]
+        events: list[Event] = []
+        ticket = Ticket(request)
+        ticket.listen(events.append)
+        jobs = [Job(request, ticket, asked, self._writer, Tally())]
         prepared = result_of(self._rounds.of(jobs, message_tokens=1))
+        for error in prepared.errors.values():
+            raise error
         for begun in self._rows.begin(prepared.prompt, jobs):
             self._rows.touch(begun)
+        for event in events:
+            if isinstance(event, FailedEvent):
+                raise EngineError(event.message)
 
     def _kinds(self) -> Iterator[tuple[Request, int]]:
         """A short request of each kind that has programs of its own, and its width."""
@@ -195,6 +205,7 @@ class Engine:
             return Statistics(
                 is_alive=self._is_alive,
                 queued=len(self._queue),
+                preparing=self._preparing(),
                 running=self._rows.running,
                 rows=self.settings.rows,
                 compilations=0 if self._compiled is None else compilations() - self._compiled,
@@ -202,6 +213,12 @@ class Engine:
                 seconds=dict(self._tally.seconds),
                 **self._tally.counts,
             )
+
+    def _preparing(self) -> int:
+        """Requests that are no longer queued, and have no row yet."""
+        group, begun = self._group, self._begun
+        waiting = {id(text.job) for one in begun for text, _ in [*one.waiting]}
+        return len(waiting) + (0 if group is None else len(group.jobs))
 
     def _slot_width(self, request: Request) -> int:
         in_text = request.channel == TEXT
@@ -304,9 +321,9 @@ class Engine:
             with self._tally.timed(ROUNDS):
                 next(group.pieces)
         except StopIteration as end:
-            self._group = None
             with self._tally.timed(READING):
                 self._begin_texts(group.jobs, end.value)
+            self._group = None  # after an error here, its requests are still found
         except NonFiniteError as error:
             self._group = None
             self._run_without(group.jobs, error)

@@ -87,14 +87,14 @@ class Rounds:
           message_tokens: maximum tokens of a message in text; None: as the settings say.
 
         Raises:
-          NonFiniteError: rows of stages that the host sees have such numbers; nothing is lost for
-            the other jobs, which can be run again.
+          NonFiniteError: rows of messages in text have such numbers; nothing is lost for the other
+            jobs, which can be run again. In latents, `Prepared.errors` has them.
         """
         prompts, has_start = batch_of([job.asked for job in jobs], self.settings.batch)
         if jobs[0].request.channel == TEXT:
             most = message_tokens or self.settings.message_tokens
-            return self._in_text(jobs, prompts, has_start, most)
-        return self._in_latents(jobs, prompts, has_start)
+            return (yield from self._in_text(jobs, prompts, has_start, most))
+        return (yield from self._in_latents(jobs, prompts, has_start))
 
     def _prefixes(
         self, prompts: Mapping[str, StagePrompt], has_start: Mapping[str, np.ndarray]
@@ -135,7 +135,8 @@ class Rounds:
                 for row in fault.rows:
                     errors.setdefault(row, fault._replace(rows=[row]).error())
             for row, job in enumerate(jobs):
-                if job.request.is_watched and stage.is_active[row] and row not in errors:
+                is_over = job.is_over or row in errors or not stage.is_active[row]
+                if job.request.is_watched and not is_over:
                     job.emit(self._stage_event(stage, row, job.request.nearest))
             yield
         for job, rounds in zip(jobs, trace.took.tolist(), strict=False):

@@ -24,6 +24,7 @@ class Statistics:
 
     is_alive: bool  # False: it is closed, or has died of an unexpected error
     queued: int  # requests that wait for their rounds
+    preparing: int  # requests in their rounds, or whose texts wait for rows
     running: int  # rows with a text
     rows: int
     compilations: int  # of this process, since the engine is warm; 0 before

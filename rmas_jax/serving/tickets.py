@@ -44,7 +44,8 @@ class Ticket:
     def listen(self, callback: Callable[[Event], None]) -> None:
         """Calls back for every event, those before this call included, in order.
 
-        From the engine's thread, so it must return at once; an error in it cancels the request.
+        From the engine's thread, so it must return at once; an error in it cancels the request. For
+        events before this call, errors are the caller's.
         """
         with self._lock:
             early, self._early, self._listener = self._early, [], callback

@@ -8,6 +8,8 @@ from served import QUICKSTART, aligned_links
 from rmas_jax.cli.chat import main
 from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.serving.engine import Engine
+from rmas_jax.serving.requests import BusyError, FailedEvent
+from rmas_jax.serving.tickets import Ticket
 
 LINES = ("What becomes of Fumes Dabil?", "", "And then?", "/new", "What becomes of Fumes Dabil?")
 
@@ -70,6 +72,29 @@ def test_ctrl_c_ends_an_answer_alone(monkeypatch, capsys, links):
     monkeypatch.setattr("rmas_jax.serving.tickets.Ticket.events", interrupted)
     assert chat(monkeypatch, links, ["Who?", "Who?"]) == 0
     assert capsys.readouterr().out.count("[ended]") == 2
+
+
+def test_an_answer_that_fails_is_said_and_forgotten(monkeypatch, capsys, links, questions):
+    events = Ticket.events
+
+    def failing(self):
+        if len(questions) == 1:
+            return iter([FailedEvent("agent solver: NaN")])
+        return events(self)
+
+    monkeypatch.setattr(Ticket, "events", failing)
+    assert chat(monkeypatch, links, ["Who?", "And who?"]) == 0
+    assert questions == ["Who?", "And who?"]
+    assert "error: agent solver: NaN" in capsys.readouterr().err
+
+
+def test_an_engine_that_has_stopped_is_said(monkeypatch, capsys, links):
+    def refuse(self, request):
+        raise BusyError("the engine takes no more requests", 1.0)
+
+    monkeypatch.setattr(Engine, "submit", refuse)
+    assert chat(monkeypatch, links, ["Who?"]) == 0
+    assert "error: the engine takes no more requests" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(monkeypatch, capsys, links):

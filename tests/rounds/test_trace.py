@@ -11,10 +11,12 @@ import pytest
 from systems import CONFIGS, LATENT_STEPS, QUESTIONS, build_pattern, build_tiny_system
 
 from rmas_jax.agents.nearest_tokens import nearest_tokens
+from rmas_jax.host.generators import result_of
+from rmas_jax.host.nonfinite import Fault
 from rmas_jax.prompts import FIRST, LATER
 from rmas_jax.rounds.channels import LatentChannel
-from rmas_jax.rounds.recursion import Unroll, run_rounds
-from rmas_jax.rounds.trace import trace_rounds
+from rmas_jax.rounds.recursion import Unroll, listen, run_rounds
+from rmas_jax.rounds.trace import trace_rounds, traced_stages
 from rmas_jax.topology import edge_name
 
 ROUNDS = 3
@@ -69,6 +71,58 @@ def test_it_stops_where_all_items_have_settled():
     found = sequential(tolerance=float(second.max()) + 1e-3)
     assert len(found.change) == 2
     close(found.prompt.received, fused().received[1])
+
+
+def staged(agents=None, **how):
+    tiny = build_tiny_system()
+    channel = LatentChannel(tiny.system, tiny.links)
+    given = tiny.system, agents or tiny.agents, channel, tiny.prompts()
+    trace = result_of(traced_stages(*given, rounds=ROUNDS, **how))
+    return trace, jax.device_get(listen(*given, rounds=ROUNDS, **how))
+
+
+def test_each_item_stops_as_in_the_fused_rounds():
+    second = fused().change[1]
+    for tolerance in (
+        float(np.sort(second)[:2].mean()),  # one item has settled, two have not
+        np.array([np.inf, 0.0, 0.0], np.float32),
+        np.array([0.0, np.inf, np.inf], np.float32),
+    ):
+        found, expected = staged(tolerance=tolerance)
+        settled = second < tolerance
+        np.testing.assert_array_equal(found.took, np.where(settled, 2, ROUNDS))
+        np.testing.assert_array_equal(found.took, expected.took)
+        close(found.prompt.received, expected.prompt.received)
+        for stage in found.stages:
+            has_settled = stage.round == 2 or (stage.round, stage.role) == (1, "solver")
+            np.testing.assert_array_equal(stage.is_active, ~(settled & has_settled))
+
+
+def test_an_item_that_breaks_leaves_the_others_alone():
+    tiny = build_tiny_system()
+    words = words_of(tiny, "planner")
+    row = max(range(3), key=lambda i: len(words[i]))
+    rest = [i for i in range(3) if i != row]
+    token = min(words[row] - set().union(*(words[i] for i in rest)))
+    planner = tiny.agents["planner"]
+    embedding = planner.params["embedding"].at[token].set(jnp.nan)
+    damaged = planner.replace(params=planner.params | {"embedding": embedding})
+    tolerance = np.where(np.arange(3) == row, 0.5, 0.0).astype(np.float32)
+    found, expected = staged({**tiny.agents, "planner": damaged}, tolerance=tolerance)
+    faults = [stage.fault for stage in found.stages]
+    assert faults[0] == Fault("planner", 0, [row]) and all(one.rows == [row] for one in faults)
+    np.testing.assert_array_equal(expected.fault >= 0, np.arange(3) == row)
+    assert found.took.tolist() == [ROUNDS] * 3  # a change that is no number settles nothing
+    close(found.prompt.received[rest], staged()[0].prompt.received[rest])
+
+
+def words_of(tiny, role):
+    """The tokens that a role reads in the first round, by row."""
+    prompt, rows = tiny.prompts()[role], range(len(QUESTIONS))
+    ids = np.concatenate([prompt.prefix_ids, prompt.body_ids[:, FIRST]], axis=1)
+    valid = np.concatenate([prompt.prefix_valid, prompt.body_valid[:, FIRST]], axis=1)
+    valid[:, prompt.prefix_ids.shape[1] :] &= np.array(prompt.slot_index) < 0
+    return [{*ids[i, valid[i]].tolist()} for i in rows]
 
 
 def test_several_edges_and_a_single_round():

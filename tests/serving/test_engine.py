@@ -20,6 +20,7 @@ from rmas_jax.agents.text_stream import TextStream
 from rmas_jax.evaluation.answerer import Answerer
 from rmas_jax.evaluation.answering import Answering
 from rmas_jax.evaluation.methods import METHODS
+from rmas_jax.host.errors import InputError
 from rmas_jax.models import Decoder
 from rmas_jax.models.generation import SamplingConfig
 from rmas_jax.rounds import recursion
@@ -405,14 +406,19 @@ def test_numbers_that_are_not_finite_fail_their_request_alone(team_and_links, ro
     whole.close()
 
 
-def test_an_unexpected_error_ends_all(team_and_links, monkeypatch, caplog):
+@pytest.mark.parametrize("part, name", [("_rows", "write"), ("_rows", "begin"), ("_rounds", "of")])
+def test_an_unexpected_error_ends_all(team_and_links, monkeypatch, caplog, part, name):
     engine = Engine(*team_and_links, SETTINGS)
     tickets = [engine.submit(Request(question=question(i))) for i in range(6)]
 
-    def fail(**options):
+    def fail(*arguments, **options):
+        raise RuntimeError("out of memory")
+        yield
+
+    def fail_at_once(*arguments, **options):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine._rows, "write", fail)
+    monkeypatch.setattr(getattr(engine, part), name, fail if name == "of" else fail_at_once)
     engine.start()
     failed = [collect(ticket) for ticket in tickets]
     assert any(
@@ -423,6 +429,17 @@ def test_an_unexpected_error_ends_all(team_and_links, monkeypatch, caplog):
     assert not engine.statistics().is_alive
     with pytest.raises(BusyError, match="takes no more requests"):
         engine.submit(Request(question="a"))
+
+
+@pytest.mark.parametrize("role", ["critic", "solver"])
+def test_an_engine_of_damaged_agents_does_not_become_warm(team_and_links, role):
+    team, links = team_and_links
+    damaged = with_agents(team, {role: broken(team.agents[role])})
+    settings = dataclasses.replace(SETTINGS, widths=(16,), channels=(LATENT,))
+    engine = Engine(damaged, links, settings)
+    with pytest.raises(InputError, match=f"agent {role}.*NaN"):
+        engine.warm()
+    assert not engine.is_warm
 
 
 def test_links_are_needed_where_latents_cross(team_and_links):

@@ -61,6 +61,11 @@ class _EngineCollector(Collector):
         for name, meaning, value in (
             ("rmas_engine_alive", "1 while the engine works", float(found.is_alive)),
             ("rmas_queued_requests", "Requests that wait for their rounds", found.queued),
+            (
+                "rmas_preparing_requests",
+                "Requests in their rounds, or whose texts wait for rows",
+                found.preparing,
+            ),
             ("rmas_running_rows", "Rows that hold a text", found.running),
             ("rmas_rows", "Rows, in which texts are written at once", found.rows),
             ("rmas_batch_size", "Requests that go through the rounds together", batch),

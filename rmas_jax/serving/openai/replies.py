@@ -113,7 +113,9 @@ def _stage(event: StageEvent) -> Json:
         "sent": {
             edge: {
                 "norms": [_finite(norm) for norm in crossing.norms],
-                "nearest": [[list(pair) for pair in row] for row in crossing.nearest],
+                "nearest": [
+                    [[text, _finite(cosine)] for text, cosine in row] for row in crossing.nearest
+                ],
             }
             for edge, crossing in event.sent.items()
         },
