@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +50,12 @@ def load_team_texts(config: SystemConfig) -> TeamTexts:
     topology = checked_topology(config)
     templates = load_prompts(config.prompts, topology.edges, config.task_type)
     tokenizers = {role: load_role_tokenizer(config, role) for role in topology.order}
-    ends = {
-        role: checked_ends(config.agents[role], tokenizer, templates[role])
-        for role, tokenizer in tokenizers.items()
-    }
+
+    def ends_of(role: str) -> tuple[int, ...]:
+        return checked_ends(config.agents[role], tokenizers[role], templates[role])
+
+    with ThreadPoolExecutor() as pool:  # chat templates are rendered in processes of their own
+        ends = dict(zip(tokenizers, pool.map(ends_of, tokenizers), strict=True))
     stops = {
         role: turn_starts(tokenizers[role], ends[role]) for role in config.chat_templates or {}
     }

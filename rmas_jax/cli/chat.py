@@ -88,6 +88,8 @@ def talk(engine: Engine, options: argparse.Namespace) -> None:
                 text = answer(engine, asked, options.seed)
             except (RequestError, BusyError) as error:
                 print_error(error)
+                if turns != opening:
+                    print(f"{NEW} forgets the conversation", file=sys.stderr)
             else:
                 turns = turns if text is None else [*asked, Turn(ASSISTANT, text)]
 

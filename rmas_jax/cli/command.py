@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from rmas_jax.host.preemption import PreemptedError
 from rmas_jax.host.processes import is_first
 from rmas_jax.training.divergence import DivergedError
 
+INTERRUPTED = 128 + signal.SIGINT
 MEANINGS = {
     0: "done",
     BAD_INPUT: "bad input: standard error names it and the allowed values",
@@ -78,10 +80,14 @@ def exit_code_of(
         message, code = describe(error), DIVERGED
     except PreemptedError as error:
         message, code = f"{error}; the same command resumes from there", PREEMPTED
+    except KeyboardInterrupt:
+        message, code = "interrupted", INTERRUPTED
     except Exception as error:
         if (full := full_disk(error)) is None:
             raise
         message, code = describe(full), BAD_INPUT
     if not jax.distributed.is_initialized() or is_first():
-        print("stopped:" if code == PREEMPTED else "error:", message, file=sys.stderr)
+        print(
+            "stopped:" if code in (PREEMPTED, INTERRUPTED) else "error:", message, file=sys.stderr
+        )
     return code

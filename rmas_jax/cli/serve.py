@@ -91,7 +91,9 @@ def service_settings(options: argparse.Namespace, config: RunConfig) -> ServiceS
         model=options.name or config.name,
         keys=keys,
         agents={role: Path(path).name for role, path in config.system.agents.items()},
-        hosts=() if keys or not is_loopback(options.host) else (*LOOPBACK, options.host),
+        hosts=()
+        if keys or not is_loopback(options.host)
+        else tuple(dict.fromkeys((*LOOPBACK, options.host))),
         origins=tuple(options.allow_origin),
         body_bytes=options.max_body * MEBIBYTE,
         answer_seconds=options.timeout,

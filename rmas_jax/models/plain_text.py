@@ -17,6 +17,9 @@ from typing import Any
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.models.tokenizer import Tokenizer
 
+# A tokenizer warns of texts beyond its model's positions; whoever reads them has limits of its own.
+QUIET = {"verbose": False}
+
 
 class TextError(InputError):
     """A text that a tokenizer cannot encode."""
@@ -37,7 +40,8 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     if not marked:
         return rows
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        spelt = tokenizer([texts[i] for i in marked], split_special_tokens=True)["input_ids"]
+        how = {"split_special_tokens": True, **QUIET}
+        spelt = tokenizer([texts[i] for i in marked], **how)["input_ids"]
         if bad := [texts[i] for i, row in zip(marked, spelt, strict=True) if markers & {*row}]:
             raise TextError(
                 f"{tokenizer.name_or_path}: texts must be free of special tokens, which this "
@@ -60,7 +64,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """
     for text in texts:
         check_text(text)
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return tokenizer(list(texts), add_special_tokens=False, **QUIET)["input_ids"]
 
 
 def check_text(text: str, *, source: str = "a text", error: type[InputError] = TextError) -> None:

@@ -34,12 +34,15 @@ from rmas_jax.prompts import (
     declared_width,
     stage_tokens,
 )
+from rmas_jax.prompts.columns import texts_of
 from rmas_jax.serving.requests import RequestError
 from rmas_jax.team import Team
 
 PROBES = ("a", "Why is 7 x 8 = 56, and not 54?")  # texts that share neither start nor end
 # Tokens by which a block outside the question may grow, as tokens may join across its border.
 SPARE = 4
+# Characters of a text that may become one of its normal form, as a tokenizer sees it.
+NORMALISED = 4
 
 
 class Asked(NamedTuple):
@@ -82,6 +85,8 @@ class Layout:
             role: _layout(self._tokenizers[role], template, shares_starts)
             for role, template in self._templates.items()
         }
+        longest = max(len(name) for of in self._tokenizers.values() for name in of.get_vocab())
+        self._most_characters = NORMALISED * longest * self.widths[-1]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -112,6 +117,7 @@ class Layout:
         Raises:
           RequestError: the question is too long, lacks a column, or is no text.
         """
+        self._check_characters(question)
         try:
             with self._lock:
                 found = {
@@ -141,6 +147,16 @@ class Layout:
             sum(len(tokens.prefix[0]) for tokens in found.values()),
             (_body_tokens(found, FIRST), _body_tokens(found, LATER)),
         )
+
+    def _check_characters(self, question: Question) -> None:
+        """Refuses texts that no number of tokens holds: to encode them would hold up all others."""
+        for text in texts_of(question).values():
+            if isinstance(text, str) and len(text) > self._most_characters:
+                raise RequestError(
+                    f"question must have at most {self.widths[-1]:,} tokens, got {len(text):,} "
+                    "characters",
+                    "question",
+                )
 
     def _openings(self, prompt: StagePrompt) -> tuple[str, str]:
         def of_kind(kind: int) -> str:

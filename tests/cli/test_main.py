@@ -87,6 +87,14 @@ def test_errors_end_in_one_message_and_their_code(error, code, message, capsys):
     assert capsys.readouterr().err.startswith(message)
 
 
+def test_ctrl_c_is_a_line_and_no_traceback(capsys):
+    def work():
+        raise KeyboardInterrupt
+
+    assert exit_code_of(work) == 130
+    assert capsys.readouterr().err == "stopped: interrupted\n"
+
+
 def test_faults_of_ours_are_no_bad_input():
     def work():
         raise KeyError("x")

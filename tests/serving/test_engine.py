@@ -324,6 +324,16 @@ def test_closing(team_and_links, finish):
         engine.submit(Request(question="a"))
 
 
+def test_a_huge_question_is_refused_without_being_encoded(engine, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("it is encoded")
+
+    monkeypatch.setattr("rmas_jax.serving.prompts.stage_tokens", fail)
+    for text in ("a" * 1_000_000, {"question": "a " * 500_000}):
+        with pytest.raises(RequestError, match="at most 80 tokens, got 1,000,000 characters"):
+            engine.submit(Request(question=text))
+
+
 def test_too_long_a_question(engine):
     with pytest.raises(RequestError, match=r"at most 80 tokens in each block .* got 2") as caught:
         ask(engine, "parcel " * 200)

@@ -63,7 +63,10 @@ def refused(error: RequestError) -> ApiError:
     """The error of a request that an engine cannot answer."""
     field = FIELDS.get(error.field, error.field)
     code = "context_length_exceeded" if error.field == "question" else None
-    return ApiError(400, str(error), field=field, code=code)
+    message = str(error)
+    if message.startswith(error.field):  # of the engine's request, by another name
+        message = field + message[len(error.field) :]
+    return ApiError(400, message, field=field, code=code)
 
 
 def busy(error: BusyError) -> ApiError:

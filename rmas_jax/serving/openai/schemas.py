@@ -6,6 +6,7 @@ that change nothing (`NEUTRAL`), or is refused: nothing is ignored in silence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -209,6 +210,11 @@ def _check_together(chat: ChatRequest) -> None:
         raise _invalid("rmas.nearest", f"must be 0 without watch: true, got {chat.rmas.nearest}")
 
 
+# Of pydantic's messages: "List should have at least 1 item after validation, not 0".
+SHOULD = re.compile(r"\b[A-Z]\w+ should\b")
+OBJECT = re.compile(r"a valid dictionary or instance of \w+")
+
+
 def _wrong(error: ValidationError) -> ApiError:
     """The first fault that pydantic has found."""
     fault = error.errors(include_url=False)[0]
@@ -220,8 +226,8 @@ def _wrong(error: ValidationError) -> ApiError:
         return _unsupported(field, f"must be unset, got {shown(fault['input'])}")
     if fault["type"] == "missing":
         return _invalid(field, "must be given, got none")
-    allowed = fault["msg"].removeprefix("Input should be ").replace("Input should", "it should")
-    return _invalid(field, f"must be {allowed}, got {shown(fault['input'])}")
+    allowed = OBJECT.sub("an object", SHOULD.sub("must", fault["msg"]))
+    return _invalid(field, f"{allowed}, got {shown(fault['input'])}")
 
 
 def _invalid(field: str, message: str) -> ApiError:
