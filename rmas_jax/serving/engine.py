@@ -96,13 +96,14 @@ class Engine:
     def warm(self, *, progress: bool = False) -> None:
         """Compiles all programs, before `start`; no request compiles anything afterwards.
 
-        Asks short questions of every kind and width, with a bar.
+        Asks short questions of every kind and width; with a bar, in a terminal.
 
         Raises:
           InputError: numbers of an agent are NaN or infinite.
         """
         kinds = [*self._kinds()]
-        for kind in tqdm(kinds, "compiling", unit="kind", disable=not progress):
+        hidden = None if progress else True  # None: unless standard error is a terminal
+        for kind in tqdm(kinds, "compiling", unit="kind", disable=hidden):
             self._try(*kind)
         # The first kind has met a new pool; from then on, pools are results of programs.
         for _ in range(WARM_TRIES):
