@@ -87,7 +87,6 @@ def exit_code_of(
             raise
         message, code = describe(full), BAD_INPUT
     if not jax.distributed.is_initialized() or is_first():
-        print(
-            "stopped:" if code in (PREEMPTED, INTERRUPTED) else "error:", message, file=sys.stderr
-        )
+        kind = "stopped:" if code in (PREEMPTED, INTERRUPTED) else "error:"
+        print(kind, message, file=sys.stderr)
     return code

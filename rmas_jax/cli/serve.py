@@ -87,13 +87,12 @@ def service_settings(options: argparse.Namespace, config: RunConfig) -> ServiceS
         logging.getLogger(__name__).warning(
             "--host %s without --api-key-file: everybody who reaches it may ask", options.host
         )
+    is_checked = not keys and is_loopback(options.host)
     return ServiceSettings(
         model=options.name or config.name,
         keys=keys,
         agents={role: Path(path).name for role, path in config.system.agents.items()},
-        hosts=()
-        if keys or not is_loopback(options.host)
-        else tuple(dict.fromkeys((*LOOPBACK, options.host))),
+        hosts=tuple(dict.fromkeys((*LOOPBACK, options.host))) if is_checked else (),
         origins=tuple(options.allow_origin),
         body_bytes=options.max_body * MEBIBYTE,
         answer_seconds=options.timeout,
