@@ -117,7 +117,7 @@ class WordTokenizer:
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
 
-    def __call__(self, text, add_special_tokens=True):
+    def __call__(self, text, add_special_tokens=True, verbose=True):
         assert not add_special_tokens
         if isinstance(text, str):
             return {"input_ids": self.ids(text)}
