@@ -18,6 +18,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm import tqdm
 
@@ -38,7 +39,8 @@ from rmas_jax.serving.statistics import READING, REFUSED, ROUNDS, WRITING, Stati
 from rmas_jax.serving.tickets import Ticket
 from rmas_jax.team import Team
 
-WARM_TRIES = 3  # of the first kind, at most
+AT_ONCE = 2  # kinds: while one is traced, which is Python, programs of the other are compiled
+WARM_TRIES = 3  # of the first kind, at most, until one compiles nothing
 CLOSED_S = 60.0  # `retry_after` of a request that comes too late
 log = logging.getLogger(__name__)
 
@@ -103,9 +105,12 @@ class Engine:
         """
         kinds = [*self._kinds()]
         hidden = None if progress else True  # None: unless standard error is a terminal
-        for kind in tqdm(kinds, "compiling", unit="kind", disable=hidden):
-            self._try(*kind)
-        # The first kind has met a new pool; from then on, pools are results of programs.
+        # On several devices, programs must start in one order everywhere.
+        with ThreadPoolExecutor(AT_ONCE if self.team.mesh is None else 1) as threads:
+            tries = [threads.submit(self._try, *kind) for kind in kinds]
+            ended = as_completed(tries)
+            for one in tqdm(ended, "compiling", len(tries), unit="kind", disable=hidden):
+                one.result()
         for _ in range(WARM_TRIES):
             known = compilations()
             self._try(*kinds[0])
@@ -127,8 +132,9 @@ class Engine:
         prepared = result_of(self._rounds.of(jobs, message_tokens=1))
         for error in prepared.errors.values():
             raise error
-        for begun in self._rows.begin(prepared.prompt, jobs):
-            self._rows.touch(begun)
+        with self._lock:
+            for begun in self._rows.begin(prepared.prompt, jobs):
+                self._rows.touch(begun)
         for event in events:
             if isinstance(event, FailedEvent):
                 raise EngineError(event.message)
@@ -142,9 +148,9 @@ class Engine:
             is_watched=True,
             nearest=self.settings.nearest,
         )
-        for width in self.settings.widths:
-            for channel in self.settings.channels:
-                request = dataclasses.replace(short, channel=channel)
+        for channel in self.settings.channels:
+            request = dataclasses.replace(short, channel=channel)
+            for width in self.settings.widths:
                 yield with_defaults(request, self.settings), width
 
     def start(self) -> None:

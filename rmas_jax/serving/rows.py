@@ -105,9 +105,11 @@ class PoolRows:
     def touch(self, begun: Begun) -> None:
         """Compiles all programs for texts like these; does nothing else while all rows are free."""
         nowhere = np.full(pools.filled_at_once(self.settings.rows), self.settings.rows, np.int32)
-        self._fill(begun.rows, np.zeros_like(nowhere), nowhere)
-        self._run(self.settings.rows)
-        self.end(np.zeros(self.settings.rows, bool))
+        # A new pool has programs of its own; from then on, pools are results of programs.
+        for _ in range(2 if self._pool is None else 1):
+            self._fill(begun.rows, np.zeros_like(nowhere), nowhere)
+            self._run(self.settings.rows)
+            self.end(np.zeros(self.settings.rows, bool))
 
     def _fill(self, begun: pools.Rows, source: np.ndarray, place: np.ndarray) -> None:
         if self._pool is None:
