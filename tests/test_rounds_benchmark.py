@@ -13,6 +13,7 @@ from experiments.benchmarks import rounds, scopes
 from rmas_jax.planning.hlo import program_cost
 
 
+@pytest.mark.slow
 def test_both_sides_agree_and_every_part_has_its_rows(tmp_path, capsys):
     arguments = ["--shape", "tiny", "--repeats", "1", "--batch", "2", "--tokens", "3"]
     parts = [

@@ -130,8 +130,10 @@ def differences(ours, expected):
         ("dense", (1, 2, 4), "stay"),  # key heads do not divide, query heads do
         ("dense", (1, 1, 8), "gather"),  # no heads divide
         ("odd", (2, 2, 2), "stay"),
-        ("hybrid", (2, 2, 2), "gather"),
-        pytest.param("hybrid", (2, 2, 2), "stay", marks=pytest.mark.slow),
+        *(
+            pytest.param("hybrid", (2, 2, 2), of, marks=pytest.mark.slow)
+            for of in ("gather", "stay")
+        ),
     ],
     ids=lambda x: x if isinstance(x, str) else "x".join(map(str, x)),
 )

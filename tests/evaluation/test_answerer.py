@@ -45,7 +45,12 @@ def answerer_of(team_and_links, name, **options):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = ("textgrad", "recursive_text")  # their parts are those of other methods
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in NAMES]
+)
 def test_answers_are_those_of_one_batch_of_exact_widths(team_and_links, name):
     answerer = answerer_of(team_and_links, name)
     prompts = answerer.team.encode(

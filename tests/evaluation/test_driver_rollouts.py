@@ -22,6 +22,7 @@ from rmas_jax.reporting.results import Results, Split
 from rmas_jax.reporting.run_directory import read_run
 
 
+@pytest.mark.slow
 def test_rollouts_of_an_answer_for_pass_at_k(contest, tmp_path):
     drawn = {"sampling": SamplingConfig(temperature=3.0), "rollouts": 4}
     methods = ["recursive_mas", "recursive_text", "single_agents"]

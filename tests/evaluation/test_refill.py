@@ -96,7 +96,7 @@ def all_of(rollouts):
     [
         ("single_agents", "planner", HOT),
         ("single_agents", "critic", SamplingConfig()),
-        ("single_agents", "solver", HOT),
+        pytest.param("single_agents", "solver", HOT, marks=pytest.mark.slow),
         # `test_driver_rollouts.py` draws refilled answers of a team.
         pytest.param("recursive_mas", None, HOT, marks=pytest.mark.long),
     ],
@@ -147,7 +147,7 @@ def test_tool_calls_of_texts_are_those_of_batches(team_and_links, tmp_path):
     assert any(called) and not all(called)
 
 
-@pytest.mark.parametrize("max_tokens", [1, 2, 3])
+@pytest.mark.parametrize("max_tokens", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_shortest_texts(team_and_links, max_tokens):
     options = {"role": "critic", "sampling": HOT, "max_tokens": max_tokens}
     plain = all_of(written(write_batches, team_and_links, **options))

@@ -20,7 +20,7 @@ from rmas_jax.models.rope import rotary_frequencies
 TOLERANCE = 1e-4
 STEPS = 8  # of greedy text
 LENGTHS = (11, 6, 1)
-QUICK, ALL = 20, 240
+QUICK, ALL = 12, 240
 CONTROLLED = range(0, ALL, 5)  # draws that also show that a wrong decoder is noticed
 
 

@@ -225,7 +225,9 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.mark.parametrize("function", [think_and_differentiate, write])
+@pytest.mark.parametrize(
+    "function", [pytest.param(think_and_differentiate, marks=pytest.mark.slow), write]
+)
 def test_only_the_matrix_in_use_is_dequantised(checkpoint, optimised, monkeypatch, function):
     """What a program takes beside its parameters is no more than with float32 parameters."""
     agent = load_agent(checkpoint(LARGE))
@@ -245,7 +247,7 @@ def test_only_the_matrix_in_use_is_dequantised(checkpoint, optimised, monkeypatc
         assert temporary(kept) > temporary(agent) + 3 * one_layer
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_5"])
+@pytest.mark.parametrize("family", ["qwen3", pytest.param("qwen3_5", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(checkpoint, family):
     directory = checkpoint(FAMILIES[family])
     model, whole = load_pretrained(directory, weights="int8")
@@ -287,6 +289,7 @@ def test_activations_have_the_dtype_of_the_scales(checkpoint):
     assert embeds.dtype == hidden.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_a_team_thinks_in_rounds_as_with_dequantised_agents(tiny_system):
     system, prompts = tiny_system.system, tiny_system.prompts()
     channel = LatentChannel(system, tiny_system.links)

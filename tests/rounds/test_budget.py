@@ -216,7 +216,9 @@ def test_an_agent_alone_reads_one_prompt(team_and_links, role):
         assert found.flops[i] == float(expected)
 
 
-@pytest.mark.parametrize("name", ["recursive_mas", "recursive_text", "no_latents"])
+@pytest.mark.parametrize(
+    "name", ["recursive_mas", pytest.param("recursive_text", marks=pytest.mark.slow), "no_latents"]
+)
 def test_padding_and_the_batch_do_not_count(team_and_links, name):
     answerer = answerer_of(team_and_links, name, rounds=2)
     prompts = answerer.team.encode(QUESTIONS, slot_width=answerer.slot_width)

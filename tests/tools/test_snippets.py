@@ -90,6 +90,7 @@ def test_calls_in_fences_cost_no_call():
     assert "SyntaxError" in run_python("print(6 *")
 
 
+@pytest.mark.slow
 def test_hostile_text_takes_no_long_time():
     for part in (F, f"{F}\n", ">>> ", "`", "(", '"""\n', " \n", "    x\n", "<python>"):
         code_of(part * 20_000)

@@ -262,6 +262,7 @@ def test_truncation_cuts_the_gradient_and_nothing_else(gradient_by_link):
     assert 0 < norm[2][back] != pytest.approx(norm[None][back], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_truncated_rollouts_think_the_same_and_pass_less_gradient(gradient_by_link):
     """Three thoughts. What feeds back acts on the first directly, on the others through it; what
     the inner link feeds first acts on the second directly, on the third through it.
