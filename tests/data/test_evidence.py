@@ -183,14 +183,14 @@ def test_an_item_depends_on_seed_split_and_number_alone():
 def test_the_first_items_of_the_default_seed_are_these():
     splits = made()
     train, test = splits["train"][0], splits["test"][0]
-    assert train.question == "What is the code of the place where Ellen is?"
+    assert train.question == "What is the code of the place where Mae is?"
     assert train.fields == {
-        "evidence_planner": "Ellen is in the hospital. Angela is in the hallway. "
-        "Stella is in the university. Marion is in the factory.",
-        "evidence_solver": "The code of the hallway is 964. The code of the university is 823. "
-        "The code of the hospital is 292. The code of the factory is 250.",
+        "evidence_planner": "Cesar is in the gherkin. Penny is in the junker. "
+        "Mae is in the textual. Marilyn is in the artificer.",
+        "evidence_solver": "The code of the artificer is 556. The code of the textual is 793. "
+        "The code of the gherkin is 619. The code of the junker is 481.",
     }
-    assert (train.answer, test.answer) == ("292", "174")
+    assert (train.answer, test.answer) == ("793", "174")
     assert splits["validation"][0].texts == {"planner": ("forge",) * 4, "solver": ("830",) * 4}
     longer = made(hops=4, crossing="codes", rounds=2)["test"][0]
     assert longer.texts == {"planner": ("AG45", "DZ15"), "solver": ("Ella", "174")}
