@@ -57,6 +57,18 @@ def test_the_page_has_the_bound_and_the_skills_of_the_agents():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["2", "4"]
 
 
+def test_the_page_has_what_the_trials_came_to():
+    row = {"about": "slow", "n": 128, "accuracy": 0.5, "interval": [0.4, 0.6], "other": 0.25}
+    report = {
+        "settings": {"count": 4, "seed": 0},
+        "rows": {"text": {**row, "about": "text"}, "a": {**row, "parameters": 9, "seconds": 90}},
+    }
+    report["rows"]["text"].pop("other")
+    text = page(Study({4: results(130)}, trials=report))
+    assert re.search(r"^\| text \| 50\.0 \[40\.0, 60\.0\] \| - \|", text, re.M)
+    assert re.search(r"^\| slow \| 50\.0 .* \| 25\.0 \| 9 \| 1\.5 \|$", text, re.M)
+
+
 def test_runs_differ_in_m_and_seed_alone():
     config = load_config(CONFIG, [AGENTS])
     one, other = variant(config, 4, 0), variant(config, 8, 1)

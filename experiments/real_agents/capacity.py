@@ -7,7 +7,8 @@ For every M and seed a run (`OUTPUT_DIR/capacity-M-SEED`) aligns links, trains t
 loop, and measures the trained links, the aligned ones, text cut to M tokens, whole text and
 controls. Finished runs are reused, so that further M, seeds or an interrupted study go on from
 there. With `--report-only`, runs are read as they are. The page also has what lies beside it, or
-beside the agents: the bound of `free_vectors`, what `probe` has found, the skills of the agents.
+beside the agents: the bound of `free_vectors`, what `probe` has found, what `trials` came to,
+the skills of the agents.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.run import run
 
 CONFIG = "experiments/configs/real_agents/capacity.yaml"
-BOUND, PROBE = "free_vectors.json", "probe.json"  # beside the page, of modules of these names
+# Beside the page, of modules of these names.
+BOUND, PROBE, REPORT = "free_vectors.json", "probe.json", "trials.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +92,8 @@ def write(found: Mapping[int, Sequence[Run]], out: Path, agents: Mapping[str, st
 
     Args:
       found: by M, a run for each seed.
-      out: folder of the page; its `BOUND` and `PROBE`, if there, are in the page.
+      out: folder of the page; its `BOUND`, `PROBE` and `REPORT`, if there, are in
+        the page.
       agents: by role; a folder's `RECORD` says how the agent was tuned.
     """
     study = Study(
@@ -108,6 +111,7 @@ def write(found: Mapping[int, Sequence[Run]], out: Path, agents: Mapping[str, st
         },
         bound=read_bound(out / BOUND),
         probe=json.loads((out / PROBE).read_text())["rows"] if (out / PROBE).is_file() else (),
+        trials=json.loads((out / REPORT).read_text()) if (out / REPORT).is_file() else {},
         skills={
             role: json.loads((Path(folder) / RECORD).read_text())
             for role, folder in agents.items()

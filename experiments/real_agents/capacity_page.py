@@ -49,6 +49,7 @@ class Study:
     audits: Mapping[int, Sequence[AuditRecord]] = dataclasses.field(default_factory=dict)
     bound: Sequence[Bound] = ()
     probe: Sequence[Mapping[str, Any]] = ()  # rows of `probe`
+    trials: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the report of `trials`
     skills: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  # by role
 
 
@@ -119,6 +120,7 @@ def page(study: Study) -> str:
         *([controls_table(study.audits)] if study.audits else []),
         *([bound_table(study.bound)] if study.bound else []),
         *([probe_table(study.probe)] if study.probe else []),
+        *([trials_table(study.trials)] if study.trials else []),
         *([skills_table(study.skills)] if study.skills else []),
     ]
     return "\n\n".join(
@@ -208,6 +210,29 @@ def probe_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         text_columns=2,
         note=f"By chance {100 * rows[0]['chance']:.0f} %; entities of test, of {rows[0]['n']:,} "
         "items.",
+    )
+
+
+def trials_table(report: Mapping[str, Any]) -> Table:
+    """What was tried to press more into the thoughts, and how far each came."""
+    count, seed = report["settings"]["count"], report["settings"]["seed"]
+    lines = [
+        (
+            row["about"],
+            percent(Bound(count, row["n"], row["accuracy"], row["interval"])),
+            f"{100 * row['other']:.1f}" if "other" in row else ABSENT,
+            f"{row['parameters']:,}" if "parameters" in row else ABSENT,
+            f"{row['seconds'] / 60:.1f}" if row.get("parameters") else ABSENT,
+        )
+        for row in report["rows"].values()
+    ]
+    return Table(
+        f"Trials with M = {count}, seed {seed}: right answers in % on validation entities",
+        ("training", "right", "another item's message", "trained parameters", "minutes"),
+        tuple(lines),
+        text_columns=1,
+        note=f"All questions about each of {next(iter(report['rows'].values()))['n']:,} messages; "
+        "intervals of 95 % over messages. `python -m experiments.real_agents.trials`.",
     )
 
 

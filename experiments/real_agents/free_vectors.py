@@ -52,15 +52,17 @@ class Questions(NamedTuple):
     shape: tuple[int, int, int]  # items, draws, persons
 
 
-def questions(dials: EvidenceConfig, *, seed: int, items: int, draws: int) -> Questions:
-    """Questions about every person of items of validation entities, for each draw of the codes."""
+def questions(
+    dials: EvidenceConfig, *, seed: int, items: int, draws: int = 1, split: str = "validation"
+) -> Questions:
+    """Questions about every person of items of a split's entities, for each draw of the codes."""
     found = []
     for number in range(items):
         rng = np.random.default_rng([seed, number])
-        item = evidence.make_item(dials, rng, "validation")
+        item = evidence.make_item(dials, rng, split)
         persons, places, _ = item.layers
         for _ in range(draws):
-            codes = rng.permutation(evidence.pool("numbers", "validation"))[: len(places)].tolist()
+            codes = rng.permutation(evidence.pool("numbers", split))[: len(places)].tolist()
             order = rng.permutation(len(places))
             phrases = [evidence.PHRASES[dials.crossing].format(place) for place in places]
             facts = " ".join(evidence.CODE.format(phrases[i], codes[i]) for i in order)
@@ -139,7 +141,7 @@ def fitted_vectors(
     @jax.jit
     def step(agent: Agent, vectors: jax.Array, state: Any, draw: Draw) -> Any:
         def loss_of(vectors: jax.Array) -> jax.Array:  # items do not share a vector
-            return scores(agent, _by_row(vectors, draw), draw).loss.sum()
+            return scores(agent, by_row(vectors, draw), draw).loss.sum()
 
         loss, gradient = jax.value_and_grad(loss_of)(vectors)
         updates, state = optimizer.update(gradient, state)
@@ -157,7 +159,7 @@ def fitted_vectors(
 def accuracy(team: Team, vectors: jax.Array, draws: Iterable[Draw]) -> float:
     """The share of exact answers with vectors [items, M, D], under some draws of the codes."""
     agent = team.agents[evidence.SOLVER]
-    judge = jax.jit(lambda agent, vectors, draw: scores(agent, _by_row(vectors, draw), draw))
+    judge = jax.jit(lambda agent, vectors, draw: scores(agent, by_row(vectors, draw), draw))
     return float(np.mean([judge(agent, vectors, draw).exact_match for draw in draws]))
 
 
@@ -175,7 +177,7 @@ def read_draws(team: Team, asked: Questions) -> list[Draw]:
     return draws
 
 
-def _by_row(vectors: jax.Array, draw: Draw) -> jax.Array:
+def by_row(vectors: jax.Array, draw: Draw) -> jax.Array:
     """Vectors of items [items, M, D] for each row of a draw, whose rows go item by item."""
     return jnp.repeat(vectors, len(draw.batch) // len(vectors), axis=0)
 

@@ -267,11 +267,11 @@ def known_after(slot: jax.Array, result: jax.Array) -> jax.Array:
     return slot + jax.lax.population_count(bits) // 64  # at most 32 bits: 0, unknown to XLA
 
 
-def repeat_rows(cache: Cache, batch: int, *, partition: Partition = ONE_DEVICE) -> Cache:
-    """What one row has read, for a batch of rows that all start with it."""
+def repeat_rows(cache: Cache, times: int, *, partition: Partition = ONE_DEVICE) -> Cache:
+    """What each row has read, for several rows that all start with it; these stand together."""
 
     def repeat(x: jax.Array, axis: int) -> jax.Array:
-        return jnp.broadcast_to(x, (*x.shape[:axis], batch, *x.shape[axis + 1 :]))
+        return jnp.repeat(x, times, axis, total_repeat_length=times * x.shape[axis])
 
     def of_block(block: Block) -> Block:
         repeated = Block(

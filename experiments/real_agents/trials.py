@@ -1,0 +1,371 @@
+"""What training can press into M thoughts: trials, each a row beside the capacity curve.
+
+    python -m experiments.real_agents.trials --out docs/real-agents/capacity --links FILE \\
+        --set system.agents.planner=DIR --set system.agents.solver=DIR
+
+The solver is asked about every person of the same message, and agents read what stands before the
+message once for all trials. So a step costs a fraction of one of the outer loop, and has more to
+learn from. Accuracy is over messages of validation entities, with all questions about each;
+"other" is the accuracy with the message of another item. FILE has the links that all trials start
+from: aligned ones, from the folder of a run.
+
+Trials that are in the report already, with the same settings, are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from tqdm import tqdm
+
+from experiments.real_agents.capacity import CONFIG, REPORT, with_steps
+from experiments.real_agents.free_vectors import (
+    Draw,
+    Questions,
+    by_row,
+    message_vectors,
+    questions,
+    scores,
+)
+from rmas_jax.agents.adapters import Adapter, start_adapter
+from rmas_jax.agents.agent import Agent
+from rmas_jax.agents.reading import read_prefix
+from rmas_jax.cli.run import exit_code
+from rmas_jax.config import ConfigError, TuningConfig, load_config
+from rmas_jax.data import evidence
+from rmas_jax.evaluation.metrics import repeated_interval
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
+from rmas_jax.interop.link_files import load_links
+from rmas_jax.links import Links, count_parameters
+from rmas_jax.models import Cache, repeat_rows
+from rmas_jax.prompts import FIRST, StagePrompt
+from rmas_jax.rounds.channels import LatentChannel
+from rmas_jax.rounds.stages import arrivals, begin, deliver, no_feedback, think_turn
+from rmas_jax.rounds.supervision import TextScore
+from rmas_jax.sharding import to_host
+from rmas_jax.team import Team, load_team
+from rmas_jax.topology import System, edge_name
+from rmas_jax.training.data.encoding import encode_examples
+
+EDGE = edge_name((evidence.PLANNER, evidence.SOLVER))
+WARMUP = 0.1  # of the steps
+
+
+class Trial(NamedTuple):
+    """How the links are trained."""
+
+    about: str
+    steps: int
+    rate: float = 3e-4  # the largest
+    path: tuple[int, ...] = ()  # M of earlier parts of the training, each of as many steps
+    noise: float = 0.0  # on the vectors, in units of their rms
+    rank: int = 0  # of low-rank updates of the sender's matrices, as it thinks
+
+
+TRIALS = {
+    "aligned": Trial("aligned links, no training", 0),
+    "answers": Trial("cross-entropy of all answers", 200),
+    "slow": Trial("the same at a tenth of the learning rate", 200, rate=3e-5),
+    "fast": Trial("the same at three times the learning rate", 200, rate=1e-3),
+    "shrunk": Trial("M from 11 over 8 and 6", 50, path=(11, 8, 6)),
+    "noise": Trial("noise of half their rms on the vectors", 200, noise=0.5),
+    "adapter": Trial("also a LoRA of rank 16 on the sender's thinking", 200, rank=16),
+}
+
+
+class Params(struct.PyTreeNode):
+    """What a trial trains."""
+
+    links: Links
+    adapter: Adapter | None  # of the sender
+
+
+class Messages(NamedTuple):
+    """A batch of messages, with all questions about each."""
+
+    prompts: Mapping[str, StagePrompt]  # by role, a row per message
+    read: Cache  # the planner's prefix
+    asked: Draw  # rows message by message; the prefix has a row per message
+
+
+class Known(NamedTuple):
+    """Questions about messages, and what both agents have read before these."""
+
+    asked: Questions
+    prefixes: Sequence[tuple[Cache, Cache]]  # planner's and solver's, by batch
+
+    def batches(self, team: Team) -> list[Messages]:
+        """Batches on the host, for a team of any M."""
+        found = []
+        for (batch, prompts), read in zip(
+            _encoded(team, self.asked, len(self.prefixes)), self.prefixes, strict=True
+        ):
+            found.append(Messages(prompts, read[0], Draw(batch, read[1])))
+        return found
+
+
+def read_all(team: Team, asked: Questions, count: int) -> Known:
+    """Reads what stands before the messages, in so many batches."""
+    read, prefixes = jax.jit(read_prefix), []
+    for _, prompts in tqdm([*_encoded(team, asked, count)], desc="reading"):
+        own = [
+            read(team.agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid)
+            for role in (evidence.PLANNER, evidence.SOLVER)
+        ]
+        prefixes.append(to_host((own[0], own[1])))
+    return Known(asked, prefixes)
+
+
+def _encoded(team: Team, asked: Questions, count: int) -> list[tuple[Any, Any]]:
+    """By batch: all questions, and the prompts of the messages; all batches of one shape."""
+    encoded = encode_examples(team, asked.examples)
+    widths = encoded.widths(np.arange(len(encoded)))
+    rows = np.arange(len(encoded)).reshape(count, -1, asked.shape[2])
+    return [
+        (encoded.batch(of.ravel(), widths), encoded.batch(of[:, 0], widths).prompts) for of in rows
+    ]
+
+
+def sent_vectors(
+    system: System, agents: Mapping[str, Agent], params: Params, batch: Messages
+) -> jax.Array:
+    """What the planner sends about each message, [B, M, D]."""
+    if params.adapter is not None:
+        own = params.adapter.adapt(agents[evidence.PLANNER])
+        agents = {**agents, evidence.PLANNER: own}
+    channel = LatentChannel(system, params.links)
+    stages = begin(system, agents, channel, batch.prompts, {evidence.PLANNER: batch.read})
+    inbox = no_feedback(system, agents, batch.prompts)
+    arrived = arrivals(stages, inbox, evidence.PLANNER, index=0)
+    thoughts = think_turn(stages, evidence.PLANNER, arrived, kind=FIRST).thoughts
+    return deliver(stages, evidence.PLANNER, thoughts)[EDGE]
+
+
+def answered(agents: Mapping[str, Agent], vectors: jax.Array, batch: Messages) -> TextScore:
+    """Scores of the solver's answers to all questions about messages, with vectors [B, M, D]."""
+    asked = batch.asked
+    prefix = repeat_rows(asked.prefix, len(asked.batch) // len(vectors))
+    return scores(agents[evidence.SOLVER], by_row(vectors, asked), asked._replace(prefix=prefix))
+
+
+def train(team: Team, trial: Trial, params: Params, batches: Sequence[Messages], key: Any) -> Any:
+    """Trained parameters, and the mean loss of the last tenth of the steps.
+
+    The order of batches is drawn anew in each pass over them.
+    """
+    system = team.system
+    agents = {role: agent.in_training() for role, agent in team.agents.items()}
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, trial.rate, max(1, round(WARMUP * trial.steps)), trial.steps
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    def step(agents: Any, params: Params, state: Any, batch: Messages, key: Any) -> Any:
+        def loss_of(params: Params) -> jax.Array:
+            vectors = sent_vectors(system, agents, params, batch)
+            rms = jnp.sqrt(jnp.mean(jax.lax.stop_gradient(vectors) ** 2))
+            vectors += trial.noise * rms * jax.random.normal(key, vectors.shape)
+            return answered(agents, vectors, batch).loss.mean()
+
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    params = jax.tree.map(jnp.copy, params)
+    state, losses = optimizer.init(params), []
+    rng = np.random.default_rng(jax.random.key_data(key).tolist())
+    order = [
+        i for _ in range(-(-trial.steps // len(batches))) for i in rng.permutation(len(batches))
+    ]
+    bar = tqdm(order[: trial.steps], desc=f"{trial.about}, M = {system.latent_steps}")
+    for number, chosen in enumerate(bar):
+        own = jax.random.fold_in(key, number)
+        params, state, loss = step(agents, params, state, batches[chosen], own)
+        losses.append(float(loss))
+        bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    return params, float(np.mean(losses[-max(1, trial.steps // 10) :])) if losses else None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def judged(
+    system: System, agents: Mapping[str, Agent], params: Params, batch: Messages
+) -> tuple[jax.Array, jax.Array]:
+    """Whether each question is answered exactly: with its own message, and with another's."""
+    vectors = sent_vectors(system, agents, params, batch)
+    others = answered(agents, jnp.roll(vectors, 1, axis=0), batch)
+    return answered(agents, vectors, batch).exact_match, others.exact_match
+
+
+def outcome(
+    team: Team, params: Params, batches: Sequence[Messages], persons: int
+) -> dict[str, Any]:
+    """Accuracy over all questions about the messages of some batches."""
+    found = [judged(team.system, team.agents, params, batch) for batch in batches]
+    own, other = (np.concatenate([np.asarray(x) for x in of]) for of in zip(*found, strict=True))
+    return summary(own, persons) | {"other": float(other.mean())}
+
+
+def summary(exact: np.ndarray, persons: int) -> dict[str, Any]:
+    """Accuracy of answers, message by message, with its interval over messages."""
+    right = exact.reshape(-1, persons).sum(1)
+    interval = repeated_interval(right, np.full(len(right), persons))
+    return {"n": len(right), "accuracy": float(exact.mean()), "interval": [*interval]}
+
+
+def text_outcome(
+    team: Team, count: int, batches: Sequence[Messages], asked: Questions
+) -> dict[str, Any]:
+    """The same for the first M tokens of the message's text."""
+    vectors = message_vectors(team, asked, count).reshape(len(batches), -1, count, _width(team))
+    judge = jax.jit(lambda agents, vectors, batch: answered(agents, vectors, batch).exact_match)
+    pairs = zip(vectors, batches, strict=True)
+    exact = [np.asarray(judge(team.agents, of, batch)) for of, batch in pairs]
+    return summary(np.concatenate(exact), asked.shape[2])
+
+
+def _width(team: Team) -> int:
+    return team.agents[evidence.SOLVER].width
+
+
+def started(team: Team, trial: Trial, links: Links, key: Any) -> Params:
+    """The parameters before a trial."""
+    if not trial.rank:
+        return Params(links, None)
+    config = TuningConfig(
+        kind="lora", rank=trial.rank, alpha=2.0 * trial.rank, learning_rate=trial.rate
+    )
+    sender = team.agents[evidence.PLANNER]
+    return Params(links, start_adapter(sender, config, key=key, vectors=0))
+
+
+def with_count(team: Team, count: int) -> Team:
+    """The same team with another M."""
+    system = dataclasses.replace(team.system, latent_steps=count)
+    return dataclasses.replace(team, system=system)
+
+
+def run_trial(
+    team: Team, trial: Trial, links: Links, known: Mapping[str, Known], *, count: int, seed: int
+) -> dict[str, Any]:
+    """Trains and measures; the row of a trial.
+
+    Args:
+      team: with any M.
+      trial: what to do.
+      links: to start from.
+      known: "train" and "validation".
+      count: M.
+      seed: of the adapter, the order of batches and the noise.
+    """
+    key = jax.random.key(seed)
+    params, loss, started_at = started(team, trial, links, key), None, time.perf_counter()
+    for number, part in enumerate((*trial.path, count) if trial.steps else ()):
+        of_part = with_count(team, part)
+        batches = known["train"].batches(of_part)
+        params, loss = train(of_part, trial, params, batches, jax.random.fold_in(key, number))
+    seconds = time.perf_counter() - started_at
+    held = known["validation"]
+    of_count = with_count(team, count)
+    found = outcome(of_count, params, held.batches(of_count), held.asked.shape[2])
+    trained = (params.links.inner[evidence.PLANNER], params.links.outer[EDGE], params.adapter)
+    parameters = count_parameters(trained) if trial.steps else 0
+    return {"loss": loss, "seconds": seconds, "parameters": parameters, **found}
+
+
+def measure(args: argparse.Namespace, rows: dict[str, Any]) -> None:
+    """Adds the rows of trials, and of the text cut to M tokens; writes them after each."""
+    config = load_config(args.config, args.set)
+    dials = config.data.evidence
+    if dials is None:
+        raise ConfigError(f"{args.config}: data.evidence must be set, got nothing")
+    team = load_team(with_steps(config, args.count).system)
+    links = load_links(args.links)
+    known = {}
+    for split, items in (("train", args.items), ("validation", args.held_out)):
+        asked = questions(dials, seed=args.seed, items=items, split=split)
+        known[split] = read_all(team, asked, items // args.batch)
+    held = known["validation"]
+    cut = text_outcome(team, args.count, held.batches(team), held.asked)
+    keep(args, rows, "text", {"about": f"the first {args.count} tokens of the text"} | cut)
+    for name in args.trials:
+        trial = TRIALS[name]
+        if (old := rows.get(name)) and old["trial"] == json.loads(json.dumps(trial._asdict())):
+            continue
+        row = run_trial(team, trial, links, known, count=args.count, seed=args.seed)
+        keep(args, rows, name, {"trial": trial._asdict(), "about": trial.about} | row)
+
+
+def keep(args: argparse.Namespace, rows: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+    """Writes the report with one more row."""
+    rows[name] = row
+    print(json.dumps({name: row}), flush=True)
+    report = {"settings": settings_of(args), "rows": rows}
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(args.out / REPORT, json.dumps(report, indent=1) + "\n")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What all trials of a report have in common."""
+    return {name: getattr(args, name) for name in ("count", "items", "held_out", "batch", "seed")}
+
+
+def parser() -> Parser:
+    """The command line."""
+    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--out", type=Path, required=True, metavar="DIR")
+    out.add_argument("--links", required=True, metavar="FILE", help="links/aligned.safetensors")
+    out.add_argument("--config", default=CONFIG, metavar="FILE")
+    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    abouts = "; ".join(f"{name}: {trial.about}" for name, trial in TRIALS.items())
+    out.add_argument("--trials", nargs="+", choices=TRIALS, default=[*TRIALS], help=abouts)
+    for name, default, what in (
+        ("count", 4, "M"),
+        ("items", 480, "messages of training"),
+        ("held-out", 128, "messages of validation"),
+        ("batch", 8, "messages of a step, a divisor of both numbers"),
+        ("seed", 0, "of messages, order and noise"),
+    ):
+        out.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the trials and writes the report; returns the exit code of a run."""
+    args = parser().parse_args(arguments)
+    for name in ("items", "held_out"):
+        if args.batch < 1 or getattr(args, name) % args.batch or not getattr(args, name):
+            parser().error(
+                f"--batch must divide --{name.replace('_', '-')} ({getattr(args, name)}), got "
+                f"{args.batch}"
+            )
+
+    def work() -> None:
+        check_output_folder(args.out, option="--out", error=ConfigError)
+        path, rows = args.out / REPORT, {}
+        if path.is_file() and (old := json.loads(path.read_text()))["settings"] == settings_of(
+            args
+        ):
+            rows = old["rows"]
+        measure(args, rows)
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Trials of training links for the capacity curve."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.real_agents import trials
+from experiments.real_agents.capacity import CONFIG, with_steps
+from experiments.real_agents.free_vectors import questions
+from experiments.real_agents.trials import Params, Trial
+from rmas_jax.config import load_config
+from rmas_jax.interop.link_files import save_links
+from rmas_jax.sharding import to_host
+from rmas_jax.team import load_team, start_links
+from rmas_jax.training.outer.step import outer_loss
+
+AGENTS = "system.agents={planner: embedded/planner, solver: embedded/solver}"
+COUNT, PERSONS = 3, 2
+
+
+@pytest.fixture(scope="module")
+def team():
+    config = load_config(CONFIG, [AGENTS])
+    return load_team(with_steps(config, COUNT).system)
+
+
+@pytest.fixture(scope="module")
+def links(team):
+    return start_links(team, start="identity", key=jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def known(team):
+    dials = load_config(CONFIG, [f"data.evidence.pairs={PERSONS}"]).data.evidence
+    return {
+        split: trials.read_all(team, questions(dials, seed=0, items=4, split=split), 2)
+        for split in ("train", "validation")
+    }
+
+
+def test_answers_are_those_of_the_outer_loop(team, links, known):
+    """To the same questions, each with a turn of its own; not with the vectors of another M."""
+    batch = known["train"].batches(team)[0]
+    params = Params(links, None)
+    vectors = trials.sent_vectors(team.system, team.agents, params, batch)
+    assert vectors.shape == (2, COUNT, team.agents["solver"].width)
+    loss = trials.answered(team.agents, vectors, batch).loss.mean()
+    [phase] = load_config(CONFIG, [AGENTS]).outer.phases
+    expected, _ = outer_loss(team.system, phase, team.agents, links, batch.asked.batch)
+    np.testing.assert_allclose(loss, expected, rtol=2e-5)
+    others = trials.answered(team.agents, vectors[:, ::-1], batch).loss.mean()
+    assert abs(float(others - expected)) > 1e-3
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_training_changes_what_the_message_passes_and_nothing_else(team, links, known, rank):
+    trial = Trial("", 6, rate=1e-2, rank=rank)
+    key = jax.random.key(0)
+    start = trials.started(team, trial, links, key)
+    batches = known["train"].batches(team)
+    trained, _ = trials.train(team, trial, start, batches, key)
+    again, _ = trials.train(team, trial, start, batches, key)
+    before, after = to_host((start, trained))
+    jax.tree.map(np.testing.assert_array_equal, after, to_host(again))
+
+    def moved(a, b):
+        return any(
+            not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+        )
+
+    assert moved(before.links.inner["planner"], after.links.inner["planner"])
+    assert moved(before.links.outer[trials.EDGE], after.links.outer[trials.EDGE])
+    assert not moved(before.links.inner["solver"], after.links.inner["solver"])
+    assert not moved(before.links.outer["solver->planner"], after.links.outer["solver->planner"])
+    assert moved(before.adapter, after.adapter) == bool(rank)
+
+
+def test_an_interval_is_over_messages():
+    """With answers that agree within a message, it is that of half as many of them."""
+    alike = trials.summary(np.repeat(np.arange(40) < 30, 2), 2)
+    apart = trials.summary(np.tile([True, True, True, False], 20), 2)
+    assert alike["accuracy"] == apart["accuracy"] == 0.75 and alike["n"] == 40
+    widths = [np.diff(of["interval"])[0] for of in (alike, apart)]
+    assert widths[0] > 1.2 * widths[1]
+
+
+def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsys):
+    save_links(tmp_path / "links", to_host(links))
+    some = {
+        "aligned": Trial("aligned", 0),
+        "shrunk": Trial("shrunk", 2, path=(4,)),
+        "adapter": Trial("noise and an adapter", 2, noise=0.5, rank=2),
+    }
+    monkeypatch.setattr(trials, "TRIALS", some)
+    options = ["--out", str(tmp_path / "page"), "--links", str(tmp_path / "links")]
+    options += ["--set", AGENTS, "--set", f"data.evidence.pairs={PERSONS}", "--count", "2"]
+    options += ["--items", "4", "--held-out", "2", "--batch", "2", "--trials", *some]
+    assert trials.main(options) == 0
+    report = json.loads((tmp_path / "page" / trials.REPORT).read_text())
+    assert [*report["rows"]] == ["text", *some]
+    for row in report["rows"].values():
+        assert row["n"] == 2 and 0 <= row["accuracy"] <= 1
+    assert report["rows"]["adapter"]["parameters"] > report["rows"]["shrunk"]["parameters"] > 0
+    some["shrunk"] = some["shrunk"]._replace(rate=1e-3)  # the others are there already
+    assert trials.main(options) == 0
+    again = json.loads((tmp_path / "page" / trials.REPORT).read_text())
+    same = [name for name in some if again["rows"][name] == report["rows"][name]]
+    assert same == ["aligned", "adapter"]
+    with pytest.raises(SystemExit):
+        trials.main([*options, "--items", "5"])
+    assert "--batch must divide --items (5), got 2" in capsys.readouterr().err
