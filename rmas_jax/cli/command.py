@@ -29,6 +29,7 @@ MEANINGS = {
     BAD_INPUT: "bad input: standard error names it and the allowed values",
     DIVERGED: "training diverged",
     PREEMPTED: "ended by SIGTERM, or another process was lost: the same command resumes",
+    INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
@@ -46,10 +47,10 @@ def command_parser(
       name: of the command.
       description: printed without changes to its lines.
       examples: command lines.
-      codes: its exit codes, keys of `MEANINGS`.
+      codes: its exit codes, keys of `MEANINGS`, without that of every interrupted command.
       appendix: end of the help.
     """
-    listed = "\n".join(f"  {code:<3} {MEANINGS[code]}" for code in codes)
+    listed = "\n".join(f"  {code:<3} {MEANINGS[code]}" for code in (*codes, INTERRUPTED))
     parts = (
         f"examples:\n{textwrap.indent(examples.strip(), '  ')}",
         f"exit codes:\n{listed}",

@@ -106,11 +106,14 @@ class Engine:
         kinds = [*self._kinds()]
         hidden = None if progress else True  # None: unless standard error is a terminal
         # On several devices, programs must start in one order everywhere.
-        with ThreadPoolExecutor(AT_ONCE if self.team.mesh is None else 1) as threads:
+        threads = ThreadPoolExecutor(AT_ONCE if self.team.mesh is None else 1)
+        try:
             tries = [threads.submit(self._try, *kind) for kind in kinds]
             ended = as_completed(tries)
             for one in tqdm(ended, "compiling", len(tries), unit="kind", disable=hidden):
                 one.result()
+        finally:
+            threads.shutdown(cancel_futures=True)  # after an error, or Ctrl-C
         for _ in range(WARM_TRIES):
             known = compilations()
             self._try(*kinds[0])

@@ -452,6 +452,21 @@ def test_an_engine_of_damaged_agents_does_not_become_warm(team_and_links, role):
     assert not engine.is_warm
 
 
+def test_after_an_error_no_further_kind_is_tried(team_and_links, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, widths=(16, 32, 48), channels=(LATENT, TEXT))
+    engine, tried = Engine(*team_and_links, settings), []
+
+    def fail(request, width):
+        tried.append((request.channel, width))
+        time.sleep(0.1)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "_try", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.warm()
+    assert len(tried) < 6 and not engine.is_warm
+
+
 def test_links_are_needed_where_latents_cross(team_and_links):
     team, _ = team_and_links
     with pytest.raises(EngineError, match="links must be given for the channel latent, got None"):
