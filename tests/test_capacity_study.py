@@ -9,7 +9,7 @@ from made_runs import items_of, result_row
 
 from experiments.real_agents import capacity, free_vectors, probe
 from experiments.real_agents.capacity import BOUND, CONFIG, PROBE, read_bound, variant
-from experiments.real_agents.capacity_page import Bound, Study, figure, page, verdict
+from experiments.real_agents.capacity_page import FIGURE, Bound, Study, figure, page, verdict
 from rmas_jax.config import EvidenceConfig, load_config
 from rmas_jax.evaluation.methods import ALIGNED, LATENT, NO_LATENTS, TRUNCATED
 from rmas_jax.reporting.results import Results
@@ -57,16 +57,27 @@ def test_the_page_has_the_bound_and_the_skills_of_the_agents():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["2", "4"]
 
 
+def test_a_page_needs_no_finished_run(tmp_path):
+    options = ["--report-only", "--set", AGENTS, "--set", f"output_dir={tmp_path / 'runs'}"]
+    assert capacity.main(["--out", str(tmp_path / "page"), *options]) == 0
+    text = (tmp_path / "page" / "README.md").read_text()
+    assert "No run of the curve is finished." in text and "png" not in text
+    assert not (tmp_path / "page" / FIGURE).exists()
+
+
 def test_the_page_has_what_the_trials_came_to():
     row = {"about": "slow", "n": 128, "accuracy": 0.5, "interval": [0.4, 0.6], "other": 0.25}
     report = {
         "settings": {"count": 4, "seed": 0},
-        "rows": {"text": {**row, "about": "text"}, "a": {**row, "parameters": 9, "seconds": 90}},
+        "rows": {
+            "text": {**row, "about": "text"},
+            "a": {**row, "train": 0.75, "parameters": 9, "seconds": 90},
+        },
     }
     report["rows"]["text"].pop("other")
     text = page(Study({4: results(130)}, trials=report))
     assert re.search(r"^\| text \| 50\.0 \[40\.0, 60\.0\] \| - \|", text, re.M)
-    assert re.search(r"^\| slow \| 50\.0 .* \| 25\.0 \| 9 \| 1\.5 \|$", text, re.M)
+    assert re.search(r"^\| slow \| 50\.0 .* \| 25\.0 \| 75\.0 \| 9 \| 1\.5 \|$", text, re.M)
 
 
 def test_runs_differ_in_m_and_seed_alone():

@@ -1,8 +1,10 @@
 """Trials of training links for the capacity curve."""
 
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,6 +79,24 @@ def test_training_changes_what_the_message_passes_and_nothing_else(team, links, 
     assert moved(before.adapter, after.adapter) == bool(rank)
 
 
+def test_a_choice_is_among_the_answers_to_the_same_message(monkeypatch):
+    """Two of the first message's three answers begin with one token, which counts once."""
+    first = np.array([[1, 2, 2], [0, 4, 3]])
+    logits = np.random.default_rng(0).standard_normal((6, 1, 5)).astype(np.float32)
+    answer = SimpleNamespace(ids=jnp.asarray(first.reshape(6, 1)))
+    monkeypatch.setattr(trials, "answer_states", lambda *_: (answer, jnp.asarray(logits)))
+    monkeypatch.setattr(trials, "by_row", lambda *_: None)
+    monkeypatch.setattr(trials, "by_question", lambda *_: None)
+    agents = {"solver": SimpleNamespace(unembed=lambda states: states)}
+    batch = SimpleNamespace(asked=SimpleNamespace(batch=None))
+    found = trials.choice_loss(agents, np.zeros((2, 1, 1)), batch, 2.0)
+    for message, of in enumerate(first):
+        for question, own in enumerate(of):
+            known = {token: logits[3 * message + question, 0, token] / 2 for token in of}
+            expected = np.log(sum(np.exp([*known.values()]))) - known[own]
+            np.testing.assert_allclose(found[message, question], expected, rtol=1e-5)
+
+
 def test_an_interval_is_over_messages():
     """With answers that agree within a message, it is that of half as many of them."""
     alike = trials.summary(np.repeat(np.arange(40) < 30, 2), 2)
@@ -91,7 +111,7 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     some = {
         "aligned": Trial("aligned", 0),
         "shrunk": Trial("shrunk", 2, path=(4,)),
-        "adapter": Trial("noise and an adapter", 2, noise=0.5, rank=2),
+        "adapter": Trial("noise and an adapter", 2, noise=0.5, rank=2, temperature=4),
     }
     monkeypatch.setattr(trials, "TRIALS", some)
     options = ["--out", str(tmp_path / "page"), "--links", str(tmp_path / "links")]

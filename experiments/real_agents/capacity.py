@@ -6,21 +6,22 @@ A planner that does not know the question sends all of its facts; the solver is 
 For every M and seed a run (`OUTPUT_DIR/capacity-M-SEED`) aligns links, trains them by the outer
 loop, and measures the trained links, the aligned ones, text cut to M tokens, whole text and
 controls. Finished runs are reused, so that further M, seeds or an interrupted study go on from
-there. With `--report-only`, runs are read as they are. The page also has what lies beside it, or
-beside the agents: the bound of `free_vectors`, what `probe` has found, what `trials` came to,
-the skills of the agents.
+there. With `--report-only`, those that are there are read as they are. The page also has what lies
+beside it, or beside the agents: the bound of `free_vectors`, what `probe` has found, what `trials`
+came to, the skills of the agents.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.real_agents.capacity_page import Bound, Study, figure, page
+from experiments.real_agents.capacity_page import FIGURE, Bound, Study, figure, page
 from experiments.real_agents.skill_card import RECORD
 from rmas_jax.cli.run import exit_code, print_results
 from rmas_jax.config import ConfigError, RunConfig, load_config
@@ -54,13 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
         config = load_config(args.config, args.set)
-        found = {
-            count: [
-                measured(variant(config, count, seed), report_only=args.report_only)
-                for seed in args.seeds
-            ]
-            for count in args.steps
-        }
+        found: dict[int, list[Run]] = {}
+        for count, seed in itertools.product(args.steps, args.seeds):
+            of_run = measured(variant(config, count, seed), report_only=args.report_only)
+            if of_run is not None:
+                found.setdefault(count, []).append(of_run)
         write(found, args.out, config.system.agents)
 
     return exit_code(work)
@@ -78,10 +77,11 @@ def with_steps(config: RunConfig, count: int) -> RunConfig:
     return dataclasses.replace(config, system=system)
 
 
-def measured(config: RunConfig, *, report_only: bool) -> Run:
-    """The content of a run's folder; runs what is not finished."""
+def measured(config: RunConfig, *, report_only: bool) -> Run | None:
+    """The content of a run's folder; runs what is not finished, or is None with `report_only`."""
     if report_only:
-        return read_run(Path(config.output_dir) / config.name)
+        folder = Path(config.output_dir) / config.name
+        return read_run(folder) if RunFiles(folder).results.is_file() else None
     finished = run(config)
     print_results(finished)
     return finished.measured
@@ -122,7 +122,8 @@ def write(found: Mapping[int, Sequence[Run]], out: Path, agents: Mapping[str, st
         count: [row for of_run in runs for row in of_run.results] for count, runs in found.items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    figure(study).savefig(out / "capacity.png", metadata={"Software": None})
+    if study.counts:
+        figure(study).savefig(out / FIGURE, metadata={"Software": None})
     write_atomic(RunFiles(out).results, json.dumps(rows, indent=1) + "\n")
     write_atomic(out / "README.md", page(study))
     print(f"page: {out / 'README.md'}")

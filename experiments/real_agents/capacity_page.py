@@ -29,6 +29,7 @@ from rmas_jax.reporting.table import ABSENT, Table
 
 CURVES = (LATENT, ALIGNED, TRUNCATED)  # that depend on M
 CONTROLS = (TEXT, SHUFFLED_TEXT, NO_LATENTS, SHUFFLED)
+FIGURE = "capacity.png"
 AT_LEAST = 10.0  # points that the goal asks of the trained links above both others
 
 
@@ -51,6 +52,11 @@ class Study:
     probe: Sequence[Mapping[str, Any]] = ()  # rows of `probe`
     trials: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the report of `trials`
     skills: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  # by role
+
+    @property
+    def counts(self) -> list[int]:
+        """Every M that the figure shows."""
+        return sorted({*self.pooled, *(row.latent_steps for row in self.bound)})
 
 
 def at(results: Results, method: str) -> Result | None:
@@ -88,9 +94,8 @@ def figure(study: Study) -> Figure:
             linewidth=1.0,
             label="vectors fitted to each item",
         )
-    counts = sorted({*study.pooled, *(row.latent_steps for row in study.bound)})
     axis.set_xscale("log", base=2)
-    axis.set_xticks(counts, [str(m) for m in counts])
+    axis.set_xticks(study.counts, [str(m) for m in study.counts])
     axis.minorticks_off()
     axis.set_xlabel("M: latent steps of a message, or tokens of a cut one")
     axis.set_ylabel("correct, %")
@@ -112,11 +117,8 @@ def draw_curve(
 
 def page(study: Study) -> str:
     """The figure, the tables, and whether the goal is met."""
-    results = next(iter(study.pooled.values()))
-    example = at(results, LATENT) or results.all[0]
-    seeds = ", ".join(map(str, example.seeds))
     tables = [
-        curve_table(study.pooled),
+        *([curve_table(study.pooled)] if study.pooled else []),
         *([controls_table(study.audits)] if study.audits else []),
         *([bound_table(study.bound)] if study.bound else []),
         *([probe_table(study.probe)] if study.probe else []),
@@ -128,14 +130,23 @@ def page(study: Study) -> str:
             "# What M thoughts hold, against as many tokens",
             "`python -m experiments.real_agents.capacity` makes this page. The planner does not "
             "know the question: its message has to hold all of its facts, and the solver is asked "
-            f"about one of them. {example.n:,} answers (seeds {seeds}); intervals of 95 % over "
-            "questions.",
-            "![Accuracy against M](capacity.png)",
+            f"about one of them. {sizes(study.pooled)}",
+            *([f"![Accuracy against M]({FIGURE})"] if study.counts else []),
             *(table.to_markdown() for table in tables),
             verdict(study.pooled),
             "",
         ]
     )
+
+
+def sizes(pooled: Mapping[int, Results]) -> str:
+    """How many answers, and which seeds."""
+    if not pooled:
+        return "No run of the curve is finished."
+    results = next(iter(pooled.values()))
+    example = at(results, LATENT) or results.all[0]
+    seeds = ", ".join(map(str, example.seeds))
+    return f"{example.n:,} answers (seeds {seeds}); intervals of 95 % over questions."
 
 
 def curve_table(pooled: Mapping[int, Results]) -> Table:
@@ -221,6 +232,7 @@ def trials_table(report: Mapping[str, Any]) -> Table:
             row["about"],
             percent(Bound(count, row["n"], row["accuracy"], row["interval"])),
             f"{100 * row['other']:.1f}" if "other" in row else ABSENT,
+            f"{100 * row['train']:.1f}" if "train" in row else ABSENT,
             f"{row['parameters']:,}" if "parameters" in row else ABSENT,
             f"{row['seconds'] / 60:.1f}" if row.get("parameters") else ABSENT,
         )
@@ -228,7 +240,7 @@ def trials_table(report: Mapping[str, Any]) -> Table:
     ]
     return Table(
         f"Trials with M = {count}, seed {seed}: right answers in % on validation entities",
-        ("training", "right", "another item's message", "trained parameters", "minutes"),
+        ("training", "right", "another item's message", "of training", "parameters", "minutes"),
         tuple(lines),
         text_columns=1,
         note=f"All questions about each of {next(iter(report['rows'].values()))['n']:,} messages; "

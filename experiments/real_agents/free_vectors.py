@@ -40,7 +40,7 @@ from rmas_jax.models import Cache
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST
 from rmas_jax.rounds.stages import prompt_input
-from rmas_jax.rounds.supervision import TextScore, read_with_text, score_text
+from rmas_jax.rounds.supervision import Targets, TextScore, read_with_text, score_text
 from rmas_jax.team import Team, load_team
 from rmas_jax.training.data.encoding import TrainingData, encode_examples
 
@@ -93,12 +93,17 @@ class Draw(NamedTuple):
 
 def scores(agent: Agent, vectors: jax.Array, draw: Draw) -> TextScore:
     """Scores [B] of the solver's answers with vectors [B, M, D] in its slot."""
+    return score_text(agent, *answer_states(agent, vectors, draw))
+
+
+def answer_states(agent: Agent, vectors: jax.Array, draw: Draw) -> tuple[Targets, jax.Array]:
+    """The solver's answers [B, W], and the states [B, W, D] that predict their tokens."""
     batch = draw.batch
     prompt, target = batch.prompts[evidence.SOLVER], batch.targets[evidence.SOLVER]
     answer = jax.tree.map(lambda x: x[:, 0], target)
     read = prompt_input(prompt, draw.prefix, vectors, kind=FIRST)
     states, _ = read_with_text(agent, read, answer, upto=answer.ids.shape[1])
-    return score_text(agent, answer, states)
+    return answer, states
 
 
 def message_vectors(team: Team, asked: Questions, count: int) -> jax.Array:
