@@ -12,6 +12,7 @@ from experiments.real_agents.capacity import BOUND, CONFIG, PROBE, read_bound, v
 from experiments.real_agents.capacity_page import FIGURE, Bound, Study, figure, page, verdict
 from rmas_jax.config import EvidenceConfig, load_config
 from rmas_jax.evaluation.methods import ALIGNED, LATENT, NO_LATENTS, TRUNCATED
+from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.reporting.results import Results
 
 AGENTS = "system.agents={planner: embedded/planner, solver: embedded/solver}"
@@ -116,6 +117,7 @@ def test_vectors_are_fitted_and_written(tmp_path):
     assert [row["latent_steps"] for row in report["rows"]] == [1, 3]
     for row in report["rows"]:
         assert row["n"] == 4 and 0 <= row["accuracy"] <= 1
+        assert row["interval"] == list(wilson_interval(round(4 * row["accuracy"]), 4))
     assert report["settings"]["held_out"] == 1
     assert [row.latent_steps for row in read_bound(tmp_path / BOUND)] == [1, 3]
     assert read_bound(tmp_path / "other") == []

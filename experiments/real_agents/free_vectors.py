@@ -215,7 +215,7 @@ def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]
                 "n": n,
                 "before": before,
                 "accuracy": after,
-                "interval": list(wilson_interval(after, n)),
+                "interval": list(wilson_interval(round(after * n), n)),
             }
         )
         print(json.dumps(rows[-1]), flush=True)

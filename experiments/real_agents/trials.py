@@ -87,11 +87,12 @@ TRIALS = {
     "slow": Trial("the same at a tenth of the learning rate", 150, rate=3e-5),
     "fast": Trial("the same at three times the learning rate", 150, rate=1e-3),
     "choice": Trial("choice among the answers at temperature 6", 150, temperature=6),
+    "slow_choice": Trial("the same at a tenth of the learning rate", 150, rate=3e-5, temperature=6),
     "adapter": Trial(
-        "as before, also a LoRA of rank 16 on the sender's thinking", 150, rank=16, temperature=6
+        "choice, also a LoRA of rank 16 on the sender's thinking", 150, rank=16, temperature=6
     ),
-    "shrunk": Trial("as before, M from 11 over 8 and 6", 40, path=(11, 8, 6), temperature=6),
-    "noise": Trial("as before, noise of half their rms", 150, noise=0.5, temperature=6),
+    "shrunk": Trial("choice, M from 11 over 8 and 6", 40, path=(11, 8, 6), temperature=6),
+    "noise": Trial("choice, noise of half their rms", 150, noise=0.5, temperature=6),
 }
 
 
