@@ -128,6 +128,10 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     again = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     same = [name for name in some if again["rows"][name] == report["rows"][name]]
     assert same == ["aligned", "adapter"]
+    save_links(tmp_path / "links", to_host(jax.tree.map(lambda x: 2 * x, links)))
+    assert trials.main([*options[:-3], "aligned"]) == 0  # with other links, nothing is reused
+    other = json.loads((tmp_path / "page" / trials.REPORT).read_text())
+    assert [*other["rows"]] == ["text", "aligned"]
     with pytest.raises(SystemExit):
         trials.main([*options, "--items", "5"])
     assert "--batch must divide --items (5), got 2" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
 import sys
 import time
@@ -267,15 +268,12 @@ def text_outcome(
     team: Team, count: int, batches: Sequence[Messages], asked: Questions
 ) -> dict[str, Any]:
     """The same for the first M tokens of the message's text."""
-    vectors = message_vectors(team, asked, count).reshape(len(batches), -1, count, _width(team))
+    vectors = message_vectors(team, asked, count)
+    vectors = vectors.reshape(len(batches), -1, *vectors.shape[1:])
     judge = jax.jit(lambda agents, vectors, batch: answered(agents, vectors, batch).exact_match)
     pairs = zip(vectors, batches, strict=True)
     exact = [np.asarray(judge(team.agents, of, batch)) for of, batch in pairs]
     return summary(np.concatenate(exact), asked.shape[2])
-
-
-def _width(team: Team) -> int:
-    return team.agents[evidence.SOLVER].width
 
 
 def started(team: Team, trial: Trial, links: Links, key: Any) -> Params:
@@ -365,7 +363,9 @@ def keep(args: argparse.Namespace, rows: dict[str, Any], name: str, row: dict[st
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What all trials of a report have in common."""
-    return {name: getattr(args, name) for name in ("count", "items", "held_out", "batch", "seed")}
+    names = ("config", "set", "count", "items", "held_out", "batch", "seed")
+    links = hashlib.sha256(Path(args.links).read_bytes()).hexdigest()
+    return {name: getattr(args, name) for name in names} | {"links": links}
 
 
 def parser() -> Parser:
