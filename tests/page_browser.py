@@ -53,7 +53,12 @@ class Page:
         self.one("#ask [type=submit]").click()
 
     def ask_to_the_end(self) -> None:
+        self.script(
+            "void document.querySelector('#ask').addEventListener("
+            "'submit', () => { window.wasAsked = true; }, { once: true }), window.wasAsked = false"
+        )
         self.ask()
+        self.until(lambda: self.script("window.wasAsked"))  # a click may come late
         self.until(lambda: not self.one("#stop").is_enabled())
 
     def states(self, run: int = 1) -> dict[str, str | None]:

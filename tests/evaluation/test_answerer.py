@@ -68,9 +68,9 @@ def test_answers_are_those_of_one_batch_of_exact_widths(team_and_links, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_question_compiles_nothing(team_and_links, name):
     answerer = answerer_of(team_and_links, name)
-    answerer(["from a to b"])
+    answerer(QUESTIONS)  # of the widths of those below
     known = compilations()
-    answerer(["where does the parcel end ?", "a", "from b to a to b"])
+    answerer(["v", "where does the parcel end a", "from b to a"])
     assert compilations() == known
     answerer(["parcel " * 40])  # as long a question as none before
     assert compilations() > known

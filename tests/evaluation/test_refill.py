@@ -94,7 +94,7 @@ def all_of(rollouts):
 @pytest.mark.parametrize(
     ("name", "role", "sampling"),
     [
-        ("single_agents", "planner", HOT),
+        pytest.param("single_agents", "planner", HOT, marks=pytest.mark.slow),
         ("single_agents", "critic", SamplingConfig()),
         pytest.param("single_agents", "solver", HOT, marks=pytest.mark.slow),
         # `test_driver_rollouts.py` draws refilled answers of a team.

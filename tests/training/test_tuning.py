@@ -77,7 +77,9 @@ def same(a, b):
     return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-@pytest.mark.parametrize("kind", ENTRIES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "full")) for kind in ENTRIES]
+)
 def test_after_sigterm_the_same_call_ends_with_the_same_bits(tiny, data, tmp_path, kind):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
