@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.real_agents import trials
+from experiments.real_agents import messages, trials
 from experiments.real_agents.capacity import CONFIG, with_steps
 from experiments.real_agents.free_vectors import questions
-from experiments.real_agents.trials import Params, Trial
+from experiments.real_agents.messages import EDGE, Params
+from experiments.real_agents.trials import Trial
 from rmas_jax.config import load_config
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import to_host
@@ -37,7 +38,7 @@ def links(team):
 def known(team):
     dials = load_config(CONFIG, [f"data.evidence.pairs={PERSONS}"]).data.evidence
     return {
-        split: trials.read_all(team, questions(dials, seed=0, items=4, split=split), 2)
+        split: messages.read_all(team, questions(dials, seed=0, items=4, split=split), 2)
         for split in ("train", "validation")
     }
 
@@ -46,13 +47,13 @@ def test_answers_are_those_of_the_outer_loop(team, links, known):
     """To the same questions, each with a turn of its own; not with the vectors of another M."""
     batch = known["train"].batches(team)[0]
     params = Params(links, None)
-    vectors = trials.sent_vectors(team.system, team.agents, params, batch)
+    vectors = messages.sent_vectors(team.system, team.agents, params, batch)
     assert vectors.shape == (2, COUNT, team.agents["solver"].width)
-    loss = trials.answered(team.agents, vectors, batch).loss.mean()
+    loss = messages.answered(team.agents, vectors, batch).loss.mean()
     [phase] = load_config(CONFIG, [AGENTS]).outer.phases
     expected, _ = outer_loss(team.system, phase, team.agents, links, batch.asked.batch)
     np.testing.assert_allclose(loss, expected, rtol=2e-5)
-    others = trials.answered(team.agents, vectors[:, ::-1], batch).loss.mean()
+    others = messages.answered(team.agents, vectors[:, ::-1], batch).loss.mean()
     assert abs(float(others - expected)) > 1e-3
 
 
@@ -73,7 +74,7 @@ def test_training_changes_what_the_message_passes_and_nothing_else(team, links, 
         )
 
     assert moved(before.links.inner["planner"], after.links.inner["planner"])
-    assert moved(before.links.outer[trials.EDGE], after.links.outer[trials.EDGE])
+    assert moved(before.links.outer[EDGE], after.links.outer[EDGE])
     assert not moved(before.links.inner["solver"], after.links.inner["solver"])
     assert not moved(before.links.outer["solver->planner"], after.links.outer["solver->planner"])
     assert moved(before.adapter, after.adapter) == bool(rank)
@@ -99,8 +100,8 @@ def test_a_choice_is_among_the_answers_to_the_same_message(monkeypatch):
 
 def test_an_interval_is_over_messages():
     """With answers that agree within a message, it is that of half as many of them."""
-    alike = trials.summary(np.repeat(np.arange(40) < 30, 2), 2)
-    apart = trials.summary(np.tile([True, True, True, False], 20), 2)
+    alike = messages.summary(np.repeat(np.arange(40) < 30, 2).reshape(40, 2))
+    apart = messages.summary(np.tile([True, True, True, False], 20).reshape(40, 2))
     assert alike["accuracy"] == apart["accuracy"] == 0.75 and alike["n"] == 40
     widths = [np.diff(of["interval"])[0] for of in (alike, apart)]
     assert widths[0] > 1.2 * widths[1]

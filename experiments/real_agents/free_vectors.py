@@ -91,17 +91,21 @@ class Draw(NamedTuple):
     prefix: Cache  # the solver's, which no vector changes
 
 
-def scores(agent: Agent, vectors: jax.Array, draw: Draw) -> TextScore:
-    """Scores [B] of the solver's answers with vectors [B, M, D] in its slot."""
-    return score_text(agent, *answer_states(agent, vectors, draw))
+def scores(
+    agent: Agent, vectors: jax.Array, draw: Draw, present: jax.Array | None = None
+) -> TextScore:
+    """Scores [B] of the solver's answers with vectors [B, M, D] in its slot, or those present."""
+    return score_text(agent, *answer_states(agent, vectors, draw, present))
 
 
-def answer_states(agent: Agent, vectors: jax.Array, draw: Draw) -> tuple[Targets, jax.Array]:
+def answer_states(
+    agent: Agent, vectors: jax.Array, draw: Draw, present: jax.Array | None = None
+) -> tuple[Targets, jax.Array]:
     """The solver's answers [B, W], and the states [B, W, D] that predict their tokens."""
     batch = draw.batch
     prompt, target = batch.prompts[evidence.SOLVER], batch.targets[evidence.SOLVER]
     answer = jax.tree.map(lambda x: x[:, 0], target)
-    read = prompt_input(prompt, draw.prefix, vectors, kind=FIRST)
+    read = prompt_input(prompt, draw.prefix, vectors, kind=FIRST, present=present)
     states, _ = read_with_text(agent, read, answer, upto=answer.ids.shape[1])
     return answer, states
 

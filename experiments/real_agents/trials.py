@@ -15,7 +15,6 @@ Trials that are in the report already, with the same settings, are not repeated.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import hashlib
 import json
@@ -29,42 +28,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from tqdm import tqdm
 
 from experiments.real_agents.capacity import CONFIG, REPORT, with_steps
 from experiments.real_agents.free_vectors import (
-    Draw,
-    Questions,
     answer_states,
     by_row,
     message_vectors,
     questions,
-    scores,
 )
-from rmas_jax.agents.adapters import Adapter, start_adapter
+from experiments.real_agents.messages import (
+    EDGE,
+    Known,
+    Messages,
+    Params,
+    answered,
+    by_question,
+    read_all,
+    right,
+    sent,
+    sent_vectors,
+    summary,
+    with_count,
+)
+from rmas_jax.agents.adapters import start_adapter
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.reading import read_prefix
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, TuningConfig, load_config
 from rmas_jax.data import evidence
-from rmas_jax.evaluation.metrics import repeated_interval
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.interop.link_files import load_links
 from rmas_jax.links import Links, count_parameters
-from rmas_jax.models import Cache, repeat_rows
-from rmas_jax.prompts import FIRST, StagePrompt
-from rmas_jax.rounds.channels import LatentChannel
-from rmas_jax.rounds.stages import arrivals, begin, deliver, no_feedback, think_turn
-from rmas_jax.rounds.supervision import TextScore
-from rmas_jax.sharding import to_host
 from rmas_jax.team import Team, load_team
-from rmas_jax.topology import System, edge_name
-from rmas_jax.training.data.encoding import encode_examples
 
-EDGE = edge_name((evidence.PLANNER, evidence.SOLVER))
 WARMUP = 0.1  # of the steps
 
 
@@ -95,87 +93,6 @@ TRIALS = {
     "shrunk": Trial("choice, M from 11 over 8 and 6", 40, path=(11, 8, 6), temperature=6),
     "noise": Trial("choice, noise of half their rms", 150, noise=0.5, temperature=6),
 }
-
-
-class Params(struct.PyTreeNode):
-    """What a trial trains."""
-
-    links: Links
-    adapter: Adapter | None  # of the sender
-
-
-class Messages(NamedTuple):
-    """A batch of messages, with all questions about each."""
-
-    prompts: Mapping[str, StagePrompt]  # by role, a row per message
-    read: Cache  # the planner's prefix
-    asked: Draw  # rows message by message; the prefix has a row per message
-
-
-class Known(NamedTuple):
-    """Questions about messages, and what both agents have read before these."""
-
-    asked: Questions
-    prefixes: Sequence[tuple[Cache, Cache]]  # planner's and solver's, by batch
-
-    def batches(self, team: Team) -> list[Messages]:
-        """Batches on the host, for a team of any M."""
-        found = []
-        for (batch, prompts), read in zip(
-            _encoded(team, self.asked, len(self.prefixes)), self.prefixes, strict=True
-        ):
-            found.append(Messages(prompts, read[0], Draw(batch, read[1])))
-        return found
-
-
-def read_all(team: Team, asked: Questions, count: int) -> Known:
-    """Reads what stands before the messages, in so many batches."""
-    read, prefixes = jax.jit(read_prefix), []
-    for _, prompts in tqdm([*_encoded(team, asked, count)], desc="reading"):
-        own = [
-            read(team.agents[role], prompts[role].prefix_ids, prompts[role].prefix_valid)
-            for role in (evidence.PLANNER, evidence.SOLVER)
-        ]
-        prefixes.append(to_host((own[0], own[1])))
-    return Known(asked, prefixes)
-
-
-def _encoded(team: Team, asked: Questions, count: int) -> list[tuple[Any, Any]]:
-    """By batch: all questions, and the prompts of the messages; all batches of one shape."""
-    encoded = encode_examples(team, asked.examples)
-    widths = encoded.widths(np.arange(len(encoded)))
-    rows = np.arange(len(encoded)).reshape(count, -1, asked.shape[2])
-    return [
-        (encoded.batch(of.ravel(), widths), encoded.batch(of[:, 0], widths).prompts) for of in rows
-    ]
-
-
-def sent_vectors(
-    system: System, agents: Mapping[str, Agent], params: Params, batch: Messages
-) -> jax.Array:
-    """What the planner sends about each message, [B, M, D]."""
-    if params.adapter is not None:
-        own = params.adapter.adapt(agents[evidence.PLANNER])
-        agents = {**agents, evidence.PLANNER: own}
-    channel = LatentChannel(system, params.links)
-    stages = begin(system, agents, channel, batch.prompts, {evidence.PLANNER: batch.read})
-    inbox = no_feedback(system, agents, batch.prompts)
-    arrived = arrivals(stages, inbox, evidence.PLANNER, index=0)
-    thoughts = think_turn(stages, evidence.PLANNER, arrived, kind=FIRST).thoughts
-    return deliver(stages, evidence.PLANNER, thoughts)[EDGE]
-
-
-def answered(agents: Mapping[str, Agent], vectors: jax.Array, batch: Messages) -> TextScore:
-    """Scores of the solver's answers to all questions about messages, with vectors [B, M, D]."""
-    return scores(agents[evidence.SOLVER], by_row(vectors, batch.asked), by_question(batch))
-
-
-def by_question(batch: Messages) -> Draw:
-    """The questions of a batch, with a prefix for each."""
-    asked = batch.asked
-    (prompt, *_) = batch.prompts.values()
-    each = len(asked.batch) // len(prompt.prefix_ids)
-    return asked._replace(prefix=repeat_rows(asked.prefix, each))
 
 
 def choice_loss(
@@ -238,44 +155,6 @@ def train(team: Team, trial: Trial, params: Params, batches: Sequence[Messages],
     return params, float(np.mean(losses[-max(1, trial.steps // 10) :])) if losses else None
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def judged(
-    system: System, agents: Mapping[str, Agent], params: Params, batch: Messages
-) -> tuple[jax.Array, jax.Array]:
-    """Whether each question is answered exactly: with its own message, and with another's."""
-    vectors = sent_vectors(system, agents, params, batch)
-    others = answered(agents, jnp.roll(vectors, 1, axis=0), batch)
-    return answered(agents, vectors, batch).exact_match, others.exact_match
-
-
-def outcome(
-    team: Team, params: Params, batches: Sequence[Messages], persons: int
-) -> dict[str, Any]:
-    """Accuracy over all questions about the messages of some batches."""
-    found = [judged(team.system, team.agents, params, batch) for batch in batches]
-    own, other = (np.concatenate([np.asarray(x) for x in of]) for of in zip(*found, strict=True))
-    return summary(own, persons) | {"other": float(other.mean())}
-
-
-def summary(exact: np.ndarray, persons: int) -> dict[str, Any]:
-    """Accuracy of answers, message by message, with its interval over messages."""
-    right = exact.reshape(-1, persons).sum(1)
-    interval = repeated_interval(right, np.full(len(right), persons))
-    return {"n": len(right), "accuracy": float(exact.mean()), "interval": [*interval]}
-
-
-def text_outcome(
-    team: Team, count: int, batches: Sequence[Messages], asked: Questions
-) -> dict[str, Any]:
-    """The same for the first M tokens of the message's text."""
-    vectors = message_vectors(team, asked, count)
-    vectors = vectors.reshape(len(batches), -1, *vectors.shape[1:])
-    judge = jax.jit(lambda agents, vectors, batch: answered(agents, vectors, batch).exact_match)
-    pairs = zip(vectors, batches, strict=True)
-    exact = [np.asarray(judge(team.agents, of, batch)) for of, batch in pairs]
-    return summary(np.concatenate(exact), asked.shape[2])
-
-
 def started(team: Team, trial: Trial, links: Links, key: Any) -> Params:
     """The parameters before a trial."""
     if not trial.rank:
@@ -287,45 +166,49 @@ def started(team: Team, trial: Trial, links: Links, key: Any) -> Params:
     return Params(links, start_adapter(sender, config, key=key, vectors=0))
 
 
-def with_count(team: Team, count: int) -> Team:
-    """The same team with another M."""
-    system = dataclasses.replace(team.system, latent_steps=count)
-    return dataclasses.replace(team, system=system)
-
-
-def run_trial(
-    team: Team, trial: Trial, links: Links, known: Mapping[str, Known], *, count: int, seed: int
-) -> dict[str, Any]:
-    """Trains and measures; the row of a trial.
+def trained(
+    team: Team, trial: Trial, links: Links, known: Known, *, count: int, seed: int
+) -> tuple[Params, float | None]:
+    """Trains links; returns the parameters, and the mean loss of the last tenth of the steps.
 
     Args:
       team: with any M.
       trial: what to do.
       links: to start from.
-      known: "train" and "validation".
+      known: messages of training.
       count: M.
       seed: of the adapter, the order of batches and the noise.
     """
     key = jax.random.key(seed)
-    params, loss, started_at = started(team, trial, links, key), None, time.perf_counter()
+    params, loss = started(team, trial, links, key), None
     for number, part in enumerate((*trial.path, count) if trial.steps else ()):
         of_part = with_count(team, part)
-        batches = known["train"].batches(of_part)
-        params, loss = train(of_part, trial, params, batches, jax.random.fold_in(key, number))
+        of_number = jax.random.fold_in(key, number)
+        params, loss = train(of_part, trial, params, known.batches(of_part), of_number)
+    return params, loss
+
+
+def run_trial(
+    team: Team, trial: Trial, links: Links, known: Mapping[str, Known], *, count: int, seed: int
+) -> dict[str, Any]:
+    """Trains and measures; the row of a trial. `known` has "train" and "validation"."""
+    started_at = time.perf_counter()
+    params, loss = trained(team, trial, links, known["train"], count=count, seed=seed)
     seconds = time.perf_counter() - started_at
-    of_count = with_count(team, count)
-    found = {}
+    of_count, exact = with_count(team, count), {}
     for split, of in known.items():
         batches = of.batches(of_count)[: len(known["validation"].prefixes)]
-        found[split] = outcome(of_count, params, batches, of.asked.shape[2])
-    trained = (params.links.inner[evidence.PLANNER], params.links.outer[EDGE], params.adapter)
-    parameters = count_parameters(trained) if trial.steps else 0
+        vectors = sent(of_count, params, batches)
+        exact[split] = right(of_count, vectors, batches)
+        if split == "validation":
+            exact["other"] = right(of_count, np.roll(vectors, 1, axis=0), batches)
+    changed = (params.links.inner[evidence.PLANNER], params.links.outer[EDGE], params.adapter)
     return {
         "loss": loss,
         "seconds": seconds,
-        "parameters": parameters,
-        **found["validation"],
-        "train": found["train"]["accuracy"],
+        "parameters": count_parameters(changed) if trial.steps else 0,
+        **summary(exact["validation"]),
+        **{name: float(exact[name].mean()) for name in ("train", "other")},
     }
 
 
@@ -342,8 +225,9 @@ def measure(args: argparse.Namespace, rows: dict[str, Any]) -> None:
         asked = questions(dials, seed=args.seed, items=items, split=split)
         known[split] = read_all(team, asked, items // args.batch)
     held = known["validation"]
-    cut = text_outcome(team, args.count, held.batches(team), held.asked)
-    keep(args, rows, "text", {"about": f"the first {args.count} tokens of the text"} | cut)
+    cut = np.asarray(message_vectors(team, held.asked, args.count))
+    row = summary(right(team, cut, held.batches(team)))
+    keep(args, rows, "text", {"about": f"the first {args.count} tokens of the text"} | row)
     for name in args.trials:
         trial = TRIALS[name]
         if (old := rows.get(name)) and old["trial"] == json.loads(json.dumps(trial._asdict())):

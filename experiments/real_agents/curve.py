@@ -1,0 +1,241 @@
+"""The capacity curve on many questions: what M thoughts hold, against as many tokens of text.
+
+    python -m experiments.real_agents.curve --out docs/real-agents/curve \\
+        --links SEED_0/links/aligned.safetensors SEED_1/links/aligned.safetensors \\
+        --set system.agents.planner=DIR --set system.agents.solver=DIR
+
+For every M: text cut to M tokens, aligned links, and the links that a training of `trials` makes of
+them; each with its own message, another item's, moment-matched noise; no message and zeros. The
+solver is asked about every person of a message, and prompts are read once for all M. --links has
+the aligned links of each seed, from folders of runs that differ in it. Questions are those of the
+test split.
+
+    OUT/curve.json   every answer; rows that are there already, with the same settings, are kept
+    OUT/README.md    figure and tables
+
+The answer is right if greedy decoding would write it exactly; `capacity` measures one M in a whole
+run, with answers that are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.real_agents.capacity import CONFIG, with_steps
+from experiments.real_agents.curve_page import (
+    ALIGNED,
+    FIGURE,
+    NOISE,
+    NONE,
+    NOTHING,
+    OTHER,
+    OWN,
+    TEXT,
+    TRAINED,
+    ZEROS,
+    figure,
+    page,
+)
+from experiments.real_agents.free_vectors import message_vectors, questions
+from experiments.real_agents.messages import (
+    EDGE,
+    Known,
+    Params,
+    read_all,
+    right,
+    sent,
+    summary,
+    with_count,
+)
+from experiments.real_agents.trials import TRIALS, trained
+from rmas_jax.cli.run import exit_code
+from rmas_jax.config import ConfigError, load_config
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
+from rmas_jax.interop.link_files import load_links
+from rmas_jax.rounds.messages import noise_messages
+from rmas_jax.team import Team, load_team
+
+REPORT = "curve.json"
+
+
+class Key(NamedTuple):
+    """What a row measures."""
+
+    latent_steps: int  # M
+    kind: str  # what sends
+    seed: int | None  # of the links; None: there are none
+    message: str  # what arrives
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What all rows have in common."""
+
+    team: Team  # with any M
+    known: Mapping[str, Known]  # messages of training and those to measure, by split
+    split: str  # the latter
+    training: str | None  # of `TRIALS`
+
+    def rows(self, key: Key, params: Params | None) -> Iterator[tuple[Key, np.ndarray]]:
+        """Answers with each message: whether they are right, [n, persons].
+
+        Args:
+          key: M, what sends, and the seed.
+          params: of the links; None where there are none.
+        """
+        team, known = with_count(self.team, key.latent_steps), self.known[self.split]
+        batches = known.batches(team)
+        if key.kind in (TEXT, NOTHING):
+            vectors = np.asarray(message_vectors(team, known.asked, key.latent_steps))
+        else:
+            assert params is not None
+            vectors = sent(team, params, batches)
+        if key.kind == NOTHING:
+            yield key._replace(message=NONE), right(team, vectors, batches, is_there=False)
+            yield key._replace(message=ZEROS), right(team, np.zeros_like(vectors), batches)
+            return
+        yield key._replace(message=OWN), right(team, vectors, batches)
+        yield key._replace(message=OTHER), right(team, np.roll(vectors, 1, axis=0), batches)
+        if key.kind != TEXT:
+            noise = noise_messages({EDGE: vectors[None]}, seed=key.seed or 0)[EDGE][0]
+            yield key._replace(message=NOISE), right(team, noise.astype(vectors.dtype), batches)
+
+    def params(self, key: Key, path: str) -> Params | None:
+        """The links of a row: from a file of aligned ones, or trained from these."""
+        if key.seed is None:
+            return None
+        links = load_links(path)
+        if key.kind == ALIGNED:
+            return Params(links)
+        assert self.training is not None
+        params, _ = trained(
+            self.team,
+            TRIALS[self.training],
+            links,
+            self.known["train"],
+            count=key.latent_steps,
+            seed=key.seed,
+        )
+        return params
+
+
+def keys(counts: Sequence[int], seeds: int, training: str | None) -> list[Key]:
+    """What is measured: first without links, then aligned ones, then trained ones, seed by seed."""
+    out = [Key(count, kind, None, OWN) for count in counts for kind in (TEXT, NOTHING)]
+    for kind in (ALIGNED, *([TRAINED] if training else [])):
+        out += [Key(count, kind, seed, OWN) for seed in range(seeds) for count in counts]
+    return out
+
+
+def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Adds the rows that are missing, and writes report and page after each."""
+    config = load_config(args.config, args.set)
+    dials = config.data.evidence
+    if dials is None:
+        raise ConfigError(f"{args.config}: data.evidence must be set, got nothing")
+    there = {(row["latent_steps"], row["kind"], row["seed"]) for row in rows}
+    missing = [
+        key for key in keys(args.steps, len(args.links), args.training) if key[:3] not in there
+    ]
+    if not missing:
+        return
+    team = load_team(with_steps(config, max(args.steps)).system)
+    splits = {args.split: args.messages}
+    if any(key.kind == TRAINED for key in missing):
+        splits["train"] = args.items
+    known = {
+        split: read_all(
+            team, questions(dials, seed=args.seed, items=items, split=split), items // args.batch
+        )
+        for split, items in splits.items()
+    }
+    measurement = Measurement(team, known, args.split, args.training)
+    for key in missing:
+        params = measurement.params(key, args.links[key.seed or 0])
+        for found, exact in measurement.rows(key, params):
+            answers = ["".join("01"[int(x)] for x in of) for of in exact]
+            rows.append({**found._asdict(), **summary(exact), "answers": answers})
+            print(json.dumps({k: v for k, v in rows[-1].items() if k != "answers"}), flush=True)
+        keep(args, rows)
+
+
+def keep(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the report, the figure and the page."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = {"settings": settings_of(args), "rows": rows}
+    write_atomic(args.out / REPORT, json.dumps(report, indent=1) + "\n")
+    figure(rows).savefig(args.out / FIGURE, metadata={"Software": None})
+    write_atomic(args.out / "README.md", page(report))
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What all rows have in common."""
+    names = ("config", "set", "split", "messages", "items", "batch", "seed", "training")
+    out = {name: getattr(args, name) for name in names}
+    out["links"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in args.links]
+    if args.training:
+        out["trial"] = TRIALS[args.training]._asdict()
+    return json.loads(json.dumps(out))
+
+
+def goes_on(old: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    """Whether the rows of a report are among those to measure: more seeds and M may come."""
+    new = settings_of(args)
+    links = old["links"]
+    return old == {**new, "links": links} and new["links"][: len(links)] == links
+
+
+def parser() -> Parser:
+    """The command line."""
+    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--out", type=Path, required=True, metavar="DIR")
+    out.add_argument("--links", nargs="+", required=True, metavar="FILE", help="of each seed")
+    out.add_argument("--config", default=CONFIG, metavar="FILE")
+    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    out.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 11], metavar="M")
+    trials = [name for name, trial in TRIALS.items() if trial.steps]
+    out.add_argument("--training", choices=trials, help="of `trials`; default: aligned links alone")
+    out.add_argument("--split", choices=("validation", "test"), default="test")
+    for name, default, what in (
+        ("messages", 64, "of the split, with all questions about each"),
+        ("items", 480, "messages of training"),
+        ("batch", 8, "messages at once, a divisor of both numbers"),
+        ("seed", 0, "of the messages"),
+    ):
+        out.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures the curve and writes its page; returns the exit code of a run."""
+    args = parser().parse_args(arguments)
+    for name in ("messages", "items"):
+        if args.batch < 1 or getattr(args, name) < 2 or getattr(args, name) % args.batch:
+            parser().error(
+                f"--batch must divide --{name} ({getattr(args, name)}), got {args.batch}"
+            )
+
+    def work() -> None:
+        check_output_folder(args.out, option="--out", error=ConfigError)
+        path, rows = args.out / REPORT, []
+        if path.is_file() and goes_on((old := json.loads(path.read_text()))["settings"], args):
+            rows = old["rows"]
+        measure(args, rows)
+        keep(args, rows)
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The page of `curve`: its figure, its tables, and whether the goal is met."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.real_agents.capacity_page import AT_LEAST, Bound, draw_curve, percent
+from rmas_jax.evaluation.metrics import PairedDifference, paired_difference, repeated_interval
+from rmas_jax.reporting.results import points
+from rmas_jax.reporting.table import ABSENT, Table
+
+FIGURE = "curve.png"
+TEXT, ALIGNED, TRAINED, NOTHING = "text", "aligned", "trained", "nothing"  # what sends
+OWN, OTHER, NOISE, ZEROS, NONE = "own", "other", "noise", "zeros", "none"  # what arrives
+LABELS = {TEXT: "text cut to M tokens", ALIGNED: "aligned links", TRAINED: "trained links"}
+MESSAGES = {
+    (NOTHING, NONE): "no message",
+    (NOTHING, ZEROS): "zeros",
+    (TEXT, OTHER): "text of another item",
+    (ALIGNED, OTHER): "aligned, of another item",
+    (ALIGNED, NOISE): "aligned, noise",
+    (TRAINED, OTHER): "trained, of another item",
+    (TRAINED, NOISE): "trained, noise",
+}
+STYLES = {TEXT: ("#E69F00", "s"), ALIGNED: ("#0072B2", "o"), TRAINED: ("#009E73", "^")}
+GOAL = 4  # the M that it is stated for
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Whether answers are right, of all seeds: [seeds, n, persons]."""
+
+    right: np.ndarray
+
+    @property
+    def share(self) -> Bound:
+        """The accuracy, with its interval over messages."""
+        seeds, n, persons = self.right.shape
+        interval = repeated_interval(self.right.sum((0, 2)), np.full(n, seeds * persons))
+        return Bound(0, n, float(self.right.mean()), interval)
+
+    def above(self, other: Answers) -> PairedDifference:
+        """The gain over another, on the same questions; one without seeds is that of all."""
+        ours, theirs = np.broadcast_arrays(self.right, other.right)
+        messages = np.broadcast_to(np.arange(ours.shape[1])[:, None], ours.shape)
+        return paired_difference(
+            ours.ravel().tolist(), theirs.ravel().tolist(), items=messages.ravel().tolist()
+        )
+
+
+def answers_of(rows: Rows, count: int, kind: str, message: str = OWN) -> Answers | None:
+    """The answers of all seeds in one cell of the tables; None: it was not measured."""
+    found = [
+        [[mark == "1" for mark in of] for of in row["answers"]]
+        for row in rows
+        if (row["latent_steps"], row["kind"], row["message"]) == (count, kind, message)
+    ]
+    return Answers(np.array(found)) if found else None
+
+
+def counts_of(rows: Rows) -> list[int]:
+    """Every M."""
+    return sorted({row["latent_steps"] for row in rows})
+
+
+def figure(rows: Rows) -> Figure:
+    """Accuracy against M, with 95 % intervals."""
+    drawn = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
+    axis, counts = drawn.subplots(), counts_of(rows)
+    for place, (kind, label) in enumerate(LABELS.items()):
+        own = {m: found.share for m in counts if (found := answers_of(rows, m, kind))}
+        if own:
+            colour, marker = STYLES[kind]
+            draw_curve(
+                axis,
+                [m * (1 + 0.015 * (place - 1)) for m in own],
+                [(share.accuracy, *share.interval) for share in own.values()],
+                color=colour,
+                marker=marker,
+                label=label,
+            )
+    nothing = {m: found.share for m in counts if (found := answers_of(rows, m, NOTHING, NONE))}
+    if nothing:
+        axis.plot(
+            [*nothing],
+            [100 * share.accuracy for share in nothing.values()],
+            color="#777777",
+            linestyle=(0, (1, 2)),
+            label="no message",
+        )
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, [str(m) for m in counts])
+    axis.minorticks_off()
+    axis.set_xlabel("M: latent steps of a message, or tokens of a cut one")
+    axis.set_ylabel("correct, %")
+    axis.set_ylim(-3, 103)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e5e5e5", linewidth=0.7)
+    drawn.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return drawn
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The figure, the tables, and whether the goal is met."""
+    rows, settings = report["rows"], report["settings"]
+    if not rows:
+        return "# What M thoughts hold, against as many tokens\n\nNothing is measured yet.\n"
+    seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
+    return "\n\n".join(
+        [
+            "# What M thoughts hold, against as many tokens",
+            "`python -m experiments.real_agents.curve` makes this page. The planner does not know "
+            "the question: its message has to hold all of its facts, and the solver is asked about "
+            f"each of them. {rows[0]['n']} messages of the {settings['split']} split with "
+            f"{len(rows[0]['answers'][0])} questions each; links of {len(seeds)} seeds; intervals "
+            "of 95 % over messages.",
+            f"![Accuracy against M]({FIGURE})",
+            curve_table(rows).to_markdown(),
+            controls_table(rows).to_markdown(),
+            *([training(settings["trial"])] if "trial" in settings else []),
+            verdict(rows),
+            "",
+        ]
+    )
+
+
+def curve_table(rows: Rows) -> Table:
+    """Accuracy at every M, and the gains of links over text and of training over alignment."""
+    lines = []
+    for count in counts_of(rows):
+        own = {kind: answers_of(rows, count, kind) for kind in LABELS}
+        gains = [
+            ours.above(theirs) if (ours := own[a]) and (theirs := own[b]) else None
+            for a, b in ((ALIGNED, TEXT), (TRAINED, TEXT), (TRAINED, ALIGNED))
+        ]
+        cells = [
+            *(ABSENT if found is None else percent(found.share) for found in own.values()),
+            *(ABSENT if gain is None else points(gain) for gain in gains),
+        ]
+        lines.append((str(count), *cells))
+    gained = ("aligned over text", "trained over text", "trained over aligned")
+    return Table(
+        "Right answers in %, and differences in points",
+        ("M", *LABELS.values(), *gained),
+        tuple(lines),
+        text_columns=0,
+    )
+
+
+def controls_table(rows: Rows) -> Table:
+    """Right answers with what arrives in place of the message."""
+    there = {(row["kind"], row["message"]) for row in rows}
+    names = {key: label for key, label in MESSAGES.items() if key in there}
+    lines = []
+    for count in counts_of(rows):
+        found = [answers_of(rows, count, *key) for key in names]
+        shares = (ABSENT if of is None else f"{100 * of.share.accuracy:.1f}" for of in found)
+        lines.append((str(count), *shares))
+    return Table(
+        "Controls: right answers in %",
+        ("M", *names.values()),
+        tuple(lines),
+        text_columns=0,
+        note="Noise has the mean and covariance of the messages at each of their places.",
+    )
+
+
+def training(trial: Mapping[str, Any]) -> str:
+    """How the trained links were trained."""
+    return (
+        f"Trained links: {trial['about']} (`trials`), {trial['steps']} steps at a learning rate of "
+        f"{trial['rate']:g}, from the aligned ones of the same seed."
+    )
+
+
+def verdict(rows: Rows) -> str:
+    """Whether trained links at M = 4 exceed aligned links and cut text as the goal asks."""
+    goal = (
+        f"The goal: trained links at M = {GOAL} at least {AT_LEAST:g} points above aligned links "
+        f"and above text cut to {GOAL} tokens, intervals clear of 0."
+    )
+    ours = answers_of(rows, GOAL, TRAINED)
+    theirs = [answers_of(rows, GOAL, kind) for kind in (ALIGNED, TEXT)]
+    if ours is None or None in theirs:
+        return f"{goal} This was not measured."
+    gains = [ours.above(of) for of in theirs if of is not None]
+    is_met = all(100 * of.difference >= AT_LEAST and of.interval[0] > 0 for of in gains)
+    return f"{goal} It is {'met' if is_met else 'missed'}."
