@@ -63,8 +63,8 @@ def test_training_changes_what_the_message_passes_and_nothing_else(team, links, 
     key = jax.random.key(0)
     start = trials.started(team, trial, links, key)
     batches = known["train"].batches(team)
-    trained, _ = trials.train(team, trial, start, batches, key)
-    again, _ = trials.train(team, trial, start, batches, key)
+    trained, _ = trials.train(team, trial, start, batches, key, [None] * len(batches))
+    again, _ = trials.train(team, trial, start, batches, key, [None] * len(batches))
     before, after = to_host((start, trained))
     jax.tree.map(np.testing.assert_array_equal, after, to_host(again))
 
@@ -113,6 +113,7 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
         "aligned": Trial("aligned", 0),
         "shrunk": Trial("shrunk", 2, path=(4,)),
         "adapter": Trial("noise and an adapter", 2, noise=0.5, rank=2, temperature=4),
+        "states": Trial("states", 2, is_of_states=True),
     }
     monkeypatch.setattr(trials, "TRIALS", some)
     options = ["--out", str(tmp_path / "page"), "--links", str(tmp_path / "links")]
@@ -128,7 +129,7 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     assert trials.main(options) == 0
     again = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     same = [name for name in some if again["rows"][name] == report["rows"][name]]
-    assert same == ["aligned", "adapter"]
+    assert same == ["aligned", "adapter", "states"]
     save_links(tmp_path / "links", to_host(jax.tree.map(lambda x: 2 * x, links)))
     assert trials.main([*options[:-3], "aligned"]) == 0  # with other links, nothing is reused
     other = json.loads((tmp_path / "page" / trials.REPORT).read_text())

@@ -51,6 +51,7 @@ from experiments.real_agents.messages import (
     summary,
     with_count,
 )
+from experiments.real_agents.text_states import TextStates, states_loss, text_states
 from rmas_jax.agents.adapters import start_adapter
 from rmas_jax.agents.agent import Agent
 from rmas_jax.cli.run import exit_code
@@ -78,6 +79,7 @@ class Trial(NamedTuple):
     # Of `choice_loss`, in place of cross-entropy. The solver is sure of its answers, also of wrong
     # ones: cross-entropy falls the fastest where messages make it unsure.
     temperature: float | None = None
+    is_of_states: bool = False  # `states_loss`: no answers, as dense a target as there is
 
 
 TRIALS = {
@@ -92,6 +94,8 @@ TRIALS = {
     ),
     "shrunk": Trial("choice, M from 11 over 8 and 6", 40, path=(11, 8, 6), temperature=6),
     "noise": Trial("choice, noise of half their rms", 150, noise=0.5, temperature=6),
+    "states": Trial("the states of a text reader, at all layers", 300, is_of_states=True),
+    "noisy_states": Trial("the same, noise of half their rms", 300, noise=0.5, is_of_states=True),
 }
 
 
@@ -114,10 +118,18 @@ def choice_loss(
     return every - jnp.diagonal(found, axis1=1, axis2=2)
 
 
-def train(team: Team, trial: Trial, params: Params, batches: Sequence[Messages], key: Any) -> Any:
+def train(
+    team: Team,
+    trial: Trial,
+    params: Params,
+    batches: Sequence[Messages],
+    key: Any,
+    texts: Sequence[TextStates | None],
+) -> Any:
     """Trained parameters, and the mean loss of the last tenth of the steps.
 
-    The order of batches is drawn anew in each pass over them.
+    The order of batches is drawn anew in each pass over them. `texts` are those of the batches, for
+    a trial of states.
     """
     system = team.system
     agents = {role: agent.in_training() for role, agent in team.agents.items()}
@@ -127,11 +139,15 @@ def train(team: Team, trial: Trial, params: Params, batches: Sequence[Messages],
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     @functools.partial(jax.jit, donate_argnums=(1, 2))
-    def step(agents: Any, params: Params, state: Any, batch: Messages, key: Any) -> Any:
+    def step(
+        agents: Any, params: Params, state: Any, batch: Messages, text: TextStates, key: Any
+    ) -> Any:
         def loss_of(params: Params) -> jax.Array:
             vectors = sent_vectors(system, agents, params, batch)
             rms = jnp.sqrt(jnp.mean(jax.lax.stop_gradient(vectors) ** 2))
             vectors += trial.noise * rms * jax.random.normal(key, vectors.shape)
+            if trial.is_of_states:
+                return states_loss(agents[evidence.SOLVER], vectors, batch, text)
             if trial.temperature:
                 return choice_loss(agents, vectors, batch, trial.temperature).mean()
             return answered(agents, vectors, batch).loss.mean()
@@ -149,7 +165,7 @@ def train(team: Team, trial: Trial, params: Params, batches: Sequence[Messages],
     bar = tqdm(order[: trial.steps], desc=f"{trial.about}, M = {system.latent_steps}")
     for number, chosen in enumerate(bar):
         own = jax.random.fold_in(key, number)
-        params, state, loss = step(agents, params, state, batches[chosen], own)
+        params, state, loss = step(agents, params, state, batches[chosen], texts[chosen], own)
         losses.append(float(loss))
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
     return params, float(np.mean(losses[-max(1, trial.steps // 10) :])) if losses else None
@@ -183,8 +199,11 @@ def trained(
     params, loss = started(team, trial, links, key), None
     for number, part in enumerate((*trial.path, count) if trial.steps else ()):
         of_part = with_count(team, part)
+        batches, texts = known.batches(of_part), [None] * len(known.prefixes)
+        if trial.is_of_states:
+            texts = text_states(team, known, part)
         of_number = jax.random.fold_in(key, number)
-        params, loss = train(of_part, trial, params, known.batches(of_part), of_number)
+        params, loss = train(of_part, trial, params, batches, of_number, texts)
     return params, loss
 
 

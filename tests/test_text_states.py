@@ -1,0 +1,70 @@
+"""States of a message's text, which M vectors are to leave in the solver's cache."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.real_agents import messages, text_states
+from experiments.real_agents.capacity import CONFIG, with_steps
+from experiments.real_agents.free_vectors import questions
+from experiments.real_agents.text_states import last_tokens, slot_states, states_loss, words_of
+from rmas_jax.config import load_config
+from rmas_jax.team import load_team
+
+AGENTS = "system.agents={planner: embedded/planner, solver: embedded/solver}"
+
+
+@pytest.fixture(scope="module")
+def team():
+    return load_team(with_steps(load_config(CONFIG, [AGENTS]), 3).system)
+
+
+@pytest.fixture(scope="module")
+def known(team):
+    dials = load_config(CONFIG, ["data.evidence.pairs=2"]).data.evidence
+    return messages.read_all(team, questions(dials, seed=0, items=4), 2)
+
+
+def tokens_of(team, known):
+    member = team.members["solver"]
+    return [
+        words_of(member.tokenizer, example.fields["message"])
+        for example in known.asked.examples[::2]
+    ]
+
+
+def test_thoughts_stand_for_ends_of_equal_parts():
+    words = [1, 2, 1, 3]  # ends: 0, 2, 3, 6
+    for count, expected in ((1, [6]), (2, [2, 6]), (4, [0, 2, 3, 6])):
+        assert last_tokens(words, count)[0].tolist() == expected
+    places, there = last_tokens(words, 8)  # a token each, and one too many
+    assert places.tolist() == [0, 1, 2, 3, 4, 5, 6, 6] and there.tolist() == [True] * 7 + [False]
+
+
+def test_the_texts_own_vectors_lack_nothing(team, known):
+    words = tokens_of(team, known)
+    width = max(sum(map(len, of)) for of in words) + 1
+    of_width = messages.with_count(team, width)
+    agent, batches = team.agents["solver"], known.batches(of_width)
+    texts = text_states.text_states(team, known, width)
+    assert [*texts[0].there.sum(1)] == [sum(map(len, of)) for of in words[:2]]
+    ids = np.stack([np.resize(np.concatenate(of), width) for of in words])
+    for number, (batch, text) in enumerate(zip(batches, texts, strict=True)):
+        own = agent.embed(jnp.asarray(ids[2 * number : 2 * number + 2]))
+        assert float(states_loss(agent, own, batch, text)) < 1e-6
+        assert float(states_loss(agent, own[::-1], batch, text)) > 0.1
+
+
+def test_keys_are_compared_as_before_their_rotation(team, known):
+    """In the first layer they are those of the embedding, wherever it stands in the text."""
+    words = tokens_of(team, known)[:2]
+    count = len(words[0])
+    text = text_states.text_states(team, known, count)[0]
+    last = np.array([[word[-1] for word in of] for of in words])
+    agent = team.agents["solver"]
+    batch = known.batches(messages.with_count(team, count))[0]
+    ours = slot_states(agent, agent.embed(jnp.asarray(last)), batch)
+    assert any(len(word) > 1 for of in words for word in of)  # so that positions differ
+    for a, b in zip(ours, text.states, strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(ours.values[1:]) - text.states.values[1:]).max() > 1e-3
