@@ -113,6 +113,10 @@ def test_every_row_is_measured_once_and_seeds_and_m_may_follow(team, tmp_path, m
     text = (tmp_path / "page" / "README.md").read_text()
     assert "links of 2 seeds" in text and re.search(r"^\| 3 \|", text, re.M)
     assert (tmp_path / "page" / curve_page.FIGURE).is_file()
+    monkeypatch.setitem(TRIALS, "quick", Trial("three steps", 3))
+    _, changed = measured("--links", *paths, "--steps", "2", "3")
+    assert changed["rows"][:4] == other["rows"][:4] and len(changed["rows"]) == len(again)
+    assert {of["trial"]["steps"] for of in changed["rows"] if of["kind"] == TRAINED} == {3}
     fewer, _ = measured("--links", paths[1], "--steps", "2")  # other links of the first seed
     assert len(fewer) == len(first)
     with pytest.raises(SystemExit):

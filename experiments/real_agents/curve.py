@@ -10,7 +10,8 @@ solver is asked about every person of a message, and prompts are read once for a
 the aligned links of each seed, from folders of runs that differ in it. Questions are those of the
 test split.
 
-    OUT/curve.json   every answer; rows that are there already, with the same settings, are kept
+    OUT/curve.json   every answer; rows that are there already, with the same settings, are kept,
+                     so that further M, seeds and a training can follow
     OUT/README.md    figure and tables
 
 The answer is right if greedy decoding would write it exactly; `capacity` measures one M in a whole
@@ -165,8 +166,9 @@ def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         params = measurement.params(key, args.links[key.seed or 0])
         for found, exact in measurement.rows(key, params):
             answers = ["".join("01"[int(x)] for x in of) for of in exact]
-            rows.append({**found._asdict(), **summary(exact), "answers": answers})
-            print(json.dumps({k: v for k, v in rows[-1].items() if k != "answers"}), flush=True)
+            row = {**found._asdict(), **summary(exact), "answers": answers}
+            rows.append(row | ({"trial": trial_of(args)} if key.kind == TRAINED else {}))
+            print(json.dumps({k: v for k, v in row.items() if k != "answers"}), flush=True)
         keep(args, rows)
 
 
@@ -181,12 +183,15 @@ def keep(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What all rows have in common."""
-    names = ("config", "set", "split", "messages", "items", "batch", "seed", "training")
+    names = ("config", "set", "split", "messages", "items", "batch", "seed")
     out = {name: getattr(args, name) for name in names}
     out["links"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in args.links]
-    if args.training:
-        out["trial"] = TRIALS[args.training]._asdict()
-    return json.loads(json.dumps(out))
+    return out
+
+
+def trial_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """How links are trained, as a report has it."""
+    return json.loads(json.dumps(TRIALS[args.training]._asdict())) if args.training else None
 
 
 def goes_on(old: Mapping[str, Any], args: argparse.Namespace) -> bool:
@@ -230,7 +235,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_output_folder(args.out, option="--out", error=ConfigError)
         path, rows = args.out / REPORT, []
         if path.is_file() and goes_on((old := json.loads(path.read_text()))["settings"], args):
-            rows = old["rows"]
+            rows = [
+                row
+                for row in old["rows"]
+                if row["kind"] != TRAINED or row["trial"] == trial_of(args)
+            ]
         measure(args, rows)
         keep(args, rows)
 

@@ -57,11 +57,13 @@ class Answers:
 
 def answers_of(rows: Rows, count: int, kind: str, message: str = OWN) -> Answers | None:
     """The answers of all seeds in one cell of the tables; None: it was not measured."""
-    found = [
-        [[mark == "1" for mark in of] for of in row["answers"]]
+    cell = [
+        row
         for row in rows
         if (row["latent_steps"], row["kind"], row["message"]) == (count, kind, message)
     ]
+    cell.sort(key=lambda row: row["seed"] or 0)
+    found = [[[mark == "1" for mark in of] for of in row["answers"]] for row in cell]
     return Answers(np.array(found)) if found else None
 
 
@@ -124,7 +126,7 @@ def page(report: Mapping[str, Any]) -> str:
             f"![Accuracy against M]({FIGURE})",
             curve_table(rows).to_markdown(),
             controls_table(rows).to_markdown(),
-            *([training(settings["trial"])] if "trial" in settings else []),
+            *trained_how(rows),
             verdict(rows),
             "",
         ]
@@ -172,12 +174,13 @@ def controls_table(rows: Rows) -> Table:
     )
 
 
-def training(trial: Mapping[str, Any]) -> str:
-    """How the trained links were trained."""
-    return (
+def trained_how(rows: Rows) -> list[str]:
+    """How the trained links were trained; nothing where there are none."""
+    return [
         f"Trained links: {trial['about']} (`trials`), {trial['steps']} steps at a learning rate of "
         f"{trial['rate']:g}, from the aligned ones of the same seed."
-    )
+        for trial in [row["trial"] for row in rows if "trial" in row][:1]
+    ]
 
 
 def verdict(rows: Rows) -> str:
