@@ -11,6 +11,8 @@ from experiments.real_agents import curve, curve_page, messages
 from experiments.real_agents.capacity import CONFIG, with_steps
 from experiments.real_agents.curve_page import (
     ALIGNED,
+    KEPT,
+    MEANS,
     NOISE,
     NONE,
     NOTHING,
@@ -96,6 +98,8 @@ def test_every_row_is_measured_once_and_seeds_and_m_may_follow(team, tmp_path, m
             [
                 *((2, TEXT, None, message) for message in (OWN, OTHER)),
                 *((2, NOTHING, None, message) for message in (NONE, ZEROS)),
+                *((2, MEANS, None, message) for message in (OWN, OTHER)),
+                (2, KEPT, None, OWN),
                 *(
                     (2, kind, 0, message)
                     for kind in (ALIGNED, TRAINED)
@@ -108,14 +112,14 @@ def test_every_row_is_measured_once_and_seeds_and_m_may_follow(team, tmp_path, m
         assert [len(answers) for answers in of["answers"]] == [PERSONS] * 2
         assert of["accuracy"] == np.mean([int(mark) for marks in of["answers"] for mark in marks])
     again, other = measured("--links", *paths, "--steps", "2", "3")
-    assert again[: len(first)] == first and len(again) == 2 * 4 + 4 * 6
+    assert again[: len(first)] == first and len(again) == 2 * 7 + 4 * 6
     assert other["rows"][: len(first)] == report["rows"]
     text = (tmp_path / "page" / "README.md").read_text()
     assert "links of 2 seeds" in text and re.search(r"^\| 3 \|", text, re.M)
     assert (tmp_path / "page" / curve_page.FIGURE).is_file()
     monkeypatch.setitem(TRIALS, "quick", Trial("three steps", 3))
     _, changed = measured("--links", *paths, "--steps", "2", "3")
-    assert changed["rows"][:4] == other["rows"][:4] and len(changed["rows"]) == len(again)
+    assert changed["rows"][:7] == other["rows"][:7] and len(changed["rows"]) == len(again)
     assert {of["trial"]["steps"] for of in changed["rows"] if of["kind"] == TRAINED} == {3}
     fewer, _ = measured("--links", paths[1], "--steps", "2")  # other links of the first seed
     assert len(fewer) == len(first)

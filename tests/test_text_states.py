@@ -68,3 +68,37 @@ def test_keys_are_compared_as_before_their_rotation(team, known):
     for a, b in zip(ours, text.states, strict=True):
         np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-5)
     assert np.abs(np.asarray(ours.values[1:]) - text.states.values[1:]).max() > 1e-3
+
+
+def test_positions_that_are_kept_decide(team, known):
+    """With all of them kept answers are those to the text; without any, it has not been sent."""
+    width = text_states.texts_of(team, known.asked, 1).ids.shape[1]
+    of_width = messages.with_count(team, width)
+    texts = text_states.texts_of(team, known.asked, width)
+    assert (texts.is_kept == texts.valid).all()
+    assert text_states.texts_of(team, known.asked, 4).is_kept.sum() == 4 * 4
+    agent, longest = team.agents["solver"], texts.valid.all(1).argmax()  # has no padding
+    batch, part = known.batches(of_width)[longest // 2], texts.by_batch(2)[longest // 2]
+    rows = slice(2 * (longest % 2), 2 * (longest % 2) + 2)  # its questions
+
+    def losses(is_kept):
+        return np.asarray(text_states.score_of_kept(agent, part, is_kept, batch)[0])[rows]
+
+    def expected(present):
+        vectors = agent.embed(jnp.asarray(part.ids))
+        return np.asarray(messages.answered(team.agents, vectors, batch, present).loss)[rows]
+
+    np.testing.assert_allclose(losses(part.is_kept), expected(None), rtol=2e-5)
+    assert np.abs(losses(np.zeros_like(part.is_kept)) - expected(None)).max() > 1e-3
+    assert text_states.right_of_kept(team, known, 4).shape == (4, 2)
+
+
+def test_means_are_over_the_tokens_of_a_part(team, known):
+    words = tokens_of(team, known)
+    embed = team.agents["solver"].embed
+    for count in (2, 4):
+        means = text_states.part_means(team, known.asked, count)
+        for of, own in zip(words, means, strict=True):
+            parts = [np.concatenate(part) for part in np.split(np.array(of, object), count)]
+            expected = [np.asarray(embed(jnp.asarray([part]))[0]).mean(0) for part in parts]
+            np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)

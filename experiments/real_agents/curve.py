@@ -5,10 +5,11 @@
         --set system.agents.planner=DIR --set system.agents.solver=DIR
 
 For every M: text cut to M tokens, aligned links, and the links that a training of `trials` makes of
-them; each with its own message, another item's, moment-matched noise; no message and zeros. The
-solver is asked about every person of a message, and prompts are read once for all M. --links has
-the aligned links of each seed, from folders of runs that differ in it. Questions are those of the
-test split.
+them; each with its own message, another item's, moment-matched noise; no message and zeros. Beside
+them what M vectors could be, without a sender: the mean embeddings of M parts of the text, and M
+positions of a text that the solver reads whole. The solver is asked about every person of a
+message, and prompts are read once for all M. --links has the aligned links of each seed, from
+folders of runs that differ in it. Questions are those of the test split.
 
     OUT/curve.json   every answer; rows that are there already, with the same settings, are kept,
                      so that further M, seeds and a training can follow
@@ -35,6 +36,8 @@ from experiments.real_agents.capacity import CONFIG, with_steps
 from experiments.real_agents.curve_page import (
     ALIGNED,
     FIGURE,
+    KEPT,
+    MEANS,
     NOISE,
     NONE,
     NOTHING,
@@ -57,6 +60,7 @@ from experiments.real_agents.messages import (
     summary,
     with_count,
 )
+from experiments.real_agents.text_states import part_means, right_of_kept
 from experiments.real_agents.trials import TRIALS, trained
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, load_config
@@ -68,6 +72,9 @@ from rmas_jax.rounds.messages import noise_messages
 from rmas_jax.team import Team, load_team
 
 REPORT = "curve.json"
+
+
+WITHOUT_LINKS = (TEXT, NOTHING, MEANS, KEPT)
 
 
 class Key(NamedTuple):
@@ -97,7 +104,12 @@ class Measurement:
         """
         team, known = with_count(self.team, key.latent_steps), self.known[self.split]
         batches = known.batches(team)
-        if key.kind in (TEXT, NOTHING):
+        if key.kind == KEPT:
+            yield key, right_of_kept(team, known, key.latent_steps)
+            return
+        if key.kind == MEANS:
+            vectors = part_means(team, known.asked, key.latent_steps)
+        elif key.kind in (TEXT, NOTHING):
             vectors = np.asarray(message_vectors(team, known.asked, key.latent_steps))
         else:
             assert params is not None
@@ -108,7 +120,7 @@ class Measurement:
             return
         yield key._replace(message=OWN), right(team, vectors, batches)
         yield key._replace(message=OTHER), right(team, np.roll(vectors, 1, axis=0), batches)
-        if key.kind != TEXT:
+        if key.kind in (ALIGNED, TRAINED):
             noise = noise_messages({EDGE: vectors[None]}, seed=key.seed or 0)[EDGE][0]
             yield key._replace(message=NOISE), right(team, noise.astype(vectors.dtype), batches)
 
@@ -133,7 +145,7 @@ class Measurement:
 
 def keys(counts: Sequence[int], seeds: int, training: str | None) -> list[Key]:
     """What is measured: first without links, then aligned ones, then trained ones, seed by seed."""
-    out = [Key(count, kind, None, OWN) for count in counts for kind in (TEXT, NOTHING)]
+    out = [Key(count, kind, None, OWN) for count in counts for kind in WITHOUT_LINKS]
     for kind in (ALIGNED, *([TRAINED] if training else [])):
         out += [Key(count, kind, seed, OWN) for seed in range(seeds) for count in counts]
     return out

@@ -16,8 +16,13 @@ from rmas_jax.reporting.table import ABSENT, Table
 
 FIGURE = "curve.png"
 TEXT, ALIGNED, TRAINED, NOTHING = "text", "aligned", "trained", "nothing"  # what sends
+MEANS, KEPT = "means", "kept"  # what M vectors could be, without a sender
 OWN, OTHER, NOISE, ZEROS, NONE = "own", "other", "noise", "zeros", "none"  # what arrives
 LABELS = {TEXT: "text cut to M tokens", ALIGNED: "aligned links", TRAINED: "trained links"}
+WITHOUT_SENDER = {
+    MEANS: "mean embeddings of M parts of the text",
+    KEPT: "M positions of a text read whole",
+}
 MESSAGES = {
     (NOTHING, NONE): "no message",
     (NOTHING, ZEROS): "zeros",
@@ -27,7 +32,13 @@ MESSAGES = {
     (TRAINED, OTHER): "trained, of another item",
     (TRAINED, NOISE): "trained, noise",
 }
-STYLES = {TEXT: ("#E69F00", "s"), ALIGNED: ("#0072B2", "o"), TRAINED: ("#009E73", "^")}
+STYLES = {
+    TEXT: ("#E69F00", "s"),
+    ALIGNED: ("#0072B2", "o"),
+    TRAINED: ("#009E73", "^"),
+    MEANS: ("#999999", "x"),
+    KEPT: ("#000000", "_"),
+}
 GOAL = 4  # the M that it is stated for
 
 Rows = Sequence[Mapping[str, Any]]
@@ -76,16 +87,18 @@ def figure(rows: Rows) -> Figure:
     """Accuracy against M, with 95 % intervals."""
     drawn = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
     axis, counts = drawn.subplots(), counts_of(rows)
-    for place, (kind, label) in enumerate(LABELS.items()):
+    for place, (kind, label) in enumerate((LABELS | WITHOUT_SENDER).items()):
         own = {m: found.share for m in counts if (found := answers_of(rows, m, kind))}
         if own:
             colour, marker = STYLES[kind]
             draw_curve(
                 axis,
-                [m * (1 + 0.015 * (place - 1)) for m in own],
+                [m * (1 + 0.012 * (place - 2)) for m in own],
                 [(share.accuracy, *share.interval) for share in own.values()],
                 color=colour,
                 marker=marker,
+                linewidth=1.8 if kind in LABELS else 1.0,
+                linestyle="-" if kind in LABELS else (0, (1, 2)),
                 label=label,
             )
     nothing = {m: found.share for m in counts if (found := answers_of(rows, m, NOTHING, NONE))}
@@ -105,7 +118,7 @@ def figure(rows: Rows) -> Figure:
     axis.set_ylim(-3, 103)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#e5e5e5", linewidth=0.7)
-    drawn.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return drawn
 
 
@@ -126,6 +139,7 @@ def page(report: Mapping[str, Any]) -> str:
             f"![Accuracy against M]({FIGURE})",
             curve_table(rows).to_markdown(),
             controls_table(rows).to_markdown(),
+            *([bound_table(rows).to_markdown()] if bounds_of(rows) else []),
             *trained_how(rows),
             verdict(rows),
             "",
@@ -171,6 +185,30 @@ def controls_table(rows: Rows) -> Table:
         tuple(lines),
         text_columns=0,
         note="Noise has the mean and covariance of the messages at each of their places.",
+    )
+
+
+def bounds_of(rows: Rows) -> dict[str, str]:
+    """What was measured of what M vectors could be, with labels."""
+    there = {row["kind"] for row in rows}
+    return {kind: label for kind, label in WITHOUT_SENDER.items() if kind in there}
+
+
+def bound_table(rows: Rows) -> Table:
+    """Right answers with vectors that come from the text itself."""
+    labels = bounds_of(rows)
+    lines = []
+    for count in counts_of(rows):
+        found = [answers_of(rows, count, kind) for kind in labels]
+        cells = (ABSENT if of is None else percent(of.share) for of in found)
+        lines.append((str(count), *cells))
+    return Table(
+        "What M vectors could be: right answers in %, without a sender",
+        ("M", *labels.values()),
+        tuple(lines),
+        text_columns=0,
+        note="Parts have equal numbers of words; they are tokens where M is above that. Positions "
+        "are those of the last tokens of these parts; all others are hidden after the text.",
     )
 
 

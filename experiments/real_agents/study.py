@@ -76,7 +76,7 @@ def commands(args: argparse.Namespace) -> Iterator[list[str]]:
     # A solver that has learnt to look up one place learns to look up four; directly it guesses.
     yield skill(out, "planner", "planner", sources["planner"], steps=20, asked=False)
     yield skill(out, "solver-asked", "solver", sources["solver"], steps=60, asked=True)
-    yield skill(out, "solver", "solver", tuned(out, "solver-asked"), steps=30, asked=False)
+    yield skill(out, "solver", "solver", tuned(out, "solver-asked"), steps=60, asked=False)
     team = [
         part for role in ROLES for part in ("--set", f"system.agents.{role}={tuned(out, role)}")
     ]

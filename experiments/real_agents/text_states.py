@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.real_agents.messages import Known, Messages, with_count
+from experiments.real_agents.free_vectors import Questions
+from experiments.real_agents.messages import Known, Messages, by_question, with_count
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_positions
 from rmas_jax.data import evidence
@@ -25,6 +26,7 @@ from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.rope import rotary_frequencies
 from rmas_jax.prompts import FIRST
 from rmas_jax.rounds.stages import prompt_input
+from rmas_jax.rounds.supervision import Targets, score_text
 from rmas_jax.team import Team
 
 
@@ -44,7 +46,7 @@ class TextStates(NamedTuple):
 
 
 def slot_states(
-    agent: Agent, vectors: jax.Array, batch: Messages, valid: jax.Array | None = None
+    agent: Agent, vectors: jax.Array, batch: Messages, valid: jax.Array | np.ndarray | None = None
 ) -> SlotStates:
     """What the solver keeps of vectors [B, S, D] in its slot.
 
@@ -110,36 +112,122 @@ def last_tokens(words: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarra
     return ends[parts - 1], np.ones(count, bool)
 
 
-def text_states(team: Team, known: Known, count: int) -> list[TextStates]:
-    """The states of the messages' texts that M vectors stand for, by batch."""
-    member = team.members[evidence.SOLVER]
-    items, draws, persons = known.asked.shape
+class Texts(NamedTuple):
+    """The texts of n messages, and the tokens that M vectors stand for."""
+
+    ids: Any  # [n, W] int32
+    valid: Any  # [n, W] bool
+    last: Any  # [n, M], positions
+    there: Any  # [n, M] bool
+
+    @property
+    def is_kept(self) -> np.ndarray:
+        """[n, W], the positions that vectors stand for."""
+        return (np.arange(self.ids.shape[1]) == self.last[:, :, None]).any(1)
+
+    def by_batch(self, count: int) -> list[Texts]:
+        """The same in so many batches."""
+        parts = [np.split(x, count) for x in self]
+        return [Texts(*of) for of in zip(*parts, strict=True)]
+
+
+def texts_of(team: Team, asked: Questions, count: int) -> Texts:
+    """The messages' texts, for M vectors."""
+    tokenizer = team.members[evidence.SOLVER].tokenizer
+    items, draws, persons = asked.shape
     words = [
-        words_of(member.tokenizer, example.fields["message"])
-        for example in known.asked.examples[:: draws * persons]
+        words_of(tokenizer, example.fields["message"])
+        for example in asked.examples[:: draws * persons]
     ]
     width = max(sum(map(len, of)) for of in words)
     ids, valid = np.zeros((items, width), np.int32), np.zeros((items, width), bool)
     for row, of in enumerate(words):
         tokens = np.concatenate(of)
         ids[row, : len(tokens)], valid[row, : len(tokens)] = tokens, True
-    stood_for = [last_tokens([*map(len, of)], count) for of in words]
-    at, there = (np.stack(of) for of in zip(*stood_for, strict=True))
-    read = jax.jit(lambda agent, ids, *rest: slot_states(agent, agent.embed(ids), *rest))
-    batches, found = known.batches(with_count(team, width)), []
-    size = items // len(batches)
-    for number, batch in enumerate(tqdm(batches, desc="reading texts")):
-        rows = slice(number * size, (number + 1) * size)
-        states = read(member.agent, ids[rows], batch, valid[rows])
-        places = at[rows][None, :, :, None, None]
+    last, there = zip(*(last_tokens([*map(len, of)], count) for of in words), strict=True)
+    return Texts(ids, valid, np.stack(last), np.stack(there))
+
+
+def text_states(team: Team, known: Known, count: int) -> list[TextStates]:
+    """The states of the messages' texts that M vectors stand for, by batch."""
+    texts = texts_of(team, known.asked, count)
+    batches, found = known.batches(with_count(team, texts.ids.shape[1])), []
+    parts = texts.by_batch(len(batches))
+    for batch, part in zip(batches, tqdm(parts, desc="reading texts"), strict=True):
+        states = _read(team.agents[evidence.SOLVER], part, batch)
+        places = part.last[None, :, :, None, None]
         found.append(SlotStates(*(np.take_along_axis(np.asarray(x), places, 2) for x in states)))
     spread = SlotStates(
         *(np.concatenate(of, axis=1).var(axis=(1, 2)).mean(-1) for of in zip(*found, strict=True))
     )
     return [
-        TextStates(states, there[number * size : (number + 1) * size], spread)
-        for number, states in enumerate(found)
+        TextStates(states, part.there, spread) for states, part in zip(found, parts, strict=True)
     ]
+
+
+@jax.jit
+def _read(agent: Agent, texts: Texts, batch: Messages) -> SlotStates:
+    return slot_states(agent, agent.embed(texts.ids), batch, texts.valid)
+
+
+def part_means(team: Team, asked: Questions, count: int) -> np.ndarray:
+    """The mean embedding of each of M parts of the messages' texts, [n, M, D]; 0 beyond it."""
+    texts = texts_of(team, asked, count)
+    embeds = np.asarray(team.agents[evidence.SOLVER].embed(jnp.asarray(texts.ids)), np.float32)
+    before = np.pad(texts.last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    at = np.arange(texts.ids.shape[1])
+    in_part = (at > before[:, :, None]) & (at <= texts.last[:, :, None])  # [n, M, W]
+    return in_part @ embeds / np.maximum(in_part.sum(-1, keepdims=True), 1)
+
+
+def right_of_kept(team: Team, known: Known, count: int) -> np.ndarray:
+    """Whether questions are answered, [n, persons], from M positions of a text that is read whole.
+
+    After the whole text, all positions but those that vectors stand for are hidden: what M states
+    of the solver itself can hold.
+    """
+    texts = texts_of(team, known.asked, count)
+    batches = known.batches(with_count(team, texts.ids.shape[1]))
+    parts = texts.by_batch(len(batches))
+    found = [
+        np.asarray(score_of_kept(team.agents[evidence.SOLVER], part, part.is_kept, batch)[1])
+        for part, batch in zip(parts, batches, strict=True)
+    ]
+    return np.concatenate(found).reshape(len(texts.ids), -1)
+
+
+@jax.jit
+def score_of_kept(
+    agent: Agent, texts: Texts, is_kept: jax.Array, batch: Messages
+) -> tuple[jax.Array, jax.Array]:
+    """Losses of answers, and whether they are exact, with these positions [n, W] of texts kept."""
+    draw = by_question(batch)
+    rows = len(draw.batch) // len(texts.ids)
+    ids, valid, kept = (jnp.repeat(x, rows, axis=0) for x in (texts.ids, texts.valid, is_kept))
+    answer = jax.tree.map(lambda x: x[:, 0], draw.batch.targets[evidence.SOLVER])
+    prompt = draw.batch.prompts[evidence.SOLVER]
+    read = prompt_input(prompt, draw.prefix, agent.embed(ids), kind=FIRST)
+    slots = np.flatnonzero(np.array(read.slot_index) >= 0)
+    before, after = slice(int(slots[-1]) + 1), slice(int(slots[-1]) + 1, None)
+    read = read.replace(valid=read.valid.at[:, slots].set(valid))
+    start = read.replace(
+        ids=read.ids[:, before], valid=read.valid[:, before], slot_index=read.slot_index[before]
+    )
+    _, cache = read_positions(agent, start)
+    block = cache.past[-1]
+    hidden = block.replace(valid=block.valid.at[:, slots].set(valid & kept))
+    cache = cache.replace(past=(*cache.past[:-1], hidden))
+    rest = Targets(
+        jnp.concatenate([read.ids[:, after], answer.ids], axis=1),
+        jnp.concatenate([read.valid[:, after], answer.valid], axis=1),
+    )
+    agent = agent.during("reading")
+    upto = rest.ids.shape[1] - 1  # the last token is not read
+    states, _ = agent.read(
+        agent.embed(rest.ids[:, :upto]), rest.valid[:, :upto], agent.with_room(cache, upto)
+    )
+    score = score_text(agent, answer, states[:, -answer.ids.shape[1] :])
+    return score.loss, score.exact_match
 
 
 def words_of(tokenizer: Any, text: str) -> list[np.ndarray]:
