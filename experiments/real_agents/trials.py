@@ -94,8 +94,8 @@ TRIALS = {
     ),
     "shrunk": Trial("choice, M from 11 over 8 and 6", 40, path=(11, 8, 6), temperature=6),
     "noise": Trial("choice, noise of half their rms", 150, noise=0.5, temperature=6),
-    "states": Trial("the states of a text reader, at all layers", 300, is_of_states=True),
-    "noisy_states": Trial("the same, noise of half their rms", 300, noise=0.5, is_of_states=True),
+    "states": Trial("the states of a text reader, at all layers", 150, is_of_states=True),
+    "noisy_states": Trial("the same, noise of half their rms", 150, noise=0.5, is_of_states=True),
 }
 
 
