@@ -27,6 +27,7 @@ from experiments.real_agents.free_vectors import questions
 from experiments.real_agents.messages import Params
 from experiments.real_agents.trials import TRIALS, Trial
 from rmas_jax.config import load_config
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import to_host
 from rmas_jax.team import load_team, start_links
@@ -111,18 +112,24 @@ def test_every_row_is_measured_once_and_seeds_and_m_may_follow(team, tmp_path, m
     for of in report["rows"]:
         assert [len(answers) for answers in of["answers"]] == [PERSONS] * 2
         assert of["accuracy"] == np.mean([int(mark) for marks in of["answers"] for mark in marks])
+    [crossed, *_] = [of["crossed"] for of in report["rows"] if "crossed" in of]
+    assert [len(of["nearest"]) for of in crossed] == [2, 2] and crossed[0]["message"]
     again, other = measured("--links", *paths, "--steps", "2", "3")
     assert again[: len(first)] == first and len(again) == 2 * 7 + 4 * 6
     assert other["rows"][: len(first)] == report["rows"]
     text = (tmp_path / "page" / "README.md").read_text()
     assert "links of 2 seeds" in text and re.search(r"^\| 3 \|", text, re.M)
+    assert f"| {crossed[0]['message']} | `" in text
     assert (tmp_path / "page" / curve_page.FIGURE).is_file()
     monkeypatch.setitem(TRIALS, "quick", Trial("three steps", 3))
     _, changed = measured("--links", *paths, "--steps", "2", "3")
     assert changed["rows"][:7] == other["rows"][:7] and len(changed["rows"]) == len(again)
     assert {of["trial"]["steps"] for of in changed["rows"] if of["kind"] == TRAINED} == {3}
-    fewer, _ = measured("--links", paths[1], "--steps", "2")  # other links of the first seed
-    assert len(fewer) == len(first)
+    options.remove("--training")
+    options.remove("quick")  # what is trained stays
+    assert measured("--links", *paths, "--steps", "2", "3")[1] == changed
+    assert curve.main([*options, "--links", paths[1]]) == BAD_INPUT  # other links of the first seed
+    assert "made with other links; --out must be another folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         curve.main([*options, "--links", paths[0], "--messages", "3"])
     assert "--batch must divide --messages (3), got 2" in capsys.readouterr().err
@@ -148,3 +155,8 @@ def test_the_goal_is_ten_points_above_both(trained, said):
     assert "not measured" in curve_page.verdict(rows[:2])
     table = curve_page.curve_table(rows).to_markdown()
     assert re.search(r"^\| 4 \| 50\.0 \[.*\| 25\.0 \[.*\| -25\.0 \[", table, re.M)
+
+
+def test_any_token_stands_in_a_table():
+    for token, shown in ((" a|b`", "·a¦b'"), ("\n", "\\n"), ("", "")):
+        assert curve_page.readable(token) == shown

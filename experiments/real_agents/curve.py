@@ -62,8 +62,10 @@ from experiments.real_agents.messages import (
 )
 from experiments.real_agents.text_states import part_means, right_of_kept
 from experiments.real_agents.trials import TRIALS, trained
+from rmas_jax.agents.nearest_tokens import nearest_texts
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, load_config
+from rmas_jax.data import evidence
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
@@ -72,8 +74,8 @@ from rmas_jax.rounds.messages import noise_messages
 from rmas_jax.team import Team, load_team
 
 REPORT = "curve.json"
-
-
+LONG = ("answers", "crossed")  # entries of a row
+SHOWN = 10  # messages
 WITHOUT_LINKS = (TEXT, NOTHING, MEANS, KEPT)
 
 
@@ -123,6 +125,23 @@ class Measurement:
         if key.kind in (ALIGNED, TRAINED):
             noise = noise_messages({EDGE: vectors[None]}, seed=key.seed or 0)[EDGE][0]
             yield key._replace(message=NOISE), right(team, noise.astype(vectors.dtype), batches)
+
+    def crossed(self, key: Key, params: Params) -> list[dict[str, Any]]:
+        """Of some messages the text, and the token nearest to each vector that is sent."""
+        team, known = with_count(self.team, key.latent_steps), self.known[self.split]
+        items, draws, persons = known.asked.shape
+        batches = known.batches(team)
+        enough = -(-SHOWN * len(batches) // items)
+        vectors = sent(team, params, batches[:enough])[:SHOWN]
+        examples = known.asked.examples[:: draws * persons]
+        member = team.members[evidence.SOLVER]
+        return [
+            {
+                "message": example.fields["message"],
+                "nearest": [text for [(text, _)] in nearest_texts(member, own, count=1)],
+            }
+            for example, own in zip(examples, vectors, strict=False)
+        ]
 
     def params(self, key: Key, path: str) -> Params | None:
         """The links of a row: from a file of aligned ones, or trained from these."""
@@ -179,8 +198,12 @@ def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         for found, exact in measurement.rows(key, params):
             answers = ["".join("01"[int(x)] for x in of) for of in exact]
             row = {**found._asdict(), **summary(exact), "answers": answers}
-            rows.append(row | ({"trial": trial_of(args)} if key.kind == TRAINED else {}))
-            print(json.dumps({k: v for k, v in row.items() if k != "answers"}), flush=True)
+            if key.kind == TRAINED:
+                row["trial"] = trial_of(args)
+            if params is not None and found.message == OWN:
+                row["crossed"] = measurement.crossed(key, params)
+            rows.append(row)
+            print(json.dumps({k: v for k, v in row.items() if k not in LONG}), flush=True)
         keep(args, rows)
 
 
@@ -206,11 +229,26 @@ def trial_of(args: argparse.Namespace) -> dict[str, Any] | None:
     return json.loads(json.dumps(TRIALS[args.training]._asdict())) if args.training else None
 
 
-def goes_on(old: Mapping[str, Any], args: argparse.Namespace) -> bool:
-    """Whether the rows of a report are among those to measure: more seeds and M may come."""
-    new = settings_of(args)
-    links = old["links"]
-    return old == {**new, "links": links} and new["links"][: len(links)] == links
+def rows_there(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of an earlier report, which may have fewer seeds, fewer M or no training.
+
+    Raises:
+      ConfigError: it was made with other settings.
+    """
+    path, new = args.out / REPORT, settings_of(args)
+    if not path.is_file():
+        return []
+    report = json.loads(path.read_text())
+    old, trial = report["settings"], trial_of(args)
+    if new["links"][: len(old["links"])] == old["links"]:
+        new = {**new, "links": old["links"]}
+    if others := [name for name in new if new[name] != old[name]]:
+        raise ConfigError(
+            f"{path}: made with other {', '.join(others)}; --out must be another folder, or these "
+            "the same (of links, further ones may follow)"
+        )
+    # With another training, the trained links are others.
+    return [row for row in report["rows"] if trial in (None, row.get("trial", trial))]
 
 
 def parser() -> Parser:
@@ -238,20 +276,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the curve and writes its page; returns the exit code of a run."""
     args = parser().parse_args(arguments)
     for name in ("messages", "items"):
-        if args.batch < 1 or getattr(args, name) < 2 or getattr(args, name) % args.batch:
-            parser().error(
-                f"--batch must divide --{name} ({getattr(args, name)}), got {args.batch}"
-            )
+        number = getattr(args, name)
+        if args.batch < 1 or number < 2 or number % args.batch:
+            parser().error(f"--batch must divide --{name} ({number}), got {args.batch}")
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        path, rows = args.out / REPORT, []
-        if path.is_file() and goes_on((old := json.loads(path.read_text()))["settings"], args):
-            rows = [
-                row
-                for row in old["rows"]
-                if row["kind"] != TRAINED or row["trial"] == trial_of(args)
-            ]
+        rows = rows_there(args)
         measure(args, rows)
         keep(args, rows)
 

@@ -141,6 +141,7 @@ def page(report: Mapping[str, Any]) -> str:
             controls_table(rows).to_markdown(),
             *([bound_table(rows).to_markdown()] if bounds_of(rows) else []),
             *trained_how(rows),
+            *(crossed_table(row).to_markdown() for row in crossed_rows(rows)),
             verdict(rows),
             "",
         ]
@@ -210,6 +211,36 @@ def bound_table(rows: Rows) -> Table:
         note="Parts have equal numbers of words; they are tokens where M is above that. Positions "
         "are those of the last tokens of these parts; all others are hidden after the text.",
     )
+
+
+def crossed_rows(rows: Rows) -> list[Mapping[str, Any]]:
+    """Of aligned and of trained links the row at their largest M whose messages are shown."""
+    by_kind: dict[str, Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: -row["latent_steps"]):
+        if "crossed" in row:
+            by_kind.setdefault(row["kind"], row)
+    return [by_kind[kind] for kind in LABELS if kind in by_kind]
+
+
+def crossed_table(row: Mapping[str, Any]) -> Table:
+    """What crossed the edge, as the tokens nearest to each vector."""
+    lines = [
+        (crossed["message"], " ".join(f"`{readable(token)}`" for token in crossed["nearest"]))
+        for crossed in row["crossed"]
+    ]
+    return Table(
+        f"What crosses, {LABELS[row['kind']]}, M = {row['latent_steps']}, seed {row['seed']}: the "
+        "nearest token of each vector",
+        ("the message's text", "nearest tokens"),
+        tuple(lines),
+        text_columns=2,
+    )
+
+
+def readable(token: str) -> str:
+    """A token inside Markdown's code in a table: its space as a dot, no bar, back quote or line."""
+    shown = token.replace(" ", "·").replace("|", "¦").replace("`", "'")
+    return shown if shown.isprintable() and shown else repr(token).strip("'")
 
 
 def trained_how(rows: Rows) -> list[str]:

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from experiments.real_agents.free_vectors import Questions
 from experiments.real_agents.messages import Known, Messages, by_question, with_count
 from rmas_jax.agents.agent import Agent
-from rmas_jax.agents.reading import read_positions
+from rmas_jax.agents.reading import PromptInput, read_positions
 from rmas_jax.data import evidence
-from rmas_jax.models import DecoderConfig
+from rmas_jax.models import Cache, DecoderConfig
 from rmas_jax.models.attention import rotary
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.rope import rotary_frequencies
@@ -58,17 +58,28 @@ def slot_states(
     """
     prompt = batch.prompts[evidence.SOLVER]
     read = prompt_input(prompt, batch.asked.prefix, vectors, kind=FIRST)
-    slots = np.flatnonzero(np.array(read.slot_index) >= 0)
-    end = int(slots[-1]) + 1  # what follows the message does not change its states
-    if valid is not None:
-        read = read.replace(valid=read.valid.at[:, slots].set(valid))
-    read = read.replace(
-        ids=read.ids[:, :end], valid=read.valid[:, :end], slot_index=read.slot_index[:end]
-    )
-    _, cache = read_positions(agent, read)
+    cache, slots, _ = read_message(agent, read, valid)
     block = cache.past[-1]
     keys, values = (x[:, :, :, slots].swapaxes(2, 3) for x in (block.keys, block.values))
     return SlotStates(unrotated(agent.config, keys, block.positions[:, slots]), values)
+
+
+def read_message(
+    agent: Agent, read: PromptInput, valid: jax.Array | np.ndarray | None
+) -> tuple[Cache, np.ndarray, slice]:
+    """Reads the body to the end of its slot, whose content does not depend on what follows.
+
+    Returns:
+      The cache, the slot's positions, and those of the body that are left.
+    """
+    slots = np.flatnonzero(np.array(read.slot_index) >= 0)
+    if valid is not None:
+        read = read.replace(valid=read.valid.at[:, slots].set(valid))
+    end = int(slots[-1]) + 1
+    start = read.replace(
+        ids=read.ids[:, :end], valid=read.valid[:, :end], slot_index=read.slot_index[:end]
+    )
+    return read_positions(agent, start)[1], slots, slice(end, None)
 
 
 def unrotated(config: DecoderConfig, keys: jax.Array, positions: jax.Array) -> jax.Array:
@@ -207,13 +218,7 @@ def score_of_kept(
     answer = jax.tree.map(lambda x: x[:, 0], draw.batch.targets[evidence.SOLVER])
     prompt = draw.batch.prompts[evidence.SOLVER]
     read = prompt_input(prompt, draw.prefix, agent.embed(ids), kind=FIRST)
-    slots = np.flatnonzero(np.array(read.slot_index) >= 0)
-    before, after = slice(int(slots[-1]) + 1), slice(int(slots[-1]) + 1, None)
-    read = read.replace(valid=read.valid.at[:, slots].set(valid))
-    start = read.replace(
-        ids=read.ids[:, before], valid=read.valid[:, before], slot_index=read.slot_index[before]
-    )
-    _, cache = read_positions(agent, start)
+    cache, slots, after = read_message(agent, read, valid)
     block = cache.past[-1]
     hidden = block.replace(valid=block.valid.at[:, slots].set(valid & kept))
     cache = cache.replace(past=(*cache.past[:-1], hidden))
