@@ -19,6 +19,7 @@ TEXT, ALIGNED, TRAINED, NOTHING = "text", "aligned", "trained", "nothing"  # wha
 MEANS, KEPT = "means", "kept"  # what M vectors could be, without a sender
 OWN, OTHER, NOISE, ZEROS, NONE = "own", "other", "noise", "zeros", "none"  # what arrives
 LABELS = {TEXT: "text cut to M tokens", ALIGNED: "aligned links", TRAINED: "trained links"}
+LINKS = (ALIGNED, TRAINED)
 WITHOUT_SENDER = {
     MEANS: "mean embeddings of M parts of the text",
     KEPT: "M positions of a text read whole",
@@ -134,8 +135,8 @@ def page(report: Mapping[str, Any]) -> str:
             "`python -m experiments.real_agents.curve` makes this page. The planner does not know "
             "the question: its message has to hold all of its facts, and the solver is asked about "
             f"each of them. {rows[0]['n']} messages of the {settings['split']} split with "
-            f"{len(rows[0]['answers'][0])} questions each; links of {len(seeds)} seeds; intervals "
-            "of 95 % over messages.",
+            f"{len(rows[0]['answers'][0])} questions each; links of up to {len(seeds)} seeds; "
+            "intervals of 95 % over messages.",
             f"![Accuracy against M]({FIGURE})",
             curve_table(rows).to_markdown(),
             controls_table(rows).to_markdown(),
@@ -161,11 +162,12 @@ def curve_table(rows: Rows) -> Table:
             *(ABSENT if found is None else percent(found.share) for found in own.values()),
             *(ABSENT if gain is None else points(gain) for gain in gains),
         ]
-        lines.append((str(count), *cells))
+        seeds = "/".join(str(len(of.right)) if (of := own[kind]) else "0" for kind in LINKS)
+        lines.append((str(count), *cells, seeds))
     gained = ("aligned over text", "trained over text", "trained over aligned")
     return Table(
         "Right answers in %, and differences in points",
-        ("M", *LABELS.values(), *gained),
+        ("M", *LABELS.values(), *gained, "seeds, aligned/trained"),
         tuple(lines),
         text_columns=0,
     )
