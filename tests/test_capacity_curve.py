@@ -139,9 +139,12 @@ def test_gains_are_over_the_same_questions():
     """Of two seeds, one is right where text is and on one question more."""
     seeds = np.array([[[1, 1], [1, 0]], [[1, 0], [1, 0]]], bool)
     text = Answers(np.array([[[1, 0], [1, 0]]], bool))
-    gain = Answers(seeds).above(text)
+    gain = Answers(seeds, (0, 1)).above(text)
     assert (gain.items, gain.answers, gain.only_a, gain.only_b) == (2, 8, 1, 0)
     assert Answers(seeds).share.accuracy == 5 / 8 and Answers(seeds).share.n == 2
+    second = Answers(~seeds[1:], (1,))  # of one seed of the two
+    assert second.above(Answers(seeds, (0, 1))).answers == 4
+    assert second.above(Answers(seeds, (0, 1))).only_b == 2
 
 
 @pytest.mark.parametrize(("trained", "said"), [(30, "It is met"), (21, "It is missed")])

@@ -50,6 +50,7 @@ class Answers:
     """Whether answers are right, of all seeds: [seeds, n, persons]."""
 
     right: np.ndarray
+    seeds: tuple[int | None, ...] = (None,)  # of the links; None: there are none
 
     @property
     def share(self) -> Bound:
@@ -59,8 +60,14 @@ class Answers:
         return Bound(0, n, float(self.right.mean()), interval)
 
     def above(self, other: Answers) -> PairedDifference:
-        """The gain over another, on the same questions; one without seeds is that of all."""
-        ours, theirs = np.broadcast_arrays(self.right, other.right)
+        """The gain over another, on the same questions and of the seeds that both have.
+
+        Answers without links are compared with those of every seed.
+        """
+        common = [seed for seed in self.seeds if seed in other.seeds or None in other.seeds]
+        rows = [self.seeds.index(seed) for seed in common]
+        others = [other.seeds.index(seed if seed in other.seeds else None) for seed in common]
+        ours, theirs = self.right[rows], other.right[others]
         messages = np.broadcast_to(np.arange(ours.shape[1])[:, None], ours.shape)
         return paired_difference(
             ours.ravel().tolist(), theirs.ravel().tolist(), items=messages.ravel().tolist()
@@ -76,7 +83,7 @@ def answers_of(rows: Rows, count: int, kind: str, message: str = OWN) -> Answers
     ]
     cell.sort(key=lambda row: row["seed"] or 0)
     found = [[[mark == "1" for mark in of] for of in row["answers"]] for row in cell]
-    return Answers(np.array(found)) if found else None
+    return Answers(np.array(found), tuple(row["seed"] for row in cell)) if found else None
 
 
 def counts_of(rows: Rows) -> list[int]:
