@@ -94,16 +94,21 @@ def figure(study: Study) -> Figure:
             linewidth=1.0,
             label="vectors fitted to each item",
         )
+    label_axes(axis, study.counts)
+    drawn.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return drawn
+
+
+def label_axes(axis: Axes, counts: Sequence[int]) -> None:
+    """Axes of an accuracy against M."""
     axis.set_xscale("log", base=2)
-    axis.set_xticks(study.counts, [str(m) for m in study.counts])
+    axis.set_xticks(counts, [str(m) for m in counts])
     axis.minorticks_off()
     axis.set_xlabel("M: latent steps of a message, or tokens of a cut one")
     axis.set_ylabel("correct, %")
     axis.set_ylim(-3, 103)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#e5e5e5", linewidth=0.7)
-    drawn.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return drawn
 
 
 def draw_curve(

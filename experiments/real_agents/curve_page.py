@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.real_agents.capacity_page import AT_LEAST, Bound, draw_curve, percent
+from experiments.real_agents.capacity_page import AT_LEAST, Bound, draw_curve, label_axes, percent
 from rmas_jax.evaluation.metrics import PairedDifference, paired_difference, repeated_interval
 from rmas_jax.reporting.results import points
 from rmas_jax.reporting.table import ABSENT, Table
@@ -118,14 +118,7 @@ def figure(rows: Rows) -> Figure:
             linestyle=(0, (1, 2)),
             label="no message",
         )
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(counts, [str(m) for m in counts])
-    axis.minorticks_off()
-    axis.set_xlabel("M: latent steps of a message, or tokens of a cut one")
-    axis.set_ylabel("correct, %")
-    axis.set_ylim(-3, 103)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#e5e5e5", linewidth=0.7)
+    label_axes(axis, counts)
     drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return drawn
 
