@@ -80,7 +80,7 @@ def test_what_arrives_decides_and_what_is_absent_does_not(team):
 
 def test_every_row_is_measured_once_and_seeds_and_m_may_follow(team, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(TRIALS, "quick", Trial("two steps", 2, rate=1e-2))
-    paths = [str(tmp_path / f"links-{seed}") for seed in range(2)]
+    paths = [str(tmp_path / f"links-{seed}.safetensors") for seed in range(2)]
     for seed, path in enumerate(paths):
         save_links(path, to_host(links_of(team, seed)))
     options = ["--out", str(tmp_path / "page"), "--set", AGENTS, "--training", "quick"]
@@ -133,6 +133,9 @@ def test_every_row_is_measured_once_and_seeds_and_m_may_follow(team, tmp_path, m
     with pytest.raises(SystemExit):
         curve.main([*options, "--links", paths[0], "--messages", "3"])
     assert "--batch must divide --messages (3), got 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        curve.main([*options, "--links", paths[0], "--steps", "2", "0"])
+    assert "--steps must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_gains_are_over_the_same_questions():

@@ -69,9 +69,9 @@ from rmas_jax.data import evidence
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
-from rmas_jax.interop.link_files import load_links
+from rmas_jax.links import Links
 from rmas_jax.rounds.messages import noise_messages
-from rmas_jax.team import Team, load_team
+from rmas_jax.team import Team, load_links_for, load_team
 
 REPORT = "curve.json"
 LONG = ("answers", "crossed")  # entries of a row
@@ -143,11 +143,11 @@ class Measurement:
             for example, own in zip(examples, vectors, strict=False)
         ]
 
-    def params(self, key: Key, path: str) -> Params | None:
-        """The links of a row: from a file of aligned ones, or trained from these."""
+    def params(self, key: Key, of_seeds: Sequence[Links]) -> Params | None:
+        """The links of a row: aligned ones, or trained from these."""
         if key.seed is None:
             return None
-        links = load_links(path)
+        links = of_seeds[key.seed]
         if key.kind == ALIGNED:
             return Params(links)
         assert self.training is not None
@@ -183,6 +183,9 @@ def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     if not missing:
         return
     team = load_team(with_steps(config, max(args.steps)).system)
+    links = [
+        load_links_for(team, dataclasses.replace(config.system, links=path)) for path in args.links
+    ]
     splits = {args.split: args.messages}
     if any(key.kind == TRAINED for key in missing):
         splits["train"] = args.items
@@ -194,7 +197,7 @@ def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     }
     measurement = Measurement(team, known, args.split, args.training)
     for key in missing:
-        params = measurement.params(key, args.links[key.seed or 0])
+        params = measurement.params(key, links)
         for found, exact in measurement.rows(key, params):
             answers = ["".join("01"[int(x)] for x in of) for of in exact]
             row = {**found._asdict(), **summary(exact), "answers": answers}
@@ -275,6 +278,8 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the curve and writes its page; returns the exit code of a run."""
     args = parser().parse_args(arguments)
+    if min(args.steps) < 1:
+        parser().error(f"--steps must be at least 1, got {min(args.steps)}")
     for name in ("messages", "items"):
         number = getattr(args, name)
         if args.batch < 1 or number < 2 or number % args.batch:
