@@ -1,7 +1,7 @@
 """Adapters of an agent: low-rank updates of its matrices, all its weights, or a soft prompt.
 
 An adapter is a pytree of float32 arrays, which training changes, and `adapt(agent)` is the agent
-with it: inside a step, so that gradients reach the adapter, and once before evaluation. The agent
+with it, `learning(agent)` the same inside a step, where gradients reach the adapter. The agent
 itself stays frozen; its matrices in int8 are dequantised where an adapter replaces them.
 """
 
@@ -20,6 +20,7 @@ from rmas_jax.agents.agent import Agent
 from rmas_jax.config import ConfigError, TuningConfig
 from rmas_jax.host.errors import shown
 from rmas_jax.models.int8 import dequantised
+from rmas_jax.models.projection import LowRankKernel
 from rmas_jax.models.weights import Weight, weight_table
 from rmas_jax.sharding import replicated, state_shardings
 
@@ -28,7 +29,10 @@ class Adapter(Protocol):
     """A pytree of trained arrays, float32."""
 
     def adapt(self, agent: Agent) -> Agent:
-        """The agent with the adapter; differentiable in the adapter."""
+        """The agent with the adapter."""
+
+    def learning(self, agent: Agent) -> Agent:
+        """The same inside a loss, whose gradient is to be that of the adapter."""
 
 
 class LoRA(struct.PyTreeNode):
@@ -40,14 +44,20 @@ class LoRA(struct.PyTreeNode):
 
     def adapt(self, agent: Agent) -> Agent:
         """The agent with merged matrices, computed in float32 and in the agent's dtype."""
+        return self._with_kernels(agent, lambda merged, down, up: merged)
+
+    def learning(self, agent: Agent) -> Agent:
+        """The same, with the factors beside each matrix: their gradients need none of its size."""
+        return self._with_kernels(agent, LowRankKernel)
+
+    def _with_kernels(self, agent: Agent, make: Callable[..., Any]) -> Agent:
         params, table = flatten_dict(agent.params, sep="/"), linear_weights(agent)
         for path, down in self.down.items():
-            frozen = dequantised(params[path])
-            update = self.scale * jnp.einsum(
-                "lor,lri->loi", self.up[path], down, precision="highest"
-            )
+            frozen, up = dequantised(params[path]), self.scale * self.up[path]
+            update = jnp.einsum("lor,lri->loi", up, down, precision="highest")
             merged = frozen.astype(jnp.float32) + table[path].from_stored(update)
-            params[path] = merged.astype(frozen.dtype)
+            merged = jax.lax.stop_gradient(merged.astype(frozen.dtype))
+            params[path] = make(merged, down, up)
         return agent.replace(params=unflatten_dict(params, sep="/"))
 
 
@@ -60,6 +70,8 @@ class FullWeights(struct.PyTreeNode):
         """The agent with these weights, in its dtype."""
         return agent.replace(params=jax.tree.map(lambda x: x.astype(agent.dtype), self.params))
 
+    learning = adapt
+
 
 class SoftPrompt(struct.PyTreeNode):
     """Vectors that an agent reads before every prompt (arXiv 2104.08691)."""
@@ -69,6 +81,8 @@ class SoftPrompt(struct.PyTreeNode):
     def adapt(self, agent: Agent) -> Agent:
         """The agent that reads the vectors first."""
         return agent.replace(soft_prompt=self.vectors.astype(agent.dtype))
+
+    learning = adapt
 
 
 def linear_weights(agent: Agent) -> dict[str, Weight]:

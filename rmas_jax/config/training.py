@@ -229,6 +229,7 @@ class TuningConfig(TrainingConfig):
         at_least=1,
         at_most=MAX_VECTORS,
     )
+    remat: bool = option("whether to recompute layers in the backward pass, to save memory", True)
 
     @property
     def name(self) -> str:

@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import struct
 from jax.custom_derivatives import SymbolicZero
 
 from rmas_jax.partition import Partition
@@ -14,8 +16,24 @@ from rmas_jax.partition import Partition
 OVER_LAST = (((1,), (1,)), ((), ()))  # of two matrices
 
 
+class LowRankKernel(struct.PyTreeNode):
+    """A kernel with a low-rank update, of which gradients reach the two factors alone.
+
+    Products are those with the merged kernel. A gradient through it would be of the kernel's size
+    before it is one of the factors, at the cost of a further product.
+    """
+
+    merged: jax.Array  # [*out, *in]; the first leaf: flax compares its shape with the parameter's
+    down: jax.Array  # [rank, in]
+    up: jax.Array  # [out, rank], scaled
+
+    def astype(self, dtype: Any) -> LowRankKernel:
+        """The same in another dtype."""
+        return jax.tree.map(lambda x: x.astype(dtype), self)
+
+
 def project(
-    x: jax.Array, kernel: jax.Array, partition: Partition, *, dtype: Any = None
+    x: jax.Array, kernel: jax.Array | LowRankKernel, partition: Partition, *, dtype: Any = None
 ) -> jax.Array:
     """The product over the axes of `x` after its second and the last ones of a kernel.
 
@@ -33,6 +51,8 @@ def project(
     Returns:
       [B, T, *out].
     """
+    if isinstance(kernel, LowRankKernel):
+        return _with_low_rank(x, kernel.merged, kernel.down, kernel.up, partition, dtype)
     batch, time, *inputs = x.shape
     outputs = kernel.shape[: kernel.ndim - len(inputs)]
     if not (partition.is_one_device or time == 1):
@@ -74,3 +94,39 @@ def _of_tangents(dtype: Any, primals: Any, tangents: Any) -> tuple[jax.Array, ja
 
 
 _kernel_first.defjvp(_of_tangents, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _with_low_rank(
+    x: jax.Array,
+    merged: jax.Array,
+    down: jax.Array,
+    up: jax.Array,
+    partition: Partition,
+    dtype: Any,
+) -> jax.Array:
+    """`project` with a merged kernel, of which no gradient is taken."""
+    return project(x, merged, partition, dtype=dtype)
+
+
+def _of_factors(
+    partition: Partition, dtype: Any, primals: Any, tangents: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Values, and tangents of the input and of the factors."""
+    (x, merged, down, up), (d_x, _, d_down, d_up) = primals, tangents
+    out, tangent = project(x, merged, partition, dtype=dtype), 0
+
+    def by_factors(down: jax.Array, up: jax.Array) -> jax.Array:
+        inner = x.reshape(*x.shape[:2], -1) @ down.T
+        return (inner @ up.T).reshape(out.shape).astype(out.dtype)
+
+    if not isinstance(d_x, SymbolicZero):
+        tangent += project(d_x, merged, partition, dtype=dtype)
+    if not isinstance(d_down, SymbolicZero):
+        tangent += by_factors(d_down, up)
+    if not isinstance(d_up, SymbolicZero):
+        tangent += by_factors(down, d_up)
+    return out, tangent + jnp.zeros_like(out)
+
+
+_with_low_rank.defjvp(_of_factors, symbolic_zeros=True)

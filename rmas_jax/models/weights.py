@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 
 from rmas_jax.models.architecture import DecoderConfig
+from rmas_jax.models.projection import LowRankKernel
 from rmas_jax.models.stored_names import PREFIX, with_prefix
 from rmas_jax.partition import Partition
 from rmas_jax.sharding import named_sharding
@@ -333,5 +334,7 @@ def apart(params: Any) -> Any:
 def _placed(
     param: Any, axes: Sequence[str | None], shape: Sequence[int], partition: Partition
 ) -> Any:
-    """A parameter by its logical axes."""
+    """A parameter by its logical axes; the factors of an update are as the compiler has them."""
+    if isinstance(param, LowRankKernel):
+        return param.replace(merged=_placed(param.merged, axes, shape, partition))
     return jax.tree.map(lambda x: partition.constrain(x, *axes, full_shape=shape), param)

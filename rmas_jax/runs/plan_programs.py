@@ -64,7 +64,9 @@ def _in_order(programs: Sequence[Program], compile_: Compile) -> None:
 
 def tuning_program(team: Team, entry: TuningConfig, batch: TrainingData) -> Program:
     """The step of an adapter, for its longest batch."""
-    trainable = TrainableAdapter(team, entry.name, entry, abstract_adapter(team, entry))
+    trainable = TrainableAdapter(
+        team, entry.name, entry, abstract_adapter(team, entry), entry.remat
+    )
     state, step = abstract_step(trainable)
     on_mesh = abstract_batch(batch, trainable.mesh)
     return Program(

@@ -48,7 +48,7 @@ def tune_answerer(
     for entry in with_budgets(config.tuning, config.outer):
         start, order = jax.random.split(jax.random.fold_in(key, TUNING_KINDS.index(entry.kind)))
         adapter = run_steps(
-            TrainableAdapter(team, entry.name, entry, new_adapter(team, entry, start)),
+            TrainableAdapter(team, entry.name, entry, new_adapter(team, entry, start), entry.remat),
             data,
             validation,
             config.outer,

@@ -19,7 +19,7 @@ from rmas_jax.agents.adapters import (
 )
 from rmas_jax.agents.agent import load_agent
 from rmas_jax.agents.reading import read_prefix
-from rmas_jax.config import ConfigError, TrainingConfig, TuningConfig
+from rmas_jax.config import ConfigError, TuningConfig
 from rmas_jax.interop.adapter_files import load_adapter, save_adapter
 from rmas_jax.links import count_parameters
 from rmas_jax.models import CheckpointError
@@ -131,6 +131,36 @@ def test_lora_equals_torch_with_merged_weights(oracle, case):
     assert abs(wrong - loss) > 20 * 2e-4 * max(1.0, loss)
 
 
+def test_a_gradient_of_lora_takes_no_product_of_a_matrix_size_for_its_factors(oracle):
+    """Losses are those of merged matrices, bit for bit; their own gradients cost more."""
+    agent = load_agent(oracle("qwen3").directory)
+    adapter = perturbed(start_adapter(agent, LORA, key=jax.random.key(0), vectors=0))
+    wide = jax.tree.map(lambda x: np.repeat(x, 16, axis=0), batch())  # work beyond the merging
+
+    def merged(params, agent, data):
+        return loss_of(Untouched(), agent.replace(params=params), data)
+
+    loss, _ = loss_and_grads(adapter, agent, batch())
+    assert loss == loss_of(Untouched(), adapter.adapt(agent), batch())
+    ours = loss_and_grads.lower(adapter, agent, wide).cost_analysis()["flops"]
+    of_merged = jax.jit(jax.grad(merged)).lower(agent.params, agent, wide)
+    assert ours < 0.85 * of_merged.cost_analysis()["flops"]
+
+
+def test_layers_are_recomputed_or_stored_with_the_same_gradient(oracle):
+    agent = load_agent(oracle("qwen3").directory)
+    adapter = perturbed(start_adapter(agent, LORA, key=jax.random.key(0), vectors=0))
+    found, flops = [], []
+    for own in (agent, agent.storing("all")):
+        lowered = loss_and_grads.lower(adapter, own, batch())
+        flops.append(lowered.cost_analysis()["flops"])
+        found.append(lowered.compile()(adapter, own, batch())[1])
+    for ours, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-6)
+        assert np.abs(ours).max() > 1e-4
+    assert flops[1] < 0.85 * flops[0]
+
+
 def test_the_start_of_lora_is_the_untouched_agent(oracle):
     agent = load_agent(oracle("qwen3").directory)
     adapter = start_adapter(agent, LORA, key=jax.random.key(1), vectors=0)
@@ -160,7 +190,7 @@ def test_lora_of_chosen_matrices(oracle):
 class Untouched(struct.PyTreeNode):
     """An adapter that changes nothing."""
 
-    def adapt(self, agent):
+    def learning(self, agent):
         return agent
 
 
@@ -204,7 +234,8 @@ def test_a_soft_prompt_is_read_where_there_is_no_prefix(oracle):
 def test_a_step_of_full_tuning_equals_adamw_of_torch(oracle):
     """Loss, gradient norm and all new weights, over a batch in two parts."""
     model, agent = oracle("qwen3-tied").model, load_agent(oracle("qwen3-tied").directory)
-    config = TrainingConfig(
+    config = TuningConfig(
+        kind="full",
         steps=10,
         batch_size=4,
         accumulation=2,
@@ -214,8 +245,7 @@ def test_a_step_of_full_tuning_equals_adamw_of_torch(oracle):
         schedule="constant",
         max_grad_norm=0.5,
     )
-    entry = TuningConfig(kind="full", learning_rate=1)
-    adapter = start_adapter(agent, entry, key=jax.random.key(0), vectors=0)
+    adapter = start_adapter(agent, config, key=jax.random.key(0), vectors=0)
     assert count_parameters(adapter) == model.num_parameters()
     weights = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(weights.values(), lr=0.05, eps=1e-3, weight_decay=0.1)

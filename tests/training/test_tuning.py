@@ -15,7 +15,7 @@ from systems import build_pattern
 from training_worker import load_agents, write_agents
 
 from rmas_jax import sharding
-from rmas_jax.config import OuterConfig, TrainingConfig, TuningConfig
+from rmas_jax.config import OuterConfig, TuningConfig
 from rmas_jax.data.examples import Example
 from rmas_jax.host.preemption import PreemptedError, sigterm_noted
 from rmas_jax.links import count_parameters
@@ -29,7 +29,13 @@ from rmas_jax.training.hooks import when
 from rmas_jax.training.phases.loop import run_steps
 from rmas_jax.training.tuning.loop import TrainableAdapter, encode_answers, new_adapter
 
-TRAINING = TrainingConfig(steps=6, batch_size=8, accumulation=2, learning_rate=1e-2, warmup_steps=1)
+TRAINING = {
+    "steps": 6,
+    "batch_size": 8,
+    "accumulation": 2,
+    "learning_rate": 1e-2,
+    "warmup_steps": 1,
+}
 OUTER = OuterConfig(phases=(), checkpoint_every=2, log_every=1, validation_every=3)
 ENTRIES = {
     "lora": TuningConfig(kind="lora", learning_rate=1e-2, rank=2),
@@ -54,9 +60,9 @@ def data(tiny):
 
 
 def tune(team, kind, data, directory, *, config=TRAINING, validation=None, hooks=(), **options):
-    adapter = new_adapter(team, ENTRIES[kind], jax.random.key(0))
+    entry = dataclasses.replace(ENTRIES[kind], **config)
     return run_steps(
-        TrainableAdapter(team, kind, config, adapter),
+        TrainableAdapter(team, kind, entry, new_adapter(team, entry, jax.random.key(0))),
         data,
         data if validation is None else validation,
         dataclasses.replace(OUTER, **options),
@@ -103,9 +109,7 @@ def test_after_sigterm_the_same_call_ends_with_the_same_bits(tiny, data, tmp_pat
 
 @pytest.mark.parametrize("kind", ENTRIES)
 def test_loss_falls(tiny, data, tmp_path, kind):
-    config = dataclasses.replace(TRAINING, steps=30, learning_rate=0.1)
-    if kind == "full":
-        config = dataclasses.replace(config, learning_rate=0.01)
+    config = {**TRAINING, "steps": 30, "learning_rate": 0.01 if kind == "full" else 0.1}
     tune(tiny.team(), kind, data, tmp_path, config=config, validation_every=30)
     losses = [row["loss"] for row in curve(tmp_path, kind)]
     assert losses[-1] < 0.8 * losses[0]
@@ -116,14 +120,14 @@ def test_on_a_mesh_it_is_the_same(tiny, data, tmp_path, monkeypatch):
     """One step of plain descent moves an adapter by its gradient; validation comes after it."""
     monkeypatch.setattr(sharding, "SPLIT_STATE", 100)
     write_agents(tmp_path / "agents")
-    config = TrainingConfig(
-        steps=1,
-        batch_size=8,
-        learning_rate=1.0,
-        warmup_steps=0,
-        optimizer="sgd",
-        schedule="constant",
-    )
+    config = {
+        "steps": 1,
+        "batch_size": 8,
+        "learning_rate": 1.0,
+        "warmup_steps": 0,
+        "optimizer": "sgd",
+        "schedule": "constant",
+    }
     found = {}
     for name, sizes in {"one": (1, 1, 1), "many": (2, 2, 2)}.items():
         mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])

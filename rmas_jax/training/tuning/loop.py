@@ -39,6 +39,7 @@ class TrainableAdapter:
     name: str
     config: TrainingConfig
     initial: Adapter
+    remat: bool = True  # whether a gradient recomputes layers
 
     loop = "tuning"
 
@@ -53,7 +54,8 @@ class TrainableAdapter:
 
     @property
     def agents(self) -> Agent:
-        return self.team.agents[self.role]
+        agent = self.team.agents[self.role]
+        return agent if self.remat else agent.storing("all")
 
     @property
     def step(self) -> Callable[..., tuple[TrainState, Any]]:

@@ -27,7 +27,7 @@ def answer_scores(adapter: Adapter, agent: Agent, batch: TrainingData) -> TextSc
       agent: frozen.
       batch: prompt, without positions for slots, and answer of one role; see `encode_answers`.
     """
-    tuned = adapter.adapt(agent.in_training())
+    tuned = adapter.learning(agent.in_training())
     (prompt,), (target,) = batch.prompts.values(), batch.targets.values()
     answer = jax.tree.map(lambda x: x[:, 0], target)
     count, width = answer.ids.shape
