@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from rmas_jax.cli.run import main
+from rmas_jax.config import ConfigError, load_config
+from rmas_jax.evaluation.benchmarks import find_benchmark, find_benchmarks
 from rmas_jax.host.errors import BAD_INPUT
+
+CONFIGS = Path(__file__).parents[2] / "experiments/configs/real_agents"
 
 COMMON = """
 data: {dataset: split-evidence, evidence: {train: 8, validation: 4, test: 4, pairs: 2}}
@@ -119,3 +125,21 @@ def test_prompts_that_do_not_fit_the_evidence_are_refused(tmp_path, capsys, text
     assert run(tmp_path, text, "evaluation.methods=[single_agents]", *overrides) == BAD_INPUT
     assert words in capsys.readouterr().err
     assert not (tmp_path / "runs" / "team").exists() and not (tmp_path / "runs" / "alone").exists()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_name_benchmarks_that_are_there(path):
+    """From any folder: files beside a configuration are named as they lie there."""
+    if "system" in yaml.safe_load(path.read_text()):  # a benchmark otherwise
+        config = load_config(path)
+        assert find_benchmarks(config)
+    else:
+        assert find_benchmark(str(path), where="path").data is not None
+
+
+def test_a_benchmark_that_is_not_beside_its_configuration_is_refused(tmp_path):
+    text = (CONFIGS / "split_evidence.yaml").read_text()
+    moved = tmp_path / "moved.yaml"
+    moved.write_text(text)
+    with pytest.raises(ConfigError, match=r"benchmarks\.0\.name must be one of .*two_hops\.yaml"):
+        find_benchmarks(load_config(moved))
