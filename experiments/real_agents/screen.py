@@ -99,16 +99,19 @@ def all_generators() -> list[str]:
     return sorted(name for name in DATASETS if name != "composite")  # which mixes others
 
 
-def questions(generator: str, args: argparse.Namespace) -> tuple[list[Example], str]:
-    """Validation questions of a generator; without any, the reason.
+def check_generators(names: Sequence[str]) -> None:
+    """Checks that there are generators of these names.
 
     Raises:
-      ConfigError: there is no such generator.
+      ConfigError: there is none of a name.
     """
-    if generator not in all_generators():
-        raise ConfigError(
-            f"--generators must be among {', '.join(all_generators())}, got {generator}"
-        )
+    known = all_generators()
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"--generators must be among {', '.join(known)}, got {unknown[0]}")
+
+
+def questions(generator: str, args: argparse.Namespace) -> tuple[list[Example], str]:
+    """Validation questions of a generator; without any, the reason."""
     config = DataConfig(
         dataset=GENERATED,
         generators={generator: 1},  # of the test split, which is not screened
@@ -197,7 +200,7 @@ def rows_there(args: argparse.Namespace) -> list[dict[str, Any]]:
             f"{path}: made with other {', '.join(others)}; --out must be another folder, or these "
             "the same (generators may follow, and --low and --high change)"
         )
-    return report["rows"]
+    return [*report["rows"]]
 
 
 def keep(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -241,6 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
+        find_grader(GRADER, where="the grader")  # whether its package is there
+        check_generators(args.generators or ())
         rows = rows_there(args)
         keep(args, rows)  # the settings, so that a start with others is refused
         keep(args, screened(args, rows))

@@ -66,10 +66,8 @@ def page(report: Mapping[str, Any], *, low: float, high: float) -> str:
         "most frequent one among these questions: no reading of a question is needed for it.",
         f"Selected, {len(chosen)}: {', '.join(chosen) or 'none'}.",
         table(rows, low=low, high=high).to_markdown(),
-        f"## Left out: {len(left_out)}",
-        *(["\n".join(left_out)] if left_out else []),
-        "## First answers of the selected generators",
-        examples(rows, chosen).to_markdown(),
+        *([f"Left out, {len(left_out)}:", "\n".join(left_out)] if left_out else []),
+        *([examples(rows, chosen).to_markdown()] if chosen else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -99,15 +97,22 @@ def examples(rows: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Table:
     """A right and a wrong answer of each selected generator."""
     found = []
     for one in screened_rows(rows):
-        for is_right in (True, False) if one.generator in chosen else ():
+        if one.generator not in chosen:
+            continue
+        for is_right, verdict in ((True, "right"), (False, "wrong")):
             of = [answer for answer in one.answers if answer["correct"] == is_right]
             for answer in of[:1]:
-                texts = (shown(answer["text"]), shown(answer["gold"]))
-                found.append((one.generator, "right" if is_right else "wrong", *texts))
-    return Table("", ("generator", "verdict", "answer", "gold answer"), tuple(found), 4)
+                texts = shown(answer["text"]), shown(answer["gold"])
+                found.append((one.generator, verdict, *texts))
+    return Table(
+        "First answers of the selected generators",
+        ("generator", "verdict", "answer", "gold answer"),
+        tuple(found),
+        text_columns=4,
+    )
 
 
 def shown(text: str) -> str:
     """A text in a cell of Markdown, on one line."""
-    line = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    line = " ".join(text.split()).replace("`", "'")
     return f"`{clipped(line, SHOWN)}`"
