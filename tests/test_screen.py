@@ -15,7 +15,7 @@ from rmas_jax.prompts import load_prompts
 from rmas_jax.run_files import RunFiles
 
 # Their verifiers compare texts, without a process for each answer.
-CHOSEN = ("gcd", "leg_counting", "bf")  # the last one's prompts are long
+CHOSEN = ("gcd", "leg_counting", "rectangle_count")  # the last one's prompts are long
 LIMITS = {"low": 10, "high": 80}
 ALONE = ((ROLE, ROLE),)
 
@@ -87,15 +87,15 @@ def test_a_screen_tells_every_answer_and_what_is_left_out(finished):
     assert {name: len(row["answers"]) for name, row in rows.items()} == {
         "gcd": 4,
         "leg_counting": 4,
-        "bf": 0,
+        "rectangle_count": 0,
     }
-    long = rows["bf"]
+    long = rows["rectangle_count"]
     assert long["prompt_tokens"] > 600
     assert long["left_out"] == f"a prompt of {long['prompt_tokens']} tokens"
     assert all(rows[name]["prompt_tokens"] <= 600 for name in ("gcd", "leg_counting"))
     text = (finished / "README.md").read_text()
     assert "Selected, 0: none." in text
-    assert f"* bf: a prompt of {long['prompt_tokens']} tokens" in text
+    assert f"* rectangle_count: a prompt of {long['prompt_tokens']} tokens" in text
     assert re.search(r"\| gcd \|  \| 0\.0 % \[0\.0, 49\.0\], 0 of 4 \|", text)
 
 
@@ -126,7 +126,7 @@ def test_other_settings_are_refused_and_other_limits_are_not(finished, monkeypat
     assert "made with other items, seed" in capfd.readouterr().err
     monkeypatch.setattr(screen, "load_run_team", None)  # nothing is left to answer
     assert main(options(finished, "--low", "0", generators=names)) == 0
-    chosen = sorted({*names} - {"bf"})
+    chosen = sorted({*names} - {"rectangle_count"})
     text = f"Selected, {len(chosen)}: {', '.join(chosen)}."
     assert text in (finished / "README.md").read_text()
 
