@@ -28,6 +28,7 @@ import jax
 
 from experiments.real_agents.screen_page import page
 from experiments.real_agents.skill_card import weight_digests
+from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.cli.run import exit_code, log_to_stderr
 from rmas_jax.config import ConfigError, DataConfig, RunConfig, load_config
 from rmas_jax.config.data import GENERATED
@@ -143,7 +144,11 @@ def answered(
     """Generator -> graded answers; those in the record are not written again."""
     grader = find_grader(GRADER, where="the grader")
     prompts = {role: member.template for role, member in team.members.items()}
-    answering = Answering(max_tokens=args.max_new_tokens)
+    retries = config.evaluation.answer_retry
+    answering = Answering(
+        max_tokens=args.max_new_tokens,
+        answer_retry=answer_retry_of(config.system.task_type) if retries else None,
+    )
     benchmarks = [
         LoadedBenchmark(name, grader.name, grader, {SPLIT: examples}, prompts, answering)
         for name, examples in asked.items()
