@@ -132,6 +132,9 @@ def test_reports_of_other_settings_are_refused(measured, tmp_path, capsys):
         with pytest.raises(SystemExit):
             measured(*wrong)
         assert said in capsys.readouterr().err
+    none = str(tmp_path / "none")
+    assert curve.main(["--out", str(tmp_path / "page"), *SET, "--links", none]) == BAD_INPUT
+    assert f"--links must be files, got {none}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         curve.main(["--out", str(tmp_path / "page")])
     assert "--links must name a file for each seed, got none" in capsys.readouterr().err

@@ -109,7 +109,13 @@ def skills_of(config: RunConfig) -> dict[str, Any]:
 
 
 def digests(paths: Sequence[str]) -> list[str]:
-    """The digests of files of links."""
+    """The digests of files of links.
+
+    Raises:
+      ConfigError: one is not there.
+    """
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        raise ConfigError(f"--links must be files, got {', '.join(missing)}")
     return [file_digest(Path(path)) for path in paths]
 
 
