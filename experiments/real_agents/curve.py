@@ -9,7 +9,8 @@ them; each with its own message, another item's, moment-matched noise; no messag
 them what M vectors could be, without a sender: the mean embeddings of M parts of the text, and M
 positions of a text that the solver reads whole. The solver is asked about every person of a
 message, and prompts are read once for all M. --links has the aligned links of each seed, from
-folders of runs of CONFIG that differ in it. Questions are those of the test split.
+folders of runs of experiments/configs/real_agents/curve.yaml that differ in it. Questions are those
+of the test split.
 
     OUT/curve.json   every answer; rows that are there already, with the same settings, are kept,
                      so that further M, seeds and trainings can follow

@@ -49,7 +49,7 @@ STYLES = {
     KEPT: ("#000000", "_"),
 }
 TRAINED_STYLES = (("#009E73", "^"), ("#CC79A7", "v"), ("#D55E00", "D"))  # further ones: tables
-FAINT = {"linewidth": 1.0, "linestyle": (0, (1, 2))}  # without a sender
+FAINT: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1, 2))}  # without a sender
 GOAL, AT_LEAST = 4, 10.0  # the goal's M, and points of the trained links above both others
 
 
