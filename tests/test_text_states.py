@@ -3,26 +3,21 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blind_pair import dials, team_of
 
 from experiments.real_agents import messages, text_states
-from experiments.real_agents.capacity import CONFIG, with_steps
 from experiments.real_agents.free_vectors import questions
 from experiments.real_agents.text_states import last_tokens, slot_states, states_loss, words_of
-from rmas_jax.config import load_config
-from rmas_jax.team import load_team
-
-AGENTS = "system.agents={planner: embedded/planner, solver: embedded/solver}"
 
 
 @pytest.fixture(scope="module")
 def team():
-    return load_team(with_steps(load_config(CONFIG, [AGENTS]), 3).system)
+    return team_of(3)
 
 
 @pytest.fixture(scope="module")
 def known(team):
-    dials = load_config(CONFIG, ["data.evidence.pairs=2"]).data.evidence
-    return messages.read_all(team, questions(dials, seed=0, items=4), 2)
+    return messages.read_all(team, questions(dials(), seed=0, items=4), 2)
 
 
 def tokens_of(team, known):

@@ -7,38 +7,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blind_pair import AGENTS, SET, dials, links_of, saved, team_of
 
 from experiments.real_agents import messages, trials
-from experiments.real_agents.capacity import CONFIG, with_steps
 from experiments.real_agents.free_vectors import questions
 from experiments.real_agents.messages import EDGE, Params
-from experiments.real_agents.trials import Trial
+from experiments.real_agents.options import CONFIG
+from experiments.real_agents.text_states import states_loss, text_states
+from experiments.real_agents.trials import TRIALS, Trial
 from rmas_jax.config import load_config
-from rmas_jax.interop.link_files import save_links
 from rmas_jax.sharding import to_host
-from rmas_jax.team import load_team, start_links
 from rmas_jax.training.outer.step import outer_loss
 
-AGENTS = "system.agents={planner: embedded/planner, solver: embedded/solver}"
-COUNT, PERSONS = 3, 2
+COUNT = 3
+PHASE = (
+    "{name: on_policy, latents: on_policy, rounds: 1, steps: 20, batch_size: 2, "
+    "learning_rate: 1e-4}"
+)
 
 
 @pytest.fixture(scope="module")
 def team():
-    config = load_config(CONFIG, [AGENTS])
-    return load_team(with_steps(config, COUNT).system)
+    return team_of(COUNT)
 
 
 @pytest.fixture(scope="module")
 def links(team):
-    return start_links(team, start="identity", key=jax.random.key(1))
+    return links_of(team, 1)
 
 
 @pytest.fixture(scope="module")
 def known(team):
-    dials = load_config(CONFIG, [f"data.evidence.pairs={PERSONS}"]).data.evidence
     return {
-        split: messages.read_all(team, questions(dials, seed=0, items=4, split=split), 2)
+        split: messages.read_all(team, questions(dials(), seed=0, items=4, split=split), 2)
         for split in ("train", "validation")
     }
 
@@ -50,21 +51,24 @@ def test_answers_are_those_of_the_outer_loop(team, links, known):
     vectors = messages.sent_vectors(team.system, team.agents, params, batch)
     assert vectors.shape == (2, COUNT, team.agents["solver"].width)
     loss = messages.answered(team.agents, vectors, batch).loss.mean()
-    [phase] = load_config(CONFIG, [AGENTS]).outer.phases
+    [phase] = load_config(CONFIG, [AGENTS, f"outer.phases=[{PHASE}]"]).outer.phases
     expected, _ = outer_loss(team.system, phase, team.agents, links, batch.asked.batch)
     np.testing.assert_allclose(loss, expected, rtol=2e-5)
     others = messages.answered(team.agents, vectors[:, ::-1], batch).loss.mean()
     assert abs(float(others - expected)) > 1e-3
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_training_changes_what_the_message_passes_and_nothing_else(team, links, known, rank):
-    trial = Trial("", 6, rate=1e-2, rank=rank)
+@pytest.mark.parametrize("name", ["answers", "states_adapter"])
+def test_training_changes_what_the_message_passes_and_nothing_else(team, links, known, name):
+    """Without an adapter the sender is as it was."""
+    rank = TRIALS[name].rank and 2
+    trial = TRIALS[name]._replace(steps=6, rate=1e-2, rank=rank)
     key = jax.random.key(0)
     start = trials.started(team, trial, links, key)
     batches = known["train"].batches(team)
-    trained, _ = trials.train(team, trial, start, batches, key, [None] * len(batches))
-    again, _ = trials.train(team, trial, start, batches, key, [None] * len(batches))
+    texts = text_states(team, known["train"], COUNT) if rank else [None] * len(batches)
+    trained, _ = trials.train(team, trial, start, batches, key, texts)
+    again, _ = trials.train(team, trial, start, batches, key, texts)
     before, after = to_host((start, trained))
     jax.tree.map(np.testing.assert_array_equal, after, to_host(again))
 
@@ -78,6 +82,21 @@ def test_training_changes_what_the_message_passes_and_nothing_else(team, links, 
     assert not moved(before.links.inner["solver"], after.links.inner["solver"])
     assert not moved(before.links.outer["solver->planner"], after.links.outer["solver->planner"])
     assert moved(before.adapter, after.adapter) == bool(rank)
+    if rank:  # as training wants it
+        losses = [loss_of_states(team, params, batches, texts) for params in (start, trained)]
+        assert losses[1] < losses[0]
+        back = trained.replace(adapter=start.adapter)  # the adapter has its part in what is sent
+        vectors = [messages.sent(team, params, batches) for params in (trained, back)]
+        assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+
+def loss_of_states(team, params, batches, texts):
+    """The sum over batches."""
+    sent = [messages.sent(team, params, [batch]) for batch in batches]
+    losses = [
+        states_loss(team.agents["solver"], *of) for of in zip(sent, batches, texts, strict=True)
+    ]
+    return float(sum(losses))
 
 
 def test_a_choice_is_among_the_answers_to_the_same_message(monkeypatch):
@@ -108,7 +127,7 @@ def test_an_interval_is_over_messages():
 
 
 def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsys):
-    save_links(tmp_path / "links", to_host(links))
+    [path] = saved(tmp_path, links)
     some = {
         "aligned": Trial("aligned", 0),
         "shrunk": Trial("shrunk", 2, path=(4,)),
@@ -116,8 +135,7 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
         "states": Trial("states", 2, is_of_states=True),
     }
     monkeypatch.setattr(trials, "TRIALS", some)
-    options = ["--out", str(tmp_path / "page"), "--links", str(tmp_path / "links")]
-    options += ["--set", AGENTS, "--set", f"data.evidence.pairs={PERSONS}", "--count", "2"]
+    options = ["--out", str(tmp_path / "page"), "--links", path, *SET, "--count", "2"]
     options += ["--items", "4", "--held-out", "2", "--batch", "2", "--trials", *some]
     assert trials.main(options) == 0
     report = json.loads((tmp_path / "page" / trials.REPORT).read_text())
@@ -130,7 +148,7 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     again = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     same = [name for name in some if again["rows"][name] == report["rows"][name]]
     assert same == ["aligned", "adapter", "states"]
-    save_links(tmp_path / "links", to_host(jax.tree.map(lambda x: 2 * x, links)))
+    saved(tmp_path, jax.tree.map(lambda x: 2 * x, links))
     assert trials.main([*options[:-3], "aligned"]) == 0  # with other links, nothing is reused
     other = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     assert [*other["rows"]] == ["text", "aligned"]

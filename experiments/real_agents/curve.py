@@ -1,29 +1,30 @@
-"""The capacity curve on many questions: what M thoughts hold, against as many tokens of text.
+"""The capacity curve: what M thoughts hold, against as many tokens of text.
 
     python -m experiments.real_agents.curve --out docs/real-agents/curve \\
         --links SEED_0/links/aligned.safetensors SEED_1/links/aligned.safetensors \\
-        --set system.agents.planner=DIR --set system.agents.solver=DIR
+        --set system.agents.planner=DIR --set system.agents.solver=DIR --training states answers
 
-For every M: text cut to M tokens, aligned links, and the links that a training of `trials` makes of
+For every M: text cut to M tokens, aligned links, and the links that trainings of `trials` make of
 them; each with its own message, another item's, moment-matched noise; no message and zeros. Beside
 them what M vectors could be, without a sender: the mean embeddings of M parts of the text, and M
 positions of a text that the solver reads whole. The solver is asked about every person of a
 message, and prompts are read once for all M. --links has the aligned links of each seed, from
-folders of runs that differ in it. Questions are those of the test split.
+folders of runs of experiments/configs/real_agents/curve.yaml that differ in it. Questions are those
+of the test split.
 
     OUT/curve.json   every answer; rows that are there already, with the same settings, are kept,
-                     so that further M, seeds and a training can follow
-    OUT/README.md    figure and tables
+                     so that further M, seeds and trainings can follow
+    OUT/README.md    figure and tables, also of `free_vectors`, `probe` and `trials`, if their
+                     reports are in OUT, and of the agents' skills
 
-The answer is right if greedy decoding would write it exactly; `capacity` measures one M in a whole
-run, with answers that are written.
+The answer is right if greedy decoding would write it exactly. With --report-only, the page is made
+anew from the reports alone, without agents and links.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +33,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.real_agents.capacity import CONFIG, with_steps
-from experiments.real_agents.curve_page import (
+from experiments.real_agents import free_vectors, probe, trials
+from experiments.real_agents.curve_page import FIGURE, Beside, figure, page
+from experiments.real_agents.curve_rows import (
     ALIGNED,
-    FIGURE,
     KEPT,
     MEANS,
     NOISE,
@@ -43,11 +44,9 @@ from experiments.real_agents.curve_page import (
     NOTHING,
     OTHER,
     OWN,
-    TEXT,
-    TRAINED,
+    WITHOUT_LINKS,
     ZEROS,
-    figure,
-    page,
+    trainings_of,
 )
 from experiments.real_agents.free_vectors import message_vectors, questions
 from experiments.real_agents.messages import (
@@ -60,32 +59,52 @@ from experiments.real_agents.messages import (
     summary,
     with_count,
 )
+from experiments.real_agents.options import (
+    add_numbers,
+    check_batch,
+    configured,
+    digests,
+    links_of_seeds,
+    measurement_parser,
+    read_report,
+    settings_of,
+    skills_of,
+    with_steps,
+    write_report,
+)
 from experiments.real_agents.text_states import part_means, right_of_kept
-from experiments.real_agents.trials import TRIALS, trained
+from experiments.real_agents.trials import TRIALS, definition, trained
 from rmas_jax.agents.nearest_tokens import nearest_texts
 from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, load_config
+from rmas_jax.config import ConfigError, RunConfig
 from rmas_jax.data import evidence
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links
 from rmas_jax.rounds.messages import noise_messages
-from rmas_jax.team import Team, load_links_for, load_team
+from rmas_jax.team import Team, load_team
 
 REPORT = "curve.json"
 LONG = ("answers", "crossed")  # entries of a row
 SHOWN = 10  # messages
-WITHOUT_LINKS = (TEXT, NOTHING, MEANS, KEPT)
 
 
 class Key(NamedTuple):
     """What a row measures."""
 
     latent_steps: int  # M
-    kind: str  # what sends
+    kind: str  # what sends; the name of a training of `TRIALS` where it made the links
     seed: int | None  # of the links; None: there are none
-    message: str  # what arrives
+    message: str = OWN  # what arrives
+
+
+class Answered(NamedTuple):
+    """What came of one kind of message."""
+
+    key: Key
+    exact: np.ndarray  # [n, persons], whether answers are right
+    vectors: np.ndarray | None = None  # [n, M, D], own messages of links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,99 +114,97 @@ class Measurement:
     team: Team  # with any M
     known: Mapping[str, Known]  # messages of training and those to measure, by split
     split: str  # the latter
-    training: str | None  # of `TRIALS`
+    links: Sequence[Links]  # aligned ones, by seed
 
-    def rows(self, key: Key, params: Params | None) -> Iterator[tuple[Key, np.ndarray]]:
-        """Answers with each message: whether they are right, [n, persons].
+    def rows(self, key: Key) -> Iterator[dict[str, Any]]:
+        """The rows of an M, what sends, and a seed: one for each message that arrives."""
+        for found, exact, vectors in self.answers(key):
+            marks = ["".join("01"[int(x)] for x in of) for of in exact]
+            row = {**found._asdict(), **summary(exact), "answers": marks}
+            if key.kind not in (*WITHOUT_LINKS, ALIGNED):
+                row["trial"] = definition(key.kind)
+            if vectors is not None:
+                row["crossed"] = self.crossed(vectors)
+            yield row
 
-        Args:
-          key: M, what sends, and the seed.
-          params: of the links; None where there are none.
-        """
+    def answers(self, key: Key) -> Iterator[Answered]:
+        """Answers with each message that arrives."""
         team, known = with_count(self.team, key.latent_steps), self.known[self.split]
         batches = known.batches(team)
         if key.kind == KEPT:
-            yield key, right_of_kept(team, known, key.latent_steps)
+            yield Answered(key, right_of_kept(team, known, key.latent_steps))
             return
-        if key.kind == MEANS:
+        if key.seed is not None:
+            vectors = sent(team, self.params(key), batches)
+        elif key.kind == MEANS:
             vectors = part_means(team, known.asked, key.latent_steps)
-        elif key.kind in (TEXT, NOTHING):
-            vectors = np.asarray(message_vectors(team, known.asked, key.latent_steps))
         else:
-            assert params is not None
-            vectors = sent(team, params, batches)
+            vectors = np.asarray(message_vectors(team, known.asked, key.latent_steps))
         if key.kind == NOTHING:
-            yield key._replace(message=NONE), right(team, vectors, batches, is_there=False)
-            yield key._replace(message=ZEROS), right(team, np.zeros_like(vectors), batches)
+            absent = right(team, vectors, batches, is_there=False)
+            yield Answered(key._replace(message=NONE), absent)
+            zeros = right(team, np.zeros_like(vectors), batches)
+            yield Answered(key._replace(message=ZEROS), zeros)
             return
-        yield key._replace(message=OWN), right(team, vectors, batches)
-        yield key._replace(message=OTHER), right(team, np.roll(vectors, 1, axis=0), batches)
-        if key.kind in (ALIGNED, TRAINED):
-            noise = noise_messages({EDGE: vectors[None]}, seed=key.seed or 0)[EDGE][0]
-            yield key._replace(message=NOISE), right(team, noise.astype(vectors.dtype), batches)
+        own = right(team, vectors, batches)
+        yield Answered(key, own, None if key.seed is None else vectors)
+        other = right(team, np.roll(vectors, 1, axis=0), batches)
+        yield Answered(key._replace(message=OTHER), other)
+        if key.seed is not None:
+            noise = noise_messages({EDGE: vectors[None]}, seed=key.seed)[EDGE][0]
+            of_noise = right(team, noise.astype(vectors.dtype), batches)
+            yield Answered(key._replace(message=NOISE), of_noise)
 
-    def crossed(self, key: Key, params: Params) -> list[dict[str, Any]]:
-        """Of some messages the text, and the token nearest to each vector that is sent."""
-        team, known = with_count(self.team, key.latent_steps), self.known[self.split]
-        items, draws, persons = known.asked.shape
-        batches = known.batches(team)
-        enough = -(-SHOWN * len(batches) // items)
-        vectors = sent(team, params, batches[:enough])[:SHOWN]
-        examples = known.asked.examples[:: draws * persons]
-        member = team.members[evidence.SOLVER]
+    def crossed(self, vectors: np.ndarray) -> list[dict[str, Any]]:
+        """Of some messages the text, and the token nearest to each vector that was sent."""
+        asked = self.known[self.split].asked
+        _, draws, persons = asked.shape
+        member = self.team.members[evidence.SOLVER]
         return [
             {
                 "message": example.fields["message"],
                 "nearest": [text for [(text, _)] in nearest_texts(member, own, count=1)],
             }
-            for example, own in zip(examples, vectors, strict=False)
+            for example, own in zip(
+                asked.examples[:: draws * persons], vectors[:SHOWN], strict=False
+            )
         ]
 
-    def params(self, key: Key, of_seeds: Sequence[Links]) -> Params | None:
+    def params(self, key: Key) -> Params:
         """The links of a row: aligned ones, or trained from these."""
-        if key.seed is None:
-            return None
-        links = of_seeds[key.seed]
+        assert key.seed is not None
+        links = self.links[key.seed]
         if key.kind == ALIGNED:
             return Params(links)
-        assert self.training is not None
-        params, _ = trained(
-            self.team,
-            TRIALS[self.training],
-            links,
-            self.known["train"],
-            count=key.latent_steps,
-            seed=key.seed,
-        )
-        return params
+        trial, known = TRIALS[key.kind], self.known["train"]
+        return trained(self.team, trial, links, known, count=key.latent_steps, seed=key.seed)[0]
 
 
-def keys(counts: Sequence[int], seeds: int, training: str | None) -> list[Key]:
-    """What is measured: first without links, then aligned ones, then trained ones, seed by seed."""
-    out = [Key(count, kind, None, OWN) for count in counts for kind in WITHOUT_LINKS]
-    for kind in (ALIGNED, *([TRAINED] if training else [])):
-        out += [Key(count, kind, seed, OWN) for seed in range(seeds) for count in counts]
-    return out
-
-
-def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Adds the rows that are missing, and writes report and page after each."""
-    config = load_config(args.config, args.set)
-    dials = config.data.evidence
-    if dials is None:
-        raise ConfigError(f"{args.config}: data.evidence must be set, got nothing")
-    there = {(row["latent_steps"], row["kind"], row["seed"]) for row in rows}
-    missing = [
-        key for key in keys(args.steps, len(args.links), args.training) if key[:3] not in there
+def keys(args: argparse.Namespace) -> list[Key]:
+    """What is measured: first without links, then aligned ones, then training by training."""
+    seeds = range(len(args.links))
+    out = [Key(count, kind, None) for count in args.steps for kind in WITHOUT_LINKS]
+    out += [Key(count, ALIGNED, seed) for seed in seeds for count in args.steps]
+    counts = args.trained_steps or args.steps
+    return out + [
+        Key(count, name, seed) for name in args.training for seed in seeds for count in counts
     ]
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Adds the rows that are missing, and writes report and page after those of each key."""
+    config, dials = configured(args)
+    rows = rows_there(args, config)
+    report = {"settings": own_settings(args, config), "skills": skills_of(config), "rows": rows}
+    there = {(row["latent_steps"], row["kind"], row["seed"]) for row in rows}
+    missing = [key for key in keys(args) if key[:3] not in there]
     if not missing:
+        keep(args.out, report)
         return
     team = load_team(with_steps(config, max(args.steps)).system)
-    links = [
-        load_links_for(team, dataclasses.replace(config.system, links=path)) for path in args.links
-    ]
+    links = links_of_seeds(team, config, args.links)
     splits = {args.split: args.messages}
-    if any(key.kind == TRAINED for key in missing):
+    if any(key.kind in args.training for key in missing):
         splits["train"] = args.items
     known = {
         split: read_all(
@@ -195,103 +212,117 @@ def measure(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         )
         for split, items in splits.items()
     }
-    measurement = Measurement(team, known, args.split, args.training)
+    measurement = Measurement(team, known, args.split, links)
     for key in missing:
-        params = measurement.params(key, links)
-        for found, exact in measurement.rows(key, params):
-            answers = ["".join("01"[int(x)] for x in of) for of in exact]
-            row = {**found._asdict(), **summary(exact), "answers": answers}
-            if key.kind == TRAINED:
-                row["trial"] = trial_of(args)
-            if params is not None and found.message == OWN:
-                row["crossed"] = measurement.crossed(key, params)
+        for row in measurement.rows(key):
             rows.append(row)
             print(json.dumps({k: v for k, v in row.items() if k not in LONG}), flush=True)
-        keep(args, rows)
+        keep(args.out, report)
 
 
-def keep(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the report, the figure and the page."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    report = {"settings": settings_of(args), "rows": rows}
-    write_atomic(args.out / REPORT, json.dumps(report, indent=1) + "\n")
-    figure(rows).savefig(args.out / FIGURE, metadata={"Software": None})
-    write_atomic(args.out / "README.md", page(report))
+def keep(out: Path, report: Mapping[str, Any]) -> None:
+    """Writes a report and its page."""
+    write_report(out / REPORT, report)
+    write_page(out, report)
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+def write_page(out: Path, report: Mapping[str, Any]) -> None:
+    """Writes the figure and the page of a report, with what lies beside it."""
+    beside = Beside(
+        bound=(read_report(out / free_vectors.REPORT) or {}).get("rows", ()),
+        probe=(read_report(out / probe.REPORT) or {}).get("rows", ()),
+        trials=read_report(out / trials.REPORT),
+    )
+    figure(report["rows"], beside.bound).savefig(out / FIGURE, metadata={"Software": None})
+    write_atomic(out / "README.md", page(report, beside))
+
+
+def own_settings(args: argparse.Namespace, config: RunConfig) -> dict[str, Any]:
     """What all rows have in common."""
-    names = ("config", "set", "split", "messages", "items", "batch", "seed")
-    out = {name: getattr(args, name) for name in names}
-    out["links"] = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in args.links]
-    return out
+    of_options = settings_of(args, config, "split", "messages", "items", "batch", "seed")
+    return {**of_options, "links": digests(args.links)}
 
 
-def trial_of(args: argparse.Namespace) -> dict[str, Any] | None:
-    """How links are trained, as a report has it."""
-    return json.loads(json.dumps(TRIALS[args.training]._asdict())) if args.training else None
+def rows_there(args: argparse.Namespace, config: RunConfig) -> list[dict[str, Any]]:
+    """The rows of an earlier report, which may have fewer seeds, fewer M or other trainings.
 
-
-def rows_there(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of an earlier report, which may have fewer seeds, fewer M or no training.
+    Rows of a training that is wanted, but had another definition, are left out.
 
     Raises:
       ConfigError: it was made with other settings.
     """
-    path, new = args.out / REPORT, settings_of(args)
-    if not path.is_file():
+    path, new = args.out / REPORT, own_settings(args, config)
+    if (report := read_report(path)) is None:
         return []
-    report = json.loads(path.read_text())
-    old, trial = report["settings"], trial_of(args)
+    old = report["settings"]
     if new["links"][: len(old["links"])] == old["links"]:
         new = {**new, "links": old["links"]}
-    if others := [name for name in new if new[name] != old[name]]:
+    if others := [name for name in new if new[name] != old.get(name)]:
         raise ConfigError(
             f"{path}: made with other {', '.join(others)}; --out must be another folder, or these "
             "the same (of links, further ones may follow)"
         )
-    # With another training, the trained links are others.
-    return [row for row in report["rows"] if trial in (None, row.get("trial", trial))]
+    changed = {
+        name
+        for name, trial in trainings_of(report["rows"]).items()
+        if name in args.training and trial != definition(name)
+    }
+    return [row for row in report["rows"] if row["kind"] not in changed]
 
 
 def parser() -> Parser:
     """The command line."""
-    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--out", type=Path, required=True, metavar="DIR")
-    out.add_argument("--links", nargs="+", required=True, metavar="FILE", help="of each seed")
-    out.add_argument("--config", default=CONFIG, metavar="FILE")
-    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    out = measurement_parser(__doc__)
+    out.add_argument("--links", nargs="+", default=[], metavar="FILE", help="of each seed")
     out.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 11], metavar="M")
-    trials = [name for name, trial in TRIALS.items() if trial.steps]
-    out.add_argument("--training", choices=trials, help="of `trials`; default: aligned links alone")
+    out.add_argument(
+        "--training",
+        nargs="+",
+        choices=[name for name, trial in TRIALS.items() if trial.steps],
+        default=[],
+        help="of `trials`; default: aligned links alone",
+    )
+    out.add_argument(
+        "--trained-steps", type=int, nargs="+", metavar="M", help="of --steps; default: all"
+    )
     out.add_argument("--split", choices=("validation", "test"), default="test")
-    for name, default, what in (
+    add_numbers(
+        out,
         ("messages", 64, "of the split, with all questions about each"),
         ("items", 480, "messages of training"),
-        ("batch", 8, "messages at once, a divisor of both numbers"),
+        ("batch", 16, "messages at once, a divisor of both numbers"),
         ("seed", 0, "of the messages"),
-    ):
-        out.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+    )
+    out.add_argument("--report-only", action="store_true", help="make the page anew")
     return out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the curve and writes its page; returns the exit code of a run."""
     args = parser().parse_args(arguments)
-    if min(args.steps) < 1:
-        parser().error(f"--steps must be at least 1, got {min(args.steps)}")
-    for name in ("messages", "items"):
-        number = getattr(args, name)
-        if args.batch < 1 or number < 2 or number % args.batch:
-            parser().error(f"--batch must divide --{name} ({number}), got {args.batch}")
+    check(args)
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        rows = rows_there(args)
-        measure(args, rows)
-        keep(args, rows)
+        if not args.report_only:
+            measure(args)
+        elif report := read_report(args.out / REPORT):
+            write_page(args.out, report)
+        else:
+            raise ConfigError(f"--out must have a {REPORT} with --report-only, got {args.out}")
 
     return exit_code(work)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Ends with an error where options do not fit each other."""
+    if not args.links and not args.report_only:
+        parser().error("--links must name a file for each seed, got none")
+    if min(args.steps) < 1:
+        parser().error(f"--steps must be at least 1, got {min(args.steps)}")
+    if further := {*(args.trained_steps or ())} - {*args.steps}:
+        parser().error(f"--trained-steps must be of --steps, got {sorted(further)}")
+    check_batch(parser(), args, "messages", "items")
 
 
 if __name__ == "__main__":

@@ -2,268 +2,209 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.real_agents.capacity_page import AT_LEAST, Bound, draw_curve, label_axes, percent
-from rmas_jax.evaluation.metrics import PairedDifference, paired_difference, repeated_interval
-from rmas_jax.reporting.results import points
-from rmas_jax.reporting.table import ABSENT, Table
+from experiments.real_agents.curve_rows import (
+    ALIGNED,
+    KEPT,
+    MEANS,
+    NONE,
+    NOTHING,
+    TEXT,
+    Accuracy,
+    Rows,
+    accuracy_of,
+    answers_of,
+    counts_of,
+    gain,
+    is_frozen,
+    trainings_of,
+)
+from experiments.real_agents.curve_tables import (
+    WITHOUT_SENDER,
+    bound_table,
+    controls_table,
+    crossed_rows,
+    crossed_table,
+    curve_table,
+    label_of,
+    probe_table,
+    skills_table,
+    trained_table,
+    trials_table,
+    without_sender_table,
+)
+from rmas_jax.reporting.table import Table
 
 FIGURE = "curve.png"
-TEXT, ALIGNED, TRAINED, NOTHING = "text", "aligned", "trained", "nothing"  # what sends
-MEANS, KEPT = "means", "kept"  # what M vectors could be, without a sender
-OWN, OTHER, NOISE, ZEROS, NONE = "own", "other", "noise", "zeros", "none"  # what arrives
-LABELS = {TEXT: "text cut to M tokens", ALIGNED: "aligned links", TRAINED: "trained links"}
-LINKS = (ALIGNED, TRAINED)
-WITHOUT_SENDER = {
-    MEANS: "mean embeddings of M parts of the text",
-    KEPT: "M positions of a text read whole",
-}
-MESSAGES = {
-    (NOTHING, NONE): "no message",
-    (NOTHING, ZEROS): "zeros",
-    (TEXT, OTHER): "text of another item",
-    (ALIGNED, OTHER): "aligned, of another item",
-    (ALIGNED, NOISE): "aligned, noise",
-    (TRAINED, OTHER): "trained, of another item",
-    (TRAINED, NOISE): "trained, noise",
-}
 STYLES = {
     TEXT: ("#E69F00", "s"),
     ALIGNED: ("#0072B2", "o"),
-    TRAINED: ("#009E73", "^"),
     MEANS: ("#999999", "x"),
     KEPT: ("#000000", "_"),
 }
-GOAL = 4  # the M that it is stated for
-
-Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """Whether answers are right, of all seeds: [seeds, n, persons]."""
-
-    right: np.ndarray
-    seeds: tuple[int | None, ...] = (None,)  # of the links; None: there are none
-
-    @property
-    def share(self) -> Bound:
-        """The accuracy, with its interval over messages."""
-        seeds, n, persons = self.right.shape
-        interval = repeated_interval(self.right.sum((0, 2)), np.full(n, seeds * persons))
-        return Bound(0, n, float(self.right.mean()), interval)
-
-    def above(self, other: Answers) -> PairedDifference:
-        """The gain over another, on the same questions and of the seeds that both have.
-
-        Answers without links are compared with those of every seed.
-        """
-        common = [seed for seed in self.seeds if seed in other.seeds or None in other.seeds]
-        rows = [self.seeds.index(seed) for seed in common]
-        others = [other.seeds.index(seed if seed in other.seeds else None) for seed in common]
-        ours, theirs = self.right[rows], other.right[others]
-        messages = np.broadcast_to(np.arange(ours.shape[1])[:, None], ours.shape)
-        return paired_difference(
-            ours.ravel().tolist(), theirs.ravel().tolist(), items=messages.ravel().tolist()
-        )
+TRAINED_STYLES = (("#009E73", "^"), ("#CC79A7", "v"), ("#D55E00", "D"))  # further ones: tables
+FAINT: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1, 2))}  # without a sender
+GOAL, AT_LEAST = 4, 10.0  # the goal's M, and points of the trained links above both others
 
 
-def answers_of(rows: Rows, count: int, kind: str, message: str = OWN) -> Answers | None:
-    """The answers of all seeds in one cell of the tables; None: it was not measured."""
-    cell = [
-        row
-        for row in rows
-        if (row["latent_steps"], row["kind"], row["message"]) == (count, kind, message)
-    ]
-    cell.sort(key=lambda row: row["seed"] or 0)
-    found = [[[mark == "1" for mark in of] for of in row["answers"]] for row in cell]
-    return Answers(np.array(found), tuple(row["seed"] for row in cell)) if found else None
+class Beside(NamedTuple):
+    """Reports that lie beside that of the curve."""
+
+    bound: Rows = ()  # of `free_vectors`
+    probe: Rows = ()  # of `probe`
+    trials: Mapping[str, Any] | None = None  # all of that of `trials`
 
 
-def counts_of(rows: Rows) -> list[int]:
-    """Every M."""
-    return sorted({row["latent_steps"] for row in rows})
-
-
-def figure(rows: Rows) -> Figure:
+def figure(rows: Rows, bound: Rows = ()) -> Figure:
     """Accuracy against M, with 95 % intervals."""
-    drawn = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
+    drawn = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
     axis, counts = drawn.subplots(), counts_of(rows)
-    for place, (kind, label) in enumerate((LABELS | WITHOUT_SENDER).items()):
-        own = {m: found.share for m in counts if (found := answers_of(rows, m, kind))}
-        if own:
-            colour, marker = STYLES[kind]
-            draw_curve(
-                axis,
-                [m * (1 + 0.012 * (place - 2)) for m in own],
-                [(share.accuracy, *share.interval) for share in own.values()],
-                color=colour,
-                marker=marker,
-                linewidth=1.8 if kind in LABELS else 1.0,
-                linestyle="-" if kind in LABELS else (0, (1, 2)),
-                label=label,
-            )
-    nothing = {m: found.share for m in counts if (found := answers_of(rows, m, NOTHING, NONE))}
-    if nothing:
-        axis.plot(
-            [*nothing],
-            [100 * share.accuracy for share in nothing.values()],
-            color="#777777",
-            linestyle=(0, (1, 2)),
-            label="no message",
+    styles = STYLES | dict(zip(trainings_of(rows), TRAINED_STYLES, strict=False))
+    for place, (kind, (colour, marker)) in enumerate(styles.items()):
+        draw_curve(
+            axis,
+            {
+                m * (1 + 0.012 * (place - 2)): found.accuracy
+                for m in counts
+                if (found := answers_of(rows, m, kind))
+            },
+            color=colour,
+            marker=marker,
+            label=label_of(kind),
+            **(FAINT if kind in WITHOUT_SENDER else {"linewidth": 1.8}),
         )
-    label_axes(axis, counts)
+    fitted = {row["latent_steps"]: accuracy_of(row) for row in bound}
+    label = "vectors fitted to each item"
+    draw_curve(axis, fitted, color="#56B4E9", marker="+", label=label, **FAINT)
+    nothing = {m: found for m in counts if (found := answers_of(rows, m, NOTHING, NONE))}
+    if nothing:
+        shares = [100 * found.accuracy.value for found in nothing.values()]
+        axis.plot([*nothing], shares, color="#777777", label="no message", **FAINT)
+    label_axes(axis, sorted({*counts, *fitted}))
     drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return drawn
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """The figure, the tables, and whether the goal is met."""
-    rows, settings = report["rows"], report["settings"]
-    if not rows:
-        return "# What M thoughts hold, against as many tokens\n\nNothing is measured yet.\n"
-    seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
-    return "\n\n".join(
-        [
-            "# What M thoughts hold, against as many tokens",
-            "`python -m experiments.real_agents.curve` makes this page. The planner does not know "
-            "the question: its message has to hold all of its facts, and the solver is asked about "
-            f"each of them. {rows[0]['n']} messages of the {settings['split']} split with "
-            f"{len(rows[0]['answers'][0])} questions each; links of up to {len(seeds)} seeds; "
-            "intervals of 95 % over messages.",
-            f"![Accuracy against M]({FIGURE})",
-            curve_table(rows).to_markdown(),
-            controls_table(rows).to_markdown(),
-            *([bound_table(rows).to_markdown()] if bounds_of(rows) else []),
-            *trained_how(rows),
-            *(crossed_table(row).to_markdown() for row in crossed_rows(rows)),
-            verdict(rows),
-            "",
-        ]
-    )
+def label_axes(axis: Axes, counts: Sequence[int]) -> None:
+    """Axes of an accuracy against M."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, [str(m) for m in counts])
+    axis.minorticks_off()
+    axis.set_xlabel("M: latent steps of a message, or tokens of a cut one")
+    axis.set_ylabel("correct, %")
+    axis.set_ylim(-3, 103)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e5e5e5", linewidth=0.7)
 
 
-def curve_table(rows: Rows) -> Table:
-    """Accuracy at every M, and the gains of links over text and of training over alignment."""
-    lines = []
-    for count in counts_of(rows):
-        own = {kind: answers_of(rows, count, kind) for kind in LABELS}
-        gains = [
-            ours.above(theirs) if (ours := own[a]) and (theirs := own[b]) else None
-            for a, b in ((ALIGNED, TEXT), (TRAINED, TEXT), (TRAINED, ALIGNED))
-        ]
-        cells = [
-            *(ABSENT if found is None else percent(found.share) for found in own.values()),
-            *(ABSENT if gain is None else points(gain) for gain in gains),
-        ]
-        seeds = "/".join(str(len(of.right)) if (of := own[kind]) else "0" for kind in LINKS)
-        lines.append((str(count), *cells, seeds))
-    gained = ("aligned over text", "trained over text", "trained over aligned")
-    return Table(
-        "Right answers in %, and differences in points",
-        ("M", *LABELS.values(), *gained, "seeds, aligned/trained"),
-        tuple(lines),
-        text_columns=0,
-    )
+def draw_curve(axis: Axes, shares: Mapping[float, Accuracy], **style: Any) -> None:
+    """Draws shares by place, each with the ends of its interval, in percent; nothing if none."""
+    if not shares:
+        return
+    points = [(share.value, *share.interval) for share in shares.values()]
+    centre, low, high = 100 * np.array(points).T
+    ends = np.maximum(0, [centre - low, high - centre])
+    axis.errorbar([*shares], centre, yerr=ends, markersize=5, elinewidth=1, capsize=2, **style)
 
 
-def controls_table(rows: Rows) -> Table:
-    """Right answers with what arrives in place of the message."""
-    there = {(row["kind"], row["message"]) for row in rows}
-    names = {key: label for key, label in MESSAGES.items() if key in there}
-    lines = []
-    for count in counts_of(rows):
-        found = [answers_of(rows, count, *key) for key in names]
-        shares = (ABSENT if of is None else f"{100 * of.share.accuracy:.1f}" for of in found)
-        lines.append((str(count), *shares))
-    return Table(
-        "Controls: right answers in %",
-        ("M", *names.values()),
-        tuple(lines),
-        text_columns=0,
-        note="Noise has the mean and covariance of the messages at each of their places.",
-    )
+def page(report: Mapping[str, Any], beside: Beside) -> str:
+    """The figure, the tables, and whether the goal is met.
 
-
-def bounds_of(rows: Rows) -> dict[str, str]:
-    """What was measured of what M vectors could be, with labels."""
-    there = {row["kind"] for row in rows}
-    return {kind: label for kind, label in WITHOUT_SENDER.items() if kind in there}
-
-
-def bound_table(rows: Rows) -> Table:
-    """Right answers with vectors that come from the text itself."""
-    labels = bounds_of(rows)
-    lines = []
-    for count in counts_of(rows):
-        found = [answers_of(rows, count, kind) for kind in labels]
-        cells = (ABSENT if of is None else percent(of.share) for of in found)
-        lines.append((str(count), *cells))
-    return Table(
-        "What M vectors could be: right answers in %, without a sender",
-        ("M", *labels.values()),
-        tuple(lines),
-        text_columns=0,
-        note="Parts have equal numbers of words; they are tokens where M is above that. Positions "
-        "are those of the last tokens of these parts; all others are hidden after the text.",
-    )
-
-
-def crossed_rows(rows: Rows) -> list[Mapping[str, Any]]:
-    """Of aligned and of trained links the row at their largest M whose messages are shown."""
-    by_kind: dict[str, Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: -row["latent_steps"]):
-        if "crossed" in row:
-            by_kind.setdefault(row["kind"], row)
-    return [by_kind[kind] for kind in LABELS if kind in by_kind]
-
-
-def crossed_table(row: Mapping[str, Any]) -> Table:
-    """What crossed the edge, as the tokens nearest to each vector."""
-    lines = [
-        (crossed["message"], " ".join(f"`{readable(token)}`" for token in crossed["nearest"]))
-        for crossed in row["crossed"]
+    Args:
+      report: of `curve`; it has rows.
+      beside: what was measured beside it.
+    """
+    rows = report["rows"]
+    parts = [
+        "# What M thoughts hold, against as many tokens",
+        about(report),
+        f"![Accuracy against M]({FIGURE})",
+        *(table.to_markdown() for table in tables(rows)),
+        *trained_how(rows),
+        *(table.to_markdown() for table in tables_beside(report, beside)),
+        *(crossed_table(row).to_markdown() for row in crossed_rows(rows)),
+        verdict(rows),
     ]
-    return Table(
-        f"What crosses, {LABELS[row['kind']]}, M = {row['latent_steps']}, seed {row['seed']}: the "
-        "nearest token of each vector",
-        ("the message's text", "nearest tokens"),
-        tuple(lines),
-        text_columns=2,
+    return "\n\n".join(parts) + "\n"
+
+
+def about(report: Mapping[str, Any]) -> str:
+    """How many answers of what, and of how many seeds."""
+    rows, split = report["rows"], report["settings"]["split"]
+    seeds = {row["seed"] for row in rows if row["seed"] is not None}
+    return (
+        "`python -m experiments.real_agents.curve` makes this page. The planner does not know the "
+        "question: its message has to hold all of its facts, and the solver is asked about each of "
+        f"them. {rows[0]['n']} messages of the {split} split with {len(rows[0]['answers'][0])} "
+        f"questions each; links of up to {len(seeds)} seeds; intervals of 95 % over messages."
     )
 
 
-def readable(token: str) -> str:
-    """A token inside Markdown's code in a table: its space as a dot, no bar, back quote or line."""
-    shown = token.replace(" ", "·").replace("|", "¦").replace("`", "'")
-    return shown if shown.isprintable() and shown else repr(token).strip("'")
+def tables(rows: Rows) -> list[Table]:
+    """Those of the report itself."""
+    kinds = {row["kind"] for row in rows}
+    return [
+        curve_table(rows),
+        *([trained_table(rows)] if trainings_of(rows) else []),
+        controls_table(rows),
+        *([without_sender_table(rows)] if kinds & {*WITHOUT_SENDER} else []),
+    ]
+
+
+def tables_beside(report: Mapping[str, Any], beside: Beside) -> list[Table]:
+    """Those of the agents' skills, and of the reports beside."""
+    skills = report.get("skills")
+    return [
+        *([bound_table(beside.bound)] if beside.bound else []),
+        *([probe_table(beside.probe)] if beside.probe else []),
+        *([trials_table(beside.trials)] if beside.trials else []),
+        *([skills_table(skills)] if skills else []),
+    ]
 
 
 def trained_how(rows: Rows) -> list[str]:
-    """How the trained links were trained; nothing where there are none."""
-    return [
-        f"Trained links: {trial['about']} (`trials`), {trial['steps']} steps at a learning rate of "
-        f"{trial['rate']:g}, from the aligned ones of the same seed."
-        for trial in [row["trial"] for row in rows if "trial" in row][:1]
+    """How each training made its links; nothing where there are none."""
+    lines = [
+        f"* `{name}`: {trial['about']}; {trial['steps']} steps at a learning rate of "
+        f"{trial['rate']:g}, from the aligned links of the same seed."
+        + ("" if is_frozen(trial) else " **The sender is no longer frozen.**")
+        for name, trial in trainings_of(rows).items()
     ]
+    return ["Trainings (of `trials`):\n\n" + "\n".join(lines)] if lines else []
 
 
 def verdict(rows: Rows) -> str:
-    """Whether trained links at M = 4 exceed aligned links and cut text as the goal asks."""
+    """Whether links trained at M = 4 exceed aligned links and cut text as the goal asks.
+
+    Trainings that do not leave the sender frozen cannot meet it.
+    """
     goal = (
-        f"The goal: trained links at M = {GOAL} at least {AT_LEAST:g} points above aligned links "
-        f"and above text cut to {GOAL} tokens, intervals clear of 0."
+        f"The goal: links trained at M = {GOAL}, with a frozen sender, at least {AT_LEAST:g} "
+        f"points above aligned links and above text cut to {GOAL} tokens, intervals clear of 0."
     )
-    ours = answers_of(rows, GOAL, TRAINED)
-    theirs = [answers_of(rows, GOAL, kind) for kind in (ALIGNED, TEXT)]
-    if ours is None or None in theirs:
-        return f"{goal} This was not measured."
-    gains = [ours.above(of) for of in theirs if of is not None]
-    is_met = all(100 * of.difference >= AT_LEAST and of.interval[0] > 0 for of in gains)
-    return f"{goal} It is {'met' if is_met else 'missed'}."
+    reached = {True: dict[str, bool](), False: dict[str, bool]()}  # by whether the sender is frozen
+    for name, trial in trainings_of(rows).items():
+        gains = [gain(rows, GOAL, name, other) for other in (ALIGNED, TEXT)]
+        if None not in gains:
+            reached[is_frozen(trial)][name] = all(
+                100 * of.difference >= AT_LEAST and of.interval[0] > 0
+                for of in gains
+                if of is not None
+            )
+    frozen, others = reached[True], reached[False]
+    if not frozen:
+        said = "This was not measured."
+    else:
+        met = [name for name, is_met in frozen.items() if is_met]
+        said = f"It is met by {', '.join(met)}" if met else "It is missed"
+        said += f", of {len(frozen)} trainings." if len(frozen) > 1 else "."
+    if others:
+        met = [name for name, is_met in others.items() if is_met]
+        said += f" With a sender that is no longer frozen, {', '.join(met) or 'none'} reaches it."
+    return f"{goal} {said}"

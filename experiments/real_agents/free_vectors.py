@@ -1,13 +1,14 @@
 """What M vectors can tell the frozen solver at all: the capacity curve's bound, without a sender.
 
-    python -m experiments.real_agents.free_vectors --out docs/real-agents/capacity \\
+    python -m experiments.real_agents.free_vectors --out docs/real-agents/curve \\
         --steps 1 2 4 8 --set system.agents.solver=DIR
 
 For every item, M vectors in the solver's slot are fitted by gradient descent to its questions: who
 of the item's persons is asked about varies, and so do the codes of the places, which are drawn anew
 several times. Accuracy is over further draws of the codes: vectors that held codes in place of who
 is where would be wrong there. Where even such vectors fail, no link can do better; where they
-succeed, what is missing is in the sender and the links.
+succeed, what is missing is in the sender and the links. M that are in the report already, with the
+same settings, are not repeated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,16 +25,22 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments.real_agents.capacity import BOUND, CONFIG, with_steps
+from experiments.real_agents.options import (
+    add_numbers,
+    configured,
+    measurement_parser,
+    rows_of_earlier,
+    settings_of,
+    with_steps,
+    write_report,
+)
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_prefix
 from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
+from rmas_jax.config import ConfigError, EvidenceConfig
 from rmas_jax.data import evidence
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.host.atomic import write_atomic
-from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.models import Cache
 from rmas_jax.models.plain_text import encode_plain
@@ -43,6 +49,9 @@ from rmas_jax.rounds.stages import prompt_input
 from rmas_jax.rounds.supervision import Targets, TextScore, read_with_text, score_text
 from rmas_jax.team import Team, load_team
 from rmas_jax.training.data.encoding import TrainingData, encode_examples
+
+REPORT = "free_vectors.json"
+OPTIONS = ("items", "draws", "held_out", "optimizer_steps", "seed", "rate")
 
 
 class Questions(NamedTuple):
@@ -191,13 +200,14 @@ def by_row(vectors: jax.Array, draw: Draw) -> jax.Array:
     return jnp.repeat(vectors, len(draw.batch) // len(vectors), axis=0)
 
 
-def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each M."""
-    dials = config.data.evidence
-    assert dials is not None  # the configuration of the capacity curve has them
+def measure(args: argparse.Namespace) -> None:
+    """Adds a row for each M that is missing, and writes the report after each."""
+    config, dials = configured(args)
+    settings = settings_of(args, config, *OPTIONS)
+    rows = rows_of_earlier(args.out / REPORT, settings) or []
+    there = {row["latent_steps"] for row in rows}
     asked = questions(dials, seed=args.seed, items=args.items, draws=args.draws)
-    rows = []
-    for count in args.steps:
+    for count in [count for count in args.steps if count not in there]:
         team = load_team(with_steps(config, count).system)
         draws = read_draws(team, asked)
         fitted, held = draws[: -args.held_out], draws[-args.held_out :]
@@ -223,24 +233,21 @@ def measure(config: RunConfig, args: argparse.Namespace) -> list[dict[str, Any]]
             }
         )
         print(json.dumps(rows[-1]), flush=True)
-    return rows
+        write_report(args.out / REPORT, {"settings": settings, "rows": rows})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fits the vectors and writes the result; returns the exit code of a run."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--config", default=CONFIG, metavar="FILE")
+    parser = measurement_parser(__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8], metavar="M")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    for name, default, what in (
+    add_numbers(
+        parser,
         ("items", 16, "sets of who is where"),
         ("draws", 8, "of the codes, for each item"),
         ("held-out", 2, "of these draws, for the accuracy"),
         ("optimizer-steps", 100, "of Adam"),
         ("seed", 0, "of items and draws"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=what)
+    )
     parser.add_argument("--rate", type=float, default=0.1, help="in units of the vectors' rms")
     args = parser.parse_args(arguments)
     if not 0 < args.held_out < args.draws:
@@ -250,11 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        rows = measure(load_config(args.config, args.set), args)
-        settings = {name: value for name, value in vars(args).items() if name not in ("out", "set")}
-        args.out.mkdir(parents=True, exist_ok=True)
-        report = json.dumps({"settings": settings, "rows": rows}, indent=1)
-        write_atomic(args.out / BOUND, report + "\n")
+        measure(args)
 
     return exit_code(work)
 

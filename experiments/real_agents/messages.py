@@ -93,7 +93,7 @@ def sent_vectors(
 ) -> jax.Array:
     """What the planner sends about each message, [B, M, D]."""
     if params.adapter is not None:
-        own = params.adapter.adapt(agents[evidence.PLANNER])
+        own = params.adapter.learning(agents[evidence.PLANNER])
         agents = {**agents, evidence.PLANNER: own}
     channel = LatentChannel(system, params.links)
     stages = begin(system, agents, channel, batch.prompts, {evidence.PLANNER: batch.read})

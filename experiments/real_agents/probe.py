@@ -1,8 +1,10 @@
 """What of a message lies in its sender's thoughts: a linear probe for each entity.
 
-    python -m experiments.real_agents.probe RUN --out docs/real-agents/capacity
+    python -m experiments.real_agents.probe --out docs/real-agents/curve \\
+        --links SEED_0/links/aligned.safetensors SEED_1/links/aligned.safetensors \\
+        --set system.agents.planner=DIR --set system.agents.solver=DIR
 
-RUN is the folder of a finished run of the capacity curve. A ridge regression maps the planner's
+--links has links of each seed, as for `curve`. A ridge regression maps the planner's
 thoughts of training items, all M together and the first one alone, to the embedding of each entity
 of its message; on items of other entities, the item's own entity must then be the nearest of those
 of its kind. What a probe does not find, links that map thought by thought do not find either:
@@ -13,12 +15,10 @@ fails, it is lost on the way, or in the receiver (`free_vectors`).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,24 +26,33 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.real_agents.capacity import PROBE
+from experiments.real_agents.options import (
+    add_numbers,
+    check_batch,
+    configured,
+    digests,
+    links_of_seeds,
+    measurement_parser,
+    rows_of_earlier,
+    settings_of,
+    with_steps,
+    write_report,
+)
 from rmas_jax.agents.agent import Agent
 from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, RunConfig, load_config
+from rmas_jax.config import ConfigError, EvidenceConfig
 from rmas_jax.data import evidence
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.host.atomic import write_atomic
-from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST, StagePrompt, exact_width, take
 from rmas_jax.rounds.channels import LatentChannel
 from rmas_jax.rounds.stages import arrivals, begin, no_feedback, think_turn
-from rmas_jax.run_files import RunFiles
-from rmas_jax.team import Team, load_links_for, load_team
+from rmas_jax.team import Team, load_team
 from rmas_jax.topology import System
 
+REPORT = "probe.json"
 RIDGES = tuple(10.0**k for k in range(-3, 4))  # times the mean square of a feature; by validation
 
 
@@ -57,22 +66,28 @@ class Probed(NamedTuple):
 
 
 def probed(
-    team: Team, links: Links, config: RunConfig, split: str, *, items: int, batch: int
+    team: Team,
+    links: Links,
+    dials: EvidenceConfig,
+    split: str,
+    *,
+    items: int,
+    batch: int,
+    seed: int,
 ) -> Probed:
     """Thoughts of the planner in the first round, with these links.
 
     Args:
       team: the system.
-      links: of the run.
-      config: its data are those of a planner that does not know the question.
+      links: of the planner.
+      dials: of data of a planner that does not know the question.
       split: whose entities are drawn.
       items: n.
-      batch: items that are read at once.
+      batch: items that are read at once, a divisor of n.
+      seed: of the items.
     """
-    dials = config.data.evidence
-    assert dials is not None  # a configuration of the capacity curve
     made = [
-        evidence.make_item(dials, np.random.default_rng([config.seed, number]), split)
+        evidence.make_item(dials, np.random.default_rng([seed, number]), split)
         for number in range(items)
     ]
     fields = [{f"evidence_{role}": item.evidence[role] for role in evidence.ROLES} for item in made]
@@ -83,13 +98,13 @@ def probed(
     prompts = team.encode(questions, block_width=exact_width)
     found = []
     for start in tqdm(range(0, items, batch), desc=split):
-        rows = np.arange(start, start + batch) % items  # the last batch is filled up
+        rows = np.arange(start, start + batch)
         own = thoughts_of(team.system, team.agents, links, take(prompts, rows))
         found.append(np.asarray(own))
     member = team.members[evidence.PLANNER]
     vector = functools.partial(entity_vector, member.agent, member.tokenizer)
     return Probed(
-        np.concatenate(found)[:items],
+        np.concatenate(found),
         np.stack([[[vector(name) for name in pair] for pair in item.pairs] for item in made]),
     )
 
@@ -168,61 +183,60 @@ def found_shares(
     return np.take_along_axis(on_test, best[None], axis=0)[0]
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """What the thoughts of a run hold, with its aligned and its trained links."""
-    files = RunFiles(args.run)
-    config = load_config(str(files.config))
-    team = load_team(config.system)
-    count = config.system.latent_steps
+def measure(args: argparse.Namespace) -> None:
+    """Writes what the thoughts with the links of each seed hold, unless the report is there."""
+    config, dials = configured(args)
+    settings = settings_of(args, config, "count", "items", "held_out", "seed")
+    settings["links"] = digests(args.links)
+    if rows_of_earlier(args.out / REPORT, settings):
+        return
+    team = load_team(with_steps(config, args.count).system)
+    of_splits = {"train": args.items, "validation": args.held_out, "test": args.held_out}
     rows = []
-    for name, path in (("aligned", files.aligned_links), ("trained", files.trained_links)):
-        links = load_links_for(team, dataclasses.replace(config.system, links=str(path)))
+    for seed, links in enumerate(links_of_seeds(team, config, args.links)):
         train, validation, test = (
-            probed(team, links, config, split, items=items, batch=args.batch)
-            for split, items in (
-                ("train", args.items),
-                ("validation", args.held_out),
-                ("test", args.held_out),
-            )
+            probed(team, links, dials, split, items=items, batch=args.batch, seed=args.seed)
+            for split, items in of_splits.items()
         )
-        for which, features in (("all", range(count)), ("first", range(1))):
+        for which, features in (("all", range(args.count)), ("first", range(1))):
             shares = found_shares(train, validation, test, list(features))
             for pair, kind in np.ndindex(*shares.shape):
-                share = float(shares[pair, kind])
+                share, n = float(shares[pair, kind]), args.held_out
                 rows.append(
                     {
-                        "links": name,
-                        "latent_steps": count,
+                        "seed": seed,
+                        "latent_steps": args.count,
                         "thoughts": which,
                         "pair": pair,
                         "entity": ("person", "place")[kind],
-                        "n": args.held_out,
+                        "n": n,
                         "chance": 1 / shares.shape[0],
                         "share": share,
-                        "interval": list(
-                            wilson_interval(round(share * args.held_out), args.held_out)
-                        ),
+                        "interval": list(wilson_interval(round(share * n), n)),
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)
-    return {"settings": {"items": args.items, "seed": config.seed}, "rows": rows}
+    write_report(args.out / REPORT, {"settings": settings, "rows": rows})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Probes the thoughts of a run and writes the result; returns the exit code of a run."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--items", type=int, default=2000, help="of training (%(default)s)")
-    parser.add_argument("--held-out", type=int, default=256, help="of each other split")
-    parser.add_argument("--batch", type=int, default=32, help="items read at once")
+    """Probes the thoughts and writes the result; returns the exit code of a run."""
+    parser = measurement_parser(__doc__)
+    parser.add_argument("--links", nargs="+", required=True, metavar="FILE", help="of each seed")
+    add_numbers(
+        parser,
+        ("count", 4, "M"),
+        ("items", 2048, "of training"),
+        ("held-out", 256, "of each other split"),
+        ("batch", 32, "items read at once, a divisor of both numbers"),
+        ("seed", 0, "of the items"),
+    )
     args = parser.parse_args(arguments)
+    check_batch(parser, args, "items", "held-out")
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        report = json.dumps(measure(args), indent=1)
-        args.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(args.out / PROBE, report + "\n")
+        measure(args)
 
     return exit_code(work)
 

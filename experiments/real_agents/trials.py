@@ -1,6 +1,6 @@
 """What training can press into M thoughts: trials, each a row beside the capacity curve.
 
-    python -m experiments.real_agents.trials --out docs/real-agents/capacity --links FILE \\
+    python -m experiments.real_agents.trials --out docs/real-agents/curve --links FILE \\
         --set system.agents.planner=DIR --set system.agents.solver=DIR
 
 The solver is asked about every person of the same message, and agents read what stands before the
@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +28,6 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from experiments.real_agents.capacity import CONFIG, REPORT, with_steps
 from experiments.real_agents.free_vectors import (
     answer_states,
     by_row,
@@ -51,19 +48,30 @@ from experiments.real_agents.messages import (
     summary,
     with_count,
 )
+from experiments.real_agents.options import (
+    add_numbers,
+    check_batch,
+    configured,
+    digests,
+    links_of_seeds,
+    measurement_parser,
+    rows_of_earlier,
+    settings_of,
+    with_steps,
+    write_report,
+)
 from experiments.real_agents.text_states import TextStates, states_loss, text_states
 from rmas_jax.agents.adapters import start_adapter
 from rmas_jax.agents.agent import Agent
 from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, TuningConfig, load_config
+from rmas_jax.config import ConfigError, RunConfig, TuningConfig
 from rmas_jax.data import evidence
-from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.writing import check_output_folder
-from rmas_jax.interop.link_files import load_links
 from rmas_jax.links import Links, count_parameters
 from rmas_jax.team import Team, load_team
 
+REPORT = "trials.json"
 WARMUP = 0.1  # of the steps
 
 
@@ -96,7 +104,18 @@ TRIALS = {
     "noise": Trial("choice, noise of half their rms", 150, noise=0.5, temperature=6),
     "states": Trial("the states of a text reader, at all layers", 150, is_of_states=True),
     "noisy_states": Trial("the same, noise of half their rms", 150, noise=0.5, is_of_states=True),
+    "states_adapter": Trial(
+        "the states of a text reader, also a LoRA of rank 16 on the sender's thinking",
+        150,
+        rank=16,
+        is_of_states=True,
+    ),
 }
+
+
+def definition(name: str) -> dict[str, Any]:
+    """How a trial is defined now, as a report has it."""
+    return json.loads(json.dumps(TRIALS[name]._asdict()))
 
 
 def choice_loss(
@@ -231,84 +250,66 @@ def run_trial(
     }
 
 
-def measure(args: argparse.Namespace, rows: dict[str, Any]) -> None:
+def measure(args: argparse.Namespace) -> None:
     """Adds the rows of trials, and of the text cut to M tokens; writes them after each."""
-    config = load_config(args.config, args.set)
-    dials = config.data.evidence
-    if dials is None:
-        raise ConfigError(f"{args.config}: data.evidence must be set, got nothing")
+    config, dials = configured(args)
+    settings = own_settings(args, config)
+    rows = rows_of_earlier(args.out / REPORT, settings) or {}
     team = load_team(with_steps(config, args.count).system)
-    links = load_links(args.links)
+    [links] = links_of_seeds(team, config, [args.links])
     known = {}
     for split, items in (("train", args.items), ("validation", args.held_out)):
         asked = questions(dials, seed=args.seed, items=items, split=split)
         known[split] = read_all(team, asked, items // args.batch)
+
+    def keep(name: str, row: dict[str, Any]) -> None:
+        rows[name] = row
+        print(json.dumps({name: row}), flush=True)
+        write_report(args.out / REPORT, {"settings": settings, "rows": rows})
+
     held = known["validation"]
     cut = np.asarray(message_vectors(team, held.asked, args.count))
     row = summary(right(team, cut, held.batches(team)))
-    keep(args, rows, "text", {"about": f"the first {args.count} tokens of the text"} | row)
+    keep("text", {"about": f"the first {args.count} tokens of the text"} | row)
     for name in args.trials:
-        trial = TRIALS[name]
-        if (old := rows.get(name)) and old["trial"] == json.loads(json.dumps(trial._asdict())):
+        trial, now = TRIALS[name], definition(name)
+        if (old := rows.get(name)) and old["trial"] == now:
             continue
         row = run_trial(team, trial, links, known, count=args.count, seed=args.seed)
-        keep(args, rows, name, {"trial": trial._asdict(), "about": trial.about} | row)
+        keep(name, {"trial": now, "about": trial.about} | row)
 
 
-def keep(args: argparse.Namespace, rows: dict[str, Any], name: str, row: dict[str, Any]) -> None:
-    """Writes the report with one more row."""
-    rows[name] = row
-    print(json.dumps({name: row}), flush=True)
-    report = {"settings": settings_of(args), "rows": rows}
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.out / REPORT, json.dumps(report, indent=1) + "\n")
-
-
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+def own_settings(args: argparse.Namespace, config: RunConfig) -> dict[str, Any]:
     """What all trials of a report have in common."""
-    names = ("config", "set", "count", "items", "held_out", "batch", "seed")
-    links = hashlib.sha256(Path(args.links).read_bytes()).hexdigest()
-    return {name: getattr(args, name) for name in names} | {"links": links}
+    of_options = settings_of(args, config, "count", "items", "held_out", "batch", "seed")
+    return {**of_options, "links": digests([args.links])}
 
 
 def parser() -> Parser:
     """The command line."""
-    out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--out", type=Path, required=True, metavar="DIR")
+    out = measurement_parser(__doc__)
     out.add_argument("--links", required=True, metavar="FILE", help="links/aligned.safetensors")
-    out.add_argument("--config", default=CONFIG, metavar="FILE")
-    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     abouts = "; ".join(f"{name}: {trial.about}" for name, trial in TRIALS.items())
     out.add_argument("--trials", nargs="+", choices=TRIALS, default=[*TRIALS], help=abouts)
-    for name, default, what in (
+    add_numbers(
+        out,
         ("count", 4, "M"),
         ("items", 480, "messages of training"),
         ("held-out", 128, "messages of validation"),
         ("batch", 8, "messages of a step, a divisor of both numbers"),
         ("seed", 0, "of messages, order and noise"),
-    ):
-        out.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+    )
     return out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trials and writes the report; returns the exit code of a run."""
     args = parser().parse_args(arguments)
-    for name in ("items", "held_out"):
-        if args.batch < 1 or getattr(args, name) % args.batch or not getattr(args, name):
-            parser().error(
-                f"--batch must divide --{name.replace('_', '-')} ({getattr(args, name)}), got "
-                f"{args.batch}"
-            )
+    check_batch(parser(), args, "items", "held-out")
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        path, rows = args.out / REPORT, {}
-        if path.is_file() and (old := json.loads(path.read_text()))["settings"] == settings_of(
-            args
-        ):
-            rows = old["rows"]
-        measure(args, rows)
+        measure(args)
 
     return exit_code(work)
 

@@ -1,0 +1,136 @@
+"""Options that the measurements of the capacity curve share, and what their reports say of them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.real_agents.skill_card import RECORD, file_digest
+from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
+from rmas_jax.host.atomic import write_atomic
+from rmas_jax.host.command_line import Parser
+from rmas_jax.links import Links
+from rmas_jax.team import Team, load_links_for
+
+CONFIG = "experiments/configs/real_agents/curve.yaml"
+AGENTS = "system.agents"
+
+
+def measurement_parser(description: str | None) -> Parser:
+    """A command line with a folder of reports and a team."""
+    out = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the report")
+    out.add_argument("--config", default=CONFIG, metavar="FILE", help="of the team (%(default)s)")
+    out.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
+    )
+    return out
+
+
+def add_numbers(parser: Parser, *numbers: tuple[str, int, str]) -> None:
+    """Adds options of whole numbers: name, default, and what it is."""
+    for name, default, what in numbers:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+
+
+def check_batch(parser: Parser, args: argparse.Namespace, *names: str) -> None:
+    """Ends with an error where --batch does not divide one of these, or one is below 2.
+
+    With one item alone, there is none whose message could be the other one.
+    """
+    for name in names:
+        number = getattr(args, name.replace("-", "_"))
+        if number < 2:
+            parser.error(f"--{name} must be at least 2, got {number}")
+        if args.batch < 1 or number % args.batch:
+            parser.error(f"--batch must divide --{name} ({number}), got {args.batch}")
+
+
+def configured(args: argparse.Namespace) -> tuple[RunConfig, EvidenceConfig]:
+    """The configuration of the team, and the dials of its data.
+
+    Raises:
+      ConfigError: it is not usable, or has no such data.
+    """
+    config = load_config(args.config, args.set)
+    if config.data.evidence is None:
+        raise ConfigError(f"{args.config}: data.evidence must be set, got null")
+    return config, config.data.evidence
+
+
+def with_steps(config: RunConfig, count: int) -> RunConfig:
+    """The same with M latent steps."""
+    system = dataclasses.replace(config.system, latent_steps=count)
+    return dataclasses.replace(config, system=system)
+
+
+def links_of_seeds(team: Team, config: RunConfig, paths: Sequence[str]) -> list[Links]:
+    """The links in some files, which must fit the team.
+
+    Raises:
+      ConfigError, CheckpointError: see `load_links_for`.
+    """
+    return [load_links_for(team, dataclasses.replace(config.system, links=path)) for path in paths]
+
+
+def settings_of(args: argparse.Namespace, config: RunConfig, *names: str) -> dict[str, Any]:
+    """The settings of a report, without paths of the machine.
+
+    Agents are known by the digests of their skills' records (by name, where they have none), links
+    by their own.
+
+    Args:
+      args: of the command line.
+      config: that of the team.
+      names: of further options.
+    """
+    return {
+        "config": Path(args.config).name,
+        "set": [field for field in args.set if not field.startswith(AGENTS)],
+        "agents": {role: identity(agent) for role, agent in config.system.agents.items()},
+        **{name: getattr(args, name) for name in names},
+    }
+
+
+def identity(agent: str) -> str:
+    """The digest of the record of an agent's skill, or the name of one without."""
+    record = Path(agent) / RECORD
+    return file_digest(record) if record.is_file() else Path(agent).name
+
+
+def skills_of(config: RunConfig) -> dict[str, Any]:
+    """The records of the agents' skills, by role, of those that have one."""
+    records = {role: Path(agent) / RECORD for role, agent in config.system.agents.items()}
+    return {role: json.loads(path.read_text()) for role, path in records.items() if path.is_file()}
+
+
+def digests(paths: Sequence[str]) -> list[str]:
+    """The digests of files of links.
+
+    Raises:
+      ConfigError: one is not there.
+    """
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        raise ConfigError(f"--links must be files, got {', '.join(missing)}")
+    return [file_digest(Path(path)) for path in paths]
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """A report, if it is there."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def rows_of_earlier(path: Path, settings: Mapping[str, Any]) -> Any:
+    """The rows of the report at a path, if it was made with the same settings; None otherwise."""
+    report = read_report(path)
+    return report["rows"] if report and report["settings"] == settings else None
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes a report as JSON; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(report, indent=1) + "\n")
