@@ -71,7 +71,11 @@ def screened(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[
         tokens = longest_prompt(team, examples)
         if not reason and tokens > args.max_prompt_tokens:
             reason = f"a prompt of {tokens} tokens"
-        row = {"generator": name, "prompt_tokens": tokens, "left_out": reason}
+        row: dict[str, Any] = {
+            "generator": name,
+            "prompt_tokens": tokens,
+            "left_out": reason,
+        }
         if reason:
             left_out.append(row)
             print(f"{name}: left out: {reason}", file=sys.stderr)
