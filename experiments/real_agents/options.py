@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.real_agents.skill_card import RECORD, file_digest
+from experiments.real_agents.fetch import sha256_of
+from experiments.real_agents.skill_card import RECORD
 from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
@@ -99,7 +100,7 @@ def settings_of(args: argparse.Namespace, config: RunConfig, *names: str) -> dic
 def identity(agent: str) -> str:
     """The digest of the record of an agent's skill, or the name of one without."""
     record = Path(agent) / RECORD
-    return file_digest(record) if record.is_file() else Path(agent).name
+    return sha256_of(record) if record.is_file() else Path(agent).name
 
 
 def skills_of(config: RunConfig) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def digests(paths: Sequence[str]) -> list[str]:
     """
     if missing := [path for path in paths if not Path(path).is_file()]:
         raise ConfigError(f"--links must be files, got {', '.join(missing)}")
-    return [file_digest(Path(path)) for path in paths]
+    return [sha256_of(Path(path)) for path in paths]
 
 
 def read_report(path: Path) -> dict[str, Any] | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.real_agents.fetch import MODELS
+from experiments.real_agents.fetch import MODELS, sha256_of
 from rmas_jax.evaluation.metrics import Interval, wilson_interval
 
 RECORD = "skill.json"  # beside the agent
@@ -82,13 +81,7 @@ class Skill:
 def weight_digests(model: Path) -> dict[str, str]:
     """SHA-256 of the weight files of a local model, a GGUF file or a folder."""
     files = [model] if model.is_file() else sorted(model.glob("*.safetensors"))
-    return {file.name: file_digest(file) for file in files}
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {file.name: sha256_of(file) for file in files}
 
 
 def licence_of(digests: Mapping[str, str], notices: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.real_agents.fetch import sha256_of
 from experiments.real_agents.skill_card import (
     GATE,
     RECORD,
@@ -34,7 +35,6 @@ from experiments.real_agents.skill_card import (
     Share,
     Skill,
     card,
-    file_digest,
     licence_of,
     notices_beside,
     weight_digests,
@@ -188,7 +188,7 @@ def skill_of(finished: FinishedRun) -> Skill:
         tuned=share_of(own),
         downloaded=share_of(before),
         wrong=[(i["question"], i["text"], i["gold"]) for i in own if not is_exact(i)][:SHOWN],
-        adapter_sha256=file_digest(finished.files.adapter(entry.name)),
+        adapter_sha256=sha256_of(finished.files.adapter(entry.name)),
     )
 
 
