@@ -56,7 +56,7 @@ def test_sizes_differ_in_m_seeds_messages_and_trainings(size):
     folders = [f"o/alignment/seed-{seed}" for seed in range(of.seeds)]
     assert args.links == [f"{folder}/links/aligned.safetensors" for folder in folders]
     assert args.out.name == "curve"
-    assert ("free_vectors" in own) == (size != "small") and ("probe" in own) == (size == "full")
+    assert ("free_vectors" in own) == bool(of.bound) and ("probe" in own) == of.is_probed
     if size == "full":
         assert own["probe"][own["probe"].index("--links") + 1 :] == args.links
 

@@ -43,12 +43,14 @@ class Size(NamedTuple):
     bound: tuple[int, ...] = ()  # M of the fitted vectors; none: they are not measured
     fitted: int = 16  # items that these are fitted to
     is_probed: bool = False
+    batch: int = 16  # messages at once
 
 
 STEPS = (1, 2, 4, 8, 11)
 SIZES = {
     "small": Size("two M, one seed", (4, 11), 1, 64, ("states",)),
     "medium": Size("five M, two seeds", STEPS, 2, 128, ("states",), bound=STEPS),
+    "gpu": Size("two M, three seeds, for one GPU of 80 GB", (4, 11), 3, 256, ("states",), batch=32),
     "full": Size(
         "five M, three seeds, three trainings",
         STEPS,
@@ -117,7 +119,8 @@ def parts(args: argparse.Namespace) -> Iterator[Part]:
         yield own("probe", *page, *links)
     yield own(
         *("curve", *page, *links, "--steps", *map(str, size.steps)),
-        *("--messages", str(size.messages), "--training", *size.trainings),
+        *("--messages", str(size.messages), "--batch", str(size.batch)),
+        *("--training", *size.trainings),
     )
 
 
