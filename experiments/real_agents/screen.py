@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 
+from experiments.real_agents.options import add_numbers
 from experiments.real_agents.screen_page import page
 from experiments.real_agents.skill_card import weight_digests
 from rmas_jax.agents.answers import answer_retry_of
@@ -50,7 +51,7 @@ from rmas_jax.team import Team, start_links
 CONFIG = str(Path(__file__).parents[1] / "configs/real_agents/screen.yaml")
 REPORT, ANSWERS = "screen.json", "answers"
 ROLE, SPLIT, GRADER = "solver", "validation", "reasoning"
-SETTINGS = ("config", "set", "items", "max_prompt_tokens", "max_new_tokens", "seed")
+SETTINGS = ("set", "items", "max_prompt_tokens", "max_new_tokens", "seed")
 KEPT = ("question", "gold", "text", "correct", "at_limit")  # of an answer
 BATCH = 16  # rows at once
 
@@ -190,6 +191,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": weight_digests(model) if model.exists() else args.model,
         "release": metadata.version(GENERATED),
+        "config": Path(args.config).name,
         **{name: getattr(args, name) for name in SETTINGS},
     }
 
@@ -228,13 +230,13 @@ def parser() -> Parser:
     out.add_argument("--generators", nargs="+", metavar="NAME", help="default: all")
     out.add_argument("--config", default=CONFIG, metavar="FILE")
     out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    for name, default, what in (
-        ("items", 16, "questions of a generator"),
-        ("max-prompt-tokens", 160, "of a prompt with its chat template"),
-        ("max-new-tokens", 48, "of an answer"),
+    add_numbers(
+        out,
+        ("items", 8, "questions of a generator"),
+        ("max-prompt-tokens", 128, "of a prompt with its chat template"),
+        ("max-new-tokens", 32, "of an answer"),
         ("seed", 42, "of the questions, data.seed of a run"),
-    ):
-        out.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+    )
     for name, default in (("low", 10.0), ("high", 80.0)):
         text = "of right answers in %%, of generators that are selected (%(default)g)"
         out.add_argument(f"--{name}", type=float, default=default, help=f"{name}est share {text}")
