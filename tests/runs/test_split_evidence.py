@@ -12,6 +12,8 @@ from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.evaluation.benchmarks import find_benchmark, find_benchmarks
 from rmas_jax.host.errors import BAD_INPUT
+from rmas_jax.prompts import load_prompts
+from rmas_jax.topology import load_topology
 
 CONFIGS = Path(__file__).parents[2] / "experiments/configs/real_agents"
 
@@ -128,13 +130,18 @@ def test_prompts_that_do_not_fit_the_evidence_are_refused(tmp_path, capsys, text
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_configurations_name_benchmarks_that_are_there(path):
+def test_shipped_configurations_name_files_that_are_there(path):
     """From any folder: files beside a configuration are named as they lie there."""
-    if "system" in yaml.safe_load(path.read_text()):  # a benchmark otherwise
+    fields = yaml.safe_load(path.read_text())
+    if "system" in fields:
         config = load_config(path)
         assert find_benchmarks(config)
-    else:
+        edges = load_topology(config.system.topology).edges
+        assert load_prompts(config.system.prompts, edges)
+    elif "data" in fields:
         assert find_benchmark(str(path), where="path").data is not None
+    else:
+        assert "solver" in fields  # a set of prompts, which a configuration names
 
 
 def test_a_benchmark_that_is_not_beside_its_configuration_is_refused(tmp_path):
