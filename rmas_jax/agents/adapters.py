@@ -48,7 +48,11 @@ class LoRA(struct.PyTreeNode):
 
     def learning(self, agent: Agent) -> Agent:
         """The same, with the factors beside each matrix: their gradients need none of its size."""
-        return self._with_kernels(agent, LowRankKernel)
+
+        def kernel(merged: jax.Array, down: jax.Array, up: jax.Array) -> LowRankKernel:
+            return LowRankKernel(jax.lax.stop_gradient(merged), down, up)
+
+        return self._with_kernels(agent, kernel)
 
     def _with_kernels(self, agent: Agent, make: Callable[..., Any]) -> Agent:
         params, table = flatten_dict(agent.params, sep="/"), linear_weights(agent)
@@ -56,8 +60,7 @@ class LoRA(struct.PyTreeNode):
             frozen, up = dequantised(params[path]), self.scale * self.up[path]
             update = jnp.einsum("lor,lri->loi", up, down, precision="highest")
             merged = frozen.astype(jnp.float32) + table[path].from_stored(update)
-            merged = jax.lax.stop_gradient(merged.astype(frozen.dtype))
-            params[path] = make(merged, down, up)
+            params[path] = make(merged.astype(frozen.dtype), down, up)
         return agent.replace(params=unflatten_dict(params, sep="/"))
 
 
