@@ -1,7 +1,7 @@
 """Adapters of an agent: low-rank updates of its matrices, all its weights, or a soft prompt.
 
 An adapter is a pytree of float32 arrays, which training changes, and `adapt(agent)` is the agent
-with it, `learning(agent)` the same inside a step, where gradients reach the adapter. The agent
+with it, `learning(agent)` the same inside a step, at the least cost of a gradient. The agent
 itself stays frozen; its matrices in int8 are dequantised where an adapter replaces them.
 """
 
