@@ -114,19 +114,20 @@ def _of_factors(
 ) -> tuple[jax.Array, jax.Array]:
     """Values, and tangents of the input and of the factors."""
     (x, merged, down, up), (d_x, _, d_down, d_up) = primals, tangents
-    out, tangent = project(x, merged, partition, dtype=dtype), 0
+    out = project(x, merged, partition, dtype=dtype)
 
     def by_factors(down: jax.Array, up: jax.Array) -> jax.Array:
         inner = x.reshape(*x.shape[:2], -1) @ down.T
         return (inner @ up.T).reshape(out.shape).astype(out.dtype)
 
+    terms = []
     if not isinstance(d_x, SymbolicZero):
-        tangent += project(d_x, merged, partition, dtype=dtype)
+        terms.append(project(d_x, merged, partition, dtype=dtype))
     if not isinstance(d_down, SymbolicZero):
-        tangent += by_factors(d_down, up)
+        terms.append(by_factors(d_down, up))
     if not isinstance(d_up, SymbolicZero):
-        tangent += by_factors(down, d_up)
-    return out, tangent + jnp.zeros_like(out)
+        terms.append(by_factors(down, d_up))
+    return out, sum(terms, start=jnp.zeros_like(out))
 
 
 _with_low_rank.defjvp(_of_factors, symbolic_zeros=True)
