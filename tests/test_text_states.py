@@ -97,3 +97,27 @@ def test_means_are_over_the_tokens_of_a_part(team, known):
             parts = [np.concatenate(part) for part in np.split(np.array(of, object), count)]
             expected = [np.asarray(embed(jnp.asarray([part]))[0]).mean(0) for part in parts]
             np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_words_first_token_is_its_target(team, known):
+    """As the solver embeds it; a thought beyond the last word has none."""
+    words = tokens_of(team, known)
+    count = len(words[0]) + 1
+    found = text_states.first_tokens(team, known.asked, count)
+    assert found.shape == (4, count, team.agents["solver"].width)
+    ids = jnp.asarray([[word[0] for word in of] for of in words])
+    np.testing.assert_allclose(found[:, :-1], team.agents["solver"].embed(ids), rtol=1e-6)
+    assert not found[:, -1].any()
+    np.testing.assert_array_equal(text_states.first_tokens(team, known.asked, 2), found[:, :2])
+
+
+def test_a_words_loss_is_its_distance():
+    """1 - cos and the error alike; words that are 0 do not count."""
+    words = np.array([[[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]])
+    loss = text_states.words_loss
+    np.testing.assert_allclose(loss(words, words), 0, atol=1e-6)
+    np.testing.assert_allclose(loss(np.zeros_like(words), words), 2, rtol=1e-6)
+    turned = words[..., ::-1]  # cosines of 0, errors of twice the words' own squares
+    np.testing.assert_allclose(loss(turned, words), 1 + 2, rtol=1e-6)
+    beyond = np.where(words.any(-1, keepdims=True), words, 7.0)
+    np.testing.assert_allclose(loss(beyond, words), 0, atol=1e-6)

@@ -13,7 +13,12 @@ from experiments.real_agents import messages, trials
 from experiments.real_agents.free_vectors import questions
 from experiments.real_agents.messages import EDGE, Params
 from experiments.real_agents.options import CONFIG
-from experiments.real_agents.text_states import states_loss, text_states
+from experiments.real_agents.text_states import (
+    first_tokens,
+    states_loss,
+    text_states,
+    words_loss,
+)
 from experiments.real_agents.trials import TRIALS, Trial
 from rmas_jax.config import load_config
 from rmas_jax.sharding import to_host
@@ -90,6 +95,20 @@ def test_training_changes_what_the_message_passes_and_nothing_else(team, links, 
         assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
+def test_trained_thoughts_come_closer_to_words(team, links, known):
+    """The first words, of which a message of M thoughts has M."""
+    trial = Trial("words", 30, rate=1e-2, is_of_words=True)
+    start = Params(links, None)
+    trained, _ = trials.trained(team, trial, links, known["train"], count=COUNT, seed=0)
+    words = first_tokens(team, known["train"].asked, COUNT)
+    batches = known["train"].batches(team)
+    before, after = (
+        float(words_loss(messages.sent(team, params, batches), words))
+        for params in (start, trained)
+    )
+    assert after < 0.9 * before
+
+
 def loss_of_states(team, params, batches, texts):
     """The sum over batches."""
     sent = [messages.sent(team, params, [batch]) for batch in batches]
@@ -133,6 +152,7 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
         "shrunk": Trial("shrunk", 2, path=(4,)),
         "adapter": Trial("noise and an adapter", 2, noise=0.5, rank=2, temperature=4),
         "states": Trial("states", 2, is_of_states=True),
+        "words": Trial("words", 2, path=(1,), is_of_words=True),
     }
     monkeypatch.setattr(trials, "TRIALS", some)
     options = ["--out", str(tmp_path / "page"), "--links", path, *SET, "--count", "2"]
@@ -147,9 +167,11 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     assert trials.main(options) == 0
     again = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     same = [name for name in some if again["rows"][name] == report["rows"][name]]
-    assert same == ["aligned", "adapter", "states"]
+    assert same == ["aligned", "adapter", "states", "words"]
     saved(tmp_path, jax.tree.map(lambda x: 2 * x, links))
-    assert trials.main([*options[:-3], "aligned"]) == 0  # with other links, nothing is reused
+    assert (
+        trials.main([*options[: -len(some)], "aligned"]) == 0
+    )  # with other links, nothing is reused
     other = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     assert [*other["rows"]] == ["text", "aligned"]
     with pytest.raises(SystemExit):

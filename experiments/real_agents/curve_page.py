@@ -171,8 +171,9 @@ def tables_beside(report: Mapping[str, Any], beside: Beside) -> list[Table]:
 def trained_how(rows: Rows) -> list[str]:
     """How each training made its links; nothing where there are none."""
     lines = [
-        f"* `{name}`: {trial['about']}; {trial['steps']} steps at a learning rate of "
-        f"{trial['rate']:g}, from the aligned links of the same seed."
+        f"* `{name}`: {trial['about']}; {trial['steps']} steps "
+        f"{'for each M ' if trial['path'] else ''}at a learning rate of {trial['rate']:g}, from "
+        "the aligned links of the same seed."
         + ("" if is_frozen(trial) else " **The sender is no longer frozen.**")
         for name, trial in trainings_of(rows).items()
     ]

@@ -48,15 +48,15 @@ class Size(NamedTuple):
 
 STEPS = (1, 2, 4, 8, 11)
 SIZES = {
-    "small": Size("two M, one seed", (4, 11), 1, 64, ("states",)),
-    "medium": Size("five M, two seeds", STEPS, 2, 128, ("states",), bound=STEPS),
-    "gpu": Size("two M, three seeds, for one GPU of 80 GB", (4, 11), 3, 256, ("states",), batch=32),
+    "small": Size("two M, one seed", (4, 8), 1, 64, ("words",)),
+    "medium": Size("five M, two seeds", STEPS, 2, 128, ("words",), bound=STEPS),
+    "gpu": Size("two M, three seeds, for one GPU of 80 GB", (4, 8), 3, 256, ("words",), batch=32),
     "full": Size(
-        "five M, three seeds, three trainings",
+        "five M, three seeds, four trainings",
         STEPS,
         3,
         256,
-        ("states", "answers", "states_adapter"),
+        ("words", "states", "answers", "states_adapter"),
         bound=STEPS,
         fitted=32,
         is_probed=True,

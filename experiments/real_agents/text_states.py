@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from experiments.real_agents.free_vectors import Questions
@@ -253,3 +254,29 @@ def states_loss(agent: Agent, vectors: jax.Array, batch: Messages, text: TextSta
         for a, b, spread in zip(ours, text.states, text.spread, strict=True)
     ]
     return jnp.mean(jnp.stack(lacking))
+
+
+def first_tokens(team: Team, asked: Questions, count: int) -> np.ndarray:
+    """The embedding of the first token of each of a message's first M words, [n, M, D].
+
+    Nothing more of a word lies in its sender's state before it. 0 beyond the last word.
+    """
+    tokenizer, agent = team.members[evidence.SOLVER].tokenizer, team.agents[evidence.SOLVER]
+    items, draws, persons = asked.shape
+    found = np.zeros((items, count, agent.width), np.float32)
+    for row, example in enumerate(asked.examples[:: draws * persons]):
+        ids = [of[0] for of in words_of(tokenizer, example.fields["message"])][:count]
+        found[row, : len(ids)] = agent.embed(jnp.asarray([ids]))[0]
+    return found
+
+
+def words_loss(vectors: jax.Array, words: jax.Array) -> jax.Array:
+    """What alignment minimises, 1 - cos and the squared error, but of words [B, M, D].
+
+    The squared error is in units of the words' own mean square. Words that are 0 are not there.
+    """
+    is_there = jnp.any(words != 0, axis=-1)
+    cosine = optax.cosine_similarity(vectors, words, epsilon=1e-8)
+    square = jnp.mean(words**2, axis=-1)
+    error = jnp.mean((vectors - words) ** 2, axis=-1) / jnp.mean(square, where=is_there)
+    return jnp.mean(1 - cosine + error, where=is_there)

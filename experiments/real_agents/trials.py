@@ -60,7 +60,13 @@ from experiments.real_agents.options import (
     with_steps,
     write_report,
 )
-from experiments.real_agents.text_states import TextStates, states_loss, text_states
+from experiments.real_agents.text_states import (
+    TextStates,
+    first_tokens,
+    states_loss,
+    text_states,
+    words_loss,
+)
 from rmas_jax.agents.adapters import start_adapter
 from rmas_jax.agents.agent import Agent
 from rmas_jax.cli.run import exit_code
@@ -88,6 +94,7 @@ class Trial(NamedTuple):
     # ones: cross-entropy falls the fastest where messages make it unsure.
     temperature: float | None = None
     is_of_states: bool = False  # `states_loss`: no answers, as dense a target as there is
+    is_of_words: bool = False  # `words_loss`: a thought is to be a word, of one token or several
 
 
 TRIALS = {
@@ -109,6 +116,12 @@ TRIALS = {
         150,
         rank=16,
         is_of_states=True,
+    ),
+    "words": Trial(
+        "a thought is a word: the embedding of its first token; M from 2 over 4",
+        150,
+        path=(2, 4),
+        is_of_words=True,
     ),
 }
 
@@ -143,12 +156,12 @@ def train(
     params: Params,
     batches: Sequence[Messages],
     key: Any,
-    texts: Sequence[TextStates | None],
+    texts: Sequence[TextStates | jax.Array | None],
 ) -> Any:
     """Trained parameters, and the mean loss of the last tenth of the steps.
 
     The order of batches is drawn anew in each pass over them. `texts` are those of the batches, for
-    a trial of states.
+    a trial of states or words.
     """
     system = team.system
     agents = {role: agent.in_training() for role, agent in team.agents.items()}
@@ -158,15 +171,15 @@ def train(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     @functools.partial(jax.jit, donate_argnums=(1, 2))
-    def step(
-        agents: Any, params: Params, state: Any, batch: Messages, text: TextStates, key: Any
-    ) -> Any:
+    def step(agents: Any, params: Params, state: Any, batch: Messages, text: Any, key: Any) -> Any:
         def loss_of(params: Params) -> jax.Array:
             vectors = sent_vectors(system, agents, params, batch)
             rms = jnp.sqrt(jnp.mean(jax.lax.stop_gradient(vectors) ** 2))
             vectors += trial.noise * rms * jax.random.normal(key, vectors.shape)
             if trial.is_of_states:
                 return states_loss(agents[evidence.SOLVER], vectors, batch, text)
+            if trial.is_of_words:
+                return words_loss(vectors, text)
             if trial.temperature:
                 return choice_loss(agents, vectors, batch, trial.temperature).mean()
             return answered(agents, vectors, batch).loss.mean()
@@ -216,11 +229,14 @@ def trained(
     """
     key = jax.random.key(seed)
     params, loss = started(team, trial, links, key), None
-    for number, part in enumerate((*trial.path, count) if trial.steps else ()):
+    parts = [*(part for part in trial.path if part != count), count] if trial.steps else []
+    for number, part in enumerate(parts):
         of_part = with_count(team, part)
         batches, texts = known.batches(of_part), [None] * len(known.prefixes)
         if trial.is_of_states:
             texts = text_states(team, known, part)
+        if trial.is_of_words:
+            texts = np.split(first_tokens(team, known.asked, part), len(batches))
         of_number = jax.random.fold_in(key, number)
         params, loss = train(of_part, trial, params, batches, of_number, texts)
     return params, loss
