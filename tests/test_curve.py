@@ -9,6 +9,7 @@ from blind_pair import AGENTS, PERSONS, SET, dials, links_of, saved, team_of
 from experiments.real_agents import curve, curve_page, messages, options
 from experiments.real_agents.curve_rows import (
     ALIGNED,
+    FIRST,
     KEPT,
     MEANS,
     NOISE,
@@ -82,7 +83,7 @@ def test_every_row_is_measured_once_and_seeds_m_and_trainings_may_follow(
     assert {*keys_of(first)} == {
         *((2, TEXT, None, message) for message in (OWN, OTHER)),
         *((2, NOTHING, None, message) for message in (NONE, ZEROS)),
-        *((2, MEANS, None, message) for message in (OWN, OTHER)),
+        *((2, kind, None, message) for kind in (MEANS, FIRST) for message in (OWN, OTHER)),
         (2, KEPT, None, OWN),
         *((2, kind, 0, of) for kind in (ALIGNED, "quick") for of in (OWN, OTHER, NOISE)),
     }

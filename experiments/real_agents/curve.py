@@ -6,11 +6,11 @@
 
 For every M: text cut to M tokens, aligned links, and the links that trainings of `trials` make of
 them; each with its own message, another item's, moment-matched noise; no message and zeros. Beside
-them what M vectors could be, without a sender: the mean embeddings of M parts of the text, and M
-positions of a text that the solver reads whole. The solver is asked about every person of a
-message, and prompts are read once for all M. --links has the aligned links of each seed, from
-folders of runs of experiments/configs/real_agents/curve.yaml that differ in it. Questions are those
-of the test split.
+them what M vectors could be, without a sender: the mean embeddings of M parts of the text, the
+first tokens of its first M words, and M positions of a text that the solver reads whole. The solver
+is asked about every person of a message, and prompts are read once for all M. --links has the
+aligned links of each seed, from folders of runs of experiments/configs/real_agents/curve.yaml that
+differ in it. Questions are those of the test split.
 
     OUT/curve.json   every answer; rows that are there already, with the same settings, are kept,
                      so that further M, seeds and trainings can follow
@@ -37,6 +37,7 @@ from experiments.real_agents import free_vectors, probe, trials
 from experiments.real_agents.curve_page import FIGURE, Beside, figure, page
 from experiments.real_agents.curve_rows import (
     ALIGNED,
+    FIRST,
     KEPT,
     MEANS,
     NOISE,
@@ -72,7 +73,7 @@ from experiments.real_agents.options import (
     with_steps,
     write_report,
 )
-from experiments.real_agents.text_states import part_means, right_of_kept
+from experiments.real_agents.text_states import first_tokens, part_means, right_of_kept
 from experiments.real_agents.trials import TRIALS, definition, trained
 from rmas_jax.agents.nearest_tokens import nearest_texts
 from rmas_jax.cli.run import exit_code
@@ -138,6 +139,8 @@ class Measurement:
             vectors = sent(team, self.params(key), batches)
         elif key.kind == MEANS:
             vectors = part_means(team, known.asked, key.latent_steps)
+        elif key.kind == FIRST:
+            vectors = first_tokens(team, known.asked, key.latent_steps)
         else:
             vectors = np.asarray(message_vectors(team, known.asked, key.latent_steps))
         if key.kind == NOTHING:

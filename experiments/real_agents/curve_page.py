@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.real_agents.curve_rows import (
     ALIGNED,
+    FIRST,
     KEPT,
     MEANS,
     NONE,
@@ -46,6 +47,7 @@ STYLES = {
     TEXT: ("#E69F00", "s"),
     ALIGNED: ("#0072B2", "o"),
     MEANS: ("#999999", "x"),
+    FIRST: ("#56B4E9", "+"),
     KEPT: ("#000000", "_"),
 }
 TRAINED_STYLES = (("#009E73", "^"), ("#CC79A7", "v"), ("#D55E00", "D"))  # further ones: tables

@@ -12,9 +12,9 @@ from rmas_jax.evaluation.metrics import PairedDifference, paired_difference, rep
 
 # What sends: these, or links that a training of `trials` has made, by its name.
 TEXT, ALIGNED, NOTHING = "text", "aligned", "nothing"
-MEANS, KEPT = "means", "kept"  # what M vectors could be, without a sender
+MEANS, FIRST, KEPT = "means", "first", "kept"  # what M vectors could be, without a sender
 OWN, OTHER, NOISE, ZEROS, NONE = "own", "other", "noise", "zeros", "none"  # what arrives
-WITHOUT_LINKS = (TEXT, NOTHING, MEANS, KEPT)
+WITHOUT_LINKS = (TEXT, NOTHING, MEANS, FIRST, KEPT)
 
 Rows = Sequence[Mapping[str, Any]]
 

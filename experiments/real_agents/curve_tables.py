@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.real_agents.curve_rows import (
     ALIGNED,
+    FIRST,
     KEPT,
     MEANS,
     NOISE,
@@ -30,6 +31,7 @@ from rmas_jax.reporting.table import ABSENT, Table
 LABELS = {TEXT: "text cut to M tokens", ALIGNED: "aligned links"}
 WITHOUT_SENDER = {
     MEANS: "mean embeddings of M parts of the text",
+    FIRST: "first tokens of its first M words",
     KEPT: "M positions of a text read whole",
 }
 

@@ -156,7 +156,7 @@ def train(
     params: Params,
     batches: Sequence[Messages],
     key: Any,
-    texts: Sequence[TextStates | jax.Array | None],
+    texts: Sequence[TextStates | np.ndarray | None],
 ) -> Any:
     """Trained parameters, and the mean loss of the last tenth of the steps.
 
