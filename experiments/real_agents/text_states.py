@@ -259,7 +259,7 @@ def states_loss(agent: Agent, vectors: jax.Array, batch: Messages, text: TextSta
 def first_tokens(team: Team, asked: Questions, count: int) -> np.ndarray:
     """The embedding of the first token of each of a message's first M words, [n, M, D].
 
-    Nothing more of a word lies in its sender's state before it. 0 beyond the last word.
+    It is what a sender predicts before the word. 0 beyond the last word.
     """
     tokenizer, agent = team.members[evidence.SOLVER].tokenizer, team.agents[evidence.SOLVER]
     items, draws, persons = asked.shape
