@@ -263,11 +263,11 @@ def first_tokens(team: Team, asked: Questions, count: int) -> np.ndarray:
     """
     tokenizer, agent = team.members[evidence.SOLVER].tokenizer, team.agents[evidence.SOLVER]
     items, draws, persons = asked.shape
-    found = np.zeros((items, count, agent.width), np.float32)
+    ids, there = np.zeros((items, count), np.int32), np.zeros((items, count, 1), bool)
     for row, example in enumerate(asked.examples[:: draws * persons]):
-        ids = [of[0] for of in words_of(tokenizer, example.fields["message"])][:count]
-        found[row, : len(ids)] = agent.embed(jnp.asarray([ids]))[0]
-    return found
+        of = [word[0] for word in words_of(tokenizer, example.fields["message"])][:count]
+        ids[row, : len(of)], there[row, : len(of)] = of, True
+    return np.where(there, np.asarray(agent.embed(jnp.asarray(ids)), np.float32), 0)
 
 
 def words_loss(vectors: jax.Array, words: jax.Array) -> jax.Array:
