@@ -203,15 +203,15 @@ def start_links(
 
     Args:
       team: the system and its agents.
-      start: of outer links: "torch_default", "identity", or "aligned": the least-squares map
-        between the input embeddings of tokens that both vocabularies have. Inner links start with
-        torch's defaults, because the inner loop trains them.
+      start: of outer links: "torch_default", "identity", or a least-squares map between the input
+        embeddings of tokens that both vocabularies have: "vocabulary", or "aligned". Inner links
+        start with torch's defaults, because the inner loop trains them.
       key: PRNG key.
-      texts: role -> examples of its texts; an aligned start then fits only the tokens of these
-        texts (a link has fewer parameters than a vocabulary has tokens).
+      texts: role -> examples of its texts; "aligned" then fits only the tokens of these texts (a
+        link has fewer parameters than a vocabulary has tokens), "vocabulary" all.
 
     Raises:
-      ConfigError: sender and receiver of an aligned edge share no token.
+      ConfigError: sender and receiver of a fitted edge share no token.
       NonFiniteError: their embeddings of such tokens are NaN, infinite, or too large.
     """
     system = team.system
@@ -223,13 +223,13 @@ def start_links(
     for edge in system.topology.edges:
         link = system.outer[edge_name(edge)]
         fresh = init(link, next(keys), start="identity" if start == "identity" else "torch_default")
-        if start == "aligned":
-            written = None if texts is None else texts[edge[0]]
+        if start in ("aligned", "vocabulary"):
+            written = None if texts is None or start == "vocabulary" else texts[edge[0]]
             source, target = shared_embeddings(team, edge, texts=written)
             if not len(source):
                 raise ConfigError(
                     "system.outer_start must be torch_default or identity where sender and "
-                    f"receiver share no token of the texts, got aligned for {edge_name(edge)}"
+                    f"receiver share no token of the texts, got {start} for {edge_name(edge)}"
                 )
             for role, embeddings in zip(edge, (source, target), strict=True):
                 if not np.isfinite(embeddings).all():

@@ -98,9 +98,12 @@ class SystemConfig(Section):
         choices=("outer_of_inner", "outer_of_hidden"),
     )
     outer_start: str = option(
-        "start of outer links: fitted between embedding spaces, torch's defaults, or identity",
+        "start of outer links: aligned, fitted between embeddings of the role texts' tokens and "
+        "trained by the inner loop; vocabulary, fitted between those of all tokens that sender and "
+        "receiver share, and left so by the inner loop: they carry words of no text, too; torch's "
+        "defaults; or identity",
         "aligned",
-        choices=("aligned", "torch_default", "identity"),
+        choices=("aligned", "vocabulary", "torch_default", "identity"),
     )
     links: str | None = option(
         "links to start from: a .safetensors file that rmas wrote, or the directory or hub id of "
@@ -133,11 +136,12 @@ class SystemConfig(Section):
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.thinking == "sequential" and self.sweeps != SweepConfig():
             yield "sweeps", "must be unset with thinking: sequential, got other values"
-        if self.links is None and self.outer_start == "aligned" and "_res" not in self.outer_link:
+        is_fitted = self.outer_start in ("aligned", "vocabulary")
+        if self.links is None and is_fitted and "_res" not in self.outer_link:
             yield (
                 "outer_start",
                 f"must be torch_default or identity with outer_link={self.outer_link}, which has "
-                "no residual branch, got aligned",
+                f"no residual branch, got {self.outer_start}",
             )
         if self.links_task_type and (self.links is None or self.links.endswith(".safetensors")):
             yield (

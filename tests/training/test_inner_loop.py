@@ -98,6 +98,19 @@ def test_an_aligned_start_needs_tokens_that_both_ends_have(team_and_links, monke
         team_module.start_links(team_and_links[0], start="aligned", key=jax.random.key(0))
 
 
+def test_a_start_from_the_vocabulary_does_not_depend_on_texts(team_and_links):
+    team, _ = team_and_links
+    texts = {role: ["to a"] for role in team.system.topology.order}
+
+    def start(name, texts):
+        return team_module.start_links(team, start=name, key=jax.random.key(0), texts=texts).outer
+
+    of_all = start("vocabulary", texts)
+    assert same(of_all, start("vocabulary", None))
+    assert same(of_all, start("aligned", None))
+    assert not same(of_all, start("aligned", texts))  # the control: fitted to a few tokens
+
+
 def test_cached_states_are_not_read_again_and_make_the_same_links(
     team_and_links, tmp_path, monkeypatch
 ):
