@@ -8,11 +8,11 @@ chain has a code, which is the answer:
     holder   planner     solver      planner    solver
 
 The planner holds who is where, the solver who keeps which place, and the codes. So a planner sends
-a place, a solver sends the keeper of that place (a person) or its code, and every round covers two
-hops. With an odd number of hops a chain begins at a place, which the planner passes on in the
-first round. An item has several chains of the same length, all entities distinct; the question
-follows one of them. A place has either a keeper or a code: a role looks up what it receives, and
-need not count rounds.
+a place, as its sentence has it ("the kitchen"), a solver sends the keeper of that place (a person)
+or its code, and every round covers two hops. With an odd number of hops a chain begins at a place,
+which the planner passes on in the first round. An item has several chains of the same length, all
+entities distinct; the question follows one of them. A place has either a keeper or a code: a role
+looks up what it receives, and need not count rounds.
 
 Items are functions of the seed, the split, their number and the dials, in any order and process.
 """
@@ -36,7 +36,7 @@ from rmas_jax.data.examples import Example
 from rmas_jax.data.rows import BadRow
 
 WORDS = "evidence_words.yaml"
-VERSION = "1.1.0"  # of the items: words, sentences and draws
+VERSION = "1.2.0"  # of the items: words, sentences and draws
 PLANNER, SOLVER = ROLES = ("planner", "solver")
 SPLITS = ("train", "validation", "test")
 STREAMS = (None, *ROLES)  # of random numbers: of the team's questions, and of a role's own
@@ -261,7 +261,8 @@ def question_of(dials: EvidenceConfig, item: Item) -> str:
 def texts_of(dials: EvidenceConfig, item: Item, rounds: int) -> dict[str, tuple[str, ...]]:
     """Role -> its text in each round; after the answer, the last ones are repeated."""
     shown = [min(number, item.rounds - 1) for number in range(rounds)]
-    planner = tuple(item.spoken[2 * number] for number in shown)
+    phrase = PHRASES[dials.crossing]
+    planner = tuple(phrase.format(item.spoken[2 * number]) for number in shown)
     if not dials.asked:
         planner = (" ".join(itertools.chain.from_iterable(item.pairs)),) * rounds
     return {PLANNER: planner, SOLVER: tuple(item.spoken[2 * number + 1] for number in shown)}
