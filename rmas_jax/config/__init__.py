@@ -22,6 +22,7 @@ from rmas_jax.config.files import (
 )
 from rmas_jax.config.limits import MAX_ROUNDS
 from rmas_jax.config.sections import (
+    FITTED_STARTS,
     EvaluationConfig,
     MeshConfig,
     PolicyConfig,
@@ -42,6 +43,7 @@ from rmas_jax.config.training import (
 
 __all__ = [
     "DEFAULT_ANSWERS",
+    "FITTED_STARTS",
     "MAX_ROUNDS",
     "AnswerConfig",
     "AuditConfig",

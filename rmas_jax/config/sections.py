@@ -35,6 +35,9 @@ from rmas_jax.links import INNER, OUTER, VARIANTS
 from rmas_jax.partition import DEFAULT_POLICIES, POLICIES
 from rmas_jax.run_files import SHARED_FOLDERS
 
+# Starts of outer links that are maps between embeddings of tokens that both vocabularies have.
+FITTED_STARTS = ("aligned", "vocabulary")
+
 
 def _no_url(source: str) -> str:
     return (
@@ -103,7 +106,7 @@ class SystemConfig(Section):
         "receiver share, and left so by the inner loop: they carry words of no text, too; torch's "
         "defaults; or identity",
         "aligned",
-        choices=("aligned", "vocabulary", "torch_default", "identity"),
+        choices=(*FITTED_STARTS, "torch_default", "identity"),
     )
     links: str | None = option(
         "links to start from: a .safetensors file that rmas wrote, or the directory or hub id of "
@@ -136,7 +139,7 @@ class SystemConfig(Section):
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.thinking == "sequential" and self.sweeps != SweepConfig():
             yield "sweeps", "must be unset with thinking: sequential, got other values"
-        is_fitted = self.outer_start in ("aligned", "vocabulary")
+        is_fitted = self.outer_start in FITTED_STARTS
         if self.links is None and is_fitted and "_res" not in self.outer_link:
             yield (
                 "outer_start",

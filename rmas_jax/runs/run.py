@@ -174,19 +174,11 @@ def declare_protocol(resolved: Resolved) -> None:
 def align_links(resolved: Resolved) -> None:
     """The inner loop: trains each link alone, from given links or new ones; writes them."""
     config, team, given = resolved.config, resolved.team, resolved.given_links
-    keys = _keys(config)
+    start, keys = config.system.outer_start, _keys(config)
 
     def new_links() -> Links:
-        topology = team.system.topology
-        texts = {
-            role: [
-                text
-                for example in resolved.train
-                for text in example.texts_to_learn(role, topology.answerer)
-            ]
-            for role in topology.order
-        }
-        return start_links(team, start=config.system.outer_start, key=keys["links"], texts=texts)
+        texts = _texts_to_learn(resolved) if start == "aligned" else None
+        return start_links(team, start=start, key=keys["links"], texts=texts)
 
     cache = StateCache(
         resolved.files.states,
@@ -203,11 +195,24 @@ def align_links(resolved: Resolved) -> None:
             rounds=config.system.rounds,
             key=keys["inner"],
             cache=cache if config.inner.cache_gib else None,
-            align_outer=given is None and config.system.outer_start == "aligned",
+            align_outer=given is None and start == "aligned",
             curves=run_curves(resolved),
             progress=_shows_progress(config),
         )
     keep_links(resolved.files.aligned_links, links)
+
+
+def _texts_to_learn(resolved: Resolved) -> dict[str, list[str]]:
+    """Role -> its texts of all training examples."""
+    topology = resolved.team.system.topology
+    return {
+        role: [
+            text
+            for example in resolved.train
+            for text in example.texts_to_learn(role, topology.answerer)
+        ]
+        for role in topology.order
+    }
 
 
 def train_links(resolved: Resolved, links: Links, hooks: Sequence[Hook] = ()) -> None:

@@ -210,6 +210,29 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
             pass
 
 
+def test_outer_links_of_the_vocabulary_stay_as_they_are_in_the_inner_loop(tmp_path):
+    def aligned(start, count):
+        settings = [
+            f"system.outer_start={start}",
+            f"inner.steps={count}",
+            "inner.repeats=1",
+            "outer.phases=[]",
+            f"output_dir={tmp_path / start / str(count)}",
+        ]
+        resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
+        with open_folder(resolved.config, resolved.contents):
+            steps.align_links(resolved)
+        return load_links(resolved.files.aligned_links)
+
+    def is_same(one, other):
+        return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+    few, many = aligned("vocabulary", 2), aligned("vocabulary", 4)
+    assert is_same(few.outer, many.outer) and not is_same(few.inner, many.inner)
+    few, many = aligned("aligned", 2), aligned("aligned", 4)
+    assert not is_same(few.outer, many.outer)
+
+
 def test_hooks_of_a_run_reach_its_phases(tmp_path, monkeypatch):
     resolved = resolve.resolve(load_config(CONFIG, [*TINY, f"output_dir={tmp_path}"]))
     links, seen = start_links(resolved.team, start="identity", key=jax.random.key(0)), []

@@ -90,25 +90,27 @@ def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, 
         train(team, links, tmp_path / "metrics")
 
 
-def test_an_aligned_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch):
+@pytest.mark.parametrize("start", ["aligned", "vocabulary"])
+def test_a_fitted_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch, start):
+    team, _ = team_and_links
+    key, texts = jax.random.key(0), {role: ["to a"] for role in team.system.topology.order}
     monkeypatch.setattr(team_module, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
-    with pytest.raises(
-        ConfigError, match="share no token of the texts, got aligned for planner->critic"
-    ):
-        team_module.start_links(team_and_links[0], start="aligned", key=jax.random.key(0))
+    with pytest.raises(ConfigError, match=f"share no token, got {start} for planner->critic"):
+        team_module.start_links(team, start=start, key=key)
+    with pytest.raises(ConfigError, match="share no token of the texts, got "):
+        team_module.start_links(team, start=start, key=key, texts=texts)
 
 
-def test_a_start_from_the_vocabulary_does_not_depend_on_texts(team_and_links):
+def test_a_fitted_start_is_of_all_tokens_or_of_those_of_texts(team_and_links):
     team, _ = team_and_links
     texts = {role: ["to a"] for role in team.system.topology.order}
 
     def start(name, texts):
         return team_module.start_links(team, start=name, key=jax.random.key(0), texts=texts).outer
 
-    of_all = start("vocabulary", texts)
-    assert same(of_all, start("vocabulary", None))
+    of_all = start("vocabulary", None)
     assert same(of_all, start("aligned", None))
-    assert not same(of_all, start("aligned", texts))  # the control: fitted to a few tokens
+    assert not same(of_all, start("aligned", texts))
 
 
 def test_cached_states_are_not_read_again_and_make_the_same_links(
