@@ -97,7 +97,7 @@ def test_training_changes_what_the_message_passes_and_nothing_else(team, links, 
 
 def test_trained_thoughts_come_closer_to_words(team, links, known):
     """The first words, of which a message of M thoughts has M."""
-    trial = Trial("words", 30, rate=1e-2, is_of_words=True)
+    trial = Trial("words", 30, "words", rate=1e-2)
     start = Params(links, None)
     trained, _ = trials.trained(team, trial, links, known["train"], count=COUNT, seed=0)
     words = first_tokens(team, known["train"].asked, COUNT)
@@ -126,9 +126,10 @@ def test_a_choice_is_among_the_answers_to_the_same_message(monkeypatch):
     monkeypatch.setattr(trials, "answer_states", lambda *_: (answer, jnp.asarray(logits)))
     monkeypatch.setattr(trials, "by_row", lambda *_: None)
     monkeypatch.setattr(trials, "by_question", lambda *_: None)
+    monkeypatch.setattr(trials, "TEMPERATURE", 2.0)
     agents = {"solver": SimpleNamespace(unembed=lambda states: states)}
     batch = SimpleNamespace(asked=SimpleNamespace(batch=None))
-    found = trials.choice_loss(agents, np.zeros((2, 1, 1)), batch, 2.0)
+    found = trials.choice_loss(agents, np.zeros((2, 1, 1)), batch)
     for message, of in enumerate(first):
         for question, own in enumerate(of):
             known = {token: logits[3 * message + question, 0, token] / 2 for token in of}
@@ -150,9 +151,9 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     some = {
         "aligned": Trial("aligned", 0),
         "shrunk": Trial("shrunk", 2, path=(4,)),
-        "adapter": Trial("noise and an adapter", 2, noise=0.5, rank=2, temperature=4),
-        "states": Trial("states", 2, is_of_states=True),
-        "words": Trial("words", 2, path=(1,), is_of_words=True),
+        "adapter": Trial("noise and an adapter", 2, "choice", noise=0.5, rank=2),
+        "states": Trial("states", 2, "states"),
+        "words": Trial("words", 2, "words", path=(1,)),
     }
     monkeypatch.setattr(trials, "TRIALS", some)
     options = ["--out", str(tmp_path / "page"), "--links", path, *SET, "--count", "2"]

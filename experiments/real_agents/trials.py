@@ -82,19 +82,20 @@ WARMUP = 0.1  # of the steps
 
 
 class Trial(NamedTuple):
-    """How the links are trained."""
+    """How the links are trained.
+
+    Losses: "answers" is the cross-entropy of all answers to a message, "choice" `choice_loss`,
+    "states" `states_loss` (no answers, as dense a target as there is), "words" `words_loss` (a
+    thought is to be a word, of one token or several).
+    """
 
     about: str
     steps: int
+    loss: str = "answers"
     rate: float = 3e-4  # the largest
     path: tuple[int, ...] = ()  # M of earlier parts of the training, each of as many steps
     noise: float = 0.0  # on the vectors, in units of their rms
     rank: int = 0  # of low-rank updates of the sender's matrices, as it thinks
-    # Of `choice_loss`, in place of cross-entropy. The solver is sure of its answers, also of wrong
-    # ones: cross-entropy falls the fastest where messages make it unsure.
-    temperature: float | None = None
-    is_of_states: bool = False  # `states_loss`: no answers, as dense a target as there is
-    is_of_words: bool = False  # `words_loss`: a thought is to be a word, of one token or several
 
 
 TRIALS = {
@@ -102,28 +103,31 @@ TRIALS = {
     "answers": Trial("cross-entropy of all answers", 150),
     "slow": Trial("the same at a tenth of the learning rate", 150, rate=3e-5),
     "fast": Trial("the same at three times the learning rate", 150, rate=1e-3),
-    "choice": Trial("choice among the answers at temperature 6", 150, temperature=6),
-    "slow_choice": Trial("the same at a tenth of the learning rate", 150, rate=3e-5, temperature=6),
+    "choice": Trial("choice among the answers at temperature 6", 150, "choice"),
+    "slow_choice": Trial("the same at a tenth of the learning rate", 150, "choice", rate=3e-5),
     "adapter": Trial(
-        "choice, also a LoRA of rank 16 on the sender's thinking", 150, rank=16, temperature=6
+        "choice, also a LoRA of rank 16 on the sender's thinking", 150, "choice", rank=16
     ),
-    "shrunk": Trial("choice, M from 11 over 8 and 6", 40, path=(11, 8, 6), temperature=6),
-    "noise": Trial("choice, noise of half their rms", 150, noise=0.5, temperature=6),
-    "states": Trial("the states of a text reader, at all layers", 150, is_of_states=True),
-    "noisy_states": Trial("the same, noise of half their rms", 150, noise=0.5, is_of_states=True),
+    "shrunk": Trial("choice, M from 11 over 8 and 6", 40, "choice", path=(11, 8, 6)),
+    "noise": Trial("choice, noise of half their rms", 150, "choice", noise=0.5),
+    "states": Trial("the states of a text reader, at all layers", 150, "states"),
+    "noisy_states": Trial("the same, noise of half their rms", 150, "states", noise=0.5),
     "states_adapter": Trial(
         "the states of a text reader, also a LoRA of rank 16 on the sender's thinking",
         150,
+        "states",
         rank=16,
-        is_of_states=True,
     ),
     "words": Trial(
         "a thought is a word: the embedding of its first token; M from 2 over 4",
         150,
+        "words",
         path=(2, 4),
-        is_of_words=True,
     ),
 }
+# Of the solver's logits in `choice_loss`. It is sure of its answers, also of wrong ones:
+# cross-entropy falls the fastest where messages make it unsure.
+TEMPERATURE = 6.0
 
 
 def definition(name: str) -> dict[str, Any]:
@@ -131,16 +135,14 @@ def definition(name: str) -> dict[str, Any]:
     return json.loads(json.dumps(TRIALS[name]._asdict()))
 
 
-def choice_loss(
-    agents: Mapping[str, Agent], vectors: jax.Array, batch: Messages, temperature: float
-) -> jax.Array:
+def choice_loss(agents: Mapping[str, Agent], vectors: jax.Array, batch: Messages) -> jax.Array:
     """Cross-entropy of each answer's first token among those of the answers to the same message.
 
-    Logits are divided by a temperature. Answers with the same first token count as one.
+    Logits are divided by `TEMPERATURE`. Answers with the same first token count as one.
     """
     agent = agents[evidence.SOLVER]
     answer, states = answer_states(agent, by_row(vectors, batch.asked), by_question(batch))
-    logits = agent.unembed(states[:, :1])[:, 0] / temperature
+    logits = agent.unembed(states[:, :1])[:, 0] / TEMPERATURE
     first = answer.ids[:, 0].reshape(len(vectors), -1)  # [messages, questions]
     found = jnp.take_along_axis(
         logits.reshape(*first.shape, -1), first[:, None].repeat(first.shape[1], 1), axis=-1
@@ -176,12 +178,13 @@ def train(
             vectors = sent_vectors(system, agents, params, batch)
             rms = jnp.sqrt(jnp.mean(jax.lax.stop_gradient(vectors) ** 2))
             vectors += trial.noise * rms * jax.random.normal(key, vectors.shape)
-            if trial.is_of_states:
-                return states_loss(agents[evidence.SOLVER], vectors, batch, text)
-            if trial.is_of_words:
-                return words_loss(vectors, text)
-            if trial.temperature:
-                return choice_loss(agents, vectors, batch, trial.temperature).mean()
+            match trial.loss:
+                case "states":
+                    return states_loss(agents[evidence.SOLVER], vectors, batch, text)
+                case "words":
+                    return words_loss(vectors, text)
+                case "choice":
+                    return choice_loss(agents, vectors, batch).mean()
             return answered(agents, vectors, batch).loss.mean()
 
         loss, gradient = jax.value_and_grad(loss_of)(params)
@@ -233,9 +236,9 @@ def trained(
     for number, part in enumerate(parts):
         of_part = with_count(team, part)
         batches, texts = known.batches(of_part), [None] * len(known.prefixes)
-        if trial.is_of_states:
+        if trial.loss == "states":
             texts = text_states(team, known, part)
-        if trial.is_of_words:
+        if trial.loss == "words":
             texts = np.split(first_tokens(team, known.asked, part), len(batches))
         of_number = jax.random.fold_in(key, number)
         params, loss = train(of_part, trial, params, batches, of_number, texts)
