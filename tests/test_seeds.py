@@ -5,8 +5,9 @@ import json
 from made_runs import SPLITS, result_rows, write_run
 
 from experiments.studies.seeds import main, pool
+from rmas_jax.reporting import report
 from rmas_jax.reporting.run_directory import read_run
-from rmas_jax.run_files import RunFiles
+from rmas_jax.run_files import AuditFiles, RunFiles
 
 
 def finished(directory, seed, seconds):
@@ -34,6 +35,23 @@ def test_seeds_are_pooled_into_one_report(tmp_path, capsys, monkeypatch):
     rows = json.loads((out / "results.json").read_text())
     assert read_run(out).results == pooled.results and len(rows) == len(pooled.results)
     assert {file.name for file in out.iterdir()} == {"README.md", "results.json", "figures"}
+
+
+def test_finished_audits_are_pooled(tmp_path, monkeypatch):
+    for seed, name in enumerate((AuditFiles.markdown, AuditFiles.protocol, AuditFiles.markdown)):
+        audit = RunFiles(tmp_path / f"runs/study-{seed}").audit
+        audit.mkdir(parents=True)
+        (audit / name).write_text("")
+        finished(audit.parent, seed, seconds=1.0)
+    folders = [tmp_path / f"runs/study-{seed}" for seed in range(3)]
+    pooled = pool([*map(read_run, folders)], tmp_path / "pooled")
+    assert pooled.audits == [folders[0] / "audit", folders[2] / "audit"]
+    seen = []
+    pooled.directory.mkdir()
+    monkeypatch.setattr(report, "read_audit", lambda folder: folder)
+    monkeypatch.setattr(report, "audit_parts", lambda records: seen.extend(records) or ["both"])
+    report.write(pooled)
+    assert seen == pooled.audits and "both" in RunFiles(tmp_path / "pooled").markdown.read_text()
 
 
 def test_runs_that_are_not_there_give_no_report(tmp_path, capsys, monkeypatch):

@@ -86,6 +86,7 @@ def pool(runs: Sequence[Run], directory: Path) -> Run:
         directory=directory,
         results=[row for of_run in runs for row in of_run.results],
         items=[item for of_run in runs for item in of_run.items],
+        audits=[audit for of_run in runs for audit in of_run.audits],
         timings={step: sum(of_run.timings[step] for of_run in runs) / len(runs) for step in steps},
     )
 

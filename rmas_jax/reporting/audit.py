@@ -93,15 +93,8 @@ def render(records: Sequence[AuditRecord]) -> str:
     """The report of an audit, or of the same one of several trainings, as Markdown.
 
     Raises:
-      ValueError: the audits differ in more than seeds and trainings, or share a seed.
+      ValueError: see `audit_parts`.
     """
-    common = [{k: v for k, v in r.declared.items() if k not in OF_A_TRAINING} for r in records]
-    if any(other != common[0] for other in common[1:]):
-        raise ValueError("audits to pool must declare the same, but for seeds and trainings")
-    for benchmark in common[0]["benchmarks"]:
-        seeds = [seed for record in records for seed in record.declared["seeds"][benchmark]]
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"audits to pool must have seeds of their own, got {seeds}")
     declared = records[0].declared
     brief = dict(declared) | {"conditions": len(declared["conditions"])}
     brief |= {name: [record.declared[name] for record in records] for name in OF_A_TRAINING}
@@ -115,7 +108,18 @@ def render(records: Sequence[AuditRecord]) -> str:
 
 
 def audit_parts(records: Sequence[AuditRecord]) -> Iterator[str | Table]:
-    """Yields the paragraphs and tables of audits: the question, then each split."""
+    """Yields the paragraphs and tables of audits: the question, then each split.
+
+    Raises:
+      ValueError: the audits differ in more than seeds and trainings, or share a seed.
+    """
+    common = [{k: v for k, v in r.declared.items() if k not in OF_A_TRAINING} for r in records]
+    if any(other != common[0] for other in common[1:]):
+        raise ValueError("audits to pool must declare the same, but for seeds and trainings")
+    for benchmark in common[0]["benchmarks"]:
+        seeds = [seed for record in records for seed in record.declared["seeds"][benchmark]]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"audits to pool must have seeds of their own, got {seeds}")
     declared = records[0].declared
     rows = [row for record in records for row in record.rows]
     items = [item for record in records for item in record.items]

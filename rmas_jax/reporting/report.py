@@ -37,7 +37,7 @@ from rmas_jax.reporting.results import (
 from rmas_jax.reporting.run_directory import GradientRow, Run, read_run
 from rmas_jax.reporting.table import Table
 from rmas_jax.rounds.channels import CHANNELS
-from rmas_jax.run_files import AuditFiles, RunFiles
+from rmas_jax.run_files import RunFiles
 
 STEP = "report"  # of a run; its time is not reported
 
@@ -197,7 +197,7 @@ def build_sections(run: Run) -> list[Section]:
         Section("Cost", _cost(rows)),
         Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
         Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
-        Section("What the messages carry", _audit(RunFiles(run.directory).audit)),
+        Section("What the messages carry", _audit(run.audits)),
         Section("Difficulty", _difficulty(results, items)),
         Section("Seeds", _table(functools.partial(tables.seed_table, results), rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),
@@ -325,11 +325,11 @@ def _cost(rows: Sequence[ResultRow]) -> list[Block]:
     return [*picture, *map(TableBlock, tables.cost_tables(Results(rows)))]
 
 
-def _audit(directory: Path) -> list[Block]:
-    """The audit of a run; empty where it has none, or has not finished one."""
-    if not AuditFiles(directory).markdown.is_file():
+def _audit(directories: Sequence[Path]) -> list[Block]:
+    """The audit of a run, or of several that are pooled."""
+    if not directories:
         return []
-    parts = audit_parts([read_audit(directory)])
+    parts = audit_parts([read_audit(directory) for directory in directories])
     return [Text(part) if isinstance(part, str) else TableBlock(part) for part in parts]
 
 

@@ -16,7 +16,7 @@ from rmas_jax.evaluation.rows import ItemRow, Measurement, ResultRow, measuremen
 from rmas_jax.host.checksums import unseal, unseal_yaml
 from rmas_jax.host.errors import InputError, shown
 from rmas_jax.host.reading import GIBIBYTE, decode_text, parse_json, read_bytes
-from rmas_jax.run_files import RunFiles
+from rmas_jax.run_files import AuditFiles, RunFiles
 
 Kind = type | UnionType
 
@@ -109,6 +109,7 @@ class Run:
     config: str
     timings: dict[str, float]
     notes: list[str]  # on missing or skipped parts
+    audits: list[Path] = dataclasses.field(default_factory=list)  # folders of finished ones
 
 
 def read_run(directory: str | Path) -> Run:
@@ -139,6 +140,7 @@ def read_run(directory: str | Path) -> Run:
         config=reader.yaml(RunFiles.config, "the configuration"),
         timings=reader.mapping(RunFiles.timings, "timings", kind=float),
         notes=reader.notes,
+        audits=[files.audit] if AuditFiles(files.audit).markdown.is_file() else [],
     )
     if not reader.found:
         raise RunFileError(f"{directory}: must hold files of a run ({RunFiles.results}, ...)")
