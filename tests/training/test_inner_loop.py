@@ -51,7 +51,7 @@ def test_a_later_repeat_reads_thoughts_as_well(team_and_links, tmp_path, monkeyp
     def thoughts(number):
         """This many for each role, none of which random agents would have."""
 
-        def rollout_states(team, links, data, *, rounds):
+        def rollout_states(team, links, data, *, rounds, **options):
             seen.append(links.inner)
             return {
                 role: (np.ones((number, agent.width), np.float32), np.ones(number, np.int32))
@@ -197,7 +197,9 @@ def test_embeddings_that_are_not_finite_name_their_agent(team_and_links, tmp_pat
     token = tokenizer("plan about", add_special_tokens=False)["input_ids"][-1]
     healthy = {role: token_states.text_states for role in ROLES}
     monkeypatch.setattr(
-        inner_loop, "text_states", lambda _, role, *rest: healthy[role](team, role, *rest)
+        inner_loop,
+        "text_states",
+        lambda _, role, *rest, **options: healthy[role](team, role, *rest),
     )
     message = f"repeat 1, .* link .*critic: agent critic, input embeddings: .*'token {token}'"
     with pytest.raises(NonFiniteError, match=message):

@@ -62,7 +62,7 @@ def noted(monkeypatch):
 
 @pytest.mark.parametrize("role", ["planner", "solver"])
 def test_texts_are_worth_the_same_packed_as_alone(
-    team_and_links, dialogues, noted, monkeypatch, role
+    team_and_links, dialogues, noted, monkeypatch, capsys, role
 ):
     team, _ = team_and_links
     agent = team.agents[role]
@@ -72,8 +72,9 @@ def test_texts_are_worth_the_same_packed_as_alone(
     expected = np.asarray(alone)[target[:, 1:]]
     few = functools.partial(packing.rows_at_once, batch_tokens=140)
     monkeypatch.setattr(packing, "rows_at_once", few)
-    found = text_states(team, role, dialogues)
+    found = text_states(team, role, dialogues, progress=True)
     assert noted == [(2, 64)] * 3  # 13 dialogues in 5 rows, and an empty one
+    assert f"reading, {role}: 100%" in capsys.readouterr().err
     np.testing.assert_array_equal(found.ids, ids[target])
     np.testing.assert_allclose(found.parts[0], expected, atol=1e-5)
     assert np.abs(np.diff(expected, axis=0)).min(axis=1).max() > 1e-2  # the control
@@ -122,7 +123,9 @@ def test_parts_are_counted_through():
     np.testing.assert_array_equal(three.take(numbers), rows[numbers])
 
 
-def test_rollouts_count_every_item_once_however_they_are_batched(team_and_links, monkeypatch):
+def test_rollouts_count_every_item_once_however_they_are_batched(
+    team_and_links, monkeypatch, capsys
+):
     """And in the same order. Stages that are not right do not count: here all are."""
     team, links = team_and_links
 
@@ -145,8 +148,10 @@ def test_rollouts_count_every_item_once_however_they_are_batched(team_and_links,
     }
     data = flat.encoded_items(prompts, dict.fromkeys(prompts, targets))
     whole, wrapped = (
-        rollout_states(team, links, data, rounds=2, batch_size=size) for size in (3, 2)
+        rollout_states(team, links, data, rounds=2, batch_size=size, progress=size == 2)
+        for size in (3, 2)
     )
+    assert capsys.readouterr().err.count("rounds of the links: 100%") == 1
     for role in team.system.topology.order:
         assert len(whole[role][0]) == len(wrapped[role][0]) == np.prod(shape)
         for ours, theirs in zip(whole[role], wrapped[role], strict=True):

@@ -65,7 +65,7 @@ def run_inner_loop(
       align_outer: whether to align outer links, which learn to map a token's vector to the
         receiver's embedding of the token, for shared tokens. Otherwise they stay unchanged.
       log_every: steps between rows of the curves.
-      progress: whether to show a bar.
+      progress: whether to show bars.
 
     Returns:
       All links, trained ones on the host.
@@ -87,7 +87,10 @@ def run_inner_loop(
     sizes = {role: state_bytes(team, role, dialogues[role]) for role in topology.order}
     on_all(lambda: check_room(sizes, 0 if cache is None else cache.limit))
     devices = jax.local_devices()[:1] if team.mesh is None else team.mesh.local_devices
-    states = {role: text_states(team, role, dialogues[role], cache) for role in topology.order}
+    states = {
+        role: text_states(team, role, dialogues[role], cache, progress=progress)
+        for role in topology.order
+    }
     tables = {role: embedding_table(team, role) for role in topology.order}
     counterparts = {name: counterpart_ids(team, edge) for name, edge in edges.items()}
     bar = tqdm(
@@ -105,7 +108,8 @@ def run_inner_loop(
     for i in range(config.repeats):
         if i:  # a thought of a role without texts predicts no token
             assert data is not None  # given with repeats
-            for role, rolled in rollout_states(team, links, data, rounds=rounds).items():
+            rolled_out = rollout_states(team, links, data, rounds=rounds, progress=progress)
+            for role, rolled in rolled_out.items():
                 states[role] = states[role].with_part(*rolled)
         for part in ("inner", "outer"):  # outer links read the outputs of trained inner ones
             if part == "inner":

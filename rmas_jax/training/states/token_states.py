@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from rmas_jax.agents.agent import Agent
 from rmas_jax.host.nonfinite import NonFiniteError
@@ -63,14 +64,22 @@ def states_before(agent: Agent, ids: jax.Array, segments: jax.Array) -> jax.Arra
 
 
 def text_states(
-    team: Team, role: str, dialogues: Dialogues, cache: StateCache | None = None
+    team: Team,
+    role: str,
+    dialogues: Dialogues,
+    cache: StateCache | None = None,
+    *,
+    progress: bool = False,
 ) -> TokenStates:
-    """The tokens of a role's texts, in order, with states from the cache or else from the agent."""
+    """The tokens of a role's texts, in order, with states from the cache or else from the agent.
+
+    `progress` is whether the agent's reading shows a bar.
+    """
     ids = dialogues.text_ids
     row = jax.ShapeDtypeStruct((1, 2), np.int32)
     one = jax.eval_shape(states_before, team.agents[role], row, row)
     like = jax.ShapeDtypeStruct((len(ids), one.shape[-1]), one.dtype)
-    chunks = read_texts(team, role, dialogues)
+    chunks = read_texts(team, role, dialogues, progress=progress)
     if cache is None:
         read = fill(np.empty(like.shape, like.dtype), chunks)
     else:
@@ -85,11 +94,12 @@ def state_bytes(team: Team, role: str, dialogues: Dialogues) -> int:
 
 
 def read_texts(
-    team: Team, role: str, dialogues: Dialogues
+    team: Team, role: str, dialogues: Dialogues, *, progress: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Runs a frozen agent once over its role texts; yields token numbers [k] and states [k, D].
 
     Dialogues are packed (`packed_batches`) into batches of as many rows as `rows_at_once` allows.
+    `progress` is whether to show a bar.
 
     Raises:
       NonFiniteError: a state is NaN or infinite.
@@ -102,18 +112,27 @@ def read_texts(
         heads=agent.config.num_heads,
         shards=batch_shards(team.mesh),
     )
-    for batch in batches:
-        end_if_due("while texts are read, which starts again")
-        hidden = to_host(read(agent, *put_batch((batch.ids, batch.segments), team.mesh)))
-        numbers = batch.numbers[:, 1:]
-        states = hidden[numbers >= 0]
-        if not np.isfinite(states).all():
-            raise NonFiniteError(role, "states of the role texts that it reads")
-        yield numbers[numbers >= 0], states
+    total, is_off = len(dialogues.tokens.ids), not progress
+    with tqdm(desc=f"reading, {role}", total=total, unit="token", disable=is_off) as bar:
+        for batch in batches:
+            end_if_due("while texts are read, which starts again")
+            hidden = to_host(read(agent, *put_batch((batch.ids, batch.segments), team.mesh)))
+            numbers = batch.numbers[:, 1:]
+            states = hidden[numbers >= 0]
+            if not np.isfinite(states).all():
+                raise NonFiniteError(role, "states of the role texts that it reads")
+            bar.update(int((batch.segments > 0).sum()))
+            yield numbers[numbers >= 0], states
 
 
 def rollout_states(
-    team: Team, links: Links, data: EncodedItems, *, rounds: int, batch_size: int | None = None
+    team: Team,
+    links: Links,
+    data: EncodedItems,
+    *,
+    rounds: int,
+    batch_size: int | None = None,
+    progress: bool = False,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Runs the latent rounds and pairs every thought with the token it predicts.
 
@@ -128,6 +147,7 @@ def rollout_states(
       rounds: R.
       batch_size: items at once; None: as many as `rows_at_once` allows for the longest item, with
         the texts of all roles together, whose caches coexist.
+      progress: whether to show a bar.
 
     Returns:
       Role -> thoughts [n, D] and ids [n] of the tokens, by round, item and place, independently of
@@ -137,15 +157,18 @@ def rollout_states(
         heads = max(agent.config.num_heads for agent in team.agents.values())
         batch_size = rows_at_once(_longest_item(data), heads)
     found: dict[str, list[tuple[np.ndarray, ...]]] = {role: [] for role in data.texts}
-    for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
-        for role, hidden in out.thoughts.items():  # [R, B, M, D]
-            ids, valid = (
-                np.moveaxis(np.asarray(x)[:, :rounds, : hidden.shape[2]], 1, 0)
-                for x in (batch.targets[role].ids, batch.targets[role].valid)
-            )
-            keep = valid & out.scores[role].exact_match[..., None] & (rows >= 0)[None, :, None]
-            r, b, m = np.nonzero(keep)
-            found[role].append((r, rows[b], m, ids[keep], np.asarray(hidden)[r, b, m]))
+    is_off = not progress
+    with tqdm(desc="rounds of the links", total=len(data), unit="item", disable=is_off) as bar:
+        for batch, out, rows in roll_outs(team, links, data, rounds=rounds, batch_size=batch_size):
+            for role, hidden in out.thoughts.items():  # [R, B, M, D]
+                ids, valid = (
+                    np.moveaxis(np.asarray(x)[:, :rounds, : hidden.shape[2]], 1, 0)
+                    for x in (batch.targets[role].ids, batch.targets[role].valid)
+                )
+                keep = valid & out.scores[role].exact_match[..., None] & (rows >= 0)[None, :, None]
+                r, b, m = np.nonzero(keep)
+                found[role].append((r, rows[b], m, ids[keep], np.asarray(hidden)[r, b, m]))
+            bar.update(int((rows >= 0).sum()))
     joined = {}
     for role, parts in found.items():
         r, row, m, ids, thoughts = (np.concatenate(column) for column in zip(*parts, strict=True))
