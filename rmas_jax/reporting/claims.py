@@ -52,6 +52,11 @@ class Claim:
             return FAILS
         return HOLDS if verdicts == {HOLDS} else NOT_MEASURED
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is, on some split."""
+        return any(finding.verdict != NOT_MEASURED for finding in self.findings)
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:

@@ -298,12 +298,19 @@ def _curve(curve: dict[int, Result]) -> str:
 def _claims(results: Results) -> list[Block]:
     if not results.splits:
         return []
-    rule = Text(
-        "Verdicts compare point estimates. If two methods are compared by item, these data settle "
-        "their order where the 95 % interval of the difference excludes 0. Otherwise disjoint "
-        "intervals of the two accuracies settle it; overlapping ones leave it open."
-    )
-    return [Claims(tuple(check_claims(results))), rule]
+    claims = check_claims(results)
+    blocks: list[Block] = []
+    if measured := tuple(claim for claim in claims if claim.is_measured):
+        rule = (
+            "Verdicts compare point estimates. If two methods are compared by item, these data "
+            "settle their order where the 95 % interval of the difference excludes 0. Otherwise "
+            "disjoint intervals of the two accuracies settle it; overlapping ones leave it open."
+        )
+        blocks += [Claims(measured), Text(rule)]
+    if others := [claim for claim in claims if not claim.is_measured]:
+        why = tuple(f"{claim.statement} ({claim.findings[0].numbers})" for claim in others)
+        blocks += [Text("Not measured:"), Bullets(why)]
+    return blocks
 
 
 def _accuracy(rows: Sequence[ResultRow], items: Sequence[ItemRow], results: Results) -> list[Block]:

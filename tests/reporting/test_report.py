@@ -159,7 +159,14 @@ def test_results_of_one_method_are_enough(tmp_path, kept, blank_figures):
     (run / "results.json").write_text(json.dumps(rows))
     items = [row for row in item_rows() if row["method"] == "aligned_links"]
     (run / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
-    assert "not measured" in write_report(run).read_text()
+    write_report(run)
+    page = (run / "report.md").read_text()
+    measured, _, others = page.partition("Not measured:\n\n")
+    assert "no latents at the same rounds)" in others
+    rises = "Accuracy rises with rounds: "
+    is_measured = kept == "recursive_mas"
+    assert (f"**: {rises}" in measured) == is_measured
+    assert (f"- {rises}" in others) != is_measured
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path, blank_figures):
