@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rmas_jax.evaluation import methods
 from rmas_jax.evaluation.rows import ItemRow, Measurement, measurement, rollouts_of
 from rmas_jax.reporting.table import Table
 
@@ -15,6 +17,11 @@ HEADER = OF_QUESTION + OF_ANSWER
 MAX_CELL = 4_000  # characters of a cell in the file; of longer ones, so many of both ends
 MAX_SHOWN = 300  # answers in the page
 MAX_SHOWN_CELL = 400  # characters of a cell there
+CROSSINGS = 10  # questions in a table of what crossed the edges
+LINKED = (
+    methods.LATENT,
+    methods.ALIGNED,
+)  # whose crossings a report shows, the first that there is
 
 
 def item_table(items: Sequence[ItemRow]) -> Table:
@@ -37,6 +44,61 @@ def shown_items(items: Sequence[ItemRow]) -> Table:
         tuple(_ends(cell, MAX_SHOWN_CELL) for cell in line)
         for line in itertools.islice(chosen, MAX_SHOWN)
     )
+
+
+def crossing_tables(items: Sequence[ItemRow]) -> Iterator[Table]:
+    """Yields what crossed each edge in the most rounds, of a split's first questions.
+
+    Of trained links, or else of aligned ones, with the first seed; nothing where it was not
+    recorded.
+    """
+    recorded = [item for item in items if item.get("crossed") and item["method"] in LINKED]
+    for split in dict.fromkeys(map(_split_of, recorded)):
+        by_measurement: dict[Measurement, list[ItemRow]] = {}
+        for item in recorded:
+            if _split_of(item) == split:
+                by_measurement.setdefault(measurement(item), []).append(item)
+        best = min(by_measurement, key=lambda m: (LINKED.index(m.method), -m.rounds, m.seed))
+        shown = by_measurement[best][:CROSSINGS]
+        places = [(edge, number) for edge, of in shown[0]["crossed"].items() for number in of]
+        header = (
+            "question",
+            "gold",
+            "answer",
+            *(f"{edge}, round {number}" for edge, number in places),
+        )
+        rows = tuple(
+            tuple(
+                _ends(" ".join(cell.split()), MAX_SHOWN_CELL)
+                for cell in (
+                    item.get("question", ""),
+                    item.get("gold", ""),
+                    item.get("text", ""),
+                    *(_nearest(item["crossed"].get(edge, {}).get(n, ())) for edge, n in places),
+                )
+            )
+            for item in shown
+        )
+        yield Table(
+            f"{' '.join(split)}: what crossed the edges, {methods.describe(best.method).label}",
+            header,
+            rows,
+            text_columns=len(header),
+            note=(
+                "Of each vector in turn the nearest token of the receiver's vocabulary, between "
+                f"quotes. The first questions, seed {best.seed}."
+            ),
+            name=f"crossings {' '.join(split)}",
+        )
+
+
+def _split_of(item: ItemRow) -> tuple[str, str]:
+    return item["benchmark"], item["split"]
+
+
+def _nearest(positions: Sequence[Sequence[str]]) -> str:
+    """The nearest token of each vector."""
+    return " ".join(json.dumps(nearest[0], ensure_ascii=False) for nearest in positions)
 
 
 def _table(lines: Iterator[tuple[str, ...]]) -> Table:

@@ -25,7 +25,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.reporting import figures, paired, tables
 from rmas_jax.reporting.audit import audit_parts, read_audit
 from rmas_jax.reporting.claims import Claim, check_claims
-from rmas_jax.reporting.items import item_table, shown_items
+from rmas_jax.reporting.items import crossing_tables, item_table, shown_items
 from rmas_jax.reporting.judged import judge_table
 from rmas_jax.reporting.results import (
     Result,
@@ -198,6 +198,7 @@ def build_sections(run: Run) -> list[Section]:
         Section("Scores", list(map(TableBlock, paired.score_tables(results)))),
         Section("Item by item", list(map(TableBlock, paired.paired_tables(results)))),
         Section("What the messages carry", _audit(run.audits)),
+        Section("What crosses the edges", list(map(TableBlock, crossing_tables(items)))),
         Section("Difficulty", _difficulty(results, items)),
         Section("Seeds", _table(functools.partial(tables.seed_table, results), rows)),
         Section("Training", _picture("training", figures.training_figure, run.metrics)),

@@ -6,7 +6,15 @@ import re
 
 from made_runs import N, items_of, result_row, write_run
 
-from rmas_jax.reporting.items import MAX_CELL, MAX_SHOWN, MAX_SHOWN_CELL, item_table, shown_items
+from rmas_jax.reporting.items import (
+    CROSSINGS,
+    MAX_CELL,
+    MAX_SHOWN,
+    MAX_SHOWN_CELL,
+    crossing_tables,
+    item_table,
+    shown_items,
+)
 from rmas_jax.reporting.report import write_report
 
 HASH = "ab" * 32
@@ -73,3 +81,26 @@ def test_the_page_has_a_bounded_part_of_every_measurement():
     many = [item | {"seed": seed} for seed in range(MAX_SHOWN + 9) for item in items[:1]]
     assert len(shown_items(many).rows) == MAX_SHOWN
     assert shown_items([]).rows == ()
+
+
+def test_what_crossed_is_shown_of_the_most_rounds_of_the_trained_links():
+    def recorded(method, rounds, split, seed):
+        items = items_of(result_row(method, rounds, split, seed, 1, n=CROSSINGS + 2, accuracy=0.5))
+        return [item | {"crossed": CROSSED, "text": f"{method} {rounds} {seed}"} for item in items]
+
+    plain = items_of(result_row("recursive_mas", 3, "test", 0, 1, n=4, accuracy=0.5))
+    some = (
+        ("aligned_links", 2, "test", 0),
+        ("recursive_mas", 1, "test", 0),
+        ("recursive_mas", 2, "test", 1),
+        ("recursive_mas", 2, "test", 0),
+        ("aligned_links", 2, "other", 0),
+        ("shuffled_latents", 2, "third", 0),
+    )
+    every = [item for of in some for item in recorded(*of)]
+    first, second = crossing_tables([*plain, *every])
+    assert first.header[3:] == ("planner->critic, round 1", "planner->critic, round 2")
+    assert len(first.rows) == CROSSINGS and {row[2] for row in first.rows} == {"recursive_mas 2 0"}
+    assert first.rows[0][3:] == ('"red" "gate"', '"blue"')
+    assert "test: what crossed" in first.title and "other: what crossed" in second.title
+    assert not [*crossing_tables(plain)]
