@@ -172,7 +172,7 @@ class CheckpointStore:
             self.losses[step] = validation_loss
         # Digests of existing checkpoints, and of newer ones that may still be in the making.
         existing = set(self._saved())
-        newest = max(existing, default=0)
+        newest = max(existing, default=-1)
         self.digests = {s: d for s, d in self.digests.items() if s in existing or s > newest}
         self.digests[step] = state_digest(state)
         self.write_record()  # before the checkpoint, which needs its digest

@@ -173,7 +173,8 @@ class OuterConfig(Section):
     validation_every: int = option("steps between validations", 50, at_least=1)
     validation_size: int = option("validation items", 128, at_least=1)
     keep: str = option(
-        "result of a phase: the links of its last step, or those of lowest validation loss",
+        "result of a phase: the links of its last step, or those of lowest validation loss, which "
+        "its first ones may be",
         "last",
         choices=("last", "best"),
     )

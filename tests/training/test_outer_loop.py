@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import signal
 
@@ -212,11 +211,11 @@ def test_a_loss_beyond_the_limit_stops_the_run(tiny, data, tmp_path):
 
 
 def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path, monkeypatch):
-    """Validated after every step; the second comes out best."""
+    """Validated before the first step and after every one; the second comes out best."""
     folders = [tmp_path / name for name in ("last", "best")]
-    losses = itertools.cycle([3.0, 1.0, 2.0, 4.0, 2.0, 2.0])
+    of_steps = [3.0, 1.0, 2.0, 4.0, 2.0, 2.0]
+    losses, found = iter([*of_steps, 2.5, *of_steps]), []
     monkeypatch.setattr(TrainableLinks, "validate", lambda *_: {"loss": next(losses)})
-    found = []
     for folder in folders:
         folder.mkdir()
         found.append(run(tiny, data, folder, keep=folder.name, validation_every=1))
@@ -227,6 +226,24 @@ def test_a_phase_may_end_with_its_best_links(tiny, data, tmp_path, monkeypatch):
         assert same(best, store.restore(2, like).params)
     assert not same(best, last)
     assert same(best, run(tiny, data, folders[1], keep="best"))
+
+
+def test_training_that_does_harm_ends_with_the_links_it_began_with(
+    tiny, data, tmp_path, monkeypatch
+):
+    """They are validated once, also if the phase is interrupted before its next checkpoint."""
+    losses = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(TrainableLinks, "validate", lambda *_: {"loss": next(losses)})
+
+    def crash(event):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run(tiny, data, tmp_path, hooks=[crash], keep="best")
+    assert same(run(tiny, data, tmp_path, keep="best"), tiny.links)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    validated = [(row["step"], row["loss"]) for row in rows if "validation" in row["series"]]
+    assert validated == [(-1, 1.0), (2, 2.0), (5, 3.0)]
 
 
 def test_curves_tell_losses_and_gradients_by_round(tiny, data, tmp_path):

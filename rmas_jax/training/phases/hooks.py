@@ -69,6 +69,11 @@ class PhaseHooks:
         self.curves.truncate(self.trainable.name, step)
         self.curves.truncate(self.validation_series, step)
 
+    def save_start(self, event: StepEvent) -> None:
+        """Validates and saves the parameters before the first step: they may be the best ones."""
+        self.validate(event)
+        self.save(event)
+
     def collect(self, event: StepEvent) -> None:
         """Keeps a step's metrics on the device, so that no step waits for the one before."""
         self.unread.append((event.step, event.metrics))

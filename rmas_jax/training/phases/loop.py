@@ -76,7 +76,9 @@ def run_steps(
             _, state = found
         first = int(state.step)
         own = PhaseHooks(trainable, config, batches, validation, store, curves)
-        own.drop_curves(first)
+        own.drop_curves(first if found else -1)
+        if config.keep == "best" and not found:
+            own.save_start(StepEvent(-1, steps, state, metrics=None, ends=False))
         with (
             batches.read_ahead(first, steps) as ahead,
             _progress_bar(trainable, first, is_shown=progress and is_first()) as bar,
