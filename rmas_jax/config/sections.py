@@ -101,10 +101,9 @@ class SystemConfig(Section):
         choices=("outer_of_inner", "outer_of_hidden"),
     )
     outer_start: str = option(
-        "start of outer links: aligned, fitted between embeddings of the role texts' tokens and "
-        "trained by the inner loop; vocabulary, fitted between those of all tokens that sender and "
-        "receiver share, and left so by the inner loop: they carry words of no text, too; torch's "
-        "defaults; or identity",
+        "start of outer links: aligned, fitted between embeddings of the role texts' tokens, which "
+        "the inner loop trains further; vocabulary, the same with all tokens that sender and "
+        "receiver share, so that words of no text are carried, too; torch's defaults; or identity",
         "aligned",
         choices=(*FITTED_STARTS, "torch_default", "identity"),
     )
@@ -120,8 +119,8 @@ class SystemConfig(Section):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Agents are no URLs, chat templates are of their roles, the date is valid,
-        links_task_type is for a release, only residual branches align, only parallel thinking has
-        sweeps.
+        links_task_type is for a release, only residual branches align, links of embeddings read
+        such, only parallel thinking has sweeps.
         """
         for role, source in self.agents.items():
             if is_remote(source):
@@ -139,6 +138,12 @@ class SystemConfig(Section):
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.thinking == "sequential" and self.sweeps != SweepConfig():
             yield "sweeps", "must be unset with thinking: sequential, got other values"
+        if self.outer_start == "vocabulary" and self.sent_vectors == "outer_of_hidden":
+            yield (
+                "outer_start",
+                "must be another than vocabulary with sent_vectors=outer_of_hidden, as outer links "
+                "then read hidden states and no embeddings, got vocabulary",
+            )
         is_fitted = self.outer_start in FITTED_STARTS
         if self.links is None and is_fitted and "_res" not in self.outer_link:
             yield (

@@ -210,14 +210,14 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
             pass
 
 
-def test_outer_links_of_the_vocabulary_stay_as_they_are_in_the_inner_loop(tmp_path):
-    def aligned(start, count):
+def test_outer_links_of_the_vocabulary_do_not_depend_on_texts(tmp_path):
+    def aligned(start, items):
         settings = [
             f"system.outer_start={start}",
-            f"inner.steps={count}",
+            f"inner.items={items}",
             "inner.repeats=1",
             "outer.phases=[]",
-            f"output_dir={tmp_path / start / str(count)}",
+            f"output_dir={tmp_path / start / str(items)}",
         ]
         resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
         with open_folder(resolved.config, resolved.contents):
@@ -227,9 +227,9 @@ def test_outer_links_of_the_vocabulary_stay_as_they_are_in_the_inner_loop(tmp_pa
     def is_same(one, other):
         return jax.tree.all(jax.tree.map(np.array_equal, one, other))
 
-    few, many = aligned("vocabulary", 2), aligned("vocabulary", 4)
+    few, many = aligned("vocabulary", 4), aligned("vocabulary", 8)
     assert is_same(few.outer, many.outer) and not is_same(few.inner, many.inner)
-    few, many = aligned("aligned", 2), aligned("aligned", 4)
+    few, many = aligned("aligned", 4), aligned("aligned", 8)
     assert not is_same(few.outer, many.outer)
 
 

@@ -14,6 +14,7 @@ from teams import broken, build_team, with_agents
 from rmas_jax import team as team_module
 from rmas_jax.config import ConfigError
 from rmas_jax.host.nonfinite import NonFiniteError
+from rmas_jax.links import Links
 from rmas_jax.sharding import make_mesh
 from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner import loop as inner_loop
@@ -40,8 +41,32 @@ def test_all_links_are_trained_and_curves_say_how(team_and_links, tmp_path):
     for name in (*links.inner, *links.outer):
         assert [row["step"] for row in rows if row["series"] == name] == [0, 2, 4, 5, 7, 9]
     config = dataclasses.replace(CONFIG, repeats=1)
-    kept = train(team, links, tmp_path / "inner", config, align_outer=False)
+    kept = train(team, links, tmp_path / "inner", config, outer_from=None)
     assert same(kept.outer, links.outer) and not same(kept.inner, links.inner)
+
+
+def test_outer_links_learn_from_the_whole_vocabulary(team_and_links, tmp_path):
+    """From embeddings: the same for other states, unlike those that learn from texts."""
+    team, links = team_and_links
+    config = dataclasses.replace(CONFIG, repeats=1)
+
+    def outer(name, start, outer_from):
+        return train(team, start, tmp_path / name, config, outer_from=outer_from).outer
+
+    changed = Links(jax.tree.map(lambda x: 2 * x, links.inner), links.outer)
+    of_vocabulary = outer("a", links, inner_loop.VOCABULARY)
+    assert same(of_vocabulary, outer("b", changed, inner_loop.VOCABULARY))
+    assert not same(outer("c", links, inner_loop.TEXTS), outer("d", changed, inner_loop.TEXTS))
+    assert not same(of_vocabulary, links.outer)
+
+
+def test_pairs_of_a_vocabulary_are_embeddings_of_shared_tokens():
+    source, table = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    counterpart = np.array([2, -1, 0, -1, 4])
+    pairs = inner_loop.vocabulary_pairs(source, counterpart, table)
+    ours, theirs = pairs.take(np.array([[0, 1], [2, 2]]))
+    np.testing.assert_array_equal(ours, source[[[0, 2], [4, 4]]])
+    np.testing.assert_array_equal(theirs, table[[[2, 0], [4, 4]]])
 
 
 def test_a_later_repeat_reads_thoughts_as_well(team_and_links, tmp_path, monkeypatch):
@@ -59,7 +84,7 @@ def test_a_later_repeat_reads_thoughts_as_well(team_and_links, tmp_path, monkeyp
             }
 
         monkeypatch.setattr(inner_loop, "rollout_states", rollout_states)
-        return train(team, links, tmp_path / "metrics", align_outer=False).inner
+        return train(team, links, tmp_path / "metrics", outer_from=None).inner
 
     none, many = thoughts(0), thoughts(100)
     assert len(seen) == 2 and not same(seen[0], links.inner)  # of the first repeat's links
