@@ -119,8 +119,8 @@ class SystemConfig(Section):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Agents are no URLs, chat templates are of their roles, the date is valid,
-        links_task_type is for a release, only residual branches align, links of embeddings read
-        such, only parallel thinking has sweeps.
+        links_task_type is for a release, only residual branches align, only links that read
+        embeddings learn from them, only parallel thinking has sweeps.
         """
         for role, source in self.agents.items():
             if is_remote(source):
@@ -138,7 +138,8 @@ class SystemConfig(Section):
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.thinking == "sequential" and self.sweeps != SweepConfig():
             yield "sweeps", "must be unset with thinking: sequential, got other values"
-        if self.outer_start == "vocabulary" and self.sent_vectors == "outer_of_hidden":
+        reads_hidden = self.sent_vectors == "outer_of_hidden"
+        if self.links is None and self.outer_start == "vocabulary" and reads_hidden:
             yield (
                 "outer_start",
                 "must be another than vocabulary with sent_vectors=outer_of_hidden, as outer links "

@@ -18,10 +18,7 @@ MAX_CELL = 4_000  # characters of a cell in the file; of longer ones, so many of
 MAX_SHOWN = 300  # answers in the page
 MAX_SHOWN_CELL = 400  # characters of a cell there
 CROSSINGS = 10  # questions in a table of what crossed the edges
-LINKED = (
-    methods.LATENT,
-    methods.ALIGNED,
-)  # whose crossings a report shows, the first that there is
+LINKED = (methods.LATENT, methods.ALIGNED)  # of these, the first one's crossings are shown
 
 
 def item_table(items: Sequence[ItemRow]) -> Table:
