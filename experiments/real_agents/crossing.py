@@ -13,27 +13,29 @@ validation. Beside the links of files stand those that training starts from.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.real_agents.options import (
     configured,
     digests,
     links_of_seeds,
+    measured,
     measurement_parser,
     settings_of,
     write_report,
 )
-from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError
+from rmas_jax.agents.nearest_tokens import nearest_tokens
 from rmas_jax.data.evidence import pool
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.host.command_line import Parser
-from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links, apply_link
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.reporting.table import Table
@@ -49,33 +51,30 @@ START = "start"
 
 def rows(team: Team, links: Mapping[str, Links]) -> Iterator[dict[str, Any]]:
     """A row for each of some links by name, edge, kind of entity and split."""
-    tables = {role: np.asarray(agent.embedding_table()) for role, agent in team.agents.items()}
     for edge in team.system.topology.edges:
-        sender, receiver = edge
+        sender, receiver = (team.agents[role] for role in edge)
         name = edge_name(edge)
-        for kind in ENTITIES:
-            for split in SPLITS:
-                ids = shared_entities(team, edge, kind, split)
-                if not len(ids):
-                    continue
-                for label, of in links.items():
-                    sent = apply_link(
-                        team.system.outer[name], of.outer[name], tables[sender][ids[:, 0]]
-                    )
-                    cosines = cosines_to(tables[receiver], np.asarray(sent))
-                    right = int((cosines.argmax(axis=1) == ids[:, 1]).sum())
-                    own = cosines[np.arange(len(ids)), ids[:, 1]]
-                    yield {
-                        "edge": name,
-                        "kind": kind,
-                        "split": split,
-                        "links": label,
-                        "entities": len(pool(kind, split)),
-                        "n": len(ids),
-                        "right": right / len(ids),
-                        "interval": list(wilson_interval(right, len(ids))),
-                        "cosine": float(own.mean()),
-                    }
+        for kind, split in itertools.product(ENTITIES, SPLITS):
+            ids = shared_entities(team, edge, kind, split)
+            if not len(ids):
+                continue
+            source = sender.embed(jnp.asarray(ids[:, 0]))
+            target = receiver.embed(jnp.asarray(ids[:, 1]))
+            for label, of in links.items():
+                arrived = apply_link(team.system.outer[name], of.outer[name], source)
+                nearest, _ = nearest_tokens(receiver, arrived, count=1)
+                right = int((np.asarray(nearest)[:, 0] == ids[:, 1]).sum())
+                yield {
+                    "edge": name,
+                    "kind": kind,
+                    "split": split,
+                    "links": label,
+                    "entities": len(pool(kind, split)),
+                    "n": len(ids),
+                    "right": right / len(ids),
+                    "interval": list(wilson_interval(right, len(ids))),
+                    "cosine": float(optax.cosine_similarity(arrived, target).mean()),
+                }
 
 
 def shared_entities(team: Team, edge: tuple[str, str], kind: str, split: str) -> np.ndarray:
@@ -87,13 +86,6 @@ def shared_entities(team: Team, edge: tuple[str, str], kind: str, split: str) ->
     )
     found = [(one[0], other[0]) for one, other in both if len(one) == len(other) == 1]
     return np.array(found, np.int64).reshape(-1, 2)
-
-
-def cosines_to(table: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Cosines [n, V] of vectors [n, D] with the rows of a table [V, D]; a row of zeros has 0."""
-    lengths = np.linalg.norm(table, axis=1, keepdims=True)
-    normed = np.divide(table, lengths, out=np.zeros_like(table), where=lengths > 0)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)) @ normed.T
 
 
 def table_of(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -145,12 +137,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and writes the report; returns the exit code of a run."""
     args = parser().parse_args(arguments)
-
-    def work() -> None:
-        check_output_folder(args.out, option="--out", error=ConfigError)
-        measure(args)
-
-    return exit_code(work)
+    return measured(args, measure)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from experiments.real_agents.options import (
     add_numbers,
     configured,
+    measured,
     measurement_parser,
     rows_of_earlier,
     settings_of,
@@ -36,12 +37,10 @@ from experiments.real_agents.options import (
 )
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_prefix
-from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, EvidenceConfig
+from rmas_jax.config import EvidenceConfig
 from rmas_jax.data import evidence
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.host.writing import check_output_folder
 from rmas_jax.models import Cache
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST
@@ -254,12 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"--held-out must be at least 1 and below --draws ({args.draws}), got {args.held_out}"
         )
-
-    def work() -> None:
-        check_output_folder(args.out, option="--out", error=ConfigError)
-        measure(args)
-
-    return exit_code(work)
+    return measured(args, measure)
 
 
 if __name__ == "__main__":

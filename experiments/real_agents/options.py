@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.real_agents.fetch import sha256_of
 from experiments.real_agents.skill_card import RECORD
+from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links
 from rmas_jax.team import Team, load_links_for
 
@@ -30,6 +32,16 @@ def measurement_parser(description: str | None) -> Parser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes a field, as in run"
     )
     return out
+
+
+def measured(args: argparse.Namespace, measure: Callable[[argparse.Namespace], None]) -> int:
+    """Measures into --out; returns the exit code of a run."""
+
+    def work() -> None:
+        check_output_folder(args.out, option="--out", error=ConfigError)
+        measure(args)
+
+    return exit_code(work)
 
 
 def add_numbers(parser: Parser, *numbers: tuple[str, int, str]) -> None:

@@ -32,6 +32,7 @@ from experiments.real_agents.options import (
     configured,
     digests,
     links_of_seeds,
+    measured,
     measurement_parser,
     rows_of_earlier,
     settings_of,
@@ -39,11 +40,9 @@ from experiments.real_agents.options import (
     write_report,
 )
 from rmas_jax.agents.agent import Agent
-from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, EvidenceConfig
+from rmas_jax.config import EvidenceConfig
 from rmas_jax.data import evidence
 from rmas_jax.evaluation.metrics import wilson_interval
-from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST, StagePrompt, exact_width, take
@@ -233,12 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     check_batch(parser, args, "items", "held-out")
-
-    def work() -> None:
-        check_output_folder(args.out, option="--out", error=ConfigError)
-        measure(args)
-
-    return exit_code(work)
+    return measured(args, measure)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ from experiments.real_agents.options import (
     configured,
     digests,
     links_of_seeds,
+    measured,
     measurement_parser,
     rows_of_earlier,
     settings_of,
@@ -69,11 +70,9 @@ from experiments.real_agents.text_states import (
 )
 from rmas_jax.agents.adapters import start_adapter
 from rmas_jax.agents.agent import Agent
-from rmas_jax.cli.run import exit_code
-from rmas_jax.config import ConfigError, RunConfig, TuningConfig
+from rmas_jax.config import RunConfig, TuningConfig
 from rmas_jax.data import evidence
 from rmas_jax.host.command_line import Parser
-from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links, count_parameters
 from rmas_jax.team import Team, load_team
 
@@ -185,7 +184,9 @@ def train(
                     return words_loss(vectors, text)
                 case "choice":
                     return choice_loss(agents, vectors, batch).mean()
-            return answered(agents, vectors, batch).loss.mean()
+                case "answers":
+                    return answered(agents, vectors, batch).loss.mean()
+            raise ValueError(f"no such loss: {trial.loss}")
 
         loss, gradient = jax.value_and_grad(loss_of)(params)
         updates, state = optimizer.update(gradient, state, params)
@@ -325,12 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trials and writes the report; returns the exit code of a run."""
     args = parser().parse_args(arguments)
     check_batch(parser(), args, "items", "held-out")
-
-    def work() -> None:
-        check_output_folder(args.out, option="--out", error=ConfigError)
-        measure(args)
-
-    return exit_code(work)
+    return measured(args, measure)
 
 
 if __name__ == "__main__":
