@@ -29,6 +29,13 @@ class InnerConfig(Section):
     items: int | None = option(
         "training items whose role texts to read; null: all", None, at_least=1
     )
+    lists: int = option(
+        "lists of 64 random tokens, each read twice, from which inner links learn words that no "
+        "role text holds; the tokens are those that a receiver of the role's messages has as well",
+        0,
+        at_least=0,
+        at_most=10**6,
+    )
     cosine_weight: float = option("weight of the cosine distance", 1.0, at_least=0)
     mse_weight: float = option("weight of the mean squared error", 0.1, at_least=0)
     repeats: int = option(

@@ -28,6 +28,7 @@ from rmas_jax.planning.executables import without_cache
 from rmas_jax.planning.programs import ProgramPlan, plan_chains, tree_bytes
 from rmas_jax.planning.table import GIBIBYTE, plan_table
 from rmas_jax.planning.without_code import WithoutCode
+from rmas_jax.runs.learned_data import encode_inner
 from rmas_jax.runs.plan_inputs import (
     PhaseInput,
     RunInputs,
@@ -37,7 +38,7 @@ from rmas_jax.runs.plan_inputs import (
 )
 from rmas_jax.runs.plan_programs import program_chains
 from rmas_jax.runs.plan_shapes import abstract_links
-from rmas_jax.runs.resolve import Resolved, encode_inner, resolve
+from rmas_jax.runs.resolve import Resolved, resolve
 from rmas_jax.runs.resources import mesh_of, with_mesh
 from rmas_jax.sharding import MESH_AXES, batch_shards
 from rmas_jax.team import Team
@@ -164,6 +165,7 @@ def describe_run(resolved: Resolved, inputs: RunInputs) -> Iterator[str]:
     yield (
         f"inner loop: {inner.repeats} x {inner.steps} steps of {inner.batch_size} tokens per link, "
         f"from the texts of {inner.items or 'all'} items"
+        + (f" and {inner.lists} lists of tokens" if inner.lists else "")
     )
     dialogues, _ = encode_inner(resolved)
     yield from describe_states(team, dialogues, inner.cache_gib)

@@ -63,12 +63,7 @@ from rmas_jax.team_texts import (
 )
 from rmas_jax.tools import Toolbox
 from rmas_jax.topology import Topology
-from rmas_jax.training.data.encoding import (
-    Dialogues,
-    EncodedItems,
-    encode_dialogues,
-    encode_examples,
-)
+from rmas_jax.training.data.encoding import EncodedItems, encode_examples
 from rmas_jax.training.outer.loop import phase_batches
 from rmas_jax.training.tuning.loop import abstract_adapter
 
@@ -417,29 +412,3 @@ def find_answering(
         refills=shortest is not None and chosen.max_new_tokens >= shortest,
         nearest_tokens=evaluation.nearest_tokens,
     )
-
-
-def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], EncodedItems | None]:
-    """Inputs of the inner loop: dialogues, empty without steps; data for later repeats."""
-    config, team = resolved.config, resolved.team
-    if config.inner.steps == 0:
-        return {}, None
-    items = list(resolved.train[: config.inner.items])
-    dialogues = {
-        role: encode_dialogues(
-            items,
-            team.members[role],
-            topology=team.system.topology,
-            rounds=config.system.rounds,
-        )
-        for role in team.system.topology.order
-    }
-    return dialogues, encode_examples(team, items) if config.inner.repeats > 1 else None
-
-
-def encode_outer(resolved: Resolved) -> tuple[EncodedItems, EncodedItems] | None:
-    """Training and validation data of the outer loop; None without phases."""
-    if not resolved.config.outer.phases:
-        return None
-    held_out = resolved.validation[: resolved.config.outer.validation_size]
-    return resolved.training_data, encode_examples(resolved.team, held_out)

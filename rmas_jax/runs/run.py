@@ -39,12 +39,8 @@ from rmas_jax.reporting.audit import write_audit
 from rmas_jax.reporting.run_directory import Run, read_run
 from rmas_jax.run_files import STATES, AuditFiles, RunFiles
 from rmas_jax.runs.folder import MEASURED, TRAINED_WAY_OUT, RunStep, missing, open_folder
-from rmas_jax.runs.resolve import (
-    Resolved,
-    encode_inner,
-    encode_outer,
-    resolve,
-)
+from rmas_jax.runs.learned_data import encode_inner, encode_outer
+from rmas_jax.runs.resolve import Resolved, resolve
 from rmas_jax.runs.resources import answering_team
 from rmas_jax.runs.tuning import tune_answerer, tuned_answerers
 from rmas_jax.sharding import to_host

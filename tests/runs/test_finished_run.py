@@ -16,10 +16,12 @@ from rmas_jax.host.errors import BAD_INPUT, PREEMPTED
 from rmas_jax.interop import read_released_links
 from rmas_jax.interop.link_files import load_links, save_links
 from rmas_jax.links import Links
-from rmas_jax.runs import resolve
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.runs import learned_data, resolve
 from rmas_jax.runs import run as steps
 from rmas_jax.runs.folder import open_folder
 from rmas_jax.team import load_team, start_links
+from rmas_jax.training.data.lists import LIST_TOKENS
 from rmas_jax.training.phases import loop as phase_loop
 
 ROOT = Path(__file__).parents[2]
@@ -57,15 +59,37 @@ def test_nothing_is_encoded_that_is_not_read(
     tmp_path, monkeypatch, steps, repeats, phases, encoded
 ):
     seen = []
-    monkeypatch.setattr(resolve, "encode_examples", lambda team, items: seen.append(len(items)))
-    monkeypatch.setattr(resolve, "encode_dialogues", lambda *args, **options: None)
+    for module in (learned_data, resolve):
+        monkeypatch.setattr(module, "encode_examples", lambda team, items: seen.append(len(items)))
+    monkeypatch.setattr(learned_data, "encode_dialogues", lambda *args, **options: None)
     settings = [f"inner.steps={steps}", f"inner.repeats={repeats}", "inner.warmup_steps=0"]
     settings += [f"output_dir={tmp_path}", *([] if phases else ["outer.phases=[]"])]
     resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
-    dialogues, data = resolve.encode_inner(resolved)
+    dialogues, data = learned_data.encode_inner(resolved)
     assert len(dialogues) == (3 if steps else 0)
-    assert (resolve.encode_outer(resolved) is None) == (phases == 0)
+    assert (learned_data.encode_outer(resolved) is None) == (phases == 0)
     assert seen == encoded and data is None
+
+
+def test_lists_of_tokens_follow_the_texts_that_a_role_reads(tmp_path, monkeypatch):
+    settings = [*TINY, "inner.items=2", f"output_dir={tmp_path}"]
+    resolved = resolve.resolve(load_config(CONFIG, [*settings, "inner.lists=3"]))
+    alone, _ = learned_data.encode_inner(resolve.resolve(load_config(CONFIG, settings)))
+    found, _ = learned_data.encode_inner(resolved)
+    for role, texts in alone.items():
+        joined, count = found[role], len(texts.tokens)
+        assert len(joined.tokens) == count + 3
+        np.testing.assert_array_equal(joined.tokens.take(range(count)).ids, texts.tokens.ids)
+        np.testing.assert_array_equal(joined.text_lengths[count:], [LIST_TOKENS] * 3)
+        np.testing.assert_array_equal(joined.rows, [*texts.rows, *range(count, count + 3)])
+        drawn = joined.text_ids[-3 * LIST_TOKENS :]
+        receivers = [edge[1] for edge in resolved.team.system.topology.edges if edge[0] == role]
+        members = resolved.team.members
+        known = [shared_tokens(*(members[x].tokenizer for x in (role, r)))[0] for r in receivers]
+        assert set(drawn) <= set(np.concatenate(known).tolist())
+    monkeypatch.setattr(learned_data, "shared_tokens", lambda *_: (np.zeros(0, np.int32),) * 2)
+    with pytest.raises(ConfigError, match=r"inner\.lists must be 0 for a role .*, got planner"):
+        learned_data.encode_inner(resolved)
 
 
 @pytest.fixture

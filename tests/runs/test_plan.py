@@ -29,12 +29,13 @@ from rmas_jax.planning.executables import (
     without_cache,
 )
 from rmas_jax.planning.programs import plan_program, tree_bytes
+from rmas_jax.runs.learned_data import encode_outer
 from rmas_jax.runs.plan import mesh_sizes, plan_run, weight_bytes
 from rmas_jax.runs.plan_inputs import Widths, inputs_of_data, inputs_of_widths
 from rmas_jax.runs.plan_programs import phase_programs
 from rmas_jax.runs.plan_search import candidates, changed_config
 from rmas_jax.runs.plan_shapes import abstract_links
-from rmas_jax.runs.resolve import encode_outer, resolve
+from rmas_jax.runs.resolve import resolve
 from rmas_jax.sharding import make_mesh, put_batch
 from rmas_jax.training.outer.loop import TrainableLinks, phase_batches
 from rmas_jax.training.phases.loop import compile_step
