@@ -13,7 +13,7 @@ from flax.core import FrozenDict
 
 from rmas_jax.agents.agent import Agent, load_agent
 from rmas_jax.agents.member import Member
-from rmas_jax.config import FITTED_STARTS, ConfigError, SystemConfig
+from rmas_jax.config import ConfigError, SystemConfig
 from rmas_jax.host.nonfinite import NonFiniteError
 from rmas_jax.interop import (
     links_that_fit,
@@ -203,9 +203,9 @@ def start_links(
 
     Args:
       team: the system and its agents.
-      start: of outer links: "torch_default", "identity", or one of `FITTED_STARTS`, a least-squares
-        map between the input embeddings of tokens that both vocabularies have. Inner links start
-        with torch's defaults, because the inner loop trains them.
+      start: of outer links: "torch_default", "identity", or "aligned", a least-squares map between
+        the input embeddings of tokens that both vocabularies have. Inner links start with torch's
+        defaults, because the inner loop trains them.
       key: PRNG key.
       texts: role -> examples of its texts; a map is then fitted to the tokens of these texts alone
         (a link has fewer parameters than a vocabulary has tokens).
@@ -223,7 +223,7 @@ def start_links(
     for edge in system.topology.edges:
         link = system.outer[edge_name(edge)]
         fresh = init(link, next(keys), start="identity" if start == "identity" else "torch_default")
-        if start in FITTED_STARTS:
+        if start == "aligned":
             written = None if texts is None else texts[edge[0]]
             source, target = shared_embeddings(team, edge, texts=written)
             if not len(source):

@@ -22,7 +22,6 @@ from rmas_jax.config.files import (
 )
 from rmas_jax.config.limits import MAX_ROUNDS
 from rmas_jax.config.sections import (
-    FITTED_STARTS,
     EvaluationConfig,
     MeshConfig,
     PolicyConfig,
@@ -43,7 +42,6 @@ from rmas_jax.config.training import (
 
 __all__ = [
     "DEFAULT_ANSWERS",
-    "FITTED_STARTS",
     "MAX_ROUNDS",
     "AnswerConfig",
     "AuditConfig",

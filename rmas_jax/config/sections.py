@@ -35,9 +35,6 @@ from rmas_jax.links import INNER, OUTER, VARIANTS
 from rmas_jax.partition import DEFAULT_POLICIES, POLICIES
 from rmas_jax.run_files import SHARED_FOLDERS
 
-# Starts of outer links that are maps between embeddings of tokens that both vocabularies have.
-FITTED_STARTS = ("aligned", "vocabulary")
-
 
 def _no_url(source: str) -> str:
     return (
@@ -101,11 +98,11 @@ class SystemConfig(Section):
         choices=("outer_of_inner", "outer_of_hidden"),
     )
     outer_start: str = option(
-        "start of outer links: aligned, fitted between embeddings of the role texts' tokens, which "
-        "the inner loop trains further; vocabulary, the same with all tokens that sender and "
-        "receiver share, so that words of no text are carried, too; torch's defaults; or identity",
+        "start of outer links: aligned, fitted between embeddings of the role texts' tokens (with "
+        "inner.lists, of all that sender and receiver share), which the inner loop trains further; "
+        "torch's defaults; or identity",
         "aligned",
-        choices=(*FITTED_STARTS, "torch_default", "identity"),
+        choices=("aligned", "torch_default", "identity"),
     )
     links: str | None = option(
         "links to start from: a .safetensors file that rmas wrote, or the directory or hub id of "
@@ -119,8 +116,8 @@ class SystemConfig(Section):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Agents are no URLs, chat templates are of their roles, the date is valid,
-        links_task_type is for a release, only residual branches align, only links that read
-        embeddings learn from them, only parallel thinking has sweeps.
+        links_task_type is for a release, only residual branches align, only parallel thinking has
+        sweeps.
         """
         for role, source in self.agents.items():
             if is_remote(source):
@@ -138,15 +135,8 @@ class SystemConfig(Section):
                 yield "date", f"must be a day as YYYY-MM-DD, got {self.date} ({error})"
         if self.thinking == "sequential" and self.sweeps != SweepConfig():
             yield "sweeps", "must be unset with thinking: sequential, got other values"
-        reads_hidden = self.sent_vectors == "outer_of_hidden"
-        if self.links is None and self.outer_start == "vocabulary" and reads_hidden:
-            yield (
-                "outer_start",
-                "must be another than vocabulary with sent_vectors=outer_of_hidden, as outer links "
-                "then read hidden states and no embeddings, got vocabulary",
-            )
-        is_fitted = self.outer_start in FITTED_STARTS
-        if self.links is None and is_fitted and "_res" not in self.outer_link:
+        is_aligned = self.links is None and self.outer_start == "aligned"
+        if is_aligned and "_res" not in self.outer_link:
             yield (
                 "outer_start",
                 f"must be torch_default or identity with outer_link={self.outer_link}, which has "

@@ -28,6 +28,12 @@ class TokenRows:
         ids = np.fromiter(itertools.chain.from_iterable(rows), np.int32, count=starts[-1])
         return cls(ids, starts)
 
+    @classmethod
+    def joined(cls, one: TokenRows, other: TokenRows) -> TokenRows:
+        """The rows of one and, after them, those of another."""
+        starts = np.concatenate([one.starts, one.starts[-1] + other.starts[1:]])
+        return cls(np.concatenate([one.ids, other.ids]), starts)
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 

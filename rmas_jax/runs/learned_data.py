@@ -14,7 +14,7 @@ from rmas_jax.training.data.encoding import (
     encode_dialogues,
     encode_examples,
 )
-from rmas_jax.training.data.lists import encode_lists
+from rmas_jax.training.data.lists import encode_lists, with_lists
 
 
 def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], EncodedItems | None]:
@@ -34,9 +34,9 @@ def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], EncodedItems
     }
     if config.inner.lists:
         for role, of_texts in dialogues.items():
-            tokens = _tokens_to_send(team, role)
-            tokenizer = team.members[role].tokenizer
-            dialogues[role] = of_texts.joined(encode_lists(tokenizer, tokens, config.inner.lists))
+            tokens, tokenizer = _tokens_to_send(team, role), team.members[role].tokenizer
+            lists = encode_lists(tokenizer, tokens, config.inner.lists)
+            dialogues[role] = with_lists(of_texts, lists)
     return dialogues, encode_examples(team, items) if config.inner.repeats > 1 else None
 
 

@@ -49,7 +49,7 @@ from rmas_jax.training.curves import Curves, open_curves
 from rmas_jax.training.data.encoding import encode_examples
 from rmas_jax.training.divergence import as_divergence
 from rmas_jax.training.hooks import Hook
-from rmas_jax.training.inner.loop import TEXTS, VOCABULARY, run_inner_loop
+from rmas_jax.training.inner.loop import run_inner_loop
 from rmas_jax.training.outer.loop import run_phase
 from rmas_jax.training.states.cache import StateCache
 
@@ -167,17 +167,14 @@ def declare_protocol(resolved: Resolved) -> None:
         log.info("audit: declared in %s, SHA-256 %s", audit_files.protocol, digest)
 
 
-# Start of outer links -> what they learn from in the inner loop.
-OUTER_FROM = {"aligned": TEXTS, "vocabulary": VOCABULARY}
-
-
 def align_links(resolved: Resolved) -> None:
     """The inner loop: trains each link alone, from given links or new ones; writes them."""
     config, team, given = resolved.config, resolved.team, resolved.given_links
     start, keys = config.system.outer_start, _keys(config)
 
     def new_links() -> Links:
-        texts = _texts_to_learn(resolved) if start == "aligned" else None
+        is_of_texts = start == "aligned" and not config.inner.lists
+        texts = _texts_to_learn(resolved) if is_of_texts else None
         return start_links(team, start=start, key=keys["links"], texts=texts)
 
     cache = StateCache(
@@ -195,7 +192,7 @@ def align_links(resolved: Resolved) -> None:
             rounds=config.system.rounds,
             key=keys["inner"],
             cache=cache if config.inner.cache_gib else None,
-            outer_from=OUTER_FROM.get(start) if given is None else None,
+            align_outer=given is None and start == "aligned",
             curves=run_curves(resolved),
             progress=_shows_progress(config),
         )

@@ -138,10 +138,6 @@ def test_the_item_of_a_list_is_named(path):
         (["outer.phases.0.round_weights=[0, 0]"], "round_weights must have a weight above 0"),
         (["inner.cosine_weight=0", "inner.mse_weight=0"], "inner.cosine_weight must be above 0"),
         (
-            ["system.outer_start=vocabulary", "system.sent_vectors=outer_of_hidden"],
-            "system.outer_start must be another than vocabulary with sent_vectors=outer_of_hidden",
-        ),
-        (
             ["system.outer_link=mlp"],
             "system.outer_start must be torch_default or identity with outer_link=mlp",
         ),

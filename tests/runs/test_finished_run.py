@@ -81,7 +81,9 @@ def test_lists_of_tokens_follow_the_texts_that_a_role_reads(tmp_path, monkeypatc
         assert len(joined.tokens) == count + 3
         np.testing.assert_array_equal(joined.tokens.take(range(count)).ids, texts.tokens.ids)
         np.testing.assert_array_equal(joined.text_lengths[count:], [LIST_TOKENS] * 3)
-        np.testing.assert_array_equal(joined.rows, [*texts.rows, *range(count, count + 3)])
+        times = max(1, round(LIST_TOKENS * 3 / texts.text_lengths[texts.rows].sum()))
+        rows = [*texts.rows] * times + [*range(count, count + 3)]
+        np.testing.assert_array_equal(joined.rows, rows)
         drawn = joined.text_ids[-3 * LIST_TOKENS :]
         receivers = [edge[1] for edge in resolved.team.system.topology.edges if edge[0] == role]
         members = resolved.team.members
@@ -234,27 +236,17 @@ def test_training_starts_from_links_that_are_given(tmp_path, capsys):
             pass
 
 
-def test_outer_links_of_the_vocabulary_do_not_depend_on_texts(tmp_path):
-    def aligned(start, items):
-        settings = [
-            f"system.outer_start={start}",
-            f"inner.items={items}",
-            "inner.repeats=1",
-            "outer.phases=[]",
-            f"output_dir={tmp_path / start / str(items)}",
-        ]
-        resolved = resolve.resolve(load_config(CONFIG, [*TINY, *settings]))
-        with open_folder(resolved.config, resolved.contents):
-            steps.align_links(resolved)
-        return load_links(resolved.files.aligned_links)
-
-    def is_same(one, other):
-        return jax.tree.all(jax.tree.map(np.array_equal, one, other))
-
-    few, many = aligned("vocabulary", 4), aligned("vocabulary", 8)
-    assert is_same(few.outer, many.outer) and not is_same(few.inner, many.inner)
-    few, many = aligned("aligned", 4), aligned("aligned", 8)
-    assert not is_same(few.outer, many.outer)
+@pytest.mark.parametrize("lists", [0, 2])
+def test_aligned_outer_links_start_from_the_tokens_of_what_is_read(tmp_path, monkeypatch, lists):
+    seen = []
+    monkeypatch.setattr(steps, "start_links", lambda *_, texts, **options: seen.append(texts))
+    monkeypatch.setattr(steps, "run_inner_loop", lambda *_, **options: seen.append(options))
+    monkeypatch.setattr(steps, "keep_links", lambda *_: None)
+    settings = [f"inner.lists={lists}", f"output_dir={tmp_path}"]
+    steps.align_links(resolve.resolve(load_config(CONFIG, [*TINY, *settings])))
+    texts, options = seen
+    assert options["align_outer"]
+    assert (texts is None) if lists else (set(texts) == {"planner", "critic", "solver"})
 
 
 def test_hooks_of_a_run_reach_its_phases(tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from teams import broken, build_team, with_agents
 from rmas_jax import team as team_module
 from rmas_jax.config import ConfigError
 from rmas_jax.host.nonfinite import NonFiniteError
-from rmas_jax.links import Links
 from rmas_jax.sharding import make_mesh
 from rmas_jax.training.divergence import DivergedError
 from rmas_jax.training.inner import loop as inner_loop
@@ -41,32 +40,8 @@ def test_all_links_are_trained_and_curves_say_how(team_and_links, tmp_path):
     for name in (*links.inner, *links.outer):
         assert [row["step"] for row in rows if row["series"] == name] == [0, 2, 4, 5, 7, 9]
     config = dataclasses.replace(CONFIG, repeats=1)
-    kept = train(team, links, tmp_path / "inner", config, outer_from=None)
+    kept = train(team, links, tmp_path / "inner", config, align_outer=False)
     assert same(kept.outer, links.outer) and not same(kept.inner, links.inner)
-
-
-def test_outer_links_learn_from_the_whole_vocabulary(team_and_links, tmp_path):
-    """From embeddings: the same for other states, unlike those that learn from texts."""
-    team, links = team_and_links
-    config = dataclasses.replace(CONFIG, repeats=1)
-
-    def outer(name, start, outer_from):
-        return train(team, start, tmp_path / name, config, outer_from=outer_from).outer
-
-    changed = Links(jax.tree.map(lambda x: 2 * x, links.inner), links.outer)
-    of_vocabulary = outer("a", links, inner_loop.VOCABULARY)
-    assert same(of_vocabulary, outer("b", changed, inner_loop.VOCABULARY))
-    assert not same(outer("c", links, inner_loop.TEXTS), outer("d", changed, inner_loop.TEXTS))
-    assert not same(of_vocabulary, links.outer)
-
-
-def test_pairs_of_a_vocabulary_are_embeddings_of_shared_tokens():
-    source, table = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    counterpart = np.array([2, -1, 0, -1, 4])
-    pairs = inner_loop.vocabulary_pairs(source, counterpart, table)
-    ours, theirs = pairs.take(np.array([[0, 1], [2, 2]]))
-    np.testing.assert_array_equal(ours, source[[[0, 2], [4, 4]]])
-    np.testing.assert_array_equal(theirs, table[[[2, 0], [4, 4]]])
 
 
 def test_a_later_repeat_reads_thoughts_as_well(team_and_links, tmp_path, monkeypatch):
@@ -84,7 +59,7 @@ def test_a_later_repeat_reads_thoughts_as_well(team_and_links, tmp_path, monkeyp
             }
 
         monkeypatch.setattr(inner_loop, "rollout_states", rollout_states)
-        return train(team, links, tmp_path / "metrics", outer_from=None).inner
+        return train(team, links, tmp_path / "metrics", align_outer=False).inner
 
     none, many = thoughts(0), thoughts(100)
     assert len(seen) == 2 and not same(seen[0], links.inner)  # of the first repeat's links
@@ -115,27 +90,24 @@ def test_an_edge_whose_ends_share_no_token_is_refused(team_and_links, tmp_path, 
         train(team, links, tmp_path / "metrics")
 
 
-@pytest.mark.parametrize("start", ["aligned", "vocabulary"])
-def test_a_fitted_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch, start):
+def test_an_aligned_start_needs_tokens_that_both_ends_have(team_and_links, monkeypatch):
     team, _ = team_and_links
     key, texts = jax.random.key(0), {role: ["to a"] for role in team.system.topology.order}
     monkeypatch.setattr(team_module, "shared_tokens", lambda *_: (np.zeros(0, int),) * 2)
-    with pytest.raises(ConfigError, match=f"share no token, got {start} for planner->critic"):
-        team_module.start_links(team, start=start, key=key)
+    with pytest.raises(ConfigError, match="share no token, got aligned for planner->critic"):
+        team_module.start_links(team, start="aligned", key=key)
     with pytest.raises(ConfigError, match="share no token of the texts, got "):
-        team_module.start_links(team, start=start, key=key, texts=texts)
+        team_module.start_links(team, start="aligned", key=key, texts=texts)
 
 
-def test_a_fitted_start_is_of_all_tokens_or_of_those_of_texts(team_and_links):
+def test_an_aligned_start_is_of_all_tokens_or_of_those_of_texts(team_and_links):
     team, _ = team_and_links
     texts = {role: ["to a"] for role in team.system.topology.order}
-
-    def start(name, texts):
-        return team_module.start_links(team, start=name, key=jax.random.key(0), texts=texts).outer
-
-    of_all = start("vocabulary", None)
-    assert same(of_all, start("aligned", None))
-    assert not same(of_all, start("aligned", texts))
+    of_all, of_texts = (
+        team_module.start_links(team, start="aligned", key=jax.random.key(0), texts=x).outer
+        for x in (None, texts)
+    )
+    assert not same(of_all, of_texts)
 
 
 def test_cached_states_are_not_read_again_and_make_the_same_links(

@@ -158,7 +158,7 @@ def test_the_inner_loop_reads_with_sharded_agents(tiny, team_on, data, tmp_path)
             rounds=2,
             key=jax.random.key(0),
             curves=Curves(tmp_path / name),
-            outer_from=None,
+            align_outer=False,
             progress=False,
         )
         for name in ("1x1x1", "2x2x2")

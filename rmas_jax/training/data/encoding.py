@@ -217,20 +217,6 @@ class Dialogues:
         """The tokens of all role texts, in order."""
         return self.tokens.ids[self.in_text]
 
-    def joined(self, other: Dialogues) -> Dialogues:
-        """These dialogues and, after them, others."""
-        mine, theirs = self.tokens, other.tokens
-        starts = np.concatenate([mine.starts, mine.starts[-1] + theirs.starts[1:]])
-        learned = [
-            np.arange(len(part.tokens)) if part.rows is None else part.rows
-            for part in (self, other)
-        ]
-        return Dialogues(
-            TokenRows(np.concatenate([mine.ids, theirs.ids]), starts),
-            np.concatenate([self.text_lengths, other.text_lengths]),
-            np.concatenate([learned[0], len(mine) + learned[1]]),
-        )
-
 
 def encode_dialogues(
     examples: Sequence[Example],

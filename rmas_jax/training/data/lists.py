@@ -13,7 +13,7 @@ import numpy as np
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.models.tokenizer import Tokenizer
 from rmas_jax.prompts import TokenRows
-from rmas_jax.training.data.encoding import Dialogues
+from rmas_jax.training.data.encoding import Dialogues, learned_tokens
 
 LIST_TOKENS = 64  # of a copy: the first few of the second one are hard to foresee
 
@@ -34,3 +34,15 @@ def encode_lists(tokenizer: Tokenizer, tokens: np.ndarray, count: int) -> Dialog
     between = encode_plain(tokenizer, ["\n"])[0]
     rows = [[*first, *drawn, *between, *drawn] for drawn in lists.tolist()]
     return Dialogues(TokenRows.of(rows), np.full(count, LIST_TOKENS))
+
+
+def with_lists(texts: Dialogues, lists: Dialogues) -> Dialogues:
+    """Dialogues and, after them, lists; the former repeat, to be half of what is learned."""
+    learned, drawn = learned_tokens(texts), lists.text_lengths
+    times = max(1, round(drawn.sum() / len(learned)))
+    rows = np.arange(len(texts.tokens)) if texts.rows is None else texts.rows
+    return Dialogues(
+        TokenRows.joined(texts.tokens, lists.tokens),
+        np.concatenate([texts.text_lengths, drawn]),
+        np.concatenate([np.tile(rows, times), len(texts.tokens) + np.arange(len(drawn))]),
+    )

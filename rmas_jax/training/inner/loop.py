@@ -31,8 +31,6 @@ from rmas_jax.training.states.token_states import (
     text_states,
 )
 
-TEXTS, VOCABULARY = "texts", "vocabulary"  # what outer links learn from
-
 
 def run_inner_loop(
     team: Team,
@@ -45,7 +43,7 @@ def run_inner_loop(
     key: jax.Array,
     curves: Curves,
     cache: StateCache | None = None,
-    outer_from: str | None = TEXTS,
+    align_outer: bool = True,
     log_every: int = 10,
     progress: bool = True,
 ) -> Links:
@@ -64,9 +62,8 @@ def run_inner_loop(
       key: for the order of the batches.
       curves: receives the losses.
       cache: of the states of dialogues; None keeps them in memory.
-      outer_from: what outer links learn from, to map a token's vector to the receiver's embedding
-        of the token, for shared tokens: the sender's `TEXTS`, by its thoughts, or its `VOCABULARY`,
-        by its embeddings of all tokens. None: they stay unchanged.
+      align_outer: whether to align outer links, which learn to map a token's vector to the
+        receiver's embedding of the token, for shared tokens. Otherwise they stay unchanged.
       log_every: steps between rows of the curves.
       progress: whether to show bars.
 
@@ -81,7 +78,7 @@ def run_inner_loop(
         shared by both ends.
     """
     system, topology = team.system, team.system.topology
-    edges = {edge_name(edge): edge for edge in topology.edges if outer_from}
+    edges = {edge_name(edge): edge for edge in topology.edges if align_outer}
     for name in (*topology.order, *map(edge_name, topology.edges)):
         curves.truncate(name, 0)
     if config.steps == 0:
@@ -115,22 +112,15 @@ def run_inner_loop(
             for role, rolled in rolled_out.items():
                 states[role] = states[role].with_part(*rolled)
         for part in ("inner", "outer"):  # outer links read the outputs of trained inner ones
-            upstream: dict[str, UpstreamLink | None] = {}
             if part == "inner":
                 pairs_by_link = {
                     role: inner_pairs(states[role], tables[role]) for role in topology.order
-                }
-            elif outer_from == VOCABULARY:
-                pairs_by_link = {
-                    name: vocabulary_pairs(tables[sender], counterparts[name], tables[receiver])
-                    for name, (sender, receiver) in edges.items()
                 }
             else:
                 pairs_by_link = {
                     name: outer_pairs(states[sender], counterparts[name], tables[receiver])
                     for name, (sender, receiver) in edges.items()
                 }
-                upstream = {name: upstream_link(team, links, edge) for name, edge in edges.items()}
             if empty := [name for name, pairs in pairs_by_link.items() if not len(pairs.ids)]:
                 raise ConfigError(
                     f"{part} links {', '.join(empty)}: the sender's texts must have a token of the "
@@ -145,7 +135,7 @@ def run_inner_loop(
                     config,
                     key=jax.random.fold_in(key, next(number)),
                     device=devices[k % len(devices)],
-                    upstream=upstream.get(name),
+                    upstream=None if part == "inner" else upstream_link(team, links, edges[name]),
                 )
                 for k, (name, pairs) in enumerate(pairs_by_link.items())
             }
@@ -206,13 +196,6 @@ def outer_pairs(states: TokenStates, counterpart: np.ndarray, table: np.ndarray)
     ids = counterpart[states.ids[states.learned]]
     known = ids >= 0
     return Pairs(states, states.learned[known], ids[known], table)
-
-
-def vocabulary_pairs(source: np.ndarray, counterpart: np.ndarray, table: np.ndarray) -> Pairs:
-    """Pairs of an outer link: embeddings [V, D] and [V', D'] of all shared tokens."""
-    known = np.flatnonzero(counterpart >= 0)
-    every = np.arange(len(source))
-    return Pairs(TokenStates((source,), every, every), known, counterpart[known], table)
 
 
 def upstream_link(team: Team, links: Links, edge: tuple[str, str]) -> UpstreamLink | None:
