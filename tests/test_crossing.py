@@ -1,38 +1,94 @@
-"""Which entities cross an outer link."""
+"""Which link loses a word."""
 
 import json
 
 import jax
 import numpy as np
-from blind_pair import SET, saved, team_of
+import pytest
+from blind_pair import AGENTS, SET, saved
 
 from experiments.real_agents import crossing
-from rmas_jax.models.plain_text import encode_plain
+from experiments.real_agents.options import CONFIG
+from rmas_jax.config import load_config
+from rmas_jax.links import Links, apply_link
+from rmas_jax.models.tokenizer import shared_tokens
+from rmas_jax.runs.resolve import resolve
 from rmas_jax.team import start_links
+from rmas_jax.training.data.encoding import encode_dialogues
+from rmas_jax.training.states.token_states import text_states
+
+ITEMS, TRAINED = 6, 1
 
 
-def test_fitted_links_carry_entities_and_constants_none(monkeypatch, tmp_path, capsys):
-    """The links of the first file are fitted to these, those of the second are but a bias."""
-    team, words = team_of(2), ["red", "green", "gate", "unheardof"]
-    texts = {role: [" red green gate"] for role in team.agents}
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory):
+    """Of the options of the tests, with few items of training."""
+    folder = tmp_path_factory.mktemp("runs")
+    sizes = "data.evidence={pairs: 2, hops: 2, asked: true, train: 8, validation: 8, test: 8}"
+    held_out = f"evaluation.gradient_batch_size={ITEMS}"
+    return [AGENTS, sizes, f"inner.items={TRAINED}", held_out, f"output_dir={folder}"]
+
+
+def test_rows_are_those_of_a_plain_computation(resolved, tmp_path, capsys):
+    config = load_config(CONFIG, resolved)
+    found = resolve(config)
+    team = found.team
+    held_out = list(found.validation[:ITEMS])
+    texts = {role: [x.texts[role][0] for x in held_out] for role in ("planner", "solver")}
     links = start_links(team, start="aligned", key=jax.random.key(0), texts=texts)
-    broken = jax.tree.map(np.zeros_like, links)
-    for of in broken.outer.values():
-        of["ln_target"]["bias"] = np.random.default_rng(0).standard_normal(
-            of["ln_target"]["bias"].shape, np.float32
-        )
-    monkeypatch.setattr(crossing, "pool", lambda kind, split: words if kind == "words" else [])
-    ids = crossing.shared_entities(team, ("planner", "solver"), "words", "train")
-    for role, column in zip(("planner", "solver"), ids.T, strict=True):
-        tokens = encode_plain(team.members[role].tokenizer, [f" {word}" for word in words])
-        assert column.tolist() == [of[0] for of in tokens if len(of) == 1]
-    assert 2 <= len(ids) < 4
-
-    options = ["--config", crossing.CONFIG, "--out", str(tmp_path), *SET]
-    assert crossing.main([*options, "--links", *saved(tmp_path, links, broken)]) == 0
+    broken = Links(jax.tree.map(np.zeros_like, links.inner), links.outer)
+    files = saved(tmp_path, links, broken)
+    options = [x for setting in resolved for x in ("--set", setting)]
+    options += ["--config", CONFIG, "--out", str(tmp_path), "--items", str(ITEMS)]
+    assert crossing.main([*options, "--links", *files]) == 0
+    assert "| planner->solver | both links | in " in capsys.readouterr().out
     report = json.loads((tmp_path / crossing.REPORT).read_text())
-    shares = {(row["edge"], row["links"]): row["right"] for row in report["rows"]}
-    for edge in ("planner->solver", "solver->planner"):
-        assert shares[edge, "file 0"] == 1 and shares[edge, "file 1"] <= 1 / len(ids)
-    assert "| planner->solver | words | train | file 1 | " in capsys.readouterr().out
+    rows = {(row["edge"], row["after"], row["tokens"], row["links"]): row for row in report["rows"]}
+
+    member = team.members["planner"]
+    topology = team.system.topology
+
+    def dialogues(examples):
+        rounds = config.system.rounds
+        return encode_dialogues(list(examples), member, topology=topology, rounds=rounds)
+
+    states = text_states(team, "planner", dialogues(held_out))
+    ids, hidden = states.ids[states.learned], states.take(states.learned)
+    both = shared_tokens(*(of.tokenizer for of in team.members.values()))
+    shared = dict(zip(*(of.tolist() for of in both), strict=True))
+    theirs = np.array([shared.get(token, -1) for token in ids.tolist()])
+    is_known = np.isin(ids, dialogues(found.train[:TRAINED]).text_ids)
+    is_text = (ids != member.end_tokens[0]) & (theirs >= 0)
+    edge, inner = "planner->solver", team.system.inner["planner"]
+    outer, own = team.system.outer[edge], np.asarray(team.agents["planner"].embed(ids))
+    for number, of in enumerate((links, broken)):
+        thought = apply_link(inner, of.inner["planner"], hidden)
+        for way, out, role, wanted in (
+            (crossing.INNER, thought, "planner", ids),
+            (crossing.BOTH, apply_link(outer, of.outer[edge], thought), "solver", theirs),
+            (crossing.OUTER, apply_link(outer, of.outer[edge], own), "solver", theirs),
+        ):
+            unit = unit_rows(team.agents[role].embedding_table())
+            cosine = unit_rows(out) @ unit.T
+            for group, of_group in ((crossing.SEEN, is_known), (crossing.NEW, ~is_known)):
+                counted = of_group & is_text
+                row, at = rows[edge, way, group, number], np.flatnonzero(counted)
+                assert row["n"] == len(at) > 0
+                is_right = cosine.argmax(axis=1)[at] == wanted[at]
+                assert row["right"] == pytest.approx(is_right.mean())
+                assert row["cosine"] == pytest.approx(cosine[at, wanted[at]].mean(), abs=1e-5)
+    of_embeddings, of_nothing = (
+        rows[edge, way, crossing.SEEN, 1]["right"] for way in (crossing.OUTER, crossing.BOTH)
+    )
+    assert of_embeddings == rows[edge, crossing.OUTER, crossing.SEEN, 0]["right"] > of_nothing
+
+
+def unit_rows(vectors):
+    """Rows of norm 1, or 0."""
+    vectors = np.asarray(vectors, np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+
+
+def test_links_must_be_files(tmp_path):
+    options = ["--config", CONFIG, "--out", str(tmp_path), *SET]
     assert crossing.main([*options, "--links", str(tmp_path / "none")]) == 2

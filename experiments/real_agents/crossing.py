@@ -1,29 +1,31 @@
-"""Which persons and places cross an outer link: whether the nearest token is still the right one.
+"""Which link loses a word: whether the nearest token is still the right one.
 
     python -m experiments.real_agents.crossing --out runs/split_evidence/crossing \\
         --links runs/split-evidence-0/links/aligned.safetensors
 
-The embedding of a token goes through the link; right is where the token nearest to the outcome (by
-the angle), of all of the receiver's, is the same one. It is what a link alone loses, of a thought
-that is right: nothing is read, no agent runs. Counted are entities that are a single token in both
-vocabularies, as a message has them (a place after "the", a person alone), of training and of
-validation. Beside the links of files stand those that training starts from.
+Agents read their texts of validation questions, with the senders' texts in the slots. The state
+before a token is a thought that is to mean it. An inner link is right if the token nearest to its
+outcome (by the angle), of all tokens of the agent, is the one meant, an outer link if it is the
+same one of all tokens of the receiver. Three things pass: a thought the inner link, a thought both,
+and the token's own embedding the outer one alone. Nothing is rolled out, so that no error adds to
+another. Tokens of texts that the inner loop has read stand apart from the others; only those count
+that sender and receiver share, and not the end of a text.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments.real_agents.options import (
+    add_numbers,
     configured,
     digests,
     links_of_seeds,
@@ -33,59 +35,84 @@ from experiments.real_agents.options import (
     write_report,
 )
 from rmas_jax.agents.nearest_tokens import nearest_tokens
-from rmas_jax.data.evidence import pool
+from rmas_jax.data import Example
 from rmas_jax.evaluation.metrics import wilson_interval
 from rmas_jax.host.command_line import Parser
 from rmas_jax.links import Links, apply_link
-from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.reporting.table import Table
-from rmas_jax.team import Team, load_team, start_links
+from rmas_jax.runs.resolve import resolve
+from rmas_jax.team import Team
 from rmas_jax.topology import edge_name
+from rmas_jax.training.data.encoding import Dialogues, encode_dialogues
+from rmas_jax.training.inner.loop import counterpart_ids
+from rmas_jax.training.states.token_states import TokenStates, text_states
 
 REPORT = "crossing.json"
 CONFIG = "experiments/configs/real_agents/split_evidence.yaml"
-ENTITIES = {"words": " {}", "persons": "{}"}  # kind -> as a message has one
-SPLITS = ("train", "validation")
-START = "start"
+INNER, BOTH, OUTER = "the inner link", "both links", "the outer link alone"
+SEEN, NEW = "in a text of training", "in none"
 
 
-def rows(team: Team, links: Mapping[str, Links]) -> Iterator[dict[str, Any]]:
-    """A row for each of some links by name, edge, kind of entity and split."""
+def rows(
+    team: Team,
+    links: Sequence[Links],
+    trained: Mapping[str, Dialogues],
+    validation: Mapping[str, Dialogues],
+) -> Iterator[dict[str, Any]]:
+    """Rows for each edge, way through its links, group of tokens and links."""
     for edge in team.system.topology.edges:
-        sender, receiver = (team.agents[role] for role in edge)
-        name = edge_name(edge)
-        for kind, split in itertools.product(ENTITIES, SPLITS):
-            ids = shared_entities(team, edge, kind, split)
-            if not len(ids):
-                continue
-            source = sender.embed(jnp.asarray(ids[:, 0]))
-            target = receiver.embed(jnp.asarray(ids[:, 1]))
-            for label, of in links.items():
-                arrived = apply_link(team.system.outer[name], of.outer[name], source)
-                nearest, _ = nearest_tokens(receiver, arrived, count=1)
-                right = int((np.asarray(nearest)[:, 0] == ids[:, 1]).sum())
-                yield {
-                    "edge": name,
-                    "kind": kind,
-                    "split": split,
-                    "links": label,
-                    "entities": len(pool(kind, split)),
-                    "n": len(ids),
-                    "right": right / len(ids),
-                    "interval": list(wilson_interval(right, len(ids))),
-                    "cosine": float(optax.cosine_similarity(arrived, target).mean()),
-                }
+        sender = edge[0]
+        end = team.members[sender].end_tokens[0]
+        states = text_states(team, sender, validation[sender], progress=True)
+        own = states.ids[states.learned]
+        known = np.isin(own, trained[sender].text_ids)
+        theirs = counterpart_ids(team, edge)[own]
+        counted = (own != end) & (theirs >= 0)
+        for number, of in enumerate(links):
+            for way, where, ids, vectors in crossed(team, edge, of, states, theirs):
+                for tokens, group in ((SEEN, known & counted), (NEW, ~known & counted)):
+                    if group.any():
+                        yield {
+                            "edge": edge_name(edge),
+                            "after": way,
+                            "tokens": tokens,
+                            "links": number,
+                            **score(team, where, vectors[group], ids[group]),
+                        }
 
 
-def shared_entities(team: Team, edge: tuple[str, str], kind: str, split: str) -> np.ndarray:
-    """Ids [n, 2] of entities that are one token for both sender and receiver."""
-    texts = [ENTITIES[kind].format(entity) for entity in pool(kind, split)]
-    both = zip(
-        *(encode_plain(team.members[role].tokenizer, texts) for role in edge),
-        strict=True,
-    )
-    found = [(one[0], other[0]) for one, other in both if len(one) == len(other) == 1]
-    return np.array(found, np.int64).reshape(-1, 2)
+def crossed(
+    team: Team, edge: tuple[str, str], links: Links, states: TokenStates, theirs: np.ndarray
+) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Ways through an edge's links: name, role of the outcome, ids meant [n], vectors [n, D].
+
+    `theirs` are the receiver's ids of the tokens meant; below 0, the vectors mean nothing.
+    """
+    sender, receiver = edge
+    system, name = team.system, edge_name(edge)
+    own = states.ids[states.learned]
+    hidden = states.take(states.learned)
+    thought = apply_link(system.inner[sender], links.inner[sender], hidden)
+    sent = thought if system.sent_vectors == "outer_of_inner" else hidden
+    yield INNER, sender, own, np.asarray(thought)
+    for way, vectors in ((BOTH, sent), (OUTER, team.agents[sender].embed(jnp.asarray(own)))):
+        arrived = apply_link(system.outer[name], links.outer[name], vectors)
+        yield way, receiver, theirs, np.asarray(arrived)
+
+
+def score(team: Team, role: str, vectors: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
+    """How many of vectors [n, D] in a role's input space have the right nearest token."""
+    agent = team.agents[role]
+    nearest, _ = nearest_tokens(agent, vectors, count=1)
+    right = int((np.asarray(nearest)[:, 0] == ids).sum())
+    meant = agent.embed(jnp.asarray(ids))
+    cosine = optax.cosine_similarity(jnp.asarray(vectors), meant, epsilon=1e-8)
+    return {
+        "n": len(ids),
+        "right": right / len(ids),
+        "interval": list(wilson_interval(right, len(ids))),
+        "cosine": float(cosine.mean()),
+    }
 
 
 def table_of(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -96,17 +123,17 @@ def table_of(found: Sequence[Mapping[str, Any]]) -> Table:
         cells.append(
             (
                 row["edge"],
-                row["kind"],
-                row["split"],
-                row["links"],
-                f"{row['n']} of {row['entities']}",
+                row["after"],
+                row["tokens"],
+                str(row["links"]),
+                str(row["n"]),
                 f"{100 * row['right']:.1f} [{low:.1f}, {high:.1f}]",
                 f"{row['cosine']:.3f}",
             )
         )
     return Table(
-        "Entities whose nearest token is right after the link, in %",
-        ("edge", "entities", "split", "links", "one token in both", "right", "mean cosine"),
+        "Tokens of validation texts whose nearest one is right, in %",
+        ("edge", "after", "token", "links", "tokens", "right", "mean cosine"),
         tuple(cells),
         text_columns=4,
     )
@@ -115,13 +142,22 @@ def table_of(found: Sequence[Mapping[str, Any]]) -> Table:
 def measure(args: argparse.Namespace) -> None:
     """Measures, prints the table and writes the rows."""
     config, _ = configured(args)
-    settings = settings_of(args, config) | {"links": digests(args.links)}
-    team = load_team(config.system)
-    started = start_links(team, start=config.system.outer_start, key=jax.random.key(config.seed))
-    links = {START: started}
-    for number, of in enumerate(links_of_seeds(team, config, args.links)):
-        links[f"file {number}"] = of
-    found = [*rows(team, links)]
+    settings = settings_of(args, config, "items") | {"links": digests(args.links)}
+    # A run reads as many validation questions as its training and gradient norms need.
+    evaluation = dataclasses.replace(config.evaluation, gradient_batch_size=args.items)
+    resolved = resolve(dataclasses.replace(config, evaluation=evaluation))
+    team = resolved.team
+
+    def dialogues(examples: Sequence[Example]) -> dict[str, Dialogues]:
+        topology, rounds = team.system.topology, config.system.rounds
+        return {
+            role: encode_dialogues(examples, member, topology=topology, rounds=rounds)
+            for role, member in team.members.items()
+        }
+
+    read = dialogues(list(resolved.train[: config.inner.items]))
+    held_out = dialogues(list(resolved.validation[: args.items]))
+    found = [*rows(team, links_of_seeds(team, config, args.links), read, held_out)]
     write_report(args.out / REPORT, {"settings": settings, "rows": found})
     print(table_of(found).to_markdown())
 
@@ -131,6 +167,7 @@ def parser() -> Parser:
     out = measurement_parser(__doc__)
     out.set_defaults(config=CONFIG)
     out.add_argument("--links", nargs="+", required=True, metavar="FILE", help="of a run, per seed")
+    add_numbers(out, ("items", 64, "validation questions"))
     return out
 
 
