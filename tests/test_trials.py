@@ -178,3 +178,18 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit):
         trials.main([*options, "--items", "5"])
     assert "--batch must divide --items (5), got 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "count", "parts"),
+    [
+        ((2, 4), 8, [2, 4, 8]),
+        ((2, 4), 4, [2, 4]),
+        ((2, 4), 2, [2]),
+        ((11, 8, 6), 8, [11, 8]),
+        ((), 4, [4]),
+    ],
+)
+def test_a_path_ends_where_the_count_is_reached(path, count, parts):
+    assert trials.parts_of(Trial("", 2, path=path), count) == parts
+    assert trials.parts_of(Trial("", 0, path=path), count) == []

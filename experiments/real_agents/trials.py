@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import sys
 import time
@@ -233,7 +234,7 @@ def trained(
     """
     key = jax.random.key(seed)
     params, loss = started(team, trial, links, key), None
-    parts = [*(part for part in trial.path if part != count), count] if trial.steps else []
+    parts = parts_of(trial, count)
     for number, part in enumerate(parts):
         of_part = with_count(team, part)
         batches, texts = known.batches(of_part), [None] * len(known.prefixes)
@@ -244,6 +245,12 @@ def trained(
         of_number = jax.random.fold_in(key, number)
         params, loss = train(of_part, trial, params, batches, of_number, texts)
     return params, loss
+
+
+def parts_of(trial: Trial, count: int) -> list[int]:
+    """M of each part of a training for M = count: those of its path before count, then count."""
+    before = itertools.takewhile(lambda part: part != count, trial.path)
+    return [*before, count] if trial.steps else []
 
 
 def run_trial(

@@ -230,8 +230,8 @@ def check_room(sizes: Mapping[str, int], limit: int = 0) -> None:
         named = ", ".join(f"{role}: {size / GIBIBYTE:.2f} GiB" for role, size in kept.items())
         raise ConfigError(
             f"states of texts in memory must be at most {memory / GIBIBYTE:.2f} GiB (this "
-            f"machine's), got {named}: lower inner.items, or raise inner.cache_gib to keep them on "
-            "the disk"
+            f"machine's), got {named}: lower inner.items or inner.lists, or raise inner.cache_gib "
+            "to keep them on the disk"
         )
 
 
