@@ -91,7 +91,7 @@ def crossed(
     sender, receiver = edge
     system, name = team.system, edge_name(edge)
     own = states.ids[states.learned]
-    hidden = states.take(states.learned)
+    hidden = jnp.asarray(states.take(states.learned))
     thought = apply_link(system.inner[sender], links.inner[sender], hidden)
     sent = thought if system.sent_vectors == "outer_of_inner" else hidden
     yield INNER, sender, own, np.asarray(thought)

@@ -33,6 +33,7 @@ class Tokenizer(Protocol):
     name_or_path: str
     chat_template: Any  # a template, several by name, or None
     chat_date: str | None  # see `load_tokenizer`
+    bos_token_id: int | None
     eos_token_id: int | None
     all_special_ids: Sequence[int]
     added_tokens_decoder: Mapping[int, Any]  # id -> its text and flags
