@@ -20,7 +20,7 @@ from rmas_jax.links import Links
 from rmas_jax.team import Team, load_links_for
 
 CONFIG = "experiments/configs/real_agents/curve.yaml"
-AGENTS = "system.agents"
+PLACES = ("system.agents", "output_dir")  # fields that are paths
 
 
 def measurement_parser(description: str | None) -> Parser:
@@ -103,7 +103,7 @@ def settings_of(args: argparse.Namespace, config: RunConfig, *names: str) -> dic
     """
     return {
         "config": Path(args.config).name,
-        "set": [field for field in args.set if not field.startswith(AGENTS)],
+        "set": [field for field in args.set if not field.startswith(PLACES)],
         "agents": {role: identity(agent) for role, agent in config.system.agents.items()},
         **{name: getattr(args, name) for name in names},
     }
