@@ -25,15 +25,13 @@ def resolved(tmp_path_factory):
     """Of the options of the tests, with few items of training."""
     folder = tmp_path_factory.mktemp("runs")
     sizes = "data.evidence={pairs: 2, hops: 2, asked: true, train: 8, validation: 8, test: 8}"
-    held_out = f"evaluation.gradient_batch_size={ITEMS}"
-    return [AGENTS, sizes, f"inner.items={TRAINED}", held_out, f"output_dir={folder}"]
+    return [AGENTS, sizes, f"inner.items={TRAINED}", f"output_dir={folder}"]
 
 
 def test_rows_are_those_of_a_plain_computation(resolved, tmp_path, capsys):
     config = load_config(CONFIG, resolved)
-    found = resolve(config)
-    team = found.team
-    held_out = list(found.validation[:ITEMS])
+    found = resolve(config, validation_items=ITEMS)
+    team, held_out = found.team, found.validation
     texts = {role: [x.texts[role][0] for x in held_out] for role in ("planner", "solver")}
     links = start_links(team, start="aligned", key=jax.random.key(0), texts=texts)
     broken = Links(jax.tree.map(np.zeros_like, links.inner), links.outer)

@@ -15,7 +15,6 @@ that sender and receiver share, and not the end of a text.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -143,9 +142,7 @@ def measure(args: argparse.Namespace) -> None:
     """Measures, prints the table and writes the rows."""
     config, _ = configured(args)
     settings = settings_of(args, config, "items") | {"links": digests(args.links)}
-    # A run reads as many validation questions as its training and gradient norms need.
-    evaluation = dataclasses.replace(config.evaluation, gradient_batch_size=args.items)
-    resolved = resolve(dataclasses.replace(config, evaluation=evaluation))
+    resolved = resolve(config, validation_items=args.items)
     team = resolved.team
 
     def dialogues(examples: Sequence[Example]) -> dict[str, Dialogues]:
@@ -156,7 +153,7 @@ def measure(args: argparse.Namespace) -> None:
         }
 
     read = dialogues(list(resolved.train[: config.inner.items]))
-    held_out = dialogues(list(resolved.validation[: args.items]))
+    held_out = dialogues(resolved.validation)
     found = [*rows(team, links_of_seeds(team, config, args.links), read, held_out)]
     write_report(args.out / REPORT, {"settings": settings, "rows": found})
     print(table_of(found).to_markdown())

@@ -16,8 +16,9 @@ from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.evaluation.settings import with_defaults
 from rmas_jax.prompts import StagePrompt, declared_width
 from rmas_jax.rounds.supervision import Targets
+from rmas_jax.runs.benchmarks import find_answering
 from rmas_jax.runs.learned_data import encode_outer
-from rmas_jax.runs.resolve import Resolved, find_answering
+from rmas_jax.runs.resolve import Resolved
 from rmas_jax.runs.resources import load_run_team
 from rmas_jax.sharding import batch_shards
 from rmas_jax.team import Team

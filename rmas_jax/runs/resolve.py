@@ -1,51 +1,34 @@
-"""Resolves a run: reads and checks all its inputs before it writes; encodes them for its loops."""
+"""Resolves a run: reads and checks all its inputs before it writes."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
-from rmas_jax.agents.answers import answer_retry_of
 from rmas_jax.agents.member import Member
-from rmas_jax.config import (
-    BenchmarkConfig,
-    ConfigError,
-    EvaluationConfig,
-    RunConfig,
-    trainings,
-)
+from rmas_jax.config import ConfigError, RunConfig, trainings
 from rmas_jax.data import BadRow, Example
 from rmas_jax.data.loading import Dataset, load_dataset
-from rmas_jax.evaluation.answering import Answering
-from rmas_jax.evaluation.audit_protocol import check_audit, protocol
-from rmas_jax.evaluation.benchmarks import grader_of
-from rmas_jax.evaluation.benchmarks.loading import check_data, load_benchmark
-from rmas_jax.evaluation.driver import LoadedBenchmark, check_items
-from rmas_jax.evaluation.graders import check_golds, with_legacy
+from rmas_jax.evaluation.audit_protocol import protocol
+from rmas_jax.evaluation.driver import LoadedBenchmark
 from rmas_jax.evaluation.loop_lm import load_loop_lm
-from rmas_jax.evaluation.methods import LOOP_LM, METHODS
+from rmas_jax.evaluation.methods import LOOP_LM
 from rmas_jax.evaluation.settings import with_defaults
-from rmas_jax.host.processes import (
-    broadcast_from_first,
-    first_then_others,
-    is_first,
-    on_all,
-)
+from rmas_jax.host.processes import broadcast_from_first, first_then_others, is_first, on_all
 from rmas_jax.links import Links
-from rmas_jax.models.generation import SamplingConfig
-from rmas_jax.prompts import RolePrompt, check_columns, check_unasked
+from rmas_jax.prompts import check_columns, check_unasked
 from rmas_jax.run_files import DATA, RunFiles
+from rmas_jax.runs.benchmarks import load_benchmarks, named_rows
 from rmas_jax.runs.folder import config_tree, dated, files_of, with_date
 from rmas_jax.runs.identity import agent_sources, contents, text_digest, weights_digest
 from rmas_jax.runs.resources import (
-    build_toolbox,
     load_run_team,
     mesh_of,
     policies_of,
@@ -53,15 +36,7 @@ from rmas_jax.runs.resources import (
     with_mesh,
 )
 from rmas_jax.team import Team, load_links_for
-from rmas_jax.team_texts import (
-    TeamTexts,
-    check_templates,
-    load_method_templates,
-    load_team_texts,
-    load_templates,
-    prompt_columns,
-)
-from rmas_jax.tools import Toolbox
+from rmas_jax.team_texts import TeamTexts, load_team_texts, prompt_columns
 from rmas_jax.topology import Topology
 from rmas_jax.training.data.encoding import EncodedItems, encode_examples
 from rmas_jax.training.outer.loop import phase_batches
@@ -94,13 +69,20 @@ class Resolved:
         return encode_examples(self.team, self.train)
 
 
-def resolve(config: RunConfig, *, mesh: Mesh | None = None, is_abstract: bool = False) -> Resolved:
+def resolve(
+    config: RunConfig,
+    *,
+    mesh: Mesh | None = None,
+    is_abstract: bool = False,
+    validation_items: int | None = None,
+) -> Resolved:
     """Reads and checks all inputs of a run; writes only prepared data, which runs share.
 
     Args:
       config: of the run.
       mesh: devices of the team; None: those that `runtime` names.
       is_abstract: whether the team has shapes in place of arrays; no weight is then loaded.
+      validation_items: of the validation split, to read; None: as many as the run uses.
 
     Raises:
       InputError: an input cannot be used; raised before any weight is read, if possible.
@@ -119,7 +101,19 @@ def resolve(config: RunConfig, *, mesh: Mesh | None = None, is_abstract: bool = 
         lambda: load_benchmarks(config, methods, chosen, texts, dataset, files.data, columns),
     )
     loaded = {"mesh": mesh_of(config) if mesh is None else mesh, "is_abstract": is_abstract}
-    return on_all(lambda: _read(config, files, texts, dataset, methods, benchmarks, loaded))
+    held_out = used_validation(config) if validation_items is None else validation_items
+    return on_all(
+        lambda: _read(config, files, texts, dataset, held_out, methods, benchmarks, loaded)
+    )
+
+
+def used_validation(config: RunConfig) -> int:
+    """Validation items that a run reads: for the loss of its trainings and for gradient norms."""
+    outer, is_trained = config.outer, config.outer.phases or config.tuning
+    return max(
+        outer.validation_size if is_trained else 0,
+        config.evaluation.gradient_batch_size if config.system.latent_steps else 0,
+    )
 
 
 def prepared(files: RunFiles, load: Callable[[], T]) -> T:
@@ -137,77 +131,16 @@ def prepared(files: RunFiles, load: Callable[[], T]) -> T:
     return first_then_others(work)
 
 
-def load_benchmarks(
-    config: RunConfig,
-    methods: Sequence[str],
-    benchmarks: Sequence[BenchmarkConfig],
-    texts: TeamTexts,
-    dataset: Dataset,
-    data_dir: Path,
-    columns: Sequence[str],
-) -> list[LoadedBenchmark]:
-    """Reads and checks the benchmarks of a run.
-
-    `dataset` is its training data; `columns` are those of prompts.
-    """
-    chosen = config.evaluation
-    toolbox = build_toolbox(python=chosen.python, search=chosen.search)
-    loaded = []
-    for benchmark in benchmarks:
-        grader, task_type = grader_of(benchmark), benchmark.task_type
-        version = grader.name
-        if chosen.legacy:
-            grader = with_legacy(grader, task_type)
-        data, grading = dataset, benchmark.data.grader
-        if benchmark.data != dataclasses.replace(config.data, grader=grading):
-            data = load_benchmark(benchmark, data_dir, columns)
-        else:
-            check_data(benchmark, data, columns)
-        splits = read_splits(data, benchmark.splits, name=benchmark.name)
-        check_golds(grader, splits)
-        prompts = load_templates(config.system, texts, task_type)
-        method_prompts = load_method_templates(config.system, texts.topology, prompts, task_type)
-        source = config.system.prompts
-        check_unasked(prompts, benchmark.data, source=source)
-        for split, items in splits.items():
-            check_columns(prompts, named_rows(items, f"{benchmark.name}: {split}"), source=source)
-        for schedule in {METHODS[name].schedule for name in methods} & set(method_prompts):
-            check_templates(config.system, texts, method_prompts[schedule])
-            check_unasked(method_prompts[schedule], benchmark.data, source=source)
-            check_same_columns(prompts, method_prompts[schedule], schedule, source=source)
-        ready = LoadedBenchmark(
-            benchmark.name,
-            version,
-            grader,
-            splits,
-            prompts,
-            find_answering(benchmark, toolbox, chosen),
-            benchmark.description,
-            benchmark.metric,
-            method_prompts,
-            task_type,
-        )
-        check_items(ready, methods=methods, batch_size=chosen.batch_size)
-        loaded.append(ready)
-    if chosen.nearest_tokens and jax.process_count() > 1:
-        raise ConfigError(
-            f"evaluation.nearest_tokens must be 0 in several processes, got {chosen.nearest_tokens}"
-        )
-    if chosen.audit is not None:
-        check_audit(chosen.audit.messages, loaded, latent_steps=config.system.latent_steps)
-    return loaded
-
-
 def _read(
     config: RunConfig,
     files: RunFiles,
     texts: TeamTexts,
     dataset: Dataset,
+    held_out: int,
     methods: tuple[str, ...],
     benchmarks: list[LoadedBenchmark],
     loaded: Mapping[str, Any],
 ) -> Resolved:
-    chosen = config.evaluation
     train = dataset.read("train")[: config.data.train_size]
     for where, training in trainings(config):
         if len(train) < training.batch_size:
@@ -215,10 +148,6 @@ def _read(
                 f"{where}.batch_size={training.batch_size}: there are {len(train)} items to "
                 "train on (data.train_size)"
             )
-    held_out = max(
-        config.outer.validation_size if config.outer.phases or config.tuning else 0,
-        chosen.gradient_batch_size if config.system.latent_steps else 0,
-    )
     validation = list(dataset.read("validation")[:held_out]) if held_out else []
     check_unasked(texts.templates, config.data, source=config.system.prompts)
     for split, rows in (("train", train), ("validation", validation)):
@@ -305,49 +234,6 @@ def find_loop_lm(
     )
 
 
-def named_rows(examples: Sequence[Example], where: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Examples with their names, for `check_columns`."""
-    return ((f"{where}: row {example.id}", example.inputs) for example in examples)
-
-
-def check_same_columns(
-    own: Mapping[str, RolePrompt], method: Mapping[str, RolePrompt], name: str, *, source: str
-) -> None:
-    """Checks that an agent reads as much of the data in a text method as in its role.
-
-    Raises:
-      ConfigError: names the method, the role and the column.
-    """
-    for role, prompt in method.items():
-        if lacking := [name for name in own[role].columns if name not in prompt.columns]:
-            raise ConfigError(
-                f"evaluation.methods: the prompt of {role} in {name} must have {{{lacking[0]}}}, "
-                f"as in its role: write it in the section methods of {source}, or leave {name} out"
-            )
-
-
-def read_splits(dataset: Dataset, names: Sequence[str], *, name: str) -> dict[str, list[Example]]:
-    """Examples to evaluate, by split or part of one; parts may overlap.
-
-    Raises:
-      ConfigError: a split or part does not exist, or has two names.
-    """
-    splits: dict[str, list[Example]] = {}
-    read: dict[tuple[str, ...], str] = {}  # split and its ids -> name
-    for split in names:
-        try:
-            splits[split] = dataset.load(split)
-        except ValueError as error:
-            raise ConfigError(f"evaluation.benchmarks: {name}: splits: {error}") from None
-        items = (split.partition("[")[0], *(example.id for example in splits[split]))
-        if (other := read.setdefault(items, split)) != split and splits[split]:
-            raise ConfigError(
-                f"evaluation.benchmarks: {name}: splits: {other!r} and {split!r} are the same "
-                "items, which would be measured twice; name one of them"
-            )
-    return splits
-
-
 def make_output_dir(files: RunFiles) -> None:
     """Makes the output folder, or its copy."""
     path = files.root.parent
@@ -393,22 +279,3 @@ def find_data(
             ", ".join(lacking),
         )
     return dataset
-
-
-def find_answering(
-    benchmark: BenchmarkConfig, toolbox: Toolbox | None, evaluation: EvaluationConfig
-) -> Answering:
-    """Settings of measured answers to a benchmark of `find_benchmarks`."""
-    chosen: Any = benchmark.sampling  # without open fields
-    shortest = evaluation.refill_from
-    return Answering(
-        max_tokens=chosen.max_new_tokens,
-        sampling=SamplingConfig(
-            temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p
-        ),
-        rollouts=chosen.rollouts,
-        toolbox=toolbox,
-        answer_retry=answer_retry_of(benchmark.task_type) if evaluation.answer_retry else None,
-        refills=shortest is not None and chosen.max_new_tokens >= shortest,
-        nearest_tokens=evaluation.nearest_tokens,
-    )

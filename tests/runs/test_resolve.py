@@ -8,7 +8,8 @@ from rmas_jax.config import ConfigError, DataConfig, load_config
 from rmas_jax.data import DataError
 from rmas_jax.data.loading import load_dataset
 from rmas_jax.host.errors import describe
-from rmas_jax.runs.resolve import read_splits, resolve
+from rmas_jax.runs.benchmarks import read_splits
+from rmas_jax.runs.resolve import resolve
 
 CONFIG = "quickstart"
 OWN = ["data.dataset=files", "data.grader=text", "data.train_size=20", "inner.steps=0"]

@@ -8,7 +8,8 @@ from rmas_jax.evaluation.graders import GRADERS, check_golds, with_legacy
 from rmas_jax.evaluation.graders.legacy import agrees, boxed
 from rmas_jax.evaluation.graders.verdict import Outcome
 from rmas_jax.evaluation.settings import with_defaults
-from rmas_jax.runs.resolve import find_data, load_benchmarks
+from rmas_jax.runs.benchmarks import load_benchmarks
+from rmas_jax.runs.resolve import find_data
 from rmas_jax.team_texts import load_team_texts
 
 # Type of task, gold answer, a text that agrees, and one that does not.
