@@ -186,10 +186,14 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
         ((2, 4), 8, [2, 4, 8]),
         ((2, 4), 4, [2, 4]),
         ((2, 4), 2, [2]),
+        ((2, 4), 1, [1]),
+        ((2, 4), 3, [2, 3]),
         ((11, 8, 6), 8, [11, 8]),
+        ((11, 8, 6), 4, [11, 8, 6, 4]),
+        ((2,), 4, [2, 4]),
         ((), 4, [4]),
     ],
 )
-def test_a_path_ends_where_the_count_is_reached(path, count, parts):
+def test_a_path_ends_where_the_count_is_reached_or_passed(path, count, parts):
     assert trials.parts_of(Trial("", 2, path=path), count) == parts
     assert trials.parts_of(Trial("", 0, path=path), count) == []

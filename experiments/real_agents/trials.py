@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import sys
 import time
@@ -248,8 +247,10 @@ def trained(
 
 
 def parts_of(trial: Trial, count: int) -> list[int]:
-    """M of each part of a training for M = count: those of its path before count, then count."""
-    before = itertools.takewhile(lambda part: part != count, trial.path)
+    """M of each part of a training for M = count: of its path, what comes before count; count."""
+    steps = [*trial.path, count]
+    grows = steps[0] < max(steps)
+    before = [part for part in trial.path if part != count and (part < count) == grows]
     return [*before, count] if trial.steps else []
 
 
