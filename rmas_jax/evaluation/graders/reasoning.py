@@ -54,7 +54,7 @@ def grade_reasoning(text: str, example: Example) -> Verdict:
     if not answer:
         return compared(None, False)
     if answer == example.answer.strip():
-        return compared(answer, True)
+        return _verdict(answer, 1.0)
     if len(answer) > MAX_ANSWER:
         return Verdict(None, Outcome.UNPARSED, f"longer than {MAX_ANSWER} characters")
     if generator in EVALUATED and not _EXPRESSION.fullmatch(answer):

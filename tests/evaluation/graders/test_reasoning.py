@@ -44,13 +44,13 @@ def test_verdicts(tmp_path):
     generators = {"chain_sum": 1, "countdown": 1, "mini_sudoku": 1, "rush_hour": 1}
     found = {e.fields["generator"]: e for e in examples(tmp_path, generators=generators)}
     pairs = [
-        ("chain_sum", "<think>\\boxed{1}</think>So it is \\boxed{GOLD}.", Outcome.CORRECT, None),
+        ("chain_sum", "<think>\\boxed{1}</think>So it is \\boxed{GOLD}.", Outcome.CORRECT, 1.0),
         ("chain_sum", "<think>\\boxed{GOLD}</think>So it is \\boxed{x}.", Outcome.WRONG, 0.0),
-        ("chain_sum", "GOLD", Outcome.CORRECT, None),
+        ("chain_sum", "GOLD", Outcome.CORRECT, 1.0),
         ("chain_sum", "\\boxed{GOLD or so}", Outcome.WRONG, 0.1),  # part of a point
         ("countdown", "\\boxed{(GOLD)}", Outcome.CORRECT, 1.0),
         ("countdown", "\\boxed{exec('print(1.0)')}", Outcome.WRONG, None),
-        ("mini_sudoku", "\\boxed{GOLD}", Outcome.CORRECT, None),
+        ("mini_sudoku", "\\boxed{GOLD}", Outcome.CORRECT, 1.0),
         ("mini_sudoku", "\\boxed{}", Outcome.UNPARSED, None),
     ]
     for generator, text, outcome, score in pairs:
@@ -58,7 +58,8 @@ def test_verdicts(tmp_path):
         verdict = GRADER(text.replace("GOLD", example.answer), example)
         assert verdict.outcome is outcome, (generator, text, verdict)
         if score is not None:
-            assert verdict.scores["verifier"] == pytest.approx(score, abs=0.4)
+            tolerance = 0.0 if outcome is Outcome.CORRECT else 0.4
+            assert verdict.scores["verifier"] == pytest.approx(score, abs=tolerance)
     assert found["rush_hour"].answer == ""  # the verifier knows no single answer
     assert GRADER("\\boxed{F+10}", found["rush_hour"]).outcome is Outcome.WRONG
 
