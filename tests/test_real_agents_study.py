@@ -1,17 +1,21 @@
 """The study with one command: its parts, and how it ends where one fails."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 from blind_pair import AGENTS, SET, team_of
 
-from experiments.real_agents import curve, skills, study
+from experiments.real_agents import crossing, curve, skills, study
 from experiments.real_agents.fetch import MODELS
 from experiments.real_agents.options import CONFIG, links_of_seeds, write_report
 from experiments.real_agents.trials import TRIALS
+from experiments.studies import seeds
 from rmas_jax.cli import run
 from rmas_jax.config import load_config
 from rmas_jax.links import count_parameters
 
-SMALL = (  # of the alignment
+SMALL = (  # of training and questions
     *("data.evidence.train=16", "data.evidence.validation=4", "data.evidence.test=4"),
     *("inner.items=16", "inner.steps=2", "inner.batch_size=8", "inner.warmup_steps=0"),
     "evaluation.batch_size=4",
@@ -73,6 +77,51 @@ def test_the_alignment_makes_the_links_that_the_curve_reads(tmp_path):
     assert count_parameters(links[0].outer["planner->solver"]) > 0
     assert len({path.read_bytes() for path in map(study.Path, paths)}) == 2
     assert len([*(tmp_path / "states").glob("*/states.npy")]) == 2  # read once for both seeds
+
+
+HOPS = ("--about", "hops")
+
+
+def changes(options):
+    """The fields that options change."""
+    return [value for option, value in itertools.pairwise(options) if option == "--set"]
+
+
+@pytest.mark.parametrize("size", study.SIZES)
+def test_the_team_of_hops_is_the_shipped_one_but_for_what_a_size_changes(size):
+    own, of = named(*HOPS, "--size", size), study.SIZES[size]
+    assert own["fetch"][-2:] == ["smollm2", "gemma3"]
+    for role in study.ROLES:
+        tuned = skills.parser().parse_args(own[f"skill of {role}-of-four-hops"])
+        assert (tuned.role, tuned.evidence[0]) == (role, "hops=4")
+    config, shipped = load_config(study.TEAM, changes(own["hops"])), load_config(study.TEAM)
+    assert [Path(agent).parent.name for agent in config.system.agents.values()] == [
+        f"{role}-of-four-hops" for role in study.ROLES
+    ]
+    assert config.data == shipped.data and config.evaluation.rounds == shipped.evaluation.rounds
+    if of.of_hops:
+        assert "no_latents" in config.evaluation.methods and not config.outer.phases
+        assert config.inner.items < shipped.inner.items and "ceiling" not in own
+    else:
+        assert (config.inner, config.outer) == (shipped.inner, shipped.outer)
+        assert (
+            load_config(study.CEILING, own["ceiling"][3::2])
+            .system.agents["solver"]
+            .endswith("solver-of-four-hops/model")
+        )
+    links = crossing.parser().parse_args(own["crossing"]).links
+    assert links == [f"o/runs/hops-{seed}/links/aligned.safetensors" for seed in range(of.seeds)]
+
+
+def test_the_runs_of_hops_make_the_links_whose_crossing_is_measured(tmp_path):
+    [hops, crossed] = parts("--about", "hops", "--out", str(tmp_path))[-2:]
+    more = [AGENTS, *SMALL, "data.evidence.pairs=2", "inner.lists=4"]
+    more += ["evaluation.benchmarks=[{name: data, splits: [test]}]"]
+    changed = [option for field in more for option in ("--set", field)]
+    assert seeds.main([*hops.options, *changed]) == 0
+    assert "latent, aligned links" in (tmp_path / "hops/README.md").read_text()
+    assert crossing.main([*crossed.options, *changed, "--items", "2"]) == 0
+    assert (tmp_path / "crossing" / crossing.REPORT).is_file()
 
 
 def test_it_ends_at_the_first_part_that_fails(tmp_path, capfd):

@@ -1,15 +1,24 @@
-"""The study of real agents with one command: models, skills, aligned links, the curve.
+"""The studies of real agents, with one command each: models, skills, links, report.
 
-    python -m experiments.real_agents.study --out runs/real_agents
+    python -m experiments.real_agents.study --out runs/real_agents                # the curve
+    python -m experiments.real_agents.study --out runs/real_agents --about hops   # rounds and hops
 
     OUT/models     downloaded models (--planner, --solver: a GGUF file, folder or hub id instead)
     OUT/skills     planner and solver, each tuned on its own part alone
+
+curve:
     OUT/alignment  a run for each seed of the links; agents read their texts once for all of them
     OUT/curve      the page: accuracy against M, trained links, controls, bounds, the skills
 
+hops:
+    OUT/runs       a run for each seed of the links, and one of the solver with all facts
+    OUT/hops       the report of all seeds: accuracy by rounds and hops, controls, costs
+    OUT/crossing   which link loses a word
+
 Every part is a process of its own, whose command is shown; at the end stands what each took. The
 same command goes on where an interrupted one stopped, and finished parts are reused. Another --size
-asks about other messages: a curve of the earlier one must be moved away first.
+asks about other messages, or trains other links: the curve, or runs, of the earlier one must be
+moved away first.
 """
 
 from __future__ import annotations
@@ -19,14 +28,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.real_agents.crossing import CONFIG as TEAM
 from experiments.real_agents.curve import REPORT
 from experiments.real_agents.fetch import MODELS
 from experiments.real_agents.options import CONFIG, read_report
 from experiments.real_agents.skills import MODEL
+from experiments.studies.seeds import run_name
 from rmas_jax.host.command_line import Parser
 from rmas_jax.reporting.table import Table
 from rmas_jax.run_files import RunFiles
@@ -44,15 +55,25 @@ class Size(NamedTuple):
     fitted: int = 16  # items that these are fitted to
     is_probed: bool = False
     batch: int = 16  # messages at once
+    of_hops: tuple[str, ...] = ()  # changed fields of the team of two families; none: all of it
 
 
 STEPS = (1, 2, 4, 8, 11)
+FEW = (  # texts of fewer questions, links that are not trained on answers, controls alone
+    "inner.items=500",
+    "outer.phases=[]",
+    "tuning=[]",
+    "evaluation.methods=[aligned_links,recursive_text,no_latents,shuffled_latents,single_agents]",
+    "evaluation.audit=null",
+)
 SIZES = {
-    "small": Size("two M, one seed", (4, 8), 1, 64, ("words",)),
-    "medium": Size("five M, two seeds", STEPS, 2, 128, ("words",), bound=STEPS),
-    "gpu": Size("two M, three seeds, for one GPU of 80 GB", (4, 8), 3, 256, ("words",), batch=32),
+    "small": Size(
+        "one seed, two M; of hops, aligned links", (4, 8), 1, 64, ("words",), of_hops=FEW
+    ),
+    "medium": Size("two seeds, five M", STEPS, 2, 128, ("words",), bound=STEPS),
+    "gpu": Size("three seeds, two M, for one GPU of 80 GB", (4, 8), 3, 256, ("words",), batch=32),
     "full": Size(
-        "five M, three seeds, four trainings",
+        "three seeds, five M, four trainings",
         STEPS,
         3,
         256,
@@ -62,7 +83,12 @@ SIZES = {
         is_probed=True,
     ),
 }
+CEILING = "experiments/configs/real_agents/ceiling.yaml"
 ROLES = ("planner", "solver")
+AGENTS = {  # unless --planner and --solver name others
+    "curve": {"planner": "smollm2", "solver": "smollm2"},
+    "hops": {"planner": "gemma3", "solver": "smollm2"},
+}
 SKILL_ITEMS = 128  # of validation; an answer to each costs more than a step of tuning
 
 
@@ -78,14 +104,21 @@ def parser() -> Parser:
     """The command line."""
     out = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all parts")
+    out.add_argument(
+        "--about",
+        choices=AGENTS,
+        default="curve",
+        help="what M thoughts hold, or what rounds and hops do (%(default)s)",
+    )
     sizes = "; ".join(f"{name}: {size.about}" for name, size in SIZES.items())
     out.add_argument("--size", choices=SIZES, default="small", help=f"{sizes} (%(default)s)")
     for role in ROLES:
         out.add_argument(
             f"--{role}",
-            default="smollm2",
             metavar="MODEL",
-            help=f"{' or '.join(MODELS)}, which are downloaded, a GGUF file, a folder or a hub id",
+            help=f"{' or '.join(MODELS)}, which are downloaded, a GGUF file, a folder or a hub id ("
+            + ", ".join(f"{about}: {of[role]}" for about, of in AGENTS.items())
+            + ")",
         )
     out.add_argument("--dry-run", action="store_true", help="show the commands alone")
     return out
@@ -93,21 +126,25 @@ def parser() -> Parser:
 
 def parts(args: argparse.Namespace) -> Iterator[Part]:
     """All parts, in order."""
-    out, size = args.out, SIZES[args.size]
-    models = {role: getattr(args, role) for role in ROLES}
+    out = args.out
+    models = {role: getattr(args, role) or AGENTS[args.about][role] for role in ROLES}
     if known := [name for name in MODELS if name in models.values()]:
         yield own("fetch", "--out", str(out / "models"), "--models", *known)
     sources = {
         role: str(out / "models" / model / MODELS[model].file) if model in MODELS else model
         for role, model in models.items()
     }
+    yield from {"curve": of_curve, "hops": of_hops}[args.about](out, SIZES[args.size], sources)
+
+
+def of_curve(out: Path, size: Size, sources: Mapping[str, str]) -> Iterator[Part]:
+    """A planner that does not know the question: accuracy against M."""
     # A solver that has learnt to look up one place learns to look up four; directly it guesses.
-    yield skill(out, "planner", "planner", sources["planner"], steps=20, asked=False)
-    yield skill(out, "solver-asked", "solver", sources["solver"], steps=60, asked=True)
-    yield skill(out, "solver", "solver", tuned(out, "solver-asked"), steps=60, asked=False)
-    team = [
-        part for role in ROLES for part in ("--set", f"system.agents.{role}={tuned(out, role)}")
-    ]
+    yield skill(out, "planner", "planner", sources["planner"], steps=20, evidence="asked=false")
+    yield skill(out, "solver-asked", "solver", sources["solver"], steps=60, evidence="asked=true")
+    first = tuned(out, "solver-asked")
+    yield skill(out, "solver", "solver", first, steps=60, evidence="asked=false")
+    team = team_of(out, planner="planner", solver="solver")
     for seed in range(size.seeds):
         yield alignment(out / "alignment", seed, team)
     page = ["--out", str(out / "curve"), *team]
@@ -124,19 +161,58 @@ def parts(args: argparse.Namespace) -> Iterator[Part]:
     )
 
 
+def of_hops(out: Path, size: Size, sources: Mapping[str, str]) -> Iterator[Part]:
+    """Both know the question: accuracy by rounds and hops."""
+    steps = {"planner": 40, "solver": 60}
+    for role in ROLES:
+        source = sources[role]
+        yield skill(out, of_four(role), role, source, steps=steps[role], evidence="hops=4")
+    team = team_of(out, **{role: of_four(role) for role in ROLES})
+    runs = out / "runs"
+    changed = fields(f"output_dir={runs}", *size.of_hops)
+    seeds = [*map(str, range(size.seeds))]
+    yield Part(
+        "hops",
+        "experiments.studies.seeds",
+        ["--out", str(out / "hops"), "--config", TEAM, *team, *changed, "--seeds", *seeds],
+    )
+    links = [
+        str(RunFiles(runs / run_name("hops", seed)).aligned_links) for seed in range(size.seeds)
+    ]
+    yield own("crossing", "--out", str(out / "crossing"), *team, *changed, "--links", *links)
+    if not size.of_hops:
+        alone = team_of(out, solver=of_four("solver"))
+        changed = fields(f"output_dir={runs}")
+        yield Part("ceiling", "experiments.run", ["--config", CEILING, *alone, *changed])
+
+
 def own(name: str, *options: str) -> Part:
     """A part that is a module of this package."""
     return Part(name, f"{__package__}.{name}", [*options])
 
 
-def skill(out: Path, name: str, role: str, source: str, *, steps: int, asked: bool) -> Part:
-    """The tuning of a role's agent on its own part, of a planner that knows the question or not."""
+def skill(out: Path, name: str, role: str, source: str, *, steps: int, evidence: str) -> Part:
+    """The tuning of a role's agent on its own part, with a dial of the evidence."""
     part = own(
         *("skills", "--role", role, "--model", source, "--out", str(out / "skills" / name)),
-        *("--steps", str(steps), "--evidence", f"asked={str(asked).lower()}"),
-        f"validation={SKILL_ITEMS}",
+        *("--steps", str(steps), "--evidence", evidence, f"validation={SKILL_ITEMS}"),
     )
     return part._replace(name=f"skill of {name}")
+
+
+def of_four(role: str) -> str:
+    """The name of a role's skill in questions of four hops."""
+    return f"{role}-of-four-hops"
+
+
+def team_of(out: Path, **names: str) -> list[str]:
+    """Options of a team whose agents have these skills, by role."""
+    return fields(*(f"system.agents.{role}={tuned(out, name)}" for role, name in names.items()))
+
+
+def fields(*changed: str) -> list[str]:
+    """Options that change fields of a configuration."""
+    return [part for field in changed for part in ("--set", field)]
 
 
 def tuned(out: Path, name: str) -> str:
@@ -146,9 +222,8 @@ def tuned(out: Path, name: str) -> str:
 
 def alignment(folder: Path, seed: int, team: Sequence[str]) -> Part:
     """The run that aligns the links of a seed."""
-    fields = (f"name={seed_name(seed)}", f"seed={seed}", f"output_dir={folder}")
-    options = ["--config", CONFIG, *team]
-    options += [part for field in fields for part in ("--set", field)]
+    named = fields(f"name={seed_name(seed)}", f"seed={seed}", f"output_dir={folder}")
+    options = ["--config", CONFIG, *team, *named]
     return Part(f"alignment, seed {seed}", "experiments.run", options)
 
 
@@ -163,7 +238,9 @@ def seed_name(seed: int) -> str:
 
 
 def check_page(args: argparse.Namespace) -> None:
-    """Ends with an error if the page has another size, before hours of other parts."""
+    """Ends with an error if the curve has another size, before hours of other parts."""
+    if args.about != "curve":
+        return
     path, wanted = args.out / "curve" / REPORT, SIZES[args.size].messages
     report = read_report(path)
     if report and report["settings"]["messages"] != wanted:

@@ -29,8 +29,6 @@ from rmas_jax.reporting.run_directory import Run, read_run
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.run import FinishedRun, run
 
-RUNS = Path("runs")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the seeds, pools them and writes the report; returns the exit code of a run."""
@@ -50,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        study = args.out.name
+        study, config = args.out.name, load_config(args.config, args.set)
+        folder = Path(config.output_dir)
         if args.report_only:
-            runs = [read_run(RUNS / run_name(study, seed)) for seed in args.seeds]
+            runs = [read_run(folder / run_name(study, seed)) for seed in args.seeds]
         else:
-            finished = run_seeds(load_config(args.config, args.set), study, args.seeds)
-            runs = [one.measured for one in finished]
-        write(pool(runs, RUNS / study), args.out)
+            runs = [one.measured for one in run_seeds(config, study, args.seeds)]
+        write(pool(runs, folder / study), args.out)
 
     return exit_code(work)
 
@@ -71,9 +69,7 @@ def run_seeds(config: RunConfig, study: str, seeds: Sequence[int]) -> list[Finis
     finished = []
     for seed in seeds:
         name = run_name(study, seed)
-        finished.append(
-            run(dataclasses.replace(config, name=name, seed=seed, output_dir=str(RUNS)))
-        )
+        finished.append(run(dataclasses.replace(config, name=name, seed=seed)))
         print_results(finished[-1])
     return finished
 
