@@ -5,11 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from blind_pair import AGENTS, SET, saved
+from blind_pair import AGENTS, SET, links_of, saved, team_of
 
 from experiments.real_agents import crossing
 from experiments.real_agents.options import CONFIG
 from rmas_jax.config import load_config
+from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.links import Links, apply_link
 from rmas_jax.models.tokenizer import shared_tokens
 from rmas_jax.runs.resolve import resolve
@@ -21,22 +23,22 @@ ITEMS, TRAINED = 6, 1
 
 
 @pytest.fixture(scope="module")
-def resolved(tmp_path_factory):
-    """Of the options of the tests, with few items of training."""
+def settings(tmp_path_factory):
+    """Changed fields: few questions, and few items of training."""
     folder = tmp_path_factory.mktemp("runs")
     sizes = "data.evidence={pairs: 2, hops: 2, asked: true, train: 8, validation: 8, test: 8}"
     return [AGENTS, sizes, f"inner.items={TRAINED}", f"output_dir={folder}"]
 
 
-def test_rows_are_those_of_a_plain_computation(resolved, tmp_path, capsys):
-    config = load_config(CONFIG, resolved)
+def test_rows_are_those_of_a_plain_computation(settings, tmp_path, capsys):
+    config = load_config(CONFIG, settings)
     found = resolve(config, validation_items=ITEMS)
     team, held_out = found.team, found.validation
     texts = {role: [x.texts[role][0] for x in held_out] for role in ("planner", "solver")}
     links = start_links(team, start="aligned", key=jax.random.key(0), texts=texts)
     broken = Links(jax.tree.map(np.zeros_like, links.inner), links.outer)
     files = saved(tmp_path, links, broken)
-    options = [x for setting in resolved for x in ("--set", setting)]
+    options = [x for setting in settings for x in ("--set", setting)]
     options += ["--config", CONFIG, "--out", str(tmp_path), "--items", str(ITEMS)]
     assert crossing.main([*options, "--links", *files]) == 0
     assert "| planner->solver | both links | in " in capsys.readouterr().out
@@ -87,6 +89,29 @@ def unit_rows(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
 
 
-def test_links_must_be_files(tmp_path):
+def test_links_must_be_files(tmp_path, capsys):
     options = ["--config", CONFIG, "--out", str(tmp_path), *SET]
-    assert crossing.main([*options, "--links", str(tmp_path / "none")]) == 2
+    assert crossing.main([*options, "--links", str(tmp_path / "none")]) == BAD_INPUT
+    assert "--links must be files" in capsys.readouterr().err
+
+
+def test_items_must_be_there(settings, tmp_path, capsys):
+    changed = [x for setting in settings for x in ("--set", setting)]
+    [path] = saved(tmp_path, links_of(team_of(2), 0))
+    options = ["--config", CONFIG, *changed, "--out", str(tmp_path), "--links", path]
+    assert crossing.main([*options, "--items", "9"]) == BAD_INPUT
+    assert "--items must be at most 8, all of validation, got 9" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        crossing.main([*options, "--items", "0"])
+    assert "argument --items: must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_an_interval_is_over_different_tokens():
+    """Ten tokens that are each there four times, with one fate each, say no more than ten do."""
+    team = team_of(2)
+    ids = np.arange(20, 30).repeat(4)
+    vectors = np.array(team.agents["solver"].embed(np.roll(ids, 20)))  # half of them
+    vectors[:20] = team.agents["solver"].embed(ids[:20])
+    found = crossing.score(team, "solver", vectors, ids)
+    assert (found["n"], found["different"], found["right"]) == (40, 10, 0.5)
+    assert found["interval"] == pytest.approx([*wilson_interval(5, 10)])

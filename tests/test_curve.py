@@ -123,11 +123,14 @@ def test_reports_of_other_settings_are_refused(measured, tmp_path, capsys):
     report = {"settings": {"links": ["0"]}, "rows": []}
     options.write_report(tmp_path / "page" / curve.REPORT, report)
     assert measured("--steps", "2", code=BAD_INPUT) == report
-    assert "agents, split, messages, items, batch, seed, links; --out" in capsys.readouterr().err
+    said = "evidence, set, agents, split, messages, items, batch, seed, links; --out must be"
+    assert said in capsys.readouterr().err
     for wrong, said in (
         (["--messages", "3"], "--batch must divide --messages (3), got 2"),
-        (["--messages", "0"], "--messages must be at least 2, got 0"),
-        (["--steps", "2", "0"], "--steps must be at least 1, got 0"),
+        (["--messages", "1", "--batch", "1"], "--messages must be at least 2, got 1"),
+        (["--messages", "0"], "argument --messages: must be at least 1, got 0"),
+        (["--steps", "2", "0"], "argument --steps: must be at least 1, got 0"),
+        (["--steps", "2", "x"], "argument --steps: invalid int value: 'x'"),
         (["--steps", "2", "--trained-steps", "3"], "--trained-steps must be of --steps, got [3]"),
     ):
         with pytest.raises(SystemExit):
@@ -136,6 +139,9 @@ def test_reports_of_other_settings_are_refused(measured, tmp_path, capsys):
     none = str(tmp_path / "none")
     assert curve.main(["--out", str(tmp_path / "page"), *SET, "--links", none]) == BAD_INPUT
     assert f"--links must be files, got {none}" in capsys.readouterr().err
+    twice = 2 * saved(tmp_path, links_of(team_of(2), 0))
+    assert curve.main(["--out", str(tmp_path / "page"), *SET, "--links", *twice]) == BAD_INPUT
+    assert "--links must be different files, got" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         curve.main(["--out", str(tmp_path / "page")])
     assert "--links must name a file for each seed, got none" in capsys.readouterr().err
@@ -161,5 +167,6 @@ def test_settings_know_agents_by_their_skills_and_have_no_path(tmp_path):
         settings(tmp_path / name, record) for name, record in (("a", "1"), ("b", "1"), ("c", "2"))
     )
     assert one == moved and one["agents"]["planner"] != other["agents"]["planner"]
-    assert one["agents"]["solver"] == "solver" and one["set"] == ["data.evidence.pairs=3"]
+    assert one["agents"]["solver"] == "embedded/solver" and one["set"] == ["data.evidence.pairs=3"]
+    assert one["evidence"]["pairs"] == 3
     assert one["config"] == "a.yaml" and one["seed"] == 0

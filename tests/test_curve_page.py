@@ -35,7 +35,8 @@ def rows_of(**right):
 
 
 def report_of(rows, **more):
-    return {"settings": {"split": "test"}, "rows": rows, **more}
+    settings = {"split": "test", "agents": {"planner": "a", "solver": "b"}}
+    return {"settings": settings, "rows": rows, **more}
 
 
 def test_gains_are_over_the_same_questions():
@@ -117,9 +118,12 @@ def test_a_page_is_made_anew_from_reports_alone(tmp_path, capsys):
     tried["slow"] |= {"parameters": 9, "seconds": 90}
     probed = {"seed": 1, "latent_steps": 4, "thoughts": "all", "pair": 0, "entity": "person"}
     probed |= {"n": 256, "chance": 0.25, "share": 0.5, "interval": [0.4, 0.6]}
-    write_report(tmp_path / free_vectors.REPORT, {"rows": BOUND})
-    write_report(tmp_path / probe.REPORT, {"rows": [probed]})
-    write_report(tmp_path / trials.REPORT, {"settings": {"count": 4, "seed": 0}, "rows": tried})
+    of_agents = {"agents": report["settings"]["agents"]}
+    write_report(tmp_path / free_vectors.REPORT, {"settings": of_agents, "rows": BOUND})
+    write_report(tmp_path / probe.REPORT, {"settings": of_agents, "rows": [probed]})
+    write_report(
+        tmp_path / trials.REPORT, {"settings": {**of_agents, "count": 4, "seed": 0}, "rows": tried}
+    )
     assert curve.main(options) == 0
     text = (tmp_path / "README.md").read_text()
     for line in (
@@ -131,6 +135,10 @@ def test_a_page_is_made_anew_from_reports_alone(tmp_path, capsys):
     ):
         assert re.search(line, text, re.M)
     assert json.loads((tmp_path / curve.REPORT).read_text()) == report
+    others = {"agents": {"planner": "a", "solver": "c"}}
+    write_report(tmp_path / probe.REPORT, {"settings": others, "rows": [probed]})
+    assert curve.main(options) == 0  # a probe of other agents is not on the page
+    assert "linear probe" not in (tmp_path / "README.md").read_text()
 
 
 def test_any_token_stands_in_a_table():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from blind_pair import AGENTS, SET, dials, team_of
 
 from experiments.real_agents import free_vectors
 from rmas_jax.config import EvidenceConfig
-from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.host.errors import BAD_INPUT
 
 
 def test_every_person_of_an_item_is_asked_about_under_each_draw_of_the_codes():
@@ -31,23 +32,45 @@ def test_draws_must_be_left_to_fit(tmp_path, capsys):
     assert "--held-out must be at least 1 and below --draws (2), got 2" in capsys.readouterr().err
 
 
-def test_vectors_are_fitted_and_written_once(tmp_path):
+def test_a_planner_that_knows_the_question_is_refused(tmp_path, capsys):
+    """Its message holds one answer, and all are asked for."""
+    options = ["--out", str(tmp_path), *SET, "--set", "data.evidence.asked=true"]
+    assert free_vectors.main(options) == BAD_INPUT
+    assert "data.evidence.asked must be false" in capsys.readouterr().err
+
+
+def test_vectors_are_fitted_and_written_once(tmp_path, capsys):
     options = ["--out", str(tmp_path), "--items", "2", "--draws", "3", "--held-out", "1", *SET]
 
-    def measured(*steps, rate="0.1"):
+    def measured(*steps, rate="0.1", code=0):
         more = ["--optimizer-steps", "2", "--rate", rate, "--steps", *steps]
-        assert free_vectors.main([*options, *more]) == 0
+        assert free_vectors.main([*options, *more]) == code
         return json.loads((tmp_path / free_vectors.REPORT).read_text())
 
     report = measured("3")
     [row] = report["rows"]
-    assert row["latent_steps"] == 3 and row["n"] == 4 and 0 <= row["accuracy"] <= 1
-    assert row["interval"] == list(wilson_interval(round(4 * row["accuracy"]), 4))
+    assert row["latent_steps"] == 3 and (row["n"], row["answers"]) == (2, 4)
+    assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
     assert report["settings"]["held_out"] == 1 and AGENTS not in report["settings"]["set"]
     marked = {**report, "rows": [{**row, "before": -1}]}  # as no measurement gives it
     (tmp_path / free_vectors.REPORT).write_text(json.dumps(marked))
-    assert [of["before"] >= 0 for of in measured("3", "1")["rows"]] == [False, True]
-    assert [of["before"] >= 0 for of in measured("1", rate="0.2")["rows"]] == [True]
+    both = measured("3", "1", "1")
+    assert [of["before"] >= 0 for of in both["rows"]] == [False, True]
+    assert measured("1", rate="0.2", code=BAD_INPUT) == both  # nothing is lost
+    assert "made with other rate; --out must be another folder" in capsys.readouterr().err
+
+
+def test_right_answers_are_counted_by_item(monkeypatch):
+    """Two items of two persons under three draws; the first is right in the last draw alone."""
+    team, asked = team_of(2), free_vectors.questions(dials(), seed=0, items=2, draws=3)
+    draws = free_vectors.read_draws(team, asked)
+    found = iter([[0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]])
+    monkeypatch.setattr(free_vectors.jax, "jit", lambda function: function)
+    of_draw = lambda *_: SimpleNamespace(exact_match=np.array(next(found), bool))  # noqa: E731
+    monkeypatch.setattr(free_vectors, "scores", of_draw)
+    vectors = free_vectors.message_vectors(team, asked, 2)
+    right = free_vectors.exact(team, vectors, draws)
+    assert right.astype(int).tolist() == [[0, 0, 0, 0, 1, 1], [1, 1, 1, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("count", [1, 5])

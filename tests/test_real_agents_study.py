@@ -137,11 +137,17 @@ def test_it_ends_at_the_first_part_that_fails(tmp_path, capfd):
 
 
 def test_a_curve_of_another_size_is_refused_before_anything_runs(tmp_path, capsys):
-    report = {"settings": {"messages": 64}, "rows": []}
+    report = {"settings": {"messages": 64, "batch": 16}, "rows": []}
     write_report(tmp_path / "curve" / curve.REPORT, report)
     options = ["--out", str(tmp_path), "--dry-run"]
     assert study.main([*options, "--size", "small"]) == 0
     assert "experiments.run" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         study.main([*options, "--size", "medium"])
-    assert "--size medium asks about 128 messages" in capsys.readouterr().err
+    assert "--size medium has {'messages': 128, 'batch': 16}" in capsys.readouterr().err
+    assert study.main([*options, "--size", "medium", "--about", "hops"]) == 0
+    report["settings"]["messages"] = 256  # of both, with other batches
+    write_report(tmp_path / "curve" / curve.REPORT, report)
+    assert study.main([*options, "--size", "full"]) == 0
+    with pytest.raises(SystemExit):
+        study.main([*options, "--size", "gpu"])

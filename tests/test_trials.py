@@ -21,6 +21,7 @@ from experiments.real_agents.text_states import (
 )
 from experiments.real_agents.trials import TRIALS, Trial
 from rmas_jax.config import load_config
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.sharding import to_host
 from rmas_jax.training.outer.step import outer_loss
 
@@ -126,10 +127,9 @@ def test_a_choice_is_among_the_answers_to_the_same_message(monkeypatch):
     monkeypatch.setattr(trials, "answer_states", lambda *_: (answer, jnp.asarray(logits)))
     monkeypatch.setattr(trials, "by_row", lambda *_: None)
     monkeypatch.setattr(trials, "by_question", lambda *_: None)
-    monkeypatch.setattr(trials, "TEMPERATURE", 2.0)
     agents = {"solver": SimpleNamespace(unembed=lambda states: states)}
     batch = SimpleNamespace(asked=SimpleNamespace(batch=None))
-    found = trials.choice_loss(agents, np.zeros((2, 1, 1)), batch)
+    found = trials.choice_loss(agents, np.zeros((2, 1, 1)), batch, 2.0)
     for message, of in enumerate(first):
         for question, own in enumerate(of):
             known = {token: logits[3 * message + question, 0, token] / 2 for token in of}
@@ -169,12 +169,14 @@ def test_a_report_has_every_trial_once(team, links, tmp_path, monkeypatch, capsy
     again = json.loads((tmp_path / "page" / trials.REPORT).read_text())
     same = [name for name in some if again["rows"][name] == report["rows"][name]]
     assert same == ["aligned", "adapter", "states", "words"]
+    old = {**again["rows"]["words"]["trial"]}
+    assert trials.defined(old) == some["words"]
+    del old["temperature"]  # a report from before there was a choice
+    assert trials.defined(old) == some["words"]
     saved(tmp_path, jax.tree.map(lambda x: 2 * x, links))
-    assert (
-        trials.main([*options[: -len(some)], "aligned"]) == 0
-    )  # with other links, nothing is reused
-    other = json.loads((tmp_path / "page" / trials.REPORT).read_text())
-    assert [*other["rows"]] == ["text", "aligned"]
+    assert trials.main([*options[: -len(some)], "aligned"]) == BAD_INPUT
+    assert "made with other links; --out must be another folder" in capsys.readouterr().err
+    assert json.loads((tmp_path / "page" / trials.REPORT).read_text()) == again
     with pytest.raises(SystemExit):
         trials.main([*options, "--items", "5"])
     assert "--batch must divide --items (5), got 2" in capsys.readouterr().err

@@ -8,8 +8,9 @@ before a token is a thought that is to mean it. An inner link is right if the to
 outcome (by the angle), of all tokens of the agent, is the one meant, an outer link if it is the
 same one of all tokens of the receiver. Three things pass: a thought the inner link, a thought both,
 and the token's own embedding the outer one alone. Nothing is rolled out, so that no error adds to
-another. Tokens of texts that the inner loop has read stand apart from the others; only those count
-that sender and receiver share, and not the end of a text.
+another. Tokens in role texts that the inner loop has read stand apart from the others, which it may
+have read in lists (`inner.lists`). Only those count that sender and receiver share, and not the end
+of a text. Intervals are over different tokens, as what becomes of one is alike in all texts.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from experiments.real_agents.options import (
     write_report,
 )
 from rmas_jax.agents.nearest_tokens import nearest_tokens
+from rmas_jax.config import ConfigError
 from rmas_jax.data import Example
-from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.evaluation.metrics import repeated_interval
 from rmas_jax.host.command_line import Parser
 from rmas_jax.links import Links, apply_link
 from rmas_jax.reporting.table import Table
@@ -103,13 +105,16 @@ def score(team: Team, role: str, vectors: np.ndarray, ids: np.ndarray) -> dict[s
     """How many of vectors [n, D] in a role's input space have the right nearest token."""
     agent = team.agents[role]
     nearest, _ = nearest_tokens(agent, vectors, count=1)
-    right = int((np.asarray(nearest)[:, 0] == ids).sum())
+    is_right = np.asarray(nearest)[:, 0] == ids
+    _, token, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    interval = repeated_interval(np.bincount(token, weights=is_right), counts)
     meant = agent.embed(jnp.asarray(ids))
     cosine = optax.cosine_similarity(jnp.asarray(vectors), meant, epsilon=1e-8)
     return {
         "n": len(ids),
-        "right": right / len(ids),
-        "interval": list(wilson_interval(right, len(ids))),
+        "different": len(counts),
+        "right": float(is_right.mean()),
+        "interval": list(interval),
         "cosine": float(cosine.mean()),
     }
 
@@ -126,13 +131,14 @@ def table_of(found: Sequence[Mapping[str, Any]]) -> Table:
                 row["tokens"],
                 str(row["links"]),
                 str(row["n"]),
+                str(row["different"]),
                 f"{100 * row['right']:.1f} [{low:.1f}, {high:.1f}]",
                 f"{row['cosine']:.3f}",
             )
         )
     return Table(
         "Tokens of validation texts whose nearest one is right, in %",
-        ("edge", "after", "token", "links", "tokens", "right", "mean cosine"),
+        ("edge", "after", "token", "links", "tokens", "different", "right", "mean cosine"),
         tuple(cells),
         text_columns=4,
     )
@@ -144,6 +150,8 @@ def measure(args: argparse.Namespace) -> None:
     settings = settings_of(args, config, "items") | {"links": digests(args.links)}
     resolved = resolve(config, validation_items=args.items)
     team = resolved.team
+    if (there := len(resolved.validation)) < args.items:
+        raise ConfigError(f"--items must be at most {there}, all of validation, got {args.items}")
 
     def dialogues(examples: Sequence[Example]) -> dict[str, Dialogues]:
         topology, rounds = team.system.topology, config.system.rounds

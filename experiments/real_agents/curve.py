@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,19 +63,21 @@ from experiments.real_agents.messages import (
 )
 from experiments.real_agents.options import (
     add_numbers,
+    at_least,
     check_batch,
     configured,
     digests,
     links_of_seeds,
     measurement_parser,
     read_report,
+    rows_of_earlier,
     settings_of,
     skills_of,
     with_steps,
     write_report,
 )
 from experiments.real_agents.text_states import first_tokens, part_means, right_of_kept
-from experiments.real_agents.trials import TRIALS, definition, trained
+from experiments.real_agents.trials import TRIALS, defined, definition, trained
 from rmas_jax.agents.nearest_tokens import nearest_texts
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, RunConfig
@@ -86,6 +89,7 @@ from rmas_jax.links import Links
 from rmas_jax.rounds.messages import noise_messages
 from rmas_jax.team import Team, load_team
 
+log = logging.getLogger(__name__)
 REPORT = "curve.json"
 LONG = ("answers", "crossed")  # entries of a row
 SHOWN = 10  # messages
@@ -189,9 +193,8 @@ def keys(args: argparse.Namespace) -> list[Key]:
     out = [Key(count, kind, None) for count in args.steps for kind in WITHOUT_LINKS]
     out += [Key(count, ALIGNED, seed) for seed in seeds for count in args.steps]
     counts = args.trained_steps or args.steps
-    return out + [
-        Key(count, name, seed) for name in args.training for seed in seeds for count in counts
-    ]
+    out += [Key(count, name, seed) for name in args.training for seed in seeds for count in counts]
+    return [*dict.fromkeys(out)]
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -231,10 +234,19 @@ def keep(out: Path, report: Mapping[str, Any]) -> None:
 
 def write_page(out: Path, report: Mapping[str, Any]) -> None:
     """Writes the figure and the page of a report, with what lies beside it."""
+    own = report["settings"]["agents"]
+
+    def beside_it(name: str) -> dict[str, Any] | None:
+        found = read_report(out / name)
+        if found and found["settings"]["agents"] != own:
+            log.warning("%s is of other agents, and not on the page", out / name)
+            return None
+        return found
+
     beside = Beside(
-        bound=(read_report(out / free_vectors.REPORT) or {}).get("rows", ()),
-        probe=(read_report(out / probe.REPORT) or {}).get("rows", ()),
-        trials=read_report(out / trials.REPORT),
+        bound=(beside_it(free_vectors.REPORT) or {}).get("rows", ()),
+        probe=(beside_it(probe.REPORT) or {}).get("rows", ()),
+        trials=beside_it(trials.REPORT),
     )
     figure(report["rows"], beside.bound).savefig(out / FIGURE, metadata={"Software": None})
     write_atomic(out / "README.md", page(report, beside))
@@ -254,30 +266,27 @@ def rows_there(args: argparse.Namespace, config: RunConfig) -> list[dict[str, An
     Raises:
       ConfigError: it was made with other settings.
     """
-    path, new = args.out / REPORT, own_settings(args, config)
+    path, settings = args.out / REPORT, own_settings(args, config)
     if (report := read_report(path)) is None:
         return []
-    old = report["settings"]
-    if new["links"][: len(old["links"])] == old["links"]:
-        new = {**new, "links": old["links"]}
-    if others := [name for name in new if new[name] != old.get(name)]:
-        raise ConfigError(
-            f"{path}: made with other {', '.join(others)}; --out must be another folder, or these "
-            "the same (of links, further ones may follow)"
-        )
+    old = report["settings"]["links"]
+    if settings["links"][: len(old)] == old:
+        settings["links"] = old
+    rows = rows_of_earlier(path, settings, but="of links, further ones may follow")
     changed = {
         name
-        for name, trial in trainings_of(report["rows"]).items()
-        if name in args.training and trial != definition(name)
+        for name, trial in trainings_of(rows).items()
+        if name in args.training and defined(trial) != TRIALS[name]
     }
-    return [row for row in report["rows"] if row["kind"] not in changed]
+    return [row for row in rows if row["kind"] not in changed]
 
 
 def parser() -> Parser:
     """The command line."""
     out = measurement_parser(__doc__)
     out.add_argument("--links", nargs="+", default=[], metavar="FILE", help="of each seed")
-    out.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 11], metavar="M")
+    counts = [1, 2, 4, 8, 11]
+    out.add_argument("--steps", type=at_least(1), nargs="+", default=counts, metavar="M")
     out.add_argument(
         "--training",
         nargs="+",
@@ -321,8 +330,6 @@ def check(args: argparse.Namespace) -> None:
     """Ends with an error where options do not fit each other."""
     if not args.links and not args.report_only:
         parser().error("--links must name a file for each seed, got none")
-    if min(args.steps) < 1:
-        parser().error(f"--steps must be at least 1, got {min(args.steps)}")
     if further := {*(args.trained_steps or ())} - {*args.steps}:
         parser().error(f"--trained-steps must be of --steps, got {sorted(further)}")
     check_batch(parser(), args, "messages", "items")

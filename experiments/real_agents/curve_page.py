@@ -50,7 +50,8 @@ STYLES = {
     FIRST: ("#56B4E9", "+"),
     KEPT: ("#000000", "_"),
 }
-TRAINED_STYLES = (("#009E73", "^"), ("#CC79A7", "v"), ("#D55E00", "D"))  # further ones: tables
+FITTED_STYLE = ("#8C564B", "*")  # vectors of each item
+TRAINED_STYLES = (("#009E73", "^"), ("#CC79A7", "v"), ("#D55E00", "D"), ("#F0C400", "P"))
 FAINT: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1, 2))}  # without a sender
 GOAL, AT_LEAST = 4, 10.0  # the goal's M, and points of the trained links above both others
 
@@ -83,7 +84,8 @@ def figure(rows: Rows, bound: Rows = ()) -> Figure:
         )
     fitted = {row["latent_steps"]: accuracy_of(row) for row in bound}
     label = "vectors fitted to each item"
-    draw_curve(axis, fitted, color="#56B4E9", marker="+", label=label, **FAINT)
+    colour, marker = FITTED_STYLE
+    draw_curve(axis, fitted, color=colour, marker=marker, label=label, **FAINT)
     nothing = {m: found for m in counts if (found := answers_of(rows, m, NOTHING, NONE))}
     if nothing:
         shares = [100 * found.accuracy.value for found in nothing.values()]

@@ -166,10 +166,11 @@ def bound_table(rows: Rows) -> Table:
     """Right answers with vectors that no planner made: rows of `free_vectors`."""
     return Table(
         "Vectors fitted to each item: right answers in % under codes they were not fitted to",
-        ("M", "right", "n"),
+        ("M", "right", "items"),
         tuple((str(row["latent_steps"]), str(accuracy_of(row)), f"{row['n']:,}") for row in rows),
         text_columns=0,
-        note="No sender, no links: what the frozen solver can read out of M vectors.",
+        note="No sender, no links: what the frozen solver can read out of M vectors, at least. "
+        "Items of the validation split; intervals over items.",
     )
 
 

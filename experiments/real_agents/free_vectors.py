@@ -1,4 +1,4 @@
-"""What M vectors can tell the frozen solver at all: the capacity curve's bound, without a sender.
+"""What M vectors can tell the frozen solver at least, without a sender.
 
     python -m experiments.real_agents.free_vectors --out docs/real-agents/curve \\
         --steps 1 2 4 8 --set system.agents.solver=DIR
@@ -6,9 +6,9 @@
 For every item, M vectors in the solver's slot are fitted by gradient descent to its questions: who
 of the item's persons is asked about varies, and so do the codes of the places, which are drawn anew
 several times. Accuracy is over further draws of the codes: vectors that held codes in place of who
-is where would be wrong there. Where even such vectors fail, no link can do better; where they
-succeed, what is missing is in the sender and the links. M that are in the report already, with the
-same settings, are not repeated.
+is where would be wrong there. What they reach, the solver can read: what links lack of it is in the
+sender and the links. It is no upper bound: more steps, or another start, may reach more. M that are
+in the report already are not repeated.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from experiments.real_agents.options import (
     add_numbers,
+    at_least,
     configured,
     measured,
     measurement_parser,
@@ -37,10 +38,10 @@ from experiments.real_agents.options import (
 )
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_prefix
-from rmas_jax.config import EvidenceConfig
+from rmas_jax.config import ConfigError, EvidenceConfig
 from rmas_jax.data import evidence
 from rmas_jax.data.examples import Example
-from rmas_jax.evaluation.metrics import wilson_interval
+from rmas_jax.evaluation.metrics import repeated_interval
 from rmas_jax.models import Cache
 from rmas_jax.models.plain_text import encode_plain
 from rmas_jax.prompts import FIRST
@@ -63,7 +64,13 @@ class Questions(NamedTuple):
 def questions(
     dials: EvidenceConfig, *, seed: int, items: int, draws: int = 1, split: str = "validation"
 ) -> Questions:
-    """Questions about every person of items of a split's entities, for each draw of the codes."""
+    """Questions about every person of items of a split's entities, for each draw of the codes.
+
+    Raises:
+      ConfigError: the planner knows the question, so that its message holds one answer alone.
+    """
+    if dials.asked:
+        raise ConfigError("data.evidence.asked must be false where all questions are asked")
     found = []
     for number in range(items):
         rng = np.random.default_rng([seed, number])
@@ -173,11 +180,12 @@ def fitted_vectors(
     return vectors
 
 
-def accuracy(team: Team, vectors: jax.Array, draws: Iterable[Draw]) -> float:
-    """The share of exact answers with vectors [items, M, D], under some draws of the codes."""
+def exact(team: Team, vectors: jax.Array, draws: Iterable[Draw]) -> np.ndarray:
+    """Whether answers with vectors [items, M, D] are exact, [items, draws x persons]."""
     agent = team.agents[evidence.SOLVER]
     judge = jax.jit(lambda agent, vectors, draw: scores(agent, by_row(vectors, draw), draw))
-    return float(np.mean([judge(agent, vectors, draw).exact_match for draw in draws]))
+    found = [np.asarray(judge(agent, vectors, draw).exact_match) for draw in draws]
+    return np.concatenate([of.reshape(len(vectors), -1) for of in found], axis=1)
 
 
 def read_draws(team: Team, asked: Questions) -> list[Draw]:
@@ -206,11 +214,11 @@ def measure(args: argparse.Namespace) -> None:
     rows = rows_of_earlier(args.out / REPORT, settings) or []
     there = {row["latent_steps"] for row in rows}
     asked = questions(dials, seed=args.seed, items=args.items, draws=args.draws)
-    for count in [count for count in args.steps if count not in there]:
+    for count in dict.fromkeys(count for count in args.steps if count not in there):
         team = load_team(with_steps(config, count).system)
         draws = read_draws(team, asked)
         fitted, held = draws[: -args.held_out], draws[-args.held_out :]
-        before = accuracy(team, message_vectors(team, asked, count), held)
+        before = exact(team, message_vectors(team, asked, count), held)
         vectors = fitted_vectors(
             team,
             asked,
@@ -220,15 +228,17 @@ def measure(args: argparse.Namespace) -> None:
             rate=args.rate,
             seed=args.seed,
         )
-        after = accuracy(team, vectors, held)
-        n = args.items * args.held_out * dials.pairs
+        after = exact(team, vectors, held)
+        # Answers about an item share its vectors: the interval is over items.
+        interval = repeated_interval(after.sum(1), np.full(*after.shape))
         rows.append(
             {
                 "latent_steps": count,
-                "n": n,
-                "before": before,
-                "accuracy": after,
-                "interval": list(wilson_interval(round(after * n), n)),
+                "n": args.items,
+                "answers": after.size,
+                "before": float(before.mean()),
+                "accuracy": float(after.mean()),
+                "interval": list(interval),
             }
         )
         print(json.dumps(rows[-1]), flush=True)
@@ -238,7 +248,8 @@ def measure(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fits the vectors and writes the result; returns the exit code of a run."""
     parser = measurement_parser(__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8], metavar="M")
+    counts = [1, 2, 4, 8]
+    parser.add_argument("--steps", type=at_least(1), nargs="+", default=counts, metavar="M")
     add_numbers(
         parser,
         ("items", 16, "sets of who is where"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.real_agents.fetch import sha256_of
-from experiments.real_agents.skill_card import RECORD
+from experiments.real_agents.skill_card import RECORD, weight_digests
 from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
@@ -45,9 +45,22 @@ def measured(args: argparse.Namespace, measure: Callable[[argparse.Namespace], N
 
 
 def add_numbers(parser: Parser, *numbers: tuple[str, int, str]) -> None:
-    """Adds options of whole numbers: name, default, and what it is."""
+    """Adds options of whole numbers: name, default, and what it is. Those of 0 may be 0."""
     for name, default, what in numbers:
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
+        kind, text = at_least(min(default, 1)), f"{what} (%(default)s)"
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from here on."""
+
+    def whole(text: str) -> int:
+        if (number := int(text)) < lowest:
+            raise argparse.ArgumentTypeError(f"must be at least {lowest}, got {number}")
+        return number
+
+    whole.__name__ = "int"  # in an error of argparse
+    return whole
 
 
 def check_batch(parser: Parser, args: argparse.Namespace, *names: str) -> None:
@@ -93,8 +106,8 @@ def links_of_seeds(team: Team, config: RunConfig, paths: Sequence[str]) -> list[
 def settings_of(args: argparse.Namespace, config: RunConfig, *names: str) -> dict[str, Any]:
     """The settings of a report, without paths of the machine.
 
-    Agents are known by the digests of their skills' records (by name, where they have none), links
-    by their own.
+    Agents are known by the digests of their skills' records, or else of their weights (by name,
+    where they are not on this machine), links by their own.
 
     Args:
       args: of the command line.
@@ -103,16 +116,19 @@ def settings_of(args: argparse.Namespace, config: RunConfig, *names: str) -> dic
     """
     return {
         "config": Path(args.config).name,
+        "evidence": config.data.evidence and dataclasses.asdict(config.data.evidence),
         "set": [field for field in args.set if not field.startswith(PLACES)],
         "agents": {role: identity(agent) for role, agent in config.system.agents.items()},
         **{name: getattr(args, name) for name in names},
     }
 
 
-def identity(agent: str) -> str:
-    """The digest of the record of an agent's skill, or the name of one without."""
+def identity(agent: str) -> str | dict[str, str]:
+    """The digest of the record of an agent's skill, of the weights of one without, or a name."""
     record = Path(agent) / RECORD
-    return sha256_of(record) if record.is_file() else Path(agent).name
+    if record.is_file():
+        return sha256_of(record)
+    return weight_digests(Path(agent)) if Path(agent).exists() else agent
 
 
 def skills_of(config: RunConfig) -> dict[str, Any]:
@@ -125,11 +141,14 @@ def digests(paths: Sequence[str]) -> list[str]:
     """The digests of files of links.
 
     Raises:
-      ConfigError: one is not there.
+      ConfigError: one is not there, or two are the same.
     """
     if missing := [path for path in paths if not Path(path).is_file()]:
         raise ConfigError(f"--links must be files, got {', '.join(missing)}")
-    return [sha256_of(Path(path)) for path in paths]
+    found = {path: sha256_of(Path(path)) for path in paths}
+    if len(paths) != len({*found.values()}):
+        raise ConfigError(f"--links must be different files, got {', '.join(paths)}")
+    return [*found.values()]
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
@@ -137,10 +156,20 @@ def read_report(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def rows_of_earlier(path: Path, settings: Mapping[str, Any]) -> Any:
-    """The rows of the report at a path, if it was made with the same settings; None otherwise."""
-    report = read_report(path)
-    return report["rows"] if report and report["settings"] == settings else None
+def rows_of_earlier(path: Path, settings: Mapping[str, Any], *, but: str = "") -> Any:
+    """The rows of the report at a path; None where there is none. `but` says what may differ.
+
+    Raises:
+      ConfigError: it was made with other settings, so that its rows would be lost.
+    """
+    if (report := read_report(path)) is None:
+        return None
+    if others := [name for name in settings if settings[name] != report["settings"].get(name)]:
+        raise ConfigError(
+            f"{path}: made with other {', '.join(others)}; --out must be another folder, or these "
+            f"the same{but and f' ({but})'}"
+        )
+    return report["rows"]
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

@@ -187,7 +187,7 @@ def measure(args: argparse.Namespace) -> None:
     config, dials = configured(args)
     settings = settings_of(args, config, "count", "items", "held_out", "seed")
     settings["links"] = digests(args.links)
-    if rows_of_earlier(args.out / REPORT, settings):
+    if rows_of_earlier(args.out / REPORT, settings) is not None:
         return
     team = load_team(with_steps(config, args.count).system)
     of_splits = {"train": args.items, "validation": args.held_out, "test": args.held_out}

@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 
-from experiments.real_agents.options import add_numbers
+from experiments.real_agents.options import add_numbers, rows_of_earlier
 from experiments.real_agents.screen_page import page
 from experiments.real_agents.skill_card import weight_digests
 from rmas_jax.agents.answers import answer_retry_of
@@ -58,7 +58,7 @@ BATCH = 16  # rows at once
 
 def screened(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of an earlier report, and those of the generators that it lacks."""
-    names = args.generators or all_generators()
+    names = dict.fromkeys(args.generators or all_generators())
     there = {row["generator"] for row in rows}
     if not (missing := [name for name in names if name not in there]):
         return rows
@@ -202,16 +202,8 @@ def rows_there(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
       ConfigError: it was made with other settings.
     """
-    path, new = args.out / REPORT, settings_of(args)
-    if not path.is_file():
-        return []
-    report = json.loads(path.read_text())
-    if others := [name for name in new if new[name] != report["settings"].get(name)]:
-        raise ConfigError(
-            f"{path}: made with other {', '.join(others)}; --out must be another folder, or these "
-            "the same (generators may follow, and --low and --high change)"
-        )
-    return [*report["rows"]]
+    may_differ = "generators may follow, and --low and --high change"
+    return [*(rows_of_earlier(args.out / REPORT, settings_of(args), but=may_differ) or ())]
 
 
 def keep(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -246,9 +238,6 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Screens, and writes the report and its page; returns the exit code of a run."""
     args = parser().parse_args(arguments)
-    for name in ("items", "max_prompt_tokens", "max_new_tokens"):
-        if (number := getattr(args, name)) < 1:
-            parser().error(f"--{name.replace('_', '-')} must be at least 1, got {number}")
     if not 0 <= args.low <= args.high <= 100:
         parser().error(f"--low must be from 0 to --high, got {args.low:g} and {args.high:g}")
     log_to_stderr()

@@ -241,13 +241,15 @@ def check_page(args: argparse.Namespace) -> None:
     """Ends with an error if the curve has another size, before hours of other parts."""
     if args.about != "curve":
         return
-    path, wanted = args.out / "curve" / REPORT, SIZES[args.size].messages
-    report = read_report(path)
-    if report and report["settings"]["messages"] != wanted:
-        parser().error(
-            f"--size {args.size} asks about {wanted} messages, {path} has "
-            f"{report['settings']['messages']}; move its folder away, or use another --out"
-        )
+    path, size = args.out / "curve" / REPORT, SIZES[args.size]
+    wanted = {"messages": size.messages, "batch": size.batch}
+    if report := read_report(path):
+        found = {name: report["settings"].get(name) for name in wanted}
+        if found != wanted:
+            parser().error(
+                f"--size {args.size} has {wanted}, {path} {found}; move its folder away, or use "
+                "another --out"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -170,7 +170,10 @@ def text_states(team: Team, known: Known, count: int) -> list[TextStates]:
         places = part.last[None, :, :, None, None]
         found.append(SlotStates(*(np.take_along_axis(np.asarray(x), places, 2) for x in states)))
     spread = SlotStates(
-        *(np.concatenate(of, axis=1).var(axis=(1, 2)).mean(-1) for of in zip(*found, strict=True))
+        *(
+            np.concatenate(of, axis=1)[:, texts.there].var(axis=1).mean(-1)
+            for of in zip(*found, strict=True)
+        )
     )
     return [
         TextStates(states, part.there, spread) for states, part in zip(found, parts, strict=True)

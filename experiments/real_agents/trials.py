@@ -77,7 +77,6 @@ from rmas_jax.links import Links, count_parameters
 from rmas_jax.team import Team, load_team
 
 REPORT = "trials.json"
-WARMUP = 0.1  # of the steps
 
 
 class Trial(NamedTuple):
@@ -95,6 +94,10 @@ class Trial(NamedTuple):
     path: tuple[int, ...] = ()  # M of earlier parts of the training, each of as many steps
     noise: float = 0.0  # on the vectors, in units of their rms
     rank: int = 0  # of low-rank updates of the sender's matrices, as it thinks
+    # Of the solver's logits in `choice_loss`. It is sure of its answers, also of wrong ones:
+    # cross-entropy falls the fastest where messages make it unsure.
+    temperature: float = 6.0
+    warmup: float = 0.1  # of the steps
 
 
 TRIALS = {
@@ -124,9 +127,6 @@ TRIALS = {
         path=(2, 4),
     ),
 }
-# Of the solver's logits in `choice_loss`. It is sure of its answers, also of wrong ones:
-# cross-entropy falls the fastest where messages make it unsure.
-TEMPERATURE = 6.0
 
 
 def definition(name: str) -> dict[str, Any]:
@@ -134,14 +134,21 @@ def definition(name: str) -> dict[str, Any]:
     return json.loads(json.dumps(TRIALS[name]._asdict()))
 
 
-def choice_loss(agents: Mapping[str, Agent], vectors: jax.Array, batch: Messages) -> jax.Array:
+def defined(trial: Mapping[str, Any]) -> Trial:
+    """The trial that a report has; what it does not say is as it always was."""
+    return Trial(**{**trial, "path": tuple(trial["path"])})
+
+
+def choice_loss(
+    agents: Mapping[str, Agent], vectors: jax.Array, batch: Messages, temperature: float
+) -> jax.Array:
     """Cross-entropy of each answer's first token among those of the answers to the same message.
 
-    Logits are divided by `TEMPERATURE`. Answers with the same first token count as one.
+    Logits are divided by the temperature. Answers with the same first token count as one.
     """
     agent = agents[evidence.SOLVER]
     answer, states = answer_states(agent, by_row(vectors, batch.asked), by_question(batch))
-    logits = agent.unembed(states[:, :1])[:, 0] / TEMPERATURE
+    logits = agent.unembed(states[:, :1])[:, 0] / temperature
     first = answer.ids[:, 0].reshape(len(vectors), -1)  # [messages, questions]
     found = jnp.take_along_axis(
         logits.reshape(*first.shape, -1), first[:, None].repeat(first.shape[1], 1), axis=-1
@@ -167,7 +174,7 @@ def train(
     system = team.system
     agents = {role: agent.in_training() for role, agent in team.agents.items()}
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, trial.rate, max(1, round(WARMUP * trial.steps)), trial.steps
+        0.0, trial.rate, max(1, round(trial.warmup * trial.steps)), trial.steps
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
@@ -183,7 +190,7 @@ def train(
                 case "words":
                     return words_loss(vectors, text)
                 case "choice":
-                    return choice_loss(agents, vectors, batch).mean()
+                    return choice_loss(agents, vectors, batch, trial.temperature).mean()
                 case "answers":
                     return answered(agents, vectors, batch).loss.mean()
             raise ValueError(f"no such loss: {trial.loss}")
@@ -300,11 +307,11 @@ def measure(args: argparse.Namespace) -> None:
     row = summary(right(team, cut, held.batches(team)))
     keep("text", {"about": f"the first {args.count} tokens of the text"} | row)
     for name in args.trials:
-        trial, now = TRIALS[name], definition(name)
-        if (old := rows.get(name)) and old["trial"] == now:
+        trial = TRIALS[name]
+        if (old := rows.get(name)) and defined(old["trial"]) == trial:
             continue
         row = run_trial(team, trial, links, known, count=args.count, seed=args.seed)
-        keep(name, {"trial": now, "about": trial.about} | row)
+        keep(name, {"trial": definition(name), "about": trial.about} | row)
 
 
 def own_settings(args: argparse.Namespace, config: RunConfig) -> dict[str, Any]:

@@ -33,7 +33,10 @@ def encode_inner(resolved: Resolved) -> tuple[dict[str, Dialogues], EncodedItems
         for role in team.system.topology.order
     }
     if config.inner.lists:
+        senders = {edge[0] for edge in team.system.topology.edges}
         for role, of_texts in dialogues.items():
+            if role not in senders:
+                continue  # its links carry no message
             tokens, tokenizer = _tokens_to_send(team, role), team.members[role].tokenizer
             lists = encode_lists(tokenizer, tokens, config.inner.lists)
             dialogues[role] = with_lists(of_texts, lists)

@@ -1,6 +1,7 @@
 """The main job from its start to a report: stopped, finished, repeated, added to."""
 
 import collections
+import dataclasses
 import json
 import signal
 import sys
@@ -89,6 +90,13 @@ def test_lists_of_tokens_follow_the_texts_that_a_role_reads(tmp_path, monkeypatc
         members = resolved.team.members
         known = [shared_tokens(*(members[x].tokenizer for x in (role, r)))[0] for r in receivers]
         assert set(drawn) <= set(np.concatenate(known).tolist())
+    system = resolved.team.system
+    forward = tuple({*system.topology.edges} - {*system.topology.feedback_edges})
+    one_way = dataclasses.replace(system.topology, edges=forward)
+    team = dataclasses.replace(resolved.team, system=system.replace(topology=one_way))
+    of_one_way, _ = learned_data.encode_inner(dataclasses.replace(resolved, team=team))
+    counts = {role: len(of.tokens) - len(alone[role].tokens) for role, of in of_one_way.items()}
+    assert counts == {"planner": 3, "critic": 3, "solver": 0}  # which sends nothing
     monkeypatch.setattr(learned_data, "shared_tokens", lambda *_: (np.zeros(0, np.int32),) * 2)
     with pytest.raises(ConfigError, match=r"inner\.lists must be 0 for a role .*, got planner"):
         learned_data.encode_inner(resolved)
