@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of huggingface_hub
 import jax
 import jax.numpy as jnp
 import pytest
+from published import NOT_TESTED
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -146,3 +147,13 @@ def float64(monkeypatch):
 
     with jax.enable_x64(True):
         yield cast
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says which published models were not there to be tested, however quiet pytest is."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [str(report.longrepr) for report in skipped if NOT_TESTED in str(report.longrepr)]
+    if reasons:
+        terminalreporter.section(NOT_TESTED, red=True, bold=True)
+        for reason in reasons:
+            terminalreporter.line(reason, red=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from published import published
 
 from experiments.embedded.make_tokenizers import STYLES, write_tokenizer
-from experiments.real_agents.fetch import MODELS, FetchError, fetch
+from experiments.real_agents.fetch import MODELS
 from rmas_jax.config import DataConfig, EvidenceConfig
 from rmas_jax.data.evidence import ROLES, example, skill_of
 from rmas_jax.models import load_tokenizer
@@ -106,11 +104,7 @@ def test_a_role_reads_its_skill_as_it_reads_a_round(tokenizers, family, name, di
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_published_tokenizers_read_both_alike_and_prompts_are_short(model, tmp_path_factory):
-    folder = Path(os.environ.get("RMAS_GGUF") or tmp_path_factory.mktemp("published"))
-    try:
-        path = fetch(model, folder)
-    except FetchError as error:
-        pytest.skip(f"{model} cannot be fetched: {error}")
+    path = published(model, tmp_path_factory.mktemp("published"))
     template = None if model == "smollm2" else load_chat_template("plain", option="template")
     tokenizer = load_tokenizer(path, chat_template=template)
     for crossing in ("words", "names", "numbers", "codes"):
