@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from experiments.real_agents.fetch import MODELS
 from rmas_jax.cli.run import main
 from rmas_jax.config import ConfigError, load_config
 from rmas_jax.evaluation.benchmarks import find_benchmark, find_benchmarks
@@ -99,7 +101,8 @@ def test_a_role_is_tuned_alone_on_its_own_part(tmp_path):
     )
     assert run(tmp_path, ALONE, *overrides) == 0
     rows = items_of(tmp_path, "alone")
-    assert len(rows) == 2 * 4 and all(row["gold"].isalpha() for row in rows)
+    golds = [row["gold"].split() for row in rows]
+    assert len(rows) == 2 * 4 and all(article == "the" and of.isalpha() for article, of in golds)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,21 @@ def test_shipped_configurations_name_files_that_are_there(path):
         assert find_benchmark(str(path), where="path").data is not None
     else:
         assert "solver" in fields  # a set of prompts, which a configuration names
+
+
+def test_agents_as_downloaded_are_the_same_by_file_and_by_hub_id():
+    """The team of four hops, but for its agents; files and ids are of the same models."""
+    files, hub, tuned = (
+        load_config(CONFIGS / f"{name}.yaml")
+        for name in ("as_downloaded", "as_published", "split_evidence")
+    )
+    system = dataclasses.replace(hub.system, agents=files.system.agents)
+    assert dataclasses.replace(hub, name=files.name, system=system) == files
+    assert files.data == tuned.data
+    assert files.evaluation.benchmarks == tuned.evaluation.benchmarks
+    for role, name in (("planner", "gemma3"), ("solver", "smollm2")):
+        path, own = Path(files.system.agents[role]), hub.system.agents[role].rpartition("/")[2]
+        assert path.name == MODELS[name].file and path.name.lower().startswith(own.lower())
 
 
 def test_a_benchmark_that_is_not_beside_its_configuration_is_refused(tmp_path):
