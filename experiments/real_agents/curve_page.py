@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from experiments.real_agents.curve_rows import (
     ALIGNED,
     FIRST,
+    GOAL,
     KEPT,
     MEANS,
     NONE,
@@ -53,7 +54,7 @@ STYLES = {
 FITTED_STYLE = ("#8C564B", "*")  # vectors of each item
 TRAINED_STYLES = (("#009E73", "^"), ("#CC79A7", "v"), ("#D55E00", "D"), ("#F0C400", "P"))
 FAINT: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1, 2))}  # without a sender
-GOAL, AT_LEAST = 4, 10.0  # the goal's M, and points of the trained links above both others
+AT_LEAST = 10.0  # points of the goal: trained links above both others
 
 
 class Beside(NamedTuple):
@@ -178,6 +179,7 @@ def trained_how(rows: Rows) -> list[str]:
         f"* `{name}`: {trial['about']}; {trial['steps']} steps "
         f"{'for each M ' if trial['path'] else ''}at a learning rate of {trial['rate']:g}, from "
         "the aligned links of the same seed."
+        + ("" if trial["loss"] != "words" else " The receiver has no part in the loss.")
         + ("" if is_frozen(trial) else " **The sender is no longer frozen.**")
         for name, trial in trainings_of(rows).items()
     ]

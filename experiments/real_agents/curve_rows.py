@@ -15,6 +15,7 @@ TEXT, ALIGNED, NOTHING = "text", "aligned", "nothing"
 MEANS, FIRST, KEPT = "means", "first", "kept"  # what M vectors could be, without a sender
 OWN, OTHER, NOISE, ZEROS, NONE = "own", "other", "noise", "zeros", "none"  # what arrives
 WITHOUT_LINKS = (TEXT, NOTHING, MEANS, FIRST, KEPT)
+GOAL = 4  # the M at which trained links are to exceed the others
 
 Rows = Sequence[Mapping[str, Any]]
 

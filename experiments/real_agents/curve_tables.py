@@ -8,6 +8,7 @@ from typing import Any
 from experiments.real_agents.curve_rows import (
     ALIGNED,
     FIRST,
+    GOAL,
     KEPT,
     MEANS,
     NOISE,
@@ -105,8 +106,7 @@ def controls_table(rows: Rows) -> Table:
     lines = []
     for count in counts_of(rows):
         found = [answers_of(rows, count, *key) for key in names]
-        shares = (ABSENT if of is None else f"{100 * of.accuracy.value:.1f}" for of in found)
-        lines.append((str(count), *shares))
+        lines.append((str(count), *(ABSENT if of is None else str(of.accuracy) for of in found)))
     return Table(
         "Controls: right answers in %",
         ("M", *names.values()),
@@ -133,9 +133,14 @@ def without_sender_table(rows: Rows) -> Table:
 
 
 def crossed_rows(rows: Rows) -> list[Mapping[str, Any]]:
-    """Of aligned links and of each training the row at its largest M whose messages are shown."""
+    """Of aligned links the row at the largest M, of each training that at the goal's M, if any."""
+
+    def order(row: Mapping[str, Any]) -> tuple[bool, int]:
+        count = row["latent_steps"]
+        return row["kind"] == ALIGNED or count != GOAL, -count
+
     by_kind: dict[str, Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: -row["latent_steps"]):
+    for row in sorted(rows, key=order):
         if "crossed" in row:
             by_kind.setdefault(row["kind"], row)
     return [by_kind[kind] for kind in (ALIGNED, *trainings_of(rows)) if kind in by_kind]
