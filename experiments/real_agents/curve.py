@@ -234,11 +234,11 @@ def keep(out: Path, report: Mapping[str, Any]) -> None:
 
 def write_page(out: Path, report: Mapping[str, Any]) -> None:
     """Writes the figure and the page of a report, with what lies beside it."""
-    own = report["settings"]["agents"]
+    own = report["settings"].get("agents")
 
     def beside_it(name: str) -> dict[str, Any] | None:
         found = read_report(out / name)
-        if found and found["settings"]["agents"] != own:
+        if found and found["settings"].get("agents") != own:
             log.warning("%s is of other agents, and not on the page", out / name)
             return None
         return found
