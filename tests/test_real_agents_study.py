@@ -98,6 +98,14 @@ def test_the_team_of_hops_is_the_shipped_one_but_for_what_a_size_changes(size):
     assert [Path(agent).parent.name for agent in config.system.agents.values()] == [
         f"{role}-of-four-hops" for role in study.ROLES
     ]
+    by_default = study.team_of(
+        study.Path("runs/real_agents"), **{r: study.of_four(r) for r in study.ROLES}
+    )
+    root = Path(study.__file__).parents[2]
+    assert by_default[1::2] == [
+        f"system.agents.{role}={Path(agent).relative_to(root)}"
+        for role, agent in shipped.system.agents.items()
+    ]
     assert config.data == shipped.data and config.evaluation.rounds == shipped.evaluation.rounds
     if of.of_hops:
         assert "no_latents" in config.evaluation.methods and not config.outer.phases

