@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import sys
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -212,6 +213,20 @@ def test_shards_are_those_of_the_whole(wide, tmp_path, kind):
     _, sharded = load_pretrained(path, mesh=mesh)
     assert_same_params(jax.device_get(sharded), jax.device_get(whole))
     assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(sharded))
+
+
+def test_a_tensor_of_all_layers_is_in_memory_at_a_time(tmp_path):
+    """Beyond what is loaded: far less than all weights in float32, though more than the largest."""
+    sizes = WIDE | {"num_hidden_layers": 8, "intermediate_size": 1024, "vocab_size": 2048}
+    build_torch_model("llama", **sizes).save_pretrained(tmp_path)
+    path, _ = quantised_file(tmp_path / "model.gguf", tmp_path, "Q8_0")
+    load_pretrained(path, "bfloat16")  # what compiles and is imported is not counted
+    tracemalloc.start()
+    _, params = load_pretrained(path, "bfloat16")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    of_weights = [4 * weight.size for weight in jax.tree.leaves(params)]
+    assert max(of_weights) < peak < 0.7 * sum(of_weights)
 
 
 def test_bfloat16_is_exact(wide, tmp_path):
