@@ -30,7 +30,7 @@ def settings(tmp_path_factory):
     return [AGENTS, sizes, f"inner.items={TRAINED}", f"output_dir={folder}"]
 
 
-def test_rows_are_those_of_a_plain_computation(settings, tmp_path, capsys):
+def test_rows_are_those_of_a_plain_computation(settings, tmp_path, capsys, monkeypatch):
     config = load_config(CONFIG, settings)
     found = resolve(config, validation_items=ITEMS)
     team, held_out = found.team, found.validation
@@ -43,6 +43,11 @@ def test_rows_are_those_of_a_plain_computation(settings, tmp_path, capsys):
     assert crossing.main([*options, "--links", *files]) == 0
     assert "| planner->solver | both links | in " in capsys.readouterr().out
     report = json.loads((tmp_path / crossing.REPORT).read_text())
+    monkeypatch.setattr(crossing, "resolve", None)  # it is there, and nothing is loaded
+    assert crossing.main([*options, "--links", *files]) == 0
+    assert "| planner->solver | both links | in " in capsys.readouterr().out
+    assert crossing.main([*options, "--links", files[0]]) == BAD_INPUT
+    assert "made with other links" in capsys.readouterr().err
     rows = {(row["edge"], row["after"], row["tokens"], row["links"]): row for row in report["rows"]}
 
     member = team.members["planner"]

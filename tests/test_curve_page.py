@@ -104,7 +104,16 @@ def test_a_page_is_made_anew_from_reports_alone(tmp_path, capsys):
     """What lies beside it comes in; without a report there is no page."""
     options = ["--out", str(tmp_path), "--report-only"]
     assert curve.main(options) == BAD_INPUT
-    assert f"--out must have a {curve.REPORT} with --report-only" in capsys.readouterr().err
+    assert f"--out must have a {curve.REPORT} with rows" in capsys.readouterr().err
+    for text, said in (
+        ('{"settings": {}, "rows": []}', "must have a curve.json with rows"),
+        ('{"rows": [', "must be"),
+        ("[1]", "must be a JSON object"),
+        ('{"rows": []}', "must be a report, with settings and rows"),
+    ):
+        (tmp_path / curve.REPORT).write_text(text)
+        assert curve.main(options) == BAD_INPUT and said in capsys.readouterr().err
+        assert [*tmp_path.iterdir()] == [tmp_path / curve.REPORT]
     report = report_of(rows_of(text=20, aligned=10), skills={"planner": SKILL})
     write_report(tmp_path / curve.REPORT, report)
     assert curve.main(options) == 0

@@ -89,6 +89,12 @@ def test_another_wheel_is_refused_and_removed(index, tmp_path, capsys):
     )
 
 
+def test_a_file_is_no_folder_of_models(index, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--out", str(tmp_path / "file"), "--models", "tiny"]) == 2
+    assert "must be a folder" in capsys.readouterr().err
+
+
 def test_the_models_are_named_with_what_they_need():
     for model in module.MODELS.values():
         assert len(model.sha256) == 64 and all(len(sha) == 64 for sha in model.wheels.values())

@@ -100,6 +100,21 @@ def test_the_role_is_named_once():
         chosen("--evidence", "pairs=1")
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "tuning=[]",
+        "evaluation.methods=[single_agents]",
+        "evaluation.methods=null",
+        "tuning.0.kind=full",
+    ],
+)
+def test_what_the_card_needs_must_stay(field):
+    """Said before anything is tuned."""
+    with pytest.raises(ConfigError, match=r"--set must leave the agent of .*, one tuning .lora."):
+        chosen("--set", field)
+
+
 def test_exact_is_exact():
     pairs = [(" barn\n", "barn"), ("Barn", "barn"), ("the barn", "barn"), ("", "barn")]
     assert [is_exact({"text": a, "gold": b}) for a, b in pairs] == [True, False, False, False]

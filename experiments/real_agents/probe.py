@@ -29,6 +29,7 @@ from tqdm import tqdm
 from experiments.real_agents.options import (
     add_numbers,
     check_batch,
+    check_unknown,
     configured,
     digests,
     links_of_seeds,
@@ -185,6 +186,7 @@ def found_shares(
 def measure(args: argparse.Namespace) -> None:
     """Writes what the thoughts with the links of each seed hold, unless the report is there."""
     config, dials = configured(args)
+    check_unknown(dials)
     settings = settings_of(args, config, "count", "items", "held_out", "seed")
     settings["links"] = digests(args.links)
     if rows_of_earlier(args.out / REPORT, settings) is not None:

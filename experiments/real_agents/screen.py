@@ -44,6 +44,7 @@ from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.command_line import Parser
 from rmas_jax.host.json_rows import read_json_rows
 from rmas_jax.host.writing import check_output_folder
+from rmas_jax.models import load_tokenizer
 from rmas_jax.run_files import RunFiles
 from rmas_jax.runs.resources import answering_team, load_run_team, use_compilation_cache
 from rmas_jax.team import Team, start_links
@@ -247,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find_grader(GRADER, where="the grader")  # whether its package is there
         check_generators(args.generators or ())
         rows = rows_there(args)
+        configuration(args)  # whether it is usable, and its agent there
+        load_tokenizer(args.model, needs_chat_template=False)
         keep(args, rows)  # the settings, so that a start with others is refused
         keep(args, screened(args, rows))
 

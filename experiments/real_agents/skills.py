@@ -132,7 +132,18 @@ def configuration(args: argparse.Namespace) -> RunConfig:
     ]
     if not load_tokenizer(args.model, needs_chat_template=False).chat_template:
         given.append(f"system.chat_templates={{{args.role}: plain}}")  # a base model
-    return load_config(CONFIG, [*given, *args.overrides])
+    config = load_config(CONFIG, [*given, *args.overrides])
+    methods = {"single_agents", f"answerer_{args.kind}"}
+    if (
+        {*config.system.agents} != {args.role}
+        or [entry.kind for entry in config.tuning] != [args.kind]
+        or not methods <= {*(config.evaluation.methods or ())}
+    ):
+        raise ConfigError(
+            f"--set must leave the agent of {args.role}, one tuning ({args.kind}) and the methods "
+            f"{' and '.join(sorted(methods))}, which the card needs"
+        )
+    return config
 
 
 def longest_text(role: str, dials: EvidenceConfig) -> int:

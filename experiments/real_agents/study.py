@@ -24,6 +24,7 @@ moved away first.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -38,7 +39,9 @@ from experiments.real_agents.fetch import MODELS
 from experiments.real_agents.options import CONFIG, read_report
 from experiments.real_agents.skills import MODEL
 from experiments.studies.seeds import run_name
+from rmas_jax.config import ConfigError
 from rmas_jax.host.command_line import Parser
+from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting.table import Table
 from rmas_jax.run_files import RunFiles
 
@@ -169,7 +172,7 @@ def of_hops(out: Path, size: Size, sources: Mapping[str, str]) -> Iterator[Part]
         yield skill(out, of_four(role), role, source, steps=steps[role], evidence="hops=4")
     team = team_of(out, **{role: of_four(role) for role in ROLES})
     runs = out / "runs"
-    changed = fields(f"output_dir={runs}", *size.of_hops)
+    changed = fields(f"output_dir={quoted(runs)}", *size.of_hops)
     seeds = [*map(str, range(size.seeds))]
     yield Part(
         "hops",
@@ -182,7 +185,7 @@ def of_hops(out: Path, size: Size, sources: Mapping[str, str]) -> Iterator[Part]
     yield own("crossing", "--out", str(out / "crossing"), *team, *changed, "--links", *links)
     if not size.of_hops:
         alone = team_of(out, solver=of_four("solver"))
-        changed = fields(f"output_dir={runs}")
+        changed = fields(f"output_dir={quoted(runs)}")
         yield Part("ceiling", "experiments.run", ["--config", CEILING, *alone, *changed])
 
 
@@ -207,12 +210,18 @@ def of_four(role: str) -> str:
 
 def team_of(out: Path, **names: str) -> list[str]:
     """Options of a team whose agents have these skills, by role."""
-    return fields(*(f"system.agents.{role}={tuned(out, name)}" for role, name in names.items()))
+    agents = {role: tuned(out, name) for role, name in names.items()}
+    return fields(*(f"system.agents.{role}={quoted(path)}" for role, path in agents.items()))
 
 
 def fields(*changed: str) -> list[str]:
     """Options that change fields of a configuration."""
     return [part for field in changed for part in ("--set", field)]
+
+
+def quoted(path: Path | str) -> str:
+    """A path as the value of a field, whatever characters it has."""
+    return json.dumps(str(path))
 
 
 def tuned(out: Path, name: str) -> str:
@@ -222,7 +231,7 @@ def tuned(out: Path, name: str) -> str:
 
 def alignment(folder: Path, seed: int, team: Sequence[str]) -> Part:
     """The run that aligns the links of a seed."""
-    named = fields(f"name={seed_name(seed)}", f"seed={seed}", f"output_dir={folder}")
+    named = fields(f"name={seed_name(seed)}", f"seed={seed}", f"output_dir={quoted(folder)}")
     options = ["--config", CONFIG, *team, *named]
     return Part(f"alignment, seed {seed}", "experiments.run", options)
 
@@ -237,8 +246,20 @@ def seed_name(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def check_page(args: argparse.Namespace) -> None:
-    """Ends with an error if the curve has another size, before hours of other parts."""
+def check(args: argparse.Namespace) -> None:
+    """Checks what can be checked before hours of other parts.
+
+    Raises:
+      ConfigError: --out is no folder, a model is not there, or the curve has another size.
+    """
+    check_output_folder(args.out, option="--out", error=ConfigError)
+    for role in ROLES:
+        model = getattr(args, role)
+        if model == "" or (model and Path(model).is_absolute() and not Path(model).exists()):
+            raise ConfigError(
+                f"--{role} must be {' or '.join(MODELS)}, a GGUF file, a folder or a hub id, got "
+                f"{model!r}"
+            )
     if args.about != "curve":
         return
     path, size = args.out / "curve" / REPORT, SIZES[args.size]
@@ -246,7 +267,7 @@ def check_page(args: argparse.Namespace) -> None:
     if report := read_report(path):
         found = {name: report["settings"].get(name) for name in wanted}
         if found != wanted:
-            parser().error(
+            raise ConfigError(
                 f"--size {args.size} has {wanted}, {path} {found}; move its folder away, or use "
                 "another --out"
             )
@@ -255,7 +276,10 @@ def check_page(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs part by part; returns the exit code of the first that fails, or 0."""
     args = parser().parse_args(arguments)
-    check_page(args)
+    try:
+        check(args)
+    except ConfigError as error:
+        parser().error(str(error))
     seconds: dict[str, float] = {}
     code = 0
     for part in parts(args):

@@ -23,6 +23,7 @@ from rmas_jax.config import ConfigError, RunConfig, load_config
 from rmas_jax.host.atomic import write_atomic
 from rmas_jax.host.checksums import seal
 from rmas_jax.host.command_line import Parser
+from rmas_jax.host.storage import is_remote
 from rmas_jax.host.writing import check_output_folder
 from rmas_jax.reporting import report
 from rmas_jax.reporting.run_directory import Run, read_run
@@ -48,12 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_output_folder(args.out, option="--out", error=ConfigError)
-        study, config = args.out.name, load_config(args.config, args.set)
-        folder = Path(config.output_dir)
+        study = args.out.resolve().name
+        configs = configurations(args.config, args.set, study, args.seeds)
+        folder = Path(configs[0].output_dir)
+        if (own := RunFiles(folder / study)).identity.exists():
+            raise ConfigError(f"--out must have another name, as {own.root} is the folder of a run")
         if args.report_only:
-            runs = [read_run(folder / run_name(study, seed)) for seed in args.seeds]
+            runs = [read_run(folder / config.name) for config in configs]
         else:
-            runs = [one.measured for one in run_seeds(config, study, args.seeds)]
+            runs = [one.measured for one in run_all(configs)]
+        check_alike(runs)
         write(pool(runs, folder / study), args.out)
 
     return exit_code(work)
@@ -64,19 +69,59 @@ def run_name(study: str, seed: int) -> str:
     return f"{study}-{seed}"
 
 
-def run_seeds(config: RunConfig, study: str, seeds: Sequence[int]) -> list[FinishedRun]:
-    """Runs a configuration with each seed; finished runs are reused."""
+def configurations(
+    source: str, changes: Sequence[str], study: str, seeds: Sequence[int]
+) -> list[RunConfig]:
+    """The configuration with each seed.
+
+    Raises:
+      ConfigError: it is not usable, a seed comes twice, or runs are not on this machine.
+    """
+    if len({*seeds}) != len(seeds):
+        raise ConfigError(f"--seeds must differ, got {', '.join(map(str, seeds))}")
+    found = [
+        load_config(source, [*changes, f"name={json.dumps(run_name(study, seed))}", f"seed={seed}"])
+        for seed in seeds
+    ]
+    if is_remote(found[0].output_dir):
+        raise ConfigError(f"output_dir must be a local folder, got {found[0].output_dir}")
+    return found
+
+
+def run_all(configs: Sequence[RunConfig]) -> list[FinishedRun]:
+    """Runs configurations; finished runs are reused."""
     finished = []
-    for seed in seeds:
-        name = run_name(study, seed)
-        finished.append(run(dataclasses.replace(config, name=name, seed=seed)))
+    for config in configs:
+        finished.append(run(config))
         print_results(finished[-1])
     return finished
 
 
+def check_alike(runs: Sequence[Run]) -> None:
+    """Checks that runs have measured the same, so that none is pooled half done.
+
+    Raises:
+      ConfigError: names a run and what it lacks.
+    """
+    cells = [
+        {(row["benchmark"], row["split"], row["method"], row["rounds"]) for row in of.results}
+        for of in runs
+    ]
+    wanted = set.union(*cells)
+    if not wanted:
+        raise ConfigError(f"{runs[0].directory}: must be a finished run, got one without results")
+    for of, there in zip(runs, cells, strict=True):
+        if lacking := sorted(wanted - there, key=str):
+            raise ConfigError(
+                f"{of.directory}: must be finished, and have measured what the other seeds have, "
+                f"but lacks {len(lacking)} of {len(wanted)} results, such as {lacking[0]}"
+            )
+
+
 def pool(runs: Sequence[Run], directory: Path) -> Run:
     """One run with the rows of several; curves and gradients are the first run's."""
-    steps = [step for step in runs[0].timings if step != report.STEP]
+    common = set.intersection(*({*of_run.timings} for of_run in runs)) - {report.STEP}
+    steps = [step for step in runs[0].timings if step in common]
     return dataclasses.replace(
         runs[0],
         directory=directory,
