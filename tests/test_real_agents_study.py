@@ -95,6 +95,8 @@ def test_the_team_of_hops_is_the_shipped_one_but_for_what_a_size_changes(size):
     for role in study.ROLES:
         tuned = skills.parser().parse_args(own[f"skill of {role}-of-four-hops"])
         assert (tuned.role, tuned.evidence[0]) == (role, "hops=4")
+    copies = named(*HOPS, "--planner", "smollm2")["skill of planner-of-four-hops"]
+    assert ("--steps", "100") in itertools.pairwise(copies)  # Gemma needs 40
     config, shipped = load_config(study.TEAM, changes(own["hops"])), load_config(study.TEAM)
     assert [Path(agent).parent.name for agent in config.system.agents.values()] == [
         f"{role}-of-four-hops" for role in study.ROLES
